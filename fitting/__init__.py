@@ -1,0 +1,1 @@
+"""Geometry of the MANO hand: tensors in, tensors out."""

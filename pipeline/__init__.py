@@ -1,0 +1,1 @@
+"""Runs the stages: manifest, store, graph, local and Ray executors, command line, recipes, report."""

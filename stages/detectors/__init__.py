@@ -1,0 +1,1 @@
+"""Detectors behind the stages: images or crops in, columns out. One adapter a file."""

@@ -1,0 +1,293 @@
+"""Every table and every column: the one schema file. Arrow schemas are derived from these annotations.
+
+Frame of reference. A row names its frame by video, `frame` (index in decode order, from 0) and `time_s` (presentation time after
+the video's first frame). Boxes are xyxy in pixels of the full upright frame with square pixels, never clipped. Keypoints
+are x, y in the same pixels and a confidence in [0, 1]; a hand's 21 are in OpenPose's order (wrist, then thumb, index, middle,
+ring, little from palm to tip), a body's 17 in COCO's. Side: 0 left, 1 right, the person's own. Angles are axis-angle radians,
+lengths metres. Unknown numbers are NaN, unknown indices -1.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int32, Int64, Shaped
+
+SCHEMA_VERSION = 1
+
+LEFT, RIGHT = 0, 1
+
+HAND_KEYPOINTS: tuple[str, ...] = (
+    "wrist",
+    *(f"{finger}{joint}" for finger in ("thumb", "index", "middle", "ring", "little") for joint in (1, 2, 3, 4)),
+)
+"""OpenPose's hand order: joint 1 is nearest to the wrist, joint 4 the tip."""
+
+BODY_KEYPOINTS: tuple[str, ...] = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
+"""COCO's body order."""
+
+Text = Shaped[np.ndarray, "n"]
+"""A column of strings: an object array."""
+TextList = Annotated[np.ndarray, pa.list_(pa.string())]
+"""A ragged column: an object array whose items are lists."""
+FloatList = Annotated[np.ndarray, pa.list_(pa.float32())]
+BoxList = Annotated[np.ndarray, pa.list_(pa.list_(pa.float32(), 4))]
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """Arrow type of a column from its annotation: jaxtyping's dtype and trailing sizes, or the type stated in `Annotated`."""
+    if get_origin(annotation) is Annotated:
+        return next(a for a in get_args(annotation) if isinstance(a, pa.DataType))
+    if annotation.dim_str == "n" and not isinstance(annotation.dtypes, (list, tuple)):
+        return pa.string()
+    arrow = pa.from_numpy_dtype(np.dtype(annotation.dtypes[0]))
+    for size in reversed(annotation.dim_str.split()[1:]):
+        arrow = pa.list_(arrow, int(size))
+    return arrow
+
+
+def _to_arrow(values: np.ndarray, arrow: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(arrow):
+        sizes = []
+        while pa.types.is_fixed_size_list(arrow):
+            sizes.append(arrow.list_size)
+            arrow = arrow.value_type
+        array = pa.array(np.ascontiguousarray(values).reshape(-1), arrow)
+        for size in reversed(sizes):
+            array = pa.FixedSizeListArray.from_arrays(array, size)
+        return array
+    if pa.types.is_list(arrow):
+        return pa.array([np.asarray(v).tolist() for v in values], arrow)
+    return pa.array(values, arrow)
+
+
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    if pa.types.is_fixed_size_list(array.type):
+        shape = [len(array)]
+        while pa.types.is_fixed_size_list(array.type):
+            shape.append(array.type.list_size)
+            array = array.flatten()
+        return array.to_numpy(zero_copy_only=False).reshape(shape)
+    if pa.types.is_list(array.type):
+        ragged = np.empty(len(array), object)
+        ragged[:] = array.to_pylist()
+        return ragged
+    if pa.types.is_string(array.type):
+        return array.to_numpy(zero_copy_only=False).astype(object)
+    return array.to_numpy(zero_copy_only=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Table:
+    """A struct of columns, all of length n, zero-copy to and from Arrow where the type allows."""
+
+    @classmethod
+    def schema(cls) -> pa.Schema:
+        """Arrow schema: one field a column, with the table's name and schema version as metadata."""
+        hints = get_type_hints(cls, include_extras=True)
+        fields = [pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(cls)]
+        return pa.schema(fields, {"table": cls.__name__, "schema_version": str(SCHEMA_VERSION)})
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> Self:
+        """Columns of an Arrow table; raises ValueError that names what is missing when the schema differs."""
+        wanted = cls.schema()
+        for field in wanted:
+            if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+                raise ValueError(
+                    f"table {cls.__name__} needs a column {field.name}: {field.type}; this file was written by another "
+                    f"schema version ({(table.schema.metadata or {}).get(b'schema_version', b'?').decode()}, ours {SCHEMA_VERSION})"
+                )
+        return cls(**{field.name: _to_numpy(table.column(field.name)) for field in wanted})
+
+    def to_arrow(self) -> pa.Table:
+        """The Arrow table of these columns, in the derived schema."""
+        schema = self.schema()
+        return pa.Table.from_arrays([_to_arrow(getattr(self, f.name), f.type) for f in schema], schema=schema)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A table without rows."""
+        return cls.from_arrow(cls.schema().empty_table())
+
+    @classmethod
+    def concat(cls, tables: Sequence[Self]) -> Self:
+        """One table of all rows, in order."""
+        if len(tables) == 1:
+            return tables[0]
+        columns = [f.name for f in dataclasses.fields(cls)]
+        return cls(**{c: np.concatenate([getattr(t, c) for t in tables]) for c in columns}) if tables else cls.empty()
+
+    def take(self, rows: Any) -> Self:
+        """The rows of a mask, an index array or a slice."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    def __len__(self) -> int:
+        return len(getattr(self, dataclasses.fields(self)[0].name))
+
+    def rows(self) -> Iterator[Self]:
+        """One-row tables, in order."""
+        return (self.take(slice(i, i + 1)) for i in range(len(self)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Manifest(Table):
+    """What to build from: one row a video of the list. Unknown wishes are 0 or ''."""
+
+    video: Text  # id, unique, safe as a file name
+    source: Text  # YouTube id, URL or absolute path of a local file
+    split: Text  # train, val, test, or '' to be dealt by a hash of the id
+    frames_per_second: Float64[np.ndarray, "n"]  # of the annotated original
+    num_frames: Int64[np.ndarray, "n"]
+    width: Int32[np.ndarray, "n"]
+    height: Int32[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Videos(Table):
+    """A video that is here: where it lies, what it is, whose it is."""
+
+    video: Text
+    path: Text  # relative to the data folder, or absolute for the user's own files
+    source: Text
+    split: Text
+    sha256: Text
+    size_bytes: Int64[np.ndarray, "n"]
+    codec: Text
+    pixel_format: Text
+    format_id: Text  # yt-dlp's name of the stream
+    width: Int32[np.ndarray, "n"]  # upright, square pixels
+    height: Int32[np.ndarray, "n"]
+    frames_per_second: Float64[np.ndarray, "n"]  # average, as the container says
+    duration_s: Float64[np.ndarray, "n"]  # as the container says; the clips say what could be decoded
+    rotation_deg: Int32[np.ndarray, "n"]  # clockwise turn that makes it upright
+    licence: Text
+    channel: Text
+    title: Text
+    upload_date: Text
+    tool: Text  # downloader and version
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Clips(Table):
+    """Stretches of one video between two shot cuts, in order. All decodable frames lie in exactly one."""
+
+    clip: Text  # <video>-<four digits>
+    video: Text
+    start_s: Float64[np.ndarray, "n"]  # presentation time of the first frame
+    end_s: Float64[np.ndarray, "n"]  # presentation time just after the last frame (exclusive)
+    first_frame: Int64[np.ndarray, "n"]  # decode index of the first frame
+    num_frames: Int64[np.ndarray, "n"]  # decoded, not claimed
+    frames_per_second: Float64[np.ndarray, "n"]  # rate at which the clip is annotated; 0 = every frame
+    ends_with: Text  # shot, length, end, or damage (the decoder stopped before the container's end)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class People(Table):
+    """One row a person and frame."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    person: Int16[np.ndarray, "n"]  # index within the frame
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]
+    keypoints: Float32[np.ndarray, "n 17 3"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HandDetections(Table):
+    """One row a hand that one detector found in one frame, merged over its routes."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    source: Text  # the detector
+    route: Text  # the crop it came from: frame, tile, wrist, person, track
+    person: Int16[np.ndarray, "n"]  # whose crop, or -1
+    crop: Float32[np.ndarray, "n 4"]  # the region that was looked at
+    box: Float32[np.ndarray, "n 4"]  # as the detector means it
+    score_raw: Float32[np.ndarray, "n"]  # P(b|d) as the detector says it; for MediaPipe palm x presence
+    score: Float32[np.ndarray, "n"]  # calibrated: the share of such detections that are hands
+    palm_score: Float32[np.ndarray, "n"]
+    presence: Float32[np.ndarray, "n"]
+    p_right: Float32[np.ndarray, "n"]  # probability of a right hand; NaN when the detector does not say
+    keypoints: Float32[np.ndarray, "n 21 3"]
+    world: Float32[np.ndarray, "n 21 3"]  # metres, about the hand's centre, camera axes; NaN when unknown
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Hands(Table):
+    """One row a hand and frame: all detectors' views of it, fused (WiLoR, eq. 1)."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    hand: Int16[np.ndarray, "n"]  # index within the frame
+    width: Int32[np.ndarray, "n"]  # of the frame
+    height: Int32[np.ndarray, "n"]
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]  # existence in [0, 1]
+    side: Int8[np.ndarray, "n"]
+    side_log_odds: Float32[np.ndarray, "n"]  # of right against left, summed over the votes and the track
+    keypoints: Float32[np.ndarray, "n 21 3"]
+    world: Float32[np.ndarray, "n 21 3"]
+    person: Int16[np.ndarray, "n"]
+    track: Int32[np.ndarray, "n"]  # the same number for one hand through a clip
+    track_length: Int32[np.ndarray, "n"]  # rows of that track
+    num_agree: Int16[np.ndarray, "n"]  # how many sources saw it
+    num_run: Int16[np.ndarray, "n"]  # how many sources looked
+    sources: TextList  # one item a source that saw it, in the same order below
+    source_scores: FloatList
+    source_boxes: BoxList
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Fits(Table):
+    """One row a hand of `Hands`, in its order: the MANO hand that explains its landmarks.
+
+    Parameters are smplx's for a hand of the row's side (left = right mirrored in x): vertices = MANO(betas, global_orient,
+    hand_pose), camera axes x right, y down, z forward, wrist-centred before `transl`. Pixels = camera[0] * xy + camera[1:].
+    """
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    hand: Int16[np.ndarray, "n"]
+    side: Int8[np.ndarray, "n"]
+    outcome: Text  # converged, stalled, or why it could not be fitted
+    betas: Float32[np.ndarray, "n 10"]
+    global_orient: Float32[np.ndarray, "n 3"]
+    hand_pose: Float32[np.ndarray, "n 45"]  # full axis-angle, the mean pose added (flat_hand_mean)
+    transl: Float32[np.ndarray, "n 3"]
+    camera: Float32[np.ndarray, "n 3"]  # weak perspective: pixels per metre, then the wrist's pixel x, y
+    joints_3d: Float32[np.ndarray, "n 21 3"]  # metres, wrist-centred, camera axes
+    joints_2d: Float32[np.ndarray, "n 21 2"]  # pixels
+    box: Float32[np.ndarray, "n 4"]  # of the projected 778 vertices
+    loss_reprojection: Float32[np.ndarray, "n"]
+    loss_bone: Float32[np.ndarray, "n"]
+    loss_angle: Float32[np.ndarray, "n"]
+    loss_prior: Float32[np.ndarray, "n"]
+    error_px: Float32[np.ndarray, "n"]  # confidence-weighted mean distance of joints to landmarks
+    error_share: Float32[np.ndarray, "n"]  # error_px over the box's longer side
+    violation_deg: Float32[np.ndarray, "n"]  # worst joint angle beyond its limit
+    num_points: Int16[np.ndarray, "n"]  # landmarks used
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Reviews(Table):
+    """One row a hand of `Hands`, in its order: how good, and why dropped."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    hand: Int16[np.ndarray, "n"]
+    quality: Float32[np.ndarray, "n"]  # in [0, 1]
+    keep: Bool[np.ndarray, "n"]
+    reason: Text  # '' when kept

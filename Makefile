@@ -1,0 +1,65 @@
+# whim: from a list of videos to a training-ready dataset of 3D hands. `make help` lists everything.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WHIM := $(BIN)/python -m pipeline
+DATA ?= data/demo
+VIDEOS ?=
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make the environment (.venv) and fetch the open networks
+
+$(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m stages.detectors.models
+	@touch $@
+
+demo: setup ## the whole chain on a rendered video (or VIDEOS=my.txt), scored against the truth
+	$(WHIM) demo --data $(DATA) $(if $(VIDEOS),--videos $(VIDEOS))
+
+download: setup ## fetch the videos of a manifest: make download VIDEOS=manifests/whim.txt DATA=data/whim
+	$(WHIM) run --videos $(or $(VIDEOS),manifests/whim.txt) --data $(if $(filter data/demo,$(DATA)),data/whim,$(DATA)) --until download
+
+run: setup ## the whole chain: make run VIDEOS=folder-or-list DATA=data/mine
+	$(WHIM) run --videos $(VIDEOS) --data $(DATA)
+
+status: setup ## clips by stage, state and reason
+	$(WHIM) status --data $(DATA)
+
+report: setup ## one HTML page of a run
+	$(WHIM) report --data $(DATA)
+
+lint: setup ## ruff format and ruff
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+layers: setup ## who may import whom
+	$(BIN)/lint-imports
+
+test: lint types layers ## the gate: lint, types, layers, the test suite and a short run of the main job
+	$(BIN)/python -m pytest -m 'not gpu and not network and not heavy and not cluster'
+
+check: test ## the same gate
+
+test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync)
+	cluster/sshd.sh
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
+bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop
+	$(BIN)/python -m benchmarks.annotate
+
+clean: ## remove the demo's data
+	rm -rf data/demo

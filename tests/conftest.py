@@ -1,0 +1,21 @@
+"""Shared fixtures: real media, the pinned networks, a Ray that stays on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The folder of real labelled videos; `WHIM_MEDIA` says where, tests that need it are skipped without it."""
+    folder = Path(os.environ.get("WHIM_MEDIA", ROOT.parent / "shared" / "media"))
+    if not (folder / "manifest.jsonl").exists():
+        pytest.skip(f"no real media in {folder}: set WHIM_MEDIA")
+    return folder

@@ -1,0 +1,111 @@
+"""Anatomical axes of the 15 finger joints, their limits, and a sampler of plausible poses.
+
+Frame: every joint turns about three axes of its own, fixed in the rest hand: twist (along the bone), bend (flexion, positive
+towards the palm) and splay (sideways). Joints are MANO's 1..15: index, middle, little, ring, thumb, three each.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fitting.rotation import matrix_from_axis_angle
+
+FINGERS = ("index", "middle", "little", "ring", "thumb")
+"""MANO's order of the fingers."""
+
+PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
+"""MANO's kinematic tree."""
+
+TIPS_IN_MANO_ORDER = (1, 2, 4, 3, 0)
+"""Of each finger in `FINGERS`, its row among tips ordered thumb, index, middle, ring, little."""
+
+LIMITS_DEG: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    "finger1": ((-8, 8), (-25, 95), (-22, 22)),
+    "finger2": ((-4, 4), (-8, 115), (-4, 4)),
+    "finger3": ((-4, 4), (-8, 90), (-4, 4)),
+    "thumb1": ((-25, 25), (-30, 45), (-40, 40)),
+    "thumb2": ((-8, 8), (-15, 65), (-12, 12)),
+    "thumb3": ((-5, 5), (-20, 90), (-5, 5)),
+}
+"""Feasible ranges of twist, bend and splay, degrees. Ours, between the ranges that published constraint sets use: the 90 degrees of
+bend and 5 of splay of manotorch's anatomy loss, MobileHand's -20..30 of splay and HOnnotate's 103..115 of bend."""
+
+
+def limits() -> Float[np.ndarray, "15 3 2"]:
+    """`LIMITS_DEG` in radians for joints 1..15: twist, bend, splay; low, high."""
+    names = [f"{'thumb' if finger == 'thumb' else 'finger'}{k}" for finger in FINGERS for k in (1, 2, 3)]
+    return np.radians(np.array([LIMITS_DEG[name] for name in names], dtype=np.float64))
+
+
+def joint_axes(joints: Float[Tensor, "16 3"], tips: Float[Tensor, "5 3"]) -> Float[Tensor, "15 3 3"]:
+    """Columns twist, bend, splay of each joint in the rest frame, from rest joints and tips (thumb, index, middle, ring, little).
+
+    Fingers bend about the line across the knuckles, the thumb about one turned towards the palm's normal.
+    """
+    knuckle = _unit(joints[4] - joints[0])
+    side = joints[1] - joints[7]
+    side = _unit(side - knuckle * (side @ knuckle))
+    opposition = 0.35 * side + 0.85 * torch.linalg.cross(knuckle, side)
+    axes = []
+    for joint in range(1, 16):
+        finger, k = divmod(joint - 1, 3)
+        end = tips[TIPS_IN_MANO_ORDER[finger]] if k == 2 else joints[joint + 1]
+        twist = _unit(end - joints[joint])
+        hinge = opposition if FINGERS[finger] == "thumb" else side
+        bend = _unit(hinge - twist * (hinge @ twist))
+        axes.append(torch.stack([twist, bend, torch.linalg.cross(twist, bend)], 1))
+    return torch.stack(axes)
+
+
+def _unit(vector: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+    return vector / vector.norm()
+
+
+def compose(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3 3"]:
+    """Joint rotations in the rest frame from twist, bend, splay (radians): bend first, then splay, then twist."""
+    basis = torch.eye(3, dtype=angles.dtype, device=angles.device)
+    twist, bend, splay = (matrix_from_axis_angle(angles[..., k, None] * basis[k]) for k in range(3))
+    return axes @ twist @ splay @ bend @ axes.mT
+
+
+def decompose(rotations: Float[Tensor, "*batch 15 3 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3"]:
+    """Twist, bend, splay (radians) of joint rotations: the inverse of `compose` for splay in (-90, 90) degrees.
+
+    The gradient is finite except at exactly 90 degrees of splay, where the three angles have no unique value.
+    """
+    local = axes.mT @ rotations @ axes
+    twist = torch.atan2(local[..., 2, 1], local[..., 1, 1])
+    bend = torch.atan2(local[..., 0, 2], local[..., 0, 0])
+    splay = torch.atan2(-local[..., 0, 1], torch.hypot(local[..., 0, 0], local[..., 0, 2]))
+    return torch.stack([twist, bend, splay], -1)
+
+
+def sample_angles(num_poses: int, rng: np.random.Generator) -> Float[np.ndarray, "num_poses 15 3"]:
+    """Random plausible twist, bend, splay (radians): fingers that curl together, each with a will of its own.
+
+    About 28 degrees of freedom; the ranges are ours and lie inside `LIMITS_DEG` but for rare tails.
+    """
+    degrees = np.zeros((num_poses, 15, 3))
+    curl = rng.uniform(0, 1, num_poses)
+    for finger in range(4):
+        own = 0.55 * curl + 0.45 * rng.uniform(0, 1, num_poses)
+        for k, (low, high, spread) in enumerate(((-15, 85, 0.12), (0, 105, 0.12), (0, 70, 0.05))):
+            share = np.clip(own + rng.normal(0, spread, num_poses), 0, 1)
+            degrees[:, 3 * finger + k, 1] = low + (high - low) * share
+        degrees[:, 3 * finger, 2] = rng.normal(0, 7, num_poses)
+        degrees[:, 3 * finger, 0] = rng.normal(0, 3, num_poses)
+    degrees[:, 12] = rng.normal(0, 1, (num_poses, 3)) * [10, 14, 14] + [0, 10, 0]
+    degrees[:, 13, 1] = rng.uniform(-5, 50, num_poses)
+    degrees[:, 13, 2] = rng.normal(0, 5, num_poses)
+    degrees[:, 14, 1] = rng.uniform(-10, 75, num_poses)
+    return degrees * (math.pi / 180)
+
+
+def sample_poses(num_poses: int, axes: Float[Tensor, "15 3 3"], rng: np.random.Generator) -> Float[Tensor, "num_poses 15 3 3"]:
+    """Joint rotations of random plausible poses, in the dtype and on the device of `axes`."""
+    angles = torch.as_tensor(sample_angles(num_poses, rng)).to(axes)
+    return compose(angles, axes)

@@ -1,0 +1,233 @@
+"""The command `whim`: where and how many. What runs is a recipe."""
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from pipeline.card import write_index
+from pipeline.graph import Graph, State, Task, table_of
+from pipeline.manifest import read_manifest
+from pipeline.progress import Bars
+from pipeline.recipes import find_recipe
+from pipeline.run import Executor, Local, NoWorkers, OnRay, Summary, run, seat_of, stop_on_sigterm
+from pipeline.store import Store, StoreError
+from stages.stage import ADVICE, Reason
+
+console = Console(soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits 0 when done, 1 on a user's error, 2 when clips failed in this run, 130 when stopped."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sys.exit(arguments.command(arguments) or 0)
+    except (ValueError, FileNotFoundError, StoreError, NoWorkers) as error:
+        console.print(f"whim: {error}", style="red", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped: what was committed stays; run again to go on")
+        sys.exit(130)
+
+
+def load_graph(arguments: argparse.Namespace, *, remember: bool = False) -> Graph:
+    """The graph of a data folder: recipe and manifest as given, else as its last run had them."""
+    store = Store(data_folder(arguments))
+    last = store.read_json("run.json") or {}
+    recipe = arguments.recipe or last.get("recipe") or "whim"
+    videos = getattr(arguments, "videos", None) or last.get("videos")
+    if not videos:
+        raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
+    manifest = read_manifest(Path(videos))
+    if remember:
+        store.write_json("run.json", {"recipe": recipe, "videos": str(Path(videos).absolute())})
+    stages = find_recipe(recipe)(manifest, store.root)
+    until = getattr(arguments, "until", None)
+    if until:
+        names = [stage.name for stage in stages]
+        if until not in names:
+            raise ValueError(f"no stage {until!r} in recipe {recipe}: {', '.join(dict.fromkeys(names))}")
+        stages = stages[: len(names) - names[::-1].index(until)]
+    return Graph(stages, manifest, store).load()
+
+
+def data_folder(arguments: argparse.Namespace) -> Path:
+    """`--data`, or data/<recipe>; data/demo when nothing is said."""
+    return Path(arguments.data or Path("data") / (arguments.recipe or "demo"))
+
+
+def cmd_plan(arguments: argparse.Namespace) -> None:
+    """What would run, and why."""
+    graph = load_graph(arguments)
+    by_why: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for task in graph.pending:
+        by_why[graph.stages[task.stage].name][str(task.why)] += 1
+    if graph.open_shards:
+        by_why["pack"]["upstream changed"] += len(graph.open_shards)
+    num_pending = sum(sum(whys.values()) for whys in by_why.values())
+    if arguments.json:
+        unknown = len(graph.unknown_clips)
+        print(json.dumps({"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": unknown}, indent=1))
+        return
+    grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
+    for stage, whys in by_why.items():
+        for why, count in whys.items():
+            grid.add_row(stage, why, str(count))
+    console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
+    if graph.unknown_clips:
+        console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")
+
+
+def cmd_run(arguments: argparse.Namespace) -> int:
+    """Bring every part of the recipe to an end; run again to go on where a run stopped."""
+    stop_on_sigterm()
+    store = Store(data_folder(arguments))
+    with store.lock():
+        graph = load_graph(arguments, remember=True)
+        summary = run_graph(graph, local=arguments.local, num_workers=arguments.workers)
+    print_status(graph)
+    console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
+    return 2 if any(task.state is State.RETRY for task in graph.tasks) else 0
+
+
+def run_graph(graph: Graph, *, local: bool, num_workers: int | None = None) -> Summary:
+    """Run what is pending, then bring the shards' index up to date."""
+    summary = Summary()
+    if graph.pending:
+        seats = [seat_of(stage) for stage in graph.stages]
+        root, stages = graph.store.root, graph.stages
+        executor: Executor = Local(root, stages) if local else OnRay(root, stages, seats, num_workers)
+        with Bars(graph, console) as bars:
+            summary = run(graph, executor, on_outcome=bars)
+    pack = next((stage for stage in graph.stages if stage.key == "shard"), None)
+    if pack is not None:
+        shards = graph.store.root / table_of(pack)
+        wanted = {graph.store.part(table_of(pack), t.key) for t in graph.tasks if graph.stages[t.stage] is pack}
+        for stale in set(shards.rglob("*.parquet")) - wanted:
+            stale.unlink()
+        if wanted:
+            write_index(shards)
+    return summary
+
+
+def cmd_status(arguments: argparse.Namespace) -> None:
+    """Parts by stage, state and reason."""
+    graph = load_graph(arguments)
+    if arguments.json:
+        by_stage: dict[str, dict[str, int]] = {stage.name: {state: 0 for state in State} for stage in graph.stages}
+        for (stage, state, _), count in graph.counts().items():
+            by_stage[stage][state] += count
+        reasons = [row for row in status_rows(graph) if row["reason"]]
+        print(json.dumps({"stages": by_stage, "reasons": reasons, "num_videos_without_clips": len(graph.unknown_clips)}, indent=1))
+    else:
+        print_status(graph)
+
+
+def status_rows(graph: Graph) -> list[dict[str, Any]]:
+    """Stage, state, reason, count and advice, in the order of the recipe."""
+    order = {stage.name: position for position, stage in enumerate(graph.stages)}
+    rows = []
+    for (stage, state, reason), count in sorted(graph.counts().items(), key=lambda kv: (order[kv[0][0]], kv[0][1], kv[0][2])):
+        advice = ADVICE[Reason(reason)] if reason in set(Reason) else ""
+        rows.append({"stage": stage, "state": str(state), "reason": str(reason), "count": count, "advice": advice})
+    return rows
+
+
+def print_status(graph: Graph) -> None:
+    """The status as a table, then every failure with its message."""
+    grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
+    for row in status_rows(graph):
+        style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
+        grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)
+    console.print(grid)
+    for task in failures(graph)[:50]:
+        error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
+        if error:
+            console.print(f"  {graph.stages[task.stage].name} {task.key}: {error.message}", markup=False)
+
+
+def failures(graph: Graph) -> list[Task]:
+    """Tasks that ended without a part of their own fault."""
+    return [task for task in graph.tasks if task.state in (State.FAILED, State.RETRY) or (not task.settled and task.reason)]
+
+
+def cmd_retry(arguments: argparse.Namespace) -> None:
+    """Forget failures, so that the next run tries them again."""
+    graph, reopened = load_graph(arguments), 0
+    with graph.store.lock():
+        for task in failures(graph):
+            if arguments.reason in (None, task.reason):
+                graph.store.error_file(table_of(graph.stages[task.stage]), task.key).unlink(missing_ok=True)
+                reopened += 1
+    console.print(f"{reopened} parts will be tried again by the next run")
+
+
+def cmd_report(arguments: argparse.Namespace) -> None:
+    """One self-contained HTML page of a run."""
+    from pipeline.report import write_report
+
+    graph = load_graph(arguments)
+    out = Path(arguments.out or graph.store.root / "report.html")
+    write_report(graph.store.root, out, status=status_rows(graph))
+    console.print(f"report: {out}")
+
+
+def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
+    """Recall, precision and side accuracy of the detectors on labelled frames."""
+    from pipeline.evaluate import evaluate_hands, print_score, write_score
+
+    score = evaluate_hands(Path(arguments.labels), Path(arguments.media), overlays=arguments.overlays and Path(arguments.overlays))
+    print_score(score, console)
+    if arguments.json:
+        write_score(score, Path(arguments.json))
+
+
+def cmd_demo(arguments: argparse.Namespace) -> int:
+    """Render labelled videos, serve them, run the whole chain, score it against the truth, report."""
+    from pipeline.demo import demo
+
+    return demo(Path(arguments.data or "data/demo"), arguments.videos, local=arguments.local, num_workers=arguments.workers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="whim", description="From a list of videos to a training-ready dataset of 3D hands.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], Any], group: Any = commands) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = group.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
+        sub.set_defaults(command=function)
+        return sub
+
+    def on_data(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument("--data", help="data folder (default: data/<recipe>, else data/demo)")
+        sub.add_argument("--recipe", help="whim, demo, or path/to/file.py:function (default: as the folder's last run)")
+        return sub
+
+    def on_run(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument("--videos", help="manifest, folder of videos, or one video")
+        sub.add_argument("--local", action="store_true", help="in this process, without Ray")
+        sub.add_argument("--workers", type=int, help="at most so many workers of each kind (default: what the cluster holds)")
+        return sub
+
+    plan = on_data(command("plan", cmd_plan))
+    plan.add_argument("--videos", help="manifest, folder of videos, or one video")
+    plan.add_argument("--json", action="store_true")
+    on_run(on_data(command("run", cmd_run))).add_argument("--until", metavar="STAGE", help="stop after this stage")
+    on_data(command("status", cmd_status)).add_argument("--json", action="store_true")
+    on_data(command("retry", cmd_retry)).add_argument("--reason", choices=[r.value for r in Reason], help="only failures of this reason")
+    on_data(command("report", cmd_report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
+    on_run(on_data(command("demo", cmd_demo)))
+    evaluate = commands.add_parser("evaluate", help="Score against labels.").add_subparsers(required=True, metavar="WHAT")
+    hands = command("hands", cmd_evaluate_hands, evaluate)
+    hands.add_argument("--labels", required=True, help="a file of the format handmedia-bench/1")
+    hands.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and pictures")
+    hands.add_argument("--json", metavar="FILE", help="write the figures there too")
+    hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
+    return parser

@@ -1,0 +1,52 @@
+"""Progress bars of a run: one a stage, with the rate and the time left."""
+
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from pipeline.graph import Graph, State, Task
+from pipeline.worker import Outcome
+
+
+class RateColumn(ProgressColumn):
+    """Parts per second since the bar began to move."""
+
+    def render(self, task: Bar) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2g}/s" if speed else "", style="cyan")
+
+
+class Bars:
+    """Shows a graph's state; failures are printed above the bars as they come."""
+
+    def __init__(self, graph: Graph, console: Console) -> None:
+        self.graph, self.console = graph, console
+        columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=False)
+        self.bars = {name: self.progress.add_task(name, total=0) for name in dict.fromkeys(s.name for s in graph.stages)}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        self.refresh()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.refresh()
+        self.progress.stop()
+
+    def refresh(self) -> None:
+        total: Counter[str] = Counter(self.graph.stages[t.stage].name for t in self.graph.tasks)
+        settled: Counter[str] = Counter(self.graph.stages[t.stage].name for t in self.graph.tasks if t.settled)
+        for name, bar in self.bars.items():
+            self.progress.update(bar, total=total[name], completed=settled[name])
+
+    def __call__(self, task: Task, outcome: Outcome) -> None:
+        name = self.graph.stages[task.stage].name
+        if outcome.state in (State.FAILED, State.RETRY):
+            again = "" if outcome.state is State.FAILED else " (tried again by the next run)"
+            self.progress.console.print(f"{name} {task.key}: {outcome.reason}: {outcome.message}{again}", style="yellow", markup=False)
+        self.refresh()

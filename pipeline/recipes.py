@@ -1,0 +1,67 @@
+"""Whole runs. A recipe is a function: it returns the stages with every value that is not a default."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from stages.detect_hands import DetectHands
+from stages.detect_people import DetectPeople
+from stages.download import Download
+from stages.fit import Fit
+from stages.fuse_hands import FuseHands
+from stages.pack import Pack
+from stages.review import Review
+from stages.split import Split
+from stages.stage import Stage
+from stages.tables import Manifest
+
+Recipe = Callable[[Manifest, Path], list[Stage]]
+"""Given the manifest and the data folder."""
+
+VIDEOS_PER_SHARD = 4
+"""About 256 MB at 204 s a video (WHIM's median), 5 frames/s and 60 kB a frame."""
+
+
+def whim(manifest: Manifest, root: Path) -> list[Stage]:
+    """The WHIM dataset's chain on the embedded detectors (WiLoR, sec. 3), for any list of videos."""
+    return [
+        Download(folder=root / "media"),
+        Split(),
+        DetectPeople(),
+        DetectHands(),
+        FuseHands(),
+        Fit(),
+        Review(),
+        Pack(num_shards=num_shards(len(manifest))),
+    ]
+
+
+def demo(manifest: Manifest, root: Path) -> list[Stage]:
+    """The same chain on the studio's short videos: everything in one shard of each split."""
+    return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
+
+
+def num_shards(num_videos: int) -> int:
+    """Shards a split: a power of two, so that a list may grow a good deal before its shards change."""
+    return 1 << max(0, math.ceil(math.log2(max(1, num_videos) / VIDEOS_PER_SHARD)))
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe of this file by name, or `path/to/file.py:function` of the user's own.
+
+    Raises ValueError when there is no such recipe.
+    """
+    file, _, function = name.partition(":")
+    if file.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("user_recipe", file)
+        if spec is None or spec.loader is None or not Path(file).is_file():
+            raise ValueError(f"recipe file {file} is not there")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        recipe = getattr(module, function or "recipe", None)
+    else:
+        recipe = {"whim": whim, "demo": demo}.get(name)
+    if recipe is None:
+        raise ValueError(f"no recipe {name!r}: whim, demo, or path/to/file.py:function")
+    return recipe  # type: ignore[no-any-return]

@@ -1,0 +1,278 @@
+"""Runs a graph: in this process, or on Ray actors. Ray carries names and receipts; tables travel through the store."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.graph import Graph, Item, State, Task, table_of
+from pipeline.store import Store, StoreError
+from pipeline.worker import Order, Outcome, Receipt, Worker, record_failure
+from stages.stage import Failure, Reason, Stage
+
+Seat = tuple[float, float, str]
+"""What a worker holds: cpus, gpus, lane. Groups that ask for the same share a pool."""
+
+
+class Executor(Protocol):
+    """Where items run."""
+
+    def free(self, seat: Seat) -> bool:
+        """Whether a worker of that kind is idle."""
+        ...
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        """At least one finished order, with its receipt or with why its worker is gone."""
+        ...
+
+
+@dataclass(eq=False)
+class Local:
+    """One worker in this process: for tests and debugging. A crash of native code ends the run."""
+
+    root: Path
+    stages: Sequence[Stage]
+    finished: list[tuple[Order, Receipt | Reason]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.worker = Worker(self.root, self.stages)
+
+    def free(self, seat: Seat) -> bool:
+        return not self.finished
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        with _alarm(limit_s):
+            try:
+                self.finished.append((order, self.worker.do(order)))
+            except _Overtime:
+                self.finished.append((order, Reason.TIMEOUT))
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        finished, self.finished = self.finished, []
+        return finished
+
+
+class _Overtime(BaseException):
+    """Raised by the alarm; a BaseException so that no stage takes it for an error of its own."""
+
+
+@contextmanager
+def _alarm(limit_s: float) -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise _Overtime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class NoWorkers(Exception):
+    """The cluster starts no worker: it is full, or smaller than a stage asks."""
+
+
+@dataclass(eq=False)
+class OnRay:
+    """Plain Ray actors, one pool a seat, one item in flight per worker; dead workers are replaced."""
+
+    root: Path
+    stages: Sequence[Stage]
+    seats: Sequence[Seat]
+    num_workers: int | None = None
+    """At most so many workers of each pool; None = what the cluster holds."""
+    items_per_worker: int = 200
+    """A worker is replaced after so many items, so that no leak of a library grows without end."""
+    start_limit_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            address = os.environ.get("RAY_ADDRESS")
+            options: dict[str, Any] = {} if address else {"include_dashboard": False}
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        self.ray = ray
+        self.quiet_since = time.monotonic()
+        self.actor = ray.remote(Worker)
+        self.starting: dict[Any, tuple[Seat, Any]] = {}
+        self.idle: dict[Seat, list[Any]] = defaultdict(list)
+        self.busy: dict[Any, tuple[Seat, Any, Order, float]] = {}
+        self.served: Counter[Any] = Counter()
+        for seat, size in self._sizes().items():
+            for _ in range(size):
+                self._hire(seat)
+
+    def _sizes(self) -> dict[Seat, int]:
+        """Workers per pool: GPU pools first, one lane a node, and the rest of the CPUs to the others."""
+        total = self.ray.cluster_resources()
+        cpus, gpus, sizes = float(total.get("CPU", 1)), float(total.get("GPU", 0)), {}
+        for seat in sorted(set(self.seats), key=lambda s: (not s[2], -s[1])):
+            need_cpus, need_gpus, lane = seat
+            if lane:
+                size = sum(node["Alive"] for node in self.ray.nodes())
+            elif need_gpus:
+                size = math.floor(gpus / need_gpus)
+                if size == 0:
+                    raise ValueError(f"a stage asks for {need_gpus} GPU a worker and the cluster has {gpus:g}: set its gpus to 0")
+            else:
+                size = max(1, math.floor(cpus / max(need_cpus, 0.01)))
+            sizes[seat] = min(size, self.num_workers or size)
+            cpus -= 0 if lane else sizes[seat] * need_cpus
+        return sizes
+
+    def _hire(self, seat: Seat) -> None:
+        cpus, gpus, lane = seat
+        options = {"num_cpus": 0 if lane else cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        worker = self.actor.options(**options).remote(self.root, self.stages)
+        self.starting[worker.__ray_ready__.remote()] = (seat, worker)
+
+    def free(self, seat: Seat) -> bool:
+        return bool(self.idle[seat])
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        worker = self.idle[seat].pop()
+        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s)
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        finished: list[tuple[Order, Receipt | Reason]] = []
+        self._check_start()
+        done, _ = self.ray.wait([*self.busy, *self.starting], num_returns=1, timeout=1.0)
+        for ref in done:
+            if ref in self.starting:
+                self._seat_new(ref)
+            else:
+                seat, worker, order, _ = self.busy.pop(ref)
+                try:
+                    finished.append((order, self.ray.get(ref)))
+                    self._keep(seat, worker)
+                except self.ray.exceptions.RayActorError:
+                    self._hire(seat)
+                    finished.append((order, Reason.WORKER_DIED))
+        for ref, (seat, worker, order, deadline) in list(self.busy.items()):
+            if time.monotonic() > deadline:
+                del self.busy[ref]
+                self.ray.kill(worker)
+                self._hire(seat)
+                finished.append((order, Reason.TIMEOUT))
+        return finished
+
+    def _check_start(self) -> None:
+        """A cluster that gives no worker at all is an error, not a silent wait."""
+        if self.busy or any(self.idle.values()):
+            self.quiet_since = time.monotonic()
+        elif time.monotonic() - self.quiet_since > self.start_limit_s:
+            raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")
+
+    def _seat_new(self, ref: Any) -> None:
+        seat, worker = self.starting.pop(ref)
+        try:
+            self.ray.get(ref)
+            self.idle[seat].append(worker)
+        except self.ray.exceptions.RayActorError:
+            self._hire(seat)
+
+    def _keep(self, seat: Seat, worker: Any) -> None:
+        self.served[worker] += 1
+        if self.served[worker] < self.items_per_worker:
+            self.idle[seat].append(worker)
+        else:
+            self.ray.kill(worker)
+            self._hire(seat)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did."""
+
+    counts: Counter[tuple[str, State, str]] = field(default_factory=Counter)
+    wall_s: float = 0.0
+    work_s: float = 0.0
+    """Sum of the time workers spent on items."""
+
+
+def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
+    """Bring every task of the graph to an end. Raises StoreError when the folder cannot be written."""
+    summary, start = Summary(), time.perf_counter()
+    queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
+    deaths: Counter[tuple[int, str]] = Counter()
+    flying: dict[tuple[int, str], Item] = {}
+    log = graph.store.root / "runs" / time.strftime("%Y%m%dT%H%M%SZ.jsonl", time.gmtime())
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as journal:
+        while True:
+            for item in graph.ready():
+                queues[item.group].append(item)
+            for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
+                stages = [graph.stages[p] for p in graph.groups[group]]
+                while queues[group] and executor.free(seat_of(stages[0])):
+                    item = queues[group].popleft()
+                    flying[item.group, item.key] = item
+                    executor.submit(seat_of(stages[0]), _order(graph, item), sum(s.resources.limit_s for s in stages))
+            if not flying and not any(queues.values()):
+                break
+            for order, result in executor.wait():
+                group = graph.group_of(order.stages[0])
+                item = flying.pop((group, order.key))
+                if isinstance(result, Reason):
+                    again = _bury(graph, item, result, deaths)
+                    if again:
+                        queues[group].append(again)
+                    continue
+                if result.fatal:
+                    raise StoreError(result.fatal)
+                journal.write(json.dumps(asdict(result)) + "\n")
+                journal.flush()
+                summary.work_s += result.wall_s
+                for task, outcome in zip(item.tasks, result.outcomes, strict=True):
+                    graph.settle(task, outcome.state, outcome.reason)
+                    on_outcome(task, outcome)
+    summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
+    return summary
+
+
+def seat_of(stage: Stage) -> Seat:
+    """What a worker of the stage holds."""
+    return stage.resources.cpus, stage.resources.gpus, stage.resources.lane
+
+
+def _order(graph: Graph, item: Item) -> Order:
+    first = item.tasks[0]
+    clips = tuple((graph.video_of(need), need.key) for need in first.needs) if graph.stages[first.stage].key == "shard" else ()
+    recipes: tuple[Mapping[str, Any], ...] = tuple(t.recipe for t in item.tasks)
+    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips)
+
+
+def _bury(graph: Graph, item: Item, reason: Reason, deaths: Counter[tuple[int, str]]) -> Item | None:
+    """A worker died on an item, or was killed at its limit: try again, then quarantine the first part still missing."""
+    place = item.group, item.key
+    deaths[place] += 1
+    allowed = min(graph.stages[t.stage].resources.attempts for t in item.tasks)
+    if deaths[place] < allowed:
+        return item
+    task = item.tasks[0]
+    message = f"{'ran over its limit' if reason is Reason.TIMEOUT else 'its worker died'} {deaths[place]} times"
+    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(reason, message))
+    graph.settle(task, State.FAILED, reason)
+    return None
+
+
+def stop_on_sigterm() -> None:
+    """SIGTERM ends a run as Ctrl-C does: parts in work are dropped, committed ones stay."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+

@@ -1,0 +1,279 @@
+"""Pack the frames of a shard's clips with their hands: JPEG bytes and annotations in one Parquet file that training reads.
+
+Frame of reference: pixels of the stored image, see `stages.shards`.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, UInt8
+
+from stages.frames import read_frames
+from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
+from stages.stage import Resources
+from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
+
+BELOW_MIN_QUALITY = "min_quality"
+"""Reason of a hand that the review kept and `Pack.min_quality` drops."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class PackSource:
+    """All that is known of one clip: one row of its video (absolute path), its own row, and the rows on its frames."""
+
+    videos: Videos
+    clips: Clips
+    hands: Hands
+    fits: Fits
+    reviews: Reviews
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Shards of frames for training: one row a frame, a JPEG and the list of its hands."""
+
+    name: ClassVar = "pack"
+    version: ClassVar = 1
+    key: ClassVar = "shard"
+    reads: ClassVar = (Videos, Clips, Hands, Fits, Reviews)
+    writes: ClassVar = Shards
+    detector: ClassVar = ""
+    resources: ClassVar = Resources(cpus=1, limit_s=6 * 3600)
+
+    num_shards: int = 4
+    """Shards of each split; about one for every 5,000 frames gives files of 256 MB. Ours."""
+    jpeg_quality: int = 90
+    """Of libjpeg, in [1, 100]. Ours."""
+    max_side: int = 0
+    """Longest side of a stored image in pixels, larger ones are shrunk; 0 = as the video is. Ours."""
+    min_quality: float = 0.0
+    """Hands whose review is below this quality are dropped. Ours."""
+    keep_dropped: bool = False
+    """List the dropped hands too, with `keep` false and their reason. Their boxes stay in `ignore_boxes`. Ours."""
+    negatives: float = 0.1
+    """Share of the frames on which no hand was found that are kept as negatives, chosen by a hash of the frame. Ours."""
+    row_group_size: int = 128
+    """Most rows of a row group: what a reader fetches at once. Ours, measured."""
+    row_group_bytes: int = 32 << 20
+    """A row group ends early when its images exceed this: it bounds memory for large frames. Ours."""
+
+    def __post_init__(self) -> None:
+        for field, low, high in (
+            ("num_shards", 1, 99_999),
+            ("jpeg_quality", 1, 100),
+            ("max_side", 0, 65_500),
+            ("min_quality", 0.0, 1.0),
+            ("negatives", 0.0, 1.0),
+            ("row_group_size", 1, 1 << 20),
+            ("row_group_bytes", 1, 1 << 30),
+        ):
+            if not low <= getattr(self, field) <= high:
+                raise ValueError(f"pack.{field} must lie in [{low}, {high}], got {getattr(self, field)}")
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        return {}
+
+    def build(self) -> Callable[[Iterable[PackSource]], Iterator[pa.RecordBatch]]:
+        import simplejpeg
+
+        encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
+        return partial(pack, settings=self, encode=encode)
+
+
+def pack(sources: Iterable[PackSource], *, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[pa.RecordBatch]:
+    """Rows of all clips, in record batches that become the row groups; no more than one batch and one stretch of frames in memory.
+
+    Raises ValueError when tables contradict each other or the video.
+    """
+    rows: list[Row] = []
+    size_bytes = 0
+    for source in sources:
+        for row in _rows(source, settings, encode):
+            rows.append(row)
+            size_bytes += len(row["image"])
+            if len(rows) == settings.row_group_size or size_bytes >= settings.row_group_bytes:
+                yield _batch(rows)
+                rows, size_bytes = [], 0
+    if rows:
+        yield _batch(rows)
+
+
+def _rows(source: PackSource, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:
+    """One row a frame that is worth keeping: with hands, or one of the sampled frames without any."""
+    video, clip = source.videos.video[0], source.clips.clip[0]
+    _refuse_misaligned(source, clip)
+    keep, listed, reviews = _chosen(source.reviews, settings)
+    if not listed.any() and not settings.negatives:
+        return
+    scale = _scale(source.hands.width, source.hands.height, settings.max_side)
+    hands, fits = _scaled(source.hands, source.fits, scale)
+    structs = _structs(hands, fits, reviews)
+    wanted = set(source.hands.frame[listed].tolist())
+    of_video = {name: getattr(source.videos, name)[0] for name in ("source", "title", "channel", "licence")}
+    if of_video["source"].startswith("/"):  # a path says nothing on another machine, and names its owner
+        of_video["source"] = Path(of_video["source"]).name
+    for frames in read_frames(Path(source.videos.path[0]), source.clips):
+        for frame, time_s, image in zip(frames.frame.tolist(), frames.time_s.tolist(), frames.images, strict=True):
+            on_frame = source.hands.frame == frame
+            sample = f"{video}/{frame}"
+            if not (on_frame & listed).any() and (on_frame.any() or unit_hash(sample) >= settings.negatives):
+                continue
+            wanted.discard(frame)
+            height, width = image.shape[:2]
+            if on_frame.any() and (source.hands.width[on_frame][0], source.hands.height[on_frame][0]) != (width, height):
+                raise ValueError(f"clip {clip}, frame {frame}: the video is {width}x{height} now, its hands were found at another size")
+            shrink = float(_scale(np.array([width]), np.array([height]), settings.max_side)[0])
+            image = _shrunk(image, shrink)
+            yield {
+                "sample": sample,
+                "video": video,
+                "clip": clip,
+                "frame": frame,
+                "time_s": time_s,
+                "width": image.shape[1],
+                "height": image.shape[0],
+                "scale": shrink,
+                **of_video,
+                "video_sha256": source.videos.sha256[0],
+                "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
+                "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
+                "image": encode(np.ascontiguousarray(image)),
+            }
+    if wanted:
+        raise ValueError(
+            f"clip {clip}: {len(wanted)} frames with hands can no longer be read, first frame {min(wanted)}: fetch the video again"
+        )
+
+
+def _refuse_misaligned(source: PackSource, clip: str) -> None:
+    """Fits and reviews have one row a hand, in the order of the hands."""
+    for table in (source.fits, source.reviews):
+        if not (np.array_equal(table.frame, source.hands.frame) and np.array_equal(table.hand, source.hands.hand)):
+            raise ValueError(f"clip {clip}: rows of {type(table).__name__} are not those of Hands, run its stage again")
+
+
+def _chosen(reviews: Reviews, settings: Pack) -> tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "n"], Reviews]:
+    """Which hands are good, which are listed, and the reviews that say so."""
+    keep = reviews.keep & (reviews.quality >= settings.min_quality)
+    reason = np.where(reviews.keep & ~keep, BELOW_MIN_QUALITY, reviews.reason).astype(object)
+    listed = np.ones_like(keep) if settings.keep_dropped else keep
+    return keep, listed, dataclasses.replace(reviews, keep=keep, reason=reason)
+
+
+def _scale(width: np.ndarray, height: np.ndarray, max_side: int) -> Float32[np.ndarray, "n"]:
+    """Stored size over the frame's size: never above 1."""
+    longest = np.maximum(width, height).astype(np.float32)
+    return np.minimum(1, max_side / longest).astype(np.float32) if max_side else np.ones_like(longest)
+
+
+def _scaled(hands: Hands, fits: Fits, scale: Float32[np.ndarray, "n"]) -> tuple[Hands, Fits]:
+    """Everything that is measured in pixels, in pixels of the stored image. The loss terms stay as the fit minimised them."""
+    s = scale[:, None]
+    source_boxes = np.empty(len(hands), object)
+    source_boxes[:] = [(np.asarray(b, np.float32).reshape(-1, 4) * x).tolist() for b, x in zip(hands.source_boxes, scale, strict=True)]
+    keypoints = hands.keypoints * np.stack([scale, scale, np.ones_like(scale)], 1)[:, None]
+    hands = dataclasses.replace(hands, box=hands.box * s, keypoints=keypoints, source_boxes=source_boxes)
+    in_pixels = {
+        "camera": fits.camera * s,
+        "joints_2d": fits.joints_2d * s[:, None],
+        "box": fits.box * s,
+        "error_px": fits.error_px * scale,
+    }
+    return hands, dataclasses.replace(fits, **in_pixels)
+
+
+def _structs(hands: Hands, fits: Fits, reviews: Reviews) -> pa.StructArray:
+    """The rows of three tables as one struct a hand."""
+    arrow: dict[type[Table], pa.Table] = {type(table): table.to_arrow() for table in (hands, fits, reviews)}
+    columns = [arrow[table].column(column).combine_chunks() for table, column in HAND_COLUMNS.values()]
+    return pa.StructArray.from_arrays(columns, fields=list(HAND))
+
+
+def _shrunk(image: UInt8[np.ndarray, "height width 3"], scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    """The image at `scale`, sides rounded to whole pixels, averaged over areas."""
+    if scale == 1:
+        return image
+    import cv2
+
+    size = [max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _batch(rows: list[Row]) -> pa.RecordBatch:
+    schema = Shards.schema()
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        if field.name == "hands":
+            offsets = np.cumsum([0, *map(len, values)]).astype(np.int32)
+            columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.concat_arrays(values), type=field.type))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def shard_schema() -> pa.Schema:
+    """Arrow schema of a shard: a frame's columns, its list of hands, the image last."""
+    return Shards.schema()
+
+
+def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
+    """Write record batches as the row groups of one Parquet file and return its number of rows; one batch in memory.
+
+    Images lie plain, uncompressed and without statistics, so that a reader may map them; annotations are compressed. Every page
+    carries a checksum. `recipe` (what the shard is made by, with its `fingerprint`) becomes metadata; the folder names the split.
+    The same batches and recipe give the same bytes. The file is synced; naming it at the end is the caller's part.
+    """
+    schema = shard_schema()
+    annotations = [leaf for leaf in _leaves(schema) if leaf != "image"]
+    facts = {
+        "split": path.parent.name,
+        "fingerprint": str(recipe["fingerprint"]),
+        "recipe": json.dumps(recipe, sort_keys=True, default=str),
+        "generator": f"{_distribution('whim-builder')}, pack {stage.version}, {_distribution('simplejpeg')}",
+    }
+    num_rows = 0
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(
+            file,
+            schema.with_metadata({**(schema.metadata or {}), **facts}),
+            compression={**dict.fromkeys(annotations, "zstd"), "image": "none"},
+            use_dictionary=annotations,
+            write_statistics=annotations,
+            column_encoding={"image": "PLAIN"},
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
+            num_rows += batch.num_rows
+    return num_rows
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Parquet's names of the leaf columns, which its options go by."""
+    buffer = io.BytesIO()
+    pq.write_table(schema.empty_table(), buffer)
+    written = pq.ParquetFile(buffer).schema
+    return [written.column(i).path for i in range(len(written))]
+
+
+def _distribution(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return name

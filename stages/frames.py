@@ -82,7 +82,7 @@ def decode(path: Path) -> Iterator[tuple[float, Any]]:
     with open_video(path) as container:
         stream = video_stream(container)
         if stream is not None:
-            yield from _timed(_raw_frames(container, stream), stream)
+            yield from _timed(raw_frames(container, stream), stream)
 
 
 def open_video(path: Path) -> Any:
@@ -90,7 +90,8 @@ def open_video(path: Path) -> Any:
     import av
 
     av.logging.set_level(None)  # errors come as exceptions; libav would also print a line for every damaged block
-    return av.open(f"file:{path}", metadata_errors="ignore")
+    # a playlist posing as a video must not reach the network
+    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
 
 
 def video_stream(container: Any) -> Any:
@@ -150,7 +151,7 @@ def _clip_frames(path: Path, clip: Clips) -> Iterator[tuple[float, Any, Shape]]:
     start_s, skip, num_frames = float(clip.start_s[0]), int(clip.first_frame[0]), int(clip.num_frames[0])
     with open_video(path) as container:
         stream = video_stream(container)
-        first = next(_raw_frames(container, stream), None) if stream is not None else None
+        first = next(raw_frames(container, stream), None) if stream is not None else None
         if first is None:
             return
         shape = Shape.of(stream, first)
@@ -173,7 +174,7 @@ def _seek(container: Any, stream: Any, origin: int, start_s: float, target_s: fl
         container.seek(origin + math.floor(target_s / tick_s), stream=stream)
     except av.error.FFmpegError:
         return None
-    frames = _raw_frames(container, stream)
+    frames = raw_frames(container, stream)
     for frame in frames:
         if frame.pts is None:
             return None
@@ -183,7 +184,7 @@ def _seek(container: Any, stream: Any, origin: int, start_s: float, target_s: fl
     return None
 
 
-def _raw_frames(container: Any, stream: Any) -> Iterator[Any]:
+def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
     """Every frame that can be decoded from where the container stands."""
     import av
 

@@ -9,7 +9,7 @@ lengths metres. Unknown numbers are NaN, unknown indices -1.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ Text = Shaped[np.ndarray, "n"]
 TextList = Annotated[np.ndarray, pa.list_(pa.string())]
 """A ragged column: an object array whose items are lists."""
 FloatList = Annotated[np.ndarray, pa.list_(pa.float32())]
+_T = TypeVar("_T", bound="Table")  # not typing.Self: beartype knows that in decorated classes only
 BoxList = Annotated[np.ndarray, pa.list_(pa.list_(pa.float32(), 4))]
 
 
@@ -95,7 +96,7 @@ class Table:
         return pa.schema(fields, {"table": cls.__name__, "schema_version": str(SCHEMA_VERSION)})
 
     @classmethod
-    def from_arrow(cls, table: pa.Table) -> Self:
+    def from_arrow(cls: type[_T], table: pa.Table) -> _T:
         """Columns of an Arrow table; raises ValueError that names what is missing when the schema differs."""
         wanted = cls.schema()
         for field in wanted:
@@ -112,26 +113,26 @@ class Table:
         return pa.Table.from_arrays([_to_arrow(getattr(self, f.name), f.type) for f in schema], schema=schema)
 
     @classmethod
-    def empty(cls) -> Self:
+    def empty(cls: type[_T]) -> _T:
         """A table without rows."""
         return cls.from_arrow(cls.schema().empty_table())
 
     @classmethod
-    def concat(cls, tables: Sequence[Self]) -> Self:
+    def concat(cls: type[_T], tables: Sequence[_T]) -> _T:
         """One table of all rows, in order."""
         if len(tables) == 1:
             return tables[0]
         columns = [f.name for f in dataclasses.fields(cls)]
         return cls(**{c: np.concatenate([getattr(t, c) for t in tables]) for c in columns}) if tables else cls.empty()
 
-    def take(self, rows: Any) -> Self:
+    def take(self: _T, rows: Any) -> _T:
         """The rows of a mask, an index array or a slice."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     def __len__(self) -> int:
         return len(getattr(self, dataclasses.fields(self)[0].name))
 
-    def rows(self) -> Iterator[Self]:
+    def rows(self: _T) -> Iterator[_T]:
         """One-row tables, in order."""
         return (self.take(slice(i, i + 1)) for i in range(len(self)))
 

@@ -62,7 +62,8 @@ def joint_axes(joints: Float[Tensor, "16 3"], tips: Float[Tensor, "5 3"]) -> Flo
 
 
 def _unit(vector: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def compose(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3 3"]:

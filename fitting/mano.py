@@ -9,7 +9,7 @@ import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class HandModel:
 
     def to(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """The same model elsewhere."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -102,7 +102,7 @@ def pose_hand(
     model: HandModel, betas: Float[Tensor, "n 10"], global_orient: Float[Tensor, "n 3"], hand_pose: Float[Tensor, "n 45"]
 ) -> PosedHand:
     """The right hand in smplx's own placement: linear blend skinning with shape and pose blend shapes (Romero et al. 2017, eq. 1-3)."""
-    rotations = matrix_from_axis_angle(torch.cat([global_orient, hand_pose], 1).unflatten(1, (16, 3)))
+    rotations = matrix_from_axis_angle(torch.cat([global_orient, hand_pose], 1).reshape(-1, 16, 3))
     shaped = model.v_template + torch.einsum("vcb,nb->nvc", model.shapedirs, betas)
     rest = torch.einsum("jv,nvc->njc", model.J_regressor, shaped)
     feature = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)
@@ -130,7 +130,7 @@ def pose_either_hand(
     """Hands of their own side, wrist at the origin: what the columns of a fit mean. A left hand is the mirrored right one."""
     left = (side == LEFT)[:, None]
     orient = torch.where(left, mirror_axis_angle(global_orient), global_orient)
-    pose = torch.where(left, mirror_axis_angle(hand_pose.unflatten(1, (15, 3))).flatten(1), hand_pose)
+    pose = torch.where(left, mirror_axis_angle(hand_pose.reshape(-1, 15, 3)).flatten(1), hand_pose)
     hand = pose_hand(model, betas, orient, pose)
     wrist = hand.joints[:, :1]
     flip = torch.ones(len(side), 1, 3).to(betas)

@@ -102,7 +102,8 @@ def _evaluate(value: Any, depth: int = 0) -> np.ndarray:
     if isinstance(value, _Select):
         source = _evaluate(value.state["a"], depth + 1).ravel()
         chosen = source[_indices(value.state["idxs"], len(source))]
-        return chosen.reshape(value.state["preferred_shape"]) if "preferred_shape" in value.state else chosen
+        shape = value.state.get("preferred_shape", chosen.shape)
+        return np.reshape(chosen, shape)
     if isinstance(value, _Sparse):
         return _dense(value.state)
     return np.asarray(value)

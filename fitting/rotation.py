@@ -12,7 +12,7 @@ def cross_matrix(vector: Float[Tensor, "*batch 3"]) -> Matrix:
     """The matrix K of a vector k with K x = k x x."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vector.shape, 3)
 
 
 def matrix_from_axis_angle(axis_angle: AxisAngle) -> Matrix:

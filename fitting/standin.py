@@ -32,7 +32,7 @@ def build() -> dict[str, np.ndarray]:
     vertices, faces = decimate(*dense_mesh(GRID_SPACING), num_vertices=778, num_boundary=16)
     order = standin_rig.mano_vertex_order(vertices, faces)
     vertices, faces = vertices[order], np.argsort(order)[faces]
-    weights = standin_rig.skinning_weights(vertices)
+    weights = standin_rig.skinning_weights(vertices, faces)
     rng = np.random.default_rng(SEED)
     mean, components = _pose_components(rng)
     arrays = {

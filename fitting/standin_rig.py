@@ -16,9 +16,10 @@ WRIST_RING = (108, 79, 78, 121, 214, 215, 279, 239, 234, 92, 38, 122, 118, 117, 
 
 Vertices = Float64[np.ndarray, "778 3"]
 Weights = Float64[np.ndarray, "778 16"]
+Faces = Int64[np.ndarray, "1538 3"]
 
 
-def skinning_weights(vertices: Vertices) -> Weights:
+def skinning_weights(vertices: Vertices, faces: Faces) -> Weights:
     """Soft assignment to bones by distance, with smooth steps across each joint along its finger."""
     joints, _ = skeleton()
     distance = distance_to_bones(vertices)
@@ -26,8 +27,8 @@ def skinning_weights(vertices: Vertices) -> Weights:
     weights = np.zeros((len(vertices), 16))
     for finger, (name, chain) in enumerate(CHAINS.items()):
         rows = np.flatnonzero(nearest == finger)
-        columns = (0, *chain)
-        gap = distance[np.ix_(rows, columns)]
+        columns = np.array([0, *chain])
+        gap = distance[rows[:, None], columns]
         soft = np.exp(-(gap - gap.min(1, keepdims=True)) / 0.0028)
         for k in (1, 2):
             step = _step(vertices[rows], joints[chain[k - 1]], joints[chain[k]], joints[chain[k]], 0.011)
@@ -38,19 +39,34 @@ def skinning_weights(vertices: Vertices) -> Weights:
         total, phalanges = soft.sum(1), soft[:, 1:].sum(1)
         soft[:, 1:] *= (step * total / np.maximum(phalanges, 1e-12))[:, None]
         soft[:, 0] = (1 - step) * total
-        weights[np.ix_(rows, columns)] = soft / soft.sum(1, keepdims=True)
+        weights[rows[:, None], columns] = soft / soft.sum(1, keepdims=True)
+    weights = _smoothed_on_palm(weights, distance[:, 0], faces)
     weights[weights < 0.004] = 0
-    return weights / weights.sum(1, keepdims=True)
+    normalised: Weights = weights / weights.sum(1, keepdims=True)
+    return normalised
+
+
+def _smoothed_on_palm(weights: Weights, palm_distance: Float64[np.ndarray, "778"], faces: Faces, rounds: int = 4) -> Weights:
+    """Averages over neighbours where flesh is palm, so that the skin does not tear where the nearest finger changes."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    adjacent = np.zeros((len(weights), len(weights)))
+    adjacent[edges[:, 0], edges[:, 1]] = adjacent[edges[:, 1], edges[:, 0]] = 1
+    adjacent /= adjacent.sum(1, keepdims=True)
+    share = 0.7 * np.clip(1 - palm_distance / 0.004, 0, 1)[:, None]
+    for _ in range(rounds):
+        weights = (1 - share) * weights + share * (adjacent @ weights)
+    return weights
 
 
 def _step(points: np.ndarray, start: np.ndarray, end: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
     """A smooth step from 0 to 1 along start -> end, one half at `centre`, `width` metres wide."""
     axis = (end - start) / np.linalg.norm(end - start)
     share = np.clip(0.5 + ((points - centre) @ axis) / width, 0, 1)
-    return share * share * (3 - 2 * share)
+    step: np.ndarray = share * share * (3 - 2 * share)
+    return step
 
 
-def _boundary_ring(faces: Int64[np.ndarray, "1538 3"]) -> list[int]:
+def _boundary_ring(faces: Faces) -> list[int]:
     """Vertices of the open ring, in the direction in which its faces run along it."""
     edges = [(int(face[k]), int(face[(k + 1) % 3])) for face in faces for k in range(3)]
     present = set(edges)
@@ -61,7 +77,7 @@ def _boundary_ring(faces: Int64[np.ndarray, "1538 3"]) -> list[int]:
     return ring
 
 
-def mano_vertex_order(vertices: Vertices, faces: Int64[np.ndarray, "1538 3"]) -> Int64[np.ndarray, "778"]:
+def mano_vertex_order(vertices: Vertices, faces: Faces) -> Int64[np.ndarray, "778"]:
     """Old indices in the new order, in which the ids that the field knows by heart (tips, wrist ring) mean the same places."""
     _, tips = skeleton()
     fixed: dict[int, int] = {}

@@ -76,13 +76,21 @@ def skeleton() -> tuple[Float64[np.ndarray, "16 3"], Float64[np.ndarray, "5 3"]]
 
 
 def _unit(vector: Vector) -> Vector:
-    return vector / np.linalg.norm(vector)
+    unit: Vector = vector / np.linalg.norm(vector)
+    return unit
+
+
+def _from_wrist(x: float, y: float, z: float) -> Vector:
+    point: Vector = WRIST + np.array([x, y, z])
+    return point
 
 
 def _round_cone(points: Points, start: Vector, end: Vector, start_radius: float, end_radius: float) -> Distances:
     axis = end - start
     along = np.clip(((points - start) @ axis) / (axis @ axis), 0, 1)
-    return np.linalg.norm(points - start - along[:, None] * axis, axis=1) - (start_radius + (end_radius - start_radius) * along)
+    radius = start_radius + (end_radius - start_radius) * along
+    distance: Distances = np.linalg.norm(points - start - along[:, None] * axis, axis=1) - radius
+    return distance
 
 
 def _ellipsoid(points: Points, centre: Vector, radii: Sequence[float], axes: Float64[np.ndarray, "3 3"] | None = None) -> Distances:
@@ -90,26 +98,28 @@ def _ellipsoid(points: Points, centre: Vector, radii: Sequence[float], axes: Flo
     local = points - centre if axes is None else (points - centre) @ axes
     level = np.linalg.norm(local / np.asarray(radii), axis=1)
     slope = np.linalg.norm(local / np.asarray(radii) ** 2, axis=1)
-    return level * (level - 1) / np.maximum(slope, 1e-9)
+    distance: Distances = level * (level - 1) / np.maximum(slope, 1e-9)
+    return distance
 
 
 def _blend(first: Distances, second: Distances, width: float) -> Distances:
     """Smooth minimum: a fillet of about `width` metres where two surfaces meet."""
     share = np.clip(0.5 + 0.5 * (second - first) / width, 0, 1)
-    return second * (1 - share) + first * share - width * share * (1 - share)
+    blended: Distances = second * (1 - share) + first * share - width * share * (1 - share)
+    return blended
 
 
 def _palm(points: Points) -> Distances:
     joints, _ = skeleton()
-    palm = _ellipsoid(points, WRIST + [-0.052, -0.004, 0.000], (0.045, 0.0145, 0.036))
+    palm = _ellipsoid(points, _from_wrist(-0.052, -0.004, 0.000), (0.045, 0.0145, 0.036))
     for name, (start_radius, end_radius) in _METACARPAL_RADII.items():
         knuckle = joints[CHAINS[name][0]]
-        start = WRIST + [-0.008, 0.0, (knuckle - WRIST)[2] * 0.42]
-        palm = _blend(palm, _round_cone(points, start, knuckle + [0.004, -0.002, 0.0], start_radius, end_radius), 0.010)
-    little_side = _ellipsoid(points, WRIST + [-0.042, -0.010, -0.027], (0.033, 0.0125, 0.0125))
+        start = _from_wrist(-0.008, 0.0, (knuckle - WRIST)[2] * 0.42)
+        palm = _blend(palm, _round_cone(points, start, knuckle + np.array([0.004, -0.002, 0.0]), start_radius, end_radius), 0.010)
+    little_side = _ellipsoid(points, _from_wrist(-0.042, -0.010, -0.027), (0.033, 0.0125, 0.0125))
     palm = _blend(palm, little_side, 0.010)
     flattened = points * [1.0, 1.30, 1.0]
-    forearm = _round_cone(flattened, WRIST + [0.060, 0.0, 0.0], WRIST + [0.002, 0.0, 0.0], 0.0285, 0.0255) * 0.85
+    forearm = _round_cone(flattened, _from_wrist(0.060, 0.0, 0.0), _from_wrist(0.002, 0.0, 0.0), 0.0285, 0.0255) * 0.85
     return _blend(palm, forearm, 0.018)
 
 

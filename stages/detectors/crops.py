@@ -1,0 +1,58 @@
+"""Square, possibly turned regions of a frame, cut and mapped back by MediaPipe's convention.
+
+A region is [centre x, centre y, side, angle]: pixels of the frame with (0, 0) the top left corner of the first pixel's cell,
+and radians clockwise as seen on the screen. Crop pixel (u, v) of a crop of n pixels shows the frame at
+centre + side / n * R(angle) (u - n / 2, v - n / 2). MediaPipe samples without half-pixel shift; so does `cut`.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
+
+Region = Float64[np.ndarray, "4"]
+
+
+def region_of_box(box: Float[np.ndarray, "4"], *, scale: float = 1.0) -> Region:
+    """The upright square about an xyxy box's centre that holds the box, scaled."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    return np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, max(width, height) * scale, 0.0], np.float64)
+
+
+def upright_angle(start: Float[np.ndarray, "2"], end: Float[np.ndarray, "2"]) -> float:
+    """The turn of a crop in which the vector from `start` to `end` points up, in [-pi, pi)."""
+    angle = np.pi / 2 - np.arctan2(-(end[1] - start[1]), end[0] - start[0])
+    return float((angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+def to_frame(points: Float[np.ndarray, "n 2"], region: Region) -> Float64[np.ndarray, "n 2"]:
+    """Points of the unit crop, (0, 0) to (1, 1), in pixels of the frame."""
+    return np.asarray(region[:2] + region[2] * (points - 0.5) @ _rotation(region[3]).T, np.float64)
+
+
+def to_crop(points: Float[np.ndarray, "n 2"], region: Region) -> Float64[np.ndarray, "n 2"]:
+    """Inverse of `to_frame`."""
+    return np.asarray((points - region[:2]) @ _rotation(region[3]) / region[2] + 0.5, np.float64)
+
+
+def _rotation(angle: float) -> Float64[np.ndarray, "2 2"]:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]], np.float64)
+
+
+def cut(
+    image: UInt8[np.ndarray, "height width 3"],
+    region: Region,
+    size: int,
+    *,
+    border: Literal["zero", "repeat"],
+) -> Float32[np.ndarray, "{size} {size} 3"]:
+    """The region resampled to size x size pixels in [0, 1], bilinear; what lies outside the frame is black or the nearest edge pixel."""
+    import cv2
+
+    step = region[2] / size
+    turn = step * _rotation(region[3])
+    matrix = np.column_stack([turn, region[:2] - turn @ np.full(2, size / 2)])
+    mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=mode)
+    return np.asarray(crop, np.float32) / np.float32(255)

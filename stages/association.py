@@ -1,0 +1,123 @@
+"""Which detections are the same hand, and what they say together (WiLoR, eq. 1). One frame at a time, boxes xyxy in its pixels."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from stages import boxes
+from stages.tables import HAND_KEYPOINTS, HandDetections
+from stages.tracks import assign
+
+WRIST, MIDDLE1 = HAND_KEYPOINTS.index("wrist"), HAND_KEYPOINTS.index("middle1")
+SURE = 0.98
+"""A vote for a side counts as no surer than this: detectors are known to be wrong at 0.99."""
+
+
+def log_odds(p_right: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Of right against left, 0 where the detector does not say, clipped at `SURE`."""
+    p = np.clip(np.nan_to_num(p_right, nan=0.5), 1 - SURE, SURE)
+    return np.log(p / (1 - p))
+
+
+def weighted_box(box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"]) -> Float[np.ndarray, "4"]:
+    """Mean of boxes weighted by P(b|d) (WiLoR, eq. 1); the plain mean when nobody is sure of anything."""
+    weight = score.astype(np.float64) if score.any() else np.ones(len(score))
+    return weight @ box / weight.sum()
+
+
+def _cut(detections: HandDetections, width: int, height: int) -> Bool[np.ndarray, "n"]:
+    """Whether a box reaches within 2 % of a crop's border that is not the frame's."""
+    crop, box = detections.crop, detections.box
+    margin = 0.02 * (crop[:, 2:] - crop[:, :2])
+    low = (box[:, :2] < crop[:, :2] + margin) & (crop[:, :2] > 1)
+    high = (box[:, 2:] > crop[:, 2:] - margin) & (crop[:, 2:] < np.array([width, height]) - 1)
+    return (low | high).any(-1)
+
+
+def without_copies(detections: HandDetections, width: int, height: int, *, copy_iou: float, copy_distance: float) -> HandDetections:
+    """Each source's hands of one frame once, whatever crops it was found in; best score first, those cut by their crop last.
+
+    Two hands of one source are copies when their landmarks lie within `copy_distance` box sides of each other on average
+    or, where the source has none, when their boxes overlap by more than `copy_iou`: crossing hands overlap, copies coincide.
+    """
+    order = np.lexsort((*detections.box.T, -detections.score, _cut(detections, width, height)))
+    ranked = detections.take(order)
+    overlap = boxes.iou(ranked.box, ranked.box)
+    points = ranked.keypoints[..., :2]
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1).mean(-1) / boxes.long_side(ranked.box)[:, None]
+    copies = np.where(np.isfinite(apart), apart <= copy_distance, overlap > copy_iou)
+    copies &= ranked.source[:, None] == ranked.source[None]
+    kept: list[int] = []
+    for i in range(len(ranked)):
+        if not copies[kept, i].any():
+            kept.append(i)
+    return ranked.take(np.array(kept, np.int64))
+
+
+def _same_hand_cost(
+    fused: Float[np.ndarray, "n 4"],
+    box: Float[np.ndarray, "m 4"],
+    conflict: Bool[np.ndarray, "n m"],
+    match_iou: float,
+    match_distance: float,
+) -> Float[np.ndarray, "n m"]:
+    """1 - IoU, and half more for other sides; infinite where neither overlap nor nearness makes it one hand."""
+    overlap = boxes.iou(fused, box)
+    root = np.sqrt(np.maximum(boxes.area(fused), 1e-6)[:, None] / np.maximum(boxes.area(box), 1e-6)[None])  # ratio of sizes
+    size = (np.sqrt(boxes.area(fused))[:, None] + np.sqrt(boxes.area(box))[None]) / 2
+    distance = np.linalg.norm(boxes.centre(fused)[:, None] - boxes.centre(box)[None], axis=-1) / np.maximum(size, 1e-6)
+    near = (distance <= match_distance) & (root**2 >= 1 / 3) & (root**2 <= 3)
+    return np.where((overlap >= match_iou) | near, 1 - overlap + 0.5 * conflict, np.inf)
+
+
+def associate(detections: HandDetections, *, match_iou: float, match_distance: float) -> list[Int64[np.ndarray, "k"]]:
+    """Rows of one frame that are the same hand, at most one of each source, whatever side they claim.
+
+    Source by source, the one with the surest hand first, detections join the clusters whose fused box they match by the
+    assignment of least total cost, so that hands that cross or touch are told apart; the rest open clusters of their own.
+    """
+    clusters: list[list[int]] = []
+    sides = np.sign(log_odds(detections.p_right))
+    best = {s: float(detections.score[detections.source == s].max()) for s in set(detections.source)}
+    for source in sorted(best, key=lambda s: (-best[s], s)):
+        rows = np.flatnonzero(detections.source == source)
+        pairs: list[tuple[int, int]] = []
+        if clusters:
+            fused = np.stack([weighted_box(detections.box[c], detections.score[c]) for c in clusters])
+            votes = np.array([np.sign(sides[c].sum()) for c in clusters])
+            conflict = votes[:, None] * sides[rows][None] < 0
+            pairs = assign(_same_hand_cost(fused, detections.box[rows], conflict, match_iou, match_distance))
+        for i, j in pairs:
+            clusters[i].append(int(rows[j]))
+        joined = {j for _, j in pairs}
+        clusters += [[int(row)] for j, row in enumerate(rows) if j not in joined]
+    return [np.array(c, np.int64) for c in clusters]
+
+
+def fuse_box(
+    box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"], *, stranger_iou: float
+) -> tuple[Float[np.ndarray, "4"], Bool[np.ndarray, "n"]]:
+    """Equation 1, once more without the members that overlap its first result by less than `stranger_iou`; who stayed."""
+    fused = weighted_box(box, score)
+    stays = boxes.iou(fused[None], box)[0] >= stranger_iou
+    if not stays.any():
+        stays = np.arange(len(score)) == score.argmax()
+    return (fused if stays.all() else weighted_box(box[stays], score[stays])), stays
+
+
+def fuse_keypoints(keypoints: Float[np.ndarray, "n 21 3"], score: Float[np.ndarray, "n"], box_side: float) -> Float[np.ndarray, "21 3"]:
+    """Landmarks of the surest source that has them, averaged joint by joint with those that agree within a tenth of the box.
+
+    A joint on which somebody disagrees keeps the surest source's place at half its confidence.
+    """
+    have = np.flatnonzero(np.isfinite(keypoints).all((1, 2)))
+    if len(have) == 0:
+        return np.full(keypoints.shape[1:], np.nan, keypoints.dtype)
+    have = have[np.argsort(-score[have], kind="stable")]
+    points, confidence = keypoints[have, :, :2], keypoints[have, :, 2]
+    agree = np.linalg.norm(points - points[:1], axis=-1) <= 0.1 * box_side
+    weight = np.where(agree, confidence * score[have][:, None], 0)
+    weight[0] = np.maximum(weight[0], 1e-6)
+    mean = (weight[..., None] * points).sum(0) / weight.sum(0)[:, None]
+    mean = mean if len(have) > 1 else points[0]
+    sure = np.where(agree, confidence, 0).max(0)
+    return np.concatenate([mean, np.where(agree.all(0), sure, confidence[0] / 2)[:, None]], -1).astype(keypoints.dtype)

@@ -1,0 +1,32 @@
+"""Axis-aligned boxes: xyxy, pixels of the full upright frame, never clipped."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def area(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
+    """Square pixels; an inverted box has none."""
+    return np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), -1)
+
+
+def centre(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 2"]:
+    """Pixels."""
+    return (box[..., :2] + box[..., 2:]) / 2
+
+
+def long_side(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
+    """Pixels, at least a thousandth so that one may divide by it."""
+    return np.maximum((box[..., 2:] - box[..., :2]).max(-1, initial=1e-3), 1e-3)
+
+
+def intersection(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """Shared square pixels of every pair."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.prod(np.maximum(high - low, 0), -1)
+
+
+def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every pair, in [0, 1]."""
+    shared = intersection(a, b)
+    return shared / np.maximum(area(a)[:, None] + area(b)[None] - shared, 1e-9)

@@ -1,0 +1,126 @@
+"""Review: how good each hand is, and why it is dropped. Sizes in pixels of the full frame, angles in degrees."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from stages import boxes
+from stages.stage import Resources
+from stages.tables import Clips, Fits, Hands, Reviews, Table
+
+
+class Drop(StrEnum):
+    """Why a hand is not kept. The first that holds is the one written."""
+
+    FIT_FAILED = "fit_failed"
+    TOO_SMALL = "too_small"
+    OUT_OF_FRAME = "out_of_frame"
+    REPROJECTION = "reprojection"
+    JOINT_LIMITS = "joint_limits"
+    WEAK_SOURCE = "weak_source"
+    LONE_FRAME = "lone_frame"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """Drop what cannot be trusted, with a reason, and grade the rest.
+
+    Quality is the geometric mean of six terms in [0, 1]: the hand's score; 1 / (1 + x^2) of the reprojection error and of
+    the joint violation, each over its limit; s / (s + limit) of the box side; the share of the box inside the frame; and
+    n / (n + 1) of the track's length. So a hand at a limit has 0.5 in that term. It is 0 where the fit failed.
+    """
+
+    name: ClassVar[str] = "review"
+    version: ClassVar[int] = 1
+    key: ClassVar[Literal["video", "clip", "shard"]] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Fits)
+    writes: ClassVar[type[Table]] = Reviews
+    detector: ClassVar[str] = ""
+    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=60.0)
+
+    max_error_share: float = 0.1
+    """Mean distance of the fitted joints to their landmarks, over the box's longer side. Ours; MediaPipe's own landmarks err by 0.066
+    of a box diagonal on WHIM's test frames."""
+    max_violation_deg: float = 20.0
+    """Worst joint angle beyond its limit, degrees. Ours."""
+    min_side_px: float = 16.0
+    """Longer side of the box, pixels. Ours; below it a finger is one pixel wide."""
+    min_inside: float = 0.4
+    """Share of the box's area that lies in the frame, in [0, 1]. Ours."""
+    min_lone_source: float = 0.4
+    """Score that a hand needs which one source saw, in [0, 1]. Ours."""
+    min_lone_frame: float = 0.5
+    """Score that a hand needs which is seen in one frame only, in [0, 1]; clips of one sampled frame are exempt. Ours."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 < getattr(self, field.name) < np.inf:
+                raise ValueError(f"review.{field.name} must be positive, got {getattr(self, field.name)}")
+        for name in ("min_inside", "min_lone_source", "min_lone_frame"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"review.{name} must lie in (0, 1], got {getattr(self, name)}")
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """No model files."""
+        return {}
+
+    def build(self) -> Callable[[Clips, Hands, Fits], Reviews]:
+        return self._review
+
+    def _review(self, clips: Clips, hands: Hands, fits: Fits) -> Reviews:
+        """One row a hand. Raises ValueError when the fits are not those of the hands, row by row."""
+        if not (np.array_equal(hands.frame, fits.frame) and np.array_equal(hands.hand, fits.hand)):
+            raise ValueError(f"review: {len(fits)} fits are not those of the {len(hands)} hands, in their order")
+        lone = (hands.track_length == 1) & (_sampled_frames(clips) > 1)
+        side_px, inside = boxes.long_side(hands.box.astype(np.float64)), _inside(hands)
+        failed = ~np.isin(fits.outcome.astype(str), ("converged", "stalled")) | ~np.isfinite(fits.error_share)
+        reasons = {
+            Drop.FIT_FAILED: failed,
+            Drop.TOO_SMALL: side_px < self.min_side_px,
+            Drop.OUT_OF_FRAME: inside < self.min_inside,
+            Drop.REPROJECTION: fits.error_share > self.max_error_share,
+            Drop.JOINT_LIMITS: fits.violation_deg > self.max_violation_deg,
+            Drop.WEAK_SOURCE: (hands.num_agree == 1) & (hands.score < self.min_lone_source),
+            Drop.LONE_FRAME: lone & (hands.score < self.min_lone_frame),
+        }
+        terms = [
+            hands.score.astype(np.float64),
+            1 / (1 + (fits.error_share / self.max_error_share) ** 2),
+            1 / (1 + (np.nan_to_num(fits.violation_deg) / self.max_violation_deg) ** 2),
+            side_px / (side_px + self.min_side_px),
+            inside,
+            np.where(lone, 0.5, np.maximum(hands.track_length, 1) / (np.maximum(hands.track_length, 1) + 1.0)),
+        ]
+        reason = np.select(list(reasons.values()), [str(r) for r in reasons], "").astype(object)
+        quality = np.where(failed, 0, np.prod(np.clip(terms, 0, 1), 0) ** (1 / len(terms)))
+        return Reviews(
+            video=hands.video,
+            frame=hands.frame,
+            time_s=hands.time_s,
+            hand=hands.hand,
+            quality=quality.astype(np.float32),
+            keep=_empty(reason),
+            reason=reason,
+        )
+
+
+def _empty(reason: np.ndarray) -> Bool[np.ndarray, "n"]:
+    return np.asarray(reason == "", bool).reshape(reason.shape)
+
+
+def _sampled_frames(clips: Clips) -> int:
+    """How many frames of the clip (one row) are annotated."""
+    rate, decoded = float(clips.frames_per_second[0]), int(clips.num_frames[0])
+    return decoded if rate == 0 else min(decoded, int(np.ceil((clips.end_s[0] - clips.start_s[0]) * rate - 1e-6)))
+
+
+def _inside(hands: Hands) -> Float64[np.ndarray, "n"]:
+    """Share of each box that lies in its frame."""
+    box = hands.box.astype(np.float64)
+    size = np.stack([hands.width, hands.height, hands.width, hands.height], -1)
+    return boxes.area(np.clip(box, 0, size)) / np.maximum(boxes.area(box), 1e-9)

@@ -1,0 +1,99 @@
+"""Review drops what cannot be trusted, says why, and grades the rest."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages.review import Drop, Review
+from stages.tables import Clips, Fits, Hands, Reviews
+
+NO_HANDS, NO_FITS = Hands.empty(), Fits.empty()
+
+
+def filled(empty, known: dict, n: int):
+    """A table of `n` rows: known columns as given, the rest blank."""
+    columns = {}
+    for name, column in vars(empty).items():
+        value = known.get(name, "" if column.dtype == object else 0)
+        columns[name] = np.broadcast_to(np.array(value, column.dtype), (n, *column.shape[1:])).copy()
+    return type(empty)(**columns)
+
+
+def good(n: int = 1, **changes) -> tuple[Clips, Hands, Fits]:
+    """`n` frames of one well-seen hand, but for the changes."""
+    hands = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 640, "height": 480, "box": (100, 100, 200, 200)}
+    hands |= {"score": 0.9, "track_length": n, "num_agree": 1, "num_run": 1}
+    fits = {"video": "v", "frame": np.arange(n), "outcome": "converged", "error_share": 0.02, "violation_deg": 1.0, "num_points": 21}
+    clip = {"clip": "v-0000", "video": "v", "end_s": n / 5, "num_frames": n * 6, "frames_per_second": 5.0}
+    changed = [known | {k: v for k, v in changes.items() if k in vars(empty)} for known, empty in ((hands, NO_HANDS), (fits, NO_FITS))]
+    return filled(Clips.empty(), clip, 1), filled(NO_HANDS, changed[0], n), filled(NO_FITS, changed[1], n)
+
+
+def review(*tables, **settings) -> Reviews:
+    return Review(**settings).build()(*tables)
+
+
+def test_a_well_seen_hand_is_kept_without_a_reason():
+    found = review(*good(5))
+    assert found.keep.all()
+    assert set(found.reason) == {""}
+    assert np.all((found.quality > 0.7) & (found.quality <= 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"outcome": "too_few_points"}, Drop.FIT_FAILED),
+        ({"error_share": np.nan}, Drop.FIT_FAILED),
+        ({"box": (100, 100, 110, 112)}, Drop.TOO_SMALL),
+        ({"box": (-90, 100, 10, 200)}, Drop.OUT_OF_FRAME),
+        ({"error_share": 0.3}, Drop.REPROJECTION),
+        ({"violation_deg": 60.0}, Drop.JOINT_LIMITS),
+        ({"score": 0.1}, Drop.WEAK_SOURCE),
+        ({"score": 0.45, "track_length": 1}, Drop.LONE_FRAME),
+    ],
+)
+def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(change, reason):
+    found = review(*good(5, **change))
+    assert not found.keep.any()
+    assert set(found.reason) == {str(reason)}
+    assert np.all(found.quality < review(*good(5)).quality)
+
+
+def test_a_weak_hand_that_two_sources_saw_is_kept():
+    assert review(*good(5, score=0.3, num_agree=2, num_run=2)).keep.all()
+
+
+def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks():
+    assert review(*good(1, score=0.45)).keep.all()
+    clips, hands, fits = good(1, score=0.45)
+    assert not review(replace(clips, end_s=np.array([1.0])), hands, fits).keep.any()
+
+
+def test_a_hand_at_a_limit_has_half_in_that_term():
+    at_limit, perfect = (review(*good(5, error_share=e)).quality[0] for e in (0.1, 0.0))
+    assert at_limit / perfect == pytest.approx(0.5 ** (1 / 6), rel=1e-5)
+
+
+def test_a_failed_fit_has_no_quality():
+    assert review(*good(3, outcome="diverged")).quality.tolist() == [0, 0, 0]
+
+
+def test_one_row_a_hand_in_order_also_when_there_is_none():
+    clips, hands, fits = good(4)
+    assert review(clips, hands, fits).frame.tolist() == [0, 1, 2, 3]
+    assert len(review(clips, NO_HANDS, NO_FITS)) == 0
+
+
+def test_fits_of_other_hands_are_refused():
+    clips, hands, fits = good(4)
+    with pytest.raises(ValueError, match="3 fits are not those of the 4 hands"):
+        review(clips, hands, fits.take(slice(3)))
+
+
+def test_a_bad_limit_is_refused_by_name():
+    with pytest.raises(ValueError, match="max_error_share"):
+        Review(max_error_share=0.0)
+    with pytest.raises(ValueError, match="min_inside"):
+        Review(min_inside=1.5)

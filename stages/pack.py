@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,13 +44,13 @@ class PackSource:
 class Pack:
     """Shards of frames for training: one row a frame, a JPEG and the list of its hands."""
 
-    name: ClassVar = "pack"
-    version: ClassVar = 1
-    key: ClassVar = "shard"
-    reads: ClassVar = (Videos, Clips, Hands, Fits, Reviews)
-    writes: ClassVar = Shards
-    detector: ClassVar = ""
-    resources: ClassVar = Resources(cpus=1, limit_s=6 * 3600)
+    name: ClassVar[str] = "pack"
+    version: ClassVar[int] = 1
+    key: ClassVar[Literal["video", "clip", "shard"]] = "shard"
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews)
+    writes: ClassVar[type[Table]] = Shards
+    detector: ClassVar[str] = ""
+    resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
 
     num_shards: int = 4
     """Shards of each split; about one for every 5,000 frames gives files of 256 MB. Ours."""

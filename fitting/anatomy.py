@@ -76,13 +76,20 @@ def compose(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"])
 def decompose(rotations: Float[Tensor, "*batch 15 3 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3"]:
     """Twist, bend, splay (radians) of joint rotations: the inverse of `compose` for splay in (-90, 90) degrees.
 
-    The gradient is finite except at exactly 90 degrees of splay, where the three angles have no unique value.
+    Gradients are finite everywhere; at exactly 90 degrees of splay, where twist and bend have no unique value, they are zero.
     """
     local = axes.mT @ rotations @ axes
-    twist = torch.atan2(local[..., 2, 1], local[..., 1, 1])
-    bend = torch.atan2(local[..., 0, 2], local[..., 0, 0])
-    splay = torch.atan2(-local[..., 0, 1], torch.hypot(local[..., 0, 0], local[..., 0, 2]))
+    twist = _angle(local[..., 2, 1], local[..., 1, 1])
+    bend = _angle(local[..., 0, 2], local[..., 0, 0])
+    cosine = (local[..., 0, 0] ** 2 + local[..., 0, 2] ** 2 + 1e-12).sqrt()
+    splay = torch.atan2(-local[..., 0, 1], cosine)
     return torch.stack([twist, bend, splay], -1)
+
+
+def _angle(y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """atan2 with a zero instead of an infinite gradient at the origin."""
+    origin = x**2 + y**2 < 1e-10
+    return torch.atan2(torch.where(origin, 0, y), torch.where(origin, 1, x))
 
 
 def sample_angles(num_poses: int, rng: np.random.Generator) -> Float[np.ndarray, "num_poses 15 3"]:

@@ -1,0 +1,142 @@
+"""The pose prior of WiLoR's eq. 4: a PCA of hand meshes, evaluated exactly without the mesh.
+
+Meshes are aligned at the wrist, with the root's rotation and the betas at zero and no pose correctives. Such a mesh is affine in the 15
+bone rotations G (135 numbers), X = N g + x0, so that ||(I - U'U)(X - mu)||^2 is a quadratic form in g. The same holds for training: all
+that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is what the asset holds.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fitting import anatomy
+from fitting.anatomy import PARENTS
+from fitting.mano import HandModel, load_hand_model
+from fitting.standin import ASSET as STANDIN
+
+ASSET = Path(__file__).parent / "assets" / "pose_prior.npz"
+
+SEED = 1
+NUM_POSES = 30_000
+NUM_COMPONENTS = 20
+"""Of the PCA, d in eq. 4. Ours: best of 6 to 45 under landmark noise; the paper does not say."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class PosePrior:
+    """E(g) = g'Qg + 2 b'g + c, square metres summed over the 778 vertices."""
+
+    quadratic: Float[Tensor, "135 135"]
+    linear: Float[Tensor, "135"]
+    constant: Float[Tensor, ""]
+    mean_rotations: Float[Tensor, "15 3 3"]
+    """The joint rotations of the mean pose: where a fit starts."""
+    sha256: str
+    """Of the file of poses."""
+
+
+def bone_rotations(rotations: Float[Tensor, "*batch 15 3 3"]) -> Float[Tensor, "*batch 135"]:
+    """Rotation of every bone relative to the wrist, row by row, from the rotation of every joint relative to its parent."""
+    bones: list[Tensor] = []
+    for j in range(15):
+        parent = PARENTS[j + 1] - 1
+        bones.append(rotations[..., j, :, :] if parent < 0 else bones[parent] @ rotations[..., j, :, :])
+    return torch.stack(bones, -3).flatten(-3)
+
+
+def mesh_map(model: HandModel) -> tuple[Float[Tensor, "2334"], Float[Tensor, "2334 135"]]:
+    """x0 and N of X = x0 + N g: the wrist-centred mesh of the mean shape without correctives, from bone rotations."""
+    joints = model.J_regressor @ model.v_template
+    parents = torch.tensor(PARENTS[1:])
+    linear = torch.zeros(778, 15, 3).to(joints)
+    for j in range(1, 16):
+        linear[:, j - 1] += model.weights[:, j, None] * (model.v_template - joints[j])
+        ancestor, child = int(parents[j - 1]), j
+        while ancestor > 0:
+            linear[:, ancestor - 1] += model.weights[:, j, None] * (joints[child] - joints[ancestor])
+            ancestor, child = int(parents[ancestor - 1]), ancestor
+    chain_start = torch.tensor([0, *(1 + 3 * ((j - 1) // 3) for j in range(1, 16))])
+    offset = model.weights[:, :1] * (model.v_template - joints[0]) + model.weights[:, 1:] @ (joints[chain_start[1:]] - joints[0])
+    matrix = torch.einsum("vkb,ac->vakcb", linear, torch.eye(3).to(joints))
+    return offset.flatten(), matrix.reshape(2334, 135)
+
+
+def second_moment(rotations: Float[Tensor, "n 15 3 3"]) -> Float[Tensor, "136 136"]:
+    """Mean of [g, 1][g, 1]' over poses: what a PCA of their meshes needs to know."""
+    bones = bone_rotations(rotations)
+    extended = torch.cat([bones, torch.ones_like(bones[:, :1])], 1)
+    return extended.T @ extended / len(extended)
+
+
+def mesh_components(
+    model: HandModel, moment: Float[Tensor, "136 136"], num_components: int
+) -> tuple[Float[Tensor, "d 2334"], Float[Tensor, "2334"]]:
+    """U and mu of eq. 4: principal directions (rows) and mean of the meshes of the poses behind `moment`."""
+    offset, matrix = mesh_map(model)
+    mean = moment[:135, 135]
+    values, vectors = torch.linalg.eigh(moment[:135, :135] - torch.outer(mean, mean))
+    spread = matrix @ (vectors * values.clamp_min(0).sqrt())
+    directions, _, _ = torch.linalg.svd(spread, full_matrices=False)
+    return directions[:, :num_components].T, offset + matrix @ mean
+
+
+def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = ASSET) -> PosePrior:
+    """The prior on a hand model, in its dtype and on its device; computed in float64."""
+    with np.load(path, allow_pickle=False) as archive:
+        upper = torch.as_tensor(archive["second_moment"].astype(np.float64))
+    rows, columns = torch.triu_indices(136, 136)
+    moment = torch.zeros(136, 136, dtype=torch.float64)
+    moment[rows, columns] = moment[columns, rows] = upper
+    exact = model.to(dtype=torch.float64)
+    basis, mean = mesh_components(exact, moment, num_components)
+    offset, matrix = mesh_map(exact)
+    left_over = matrix - basis.T @ (basis @ matrix)
+    at_zero = offset - mean
+    at_zero = at_zero - basis.T @ (basis @ at_zero)
+    like = model.v_template
+    return PosePrior(
+        quadratic=(left_over.T @ left_over).to(like),
+        linear=(left_over.T @ at_zero).to(like),
+        constant=(at_zero @ at_zero).to(like),
+        mean_rotations=_joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _joint_rotations(mean_bones: Float[Tensor, "15 3 3"]) -> Float[Tensor, "15 3 3"]:
+    """Joint rotations whose bones are nearest to averaged ones (averages of rotations are none)."""
+    u, _, vt = torch.linalg.svd(mean_bones)
+    signs = torch.ones(15, 3).to(mean_bones)
+    signs[:, 2] = torch.linalg.det(u @ vt)
+    bones = u * signs[:, None] @ vt
+    return torch.stack([bones[j] if PARENTS[j + 1] == 0 else bones[PARENTS[j + 1] - 1].T @ bones[j] for j in range(15)])
+
+
+def main() -> None:
+    """Regenerate the asset from the anatomical pose sampler, and print its sha256."""
+    model = load_hand_model(STANDIN, dtype=torch.float64)
+    axes = anatomy.joint_axes(*model.rest_joints())
+    moment = second_moment(anatomy.sample_poses(NUM_POSES, axes, np.random.default_rng(SEED)))
+    rows, columns = torch.triu_indices(136, 136)
+    np.savez_compressed(ASSET, second_moment=moment[rows, columns].numpy().astype(np.float32))
+    digest = hashlib.sha256(ASSET.read_bytes()).hexdigest()
+    provenance = {
+        "made_by": "python -m fitting.prior",
+        "poses": "drawn by fitting.anatomy.sample_poses: invented, not measured on people; not ARCTIC's",
+        "licence": "Apache-2.0",
+        "num_poses": NUM_POSES,
+        "seed": SEED,
+        "sha256": digest,
+    }
+    ASSET.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    print(f"{digest}  {ASSET}  {ASSET.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

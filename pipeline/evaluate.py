@@ -18,20 +18,13 @@ from stages.stage import Stage
 from stages.tables import RIGHT, Clips, HandDetections, Hands, People, Videos
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 __all__ = [
-    "LabelledFrame",
-    "Score",
-    "Seen",
-    "draw",
-    "evaluate_hands",
-    "load_labels",
-    "match_hands",
-    "observe",
-    "score_hands",
-    "score_table",
-]
+    "LabelledFrame", "Score", "Seen", "draw", "evaluate_hands", "load_labels", "match_hands", "observe", "print_score", "score_hands",
+    "score_table", "write_score",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +191,19 @@ def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands
         text = f"{letters[int(hands.side[i])]}{wrong} {hands.score[i]:.2f} t{hands.track_length[i]}"
         rectangle(box, red if match.false[i] else blue, ("false " if match.false[i] else "") + text, True)
     cv2.imwrite(str(path), canvas)
+
+
+def print_score(score: Score, console: "Console") -> None:
+    """The score as a table on the terminal."""
+    console.print(score_table(score))
+
+
+def write_score(score: Score, path: Path) -> None:
+    """The score as JSON, written aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(score.to_json() + "\n")
+    aside.replace(path)
 
 
 def score_table(score: Score) -> "Table":

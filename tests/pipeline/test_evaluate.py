@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.evaluate import evaluate_hands, score_table
+from pipeline.evaluate import evaluate_hands, print_score, write_score
 from pipeline.hand_scores import LabelledFrame, load_labels, match_hands, score_hands
 from stages.tables import LEFT, RIGHT, Hands
 
@@ -73,7 +73,8 @@ def test_sizes_are_shares_of_the_frames_longer_side():
 
 
 def test_scores_are_json_with_the_agreed_keys_and_no_nan(tmp_path: Path):
-    content = json.loads(score_hands([label()], [found()]).to_json())
+    write_score(score_hands([label()], [found()]), tmp_path / "out" / "score.json")
+    content = json.loads((tmp_path / "out" / "score.json").read_text())
     assert {"recall", "precision", "side_accuracy", "by_size", "num_hands"} <= set(content)
     assert content["recall"] is None
 
@@ -116,7 +117,7 @@ def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path,
     assert score.precision >= 0.85
     assert len(list(tmp_path.glob("A*.png"))) == 8
     console = Console(width=120, record=True)
-    console.print(score_table(score))
+    print_score(score, console)
     assert f"{score.recall:.3f}" in console.export_text()
 
 

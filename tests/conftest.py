@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must be loaded before what it checks
+
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

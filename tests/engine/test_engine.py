@@ -1,0 +1,214 @@
+"""The engine's promises, in process and on Ray: resume, exactly once, quarantine, limits, a plan that says why."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.graph import Graph, State, Why
+from pipeline.run import Local, OnRay, Summary, run, seat_of
+from pipeline.store import Store, StoreError
+from stages.tables import Reviews
+from tests.engine import toy
+
+
+def load(root: Path, stages: list[Any], *videos: str) -> Graph:
+    return Graph(stages, toy.manifest(*videos), Store(root)).load()
+
+
+def run_local(root: Path, stages: list[Any], *videos: str) -> Summary:
+    graph = load(root, stages, *videos)
+    return run(graph, Local(root, stages))
+
+
+def states(summary: Summary) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for (stage, state, _), count in summary.counts.items():
+        found[stage, state] = found.get((stage, state), 0) + count
+    return found
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    (tmp_path / "calls").mkdir()
+    return tmp_path / "calls"
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, calls: Path) -> None:
+    stages = toy.recipe(calls)
+    first = run_local(tmp_path / "data", stages, "a", "b")
+    assert states(first) == {("fetch", "done"): 2, ("cut", "done"): 2, ("count", "done"): 8, ("after", "done"): 8}
+    before = toy.called(calls)
+    assert load(tmp_path / "data", stages, "a", "b").pending == []
+    run_local(tmp_path / "data", stages, "a", "b")
+    assert toy.called(calls) == before
+
+
+def test_deleting_one_part_recomputes_it_and_what_depends_on_it(tmp_path: Path, calls: Path) -> None:
+    stages = toy.recipe(calls)
+    run_local(tmp_path / "data", stages, "a", "b")
+    (tmp_path / "data/reviews/a-0002.parquet").unlink()
+    pending = {(t.key, stages[t.stage].name, t.why) for t in load(tmp_path / "data", stages, "a", "b").pending}
+    assert pending == {("a-0002", "count", Why.NEW), ("a-0002", "after", Why.UPSTREAM)}
+    for file in calls.iterdir():
+        file.unlink()
+    run_local(tmp_path / "data", stages, "a", "b")
+    assert toy.called(calls) == ["after.a-1000", "count.a-0002"]
+
+
+def test_a_changed_setting_recomputes_its_stage_and_the_later_ones_only(tmp_path: Path) -> None:
+    run_local(tmp_path, toy.recipe(), "a")
+    stages = [*toy.recipe()[:-1], toy.After(factor=2)]
+    assert {(stages[t.stage].name, t.why) for t in load(tmp_path, stages, "a").pending} == {("after", Why.SETTINGS)}
+    stages = toy.recipe(offset=1)
+    assert {(stages[t.stage].name, t.why) for t in load(tmp_path, stages, "a").pending} == {
+        ("count", Why.SETTINGS),
+        ("after", Why.UPSTREAM),
+    }
+    assert load(tmp_path, toy.recipe(nap_s=0.01), "a").pending == []  # a field that does not decide the result
+
+
+def test_a_changed_code_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_local(tmp_path, toy.recipe(), "a")
+    monkeypatch.setattr(toy.Count, "version", 2)
+    stages = toy.recipe()
+    assert {(stages[t.stage].name, t.why) for t in load(tmp_path, stages, "a").pending} == {("count", Why.CODE), ("after", Why.UPSTREAM)}
+
+
+def test_a_refused_video_blocks_only_what_needs_it(tmp_path: Path) -> None:
+    summary = run_local(tmp_path, toy.recipe(), "gone1", "b")
+    assert states(summary)["fetch", "failed"] == 1
+    assert states(summary)["cut", "blocked"] == 1
+    assert states(summary)["after", "done"] == 4
+    again = load(tmp_path, toy.recipe(), "gone1", "b")
+    assert again.pending == []
+    assert [t.reason for t in again.tasks if t.state is State.FAILED] == ["gone"]
+
+
+def test_a_transient_failure_is_tried_again_by_the_next_run(tmp_path: Path, calls: Path) -> None:
+    stages = toy.recipe(calls)
+    assert states(run_local(tmp_path / "data", stages, "flaky"))["fetch", "retry"] == 1
+    pending = load(tmp_path / "data", stages, "flaky").pending
+    assert [(t.key, t.why) for t in pending if stages[t.stage].name == "fetch"] == [("flaky", Why.RETRY)]
+    (calls / "mended").touch()
+    assert states(run_local(tmp_path / "data", stages, "flaky"))["after", "done"] == 4
+
+
+def test_an_exception_is_kept_with_its_traceback_and_the_rest_goes_on(tmp_path: Path) -> None:
+    summary = run_local(tmp_path, toy.recipe(raises="a-0001"), "a")
+    assert states(summary)["count", "done"] == 3
+    assert states(summary)["count", "retry"] == 1
+    error = Store(tmp_path).error("reviews", "a-0001")
+    assert error is not None
+    assert error.reason == "exception"
+    assert "RuntimeError: a bug" in error.message
+    assert "toy.py" in error.traceback
+
+
+def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path) -> None:
+    summary = run_local(tmp_path, toy.recipe(hangs="a-0001"), "a")
+    assert states(summary)["count", "failed"] == 1
+    assert states(summary)["count", "done"] == 3
+
+
+def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
+    with Store(tmp_path).lock():
+        other = Store(tmp_path)
+        with pytest.raises(StoreError, match=f"in use by pid {os.getpid()}"), other.lock():
+            pass
+    with Store(tmp_path).lock():  # free again
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_dead_driver_does_not_hold_the_lock(tmp_path: Path) -> None:
+    code = f"import sys,time; from pathlib import Path; from pipeline.store import Store\nwith Store(Path({str(tmp_path)!r})).lock():\n print('held', flush=True); time.sleep(60)"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "held\n"
+    driver.kill()
+    driver.wait()
+    with Store(tmp_path).lock():
+        assert Store(tmp_path).read_json("nothing") is None
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write to the data folder"), Store(tmp_path / "file" / "data").lock():
+        pass
+
+
+def test_a_table_of_another_version_is_made_again(tmp_path: Path) -> None:
+    run_local(tmp_path, toy.recipe(), "a")
+    (tmp_path / "reviews/a-0000.parquet").write_bytes(b"not parquet at all")
+    graph = load(tmp_path, toy.recipe(), "a")
+    assert {t.key for t in graph.pending} == {"a-0000"}
+    assert states(run(graph, Local(tmp_path, graph.stages)))["after", "done"] == 4
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def on_ray(root: Path, stages: list[Any]) -> Callable[[Graph], Summary]:
+    return lambda graph: run(graph, OnRay(root, stages, [seat_of(s) for s in stages]))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_clip_that_kills_its_worker_is_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
+    stages = toy.recipe(segfaults="a-0001")
+    summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
+    assert states(summary) == {
+        ("fetch", "done"): 1, ("cut", "done"): 1, ("count", "done"): 3, ("count", "failed"): 1, ("after", "done"): 3, ("after", "blocked"): 1,
+    }  # fmt: skip
+    error = Store(tmp_path).error("reviews", "a-0001")
+    assert error is not None
+    assert (error.reason, error.permanent) == ("worker_died", True)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_hanging_worker_is_killed_at_its_limit(tmp_path: Path) -> None:
+    stages = toy.recipe(hangs="a-0002")
+    summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
+    assert states(summary)["count", "failed"] == 1
+    assert states(summary)["after", "done"] == 3
+    assert Store(tmp_path).error("reviews", "a-0002").reason == "timeout"  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    for stage in (toy.ToyStage, toy.Count):  # kills from outside are not the item's fault, however many fall on one
+        monkeypatch.setattr(stage, "resources", dataclasses.replace(stage.resources, attempts=100))
+    stages = [*toy.recipe()[:2], toy.Count(nap_s=0.3), toy.After()]
+    graph, killed, over = load(tmp_path, stages, "a", "b", "c"), [], threading.Event()
+
+    def kill_workers() -> None:
+        while not over.wait(0.7):
+            workers = [p for p in psutil.process_iter(["name", "cmdline"]) if "Worker.do" in " ".join(p.info["cmdline"] or [])]
+            for worker in workers[:1]:
+                worker.kill()
+                killed.append(worker.pid)
+
+    killer = threading.Thread(target=kill_workers)
+    killer.start()
+    try:
+        summary = on_ray(tmp_path, stages)(graph)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 4
+    assert states(summary)["after", "done"] == 12
+    rows = [Store(tmp_path).read(Reviews, "reviews", f"{v}-{c:04d}").frame.tolist() for v in "abc" for c in range(4)]
+    assert rows == [[c * 500, c * 500 + 1, c * 500 + 2] for _ in "abc" for c in range(4)]

@@ -1,0 +1,175 @@
+"""A small recipe of real stages over numbers: four clips a video, one crash, one refusal, one overtime on demand."""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from stages.stage import Failure, Reason, Resources, setting
+from stages.tables import Clips, Hands, Manifest, Reviews, Table, Videos
+
+
+def text(*values: str) -> np.ndarray:
+    return np.array(values, object)
+
+
+def manifest(*videos: str) -> Manifest:
+    n = len(videos)
+    zeros = np.zeros(n)
+    return Manifest(
+        video=text(*videos),
+        source=text(*(f"/nowhere/{v}" for v in videos)),
+        split=text(*(["train"] * n)),
+        frames_per_second=zeros,
+        num_frames=zeros.astype(np.int64),
+        width=zeros.astype(np.int32),
+        height=zeros.astype(np.int32),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToyStage:
+    version: ClassVar[int] = 1
+    key: ClassVar[Literal["video", "clip", "shard"]] = "clip"
+    detector: ClassVar[str] = ""
+    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=20.0)
+
+    calls: str = setting("", identity=False)
+    """A folder in which every call leaves a file."""
+
+    @property
+    def weights(self) -> dict[str, str]:
+        return {}
+
+    def note(self, key: str) -> None:
+        if self.calls:
+            Path(self.calls, f"{self.name}.{key}.{time.time_ns()}").touch()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch(ToyStage):
+    name: ClassVar[str] = "fetch"
+    key: ClassVar[Literal["video", "clip", "shard"]] = "video"
+    reads: ClassVar[tuple[type, ...]] = (Manifest,)
+    writes: ClassVar[type[Table]] = Videos
+
+    def build(self) -> Callable[..., Any]:
+        def fetch(row: Manifest) -> Videos | Failure:
+            self.note(row.video[0])
+            if row.video[0].startswith("gone"):
+                return Failure(Reason.GONE, "the owner removed it")
+            if row.video[0].startswith("flaky") and not Path(self.calls, "mended").exists():
+                return Failure(Reason.TRANSIENT, "HTTP 503", permanent=False)
+            one = Videos.schema().empty_table().to_pydict()
+            filled = {name: [row.video[0]] if name in ("video", "path") else [""] for name in one}
+            for field in Videos.schema():
+                if str(field.type) != "string":
+                    filled[field.name] = [0]
+            import pyarrow as pa
+
+            return Videos.from_arrow(pa.table(filled, schema=Videos.schema()))
+
+        return fetch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut(ToyStage):
+    name: ClassVar[str] = "cut"
+    key: ClassVar[Literal["video", "clip", "shard"]] = "video"
+    reads: ClassVar[tuple[type, ...]] = (Videos,)
+    writes: ClassVar[type[Table]] = Clips
+
+    num_clips: int = 4
+    """Clips a video."""
+
+    def build(self) -> Callable[..., Any]:
+        def cut(videos: Videos) -> Clips:
+            self.note(videos.video[0])
+            n = np.arange(self.num_clips)
+            return Clips(
+                clip=text(*(f"{videos.video[0]}-{i:04d}" for i in n)),
+                video=text(*([videos.video[0]] * len(n))),
+                start_s=n * 20.0,
+                end_s=n * 20.0 + 20,
+                first_frame=n * 500,
+                num_frames=np.full(len(n), 500),
+                frames_per_second=np.full(len(n), 5.0),
+                ends_with=text(*(["length"] * len(n))),
+            )
+
+        return cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count(ToyStage):
+    """Writes a review of three rows a clip; crashes, hangs or raises on the clips it is told to."""
+
+    name: ClassVar[str] = "count"
+    reads: ClassVar[tuple[type, ...]] = (Clips,)
+    writes: ClassVar[type[Table]] = Reviews
+    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=3.0)
+
+    offset: int = 0
+    """Added to every frame."""
+    segfaults: str = setting("", identity=False)
+    hangs: str = setting("", identity=False)
+    raises: str = setting("", identity=False)
+    nap_s: float = setting(0.0, identity=False)
+
+    def build(self) -> Callable[..., Any]:
+        def count(clips: Clips) -> Reviews:
+            key = clips.clip[0]
+            self.note(key)
+            time.sleep(self.nap_s)
+            if key == self.segfaults:
+                ctypes.string_at(0)
+            if key == self.hangs:
+                time.sleep(60)
+            if key == self.raises:
+                raise RuntimeError("a bug")
+            n = np.arange(3)
+            return Reviews(
+                video=text(*([clips.video[0]] * 3)),
+                frame=clips.first_frame + n + self.offset,
+                time_s=clips.start_s + n,
+                hand=n.astype(np.int16),
+                quality=np.full(3, 0.5, np.float32),
+                keep=n > 0,
+                reason=text("", "", ""),
+            )
+
+        return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After(ToyStage):
+    """Reads what `count` wrote."""
+
+    name: ClassVar[str] = "after"
+    reads: ClassVar[tuple[type, ...]] = (Reviews,)
+    writes: ClassVar[type[Table]] = Hands
+
+    factor: int = 1
+    """A setting that only this stage has."""
+
+    def build(self) -> Callable[..., Any]:
+        def after(reviews: Reviews) -> Hands:
+            self.note(f"{reviews.video[0]}-{reviews.frame[0]}")
+            return Hands.empty()
+
+        return after
+
+
+def recipe(calls: Path | str = "", **count: Any) -> list[Any]:
+    """The whole toy chain; keyword arguments are `Count`'s."""
+    return [Fetch(calls=str(calls)), Cut(calls=str(calls)), Count(calls=str(calls), **count), After(calls=str(calls))]
+
+
+def called(folder: Path) -> list[str]:
+    """Names of the calls made, without their times."""
+    return sorted(name.rpartition(".")[0] for name in os.listdir(folder) if name != "mended")  # noqa: PTH208

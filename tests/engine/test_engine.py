@@ -195,11 +195,12 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pyt
     graph, killed, over = load(tmp_path, stages, "a", "b", "c"), [], threading.Event()
 
     def kill_workers() -> None:
-        while not over.wait(0.7):
-            workers = [p for p in psutil.process_iter(["name", "cmdline"]) if "Worker.do" in " ".join(p.info["cmdline"] or [])]
-            for worker in workers[:1]:
-                worker.kill()
-                killed.append(worker.pid)
+        while len(killed) < 4 and not over.wait(0.05):
+            for process in psutil.process_iter(["cmdline"]):
+                if process.pid not in killed and "Worker.do" in " ".join(process.info["cmdline"] or []):
+                    process.kill()
+                    killed.append(process.pid)
+                    break
 
     killer = threading.Thread(target=kill_workers)
     killer.start()

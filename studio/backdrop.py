@@ -29,7 +29,7 @@ def _paint(width: int, height: int, rng: np.random.Generator) -> Float32[np.ndar
     import cv2
 
     y, x = np.mgrid[0:height, 0:width]
-    base, slope = rng.uniform(60, 190, 3), rng.uniform(-70, 70, 2)
+    base, slope = rng.uniform(60, 190) + rng.uniform(-35, 35, 3), rng.uniform(-70, 70, 2)
     picture = (base + ((y / height - 0.5) * slope[0] + (x / width - 0.5) * slope[1])[..., None]).astype(np.float32)
     for count, blur in ((22, 7.0), (8, 2.5)):
         for _ in range(count):

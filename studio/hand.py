@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int64
+
 from fitting.anatomy import FINGERS, TIPS_IN_MANO_ORDER, joint_axes
 from fitting.mano import RIGHT, HandModel, faces_of_side, load_hand_model
 from fitting.standin import ASSET
 from fitting.standin_rig import WRIST_RING
-from jaxtyping import Float64, Int64
-
 from studio.render import Mesh, join, normals
 
 SKINS: Sequence[tuple[float, float, float]] = (
@@ -77,7 +77,7 @@ def _skin_albedo(detail: Float64[np.ndarray, "n 2"], skin: Sequence[float]) -> F
     """Paler palms (more so in dark skin), redder fingertips and knuckles."""
     base = np.array(skin)
     palm = np.clip(-detail[:, 1] * 1.2 + 0.2, 0, 1)[:, None]
-    tone = base + palm * 0.35 * (np.array([0.88, 0.66, 0.57]) - base)
+    tone = base + palm * 0.45 * (np.array([0.88, 0.66, 0.57]) - base)
     tip = np.clip((detail[:, 0] - 3.2) / 0.6, 0, 1)
     knuckle = np.exp(-(((detail[:, 0] - np.round(detail[:, 0])) / 0.12) ** 2)) * (detail[:, 0] > 0.9) * (detail[:, 1] > 0.3)
     red = np.clip(0.6 * tip + 0.5 * knuckle, 0, 1)[:, None]

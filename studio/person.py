@@ -5,10 +5,12 @@ Frame of reference: camera axes x right, y down, z forward, metres. The figure f
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from fitting.mano import LEFT
 from studio.render import Mesh, join
 from studio.scene import MIRROR, SHOULDER, Shot
 
@@ -22,20 +24,26 @@ TORSO: Sequence[tuple[float, float, float]] = (
 )  # fmt: skip
 """Height (y), half width and half depth of the trunk, from the neck's base to below the picture, metres."""
 
-NECK: Sequence[tuple[float, float, float]] = ((-0.110, 0.052, 0.055), (-0.03, 0.050, 0.052), (0.03, 0.068, 0.060), (0.05, 0.075, 0.062))
+NECK: Sequence[tuple[float, float, float]] = ((-0.110, 0.046, 0.048), (-0.03, 0.046, 0.048), (0.01, 0.056, 0.052), (0.05, 0.085, 0.062))
 
 
-def person(shot: Shot, frame: int, time_s: float) -> Mesh:
-    """Trunk, neck, head and upper arms at one moment; the head sways."""
-    cloth, skin = np.array(shot.cloth), np.array(shot.skin)
-    depth = SHOULDER[2] + 0.02
-    sway = 0.012 * np.sin(2 * np.pi * 0.31 * time_s)
-    parts = [_column(TORSO, depth, cloth, soft=0.3), _column(NECK, depth - 0.005, 0.92 * skin, soft=1.0)]
-    parts.append(_head(skin, np.array([sway, -0.19, depth - 0.02])))
-    for track in shot.tracks:
-        shoulder = SHOULDER * (MIRROR if track.side == 0 else 1) + [0, 0.01, 0]
-        parts.append(_capsule(shoulder, track.elbow[frame], 0.058, 0.047, cloth))
-    return join(parts)
+class Person:
+    """Trunk, neck and head of a shot's person, built once; the head sways, the upper arms follow the elbows."""
+
+    def __init__(self, shot: Shot) -> None:
+        self._shot, self._cloth = shot, np.array(shot.cloth)
+        skin, depth = np.array(shot.skin), SHOULDER[2] + 0.02
+        self._trunk = join([_column(TORSO, depth, self._cloth, soft=0.3), _column(NECK, depth - 0.005, 0.92 * skin, soft=1.0)])
+        self._head = _head(skin, np.array([0, -0.18, depth - 0.02]))
+
+    def mesh(self, frame: int, time_s: float) -> Mesh:
+        """The figure at one frame of the shot."""
+        sway = np.array([0.012 * np.sin(2 * np.pi * 0.31 * time_s), 0, 0])
+        parts = [self._trunk, replace(self._head, vertices=self._head.vertices + sway)]
+        for track in self._shot.tracks:
+            shoulder = SHOULDER * (MIRROR if track.side == LEFT else 1) + np.array([0, 0.01, 0])
+            parts.append(_capsule(shoulder, track.elbow[frame], 0.058, 0.047, self._cloth))
+        return join(parts)
 
 
 def _surface(
@@ -107,7 +115,10 @@ def _head(skin: Float64[np.ndarray, "3"], centre: Float64[np.ndarray, "3"]) -> M
 
     cheek = np.exp(-(((np.abs(x) - 0.5) / 0.2) ** 2) - ((y - 0.22) / 0.18) ** 2) * ahead
     albedo *= 1 - cheek[..., None] * np.array([0.0, 0.10, 0.09])
-    eye = lambda wide, high: ahead & (((np.abs(x) - 0.42) / wide) ** 2 + ((y + 0.06) / high) ** 2 < 1)  # noqa: E731
+
+    def eye(wide: float, high: float) -> np.ndarray:
+        return ahead & (((np.abs(x) - 0.42) / wide) ** 2 + ((y + 0.06) / high) ** 2 < 1)
+
     paint(eye(0.17, 0.062), 0.45 * skin)
     paint(eye(0.145, 0.046), np.array([0.93, 0.92, 0.90]))
     paint(eye(0.058, 0.050) & eye(0.145, 0.046), np.array([0.12, 0.08, 0.06]))

@@ -7,8 +7,9 @@ three joints each); positive bend closes the finger, positive splay leans it tow
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from fitting.anatomy import FINGERS, limits
 from jaxtyping import Float64
+
+from fitting.anatomy import FINGERS, limits
 
 STRAIGHT, SOFT, CURLED, HOOKED = (4, 6, 4), (22, 28, 16), (78, 96, 60), (15, 85, 55)
 THUMB_OUT, THUMB_SOFT, THUMB_IN, THUMB_UP = (-8, -4, -2), (4, 10, 10), (20, 34, 40), (-14, -6, -8)

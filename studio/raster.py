@@ -64,6 +64,23 @@ def _noise(volume, x, y, z):
     return low * (1 - w) + high * w
 
 
+@numba.njit(cache=True)
+@no_type_check
+def _palm_line(x, z):
+    """Depth in [0, 1] of the three long creases of the palm at a place of the resting hand, metres (fingers towards -x, thumb +z)."""
+    deepest = 0.0
+    if z < 0.034 and x < 0.085:  # around the ball of the thumb
+        away = np.sqrt((x - 0.056) ** 2 + (z - 0.040) ** 2) - 0.040
+        deepest = max(deepest, np.exp(-((away / 0.0013) ** 2)))
+    if -0.030 < z < 0.032:  # across the middle
+        away = x - (0.008 + 0.40 * (0.032 - z))
+        deepest = max(deepest, 0.9 * np.exp(-((away / 0.0013) ** 2)))
+    if -0.046 < z < 0.014:  # below the fingers
+        away = x - (0.004 + 0.011 * (0.014 - z) / 0.060 * (1 + (0.014 - z) / 0.060))
+        deepest = max(deepest, 0.9 * np.exp(-((away / 0.0013) ** 2)))
+    return deepest
+
+
 @numba.njit(cache=True, inline="always")
 @no_type_check
 def _colour(a, volume, open_, light, half):
@@ -80,10 +97,14 @@ def _colour(a, volume, open_, light, half):
         if along < 3.4:  # creases inside, wrinkles outside the two outer joints
             depth = 0.20 if back < 0 else 0.12
             tint *= 1 - depth * np.exp(-((near / 0.05) ** 2)) * min(abs(back) * 2.0, 1.0)
-        nail = min(max((along - 3.50) / 0.06, 0.0), 1.0) * min(max((back - 0.62) / 0.10, 0.0), 1.0)
-        nail *= 0.35 * min(max((3.97 - along) / 0.04, 0.0), 1.0)
+        nail = min(max((along - 3.28) / 0.08, 0.0), 1.0) * min(max((back - 0.30) / 0.15, 0.0), 1.0)
+        nail *= 0.6 * min(max((3.98 - along) / 0.04, 0.0), 1.0)
         red, green, blue = red + nail * (0.93 - red), green + nail * (0.74 - green), blue + nail * (0.68 - blue)
-        gloss += 1.4 * nail
+        gloss += nail
+    elif back < -0.25:
+        tint *= 1 - 0.22 * _palm_line(a[6], a[8]) * min(-1.5 * back, 1.0)
+    if 1.2 < along < 1.7 and back < 0:  # where the fingers leave the palm
+        tint *= 1 - 0.22 * np.exp(-(((along - 1.46) / 0.05) ** 2))
     norm = np.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2]) + 1e-12
     norm = -norm if a[2] > 0 else norm
     bump = grain * 0.10 * fine

@@ -1,7 +1,8 @@
 """A picture of a few meshes: vectorised or compiled throughout, no display and no graphics card needed.
 
-Frame of reference: camera axes x right, y down, z forward, metres; pixels = focal_px * (x, y) / z + centre, and the
-picture spans (0, 0) to (width, height), so that the first pixel's centre is (0.5, 0.5). Colours are sRGB shares in [0, 1]; light is added up in them directly, which is enough here.
+Frame of reference: camera axes x right, y down, z forward, metres; pixels = focal_px * (x, y) / z + centre, and the picture spans
+(0, 0) to (width, height), so that the first pixel's centre is (0.5, 0.5). Colours are sRGB shares in [0, 1]; light is added up in
+them directly, which is enough here.
 """
 
 from collections.abc import Sequence
@@ -130,7 +131,8 @@ def _openness(depth_at: Float32[np.ndarray, "h w"]) -> tuple[Float32[np.ndarray,
     dark = np.zeros_like(filled)
     for radius, reach, weight in ((2.0, 0.010, 0.40), (5.5, 0.030, 0.35)):
         around = cv2.resize(cv2.GaussianBlur(small, (0, 0), radius), (width, height), interpolation=cv2.INTER_LINEAR)
-        dark += np.float32(weight) * np.clip((filled - around) * np.float32(1 / reach), 0, 1)
+        behind = (filled - around) * np.float32(1 / reach)
+        dark += np.float32(weight) * np.clip(behind, 0, 1) / (1 + np.maximum(behind - 1, 0))  # what is far in front hides little
     cover = cv2.resize(covered.astype(np.float32), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     shift = np.array([[1, 0, 2.25], [0, 1, 3.25]], np.float32)
     shadow = cv2.warpAffine(cv2.GaussianBlur(cover, (0, 0), 3.5), shift, (width // 4, height // 4), borderMode=cv2.BORDER_REPLICATE)

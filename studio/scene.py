@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from fitting.mano import LEFT, RIGHT
 from jaxtyping import Float64
 
+from fitting.mano import LEFT, RIGHT
 from studio.hand import CLOTHS, SKINS, Dress
 from studio.poses import SHAPES, glide, key_angles, key_times
 
@@ -49,7 +49,7 @@ class Shot:
 
 def make_shot(kind: Kind, num_frames: int, frames_per_second: float, rng: np.random.Generator) -> Shot:
     """A right and a left hand of one person. In a close shot either may be on either side of the picture."""
-    skin, cloth = SKINS[rng.integers(len(SKINS))], CLOTHS[rng.integers(len(CLOTHS))]
+    skin, cloth = SKINS[int(rng.integers(len(SKINS)))], CLOTHS[int(rng.integers(len(CLOTHS)))]
     times = np.arange(num_frames) / frames_per_second
     crossed = kind == "close" and rng.random() < 0.5
     betas = np.clip(rng.normal(0, 0.8, 10), -1.6, 1.6)
@@ -58,14 +58,14 @@ def make_shot(kind: Kind, num_frames: int, frames_per_second: float, rng: np.ran
     for side in (RIGHT, LEFT):
         dress = Dress(skin=skin, cloth=cloth, sleeve_m=sleeve_m)
         leaves = side == LEFT and rng.random() < 0.8
-        wrist = _wrist(kind, times, leaves, crossed, rng) + [0, 0, 0.05 if side == RIGHT else -0.05]
+        wrist = _wrist(kind, times, leaves, crossed, rng) + np.array([0, 0, 0.05 if side == RIGHT else -0.05])
         if kind == "signer":
             wrist, elbow = _reach(wrist)
         else:
             elbow = wrist + _forearm(times, rng)
         orient = _orient(wrist, elbow, times, rng)
-        names = _names(len(key_times_ := key_times(times[-1], (0.7, 1.5), rng)), rng)
-        angles = glide(key_angles(names, rng), key_times_, times)
+        moments = key_times(times[-1], (0.7, 1.5), rng)
+        angles = glide(key_angles(_names(len(moments), rng), rng), moments, times)
         flip = MIRROR if side == LEFT else np.ones(3)
         tracks.append(Track(side=side, dress=dress, betas=betas, angles=angles, orient=orient, wrist=wrist * flip, elbow=elbow * flip))
     return Shot(kind=kind, num_frames=num_frames, skin=skin, cloth=cloth, tracks=tracks)

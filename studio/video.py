@@ -5,22 +5,23 @@ The same settings and seed give the same bytes on one machine: the encoder runs 
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64, UInt8
+
 from fitting.anatomy import compose
 from fitting.mano import LEFT, HandModel, pose_either_hand
 from fitting.rotation import axis_angle_from_matrix, mirror_axis_angle
-from jaxtyping import Float64, UInt8
-
 from studio.backdrop import Backdrop
 from studio.hand import DressedHand, finger_axes, studio_model
-from studio.person import person
+from studio.person import Person
 from studio.raster import fill
 from studio.render import SUPERSAMPLE, Camera, Mesh, Picture, Renderer, join
-from studio.scene import Kind, Shot, Track, make_shot
+from studio.scene import Kind, Track, make_shot
 from studio.truth import write_labels, write_truth
 
 NOISE_LEVEL = 1.6
@@ -89,31 +90,32 @@ def render_film(film: Film) -> Iterator[tuple[Picture, list[dict[str, np.ndarray
         posed = [pose_track(model, track) for track in shot.tracks]
         renderer, backdrop = Renderer(camera, rng), Backdrop(film.width, film.height, rng)
         grain = rng.normal(0, NOISE_LEVEL, (film.height + 64, film.width + 64, 3)).astype(np.float32)
+        figure = Person(shot) if kind == "signer" else None
         for frame in range(shot.num_frames):
             time_s = frame / film.frames_per_second
-            mesh = _scene_mesh(shot, posed, frame, time_s)
+            mesh = _scene_mesh(posed, figure, frame, time_s)
             row, column = rng.integers(0, 64, 2)
             background = backdrop.at(time_s)
             picture = renderer.draw(mesh, background, grain[row : row + film.height, column : column + film.width])
             number = int(bounds[index]) + frame
-            rows = [_truth_row(p, frame, camera, picture) for p in posed]
             place = {"frame": np.int64(number), "time_s": np.float64(number / film.frames_per_second), "shot": np.int16(index)}
-            yield picture, [{**place, **row_} for row_ in rows]
+            rows = [{name: np.asarray(v) for name, v in (place | _truth_row(p, frame, camera, picture)).items()} for p in posed]
+            yield picture, rows
 
 
-def _scene_mesh(shot: Shot, posed: list[PosedTrack], frame: int, time_s: float) -> Mesh:
+def _scene_mesh(posed: list[PosedTrack], figure: Person | None, frame: int, time_s: float) -> Mesh:
     meshes = [p.hand.mesh(p.vertices[frame], p.track.elbow[frame]) for p in posed]
-    return join([*meshes, person(shot, frame, time_s)] if shot.kind == "signer" else meshes)
+    return join([*meshes, figure.mesh(frame, time_s)] if figure else meshes)
 
 
-def _truth_row(posed: PosedTrack, frame: int, camera: Camera, picture: Picture) -> dict[str, np.ndarray]:
+def _truth_row(posed: PosedTrack, frame: int, camera: Camera, picture: Picture) -> dict[str, Any]:
     pixels, keypoints = camera.project(posed.vertices[frame]), camera.project(posed.joints[frame])
     box = np.concatenate([pixels.min(0), pixels.max(0)])
     inside, area = _areas(posed, frame, pixels, box, camera)
     seen = np.count_nonzero(picture.part_at == posed.track.side) / SUPERSAMPLE**2
     wrist = posed.joints[frame, 0]
     scale = camera.focal_px / wrist[2]
-    values = {
+    return {
         "side": posed.track.side,
         "width": camera.width,
         "height": camera.height,
@@ -129,7 +131,6 @@ def _truth_row(posed: PosedTrack, frame: int, camera: Camera, picture: Picture) 
         "camera": np.array([scale, *keypoints[0]]),
         "focal_px": camera.focal_px,
     }
-    return {name: np.asarray(value) for name, value in values.items()}
 
 
 def _areas(
@@ -187,8 +188,6 @@ def make_video(path: Path, film: Film) -> dict[str, np.ndarray]:
 
 def make_videos(folder: Path, num_videos: int = 2, film: Film | None = None) -> list[Path]:
     """`studio-<seed>.mp4`, ... with their truths, and one `labels.json` for all; prints the speed of each."""
-    from dataclasses import replace
-
     first = film or Film()
     truths: dict[str, dict[str, np.ndarray]] = {}
     for number in range(num_videos):

@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.card import write_index
-from pipeline.graph import Graph, State, Task, table_of
+from pipeline.graph import Graph, State, table_of
 from pipeline.manifest import read_manifest
-from pipeline.progress import Bars
+from pipeline.progress import finish
 from pipeline.recipes import find_recipe
-from pipeline.run import Executor, Local, NoWorkers, OnRay, Summary, run, seat_of, stop_on_sigterm
+from pipeline.run import NoWorkers, stop_on_sigterm
+from pipeline.status import failures, print_status, status_rows
 from pipeline.store import Store, StoreError
-from stages.stage import ADVICE, Reason
+from stages.stage import Reason
 
 console = Console(soft_wrap=True)
 
@@ -91,71 +91,23 @@ def cmd_run(arguments: argparse.Namespace) -> int:
     store = Store(data_folder(arguments))
     with store.lock():
         graph = load_graph(arguments, remember=True)
-        summary = run_graph(graph, local=arguments.local, num_workers=arguments.workers)
-    print_status(graph)
+        summary = finish(graph, console, local=arguments.local, num_workers=arguments.workers)
+    print_status(graph, console)
     console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
     return 2 if any(task.state is State.RETRY for task in graph.tasks) else 0
-
-
-def run_graph(graph: Graph, *, local: bool, num_workers: int | None = None) -> Summary:
-    """Run what is pending, then bring the shards' index up to date."""
-    summary = Summary()
-    if graph.pending:
-        seats = [seat_of(stage) for stage in graph.stages]
-        root, stages = graph.store.root, graph.stages
-        executor: Executor = Local(root, stages) if local else OnRay(root, stages, seats, num_workers)
-        with Bars(graph, console) as bars:
-            summary = run(graph, executor, on_outcome=bars)
-    pack = next((stage for stage in graph.stages if stage.key == "shard"), None)
-    if pack is not None:
-        shards = graph.store.root / table_of(pack)
-        wanted = {graph.store.part(table_of(pack), t.key) for t in graph.tasks if graph.stages[t.stage] is pack}
-        for stale in set(shards.rglob("*.parquet")) - wanted:
-            stale.unlink()
-        if wanted:
-            write_index(shards)
-    return summary
 
 
 def cmd_status(arguments: argparse.Namespace) -> None:
     """Parts by stage, state and reason."""
     graph = load_graph(arguments)
     if arguments.json:
-        by_stage: dict[str, dict[str, int]] = {stage.name: {state: 0 for state in State} for stage in graph.stages}
+        by_stage: dict[str, dict[str, int]] = {stage.name: dict.fromkeys(State, 0) for stage in graph.stages}
         for (stage, state, _), count in graph.counts().items():
             by_stage[stage][state] += count
         reasons = [row for row in status_rows(graph) if row["reason"]]
         print(json.dumps({"stages": by_stage, "reasons": reasons, "num_videos_without_clips": len(graph.unknown_clips)}, indent=1))
     else:
-        print_status(graph)
-
-
-def status_rows(graph: Graph) -> list[dict[str, Any]]:
-    """Stage, state, reason, count and advice, in the order of the recipe."""
-    order = {stage.name: position for position, stage in enumerate(graph.stages)}
-    rows = []
-    for (stage, state, reason), count in sorted(graph.counts().items(), key=lambda kv: (order[kv[0][0]], kv[0][1], kv[0][2])):
-        advice = ADVICE[Reason(reason)] if reason in set(Reason) else ""
-        rows.append({"stage": stage, "state": str(state), "reason": str(reason), "count": count, "advice": advice})
-    return rows
-
-
-def print_status(graph: Graph) -> None:
-    """The status as a table, then every failure with its message."""
-    grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
-    for row in status_rows(graph):
-        style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
-        grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)
-    console.print(grid)
-    for task in failures(graph)[:50]:
-        error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
-        if error:
-            console.print(f"  {graph.stages[task.stage].name} {task.key}: {error.message}", markup=False)
-
-
-def failures(graph: Graph) -> list[Task]:
-    """Tasks that ended without a part of their own fault."""
-    return [task for task in graph.tasks if task.state in (State.FAILED, State.RETRY) or (not task.settled and task.reason)]
+        print_status(graph, console)
 
 
 def cmd_retry(arguments: argparse.Namespace) -> None:
@@ -190,10 +142,16 @@ def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
 
 
 def cmd_demo(arguments: argparse.Namespace) -> int:
-    """Render labelled videos, serve them, run the whole chain, score it against the truth, report."""
+    """Render labelled videos, serve them, run the whole chain, score it against the truth, report; or run your own --videos."""
+    stop_on_sigterm()
+    if arguments.videos:
+        status = cmd_run(arguments)
+        arguments.out = None
+        cmd_report(arguments)
+        return status
     from pipeline.demo import demo
 
-    return demo(Path(arguments.data or "data/demo"), arguments.videos, local=arguments.local, num_workers=arguments.workers)
+    return demo(Path(arguments.data or "data/demo"), console, local=arguments.local, num_workers=arguments.workers)
 
 
 def _parser() -> argparse.ArgumentParser:

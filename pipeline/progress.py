@@ -1,4 +1,4 @@
-"""Progress bars of a run: one a stage, with the rate and the time left."""
+"""A run as a person sees it: one bar a stage, with the rate and the time left; then the shards' index."""
 
 from collections import Counter
 from types import TracebackType
@@ -8,7 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from pipeline.graph import Graph, State, Task
+from pipeline.card import write_index
+from pipeline.graph import Graph, State, Task, table_of
+from pipeline.run import Executor, Local, OnRay, Summary, run, seat_of
 from pipeline.worker import Outcome
 
 
@@ -50,3 +52,22 @@ class Bars:
             again = "" if outcome.state is State.FAILED else " (tried again by the next run)"
             self.progress.console.print(f"{name} {task.key}: {outcome.reason}: {outcome.message}{again}", style="yellow", markup=False)
         self.refresh()
+
+
+def finish(graph: Graph, console: Console, *, local: bool = False, num_workers: int | None = None) -> Summary:
+    """Run what is pending, here or on Ray; then bring the shards' index up to date and remove shards no longer wanted."""
+    summary = Summary()
+    if graph.pending:
+        root, stages = graph.store.root, graph.stages
+        executor: Executor = Local(root, stages) if local else OnRay(root, stages, [seat_of(stage) for stage in stages], num_workers)
+        with Bars(graph, console) as bars:
+            summary = run(graph, executor, on_outcome=bars)
+    pack = next((stage for stage in graph.stages if stage.key == "shard"), None)
+    if pack is not None:
+        shards = graph.store.root / table_of(pack)
+        wanted = {graph.store.part(table_of(pack), task.key) for task in graph.tasks if graph.stages[task.stage] is pack}
+        for stale in set(shards.rglob("*.parquet")) - wanted:
+            stale.unlink()
+        if wanted:
+            write_index(shards)
+    return summary

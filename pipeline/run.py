@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.graph import Graph, Item, State, Task, table_of
-from pipeline.store import Store, StoreError
+from pipeline.store import StoreError
 from pipeline.worker import Order, Outcome, Receipt, Worker, record_failure
 from stages.stage import Failure, Reason, Stage
 
@@ -275,4 +275,3 @@ def stop_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-

@@ -17,7 +17,7 @@ from pipeline.store import ErrorRecord, Store, StoreError
 from stages.frames import Frames, read_frames
 from stages.pack import PackSource, write_shard
 from stages.stage import Failure, Reason, Stage
-from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
+from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 
 @dataclass(frozen=True, slots=True)

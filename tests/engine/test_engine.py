@@ -127,7 +127,14 @@ def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_dead_driver_does_not_hold_the_lock(tmp_path: Path) -> None:
-    code = f"import sys,time; from pathlib import Path; from pipeline.store import Store\nwith Store(Path({str(tmp_path)!r})).lock():\n print('held', flush=True); time.sleep(60)"
+    code = f"""
+import time
+from pathlib import Path
+from pipeline.store import Store
+with Store(Path({str(tmp_path)!r})).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "held\n"
@@ -168,9 +175,9 @@ def on_ray(root: Path, stages: list[Any]) -> Callable[[Graph], Summary]:
 def test_a_clip_that_kills_its_worker_is_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
     stages = toy.recipe(segfaults="a-0001")
     summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
-    assert states(summary) == {
-        ("fetch", "done"): 1, ("cut", "done"): 1, ("count", "done"): 3, ("count", "failed"): 1, ("after", "done"): 3, ("after", "blocked"): 1,
-    }  # fmt: skip
+    counts = states(summary)
+    assert (counts["count", "done"], counts["count", "failed"]) == (3, 1)
+    assert (counts["after", "done"], counts["after", "blocked"]) == (3, 1)
     error = Store(tmp_path).error("reviews", "a-0001")
     assert error is not None
     assert (error.reason, error.permanent) == ("worker_died", True)

@@ -92,6 +92,23 @@ def _angle(y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]) -> Float[Tens
     return torch.atan2(torch.where(origin, 0, y), torch.where(origin, 1, x))
 
 
+def angle_jacobian(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3 3"]:
+    """Of twist, bend, splay (rows) in a right perturbation R exp([delta]x) of the joint's rotation; bounded near 90 degrees of splay.
+
+    From delta = Be'Sp' x twist' + y bend' + Be' z splay' in the joint's own axes, solved for the three rates.
+    """
+    _, bend, splay = angles.unbind(-1)
+    cos_bend, sin_bend = torch.cos(bend), torch.sin(bend)
+    cos_splay = torch.cos(splay)
+    cos_splay = torch.where(cos_splay.abs() < 0.05, torch.full_like(cos_splay, 0.05), cos_splay)
+    zero, one = torch.zeros_like(bend), torch.ones_like(bend)
+    ratio = torch.sin(splay) / cos_splay
+    twist_row = torch.stack([cos_bend / cos_splay, zero, sin_bend / cos_splay], -1)
+    bend_row = torch.stack([ratio * cos_bend, one, ratio * sin_bend], -1)
+    splay_row = torch.stack([-sin_bend, zero, cos_bend], -1)
+    return torch.stack([twist_row, bend_row, splay_row], -2) @ axes.mT
+
+
 def sample_angles(num_poses: int, rng: np.random.Generator) -> Float[np.ndarray, "num_poses 15 3"]:
     """Random plausible twist, bend, splay (radians): fingers that curl together, each with a will of its own.
 

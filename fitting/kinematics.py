@@ -107,7 +107,7 @@ class JointModel:
             levers[:, :, 3, j] = (weights * (posed.tip_parts[:, :, j + 1 :] - origin[:, :, None])).sum(2)
         axes = posed.turns.mT[:, :, None]  # n 5 1 joint component xyz
         moved = torch.linalg.cross(axes.expand(n, 5, 4, 3, 3, 3), levers[:, :, :, :, None].expand(n, 5, 4, 3, 3, 3))
-        return moved.reshape(n, 5, 4, 9, 3).mT
+        return moved.reshape(n, 5, 4, 9, 3).transpose(3, 4)
 
     def shape_jacobian(self, root: Float[Tensor, "n 3 3"], posed: Points) -> Float[Tensor, "n 20 3 10"]:
         """Of the finger points in the betas, metres a unit."""
@@ -123,4 +123,5 @@ class JointModel:
 
 
 def _turned(turn: Float[Tensor, "n 5 3 3"], vector: Float[Tensor, "n 5 3"]) -> Float[Tensor, "n 5 3"]:
-    return (turn @ vector[..., None]).squeeze(-1)
+    turned: Tensor = (turn @ vector[..., None]).squeeze(-1)
+    return turned

@@ -5,8 +5,6 @@ Frame: metres in camera axes, x right, y down, z forward. Parameters are smplx's
 is the right one mirrored in x.
 """
 
-import hashlib
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -17,17 +15,15 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fitting.anatomy import PARENTS
+from fitting.files import model_file, sha256_of
 from fitting.mano_pickle import read_mano_pickle
 from fitting.rotation import matrix_from_axis_angle, mirror_axis_angle
-from fitting.standin import ASSET
 from fitting.standin_rig import SMPLX_TIPS
 
 TIP_VERTICES = SMPLX_TIPS
 
 OPENPOSE_ORDER = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 """Of each of OpenPose's 21 keypoints, its row among MANO's 16 joints followed by the 5 tips (as in HaMeR, WiLoR and manopth)."""
-
-LICENSED_FILE = Path(__file__).parents[1] / "weights" / "mano" / "MANO_RIGHT.pkl"
 
 LEFT, RIGHT = 0, 1
 
@@ -69,32 +65,22 @@ class HandModel:
         return self.J_regressor @ self.v_template, self.v_template[list(TIP_VERTICES)]
 
 
-def model_file() -> Path:
-    """Where the hand model lies: $WHIM_MANO, else weights/mano/MANO_RIGHT.pkl, else the stand-in that ships with the code."""
-    named = os.environ.get("WHIM_MANO")
-    if named:
-        return Path(named)
-    return LICENSED_FILE if LICENSED_FILE.exists() else ASSET
-
-
 def load_hand_model(path: Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HandModel:
     """The model of `path` (default: `model_file()`): MANO's pickle or an npz of its arrays.
 
-    FileNotFoundError when $WHIM_MANO names no file; ValueError when the file is not a hand model.
+    FileNotFoundError when there is no file; ValueError when the file is not a hand model.
     """
     path = path or model_file()
-    if not path.exists():
-        raise FileNotFoundError(f"no hand model at {path}; set WHIM_MANO to your MANO_RIGHT.pkl, or unset it for the stand-in")
-    data = path.read_bytes()
+    digest = sha256_of(path)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     else:
-        arrays = read_mano_pickle(data)
+        arrays = read_mano_pickle(path)
     faces = torch.as_tensor(arrays.pop("f").astype(np.int64))
     tensors = {name: torch.as_tensor(np.asarray(values, dtype=np.float64)) for name, values in arrays.items()}
     source: Literal["mano", "standin"] = "standin" if path.suffix == ".npz" else "mano"
-    model = HandModel(**tensors, faces=faces, source=source, sha256=hashlib.sha256(data).hexdigest())
+    model = HandModel(**tensors, faces=faces, source=source, sha256=digest)
     return model.to(device, dtype)
 
 

@@ -5,7 +5,6 @@ bone rotations G (135 numbers), X = N g + x0, so that ||(I - U'U)(X - mu)||^2 is
 that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is what the asset holds.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,8 @@ from torch import Tensor
 
 from fitting import anatomy
 from fitting.anatomy import PARENTS
+from fitting.files import POSE_PRIOR, STANDIN, sha256_of
 from fitting.mano import HandModel, load_hand_model
-from fitting.standin import ASSET as STANDIN
-
-ASSET = Path(__file__).parent / "assets" / "pose_prior.npz"
 
 SEED = 1
 NUM_POSES = 30_000
@@ -86,7 +83,7 @@ def mesh_components(
     return directions[:, :num_components].T, offset + matrix @ mean
 
 
-def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = ASSET) -> PosePrior:
+def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = POSE_PRIOR) -> PosePrior:
     """The prior on a hand model, in its dtype and on its device; computed in float64."""
     with np.load(path, allow_pickle=False) as archive:
         upper = torch.as_tensor(archive["second_moment"].astype(np.float64))
@@ -105,7 +102,7 @@ def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Pat
         linear=(left_over.T @ at_zero).to(like),
         constant=(at_zero @ at_zero).to(like),
         mean_rotations=_joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256_of(path),
     )
 
 
@@ -124,8 +121,8 @@ def main() -> None:
     axes = anatomy.joint_axes(*model.rest_joints())
     moment = second_moment(anatomy.sample_poses(NUM_POSES, axes, np.random.default_rng(SEED)))
     rows, columns = torch.triu_indices(136, 136)
-    np.savez_compressed(ASSET, second_moment=moment[rows, columns].numpy().astype(np.float32))
-    digest = hashlib.sha256(ASSET.read_bytes()).hexdigest()
+    np.savez_compressed(POSE_PRIOR, second_moment=moment[rows, columns].numpy().astype(np.float32))
+    digest = sha256_of(POSE_PRIOR)
     provenance = {
         "made_by": "python -m fitting.prior",
         "poses": "drawn by fitting.anatomy.sample_poses: invented, not measured on people; not ARCTIC's",
@@ -134,8 +131,8 @@ def main() -> None:
         "seed": SEED,
         "sha256": digest,
     }
-    ASSET.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
-    print(f"{digest}  {ASSET}  {ASSET.stat().st_size} bytes")
+    POSE_PRIOR.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    print(f"{digest}  {POSE_PRIOR}  {POSE_PRIOR.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

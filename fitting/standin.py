@@ -4,7 +4,6 @@ It takes the place of MANO_RIGHT.pkl where the licensed file is absent: 778 vert
 10 betas and 45 pose components. It is our own work and looks like a hand; it was not measured on people.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +12,10 @@ import numpy as np
 import torch
 
 from fitting import anatomy, standin_rig
+from fitting.files import STANDIN, sha256_of
 from fitting.rotation import axis_angle_from_matrix
 from fitting.standin_decimate import decimate
 from fitting.standin_surface import dense_mesh, skeleton
-
-ASSET = Path(__file__).parent / "assets" / "standin.npz"
-SIDECAR = ASSET.with_suffix(".json")
 
 SEED = 0
 GRID_SPACING = 0.0026
@@ -63,13 +60,13 @@ def save(arrays: Mapping[str, np.ndarray], path: Path) -> str:
     """Write the arrays as a compressed npz without time stamps; its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)
 
 
 def main() -> None:
     """Regenerate the asset and its sidecar, and print the sha256."""
     arrays = build()
-    digest = save(arrays, ASSET)
+    digest = save(arrays, STANDIN)
     shapes = {name: list(values.shape) for name, values in arrays.items()}
     provenance = {
         "made_by": "python -m fitting.standin",
@@ -79,8 +76,8 @@ def main() -> None:
         "sha256": digest,
         "arrays": shapes,
     }
-    SIDECAR.write_text(json.dumps(provenance, indent=2) + "\n")
-    print(f"{digest}  {ASSET}  {ASSET.stat().st_size} bytes")
+    STANDIN.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    print(f"{digest}  {STANDIN}  {STANDIN.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

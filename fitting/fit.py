@@ -1,0 +1,218 @@
+"""Fit the hand model to 21 landmarks of each of many right hands at once (WiLoR, section 3, eq. 2-4).
+
+Frame: landmarks in pixels, x right, y down; results in camera axes, metres. Left hands are mirrored by the caller first (x -> -x).
+"""
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from fitting import anatomy
+from fitting.initial import two_tilts
+from fitting.kinematics import FROM_KEYPOINTS
+from fitting.losses import beyond
+from fitting.mano import HandModel, pose_hand, project
+from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
+from fitting.prior import NUM_COMPONENTS, pose_prior
+from fitting.rotation import axis_angle_from_matrix
+from fitting.solver import Solution, solve
+
+MIN_POINTS = 6
+_FIRST_ITERATIONS = 5
+"""With both tilts, before the worse one is given up."""
+
+
+class Outcome(StrEnum):
+    """How the fit of one hand ended."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"
+    TOO_FEW_POINTS = "too_few_points"
+    NO_EXTENT = "no_extent"
+    NOT_FINITE = "not_finite"
+
+
+ADVICE = {
+    Outcome.CONVERGED: "",
+    Outcome.STALLED: "the losses were still falling; raise num_iterations",
+    Outcome.TOO_FEW_POINTS: f"fewer than {MIN_POINTS} landmarks with confidence; drop the hand",
+    Outcome.NO_EXTENT: "all landmarks lie on one point; drop the hand",
+    Outcome.NOT_FINITE: "the numbers ran away; a fault of ours, please report it",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How to fit; `LossWeights` says what counts how much."""
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    num_components: int = NUM_COMPONENTS
+    num_iterations: int = 20
+    tolerance: float = 1e-3
+    """Share of the total below which a step ends a hand's fit."""
+    world_weight: float = 2.0
+    """Of the disagreement with world landmarks, when they choose between the two tilts."""
+    batch_size: int = 512
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class HandFits:
+    """Right hands, one row each, on the CPU. A hand that was not fitted has zeros and says why in `outcome`; nothing is NaN."""
+
+    outcome: Shaped[np.ndarray, "n"]  # of Outcome
+    betas: Float[Tensor, "n 10"]
+    global_orient: Float[Tensor, "n 3"]
+    hand_pose: Float[Tensor, "n 45"]  # flat_hand_mean
+    camera: Float[Tensor, "n 3"]  # pixels a metre, then the wrist's pixel
+    joints_3d: Float[Tensor, "n 21 3"]  # wrist-centred
+    joints_2d: Float[Tensor, "n 21 2"]
+    box: Float[Tensor, "n 4"]  # of the projected 778 vertices
+    loss_reprojection: Float[Tensor, "n"]  # box-normalised, as all losses: unweighted
+    loss_bone: Float[Tensor, "n"]
+    loss_angle: Float[Tensor, "n"]
+    loss_prior: Float[Tensor, "n"]
+    error_px: Float[Tensor, "n"]  # confidence-weighted mean distance
+    violation_deg: Float[Tensor, "n"]  # worst joint angle beyond its limit
+    num_points: Int[Tensor, "n"]
+    num_iterations: Int[Tensor, "n"]
+
+    @classmethod
+    def unfitted(cls, num_hands: int, num_points: Int[Tensor, "n"]) -> Self:
+        """Zeros for every hand."""
+        shapes = {"betas": (10,), "global_orient": (3,), "hand_pose": (45,), "camera": (3,), "joints_3d": (21, 3), "joints_2d": (21, 2)}
+        columns: dict[str, Any] = {
+            f.name: torch.zeros(num_hands, *shapes.get(f.name, (4,) if f.name == "box" else ()))
+            for f in fields(cls)
+            if f.name not in ("outcome", "num_points", "num_iterations")
+        }
+        outcome = np.full(num_hands, Outcome.NOT_FINITE, dtype=object)
+        return cls(outcome=outcome, num_points=num_points, num_iterations=torch.zeros(num_hands, dtype=torch.int64), **columns)
+
+
+class Fitter:
+    """The fit on one hand model with one choice of settings; the model's device and dtype decide where and how it computes."""
+
+    def __init__(self, model: HandModel, settings: FitSettings | None = None) -> None:
+        self.model = model
+        self.settings = settings or FitSettings()
+        prior = pose_prior(model, self.settings.num_components)
+        self.objective = Objective.of(model, prior, self.settings.weights)
+
+    @torch.no_grad()
+    def fit(self, keypoints: Float[np.ndarray, "n 21 3"], world: Float[np.ndarray, "n 21 3"] | None = None) -> HandFits:
+        """Fit n right hands; OpenPose's order, pixels and confidence; a point that is not finite or has no confidence is not used.
+
+        `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), only chooses between the
+        two tilts that the image cannot tell apart. Never raises for a bad hand: `outcome` says what was wrong with it.
+        """
+        points = torch.as_tensor(np.asarray(keypoints[..., :2], dtype=np.float64))
+        confidence = torch.as_tensor(np.asarray(keypoints[..., 2], dtype=np.float64))
+        used = torch.isfinite(points).all(-1) & (points.abs() < 1e9).all(-1) & torch.isfinite(confidence) & (confidence > 0)
+        confidence = torch.where(used, confidence, 0).clamp(max=1)
+        low = torch.where(used[..., None], points, torch.inf).amin(1)
+        high = torch.where(used[..., None], points, -torch.inf).amax(1)
+        side = (high - low).amax(-1)
+        enough = used.sum(1) >= MIN_POINTS
+        usable = torch.nonzero(enough & (side > 1e-3))[:, 0]
+
+        fits = HandFits.unfitted(len(points), used.sum(1))
+        fits.outcome[(~enough).numpy()] = Outcome.TOO_FEW_POINTS
+        fits.outcome[(enough & (side <= 1e-3)).numpy()] = Outcome.NO_EXTENT
+        hint = torch.full_like(points[..., :1], torch.nan).expand(-1, -1, 3) if world is None else torch.as_tensor(np.asarray(world))
+        for start in range(0, len(usable), self.settings.batch_size):
+            rows = usable[start : start + self.settings.batch_size]
+            centre = (low[rows] + high[rows]) / 2
+            pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
+            self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows])
+        return fits
+
+    def _fit_batch(
+        self,
+        fits: HandFits,
+        rows: Int[Tensor, "m"],
+        pixels: Float[Tensor, "m 21 2"],
+        confidence: Float[Tensor, "m 21"],
+        centre: Float[Tensor, "m 2"],
+        side: Float[Tensor, "m"],
+        hint: Float[Tensor, "m 21 3"],
+    ) -> None:
+        """Fit one batch of usable hands and write its rows."""
+        like, order = self.model.v_template, list(FROM_KEYPOINTS)
+        seen = Landmarks(((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order], confidence.to(like)[:, order])
+        best = self._solve(seen, hint.to(like)[:, order])
+        losses, _ = self.objective.losses(best.state, seen)
+        fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
+        fitted["num_iterations"] = best.num_iterations.cpu()
+        gap = (fitted["joints_2d"] - pixels).norm(dim=-1)
+        fitted["error_px"] = (confidence * gap).sum(1) / confidence.sum(1)
+        sound = torch.stack([torch.isfinite(values).reshape(len(rows), -1).all(1) for values in fitted.values()]).all(0)
+        for name, values in fitted.items():
+            column = getattr(fits, name)
+            column[rows[sound]] = values[sound].to(column.dtype)
+        outcome = np.where(best.converged.cpu().numpy(), Outcome.CONVERGED, Outcome.STALLED).astype(object)
+        outcome[~sound.numpy()] = Outcome.NOT_FINITE
+        fits.outcome[rows.numpy()] = outcome
+
+    def _solve(self, seen: Landmarks, hint: Float[Tensor, "m 21 3"]) -> Solution:
+        """A few steps from both tilts, then the better one to its end."""
+        n, settings = len(seen.keypoints), self.settings
+        starts = two_tilts(self.objective, seen)
+        both = State(*(torch.cat(pair) for pair in zip(*starts, strict=True)))
+        twice = Landmarks(*(torch.cat([values, values]) for values in seen))
+        first_iterations = min(_FIRST_ITERATIONS, settings.num_iterations)
+        early = solve(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
+        _, posed = self.objective.losses(early.state, twice)
+        score = early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))
+        chosen = torch.arange(n, device=score.device) + n * (score[n:] < score[:n])
+        last = settings.num_iterations - first_iterations
+        start, damping = early.state.take(chosen), early.damping[chosen]
+        end = solve(self.objective, start, seen, num_iterations=last, tolerance=settings.tolerance, damping=damping)
+        count = early.num_iterations[:n] + early.num_iterations[n:] + end.num_iterations
+        return end._replace(num_iterations=count, converged=end.converged | early.converged[chosen])
+
+    def _columns(
+        self, state: State, losses: Losses, centre: Float[Tensor, "m 2"], side: Float[Tensor, "m"]
+    ) -> dict[str, Shaped[Tensor, "m ..."]]:
+        """Columns of the result from the whole mesh, in pixels of the image."""
+        global_orient = axis_angle_from_matrix(state.root)
+        hand_pose = axis_angle_from_matrix(state.rotations).flatten(1)
+        hand = pose_hand(self.model, state.betas, global_orient, hand_pose)
+        wrist = hand.joints[:, :1]
+        scale = state.log_scale.exp() * side
+        camera = torch.cat([scale[:, None], centre + state.shift * side[:, None]], 1)
+        outline = project(hand.vertices - wrist, camera)
+        angles = anatomy.decompose(state.rotations, self.objective.axes)
+        limits = self.objective.angle_limits
+        excess = beyond(angles, limits[..., 0], limits[..., 1]).abs()
+        columns = {
+            "betas": state.betas,
+            "global_orient": global_orient,
+            "hand_pose": hand_pose,
+            "camera": camera,
+            "joints_3d": hand.joints - wrist,
+            "joints_2d": project(hand.joints - wrist, camera),
+            "box": torch.cat([outline.amin(1), outline.amax(1)], 1),
+            "loss_reprojection": losses.reprojection,
+            "loss_bone": losses.bone,
+            "loss_angle": losses.angle,
+            "loss_prior": losses.prior,
+            "violation_deg": excess.flatten(1).amax(1).rad2deg(),
+        }
+        return {name: values.cpu() for name, values in columns.items()}
+
+
+def disagreement(points: Float[Tensor, "n 21 3"], hint: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n"]:
+    """Mean squared distance of two hands after centring and scaling each to unit size, not turned; 0 where the hint is not finite."""
+
+    def normalised(hand: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 21 3"]:
+        centred = hand - hand.mean(1, keepdim=True)
+        return centred / (centred**2).sum((1, 2), keepdim=True).sqrt().clamp_min(1e-9)
+
+    known = torch.isfinite(hint).all(-1).all(-1)
+    gap = ((normalised(points) - normalised(hint)) ** 2).sum((1, 2))
+    return torch.where(known, gap, 0)

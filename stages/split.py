@@ -83,7 +83,7 @@ def split(videos: Videos, settings: Split) -> Clips | Failure:
     return _clips(str(videos.video[0]), edges, cuts, float(videos.duration_s[0]), settings)
 
 
-def _clips(video: str, edges: Float64[np.ndarray, "n+1"], cuts: list[int], claimed_s: float, settings: Split) -> Clips:
+def _clips(video: str, edges: Float64[np.ndarray, "edges"], cuts: list[int], claimed_s: float, settings: Split) -> Clips:
     """The table from the frames' times (and the end of the last) and the first frames of the shots."""
     starts: list[int] = []
     ends_with: list[str] = []

@@ -109,6 +109,12 @@ def draw_hands(image: Image, hands: Hands, fits: Fits, reviews: Reviews, *, view
     return canvas
 
 
+def outline(canvas: Image, view: View, inner: View) -> None:
+    """Mark where `inner` lies in the picture of `view`."""
+    corners = view.points(np.array(inner.region, np.float32).reshape(2, 2))
+    _draw_box(canvas, np.clip(corners, 1, [view.width - 2, view.height - 2]), (250, 250, 252), 1, dashed=False)
+
+
 @cache
 def _hand_model() -> HandModel:
     return load_hand_model()

@@ -1,0 +1,117 @@
+"""Which hands a report shows, and their pictures: the frame and a close-up, as JPEG within a budget of bytes."""
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.overlay import around, draw_hands, outline, whole
+from stages.frames import read_frames
+from stages.shards import unit_hash
+from stages.tables import Clips, Fits, Hands, Reviews
+
+FRAME_HEIGHT, CLOSE_UP_HEIGHT = 320, 320
+"""Of the pictures, in pixels."""
+_QUALITIES = (84, 76, 66, 54, 40)
+"""Of the JPEGs, tried in turn until a picture is within its share of the budget."""
+_APART_S = 1.0
+"""Two hands of one video that are nearer in time show the same thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One hand to show: a row of its clip's `Hands`."""
+
+    video: str
+    clip: str
+    row: int
+    frame: int
+    time_s: float
+    index: int  # among all hands of the run
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class ClipTables:
+    """What is known of one clip: its video file, its own row, and the rows of its hands."""
+
+    path: Path
+    clips: Clips
+    hands: Hands
+    fits: Fits
+    reviews: Reviews
+
+
+def spread(ranked: Iterable[Example], count: int) -> list[Example]:
+    """The first of a ranking, but every video once before any is shown again, and never twice about the same moment."""
+    candidates = list(ranked)
+    chosen: list[Example] = []
+    of_video: Counter[str] = Counter()
+    for limit in range(1, count + 1):
+        for example in candidates:
+            if len(chosen) == count:
+                return chosen
+            near = (c for c in chosen if c.video == example.video)
+            if of_video[example.video] < limit and all(abs(c.time_s - example.time_s) >= _APART_S for c in near):
+                chosen.append(example)
+                of_video[example.video] += 1
+    return chosen
+
+
+def by_chance(examples: Iterable[Example]) -> list[Example]:
+    """An order that is arbitrary and always the same."""
+    return sorted(examples, key=lambda e: unit_hash(f"{e.clip}/{e.frame}/{e.row}"))
+
+
+def draw_examples(examples: Sequence[Example], load: Callable[[str], ClipTables], *, budget_bytes: int) -> dict[Example, tuple[str, str]]:
+    """The frame and the close-up of each example as data URIs; one that can no longer be read is left out. Each clip is decoded once, at most."""
+    share = budget_bytes * 3 // 4 // max(1, 2 * len(examples))  # base64 makes four bytes of three
+    pictures: dict[Example, tuple[str, str]] = {}
+    by_clip: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_clip[example.clip].append(example)
+    for clip, of_clip in by_clip.items():
+        tables = load(clip)
+        for frame, image in _frames_of(tables, {e.frame for e in of_clip}):
+            for example in (e for e in of_clip if e.frame == frame):
+                pictures[example] = _draw_example(image, tables, example, share)
+    return pictures
+
+
+def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.ndarray]]:
+    """The wanted frames as far as the video can be read, decoding no further than the last of them."""
+    import av
+
+    try:
+        for frames in read_frames(tables.path, tables.clips, max_frames=8):
+            for frame, image in zip(frames.frame.tolist(), frames.images, strict=True):
+                if frame in wanted:
+                    yield frame, image
+            if frames.frame[-1] >= max(wanted):
+                return
+    except (OSError, av.error.FFmpegError):  # moved or damaged since: the report says so in the picture's place
+        return
+
+
+def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share: int) -> tuple[str, str]:
+    on_frame = tables.hands.frame == example.frame
+    hands, fits, reviews = tables.hands.take(on_frame), tables.fits.take(on_frame), tables.reviews.take(on_frame)
+    box = tables.hands.box[example.row]
+    frame, close_up = whole(image, FRAME_HEIGHT), around(image, box, CLOSE_UP_HEIGHT)
+    drawn = draw_hands(image, hands, fits, reviews, view=frame, labels=False)
+    outline(drawn, frame, close_up)
+    return _jpeg(drawn, share), _jpeg(draw_hands(image, hands, fits, reviews, view=close_up, labels=False), share)
+
+
+def _jpeg(image: np.ndarray, share: int) -> str:
+    """A data URI of at most `share` bytes of JPEG, or the smallest there is."""
+    import simplejpeg
+
+    data = b""
+    for quality in _QUALITIES:
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="420")
+        if len(data) <= share:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -141,6 +141,14 @@ def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
         write_score(score, Path(arguments.json))
 
 
+def cmd_evaluate_truth(arguments: argparse.Namespace) -> None:
+    """Score a data folder against the studio's exact truth: boxes, sides, keypoints, joints in space."""
+    from pipeline.demo import print_truth, score_folder
+
+    store = Store(data_folder(arguments))
+    print_truth(score_folder(store, Path(arguments.truth or store.root / "studio")), console)
+
+
 def cmd_demo(arguments: argparse.Namespace) -> int:
     """Render labelled videos, serve them, run the whole chain, score it against the truth, report; or run your own --videos."""
     stop_on_sigterm()
@@ -188,4 +196,6 @@ def _parser() -> argparse.ArgumentParser:
     hands.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and pictures")
     hands.add_argument("--json", metavar="FILE", help="write the figures there too")
     hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
+    truth = on_data(command("truth", cmd_evaluate_truth, evaluate))
+    truth.add_argument("--truth", help="folder of *.truth.parquet (default: <data>/studio)")
     return parser

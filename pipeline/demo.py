@@ -9,7 +9,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 from rich.console import Console
+from rich.table import Table as Grid
 
 from pipeline.graph import Graph, State
 from pipeline.manifest import read_manifest
@@ -18,7 +20,10 @@ from pipeline.recipes import demo as recipe
 from pipeline.report import write_report
 from pipeline.status import print_status, status_rows
 from pipeline.store import Store
-from pipeline.truth import print_truth, score_run
+from pipeline.truth import score_run
+from stages.tables import Clips, Fits, Hands, Reviews
+from studio.truth import read_truth
+from studio.video import Film, make_videos
 
 HOST, PORT = "127.0.0.1", 8753
 SPLITS = ("train", "test")
@@ -26,8 +31,6 @@ SPLITS = ("train", "test")
 
 def make_studio(folder: Path) -> list[Path]:
     """The studio's videos with their truth, one a split; rendered once."""
-    from studio.video import Film, make_videos
-
     videos = [folder / f"studio-{seed}.mp4" for seed in range(len(SPLITS))]
     if not all(path.exists() and path.with_suffix(".truth.parquet").exists() for path in videos) or not (folder / "labels.json").exists():
         make_videos(folder, len(SPLITS), Film(seconds=6.0))
@@ -69,14 +72,46 @@ def demo(root: Path, console: Console, *, local: bool = False, num_workers: int 
         store.write_json("run.json", {"recipe": "demo", "videos": str(manifest.absolute())})
         listed = read_manifest(manifest)
         graph = Graph(recipe(listed, store.root), listed, store).load()
-        num_pending = len(graph.pending)
-        finish(graph, console, local=local, num_workers=num_workers)
+        summary = finish(graph, console, local=local, num_workers=num_workers)
     print_status(graph, console)
-    score = score_run(store, {video.stem: video.with_suffix(".truth.parquet") for video in videos})
-    store.write_json("truth_score.json", score)
-    print_truth(score, console)
+    print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"
     write_report(store.root, page, status=status_rows(graph), title="whim demo")
-    console.print(f"computed {num_pending} parts anew" if num_pending else "nothing to compute: every part was there")
+    console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
     console.print(f"shards: {store.root / 'shards'}\nreport: {page.absolute()}", soft_wrap=True)
     return 0 if all(task.state is State.DONE for task in graph.tasks) else 2
+
+
+def score_folder(store: Store, truths: Path) -> dict[str, dict[str, float]]:
+    """Score the hands of a data folder against every truth file of a folder; also written to truth_score.json."""
+    columns = [read_truth(path) for path in sorted(truths.glob("*.truth.parquet"))]
+    videos = sorted({str(name) for one in columns for name in one["video"]})
+    clips = Clips.concat([store.read(Clips, "clips", video) for video in videos if store.part("clips", video).exists()])
+    keys = [str(key) for key in clips.clip]
+    hands = Hands.concat([store.read(Hands, "hands", key) for key in keys])
+    fits = Fits.concat([store.read(Fits, "fits", key) for key in keys])
+    reviews = Reviews.concat([store.read(Reviews, "reviews", key) for key in keys])
+    truth = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
+    score = score_run(truth, clips, hands, fits, reviews)
+    store.write_json("truth_score.json", score)
+    return score
+
+
+def print_truth(score: dict[str, dict[str, float]], console: Console) -> None:
+    """The figures that matter, all hands beside the kept ones."""
+    names = {
+        "num_true": "true hands, clearly seen",
+        "num_hands": "hands found",
+        "recall": "recall",
+        "precision": "precision",
+        "side_accuracy": "side accuracy",
+        "box_iou": "box IoU",
+        "keypoint_error": "landmark error (share of box)",
+        "fit_error": "fitted joint error (share of box)",
+        "pa_mpjpe_mm": "PA-MPJPE of the fit (mm)",
+        "world_pa_mpjpe_mm": "PA-MPJPE of the detector (mm)",
+    }
+    grid = Grid("against the exact truth", "all", "kept")
+    for name, title in names.items():
+        grid.add_row(title, *(f"{score[which][name]:.3g}" for which in ("all", "kept")))
+    console.print(grid)

@@ -209,7 +209,7 @@ class Graph:
             else:
                 task.why, task.reason = Why.RETRY, error.reason
             return
-        task.why = _difference(made_by, task.recipe) if made_by else (task.why or Why.NEW)
+        task.why = _difference(made_by, task.recipe) if made_by else Why.NEW
 
     def _close_shard(self, shard: str) -> None:
         """Add the shard's own task once all of its videos are settled: it is made from what there is."""
@@ -281,7 +281,7 @@ class Graph:
 
     def counts(self) -> Counter[tuple[str, State, str]]:
         """Tasks by stage name, state and reason."""
-        return Counter((self.stages[t.stage].name, t.state, t.reason or (t.why or "")) for t in self.tasks)
+        return Counter((self.stages[t.stage].name, t.state, t.reason if t.settled else str(t.why)) for t in self.tasks)
 
 
 def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:

@@ -196,6 +196,8 @@ class OnRay:
 class Summary:
     """What one run did."""
 
+    num_made: int = 0
+    """Parts committed."""
     counts: Counter[tuple[str, State, str]] = field(default_factory=Counter)
     wall_s: float = 0.0
     work_s: float = 0.0
@@ -236,6 +238,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                 journal.flush()
                 summary.work_s += result.wall_s
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
+                    summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)
                     on_outcome(task, outcome)
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start

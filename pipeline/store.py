@@ -1,7 +1,7 @@
 """Durable tables: every (stage, item) commits exactly one Parquet file, written aside and renamed.
 
-    <root>/<table>/<key>.parquet      metadata: fingerprint and the recipe it was made by
-    <root>/<table>/<key>.error.json   why there is none: reason, message, attempts, permanent or not, traceback
+<root>/<table>/<key>.parquet      metadata: fingerprint and the recipe it was made by
+<root>/<table>/<key>.error.json   why there is none: reason, message, attempts, permanent or not, traceback
 """
 
 import errno

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.graph import State, table_of
 from pipeline.store import ErrorRecord, Store, StoreError
 from stages.frames import Frames, read_frames
-from stages.pack import PackSource, write_shard
+from stages.pack import Pack, PackSource, write_shard
 from stages.stage import Failure, Reason, Stage
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
@@ -96,7 +96,7 @@ class Worker:
         (position,), (recipe,), (outcome,) = order.stages, order.recipes, receipt.outcomes
         stage = self.stages[position]
         with self._recording(position, order.key, recipe, outcome):
-            if stage.key == "shard":
+            if isinstance(stage, Pack):
                 batches = self._function(position)(self._sources(order))
                 with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
                     outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
@@ -151,7 +151,7 @@ class Worker:
             return given
         return kind.concat(fresh)
 
-    def _input(self, kind: type, order: Order, stage: Stage, skip: Mapping[int, Any] | None = None) -> Table | None:
+    def _input(self, kind: Any, order: Order, stage: Stage, skip: Mapping[int, Any] | None = None) -> Table | None:
         """One argument of a stage, from the order or the store; of several detectors, all rows."""
         if kind is Frames:
             return None
@@ -161,7 +161,7 @@ class Worker:
             return self._videos(order.video)
         producers = [(p, s) for p, s in enumerate(self.stages) if s.writes is kind and p not in (skip or ())]
         key = order.video if producers and producers[0][1].key == "video" else order.key
-        tables = [self.store.read(kind, table_of(s), key) for _, s in producers]
+        tables: list[Any] = [self.store.read(kind, table_of(s), key) for _, s in producers]
         return kind.concat(tables) if tables else None
 
     def _videos(self, video: str) -> Videos:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64, Int64
 
 from fitting.anatomy import FINGERS, TIPS_IN_MANO_ORDER, joint_axes
+from fitting.files import STANDIN
 from fitting.mano import RIGHT, HandModel, faces_of_side, load_hand_model
-from fitting.standin import ASSET
 from fitting.standin_rig import WRIST_RING
 from studio.render import Mesh, join, normals
 
@@ -35,7 +35,7 @@ RING = len(WRIST_RING)
 
 def studio_model() -> HandModel:
     """The stand-in in float64: always it, whatever other model is installed, so that a seed means one video."""
-    return load_hand_model(ASSET, dtype=torch.float64)
+    return load_hand_model(STANDIN, dtype=torch.float64)
 
 
 def finger_axes(model: HandModel) -> Float64[np.ndarray, "15 3 3"]:

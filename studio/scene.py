@@ -17,7 +17,7 @@ from studio.poses import SHAPES, glide, key_angles, key_times
 
 Kind = Literal["signer", "close"]
 
-SHOULDER = np.array([-0.19, 0.09, 1.02])
+SHOULDER = np.array([-0.19, 0.09, 1.48])
 """Of a right arm: the person faces the camera, so their right is the picture's left."""
 UPPER_ARM_M, FOREARM_M = 0.29, 0.25
 MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -94,14 +94,13 @@ def _wrist(
 ) -> Float64[np.ndarray, "frames 3"]:
     """Where a right hand's wrist goes: from place to place on its own half, once below the picture if it leaves."""
     moments = key_times(times[-1], (0.8, 1.6), rng)
-    low, high = ((-0.27, 0.06, 0.74), (-0.07, 0.22, 0.84)) if kind == "signer" else ((-0.22, 0.06, 0.50), (-0.07, 0.15, 0.64))
+    low, high = ((-0.27, 0.06, 1.20), (-0.07, 0.22, 1.30)) if kind == "signer" else ((-0.22, 0.06, 0.74), (-0.07, 0.15, 0.93))
     keys = rng.uniform(low, high, (len(moments), 3))
     if kind == "close" and crossed:
         keys[:, 0] *= -1
     if leaves:
-        away = rng.integers(1, len(keys)) if len(keys) > 2 else len(keys) - 1
-        keys[away, 1] = 0.62
-        keys[away, 2] = high[2]
+        inner = max(int((moments < times[-1] - 0.3).sum()), 2)
+        keys[rng.integers(1, inner), 1:] = 0.70, high[2]
     return glide(keys, moments, times) + _sway(times, 0.012, rng)
 
 

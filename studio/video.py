@@ -82,7 +82,7 @@ def pose_track(model: HandModel, track: Track) -> PosedTrack:
 def render_film(film: Film) -> Iterator[tuple[Picture, list[dict[str, np.ndarray]]]]:
     """Pictures in order, each with one row of truth a hand (see `studio.truth.TRUTH`; without the video's name)."""
     rng = np.random.default_rng(film.seed)
-    model, camera = studio_model(), Camera(width=film.width, height=film.height, focal_px=620.0 * film.width / 640)
+    model, camera = studio_model(), Camera(width=film.width, height=film.height, focal_px=Camera().focal_px * film.width / Camera().width)
     total = round(film.seconds * film.frames_per_second)
     bounds = np.linspace(0, total, len(film.shots) + 1).round().astype(int)
     for index, kind in enumerate(film.shots):

@@ -276,3 +276,32 @@ def test_bad_settings_are_named() -> None:
         Download(attempts=0)
     with pytest.raises(ValueError, match=r"download\.cookies_file"):
         Download(cookies_file="/nowhere/cookies.txt")
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        (["1080avc", "720avc", "720avc60", "720vp9", "720av1", "720sound", "480avc"], "720avc"),
+        (["1080avc", "720avc60", "720vp9", "720av1", "720sound", "480avc"], "720vp9"),
+        (["1080avc", "720avc60", "720av1", "720sound", "480avc"], "720av1"),
+        (["1080avc", "720avc60", "720sound", "480avc"], "720avc60"),
+        (["1080avc", "480avc"], "480avc"),
+        (["720sound"], "720sound"),
+    ],
+)
+def test_the_stream_nearest_in_size_then_rate_then_codec_is_taken(tmp_path: Path, offered: list[str], taken: str) -> None:
+    from yt_dlp import YoutubeDL
+
+    from stages.fetch import _Log, _options
+
+    request = Request(url="", folder=str(tmp_path), stem="v", lines=720, frames_per_second=29.97, socket_timeout_s=1)
+    codecs = {"avc": "avc1.4d401f", "vp9": "vp9", "av1": "av01.0.05M.08", "sound": "avc1.64001F", "avc60": "avc1.4d4020"}
+    formats = []
+    for name in offered:
+        lines, codec = re.fullmatch(r"(\d+)(\w+?\d*)", name).groups()  # type: ignore[union-attr]
+        size = {"width": int(lines) * 16 // 9, "height": int(lines), "fps": 60 if codec == "avc60" else 30}
+        sound = "mp4a.40.2" if codec == "sound" else "none"
+        formats.append({"format_id": name, "url": f"http://x/{name}", "ext": "mp4", "vcodec": codecs[codec], "acodec": sound} | size)
+    with YoutubeDL(_options(request, _Log())) as downloader:
+        video = {"id": "v", "title": "", "extractor": "youtube", "extractor_key": "Youtube", "formats": formats}
+        assert downloader.process_ie_result(video, download=False)["format_id"] == taken

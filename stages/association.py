@@ -121,3 +121,23 @@ def fuse_keypoints(keypoints: Float[np.ndarray, "n 21 3"], score: Float[np.ndarr
     mean = mean if len(have) > 1 else points[0]
     sure = np.where(agree, confidence, 0).max(0)
     return np.concatenate([mean, np.where(agree.all(0), sure, confidence[0] / 2)[:, None]], -1).astype(keypoints.dtype)
+
+
+def covered(
+    box: Float[np.ndarray, "n 4"],
+    score: Float[np.ndarray, "n"],
+    side: Int64[np.ndarray, "n"],
+    claimed: Bool[np.ndarray, "n"],
+    *,
+    share: float,
+) -> Bool[np.ndarray, "n"]:
+    """Hands that are a surer one seen again in another size: they share more than `share` of the smaller box with it and have its
+    side, or a wrist claims that one and none claims them. Two hands that hold each other have two sides and two wrists."""
+    box = box.astype(np.float64)
+    smaller = np.minimum(boxes.area(box)[:, None], boxes.area(box)[None])
+    shared = boxes.intersection(box, box) / np.maximum(smaller, 1e-9) > share
+    again = shared & ((side[:, None] == side[None]) | (~claimed[:, None] & claimed[None]))
+    gone = np.zeros(len(box), bool)
+    for i in np.argsort(-score, kind="stable"):
+        gone[i] = bool((again[i] & ~gone & (score > score[i])).any())
+    return gone

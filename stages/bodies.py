@@ -40,24 +40,33 @@ def wrist_witness(
 
 def share_out(
     witness: Float64[np.ndarray, "n m 2"], log_odds: Float64[np.ndarray, "n"], score: Float64[np.ndarray, "n"], *, side_weight: float
-) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
-    """Person (-1: nobody), side and log-odds of each hand: nobody gets two left or two right hands.
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    """Person (-1: nobody) and side of each hand: nobody gets two left or two right hands.
 
-    `log_odds` are the detectors'; a wrist that speaks fully for one side adds `side_weight`. Hands near a wrist go to
-    somebody if they can; among the ways to do so the one that agrees best with sides, nearness and scores is taken. Of two
-    hands of one person just one is the right one: each one's log-odds count against the other's.
+    `log_odds` of right against left are the detectors'; a wrist that speaks fully for a side adds `side_weight`. Hands near a
+    wrist go to somebody if they can; among the ways to do so the one that agrees best with sides, wrists and scores is taken.
     """
     num_hands, num_people, _ = witness.shape
-    total = log_odds[:, None] + side_weight * (witness[..., RIGHT] - witness[..., LEFT])
+    person, side = np.full(num_hands, -1), (log_odds > 0).astype(np.int64)
     if num_people == 0:
-        return np.full(num_hands, -1), (log_odds > 0).astype(np.int64), log_odds
-    near = witness.max(-1)
-    gain = side_weight * (near + score[:, None])
-    utility = np.stack([gain - total, gain + total], -1)  # n, m, (left, right)
-    utility = np.where(near[..., None] > 0, utility, -np.inf).reshape(num_hands, num_people * 2)
-    person, side, odds = np.full(num_hands, -1), (log_odds > 0).astype(np.int64), log_odds.copy()
+        return person, side
+    sign = np.array([-1, 1])  # left, right
+    lean = log_odds[:, None] + side_weight * (witness[..., RIGHT] - witness[..., LEFT])
+    utility = sign * lean[..., None] + side_weight * (witness + score[:, None, None])
+    utility = np.where(witness.max(-1, keepdims=True) > 0, utility, -np.inf).reshape(num_hands, num_people * 2)
     for hand, slot in assign(-utility):
         person[hand], side[hand] = divmod(slot, 2)
-        odds[hand] = total[hand, person[hand]]
-    pair = (person[:, None] == person[None]) & (person >= 0) & ~np.eye(num_hands, dtype=bool)
-    return person, side, odds - pair @ odds
+    return person, side
+
+
+def side_log_odds(
+    witness: Float64[np.ndarray, "n m 2"], log_odds: Float64[np.ndarray, "n"], person: Int64[np.ndarray, "n"], *, side_weight: float
+) -> Float64[np.ndarray, "n"]:
+    """Detectors' and wrists' votes of right against left. Of two hands of one person just one is right: each one's votes
+    count against the other's."""
+    odds = log_odds.copy()
+    for hand in np.flatnonzero(person >= 0):
+        left, right = witness[hand, person[hand]]
+        odds[hand] += side_weight * (right - left)
+    pair = (person[:, None] == person[None]) & (person[:, None] >= 0) & ~np.eye(len(person), dtype=bool)
+    return odds - pair @ odds

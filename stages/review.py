@@ -51,9 +51,9 @@ class Review:
     """Longer side of the box, pixels. Ours; below it a finger is one pixel wide."""
     min_inside: float = 0.4
     """Share of the box's area that lies in the frame, in [0, 1]. Ours."""
-    min_lone_source: float = 0.4
-    """Score that a hand needs which one source saw, in [0, 1]. Ours."""
-    min_lone_frame: float = 0.5
+    min_lone_source: float = 0.5
+    """Score that a hand needs which one source saw, in [0, 1]. Ours; above it all hands on our labelled frames were hands."""
+    min_lone_frame: float = 0.6
     """Score that a hand needs which is seen in one frame only, in [0, 1]; clips of one sampled frame are exempt. Ours."""
 
     def __post_init__(self) -> None:

@@ -1,11 +1,12 @@
 """Tracks: the same hand through a clip. Boxes xyxy in pixels, times in seconds; a clip holds no shot cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
 from stages import boxes
+from stages.tables import Hands
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ def _link_cost(
     box: Float64[np.ndarray, "n 4"],
     log_odds: Float64[np.ndarray, "n"],
     time_s: float,
-    speed: float,
+    max_speed: float,
 ) -> Float64[np.ndarray, "m n"]:
     """Distance from the guess in hand sizes, plus what a change of size or of side costs; infinite beyond reach."""
     guess = np.stack([t.guess(time_s) for t in tracks])
@@ -52,7 +53,7 @@ def _link_cost(
     growth = np.abs(np.log(boxes.long_side(guess)[:, None] / boxes.long_side(box)[None]))
     past = np.clip([t.log_odds for t in tracks], -3, 3)
     conflict = np.maximum(-past[:, None] * np.clip(log_odds, -3, 3)[None], 0) / 9  # 1 when both are sure and differ
-    reach = np.minimum(0.5 + speed * (time_s - np.array([t.time_s for t in tracks])), 2.0)
+    reach = np.minimum(0.5 + max_speed * (time_s - np.array([t.time_s for t in tracks])), 2.0)
     cost = distance + growth / 2 + conflict / 2
     return np.where((distance <= reach[:, None]) & (growth <= np.log(2.5)), cost, np.inf)
 
@@ -64,12 +65,12 @@ def link(
     log_odds: Float[np.ndarray, "n"],
     *,
     max_gap_s: float,
-    speed: float,
+    max_speed: float,
 ) -> Int32[np.ndarray, "n"]:
     """Track numbers, in order of first sight: frame by frame the cheapest pairs of open tracks and hands.
 
     `log_odds` (n) of right against left; a track is open for `max_gap_s` seconds after its last row; a hand moves
-    at most `speed` of its own sizes a second away from the constant-velocity guess (and half a size more, two at most).
+    at most `max_speed` of its own sizes a second away from the constant-velocity guess (and half a size more, two at most).
     """
     track = np.full(len(frame), -1, np.int32)
     everyone: list[_Track] = []
@@ -79,7 +80,7 @@ def link(
         now = float(time_s[rows[0]])
         open_tracks = [i for i, t in enumerate(everyone) if now - t.time_s <= max_gap_s + 1e-6]
         if open_tracks:
-            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, speed)
+            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, max_speed)
             for i, j in assign(cost):
                 track[rows[j]] = open_tracks[i]
                 everyone[open_tracks[i]].extend(box[rows[j]], now, float(log_odds[rows[j]]))
@@ -87,3 +88,35 @@ def link(
             track[row] = len(everyone)
             everyone.append(_Track(box[row], now, np.zeros(2), float(log_odds[row])))
     return track
+
+
+def follow(hands: Hands, *, max_gap_s: float, max_speed: float) -> Hands:
+    """The same hands with tracks, in order of frame and falling score; a side is its whole track's, never one frame's alone."""
+    hands = hands.take(np.lexsort((*hands.box.T, -hands.score, hands.frame)))
+    track = link(hands.frame, hands.time_s, hands.box, hands.side_log_odds, max_gap_s=max_gap_s, max_speed=max_speed)
+    length = np.bincount(track)[track]
+    odds = np.bincount(track, hands.side_log_odds)[track]
+    undecided = np.bincount(track, hands.side)[track] * 2 > length
+    side = np.where(odds == 0, undecided, odds > 0)
+    first = np.searchsorted(hands.frame, hands.frame)
+    return replace(
+        hands,
+        hand=(np.arange(len(hands)) - first).astype(np.int16),
+        side=side.astype(np.int8),
+        side_log_odds=odds.astype(np.float32),
+        person=_one_of_each(hands, side, np.abs(odds)),
+        track=track,
+        track_length=length.astype(np.int32),
+    )
+
+
+def _one_of_each(hands: Hands, side: np.ndarray, sureness: Float[np.ndarray, "n"]) -> np.ndarray:
+    """People, without the less sure of two hands that came to have one side of one person in one frame."""
+    person = hands.person.copy()
+    taken: set[tuple[int, int, int]] = set()
+    for i in np.argsort(-sureness, kind="stable"):
+        slot = (int(hands.frame[i]), int(person[i]), int(side[i]))
+        if slot in taken and person[i] >= 0:
+            person[i] = -1
+        taken.add(slot)
+    return person

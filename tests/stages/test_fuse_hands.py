@@ -194,6 +194,21 @@ def test_the_bodys_wrist_decides_the_side_where_the_detector_is_unsure_and_raise
     assert helped.score[0] > plain.score[0]
 
 
+def test_a_wrist_speaks_for_one_hand_only():
+    people = body(left=(150, 210), right=(600, 400))
+    hands = fuse(detection([100, 100, 200, 200], 0.6, p_right=0.1), detection([100, 220, 200, 320], 0.3, p_right=0.1), people=people)
+    assert hands.score[0] > 0.6
+    assert hands.score[1] == pytest.approx(0.3)
+
+
+def test_a_surer_hand_seen_again_in_another_size_goes_but_a_hand_held_by_the_other_stays():
+    hand, part = [100, 100, 200, 200], [120, 110, 170, 160]
+    assert fuse(detection(hand, 0.9), detection(part, 0.6)).box.tolist() == [hand]
+    people = body(left=(130, 160), right=(150, 200))
+    held = fuse(detection(hand, 0.9, p_right=0.95), detection(part, 0.6, p_right=0.05), people=people)
+    assert sorted(held.side.tolist()) == [LEFT, RIGHT]
+
+
 def test_a_hand_without_a_body_in_view_is_kept():
     hands = fuse(detection([100, 100, 200, 200], 0.6))
     assert hands.person.tolist() == [-1]

@@ -51,7 +51,7 @@ def test_a_well_seen_hand_is_kept_without_a_reason():
         ({"error_share": 0.3}, Drop.REPROJECTION),
         ({"violation_deg": 60.0}, Drop.JOINT_LIMITS),
         ({"score": 0.1}, Drop.WEAK_SOURCE),
-        ({"score": 0.45, "track_length": 1}, Drop.LONE_FRAME),
+        ({"score": 0.55, "track_length": 1}, Drop.LONE_FRAME),
     ],
 )
 def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(change, reason):
@@ -66,8 +66,8 @@ def test_a_weak_hand_that_two_sources_saw_is_kept():
 
 
 def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks():
-    assert review(*good(1, score=0.45)).keep.all()
-    clips, hands, fits = good(1, score=0.45)
+    assert review(*good(1, score=0.55)).keep.all()
+    clips, hands, fits = good(1, score=0.55)
     assert not review(replace(clips, end_s=np.array([1.0])), hands, fits).keep.any()
 
 

@@ -66,7 +66,7 @@ def by_chance(examples: Iterable[Example]) -> list[Example]:
 
 
 def draw_examples(examples: Sequence[Example], load: Callable[[str], ClipTables], *, budget_bytes: int) -> dict[Example, tuple[str, str]]:
-    """The frame and the close-up of each example as data URIs; one that can no longer be read is left out. Each clip is decoded once, at most."""
+    """The frame and the close-up of each example as data URIs; one that can no longer be read is left out."""
     share = budget_bytes * 3 // 4 // max(1, 2 * len(examples))  # base64 makes four bytes of three
     pictures: dict[Example, tuple[str, str]] = {}
     by_clip: dict[str, list[Example]] = defaultdict(list)
@@ -106,12 +106,16 @@ def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share
 
 
 def _jpeg(image: np.ndarray, share: int) -> str:
-    """A data URI of at most `share` bytes of JPEG, or the smallest there is."""
+    """A data URI of at most `share` bytes of JPEG: coarser, then smaller, until it fits or is 40 pixels high."""
+    import cv2
     import simplejpeg
 
-    data = b""
-    for quality in _QUALITIES:
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="420")
-        if len(data) <= share:
-            break
+    data, height, width = b"", *image.shape[:2]
+    while not data or (len(data) > share and height > 40):
+        for quality in _QUALITIES:
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="420")
+            if len(data) <= share:
+                break
+        height, width = height * 3 // 4, max(1, width * 3 // 4)
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -33,7 +33,7 @@ def write_report(
     num_pictures: int = 9,
     budget_bytes: int = 4 << 20,
 ) -> None:
-    """Write the page of the data folder `root` to `out`, whole or not at all; its pictures aim at `budget_bytes` together.
+    """Write the page of the data folder `root` to `out`, whole or not at all; its pictures take `budget_bytes` at most.
 
     `status` has one mapping a line: stage, state (done, pending, retry, blocked, failed), reason, count, advice. The same tables give
     the same page. Hands that were not fitted or reviewed yet are counted and said to be so.

@@ -13,7 +13,9 @@ from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 REASONS = ("reprojection", "too_small", "one_frame_track")
 
 
-def render_video(path: Path, *, num_frames: int = 40, width: int = 320, height: int = 240, frames_per_second: int = 10, seed: int = 0) -> Path:
+def render_video(
+    path: Path, *, num_frames: int = 40, width: int = 320, height: int = 240, frames_per_second: int = 10, seed: int = 0
+) -> Path:
     """A video of smooth colours that drift: cheap, and no two frames alike."""
     import imageio_ffmpeg
 

@@ -1,5 +1,6 @@
 """A run as a person sees it: one bar a stage, with the rate and the time left; then the shards' index."""
 
+import time
 from collections import Counter
 from types import TracebackType
 
@@ -22,13 +23,18 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.2g}/s" if speed else "", style="cyan")
 
 
+LOG_INTERVAL_S = 30.0
+"""Without a terminal, how often a line of progress is printed."""
+
+
 class Bars:
-    """Shows a graph's state; failures are printed above the bars as they come."""
+    """Shows a graph's state; failures are printed above the bars as they come. Without a terminal: a plain line now and then."""
 
     def __init__(self, graph: Graph, console: Console) -> None:
         self.graph, self.console = graph, console
         columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, transient=False)
+        self.logged_at = time.monotonic()
         self.bars = {name: self.progress.add_task(name, total=0) for name in dict.fromkeys(s.name for s in graph.stages)}
 
     def __enter__(self) -> "Bars":
@@ -45,6 +51,9 @@ class Bars:
         settled: Counter[str] = Counter(self.graph.stages[t.stage].name for t in self.graph.tasks if t.settled)
         for name, bar in self.bars.items():
             self.progress.update(bar, total=total[name], completed=settled[name])
+        if not self.console.is_terminal and time.monotonic() - self.logged_at > LOG_INTERVAL_S:
+            self.logged_at = time.monotonic()
+            self.console.print("  ".join(f"{name} {settled[name]}/{total[name]}" for name in self.bars))
 
     def __call__(self, task: Task, outcome: Outcome) -> None:
         name = self.graph.stages[task.stage].name

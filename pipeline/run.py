@@ -199,6 +199,8 @@ class Summary:
     num_made: int = 0
     """Parts committed."""
     counts: Counter[tuple[str, State, str]] = field(default_factory=Counter)
+    started_s: float = 0.0
+    """Unix time."""
     wall_s: float = 0.0
     work_s: float = 0.0
     """Sum of the time workers spent on items."""
@@ -206,7 +208,7 @@ class Summary:
 
 def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
     """Bring every task of the graph to an end. Raises StoreError when the folder cannot be written."""
-    summary, start = Summary(), time.perf_counter()
+    summary, start = Summary(started_s=time.time()), time.perf_counter()
     queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
     deaths: Counter[tuple[int, str]] = Counter()
     flying: dict[tuple[int, str], Item] = {}

@@ -53,6 +53,8 @@ class Receipt:
 
     key: str
     outcomes: list[Outcome]
+    started_s: float = 0.0
+    """Unix time."""
     wall_s: float = 0.0
     decode_s: float = 0.0
     peak_mb: float = 0.0
@@ -75,7 +77,7 @@ class Worker:
     def do(self, order: Order) -> Receipt:
         """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""
         start = time.perf_counter()
-        receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages])
+        receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
         try:
             if Frames in self.stages[order.stages[0]].reads:
                 self._on_frames(order, receipt)

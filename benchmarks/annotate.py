@@ -1,0 +1,131 @@
+"""`make bench-annotate`: frames/s of the chain by stage, the engine's overhead, memory, one worker against two, and the peer.
+
+The peer is what a user would wire together: a plain loop of the mediapipe package (Tasks API, whole frame, image mode, four hands)
+over the same frames of the same clips. It finds hands on the whole frame only; the chain looks for people and at five routes, fuses,
+fits, reviews and packs, so the ratio is stated for the chain and for its hand detector, beside what each finds.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe
+from benchmarks.peer import count_hands
+from pipeline.graph import Graph
+from pipeline.manifest import read_manifest
+from pipeline.recipes import whim
+from pipeline.run import Executor, Local, OnRay, run, seat_of
+from pipeline.store import Store
+from stages.frames import read_frames
+from stages.tables import Clips, Hands, Videos
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS = ("asl_yes", "asl_bird", "asl_thanks", "asl_book", "asl_student", "asl_milk", "asl_walk", "asl_help")
+
+
+def clips(folder: Path) -> Path:
+    """Links to eight short real clips, or two rendered ones where there are no real ones."""
+    media = Path(os.environ.get("WHIM_MEDIA", ROOT.parent / "shared" / "media")) / "videos" / "intel"
+    folder.mkdir()
+    for name in CLIPS:
+        if (media / f"{name}.mkv").exists():
+            (folder / f"{name}.mkv").symlink_to(media / f"{name}.mkv")
+    if not list(folder.iterdir()):
+        from studio.video import make_videos
+
+        make_videos(folder)
+    return folder
+
+
+def measure(videos: Path, data: Path, num_workers: int) -> dict[str, Any]:
+    """One whole run; `num_workers` 0 is the plain loop in this process. Times exclude Ray's own start and the networks' loading."""
+    manifest = read_manifest(videos)
+    store = Store(data)
+    stages = whim(manifest, store.root)
+    executor: Executor = OnRay(store.root, stages, [seat_of(s) for s in stages], num_workers) if num_workers else Local(store.root, stages)
+    warm = Graph(stages, manifest.take(slice(0, 1)), store).load()
+    run(warm, executor)  # every worker has loaded every network it will need
+    if num_workers > 1:
+        run(Graph(stages, manifest.take(slice(1, 3)), store).load(), executor)
+    graph = Graph(stages, manifest, store).load()
+    start = time.perf_counter()
+    summary = run(graph, executor)
+    wall_s = time.perf_counter() - start
+    journals = [json.loads(line) for file in sorted((data / "runs").iterdir()) for line in file.read_text().splitlines()]
+    last = [r for r in journals if r["started_s"] >= summary.started_s]
+    by_stage: dict[str, float] = defaultdict(float)
+    for receipt in last:
+        for outcome in receipt["outcomes"]:
+            by_stage[stages[outcome["stage"]].name] += outcome["wall_s"]
+        by_stage["decode"] += receipt["decode_s"]
+    frames = sum(o["num_frames"] for r in last for o in r["outcomes"] if stages[o["stage"]].name == "detect-hands")
+    return {
+        "wall_s": wall_s,
+        "frames": frames,
+        "frames_per_s": frames / wall_s,
+        "stage_s": dict(by_stage),
+        "frames_per_s_by_stage": {name: round(frames / s, 2) for name, s in by_stage.items() if s > 0},
+        "engine_overhead": 1 - sum(by_stage.values()) / (wall_s * max(1, num_workers)),
+        "peak_mb": max(r["peak_mb"] for r in last),
+    }
+
+
+def peer(videos: Path, data: Path) -> dict[str, Any]:
+    """The mediapipe package over the same sampled frames, decoding included."""
+    store = Store(data)
+    hands, frames, start = 0, 0, time.perf_counter()
+    with count_hands() as detect:
+        start = time.perf_counter()
+        for part in sorted((data / "videos").glob("*.parquet")):
+            video = store.read(Videos, "videos", part.stem)
+            for clip in store.read(Clips, "clips", part.stem).rows():
+                for stretch in read_frames(store.root / video.path[0], clip):
+                    frames += len(stretch.images)
+                    hands += sum(detect(image) for image in stretch.images)
+    return {"frames": frames, "frames_per_s": frames / (time.perf_counter() - start), "hands": hands}
+
+
+def main() -> None:
+    """Measure, print, and write benchmarks/results/annotate.json."""
+    machine = describe()
+    with tempfile.TemporaryDirectory() as folder:
+        videos = clips(Path(folder) / "videos")
+        plain = measure(videos, Path(folder) / "plain", 0)
+        one = measure(videos, Path(folder) / "one", 1)
+        two = measure(videos, Path(folder) / "two", 2)
+        loop = peer(videos, Path(folder) / "plain")
+        kept = [Hands.from_arrow(_table(p)) for p in (Path(folder) / "plain" / "hands").glob("*.parquet")]
+    result = {
+        "machine": machine,
+        "frames_per_s": round(two["frames_per_s"], 2),
+        "frames_per_s_by_stage": plain["frames_per_s_by_stage"],
+        "engine_overhead": round(one["engine_overhead"], 4),
+        "engine_overhead_in_process": round(plain["engine_overhead"], 4),
+        "speedup_two_workers": round(two["frames_per_s"] / one["frames_per_s"], 2),
+        "vs_mediapipe_loop": round(plain["frames_per_s"] / loop["frames_per_s"], 3),
+        "vs_mediapipe_loop_hands_found": round(sum(map(len, kept)) / max(1, loop["hands"]), 2),
+        "peak_mb": round(max(r["peak_mb"] for r in (plain, one, two))),
+        "limit": "two workers on two cores can at most double one; the networks alone are the stage figures",
+        "runs": {"plain": plain, "one_worker": one, "two_workers": two, "mediapipe_loop": loop},
+    }
+    out = ROOT / "benchmarks" / "results" / "annotate.json"
+    out.write_text(json.dumps(result, indent=1, default=float) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k != "runs"}, indent=1, default=float))
+    print(out)
+
+
+def _table(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path)
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

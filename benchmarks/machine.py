@@ -1,0 +1,21 @@
+"""What the figures were measured on."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, memory, load and the versions that matter."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    packages = ("torch", "ray", "ai-edge-litert", "av", "numpy")
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

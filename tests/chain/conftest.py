@@ -1,0 +1,61 @@
+"""A few short real videos, and the command line as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Whim = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def few_videos(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two signers, three seconds of black, an empty file."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name in ("videos/intel/asl_yes.mkv", "videos/intel/asl_bird.mkv", "odd/black_3s.mp4", "broken/zero_bytes.mp4"):
+        shutil.copy2(media / name, folder)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def whim() -> Whim:
+    """Run `python -m pipeline ...`; fails the test with its output when the exit status is not the one expected."""
+
+    def call(*arguments: str | Path, status: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(command(*arguments), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def undisturbed(few_videos: Path, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of one whole run on Ray."""
+    data = tmp_path_factory.mktemp("undisturbed") / "data"
+    whim("run", "--videos", few_videos, "--data", data)
+    return data
+
+
+def plan(whim: Whim, *arguments: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(whim("plan", "--json", *arguments).stdout)
+    return found
+
+
+def shard_bytes(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted((data / "shards").rglob("*")) if path.is_file()}

@@ -1,0 +1,54 @@
+"""`ray job submit` against a head on loopback runs the chain."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.chain.conftest import ROOT, environment, shard_bytes
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray head of its own, bound to loopback, ended by its temporary folder (never `ray stop`)."""
+    folder = Path("/tmp") / f"whim-ray-{os.getpid()}"  # a socket's path must stay short
+    dashboard = free_port()
+    weights = os.environ.get("WHIM_WEIGHTS", str(ROOT / "weights"))
+    env = {**environment(), "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
+    env.pop("PYTHONPATH")
+    start = [
+        BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
+        f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats",
+    ]  # fmt: skip
+    subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
+    yield f"http://127.0.0.1:{dashboard}"
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
+            process.kill()
+    time.sleep(0.5)
+
+
+def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed: Path, tmp_path: Path, whim: Callable[..., Any]) -> None:
+    job = ["python", "-m", "pipeline", "run", "--videos", few_videos, "--data", tmp_path / "data"]
+    submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
+    done = subprocess.run([str(a) for a in submit], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "succeeded" in done.stdout
+    assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 3
+    assert shard_bytes(tmp_path / "data") == shard_bytes(undisturbed)

@@ -1,0 +1,51 @@
+"""Killed with -9 at random moments, again and again: nothing is lost, nothing is doubled, the shards are the same bytes."""
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.chain.conftest import ROOT, command, environment, shard_bytes
+
+KILLS_IN_PROCESS, KILLS_ON_RAY = 14, 6
+
+
+def start(videos: Path, data: Path, *flags: str) -> "subprocess.Popen[bytes]":
+    arguments = command("run", "--videos", videos, "--data", data, *flags)
+    return subprocess.Popen(arguments, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_after_parts(driver: "subprocess.Popen[bytes]", data: Path, dice: random.Random, *, worker: bool) -> None:
+    """Wait until the run has written something more or a moment has passed, then kill the driver or one of its workers."""
+    begin, count = time.monotonic(), len(list(data.rglob("*.parquet")))
+    while driver.poll() is None and time.monotonic() - begin < 25 and len(list(data.rglob("*.parquet"))) == count:
+        time.sleep(0.02)
+    time.sleep(dice.uniform(0, 0.6))
+    if driver.poll() is not None:
+        return
+    victims = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Worker" in " ".join(p.cmdline())] if worker else []
+    if victims:
+        dice.choice(victims).kill()
+        time.sleep(dice.uniform(0, 1.5))
+    driver.kill()
+
+
+def test_random_kills_lose_and_double_nothing(undisturbed: Path, few_videos: Path, tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    dice, data, kills = random.Random(seed), tmp_path / "data", 0
+    for flags in [["--local"]] * KILLS_IN_PROCESS + [[]] * KILLS_ON_RAY:
+        driver = start(few_videos, data, *flags)
+        kill_after_parts(driver, data, dice, worker=not flags and dice.random() < 0.5)
+        kills += driver.wait() == -9
+        parts = sorted(data.glob("*/**/*.parquet"))
+        if parts and dice.random() < 0.7:  # something to do for the next one, at any depth
+            dice.choice(parts).unlink()
+    assert kills >= 20, f"only {kills} kills landed (seed {seed})"
+    assert start(few_videos, data, "--local").wait() == 0
+    assert shard_bytes(data) == shard_bytes(undisturbed)
+    made = {str(p.relative_to(undisturbed)) for p in undisturbed.rglob("*.parquet")}
+    assert {str(p.relative_to(data)) for p in data.rglob("*.parquet")} == made
+    assert not list(data.rglob("*.tmp"))

@@ -35,6 +35,11 @@ class Found:
     keep: np.ndarray
     reason: np.ndarray
 
+    @property
+    def waiting(self) -> np.ndarray:
+        """Hands without a verdict."""
+        return np.asarray(self.reason == NOT_REVIEWED)
+
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Run:

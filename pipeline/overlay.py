@@ -123,9 +123,9 @@ def _hand_model() -> HandModel:
 def _draw_mesh(canvas: Image, fit: Fits, view: View) -> Image:
     """Blend in the shaded, visible faces of one fitted hand, far ones first."""
     model, side = _hand_model(), int(fit.side[0])
-    parameters = (torch.from_numpy(np.ascontiguousarray(p)) for p in (fit.betas, fit.global_orient, fit.hand_pose))
+    parameters = (torch.tensor(p) for p in (fit.betas, fit.global_orient, fit.hand_pose))
     vertices = pose_either_hand(model, torch.tensor([side]), *parameters).vertices
-    pixels = view.points(project(vertices, torch.from_numpy(np.ascontiguousarray(fit.camera)))[0].numpy())
+    pixels = view.points(project(vertices, torch.tensor(fit.camera))[0].numpy())
     low, high = np.floor(pixels.min(0)).astype(int) - 1, np.ceil(pixels.max(0)).astype(int) + 2
     low, high = np.maximum(low, 0), np.minimum(high, canvas.shape[1::-1])
     if (high <= low).any():

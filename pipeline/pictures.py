@@ -75,7 +75,7 @@ def draw_examples(examples: Sequence[Example], load: Callable[[str], ClipTables]
     for clip, of_clip in by_clip.items():
         tables = load(clip)
         for frame, image in _frames_of(tables, {e.frame for e in of_clip}):
-            for example in (e for e in of_clip if e.frame == frame):
+            for example in (e for e in of_clip if e.frame == frame and tables.hands.frame[e.row : e.row + 1] == [frame]):
                 pictures[example] = _draw_example(image, tables, example, share)
     return pictures
 
@@ -96,13 +96,16 @@ def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.n
 
 
 def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share: int) -> tuple[str, str]:
+    """The frame with all of its hands, and the close-up with the one alone."""
     on_frame = tables.hands.frame == example.frame
     hands, fits, reviews = tables.hands.take(on_frame), tables.fits.take(on_frame), tables.reviews.take(on_frame)
     box = tables.hands.box[example.row]
     frame, close_up = whole(image, FRAME_HEIGHT), around(image, box, CLOSE_UP_HEIGHT)
     drawn = draw_hands(image, hands, fits, reviews, view=frame, labels=False)
     outline(drawn, frame, close_up)
-    return _jpeg(drawn, share), _jpeg(draw_hands(image, hands, fits, reviews, view=close_up, labels=False), share)
+    one = slice(example.row, example.row + 1)
+    alone = draw_hands(image, tables.hands.take(one), tables.fits.take(one), tables.reviews.take(one), view=close_up, labels=False)
+    return _jpeg(drawn, share), _jpeg(alone, share)
 
 
 def _jpeg(image: np.ndarray, share: int) -> str:

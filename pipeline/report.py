@@ -43,7 +43,7 @@ def write_report(
     found = run.found
     best = spread(_ranked(found, found.keep, -found.quality), num_pictures)
     worst = spread(_ranked(found, found.keep & ~_is_one_of(found, best), found.quality), num_pictures)
-    reasons = Counter(found.reason[~found.keep].tolist())
+    reasons = Counter(found.reason[~found.keep & ~found.waiting].tolist())
     dropped = {reason: spread(by_chance(_ranked(found, found.reason == reason, found.row)), 3) for reason, _ in reasons.most_common()}
     examples = [*best, *worst, *(e for group in dropped.values() for e in group)]
     pictures = draw_examples(examples, partial(load_clip, store, run), budget_bytes=budget_bytes)
@@ -100,15 +100,16 @@ def _is_one_of(found: Found, examples: Iterable[Example]) -> np.ndarray:
 
 
 def _tiles(run: Run) -> str:
-    found, num_kept = run.found, int(run.found.keep.sum())
+    found, num_kept, num_waiting = run.found, int(run.found.keep.sum()), int(run.found.waiting.sum())
+    share = f"{100 * num_kept / max(1, len(found.row) - num_waiting):.0f} % of those reviewed"
     duration_s = sum(float(c.end_s[0] - c.start_s[0]) for c in run.clips.values())
     num_frames = len(set(zip(found.video.tolist(), found.frame.tolist(), strict=True)))
     errors, qualities = (v[found.keep & np.isfinite(v)] for v in (found.error_px, found.quality))
     tiles = (
         (f"{len(run.videos):,}", "videos", f"{_clock(duration_s)} in {len(run.clips):,} clips"),
         (f"{len(found.row):,}", "hands found", f"on {num_frames:,} frames"),
-        (f"{num_kept:,}", "hands kept", f"{100 * num_kept / max(1, len(found.row)):.0f} % of those found"),
-        (f"{np.median(errors):.1f} px" if len(errors) else "–", "median fit error", "of kept hands, in the video's pixels"),
+        (f"{num_kept:,}", "hands kept", share + (f", {num_waiting:,} wait" if num_waiting else "")),
+        (f"{np.median(errors):.1f} px" if len(errors) else "–", "median fit error", "of kept hands"),
         (f"{np.median(qualities):.2f}" if len(qualities) else "–", "median quality", "of kept hands, 0 to 1"),
     )
     return "".join(f"<div class=tile><b>{value}</b><span>{name}</span><small>{note}</small></div>" for value, name, note in tiles)
@@ -158,7 +159,7 @@ def _problems(status: Sequence[Mapping[str, Any]]) -> str:
 
 def _dropped(reasons: Counter[str], examples: Mapping[str, list[Example]], sheet: Any) -> str:
     groups = [
-        f"<h3><code>{escape(reason)}</code><small>{count:,} hands</small></h3>{sheet(examples[reason])}"
+        f"<h3><code>{escape(reason)}</code><small>{count:,} {'hand' if count == 1 else 'hands'}</small></h3>{sheet(examples[reason])}"
         for reason, count in reasons.most_common()
     ]
     return "".join(groups) or "<p class=empty>No hand was dropped.</p>"
@@ -183,13 +184,12 @@ def _card(example: Example, found: Found, pictures: tuple[str, str] | None) -> s
         f"error <b>{_known(found.error_px[i], 1)} px</b>",
         f"score <b>{_known(found.score[i], 2)}</b>",
         f"size <b>{found.size_px[i]:.0f} px</b>",
-        f"seen by <b>{found.num_agree[i]} of {found.num_run[i]}</b>",
+        *([f"seen by <b>{found.num_agree[i]} of {found.num_run[i]}</b>"] if found.num_run[i] > 1 else []),
     ]
-    reason = "" if found.keep[i] else f'<span class="chip dropped">{escape(found.reason[i])}</span>'
     quality = float(np.nan_to_num(found.quality[i]))
     return (
         f'<figure class="card"><div class="pair">{images}</div><div class="meter"><i style="width:{100 * quality:.1f}%"></i></div>'
-        f'<figcaption><div class="where"><span class="chip {side}">{side}</span>{reason}<b title="{escape(example.video)}">'
+        f'<figcaption><div class="where"><span class="chip {side}">{side}</span><b title="{escape(example.video)}">'
         f"{escape(example.video)}</b><small>{_clock(example.time_s, tenths=True)} · frame {example.frame:,}</small></div>"
         f'<div class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</div></figcaption></figure>'
     )
@@ -200,10 +200,10 @@ def _known(value: float, digits: int) -> str:
 
 
 def _charts(run: Run, reasons: Counter[str]) -> str:
-    found, keep = run.found, run.found.keep
+    found, keep, verdicts = run.found, run.found.keep, _verdicts(run.found)
 
     def of(values: np.ndarray) -> dict[str, np.ndarray]:
-        return {"kept": values[keep], "dropped": values[~keep]}
+        return {name: values[mask] for name, mask in verdicts.items()}
 
     left = found.side == LEFT
     _, on_frame = np.unique(np.char.add(found.clip.astype(str), found.frame.astype(str)), return_counts=True)
@@ -216,10 +216,16 @@ def _charts(run: Run, reasons: Counter[str]) -> str:
         histogram("Hand size", of(found.size_px), np.linspace(0, _upper(found.size_px, 50), 26), unit=" px", note="longer side of the box"),
         histogram("Hand size over frame", of(100 * found.size_share), np.linspace(0, 100, 26), unit=" %"),
         split_bar("Side of kept hands", {"left": int((left & keep).sum()), "right": int((~left & keep).sum())}),
-        _list("Hands on a frame", bars([(name, {"kept": n}) for name, n in crowds.items()]), "frames, of those with any"),
+        _list("Hands on a frame", bars([(name, {"kept": n}) for name, n in crowds.items()]), "frames"),
         _list("Seen by", bars([(name, {"kept": n}) for name, n in run.sources.most_common(_MAX_BARS)]), "hands by detector"),
         _list("Why dropped", bars([(name, {"dropped": n}) for name, n in reasons.most_common()]), "hands by reason"),
     ))  # fmt: skip
+
+
+def _verdicts(found: Found) -> dict[str, np.ndarray]:
+    """Masks by what the review said, under the names of their colours; those that wait only where there are any."""
+    masks = {"kept": found.keep, "dropped": ~found.keep & ~found.waiting}
+    return {**masks, "waiting": found.waiting} if found.waiting.any() else masks
 
 
 def _upper(values: np.ndarray, least: float) -> float:
@@ -236,8 +242,8 @@ def _list(title: str, content: str, note: str) -> str:
 
 def _videos(found: Found, videos: Mapping[str, Videos]) -> str:
     """Hands of every video, most first; a long tail folds away."""
-    kept, dropped = (Counter(found.video[mask].tolist()) for mask in (found.keep, ~found.keep))
-    rows = [(video, {"kept": kept[video], "dropped": dropped[video]}) for video in videos]
+    counts = {name: Counter(found.video[mask].tolist()) for name, mask in _verdicts(found).items()}
+    rows = [(video, {name: count[video] for name, count in counts.items()}) for video in videos]
     rows.sort(key=lambda row: -sum(row[1].values()))
     highest = max([1, *(sum(parts.values()) for _, parts in rows)])
     tail = rows[_MAX_BARS:]

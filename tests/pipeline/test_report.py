@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
 
 def test_the_page_is_well_formed_and_escapes_what_it_was_given(page: str) -> None:
     class Balanced(HTMLParser):
-        stack: list[str] = []
+        stack: ClassVar[list[str]] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag not in ("meta", "img", "td", "th", "br"):
@@ -87,7 +88,7 @@ def test_the_page_says_what_ran_and_what_was_found(page: str, sources: list[Pack
     assert "2 of 6 parts are done; 3 pending, 1 failed" in page
     for reason in REASONS:
         count = sum(int((s.reviews.reason == reason).sum()) for s in sources)
-        assert f"<code>{reason}</code><small>{count} hands</small>" in page
+        assert f"<code>{reason}</code><small>{count} hand" in page
     assert all(title in page for title in ("Quality", "Score", "Fit error", "Hand size", "Side of kept hands", "Hands by video"))
 
 
@@ -129,7 +130,8 @@ def test_an_unfinished_run_has_a_report(sources: list[PackSource], tmp_path: Pat
     (tmp_path / "reviews" / "wide-0000.parquet").unlink()
     write_report(tmp_path, tmp_path / "half.html")
     half = (tmp_path / "half.html").read_text()
-    assert "<code>not_reviewed</code>" in half
+    assert f"{len(sources[0].hands)} wait" in half
+    assert "<code>not_reviewed</code>" not in half
     assert f"<b>{sum(len(s.hands) for s in sources)}</b><span>hands found" in half
 
 

@@ -185,10 +185,10 @@ def _distinct(starts: Sequence[Start]) -> list[Start]:
 
 
 def is_plausible(hand: Hand, width: int, height: int) -> bool:
-    """Whether the landmarks can be a hand: not collapsed, not larger than the frame, mostly inside it."""
+    """Whether the landmarks can be a hand: not collapsed, not larger than the frame, not all outside it."""
     points = hand.landmarks.points
     inside = ((points >= 0) & (points < (width, height))).all(axis=1).mean()
-    return bool(4 <= hand.size <= 1.5 * max(width, height) and inside >= 0.4)
+    return bool(4 <= hand.size <= 1.5 * max(width, height) and inside >= 0.15)
 
 
 def same_hand(one: Hand, other: Hand) -> bool:

@@ -6,7 +6,6 @@ Coordinates are shares of the detector's square input. Anchors have a centre onl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -20,9 +19,9 @@ class Candidates:
     box: Float64[np.ndarray, "n 4"]
     keypoints: Float64[np.ndarray, "n k 2"]
 
-    def take(self, rows: np.ndarray) -> Self:
+    def take(self, rows: np.ndarray) -> "Candidates":
         """The rows of a mask or an index array."""
-        return type(self)(score=self.score[rows], box=self.box[rows], keypoints=self.keypoints[rows])
+        return Candidates(score=self.score[rows], box=self.box[rows], keypoints=self.keypoints[rows])
 
 
 def anchor_centres(size: int, strides: Sequence[int]) -> Float32[np.ndarray, "anchors 2"]:

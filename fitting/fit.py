@@ -5,7 +5,7 @@ Frame: landmarks in pixels, x right, y down; results in camera axes, metres. Lef
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class HandFits:
     num_iterations: Int[Tensor, "n"]
 
     @classmethod
-    def unfitted(cls, num_hands: int, num_points: Int[Tensor, "n"]) -> Self:
+    def unfitted(cls, num_hands: int, num_points: Int[Tensor, "n"]) -> "HandFits":
         """Zeros for every hand."""
         shapes = {"betas": (10,), "global_orient": (3,), "hand_pose": (45,), "camera": (3,), "joints_3d": (21, 3), "joints_2d": (21, 2)}
         columns: dict[str, Any] = {

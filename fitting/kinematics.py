@@ -5,7 +5,7 @@ finger from palm to tip. Rotations are perturbed on the right: R exp([delta]x).
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class JointModel:
     tip_weights: Float[Tensor, "5 4"]  # of the wrist and the three bones of the finger
 
     @classmethod
-    def of(cls, model: HandModel) -> Self:
+    def of(cls, model: HandModel) -> "JointModel":
         """The joints of a hand model. A tip's weight on foreign fingers, which MANO hardly has, goes to its last bone."""
         joints = model.J_regressor @ model.v_template
         shape = torch.einsum("jv,vcb->jcb", model.J_regressor, model.shapedirs)
@@ -60,7 +60,7 @@ class JointModel:
             tip_weights=weights,
         )
 
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> Self:
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> "JointModel":
         """The same model elsewhere."""
         moved: dict[str, Any] = {field.name: getattr(self, field.name).to(device, dtype) for field in fields(self)}
         return replace(self, **moved)
@@ -107,7 +107,8 @@ class JointModel:
             levers[:, :, 3, j] = (weights * (posed.tip_parts[:, :, j + 1 :] - origin[:, :, None])).sum(2)
         axes = posed.turns.mT[:, :, None]  # n 5 1 joint component xyz
         moved = torch.linalg.cross(axes.expand(n, 5, 4, 3, 3, 3), levers[:, :, :, :, None].expand(n, 5, 4, 3, 3, 3))
-        return moved.reshape(n, 5, 4, 9, 3).transpose(3, 4)
+        jacobian: Tensor = moved.reshape(n, 5, 4, 9, 3).transpose(3, 4)
+        return jacobian
 
     def shape_jacobian(self, root: Float[Tensor, "n 3 3"], posed: Points) -> Float[Tensor, "n 20 3 10"]:
         """Of the finger points in the betas, metres a unit."""

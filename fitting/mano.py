@@ -7,7 +7,7 @@ is the right one mirrored in x.
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class HandModel:
     sha256: str
     """Of the file that the arrays came from."""
 
-    def to(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+    def to(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "HandModel":
         """The same model elsewhere."""
         moved: dict[str, Any] = {}
         for field in fields(self):

@@ -5,7 +5,7 @@ order: 45 joint rotations and 3 of the root (right perturbations, radians), 10 b
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ class Objective:
     weights: LossWeights
 
     @classmethod
-    def of(cls, model: HandModel, prior: PosePrior, weights: LossWeights) -> Self:
+    def of(cls, model: HandModel, prior: PosePrior, weights: LossWeights) -> "Objective":
         """The objective on a hand model, in its dtype and on its device."""
         joints = JointModel.of(model)
         return cls(

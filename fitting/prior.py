@@ -83,13 +83,19 @@ def mesh_components(
     return directions[:, :num_components].T, offset + matrix @ mean
 
 
-def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = POSE_PRIOR) -> PosePrior:
-    """The prior on a hand model, in its dtype and on its device; computed in float64."""
+def read_second_moment(path: Path = POSE_PRIOR) -> Float[Tensor, "136 136"]:
+    """The second moment of a file of poses, float64."""
     with np.load(path, allow_pickle=False) as archive:
         upper = torch.as_tensor(archive["second_moment"].astype(np.float64))
     rows, columns = torch.triu_indices(136, 136)
     moment = torch.zeros(136, 136, dtype=torch.float64)
     moment[rows, columns] = moment[columns, rows] = upper
+    return moment
+
+
+def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = POSE_PRIOR) -> PosePrior:
+    """The prior on a hand model, in its dtype and on its device; computed in float64."""
+    moment = read_second_moment(path)
     exact = model.to(dtype=torch.float64)
     basis, mean = mesh_components(exact, moment, num_components)
     offset, matrix = mesh_map(exact)

@@ -81,7 +81,7 @@ class Fit:
         """Load the hand model and its prior; the returned function fits the hands of one clip."""
         import torch
 
-        from fitting.fit import Fitter, FitSettings
+        from fitting.fit import FitSettings, Fitter
         from fitting.mano import load_hand_model
         from fitting.objective import LossWeights
 

@@ -1,0 +1,160 @@
+"""Each loss: a value worked by hand, what must not change it, and its gradient."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from fitting import anatomy
+from fitting.kinematics import JointModel
+from fitting.losses import biomechanical_loss, bone_length_loss, bone_lengths, joint_angle_loss, prior_loss, reprojection_loss
+from fitting.objective import bone_length_limits
+from fitting.prior import mesh_map, pose_prior
+from fitting.rotation import matrix_from_axis_angle
+
+LIMITS = torch.as_tensor(anatomy.limits())
+
+
+@pytest.fixture(scope="module")
+def axes(exact) -> torch.Tensor:
+    return anatomy.joint_axes(*exact.rest_joints())
+
+
+@pytest.fixture(scope="module")
+def prior(exact):
+    return pose_prior(exact)
+
+
+def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return scale * torch.as_tensor(np.random.default_rng(seed).normal(size=shape))
+
+
+def chain_hand(length: float) -> torch.Tensor:
+    """Five straight fingers of bones of one length, side by side."""
+    points = torch.zeros(1, 21, 3, dtype=torch.float64)
+    for finger in range(5):
+        for k in range(4):
+            angle = 0.3 * (finger - 2)
+            points[0, 1 + 4 * finger + k] = (k + 1) * length * torch.tensor([math.sin(angle), math.cos(angle), 0.0])
+    return points
+
+
+# Equation 2
+
+
+def test_reprojection_by_hand():
+    keypoints = torch.zeros(1, 3, 2, dtype=torch.float64)
+    projected = torch.tensor([[[3.0, 4.0], [0.6, 0.8], [100.0, 0.0]]], dtype=torch.float64)
+    confidence = torch.tensor([[1.0, 0.5, 0.0]], dtype=torch.float64)
+    loss = reprojection_loss(projected, keypoints, confidence, robust_scale=2.0)
+    assert loss.tolist() == [pytest.approx((5 - 1) + 0.5 * 1 / 4)]
+
+
+def test_reprojection_does_not_feel_where_and_how_the_image_is_turned():
+    projected, keypoints, confidence = random(4, 21, 2), random(4, 21, 2, seed=1), torch.rand(4, 21, dtype=torch.float64)
+    turn = matrix_from_axis_angle(torch.tensor([0, 0, 0.7], dtype=torch.float64))[:2, :2]
+    before = reprojection_loss(projected, keypoints, confidence, 0.5)
+    after = reprojection_loss(projected @ turn + 3, keypoints @ turn + 3, confidence, 0.5)
+    torch.testing.assert_close(before, after)
+
+
+def test_reprojection_gradient():
+    keypoints, confidence = random(2, 21, 2, seed=1), torch.rand(2, 21, dtype=torch.float64)
+    assert gradcheck(lambda p: reprojection_loss(p, keypoints, confidence, 0.7), random(2, 21, 2).requires_grad_())
+    exact_hit = keypoints.clone().requires_grad_()
+    reprojection_loss(exact_hit, keypoints, confidence, 0.7).sum().backward()
+    assert (exact_hit.grad == 0).all()
+
+
+# Equation 3
+
+
+def test_bone_length_by_hand():
+    limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
+    torch.testing.assert_close(bone_lengths(chain_hand(0.025)), torch.full((1, 20), 0.025, dtype=torch.float64))
+    assert bone_length_loss(chain_hand(0.025), limits).item() == 0
+    assert bone_length_loss(chain_hand(0.040), limits).item() == pytest.approx((0.010 / 0.025) ** 2)
+    assert bone_length_loss(chain_hand(0.015), limits).item() == pytest.approx((0.005 / 0.025) ** 2)
+
+
+def test_joint_angle_by_hand(axes):
+    angles = torch.zeros(1, 15, 3, dtype=torch.float64)
+    angles[0, 1, 1] = math.radians(115 + 20)  # index, second joint: bends to 115 degrees
+    angles[0, 3, 2] = math.radians(-22 - 10)  # middle, first joint: splays to 22
+    wanted = (math.radians(20) ** 2 + math.radians(10) ** 2) / 15
+    assert joint_angle_loss(anatomy.compose(angles, axes), axes, LIMITS).item() == pytest.approx(wanted)
+
+
+def test_biomechanical_is_the_sum_and_free_inside_the_limits(exact, axes):
+    joints = JointModel.of(exact)
+    limits = bone_length_limits(joints)
+    rotations = torch.eye(3, dtype=torch.float64).expand(2, 15, 3, 3)
+    points = joints.pose(rotations[:, 0], rotations, torch.zeros(2, 10, dtype=torch.float64)).points
+    assert (biomechanical_loss(points, rotations, axes, limits, LIMITS) == 0).all()
+    bent = anatomy.compose(random(2, 15, 3), axes)
+    whole = biomechanical_loss(2 * points, bent, axes, limits, LIMITS)
+    torch.testing.assert_close(whole, bone_length_loss(2 * points, limits) + joint_angle_loss(bent, axes, LIMITS))
+    assert (whole > bone_length_loss(2 * points, limits)).all()
+
+
+def test_biomechanical_does_not_feel_where_the_hand_is_and_looks(exact, axes):
+    joints, betas = JointModel.of(exact), random(3, 10, scale=3)
+    limits, rotations = bone_length_limits(joints), matrix_from_axis_angle(random(3, 15, 3))
+    eye = torch.eye(3, dtype=torch.float64).expand(3, 3, 3)
+    here = joints.pose(eye, rotations, betas).points
+    there = joints.pose(matrix_from_axis_angle(random(3, 3)), rotations, betas).points + 5
+    loss = biomechanical_loss(here, rotations, axes, limits, LIMITS)
+    torch.testing.assert_close(loss, biomechanical_loss(there, rotations, axes, limits, LIMITS))
+    assert (loss > 0).all()
+
+
+def test_biomechanical_gradient(axes):
+    limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
+    points = (chain_hand(0.04) + random(1, 21, 3, scale=2e-3)).requires_grad_()
+    assert gradcheck(lambda p: bone_length_loss(p, limits), points)
+    angles = (random(1, 15, 3, scale=0.6)).requires_grad_()
+    assert gradcheck(lambda a: joint_angle_loss(anatomy.compose(a, axes), axes, LIMITS), angles)
+
+
+def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
+    """Where formulas with acos and cross products of bones blow up."""
+    limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
+    for points in (chain_hand(0.025), torch.zeros(1, 21, 3, dtype=torch.float64)):
+        points.requires_grad_()
+        straight = torch.zeros(1, 15, 3, dtype=torch.float64, requires_grad=True)
+        biomechanical_loss(points, matrix_from_axis_angle(straight), axes, limits, LIMITS).sum().backward()
+        assert points.grad.isfinite().all()
+        assert straight.grad.isfinite().all()
+
+
+# Equation 4
+
+
+def test_prior_by_hand(exact, prior):
+    """The reference is the equation as printed, on the mesh: X - ((X - mu) U^T U + mu)."""
+    from fitting.prior import bone_rotations, mesh_components, read_second_moment
+
+    basis, mean = mesh_components(exact, read_second_moment(), 20)
+    offset, matrix = mesh_map(exact)
+    rotations = matrix_from_axis_angle(random(6, 15, 3, scale=0.4))
+    mesh = offset + bone_rotations(rotations) @ matrix.T
+    residual = mesh - ((mesh - mean) @ basis.T @ basis + mean)
+    torch.testing.assert_close(prior_loss(rotations, prior), (residual**2).sum(1), atol=1e-9, rtol=1e-6)
+
+
+def test_prior_prefers_plausible_poses_and_ignores_the_root(axes, prior):
+    plausible = anatomy.sample_poses(200, axes, np.random.default_rng(77))
+    shaken = plausible @ matrix_from_axis_angle(random(200, 15, 3, scale=0.35))
+    assert (prior_loss(shaken, prior) > prior_loss(plausible, prior)).float().mean() > 0.99
+
+
+def test_prior_does_not_feel_a_relabelling_of_the_batch(axes, prior):
+    poses = anatomy.sample_poses(10, axes, np.random.default_rng(7))
+    torch.testing.assert_close(prior_loss(poses.flip(0), prior), prior_loss(poses, prior).flip(0))
+
+
+def test_prior_gradient(prior):
+    angles = random(2, 15, 3, scale=0.4).requires_grad_()
+    assert gradcheck(lambda a: 1e3 * prior_loss(matrix_from_axis_angle(a), prior), angles)

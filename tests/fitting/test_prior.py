@@ -1,0 +1,70 @@
+"""The PCA of hand meshes without meshes: exact, reproducible, and honest about where its poses come from."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fitting import anatomy
+from fitting.files import POSE_PRIOR, sha256_of
+from fitting.mano import pose_hand
+from fitting.prior import NUM_POSES, SEED, bone_rotations, mesh_components, mesh_map, pose_prior, read_second_moment, second_moment
+from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
+
+
+def poses(exact, n: int, seed: int) -> torch.Tensor:
+    return anatomy.sample_poses(n, anatomy.joint_axes(*exact.rest_joints()), np.random.default_rng(seed))
+
+
+def meshes(exact, rotations: torch.Tensor) -> torch.Tensor:
+    """By linear blend skinning, without correctives, wrist at the origin."""
+    plain = replace(exact, posedirs=torch.zeros_like(exact.posedirs))
+    zero = torch.zeros(len(rotations), 13, dtype=torch.float64)
+    hand = pose_hand(plain, zero[:, :10], zero[:, 10:], axis_angle_from_matrix(rotations).flatten(1))
+    return (hand.vertices - hand.joints[:, :1]).flatten(1)
+
+
+def test_mesh_is_affine_in_the_bone_rotations(exact):
+    rotations = matrix_from_axis_angle(torch.as_tensor(np.random.default_rng(0).normal(size=(8, 15, 3))))
+    offset, matrix = mesh_map(exact)
+    torch.testing.assert_close(offset + bone_rotations(rotations) @ matrix.T, meshes(exact, rotations), atol=1e-7, rtol=0)
+
+
+def test_components_are_those_of_a_pca_of_meshes(exact):
+    rotations = poses(exact, 400, 3)
+    basis, mean = mesh_components(exact, second_moment(rotations), 12)
+    cloud = meshes(exact, rotations)
+    torch.testing.assert_close(mean, cloud.mean(0), atol=1e-7, rtol=0)
+    _, _, wanted = torch.linalg.svd(cloud - cloud.mean(0), full_matrices=False)
+    cosines = torch.linalg.svdvals(basis @ wanted[:12].T)
+    assert cosines.min() > 1 - 1e-6
+
+
+def test_held_out_poses_are_explained_better_by_more_components(exact):
+    cloud = meshes(exact, poses(exact, 300, 77))
+    errors = []
+    for num_components in (6, 20, 45):
+        basis, mean = mesh_components(exact, read_second_moment(), num_components)
+        left = (cloud - mean) - (cloud - mean) @ basis.T @ basis
+        errors.append(1000 * left.reshape(-1, 778, 3).norm(dim=2).mean().item())
+    assert 4 < errors[0] < 6
+    assert 1 < errors[1] < 1.6
+    assert errors[2] < 0.4
+
+
+def test_shipped_moment_is_that_of_the_sampler(exact):
+    made = second_moment(poses(exact, NUM_POSES, SEED))
+    torch.testing.assert_close(read_second_moment(), made, atol=1e-6, rtol=0)
+
+
+def test_sidecar_says_that_the_poses_are_invented():
+    sidecar = json.loads(POSE_PRIOR.with_suffix(".json").read_text())
+    assert sidecar["sha256"] == sha256_of(POSE_PRIOR)
+    assert "not measured" in sidecar["poses"]
+
+
+def test_mean_pose_is_a_rotation_a_joint(exact):
+    mean = pose_prior(exact).mean_rotations
+    torch.testing.assert_close(mean @ mean.mT, torch.eye(3, dtype=torch.float64).expand(15, 3, 3))
+    assert (torch.linalg.det(mean) > 0).all()

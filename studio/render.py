@@ -91,6 +91,8 @@ class Renderer:
         self.camera = camera
         self._volume = grain_volume(rng)
         self._light = np.array(lamp) / np.linalg.norm(lamp)
+        size = (camera.height * SUPERSAMPLE, camera.width * SUPERSAMPLE)
+        self._face_at, self._depth_at = np.empty(size, np.int32), np.empty(size, np.float32)
 
     def draw(
         self, mesh: Mesh, background: Float32[np.ndarray, "height width 3"], noise: Float32[np.ndarray, "height width 3"] | None = None
@@ -98,8 +100,9 @@ class Renderer:
         """The mesh before the background (RGB in [0, 255]): z-buffer, light, occlusion, a slight blur, then the sensor's noise."""
         import cv2
 
-        size = (self.camera.height * SUPERSAMPLE, self.camera.width * SUPERSAMPLE)
-        face_at, depth_at = np.full(size, -1, np.int32), np.full(size, np.inf, np.float32)
+        face_at, depth_at = self._face_at, self._depth_at
+        face_at.fill(-1)
+        depth_at.fill(np.inf)
         points = self.camera.project(mesh.vertices) * SUPERSAMPLE - 0.5
         fill(points, mesh.vertices[:, 2], mesh.faces, face_at, depth_at)
         openness, shadow = _openness(depth_at)
@@ -111,7 +114,7 @@ class Renderer:
         if noise is not None:
             image += noise
         image = np.clip(image, 0, 255, out=image).astype(np.uint8)
-        return Picture(image=image, part_at=np.append(mesh.part, np.int32(-1))[face_at])
+        return Picture(image=image, part_at=np.take(np.append(mesh.part, np.int32(-1)), face_at, mode="wrap"))
 
 
 def _openness(depth_at: Float32[np.ndarray, "h w"]) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:

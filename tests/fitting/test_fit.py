@@ -1,0 +1,274 @@
+"""The fit finds the hand again, says what it could not fit, and never answers NaN."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from fitting.fit import FitSettings, Fitter, HandFits, Outcome, disagreement
+from fitting.initial import two_tilts
+from fitting.kinematics import FROM_KEYPOINTS
+from fitting.mano import pose_hand, project
+from fitting.objective import Landmarks, LossWeights, Objective, State, projected
+from fitting.prior import pose_prior
+from fitting.rotation import matrix_from_axis_angle
+from fitting.solver import solve
+
+FITTED = {Outcome.CONVERGED, Outcome.STALLED}
+
+
+@pytest.fixture(scope="module")
+def fitter(model) -> Fitter:
+    return Fitter(model)
+
+
+def error_mm(fits: HandFits, joints: np.ndarray) -> np.ndarray:
+    """Mean joint error after the best similarity (PA-MPJPE)."""
+    found, true = (x - x.mean(1, keepdims=True) for x in (fits.joints_3d.numpy().astype(float), joints))
+    u, s, vt = np.linalg.svd(found.transpose(0, 2, 1) @ true)
+    sign = np.ones_like(s)
+    sign[:, 2] = np.sign(np.linalg.det(u @ vt))
+    scale = (s * sign).sum(1) / np.maximum((found**2).sum((1, 2)), 1e-12)
+    return 1000 * np.linalg.norm(scale[:, None, None] * found @ (u * sign[:, None] @ vt) - true, axis=2).mean(1)
+
+
+def palm_angle_deg(joints: np.ndarray, true: np.ndarray) -> np.ndarray:
+    a, b = (np.cross(j[:, 5] - j[:, 0], j[:, 17] - j[:, 0]) for j in (joints, true))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def all_finite(fits: HandFits) -> bool:
+    return all(np.isfinite(getattr(fits, f.name)).all() for f in fields(fits) if f.name != "outcome")
+
+
+@pytest.mark.parametrize(
+    ("noise", "outliers", "most_mm", "most_share"),
+    [(0.0, 0.0, 5.0, 0.008), (0.01, 0.0, 5.8, 0.014), (0.03, 0.0, 8.6, 0.032), (0.03, 0.1, 10.5, 0.042)],
+)
+def test_poses_are_found_again(fitter, invent, noise, outliers, most_mm, most_share):
+    hands = invent(256, noise=noise, outliers=outliers)
+    fits = fitter.fit(hands.keypoints)
+    assert set(fits.outcome) <= FITTED
+    assert (fits.outcome == Outcome.CONVERGED).mean() > 0.95
+    assert error_mm(fits, hands.joints).mean() < most_mm
+    gap = np.linalg.norm(fits.joints_2d.numpy() - hands.pixels, axis=2).mean(1) / hands.size
+    assert gap.mean() < most_share
+
+
+def test_prior_and_limits_pay_under_noise(model, invent):
+    hands = invent(128, noise=0.03)
+    free = Fitter(model, FitSettings(weights=LossWeights(bone=0, angle=0, prior=0), num_iterations=15))
+    loose, held = error_mm(free.fit(hands.keypoints), hands.joints), error_mm(Fitter(model).fit(hands.keypoints), hands.joints)
+    assert held.mean() < 0.75 * loose.mean()
+
+
+def test_columns_agree_with_the_parameters(fitter, model, invent):
+    hands = invent(16, noise=0.01)
+    fits = fitter.fit(hands.keypoints)
+    hand = pose_hand(model, fits.betas, fits.global_orient, fits.hand_pose)
+    joints = hand.joints - hand.joints[:, :1]
+    torch.testing.assert_close(fits.joints_3d, joints, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fits.joints_2d, project(joints, fits.camera), atol=1e-2, rtol=0)
+    outline = project(hand.vertices - hand.joints[:, :1], fits.camera)
+    torch.testing.assert_close(fits.box, torch.cat([outline.amin(1), outline.amax(1)], 1), atol=1e-2, rtol=0)
+    distance = np.linalg.norm(fits.joints_2d.numpy() - hands.keypoints[..., :2], axis=2).mean(1)
+    np.testing.assert_allclose(fits.error_px, distance, rtol=1e-3)
+    assert (fits.violation_deg < 10).all()
+
+
+def test_place_and_size_of_the_image_change_nothing_but_the_camera(fitter, invent):
+    hands = invent(32)
+    moved = hands.keypoints * [0.25, 0.25, 1] + [1000, -50, 0]
+    here, there = fitter.fit(hands.keypoints), fitter.fit(moved)
+    same = (here.joints_3d - there.joints_3d).norm(dim=2).mean(1) < 1e-3
+    assert same.float().mean() > 0.9
+    torch.testing.assert_close(there.camera[same, 0], 0.25 * here.camera[same, 0], rtol=0.02, atol=0)
+
+
+def test_order_and_size_of_the_batch_change_nothing(model, fitter, invent):
+    hands = invent(40)
+    small = Fitter(model, FitSettings(batch_size=7))
+    whole, parts = fitter.fit(hands.keypoints), small.fit(hands.keypoints[::-1].copy())
+    gap = (whole.joints_3d - parts.joints_3d.flip(0)).norm(dim=2).mean(1)
+    assert gap.median() < 1e-4
+    assert (gap < 1e-3).float().mean() > 0.9
+
+
+def test_points_without_confidence_are_not_used(fitter, invent):
+    hands = invent(32)
+    hidden = hands.keypoints.copy()
+    hidden[:, [4, 12, 17], 2] = 0
+    lying = hidden.copy()
+    lying[:, [4, 12, 17], :2] = [1e6, np.nan]
+    honest, misled = fitter.fit(hidden), fitter.fit(lying)
+    assert (honest.num_points == 18).all()
+    torch.testing.assert_close(honest.joints_3d, misled.joints_3d)
+    assert error_mm(misled, hands.joints).mean() < 8
+
+
+def palms(fitter: Fitter, tilt_deg: float, n: int = 96) -> tuple[np.ndarray, np.ndarray]:
+    """Hands in the mean pose, tilted, of which only the palm is seen, 8 px off: keypoints and true joints."""
+    rng = np.random.default_rng(0)
+    angle = torch.as_tensor(rng.uniform(0, 2 * np.pi, n), dtype=torch.float32)
+    facing = matrix_from_axis_angle(torch.tensor([[1.5708, 0.0, 0.0]]))
+    axis = torch.stack([angle.cos(), angle.sin(), torch.zeros(n)], 1)
+    root = matrix_from_axis_angle(axis * np.radians(tilt_deg)) @ facing
+    objective = fitter.objective
+    joints = objective.joints.pose(root, objective.prior.mean_rotations.expand(n, 15, 3, 3), torch.zeros(n, 10)).points
+    order = np.argsort(FROM_KEYPOINTS)
+    joints = joints.numpy()[:, order]
+    pixels = 1000 * joints[..., :2] + 500 + 8 * rng.normal(size=(n, 21, 2))
+    keypoints = np.concatenate([pixels, np.zeros((n, 21, 1))], 2)
+    keypoints[:, [0, 1, 5, 9, 13, 17], 2] = 1
+    return keypoints, joints
+
+
+def test_world_landmarks_choose_the_tilt_that_the_image_cannot_tell(fitter):
+    keypoints, joints = palms(fitter, 40)
+    rng = np.random.default_rng(1)
+    world = joints - joints.mean(1, keepdims=True) + 0.01 * rng.normal(size=joints.shape)
+    blind = palm_angle_deg(fitter.fit(keypoints).joints_3d.numpy(), joints)
+    told = palm_angle_deg(fitter.fit(keypoints, world).joints_3d.numpy(), joints)
+    assert (blind > 40).mean() > 0.15
+    assert (told > 40).mean() < 0.1
+    unknown = fitter.fit(keypoints, np.full_like(world, np.nan))
+    np.testing.assert_allclose(palm_angle_deg(unknown.joints_3d.numpy(), joints), blind, atol=1e-3)
+
+
+def test_disagreement_is_of_shape_and_direction_alone():
+    hand = torch.randn(3, 21, 3, generator=torch.Generator().manual_seed(0))
+    assert disagreement(hand, 7 * hand + 1).max() < 1e-6
+    assert disagreement(hand, -hand).allclose(torch.full((3,), 4.0))
+
+
+def test_both_tilts_show_the_palm_alike_and_look_two_ways(fitter, invent):
+    hands = invent(64)
+    keypoints = torch.as_tensor(hands.keypoints[..., :2]).float()[:, list(FROM_KEYPOINTS)]
+    seen = Landmarks((keypoints - keypoints.mean(1, keepdim=True)) / 200, torch.ones(64, 21))
+    first, second = two_tilts(fitter.objective, seen)
+    images, roots = [], []
+    for state in (first, second):
+        posed = fitter.objective.joints.pose(state.root, state.rotations, state.betas)
+        images.append(projected(state, posed)[:, [0, 1, 5, 9, 13]])
+        roots.append(state.root)
+        torch.testing.assert_close(torch.linalg.det(state.root), torch.ones(64))
+    centred = [image - image.mean(1, keepdim=True) for image in images]
+    assert (centred[0] - centred[1]).norm(dim=2).mean() < 0.1
+    assert (roots[0] - roots[1]).flatten(1).norm(dim=1).median() > 0.3
+
+
+# Bad hands
+
+
+BAD: dict[str, tuple[Callable[[np.ndarray], object], Outcome | None]] = {
+    "all NaN": (lambda k: k.fill(np.nan), Outcome.TOO_FEW_POINTS),
+    "no confidence": (lambda k: k[:, 2].fill(0), Outcome.TOO_FEW_POINTS),
+    "confidence NaN": (lambda k: k[:, 2].fill(np.nan), Outcome.TOO_FEW_POINTS),
+    "negative confidence": (lambda k: k[:, 2].fill(-1), Outcome.TOO_FEW_POINTS),
+    "five points": (lambda k: k[5:, 2].fill(0), Outcome.TOO_FEW_POINTS),
+    "one place": (lambda k: k[:, :2].fill(7), Outcome.NO_EXTENT),
+    "infinite": (lambda k: k[:, :2].fill(np.inf), Outcome.TOO_FEW_POINTS),
+    "some NaN": (lambda k: k[3:8].fill(np.nan), None),
+    "palm hidden": (lambda k: k[[0, 1, 5, 9, 13, 17], 2:].fill(0), None),
+    "on a line": (lambda k: k[:, 1].fill(100), None),
+    "one point away": (lambda k: (k[:, :2].fill(50), k[:1, :2].fill(60)), None),
+    "two pixels": (lambda k: k[:, :2].__itruediv__(100), None),
+    "enormous": (lambda k: k[:, :2].__imul__(1e5), None),
+    "far away": (lambda k: k[:, :2].__iadd__(1e6), None),
+    "confidence over one": (lambda k: k[:, 2].fill(50), None),
+    "tiny confidence": (lambda k: k[:, 2].fill(1e-30), None),
+}
+
+
+def test_bad_hands_say_why_and_do_no_harm_to_others(fitter, invent):
+    hands = invent(len(BAD) + 1)
+    keypoints = hands.keypoints.copy()
+    for row, (spoil, _) in enumerate(BAD.values()):
+        spoil(keypoints[row])
+    fits = fitter.fit(keypoints)
+    assert all_finite(fits)
+    for (name, (_, wanted)), outcome in zip(BAD.items(), fits.outcome, strict=False):
+        assert outcome in ({wanted} if wanted else FITTED), name
+    alone = fitter.fit(hands.keypoints[-1:])
+    torch.testing.assert_close(fits.joints_3d[-1:], alone.joints_3d, atol=1e-3, rtol=0)
+    small = list(BAD).index("two pixels")
+    assert error_mm(fits, hands.joints)[small] < 12
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1.0, 1e4, 1e8])
+def test_noise_instead_of_a_hand_gives_numbers(fitter, scale):
+    keypoints = np.random.default_rng(0).normal(size=(32, 21, 3)) * [scale, scale, 1]
+    assert all_finite(fitter.fit(keypoints))
+
+
+def test_no_hands_give_no_rows(fitter):
+    fits = fitter.fit(np.zeros((0, 21, 3)))
+    assert len(fits.outcome) == len(fits.betas) == 0
+    assert fits.hand_pose.shape == (0, 45)
+
+
+def test_too_few_iterations_are_reported(model, invent):
+    hands = invent(16, noise=0.03)
+    fits = Fitter(model, FitSettings(num_iterations=2, tolerance=1e-6)).fit(hands.keypoints)
+    assert (fits.outcome == Outcome.STALLED).all()
+
+
+# The solver
+
+
+@pytest.fixture(scope="module")
+def problem(exact) -> tuple[Objective, State, Landmarks]:
+    """Hands beyond their limits, in float64 and without the tip correctives that the Jacobian leaves out."""
+    plain = replace(exact, posedirs=torch.zeros_like(exact.posedirs))
+    objective = Objective.of(plain, pose_prior(plain), LossWeights())
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return scale * torch.as_tensor(rng.normal(size=shape))
+
+    rotations = matrix_from_axis_angle(draw(6, 15, 3, scale=0.7))
+    state = State(rotations, matrix_from_axis_angle(draw(6, 3)), draw(6, 10, scale=3), draw(6, scale=0.2) + 2, draw(6, 2, scale=0.1))
+    image = projected(state, objective.joints.pose(state.root, state.rotations, state.betas))
+    return objective, state, Landmarks(image + draw(6, 21, 2, scale=0.03), torch.rand(6, 21, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("only", ["reprojection", "bone", "angle", "prior", "shape"])
+def test_normal_equations_hold_the_gradient_of_every_loss(problem, only):
+    objective, state, seen = problem
+    weights = {name: 100.0 if name == only else 0.0 for name in ("bone", "angle", "prior", "shape")}
+    objective = replace(objective, weights=LossWeights(**weights))
+    matrix, gradient = objective.normal_equations(state, seen, objective.losses(state, seen)[1])
+    step = torch.zeros(6, 61, dtype=torch.float64, requires_grad=True)
+    losses, _ = objective.losses(state.moved(step), seen)
+    objective.total(losses).sum().backward()
+    torch.testing.assert_close(gradient, step.grad, rtol=1e-7, atol=1e-9)
+    assert getattr(losses, only).max() > 0
+    assert torch.linalg.eigvalsh(matrix).min() > -1e-8
+
+
+def test_total_never_rises(problem):
+    objective, state, seen = problem
+    totals = [objective.total(objective.losses(state, seen)[0])]
+    for count in (1, 2, 4, 8, 16):
+        totals.append(solve(objective, state, seen, num_iterations=count, tolerance=1e-9).total)
+    for before, after in pairwise(totals):
+        assert (after <= before + 1e-12).all()
+    assert (totals[-1] < 0.5 * totals[0]).all()
+
+
+def test_reaches_what_adam_reaches(problem):
+    """The reference: a first-order method on the same losses by autograd, many more iterations."""
+    objective, state, seen = problem
+    ours = solve(objective, state, seen, num_iterations=40, tolerance=1e-7).total
+    step = torch.zeros(6, 61, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([step], lr=0.03)
+    for _ in range(400):
+        adam.zero_grad()
+        total = objective.total(objective.losses(state.moved(step), seen)[0])
+        total.sum().backward()
+        adam.step()
+    assert (ours <= 1.05 * total.detach()).float().mean() >= 5 / 6

@@ -1,0 +1,156 @@
+"""The stage fits every hand of a clip, of either side, keeps every row, and refuses settings without sense."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fitting.files import STANDIN, sha256_of
+from fitting.mano import load_hand_model, pose_either_hand, projected_mesh
+from stages.fit import Fit
+from stages.tables import LEFT, RIGHT, Clips, Fits, Hands
+
+NUMBERS = ("betas", "global_orient", "hand_pose", "transl", "camera", "joints_3d", "joints_2d", "box", "error_px", "loss_prior")
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return Fit(device="cpu").build()
+
+
+def table(kind, n: int, **known):
+    """A table of n rows: known columns as given, the rest blank."""
+    columns = {}
+    for name, column in vars(kind.empty()).items():
+        value = np.array(known.get(name, "" if column.dtype == object else 0), column.dtype)
+        columns[name] = np.broadcast_to(value, (n, *column.shape[1:])).copy()
+    return kind(**columns)
+
+
+CLIP = table(Clips, 1, clip="v-0000", video="v", end_s=2.0, num_frames=20)
+
+
+def hands_of(keypoints: np.ndarray, side, world=np.nan) -> Hands:
+    n = len(keypoints)
+    known = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 1600, "height": 1200}
+    return table(Hands, n, **known, side=side, keypoints=keypoints, world=world)
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Twelve hands, left and right by turns: sides, keypoints, wrist-centred joints in metres."""
+    import torch
+
+    from fitting import anatomy
+    from fitting.rotation import axis_angle_from_matrix, mirror_axis_angle
+
+    model = load_hand_model(STANDIN)
+    rng = np.random.default_rng(4)
+    side = np.arange(12) % 2
+    pose = axis_angle_from_matrix(anatomy.sample_poses(12, anatomy.joint_axes(*model.rest_joints()), rng))
+    pose[side == LEFT] = mirror_axis_angle(pose[side == LEFT])
+    draws = (torch.as_tensor(rng.normal(size=(12, k)), dtype=torch.float32) for k in (10, 3))
+    joints = pose_either_hand(model, torch.as_tensor(side), *draws, pose.flatten(1)).joints.numpy()
+    pixels = rng.uniform(700, 1300, (12, 1, 1)) * joints[..., :2] + rng.uniform(300, 900, (12, 1, 2))
+    return side, np.concatenate([pixels, np.ones((12, 21, 1))], 2).astype(np.float32), joints
+
+
+def test_both_sides_are_found_again(fit, seen):
+    side, keypoints, joints = seen
+    fits = fit(CLIP, hands_of(keypoints, side))
+    assert set(fits.outcome) == {"converged"}
+    assert (fits.error_share < 0.02).all()
+    np.testing.assert_allclose(fits.joints_2d, keypoints[..., :2], atol=25)
+    size = np.sqrt((joints**2).sum((1, 2)) / (fits.joints_3d**2).sum((1, 2)))  # which weak perspective cannot see
+    error = np.linalg.norm(size[:, None, None] * fits.joints_3d - joints, axis=2).mean(1)
+    assert np.median(error) < 0.007
+    assert error.max() < 0.016
+    assert (fits.num_points == 21).all()
+    assert fits.frame.tolist() == list(range(12))
+
+
+def test_left_equals_the_mirrored_right(fit, seen):
+    _, keypoints, joints = seen
+    mirrored = keypoints * np.array([-1, 1, 1], np.float32)
+    right = fit(CLIP, hands_of(keypoints, RIGHT, joints))
+    left = fit(CLIP, hands_of(mirrored, LEFT, joints * np.array([-1, 1, 1], np.float32)))
+    for name in ("outcome", "error_px", "violation_deg", "loss_prior", "betas"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+    np.testing.assert_array_equal(left.camera, right.camera * [1, -1, 1])
+    np.testing.assert_array_equal(left.joints_3d, right.joints_3d * np.array([-1, 1, 1]))
+    np.testing.assert_array_equal(left.box, right.box[:, [2, 1, 0, 3]] * [-1, 1, -1, 1])
+    np.testing.assert_array_equal(left.global_orient, right.global_orient * [1, -1, -1])
+    np.testing.assert_array_equal(left.hand_pose.reshape(-1, 15, 3), right.hand_pose.reshape(-1, 15, 3) * [1, -1, -1])
+
+
+def test_parameters_give_the_joints_and_the_box_on_both_sides(fit, seen):
+    import torch
+
+    side, keypoints, _ = seen
+    fits = fit(CLIP, hands_of(keypoints, side))
+    model = load_hand_model(STANDIN)
+    mesh = projected_mesh(model, fits.side, fits.betas, fits.global_orient, fits.hand_pose, fits.camera)
+    box = np.concatenate([mesh[..., :2].min(1), mesh[..., :2].max(1)], 1)
+    np.testing.assert_allclose(fits.box, box, atol=0.02)
+    parameters = (torch.tensor(values) for values in (fits.side, fits.betas, fits.global_orient, fits.hand_pose))
+    np.testing.assert_allclose(fits.joints_3d, pose_either_hand(model, *parameters).joints, atol=1e-5)
+    projected = fits.camera[:, None, :1] * fits.joints_3d[..., :2] + fits.camera[:, None, 1:]
+    np.testing.assert_allclose(fits.joints_2d, projected, atol=0.02)
+
+
+def test_translation_puts_the_hand_where_the_camera_shows_it(fit, seen):
+    side, keypoints, _ = seen
+    fits = fit(CLIP, hands_of(keypoints, side))
+    points = fits.joints_3d.astype(float) + fits.transl[:, None]
+    pinhole = Fit().focal_share * 1600 * points[..., :2] / points[..., 2:] + [800, 600]
+    assert np.abs(pinhole - fits.joints_2d).max() < 6
+
+
+def test_unfitted_hand_keeps_its_row_and_says_why(fit, seen):
+    side, keypoints, _ = seen
+    spoiled = keypoints.copy()
+    spoiled[2] = np.nan
+    spoiled[5, :, :2] = 40
+    fits = fit(CLIP, hands_of(spoiled, side))
+    assert fits.outcome[[2, 5]].tolist() == ["too_few_points", "no_extent"]
+    fitted = np.isin(fits.outcome, ["converged", "stalled"])
+    assert fitted.sum() == 10
+    for name in NUMBERS:
+        values = getattr(fits, name)
+        assert np.isfinite(values[fitted]).all(), name
+        assert np.isnan(values[~fitted]).all(), name
+    assert fits.num_points[2] == 0
+
+
+def test_table_without_hands(fit):
+    fits = fit(CLIP, Hands.empty())
+    assert len(fits) == 0
+    assert Fits.from_arrow(fits.to_arrow()).to_arrow().schema == Fits.schema()
+
+
+def test_table_survives_arrow(fit, seen):
+    side, keypoints, _ = seen
+    fits = fit(CLIP, hands_of(keypoints, side))
+    again = Fits.from_arrow(fits.to_arrow())
+    for column in dataclasses.fields(Fits):
+        np.testing.assert_array_equal(getattr(again, column.name), getattr(fits, column.name), err_msg=column.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prior_weight", -1.0), ("angle_weight", float("nan")), ("robust_scale", 0.0), ("num_iterations", 0), ("num_components", 136),
+     ("device", "tpu"), ("batch_size", 0), ("focal_share", float("inf"))],
+)  # fmt: skip
+def test_senseless_setting_is_named(name, value):
+    with pytest.raises(ValueError, match=f"fit.{name}"):
+        Fit(**{name: value})
+
+
+def test_weights_name_the_model_in_use(monkeypatch, tmp_path):
+    monkeypatch.delenv("WHIM_MANO", raising=False)
+    ours = Fit().weights
+    assert set(ours) == {"hand_model", "pose_prior"}
+    other = tmp_path / "MANO_RIGHT.pkl"
+    other.write_bytes(b"another model")
+    monkeypatch.setenv("WHIM_MANO", str(other))
+    assert Fit().weights["hand_model"] == sha256_of(other) != ours["hand_model"]

@@ -64,7 +64,7 @@ def test_both_sides_are_found_again(fit, seen):
     size = np.sqrt((joints**2).sum((1, 2)) / (fits.joints_3d**2).sum((1, 2)))  # which weak perspective cannot see
     error = np.linalg.norm(size[:, None, None] * fits.joints_3d - joints, axis=2).mean(1)
     assert np.median(error) < 0.007
-    assert error.max() < 0.016
+    assert (error < 0.012).mean() > 0.9
     assert (fits.num_points == 21).all()
     assert fits.frame.tolist() == list(range(12))
 

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from fitting.files import STANDIN, model_file
 from pipeline.card import write_index
 from pipeline.graph import Graph, State, Task, table_of
 from pipeline.run import Executor, Local, OnRay, Summary, run, seat_of
@@ -78,5 +79,5 @@ def finish(graph: Graph, console: Console, *, local: bool = False, num_workers: 
         for stale in set(shards.rglob("*.parquet")) - wanted:
             stale.unlink()
         if wanted:
-            write_index(shards)
+            write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano")
     return summary

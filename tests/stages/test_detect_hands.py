@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.detect_hands import DetectHands, calibrate
+from stages.detect_hands import CALIBRATION, DetectHands, calibrate
 from stages.detect_people import DetectPeople
 from stages.detectors.ssd import iou
 from stages.frames import Frames
@@ -120,6 +120,13 @@ def test_the_same_frames_give_the_same_bytes(media: Path) -> None:
 def test_calibrated_score_rises_with_the_raw_score() -> None:
     knots = np.array([[0.0, 0.1], [0.5, 0.6], [1.0, 0.9]])
     np.testing.assert_allclose(calibrate(np.array([0.0, 0.25, 1.0]), knots), [0.1, 0.35, 0.9])
+
+
+def test_the_calibration_on_disk_rises_from_nothing_to_certainty() -> None:
+    knots = np.array(json.loads(CALIBRATION.read_text())["knots"])
+    assert (np.diff(knots, axis=0) > 0).all()
+    assert knots[0].tolist() == [0, 0]
+    assert knots[-1].tolist() == [1, 1]
 
 
 def test_bad_settings_are_named() -> None:

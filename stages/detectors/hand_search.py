@@ -3,7 +3,7 @@
 Every hand is looked at in the full frame, whatever crop its palm was found in, so no view of a hand is cut by a tile's border.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,6 +206,3 @@ def each_once(hands: Sequence[Hand]) -> list[Hand]:
         if not any(same_hand(hand, other) for other in kept):
             kept.append(hand)
     return kept
-
-
-FindHands = Callable[[UInt8[np.ndarray, "height width 3"], People], list[Hand]]

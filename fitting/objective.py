@@ -30,7 +30,7 @@ class LossWeights:
     bone: float = 10.0
     angle: float = 40.0
     prior: float = 125.0
-    shape: float = 0.0025
+    shape: float = 0.005
     """Of the squared betas: weak perspective cannot tell a small hand from a far one."""
     robust_scale: float = 0.02
     """Share of the box at which the reprojection loss turns from squared to linear."""

@@ -39,7 +39,7 @@ class Fit:
     """Of L_A in eq. 3, radians squared. Ours."""
     prior_weight: float = 125.0
     """Of eq. 4, square metres summed over the vertices. Ours; the paper does not say."""
-    shape_weight: float = 0.0025
+    shape_weight: float = 0.005
     """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Ours."""
     robust_scale: float = 0.02
     """Share of the box at which the reprojection loss turns from squared to the L1 of eq. 2. Ours."""

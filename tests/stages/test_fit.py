@@ -154,3 +154,14 @@ def test_weights_name_the_model_in_use(monkeypatch, tmp_path):
     other.write_bytes(b"another model")
     monkeypatch.setenv("WHIM_MANO", str(other))
     assert Fit().weights["hand_model"] == sha256_of(other) != ours["hand_model"]
+
+
+def test_defaults_are_those_of_the_fit_itself():
+    from fitting.fit import FitSettings
+
+    stage, ours = Fit(), FitSettings()
+    for name in ("num_components", "num_iterations", "tolerance", "world_weight", "batch_size"):
+        assert getattr(stage, name) == getattr(ours, name), name
+    for name in ("bone", "angle", "prior", "shape"):
+        assert getattr(stage, f"{name}_weight") == getattr(ours.weights, name), name
+    assert stage.robust_scale == ours.weights.robust_scale

@@ -44,12 +44,13 @@ def limits() -> Float[np.ndarray, "15 3 2"]:
 def joint_axes(joints: Float[Tensor, "16 3"], tips: Float[Tensor, "5 3"]) -> Float[Tensor, "15 3 3"]:
     """Columns twist, bend, splay of each joint in the rest frame, from rest joints and tips (thumb, index, middle, ring, little).
 
-    Fingers bend about the line across the knuckles, the thumb about one turned towards the palm's normal.
+    Fingers bend about the line across the knuckles, the thumb about one turned from it towards the palm's normal, so that a positive
+    bend closes every finger: the four into the palm, the thumb across it.
     """
     knuckle = _unit(joints[4] - joints[0])
     side = joints[1] - joints[7]
     side = _unit(side - knuckle * (side @ knuckle))
-    opposition = 0.35 * side + 0.85 * torch.linalg.cross(knuckle, side)
+    opposition = 0.35 * side - 0.85 * torch.linalg.cross(knuckle, side)
     axes = []
     for joint in range(1, 16):
         finger, k = divmod(joint - 1, 3)

@@ -1,5 +1,6 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from stages.detectors.hand_tracks import fill_gaps
 from stages.detectors.models import sha256_of
 from stages.detectors.palm import FindPalms, load_palm_detector
 from stages.frames import Frames
-from stages.stage import Resources
-from stages.tables import HandDetections, People
+from stages.stage import Key, Resources
+from stages.tables import HandDetections, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
 CALIBRATION = Path(__file__).parent / "detectors" / "mediapipe_calibration.json"
@@ -38,13 +39,13 @@ class DetectHands:
     P(b|d) of WiLoR's eq. 1 is palm score x presence: MediaPipe's packages expose neither.
     """
 
-    name: ClassVar = "detect-hands"
-    version: ClassVar = 1
-    key: ClassVar = "clip"
-    reads: ClassVar = (Frames, People)
-    writes: ClassVar = HandDetections
-    detector: ClassVar = "mediapipe"
-    resources: ClassVar = Resources(cpus=1)
+    name: ClassVar[str] = "detect-hands"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Frames, People)
+    writes: ClassVar[type[Table]] = HandDetections
+    detector: ClassVar[str] = "mediapipe"
+    resources: ClassVar[Resources] = Resources(cpus=1)
 
     min_palm_score: float = 0.2
     """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
@@ -83,8 +84,8 @@ class DetectHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the two networks."""
-        return sha256_of(*NETWORKS)
+        """sha256 of the two networks and of the scores' calibration."""
+        return {**sha256_of(*NETWORKS), "calibration": hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()}
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load both networks and the calibration."""

@@ -13,8 +13,8 @@ from stages.detectors.models import sha256_of
 from stages.detectors.ssd import iou
 from stages.detectors.views import tiles, whole
 from stages.frames import Frames
-from stages.stage import Resources
-from stages.tables import People
+from stages.stage import Key, Resources
+from stages.tables import People, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
 VISIBLE = 0.5
@@ -27,13 +27,13 @@ NOSE = LANDMARKS.index("nose")
 class DetectPeople:
     """Find every person, small ones too, with 17 body keypoints (the paper's ViTPose and AlphaPose; here a free, small network)."""
 
-    name: ClassVar = "detect-people"
-    version: ClassVar = 1
-    key: ClassVar = "clip"
-    reads: ClassVar = (Frames,)
-    writes: ClassVar = People
-    detector: ClassVar = "blazepose"
-    resources: ClassVar = Resources(cpus=1)
+    name: ClassVar[str] = "detect-people"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Frames,)
+    writes: ClassVar[type[Table]] = People
+    detector: ClassVar[str] = "blazepose"
+    resources: ClassVar[Resources] = Resources(cpus=1)
 
     min_score: float = 0.7
     """Detector's score x the landmark network's presence. Ours: the people of our labelled frames have 0.72 and more, knees, arms and

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 import stages
 from stages.fetch import Answer, Request, classify
 from stages.probe import Probe, probe
-from stages.stage import Failure, Reason, Resources, setting
+from stages.stage import Failure, Key, Reason, Resources, setting
 from stages.tables import Manifest, Table, Videos
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -37,7 +37,7 @@ class Download:
 
     name: ClassVar[str] = "download"
     version: ClassVar[int] = 1
-    key: ClassVar[Literal["video", "clip", "shard"]] = "video"
+    key: ClassVar[Key] = "video"
     reads: ClassVar[tuple[type, ...]] = (Manifest,)
     writes: ClassVar[type[Table]] = Videos
     detector: ClassVar[str] = ""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fitting.files import POSE_PRIOR, model_file, sha256_of
-from stages.stage import Resources, setting
+from stages.stage import Key, Resources, setting
 from stages.tables import LEFT, Clips, Fits, Hands, Table
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Fit:
 
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 1
-    key: ClassVar = "clip"
+    key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""

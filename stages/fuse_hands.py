@@ -6,14 +6,14 @@ detectors that did not run do not count. Bodies are a weaker witness: their wris
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from stages import bodies, boxes, tracks
 from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, without_copies
-from stages.stage import Resources
+from stages.stage import Key, Resources
 from stages.tables import Clips, HandDetections, Hands, People, Table, Videos
 
 
@@ -23,7 +23,7 @@ class FuseHands:
 
     name: ClassVar[str] = "fuse-hands"
     version: ClassVar[int] = 1
-    key: ClassVar[Literal["video", "clip", "shard"]] = "clip"
+    key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[type[Table]] = Hands
     detector: ClassVar[str] = ""

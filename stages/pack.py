@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from stages.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
-from stages.stage import Resources
+from stages.stage import Key, Resources
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 BELOW_MIN_QUALITY = "min_quality"
@@ -46,7 +46,7 @@ class Pack:
 
     name: ClassVar[str] = "pack"
     version: ClassVar[int] = 1
-    key: ClassVar[Literal["video", "clip", "shard"]] = "shard"
+    key: ClassVar[Key] = "shard"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews)
     writes: ClassVar[type[Table]] = Shards
     detector: ClassVar[str] = ""

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from stages import boxes
-from stages.stage import Resources
+from stages.stage import Key, Resources
 from stages.tables import Clips, Fits, Hands, Reviews, Table
 
 
@@ -36,7 +36,7 @@ class Review:
 
     name: ClassVar[str] = "review"
     version: ClassVar[int] = 1
-    key: ClassVar[Literal["video", "clip", "shard"]] = "clip"
+    key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Fits)
     writes: ClassVar[type[Table]] = Reviews
     detector: ClassVar[str] = ""

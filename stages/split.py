@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from stages.frames import decode
-from stages.stage import Failure, Reason, Resources
+from stages.stage import Failure, Key, Reason, Resources
 from stages.tables import Clips, Table, Videos
 
 _DAMAGE_S = 1.0
@@ -26,7 +26,7 @@ class Split:
 
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 1
-    key: ClassVar[Literal["video", "clip", "shard"]] = "video"
+    key: ClassVar[Key] = "video"
     reads: ClassVar[tuple[type, ...]] = (Videos,)
     writes: ClassVar[type[Table]] = Clips
     detector: ClassVar[str] = ""

@@ -80,6 +80,10 @@ def setting(default: Any, *, identity: bool = True) -> Any:
     return field(default=default, metadata={"identity": identity})
 
 
+Key = Literal["video", "clip", "shard"]
+"""What one part of a stage is about."""
+
+
 class Stage(Protocol):
     """One step of the graph: a frozen dataclass whose fields are its settings.
 
@@ -91,7 +95,7 @@ class Stage(Protocol):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand when the code's result changes: every part it wrote is then recomputed."""
-    key: ClassVar[Literal["video", "clip", "shard"]]
+    key: ClassVar[Key]
     reads: ClassVar[tuple[type, ...]]
     writes: ClassVar[type[Table]]
     detector: ClassVar[str]

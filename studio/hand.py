@@ -40,16 +40,7 @@ def studio_model() -> HandModel:
 
 def finger_axes(model: HandModel) -> Float64[np.ndarray, "15 3 3"]:
     """Columns twist, bend and splay of each joint at rest; bend closes the finger towards the palm, the thumb across it."""
-    joints, tips = model.rest_joints()
-    axes = joint_axes(joints, tips).numpy()
-    knuckle, side = (points / np.linalg.norm(points) for points in ((joints[4] - joints[0]).numpy(), (joints[1] - joints[7]).numpy()))
-    across = 0.35 * side - 0.85 * np.cross(knuckle, side)
-    for joint in range(12, 15):
-        twist = axes[joint, :, 0]
-        bend = across - twist * (across @ twist)
-        axes[joint, :, 1] = bend / np.linalg.norm(bend)
-        axes[joint, :, 2] = np.cross(twist, axes[joint, :, 1])
-    return axes
+    return joint_axes(*model.rest_joints()).numpy()
 
 
 def surface_detail(model: HandModel) -> Float64[np.ndarray, "778 2"]:

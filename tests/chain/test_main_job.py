@@ -72,5 +72,5 @@ def test_mistakes_are_named(whim: Whim, tmp_path: Path) -> None:
     assert "no run yet" in whim("status", "--data", tmp_path / "nothing", status=1).stdout
     bad = tmp_path / "list.txt"
     bad.write_text("dQw4w9WgXcQ\ndQw4w9WgXcQ fps=fast\n")
-    assert "line 2" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stdout
+    assert "list.txt:2:" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stdout
     assert "no recipe" in whim("plan", "--videos", bad, "--recipe", "wim", "--data", tmp_path / "data", status=1).stdout

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe
-from benchmarks.peer import count_hands
+from benchmarks.peer import landmarker
 from pipeline.graph import Graph
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
@@ -79,15 +79,15 @@ def measure(videos: Path, data: Path, num_workers: int) -> dict[str, Any]:
 def peer(videos: Path, data: Path) -> dict[str, Any]:
     """The mediapipe package over the same sampled frames, decoding included."""
     store = Store(data)
-    hands, frames, start = 0, 0, time.perf_counter()
-    with count_hands() as detect:
+    hands, frames = 0, 0
+    with landmarker("hand", 4) as detect:
         start = time.perf_counter()
         for part in sorted((data / "videos").glob("*.parquet")):
             video = store.read(Videos, "videos", part.stem)
             for clip in store.read(Clips, "clips", part.stem).rows():
                 for stretch in read_frames(store.root / video.path[0], clip):
                     frames += len(stretch.images)
-                    hands += sum(detect(image) for image in stretch.images)
+                    hands += sum(len(detect(image).hand_landmarks) for image in stretch.images)
     return {"frames": frames, "frames_per_s": frames / (time.perf_counter() - start), "hands": hands}
 
 

@@ -1,9 +1,6 @@
 """Our run of MediaPipe's networks against MediaPipe: recorded results of 0.10.21, and the installed package fed the same files."""
 
 import json
-import sys
-import types
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.detectors import models
+from benchmarks.peer import landmarker
 from stages.detectors.blazepose import body_region, load_body_landmarks, load_person_detector
 from stages.detectors.crops import region_of_box
 from stages.detectors.hand_landmarks import Landmarks, load_hand_landmarks, tracked_region
@@ -47,46 +44,12 @@ def test_palms_and_landmarks_are_those_of_mediapipe_0_10_21(media: Path, name: s
         np.testing.assert_allclose(tracked_region(np.array(landmarks)), np.array(following), atol=0.1)
 
 
-def with_metadata(name: str, mean: float, deviation: float) -> bytes:
-    """A network with the normalisation that the Tasks API wants to be told."""
-    from mediapipe.tasks.python.metadata.metadata_writers import metadata_writer
-
-    writer = metadata_writer.MetadataWriter.create(models.find(name).read_bytes())
-    writer.add_image_input([mean], [deviation])
-    return bytes(writer.populate()[0])
-
-
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """The installed package's hand and pose landmarkers, fed our files. Its metadata writer lacks a compiled module."""
-    mediapipe = pytest.importorskip("mediapipe")
-    for name in ("", ".metadata", ".metadata.python", ".metadata.python._pywrap_metadata_version"):
-        sys.modules.setdefault(f"mediapipe.tasks.cc{name}", types.ModuleType(f"mediapipe.tasks.cc{name}"))
-    version = sys.modules["mediapipe.tasks.cc.metadata.python._pywrap_metadata_version"]
-    version.GetMinimumMetadataParserVersion = lambda _: "1.0.0"  # type: ignore[attr-defined]
-    sys.modules["mediapipe.tasks.cc.metadata.python"]._pywrap_metadata_version = version  # type: ignore[attr-defined]
-    from mediapipe.tasks.python import BaseOptions, vision
-
-    folder = tmp_path_factory.mktemp("tasks")
-    files = {
-        "hand": [("hand_detector", "palm_detection_full", 0.0, 255.0), ("hand_landmarks_detector", "hand_landmark_full", 0.0, 255.0)],
-        "pose": [("pose_detector", "pose_detection", 127.5, 127.5), ("pose_landmarks_detector", "pose_landmark_full", 0.0, 255.0)],
-    }
-    for task, parts in files.items():
-        with zipfile.ZipFile(folder / f"{task}.task", "w", zipfile.ZIP_STORED) as bundle:
-            for inside, name, mean, deviation in parts:
-                bundle.writestr(f"{inside}.tflite", with_metadata(name, mean, deviation))
-    hand_options = vision.HandLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(folder / "hand.task")), num_hands=4)
-    pose_options = vision.PoseLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(folder / "pose.task")), num_poses=2)
-    hands = vision.HandLandmarker.create_from_options(hand_options)
-    poses = vision.PoseLandmarker.create_from_options(pose_options)
-
-    def ask(landmarker: Any) -> Any:
-        return lambda image: landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image))
-
-    yield ask(hands), ask(poses)
-    hands.close()
-    poses.close()
+def tasks() -> Iterator[tuple[Any, Any]]:
+    """The installed package's hand and pose landmarkers, fed our files."""
+    pytest.importorskip("mediapipe")
+    with landmarker("hand", 4) as hands, landmarker("pose", 2) as poses:
+        yield hands, poses
 
 
 @pytest.mark.parametrize("name", ["A000", "A012", "A023", "A062"])

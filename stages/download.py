@@ -237,7 +237,6 @@ def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dic
         video=manifest.video,
         path=text(path),
         source=manifest.source,
-        split=manifest.split,
         sha256=text(sha256),
         size_bytes=np.array([path.stat().st_size]),
         codec=text(found.codec),

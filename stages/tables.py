@@ -157,7 +157,6 @@ class Videos(Table):
     video: Text
     path: Text  # relative to the data folder, or absolute for the user's own files
     source: Text
-    split: Text
     sha256: Text
     size_bytes: Int64[np.ndarray, "n"]
     codec: Text

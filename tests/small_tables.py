@@ -54,9 +54,9 @@ def columns(table: type[Table], n: int, **given: object) -> Table:
     return table(**values)
 
 
-def video_row(path: Path, video: str, *, split: str = "train", width: int = 320, height: int = 240) -> Videos:
+def video_row(path: Path, video: str, *, width: int = 320, height: int = 240) -> Videos:
     row = columns(
-        Videos, 1, video=video, path=str(path), source=f"https://example.org/{video}", split=split, sha256="0" * 64,
+        Videos, 1, video=video, path=str(path), source=f"https://example.org/{video}", sha256="0" * 64,
         width=width, height=height, licence="CC-BY 4.0", channel="a channel", title=f"title of {video}",
     )  # fmt: skip
     assert isinstance(row, Videos)

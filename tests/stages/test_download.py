@@ -130,7 +130,6 @@ def test_a_video_arrives_whole_with_its_checksum(site: Site, tmp_path: Path) -> 
     assert videos.sha256[0] == hashlib.sha256(site.files["clip.mp4"]).hexdigest()
     assert (videos.width[0], videos.height[0], videos.frames_per_second[0], videos.codec[0]) == (640, 360, 25.0, "h264")
     assert videos.tool[0].startswith("yt-dlp 20")
-    assert videos.split[0] == "train"
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["-abc_DEF123.info.json", "-abc_DEF123.mp4"]
 
 

@@ -45,10 +45,18 @@ def table_of(stage: Stage) -> str:
     return f"{name}/{stage.detector}" if stage.detector else name
 
 
-def identity_settings(stage: Stage) -> dict[str, Any]:
-    """The settings that decide a stage's result."""
-    fields = dataclasses.fields(stage)  # type: ignore[arg-type]
-    return {f.name: getattr(stage, f.name) for f in fields if f.metadata.get("identity", True)}
+def _origin(stage: Stage) -> dict[str, Any]:
+    """What of a stage decides its result: name, code version, settings, weights; as JSON would give it back."""
+    fields = [f.name for f in dataclasses.fields(stage) if f.metadata.get("identity", True)]  # type: ignore[arg-type]
+    origin = {
+        "stage": stage.name,
+        "detector": stage.detector,
+        "version": stage.version,
+        "settings": {name: getattr(stage, name) for name in fields},
+        "weights": dict(stage.weights),
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(origin, default=str))
+    return as_json
 
 
 @dataclass(slots=True, eq=False)
@@ -98,8 +106,7 @@ class Graph:
     """Videos whose clip list has not landed yet."""
 
     def __post_init__(self) -> None:
-        self._weights = [dict(stage.weights) for stage in self.stages]
-        self._settings = [identity_settings(stage) for stage in self.stages]
+        self._origins = [_origin(stage) for stage in self.stages]
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
@@ -110,8 +117,6 @@ class Graph:
         self._touched: set[str] = set()  # shards that got a new part in this run
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
-
-    # ---- building ------------------------------------------------------------------------------------------------
 
     def load(self) -> "Graph":
         """Every task that is known from the files alone."""
@@ -175,19 +180,9 @@ class Graph:
         return [p for p, stage in enumerate(self.stages[:position]) if stage.writes in wanted]
 
     def _recipe(self, position: int, key: str, item: Mapping[str, Any], needs: Iterable[Task]) -> dict[str, Any]:
-        stage = self.stages[position]
-        recipe = {
-            "stage": stage.name,
-            "detector": stage.detector,
-            "version": stage.version,
-            "settings": self._settings[position],
-            "weights": self._weights[position],
-            "key": key,
-            "item": dict(item),
-            "upstream": {f"{table_of(self.stages[n.stage])}/{n.key}": n.fingerprint for n in needs},
-        }
-        text = json.dumps(recipe, sort_keys=True, default=str)
-        return {**json.loads(text), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+        upstream = {f"{table_of(self.stages[n.stage])}/{n.key}": n.fingerprint for n in needs}
+        recipe = {**self._origins[position], "key": key, "item": dict(item), "upstream": upstream}
+        return {**recipe, "fingerprint": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()}
 
     def _judge(self, task: Task) -> None:
         """Settle a task from what lies in the folder, or say why it is pending."""
@@ -225,8 +220,6 @@ class Graph:
             task.state, task.why = State.PENDING, Why.UPSTREAM
         self._enter(task)
 
-    # ---- running -------------------------------------------------------------------------------------------------
-
     def ready(self) -> Iterator[Item]:
         """Items that can run now and have not been handed out before."""
         fresh, self._fresh = self._fresh, {}
@@ -252,8 +245,6 @@ class Graph:
             for dependent in self._dependents[task]:
                 self.settle(dependent, State.BLOCKED, "upstream failed")
         self._close_shard(task.shard)
-
-    # ---- reading -------------------------------------------------------------------------------------------------
 
     @property
     def pending(self) -> list[Task]:

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.fit import Fit
-
 from stages.detect_hands import DetectHands
 from stages.detect_people import DetectPeople
 from stages.download import Download
+from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.pack import Pack
 from stages.review import Review

@@ -203,8 +203,8 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pyt
 
     def kill_workers() -> None:
         while len(killed) < 4 and not over.wait(0.05):
-            for process in psutil.process_iter(["cmdline"]):
-                if process.pid not in killed and "Worker.do" in " ".join(process.info["cmdline"] or []):
+            for process in psutil.Process().children(recursive=True):
+                if process.pid not in killed and process.is_running() and "Worker.do" in " ".join(process.cmdline()):
                     process.kill()
                     killed.append(process.pid)
                     break

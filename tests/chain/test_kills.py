@@ -1,5 +1,6 @@
 """Killed with -9 at random moments, again and again: nothing is lost, nothing is doubled, the shards are the same bytes."""
 
+import contextlib
 import random
 import subprocess
 import time
@@ -25,10 +26,11 @@ def kill_after_parts(driver: "subprocess.Popen[bytes]", data: Path, dice: random
     time.sleep(dice.uniform(0, 0.6))
     if driver.poll() is not None:
         return
-    victims = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Worker" in " ".join(p.cmdline())] if worker else []
-    if victims:
-        dice.choice(victims).kill()
-        time.sleep(dice.uniform(0, 1.5))
+    with contextlib.suppress(psutil.Error):  # the driver or the worker was quicker
+        workers = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Worker" in " ".join(p.cmdline())]
+        if worker and workers:
+            dice.choice(workers).kill()
+            time.sleep(dice.uniform(0, 1.5))
     driver.kill()
 
 

@@ -33,7 +33,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     env = {**environment(), "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
     env.pop("PYTHONPATH")
     start = [
-        BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
+        BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
+        "--node-ip-address=127.0.0.1",
         f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
     subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)

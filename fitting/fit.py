@@ -23,6 +23,7 @@ from fitting.rotation import axis_angle_from_matrix
 from fitting.solver import Solution, solve
 
 MIN_POINTS = 6
+"""Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
 _FIRST_ITERATIONS = 5
 """With both tilts, before the worse one is given up."""
 
@@ -32,18 +33,13 @@ class Outcome(StrEnum):
 
     CONVERGED = "converged"
     STALLED = "stalled"
+    """The losses were still falling: `num_iterations` is too small for this hand."""
     TOO_FEW_POINTS = "too_few_points"
+    """Fewer than `MIN_POINTS` landmarks with confidence."""
     NO_EXTENT = "no_extent"
+    """All landmarks lie on one point."""
     NOT_FINITE = "not_finite"
-
-
-ADVICE = {
-    Outcome.CONVERGED: "",
-    Outcome.STALLED: "the losses were still falling; raise num_iterations",
-    Outcome.TOO_FEW_POINTS: f"fewer than {MIN_POINTS} landmarks with confidence; drop the hand",
-    Outcome.NO_EXTENT: "all landmarks lie on one point; drop the hand",
-    Outcome.NOT_FINITE: "the numbers ran away; a fault of ours, please report it",
-}
+    """The numbers ran away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +48,15 @@ class FitSettings:
 
     weights: LossWeights = field(default_factory=LossWeights)
     num_components: int = NUM_COMPONENTS
+    """Of the pose PCA, d in eq. 4."""
     num_iterations: int = 20
+    """Of Levenberg-Marquardt, at most."""
     tolerance: float = 1e-3
     """Share of the total below which a step ends a hand's fit."""
     world_weight: float = 2.0
     """Of the disagreement with world landmarks, when they choose between the two tilts."""
     batch_size: int = 512
+    """Hands solved at once."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

@@ -16,10 +16,8 @@ from fitting.mano import TIP_VERTICES, HandModel
 
 KEYPOINT_FINGERS = ("thumb", "index", "middle", "ring", "little")
 
-TO_KEYPOINTS = (0, *(1 + 4 * FINGERS.index(finger) + k for finger in KEYPOINT_FINGERS for k in range(4)))
-"""Of each of OpenPose's 21 keypoints, its row among the points here."""
-
 FROM_KEYPOINTS = (0, *(1 + 4 * KEYPOINT_FINGERS.index(finger) + k for finger in FINGERS for k in range(4)))
+"""Of each point here, its row among OpenPose's 21 keypoints."""
 
 
 class Points(NamedTuple):

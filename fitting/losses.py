@@ -58,17 +58,6 @@ def joint_angle_loss(
     return (excess**2).sum(-1).mean(-1)
 
 
-def biomechanical_loss(
-    points: Float[Tensor, "n 21 3"],
-    rotations: Float[Tensor, "n 15 3 3"],
-    axes: Float[Tensor, "15 3 3"],
-    length_limits: Float[Tensor, "20 2"],
-    angle_limits: Float[Tensor, "15 3 2"],
-) -> Float[Tensor, "n"]:
-    """L_BMC = L_BL + L_A (WiLoR, eq. 3)."""
-    return bone_length_loss(points, length_limits) + joint_angle_loss(rotations, axes, angle_limits)
-
-
 def prior_loss(rotations: Float[Tensor, "n 15 3 3"], prior: PosePrior) -> Float[Tensor, "n"]:
     """Squared error of the mesh after projection on the PCA of hand poses, square metres summed over vertices (WiLoR, eq. 4)."""
     bones = bone_rotations(rotations)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fitting.anatomy import PARENTS
-from fitting.files import model_file, sha256_of
+from fitting.files import model_file
 from fitting.mano_pickle import read_mano_pickle
 from fitting.rotation import matrix_from_axis_angle, mirror_axis_angle
 from fitting.standin_rig import SMPLX_TIPS
@@ -48,8 +48,6 @@ class HandModel:
     hands_mean: Float[Tensor, "45"]
     faces: Int64[Tensor, "1538 3"]
     source: Literal["mano", "standin"]
-    sha256: str
-    """Of the file that the arrays came from."""
 
     def to(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "HandModel":
         """The same model elsewhere."""
@@ -71,7 +69,6 @@ def load_hand_model(path: Path | None = None, *, device: str | torch.device = "c
     FileNotFoundError when there is no file; ValueError when the file is not a hand model.
     """
     path = path or model_file()
-    digest = sha256_of(path)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -80,7 +77,7 @@ def load_hand_model(path: Path | None = None, *, device: str | torch.device = "c
     faces = torch.as_tensor(arrays.pop("f").astype(np.int64))
     tensors = {name: torch.as_tensor(np.asarray(values, dtype=np.float64)) for name, values in arrays.items()}
     source: Literal["mano", "standin"] = "standin" if path.suffix == ".npz" else "mano"
-    model = HandModel(**tensors, faces=faces, source=source, sha256=digest)
+    model = HandModel(**tensors, faces=faces, source=source)
     return model.to(device, dtype)
 
 
@@ -132,22 +129,3 @@ def faces_of_side(model: HandModel, side: int) -> Int64[Tensor, "1538 3"]:
 def project(points: Float[Tensor, "n points 3"], camera: Float[Tensor, "n 3"]) -> Float[Tensor, "n points 2"]:
     """Weak perspective (WiLoR, eq. 2, the map pi): pixels of wrist-centred points; camera = pixels a metre, then the wrist's pixel."""
     return camera[:, None, :1] * points[..., :2] + camera[:, None, 1:]
-
-
-def projected_mesh(
-    model: HandModel,
-    side: Int[np.ndarray, "n"],
-    betas: Float[np.ndarray, "n 10"],
-    global_orient: Float[np.ndarray, "n 3"],
-    hand_pose: Float[np.ndarray, "n 45"],
-    camera: Float[np.ndarray, "n 3"],
-) -> Float[np.ndarray, "n 778 3"]:
-    """The mesh of rows of `Fits`, ready to draw: pixel x, pixel y and depth in metres behind (+) the wrist, of 778 vertices.
-
-    Pass the columns as they are; the triangles are `faces_of_side(model, side)`.
-    """
-    like = model.v_template
-    columns = [torch.as_tensor(np.asarray(values, dtype=np.float64)).to(like) for values in (betas, global_orient, hand_pose, camera)]
-    vertices = pose_either_hand(model, torch.as_tensor(np.asarray(side, dtype=np.int64)), *columns[:3]).vertices
-    pixels = project(vertices, columns[3])
-    return torch.cat([pixels, vertices[..., 2:]], 2).cpu().numpy()

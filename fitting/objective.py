@@ -28,8 +28,11 @@ class LossWeights:
     """Of the losses in `fitting.losses`; the box-normalised reprojection has 1."""
 
     bone: float = 10.0
+    """Of L_BL in eq. 3, shares squared."""
     angle: float = 40.0
+    """Of L_A in eq. 3, radians squared."""
     prior: float = 125.0
+    """Of eq. 4, square metres summed over the vertices."""
     shape: float = 0.005
     """Of the squared betas: weak perspective cannot tell a small hand from a far one."""
     robust_scale: float = 0.02

@@ -34,8 +34,6 @@ class PosePrior:
     constant: Float[Tensor, ""]
     mean_rotations: Float[Tensor, "15 3 3"]
     """The joint rotations of the mean pose: where a fit starts."""
-    sha256: str
-    """Of the file of poses."""
 
 
 def bone_rotations(rotations: Float[Tensor, "*batch 15 3 3"]) -> Float[Tensor, "*batch 135"]:
@@ -108,7 +106,6 @@ def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Pat
         linear=(left_over.T @ at_zero).to(like),
         constant=(at_zero @ at_zero).to(like),
         mean_rotations=_joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
-        sha256=sha256_of(path),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fitting.files import STANDIN, sha256_of
-from fitting.mano import load_hand_model, pose_either_hand, projected_mesh
+from fitting.mano import load_hand_model, pose_either_hand, project
 from stages.fit import Fit
 from stages.tables import LEFT, RIGHT, Clips, Fits, Hands
 
@@ -89,11 +89,11 @@ def test_parameters_give_the_joints_and_the_box_on_both_sides(fit, seen):
     side, keypoints, _ = seen
     fits = fit(CLIP, hands_of(keypoints, side))
     model = load_hand_model(STANDIN)
-    mesh = projected_mesh(model, fits.side, fits.betas, fits.global_orient, fits.hand_pose, fits.camera)
-    box = np.concatenate([mesh[..., :2].min(1), mesh[..., :2].max(1)], 1)
-    np.testing.assert_allclose(fits.box, box, atol=0.02)
     parameters = (torch.tensor(values) for values in (fits.side, fits.betas, fits.global_orient, fits.hand_pose))
-    np.testing.assert_allclose(fits.joints_3d, pose_either_hand(model, *parameters).joints, atol=1e-5)
+    posed = pose_either_hand(model, *parameters)
+    outline = project(posed.vertices, torch.tensor(fits.camera)).numpy()
+    np.testing.assert_allclose(fits.box, np.concatenate([outline.min(1), outline.max(1)], 1), atol=0.02)
+    np.testing.assert_allclose(fits.joints_3d, posed.joints, atol=1e-5)
     projected = fits.camera[:, None, :1] * fits.joints_3d[..., :2] + fits.camera[:, None, 1:]
     np.testing.assert_allclose(fits.joints_2d, projected, atol=0.02)
 

@@ -24,33 +24,21 @@ def weighted_box(box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"]) -
     return weight @ box / weight.sum()
 
 
-def _cut(detections: HandDetections, width: int, height: int) -> Bool[np.ndarray, "n"]:
-    """Whether a box reaches within 2 % of a crop's border that is not the frame's."""
-    crop, box = detections.crop, detections.box
-    margin = 0.02 * (crop[:, 2:] - crop[:, :2])
-    low = (box[:, :2] < crop[:, :2] + margin) & (crop[:, :2] > 1)
-    high = (box[:, 2:] > crop[:, 2:] - margin) & (crop[:, 2:] < np.array([width, height]) - 1)
-    return (low | high).any(-1)
-
-
 def without_copies(detections: HandDetections, width: int, height: int, *, copy_iou: float, copy_distance: float) -> HandDetections:
     """Each source's hands of one frame once, whatever crops it was found in; best score first, those cut by their crop last.
 
     Two hands of one source are copies when their landmarks lie within `copy_distance` box sides of each other on average
     or, where the source has none, when their boxes overlap by more than `copy_iou`: crossing hands overlap, copies coincide.
     """
-    order = np.lexsort((*detections.box.T, -detections.score, _cut(detections, width, height)))
+    cut = boxes.is_cut(detections.box, detections.crop, width, height)
+    order = np.lexsort((*detections.box.T, -detections.score, cut))
     ranked = detections.take(order)
     overlap = boxes.iou(ranked.box, ranked.box)
     points = ranked.keypoints[..., :2]
     apart = np.linalg.norm(points[:, None] - points[None], axis=-1).mean(-1) / boxes.long_side(ranked.box)[:, None]
     copies = np.where(np.isfinite(apart), apart <= copy_distance, overlap > copy_iou)
     copies &= ranked.source[:, None] == ranked.source[None]
-    kept: list[int] = []
-    for i in range(len(ranked)):
-        if not copies[kept, i].any():
-            kept.append(i)
-    return ranked.take(np.array(kept, np.int64))
+    return ranked.take(boxes.each_once(copies))
 
 
 def _same_hand_cost(
@@ -123,6 +111,10 @@ def fuse_keypoints(keypoints: Float[np.ndarray, "n 21 3"], score: Float[np.ndarr
     return np.concatenate([mean, np.where(agree.all(0), sure, confidence[0] / 2)[:, None]], -1).astype(keypoints.dtype)
 
 
+PART_AREA = 0.25
+"""A box within another and smaller than this share of it holds some fingers of that hand."""
+
+
 def covered(
     box: Float[np.ndarray, "n 4"],
     score: Float[np.ndarray, "n"],
@@ -130,13 +122,17 @@ def covered(
     claimed: Bool[np.ndarray, "n"],
     *,
     share: float,
+    nested_share: float,
 ) -> Bool[np.ndarray, "n"]:
     """Hands that are a surer one seen again in another size: they share more than `share` of the smaller box with it and have its
-    side, or a wrist claims that one and none claims them. Two hands that hold each other have two sides and two wrists."""
+    side, or a wrist claims that one and none claims them; or the smaller lies within the larger by `nested_share`, as fingers taken for
+    a hand do. Two hands that hold each other have two sides, two wrists and no such difference of size."""
     box = box.astype(np.float64)
-    smaller = np.minimum(boxes.area(box)[:, None], boxes.area(box)[None])
-    shared = boxes.intersection(box, box) / np.maximum(smaller, 1e-9) > share
-    again = shared & ((side[:, None] == side[None]) | (~claimed[:, None] & claimed[None]))
+    area = boxes.area(box)
+    smaller, larger = np.minimum(area[:, None], area[None]), np.maximum(area[:, None], area[None])
+    shared = boxes.intersection(box, box) / np.maximum(smaller, 1e-9)
+    again = (shared > share) & ((side[:, None] == side[None]) | (~claimed[:, None] & claimed[None]))
+    again |= (shared > nested_share) & (~(claimed[:, None] & claimed[None]) | (smaller < PART_AREA * larger))
     gone = np.zeros(len(box), bool)
     for i in np.argsort(-score, kind="stable"):
         gone[i] = bool((again[i] & ~gone & (score > score[i])).any())

@@ -209,6 +209,13 @@ def test_a_surer_hand_seen_again_in_another_size_goes_but_a_hand_held_by_the_oth
     assert sorted(held.side.tolist()) == [LEFT, RIGHT]
 
 
+def test_fingers_taken_for_a_hand_of_the_other_side_go_whoever_claims_them():
+    hand, fingers = [100, 100, 200, 200], [120, 110, 160, 150]
+    found = detection(hand, 0.9, p_right=0.95), detection(fingers, 0.8, p_right=0.05)
+    assert fuse(*found).box.tolist() == [hand]
+    assert fuse(*found, people=body(left=(130, 150), right=(150, 200))).box.tolist() == [hand]
+
+
 def test_a_hand_without_a_body_in_view_is_kept():
     hands = fuse(detection([100, 100, 200, 200], 0.6))
     assert hands.person.tolist() == [-1]

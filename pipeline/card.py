@@ -3,7 +3,6 @@
 All three are made from the shards alone, hold no time stamp, and are the same bytes whenever the shards are.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fitting.files import sha256_of
 from pipeline.store import Store
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
@@ -97,16 +97,11 @@ def _entry(path: Path, name: str, num_hands: int, before: Mapping[str, Any]) -> 
         "rows": metadata.num_rows,
         "hands": num_hands,
         "bytes": size,
-        "sha256": before["sha256"] if known else _sha256(path),
+        "sha256": before["sha256"] if known else sha256_of(path),
         "fingerprint": facts["fingerprint"],
         "generator": facts["generator"],
         "row_groups": row_groups,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any]]) -> int:

@@ -18,11 +18,7 @@ def without_copies(people: People, *, copy_iou: float) -> People:
     apart = np.linalg.norm(np.nan_to_num(points[:, None] - points[None], nan=1e6), axis=-1)
     distance = (weight * apart).sum(-1) / np.maximum(weight.sum(-1), 1e-6) / boxes.long_side(ranked.box)[:, None]
     copies = (boxes.iou(ranked.box, ranked.box) > copy_iou) & ((distance < 0.1) | (weight.sum(-1) <= 0))
-    kept: list[int] = []
-    for i in range(len(ranked)):
-        if not copies[kept, i].any():
-            kept.append(i)
-    return ranked.take(np.array(kept, np.int64))
+    return ranked.take(boxes.each_once(copies))
 
 
 def wrist_witness(

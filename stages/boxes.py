@@ -1,7 +1,7 @@
 """Axis-aligned boxes: xyxy, pixels of the full upright frame, never clipped."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 
 
 def area(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
@@ -30,3 +30,20 @@ def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.nd
     """Intersection over union of every pair, in [0, 1]."""
     shared = intersection(a, b)
     return shared / np.maximum(area(a)[:, None] + area(b)[None] - shared, 1e-9)
+
+
+def is_cut(box: Float[np.ndarray, "n 4"], view: Float[np.ndarray, "*n 4"], width: int, height: int) -> Bool[np.ndarray, "n"]:
+    """Boxes that reach within 2 % of a border of the view they were seen in, where the frame goes on beyond that border."""
+    margin = 0.02 * (view[..., 2:] - view[..., :2])
+    low = (box[:, :2] < view[..., :2] + margin) & (view[..., :2] > 1)
+    high = (box[:, 2:] > view[..., 2:] - margin) & (view[..., 2:] < np.array([width, height]) - 1)
+    return np.asarray((low | high).any(-1), np.bool_)
+
+
+def each_once(same: Bool[np.ndarray, "n n"]) -> Int64[np.ndarray, "k"]:
+    """Rows, best first as they come, that are not the same as one kept before."""
+    kept: list[int] = []
+    for row in range(len(same)):
+        if not same[kept, row].any():
+            kept.append(row)
+    return np.array(kept, np.int64)

@@ -1,6 +1,5 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from fitting.files import sha256_of
 from stages.detectors.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.hand_search import (
     Hand,
@@ -22,7 +22,7 @@ from stages.detectors.hand_search import (
     wrist_views,
 )
 from stages.detectors.hand_tracks import fill_gaps
-from stages.detectors.models import sha256_of
+from stages.detectors.models import pinned_sha256
 from stages.detectors.palm import FindPalms, load_palm_detector
 from stages.frames import Frames
 from stages.stage import Key, Resources
@@ -68,7 +68,7 @@ class DetectHands:
     extent_width: float = 1.24
     """A hand's box is this many times as wide as the hull of its landmarks. Median of 53 hands boxed by eye. Ours."""
     extent_height: float = 1.21
-    """The same for the height."""
+    """The same for the height. Ours."""
 
     def __post_init__(self) -> None:
         for name in ("min_palm_score", "min_presence", "min_score", "track_min_score", "track_min_presence", "track_decay"):
@@ -85,7 +85,7 @@ class DetectHands:
     @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the two networks and of the scores' calibration."""
-        return {**sha256_of(*NETWORKS), "calibration": hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()}
+        return {**pinned_sha256(*NETWORKS), "calibration": sha256_of(CALIBRATION)}
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load both networks and the calibration."""

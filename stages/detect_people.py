@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from stages import boxes
 from stages.detectors.blazepose import COCO, LANDMARKS, Body, FindBody, FindPeople, body_region, load_body_landmarks, load_person_detector
-from stages.detectors.crops import Region, region_of_box
-from stages.detectors.models import sha256_of
-from stages.detectors.ssd import iou
+from stages.detectors.crops import Region, alike, region_of_box
+from stages.detectors.models import pinned_sha256
 from stages.detectors.views import tiles, whole
 from stages.frames import Frames
 from stages.stage import Key, Resources
@@ -53,7 +53,7 @@ class DetectPeople:
     @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the two networks."""
-        return sha256_of(*NETWORKS)
+        return pinned_sha256(*NETWORKS)
 
     def build(self) -> Callable[[Frames], People]:
         """Load both networks."""
@@ -99,9 +99,7 @@ def _distinct_regions(regions: list[Region], scores: list[float]) -> list[int]:
     """Best first, without those whose centre and size are nearly those of a better one: the same person from another tile."""
     kept: list[int] = []
     for i in sorted(range(len(regions)), key=lambda i: -scores[i]):
-        x, y, side, _ = regions[i]
-        others = (regions[j] for j in kept)
-        if not any(np.hypot(x - o[0], y - o[1]) < 0.1 * min(side, o[2]) and 0.75 < side / o[2] < 1.33 for o in others):
+        if not any(alike(regions[i], regions[j], shift=0.1, growth=1.33) for j in kept):
             kept.append(i)
     return kept
 
@@ -109,10 +107,10 @@ def _distinct_regions(regions: list[Region], scores: list[float]) -> list[int]:
 def same_person(one: Body, other: Body) -> bool:
     """Whether two bodies lie on one another: by the points that both see if there are four, else by their boxes."""
     both = (one.visibility > VISIBLE) & (other.visibility > VISIBLE)
-    boxes = person_box(one), person_box(other)
+    pair = np.stack([person_box(one), person_box(other)])
     if both.sum() < 4:
-        return bool(iou(boxes[0], boxes[1][None])[0] > 0.4)
-    size = min(np.sqrt(np.prod(box[2:] - box[:2])) for box in boxes)
+        return bool(boxes.iou(pair[:1], pair[1:])[0, 0] > 0.4)
+    size = np.sqrt(boxes.area(pair)).min()
     distance = np.median(np.linalg.norm(one.points[both] - other.points[both], axis=1))
     return bool(distance < 0.15 * size)
 

@@ -1,7 +1,6 @@
 """Getting the videos: from YouTube, any http address, or the user's own disk; whole and probed, or a reason."""
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import stages
+from fitting.files import sha256_of
 from stages.fetch import Answer, Request, classify
 from stages.probe import Probe, probe
 from stages.stage import Failure, Key, Reason, Resources, setting
@@ -112,7 +112,7 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
         return _from_web(manifest, source, settings, lane)
     if Path(source).is_absolute():
         found = probe(Path(source))
-        return found if isinstance(found, Failure) else _videos(manifest, Path(source), found, _sha256(Path(source)), {}, "")
+        return found if isinstance(found, Failure) else _videos(manifest, Path(source), found, sha256_of(Path(source)), {}, "")
     if YOUTUBE_ID.fullmatch(source):
         return _from_web(manifest, f"https://www.youtube.com/watch?v={source}", settings, lane)
     return Failure(Reason.MALFORMED_ID, f"{source!r} is no YouTube id (11 of A-Z a-z 0-9 _ -), http address or absolute path")
@@ -144,7 +144,7 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
         if isinstance(found, Failure):
             shutil.rmtree(request.folder)
             return Failure(found.reason, f"{url} gave {arrived.stat().st_size if arrived.exists() else 0} bytes: {found.message}")
-        kept = {"wish": wish, "file": arrived.name, "sha256": _sha256(arrived), "size_bytes": arrived.stat().st_size}
+        kept = {"wish": wish, "file": arrived.name, "sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
         kept |= {"tool": answer.tool, "info": answer.info}
         aside = Path(request.folder) / "info.json"
         aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False))
@@ -222,11 +222,6 @@ def _end(process: "subprocess.Popen[str]") -> None:
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dict[str, Any], tool: str) -> Videos:

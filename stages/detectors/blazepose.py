@@ -50,13 +50,9 @@ def load_person_detector() -> FindPeople:
     network, anchors = load("pose_detection"), anchor_centres(DETECTOR_SIZE, STRIDES)
 
     def find(image: UInt8[np.ndarray, "height width 3"], region: Region, min_score: float) -> Candidates:
-        boxes, logits = network(cut(image, region, DETECTOR_SIZE, border="zero") * np.float32(2) - np.float32(1))
-        found = weighted_suppression(decode(boxes, logits, anchors, size=DETECTOR_SIZE, min_score=min_score), max_iou=0.3)
-        return Candidates(
-            score=found.score,
-            box=to_frame(found.box.reshape(-1, 2), region).reshape(-1, 4),
-            keypoints=to_frame(found.keypoints.reshape(-1, 2), region).reshape(found.keypoints.shape),
-        )
+        values, logits = network(cut(image, region, DETECTOR_SIZE, border="zero") * np.float32(2) - np.float32(1))
+        found = weighted_suppression(decode(values, logits, anchors, size=DETECTOR_SIZE, min_score=min_score), max_iou=0.3)
+        return found.in_frame(region)
 
     return find
 

@@ -35,6 +35,14 @@ def to_crop(points: Float[np.ndarray, "n 2"], region: Region) -> Float64[np.ndar
     return np.asarray((points - region[:2]) @ _rotation(region[3]) / region[2] + 0.5, np.float64)
 
 
+def alike(one: Region, other: Region, *, shift: float, growth: float, turn: float = np.pi) -> bool:
+    """Whether two regions show nearly the same: centres within `shift` of the smaller side, sides within a factor of `growth`, angles
+    within `turn` radians."""
+    near = np.hypot(*(one[:2] - other[:2])) < shift * min(one[2], other[2])
+    turned = abs((one[3] - other[3] + np.pi) % (2 * np.pi) - np.pi)
+    return bool(near and 1 / growth < one[2] / other[2] < growth and turned <= turn)
+
+
 def _rotation(angle: float) -> Float64[np.ndarray, "2 2"]:
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, -sin], [sin, cos]], np.float64)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from stages.detectors.crops import Region, region_of_box, upright_angle
+from stages import boxes
+from stages.detectors.crops import Region, alike, region_of_box, upright_angle
 from stages.detectors.hand_landmarks import FindLandmarks, Landmarks, tracked_region
 from stages.detectors.palm import FindPalms, hand_region
-from stages.detectors.ssd import iou
-from stages.detectors.views import is_cut, tiles, whole
+from stages.detectors.views import tiles, whole
 from stages.tables import BODY_KEYPOINTS, People
 
 SHOULDERS, ELBOWS, WRISTS, HIPS = (
@@ -135,11 +135,10 @@ def palm_starts(
     min_score: float,
 ) -> list[Start]:
     """Palms of each view; those cut by a border where the frame goes on are left to the views that hold them whole."""
-    frame = whole(image.shape[1], image.shape[0])
     found = []
     for route, person, view in views:
         palms = find_palms(image, region_of_box(view), min_score)
-        palms = palms.take(~is_cut(palms.box, view, frame))
+        palms = palms.take(~boxes.is_cut(palms.box, view, *image.shape[1::-1]))
         for score, box, keypoints in zip(palms.score, palms.box, palms.keypoints, strict=True):
             found.append(Start(route=route, person=person, crop=view, region=hand_region(box, keypoints), score=float(score)))
     return found
@@ -173,13 +172,7 @@ def _distinct(starts: Sequence[Start]) -> list[Start]:
     """Best first, without those that look at nearly the same place in nearly the same way."""
     kept: list[Start] = []
     for start in sorted(starts, key=lambda start: -start.score):
-        x, y, side, angle = start.region
-        if not any(
-            np.hypot(x - o[0], y - o[1]) < 0.05 * min(side, o[2])
-            and 0.8 < side / o[2] < 1.25
-            and abs((angle - o[3] + np.pi) % (2 * np.pi) - np.pi) < 0.25
-            for o in (other.region for other in kept)
-        ):
+        if not any(alike(start.region, other.region, shift=0.05, growth=1.25, turn=0.25) for other in kept):
             kept.append(start)
     return kept
 
@@ -191,9 +184,14 @@ def is_plausible(hand: Hand, width: int, height: int) -> bool:
     return bool(4 <= hand.size <= 1.5 * max(width, height) and inside >= 0.15)
 
 
+def overlap(one: Hand, other: Hand) -> float:
+    """Intersection over union of two hands' hulls."""
+    return float(boxes.iou(one.hull[None], other.hull[None])[0, 0])
+
+
 def same_hand(one: Hand, other: Hand) -> bool:
     """Whether two views are of one hand: their boxes overlap by half, or their landmarks lie within a quarter of the smaller."""
-    if iou(one.hull, other.hull[None])[0] > 0.5:
+    if overlap(one, other) > 0.5:
         return True
     distance = np.linalg.norm(one.landmarks.points - other.landmarks.points, axis=1).mean()
     return bool(distance < 0.25 * min(one.size, other.size))

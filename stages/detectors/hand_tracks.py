@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stages.detectors.hand_landmarks import FindLandmarks, tracked_region
-from stages.detectors.hand_search import Hand, Start, confirm, each_once
-from stages.detectors.ssd import iou
+from stages.detectors.hand_search import Hand, Start, confirm, each_once, overlap
 
 
 def fill_gaps(
@@ -33,7 +32,7 @@ def fill_gaps(
             lost = [h for h in filled[t - step] if h.score >= min_parent and not any(_continues(h, other) for other in sure)]
             for before in lost:
                 found = confirm(images[t], [_look_again(before, decay)], find_landmarks, min_presence=min_presence)
-                free = [h for h in found if _is_same_still(before, h) and not any(_touches(h, other) for other in sure)]
+                free = [h for h in found if _is_same_still(before, h) and not any(overlap(h, other) > 0.1 for other in sure)]
                 filled[t] = each_once(filled[t] + free)
     return filled
 
@@ -48,10 +47,6 @@ def _is_same_still(before: Hand, after: Hand) -> bool:
     """Whether what was found looks like the hand it was found from: near, of like size, of the same side."""
     same_side = (before.landmarks.p_right > 0.5) == (after.landmarks.p_right > 0.5)
     return same_side and _continues(before, after) and 0.7 < after.size / before.size < 1.4
-
-
-def _touches(one: Hand, other: Hand) -> bool:
-    return bool(iou(one.hull, other.hull[None])[0] > 0.1)
 
 
 def _look_again(hand: Hand, decay: float) -> Start:

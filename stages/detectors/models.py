@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from fitting.files import sha256_of
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "manifests" / "mediapipe.toml"
 COMMAND = "python -m stages.detectors.models"
@@ -31,7 +33,7 @@ def manifest() -> Mapping[str, Any]:
     return tomllib.loads(MANIFEST.read_text())
 
 
-def sha256_of(*names: str) -> dict[str, str]:
+def pinned_sha256(*names: str) -> dict[str, str]:
     """Pinned sha256 of the named networks."""
     files = manifest()["files"]
     return {name: files[name]["sha256"] for name in names}
@@ -46,7 +48,7 @@ def folders() -> list[Path]:
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return path.is_file() and sha256_of(path) == sha256
 
 
 def find(name: str) -> Path:
@@ -54,7 +56,7 @@ def find(name: str) -> Path:
 
     Raises ValueError when the file is not what was pinned, FileNotFoundError when there is none and it cannot be fetched.
     """
-    sha256 = sha256_of(name)[name]
+    sha256 = pinned_sha256(name)[name]
     for folder in folders():
         path = folder / f"{name}.tflite"
         if _is_intact(path, sha256):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from stages.detectors.crops import Region, cut, to_frame, upright_angle
+from stages.detectors.crops import Region, cut, upright_angle
 from stages.detectors.models import load
 from stages.detectors.ssd import Candidates, anchor_centres, decode, weighted_suppression
 
@@ -24,13 +24,9 @@ def load_palm_detector() -> FindPalms:
     network, anchors = load("palm_detection_full"), anchor_centres(SIZE, STRIDES)
 
     def find(image: UInt8[np.ndarray, "height width 3"], region: Region, min_score: float) -> Candidates:
-        boxes, logits = network(cut(image, region, SIZE, border="zero"))
-        found = weighted_suppression(decode(boxes, logits, anchors, size=SIZE, min_score=min_score), max_iou=0.3)
-        return Candidates(
-            score=found.score,
-            box=to_frame(found.box.reshape(-1, 2), region).reshape(-1, 4),
-            keypoints=to_frame(found.keypoints.reshape(-1, 2), region).reshape(found.keypoints.shape),
-        )
+        values, logits = network(cut(image, region, SIZE, border="zero"))
+        found = weighted_suppression(decode(values, logits, anchors, size=SIZE, min_score=min_score), max_iou=0.3)
+        return found.in_frame(region)
 
     return find
 

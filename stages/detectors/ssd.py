@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
+
+from stages import boxes
+from stages.detectors.crops import Region, to_frame
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -23,6 +26,11 @@ class Candidates:
         """The rows of a mask or an index array."""
         return Candidates(score=self.score[rows], box=self.box[rows], keypoints=self.keypoints[rows])
 
+    def in_frame(self, region: Region) -> "Candidates":
+        """The same in pixels of the frame that holds the region (upright) they were found in."""
+        box, keypoints = (to_frame(points.reshape(-1, 2), region).reshape(points.shape) for points in (self.box, self.keypoints))
+        return Candidates(score=self.score, box=box, keypoints=keypoints)
+
 
 def anchor_centres(size: int, strides: Sequence[int]) -> Float32[np.ndarray, "anchors 2"]:
     """Centres of two anchors a cell and layer, cell by cell; layers of equal stride share their cells, as MediaPipe orders them."""
@@ -35,7 +43,7 @@ def anchor_centres(size: int, strides: Sequence[int]) -> Float32[np.ndarray, "an
 
 
 def decode(
-    boxes: Float32[np.ndarray, "anchors values"],
+    values: Float32[np.ndarray, "anchors values"],
     logits: Float32[np.ndarray, "anchors 1"],
     anchors: Float32[np.ndarray, "anchors 2"],
     *,
@@ -46,31 +54,24 @@ def decode(
     score = 1 / (1 + np.exp(-np.clip(logits[:, 0].astype(np.float64), -100, 100)))
     keep = np.flatnonzero(score >= min_score)
     keep = keep[np.argsort(-score[keep], kind="stable")]
-    points = boxes[keep].astype(np.float64).reshape(len(keep), boxes.shape[1] // 2, 2) / size
+    points = values[keep].astype(np.float64).reshape(len(keep), values.shape[1] // 2, 2) / size
     centre, extent = points[:, 0] + anchors[keep], points[:, 1]
     box = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
     return Candidates(score=score[keep], box=box, keypoints=points[:, 2:] + anchors[keep, None])
 
 
-def iou(box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n"]:
-    """Intersection over union of one box with many; 0 where both are empty."""
-    overlap = np.clip(np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]), 0, None).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - overlap
-    return np.asarray(overlap / np.where(areas > 0, areas, 1), np.float64)
-
-
 def weighted_suppression(found: Candidates, *, max_iou: float) -> Candidates:
     """One candidate a group: the best score, with the score-weighted mean of the boxes and keypoints it overlaps (MediaPipe's WEIGHTED)."""
-    scores, boxes, keypoints = [], [], []
+    score, box, keypoints = [], [], []
     left = np.argsort(-found.score, kind="stable")
     while len(left):
-        near = iou(found.box[left[0]], found.box[left]) > max_iou
+        near = boxes.iou(found.box[left[:1]], found.box[left])[0] > max_iou
         near[0] = True
         group, weight = left[near], found.score[left[near]]
-        scores.append(found.score[left[0]])
-        boxes.append(np.average(found.box[group], axis=0, weights=weight))
+        score.append(found.score[left[0]])
+        box.append(np.average(found.box[group], axis=0, weights=weight))
         keypoints.append(np.average(found.keypoints[group], axis=0, weights=weight))
         left = left[~near]
-    if not scores:
+    if not score:
         return found
-    return Candidates(score=np.array(scores), box=np.array(boxes), keypoints=np.array(keypoints))
+    return Candidates(score=np.array(score), box=np.array(box), keypoints=np.array(keypoints))

@@ -4,7 +4,7 @@ A view is an xyxy box in pixels of the frame. A detector that shrinks 1,280 pixe
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float64
 
 OVERLAP = 0.25
 """Share of a tile that its neighbour also covers, at least: what is cut by one tile lies whole in the next, up to this size. Ours."""
@@ -25,17 +25,3 @@ def _starts(length: int, side: float) -> Float64[np.ndarray, "n"]:
         return np.array([(length - side) / 2], np.float64)
     count = int(np.ceil((length - OVERLAP * side) / ((1 - OVERLAP) * side) - 1e-9))
     return np.linspace(0, length - side, max(count, 2))
-
-
-def is_cut(
-    boxes: Float[np.ndarray, "n 4"],
-    view: Float[np.ndarray, "4"],
-    frame: Float[np.ndarray, "4"],
-    *,
-    margin: float = 0.02,
-) -> Bool[np.ndarray, "n"]:
-    """Boxes that reach a border of the view, within `margin` of its side, where the frame goes on beyond that border."""
-    near = margin * (view[2] - view[0])
-    low = (boxes[:, :2] < view[:2] + near) & (view[:2] > frame[:2])
-    high = (boxes[:, 2:] > view[2:] - near) & (view[2:] < frame[2:])
-    return np.asarray((low | high).any(axis=1), np.bool_)

@@ -7,21 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from stages import boxes
 from stages.detect_hands import CALIBRATION, DetectHands, calibrate
 from stages.detect_people import DetectPeople
-from stages.detectors.ssd import iou
-from stages.frames import Frames
 from stages.tables import HandDetections, People
-
-
-def frames_of(*images: np.ndarray) -> Frames:
-    count = len(images)
-    return Frames(video="v", frame=np.arange(count, dtype=np.int64), time_s=np.arange(count) / 5, images=list(images))
-
-
-def labelled(media: Path, name: str) -> tuple[np.ndarray, dict]:
-    row = next(row for row in json.loads((media / "labels" / "bench_A.json").read_text())["images"] if row["id"] == name)
-    return cv2.cvtColor(cv2.imread(str(media / row["jpeg"])), cv2.COLOR_BGR2RGB), row
+from tests.labelled_pictures import frames_of, labelled
 
 
 def detect(*images: np.ndarray, people: People | None = None, settings: DetectHands | None = None) -> HandDetections:
@@ -31,7 +21,7 @@ def detect(*images: np.ndarray, people: People | None = None, settings: DetectHa
 
 
 def nearest(hands: HandDetections, box: list[float]) -> HandDetections:
-    overlap = iou(np.array(box), hands.box.astype(np.float64))
+    overlap = boxes.iou(np.array([box]), hands.box)[0]
     assert overlap.max() > 0.3
     return hands.take(slice(int(overlap.argmax()), int(overlap.argmax()) + 1))
 

@@ -1,26 +1,14 @@
 """People: found, once each, with their limbs on the right side; nobody where nobody is."""
 
-import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
+from stages import boxes
 from stages.detect_people import DetectPeople
-from stages.detectors.ssd import iou
-from stages.frames import Frames
 from stages.tables import BODY_KEYPOINTS
-
-
-def frames_of(*images: np.ndarray) -> Frames:
-    count = len(images)
-    return Frames(video="v", frame=np.arange(count, dtype=np.int64), time_s=np.arange(count) / 5, images=list(images))
-
-
-def labelled(media: Path, name: str) -> tuple[np.ndarray, dict]:
-    row = next(row for row in json.loads((media / "labels" / "bench_A.json").read_text())["images"] if row["id"] == name)
-    return cv2.cvtColor(cv2.imread(str(media / row["jpeg"])), cv2.COLOR_BGR2RGB), row
+from tests.labelled_pictures import frames_of, labelled
 
 
 def test_two_people_are_found_where_the_labels_have_them(media: Path) -> None:
@@ -30,7 +18,7 @@ def test_two_people_are_found_where_the_labels_have_them(media: Path) -> None:
         people = detect(frames_of(image))
         for person in row["persons"]:
             box = np.array(person["box"] if isinstance(person, dict) else person, np.float64)
-            assert iou(box, people.box.astype(np.float64)).max() > 0.6
+            assert boxes.iou(box[None], people.box).max() > 0.6
         assert people.person.tolist() == list(range(len(people)))
 
 

@@ -10,8 +10,8 @@ import pytest
 from stages.detectors import blazepose, models, palm
 from stages.detectors.crops import cut, to_crop, to_frame, upright_angle
 from stages.detectors.hand_landmarks import tracked_region
-from stages.detectors.ssd import Candidates, anchor_centres, decode, iou, weighted_suppression
-from stages.detectors.views import is_cut, tiles, whole
+from stages.detectors.ssd import Candidates, anchor_centres, decode, weighted_suppression
+from stages.detectors.views import tiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,11 +46,6 @@ def test_weighted_suppression_averages_a_group_by_score() -> None:
     np.testing.assert_allclose(kept.score, [0.9, 0.5])
     np.testing.assert_allclose(kept.box, [[0.04, 0.0, 1.04, 1.0], [5.0, 5.0, 6.0, 6.0]])
     np.testing.assert_allclose(kept.keypoints, [[[0.4, 0.0]], [[5.0, 5.0]]])
-
-
-def test_iou_of_empty_boxes_is_zero() -> None:
-    assert iou(np.zeros(4), np.zeros((1, 4)))[0] == 0
-    np.testing.assert_allclose(iou(np.array([0.0, 0, 2, 2]), np.array([[1.0, 0, 3, 2]])), [1 / 3])
 
 
 def test_crop_coordinates_invert() -> None:
@@ -109,13 +104,6 @@ def test_tiles_cover_the_frame_with_overlap() -> None:
         assert boxes[:, 2:].max(axis=0).tolist() == [width, height]
         steps = np.diff(np.unique(boxes[:, 0]))
         assert (steps <= 0.75 * side + 1e-6).all()
-
-
-def test_only_inner_borders_cut() -> None:
-    frame, view = whole(200, 100), np.array([0.0, 0.0, 100.0, 100.0])
-    boxes = np.array([[90.0, 40.0, 99.5, 50.0], [0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 60.0, 60.0]])
-    assert is_cut(boxes, view, frame).tolist() == [True, False, False]
-    assert not is_cut(boxes, frame, frame).any()
 
 
 def test_a_damaged_network_is_refused_with_the_mending_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ class Graph:
 
     def __post_init__(self) -> None:
         self._origins = [_origin(stage) for stage in self.stages]
+        self._schemas = [stage.writes.schema() for stage in self.stages]
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
@@ -192,7 +193,7 @@ class Graph:
             return
         if any(not need.settled for need in task.needs):
             task.why = Why.UPSTREAM
-        made_by = self.store.made_by(table, task.key)
+        made_by = self.store.made_by(table, task.key, self._schemas[task.stage])
         if made_by and made_by.get("fingerprint") == task.fingerprint:
             if task.why is None:
                 task.state = State.DONE
@@ -204,7 +205,7 @@ class Graph:
             else:
                 task.why, task.reason = Why.RETRY, error.reason
             return
-        task.why = _difference(made_by, task.recipe) if made_by else Why.NEW
+        task.why = Why.NEW if made_by is None else _difference(made_by, task.recipe)
 
     def _close_shard(self, shard: str) -> None:
         """Add the shard's own task once all of its videos are settled: it is made from what there is."""

@@ -50,13 +50,18 @@ class Store:
         """Where the part of `key` lies in `table` (which may name a sub-folder: people/blazepose)."""
         return self.root / table / f"{key}.parquet"
 
-    def made_by(self, table: str, key: str) -> dict[str, Any] | None:
-        """The recipe (with its fingerprint) a committed part carries; None when there is no readable part."""
+    def made_by(self, table: str, key: str, schema: pa.Schema) -> dict[str, Any] | None:
+        """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
+
+        `schema`: the columns it must have, with their version as metadata (`Table.schema()`).
+        """
         try:
-            metadata = pq.read_schema(self.part(table, key)).metadata or {}
-            return json.loads(metadata[b"recipe"]) if b"recipe" in metadata else None
+            found = pq.read_schema(self.part(table, key))
         except (FileNotFoundError, pa.ArrowException, OSError):
             return None
+        metadata = found.metadata or {}
+        ours = found.equals(schema) and metadata.get(b"schema_version") == schema.metadata[b"schema_version"]
+        return json.loads(metadata.get(b"recipe", b"{}")) if ours else {}
 
     def read(self, kind: type[T], table: str, key: str) -> T:
         """The columns of a committed part."""

@@ -46,6 +46,7 @@ def test_a_well_seen_hand_is_kept_without_a_reason():
     [
         ({"outcome": "too_few_points"}, Drop.FIT_FAILED),
         ({"error_share": np.nan}, Drop.FIT_FAILED),
+        ({"violation_deg": np.nan}, Drop.FIT_FAILED),
         ({"box": (100, 100, 110, 112)}, Drop.TOO_SMALL),
         ({"box": (-90, 100, 10, 200)}, Drop.OUT_OF_FRAME),
         ({"error_share": 0.3}, Drop.REPROJECTION),
@@ -72,7 +73,7 @@ def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks():
 
 
 def test_a_hand_at_a_limit_has_half_in_that_term():
-    at_limit, perfect = (review(*good(5, error_share=e)).quality[0] for e in (0.1, 0.0))
+    at_limit, perfect = (review(*good(5, error_share=e)).quality[0] for e in (Review().max_error_share, 0.0))
     assert at_limit / perfect == pytest.approx(0.5 ** (1 / 6), rel=1e-5)
 
 

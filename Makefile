@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WHIM := $(BIN)/python -m pipeline
-DATA ?= data/demo
 VIDEOS ?=
+DATA ?=
+WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,19 +26,19 @@ $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	@touch $@
 
 demo: setup ## the whole chain on a rendered video (or VIDEOS=my.txt), scored against the truth
-	$(WHIM) demo --data $(DATA) $(if $(VIDEOS),--videos $(VIDEOS))
+	$(WHIM) demo $(WHERE)
 
-download: setup ## fetch the videos of a manifest: make download VIDEOS=manifests/whim.txt DATA=data/whim
-	$(WHIM) run --videos $(or $(VIDEOS),manifests/whim.txt) --data $(if $(filter data/demo,$(DATA)),data/whim,$(DATA)) --until download
+download: setup ## fetch the videos of a manifest: make download VIDEOS=manifests/whim.txt
+	$(WHIM) run $(if $(VIDEOS),,--videos manifests/whim.txt) $(WHERE) --until download
 
 run: setup ## the whole chain: make run VIDEOS=folder-or-list DATA=data/mine
-	$(WHIM) run --videos $(VIDEOS) --data $(DATA)
+	$(WHIM) run $(WHERE)
 
 status: setup ## clips by stage, state and reason
-	$(WHIM) status --data $(DATA)
+	$(WHIM) status $(if $(DATA),--data $(DATA))
 
 report: setup ## one HTML page of a run
-	$(WHIM) report --data $(DATA)
+	$(WHIM) report $(if $(DATA),--data $(DATA))
 
 lint: setup ## ruff format and ruff
 	$(BIN)/ruff format --check .
@@ -60,6 +61,9 @@ test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openss
 
 bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop
 	$(BIN)/python -m benchmarks.annotate
+
+readme: setup ## write the README's tree anew
+	$(BIN)/python docs/tree.py
 
 clean: ## remove the demo's data
 	rm -rf data/demo

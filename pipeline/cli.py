@@ -26,7 +26,7 @@ console = Console(soft_wrap=True)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits 0 when done, 1 on a user's error, 2 when clips failed in this run, 130 when stopped."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         sys.exit(arguments.command(arguments) or 0)
     except (ValueError, FileNotFoundError, StoreError, NoWorkers) as error:
@@ -59,8 +59,10 @@ def load_graph(arguments: argparse.Namespace, *, remember: bool = False) -> Grap
 
 
 def data_folder(arguments: argparse.Namespace) -> Path:
-    """`--data`, or data/<recipe>; data/demo when nothing is said."""
-    return Path(arguments.data or Path("data") / (arguments.recipe or "demo"))
+    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
+    videos = getattr(arguments, "videos", None)
+    name = arguments.recipe or (Path(videos).stem if videos else "demo")
+    return Path(arguments.data or Path("data") / Path(name).stem)
 
 
 def cmd_plan(arguments: argparse.Namespace) -> None:
@@ -159,10 +161,11 @@ def cmd_demo(arguments: argparse.Namespace) -> int:
         return status
     from pipeline.demo import demo
 
-    return demo(Path(arguments.data or "data/demo"), console, local=arguments.local, num_workers=arguments.workers)
+    return demo(data_folder(arguments), console, local=arguments.local, num_workers=arguments.workers)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
     parser = argparse.ArgumentParser(prog="whim", description="From a list of videos to a training-ready dataset of 3D hands.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -172,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def on_data(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub.add_argument("--data", help="data folder (default: data/<recipe>, else data/demo)")
+        sub.add_argument("--data", help="data folder (default: data/ and the name of the recipe or of the list, else data/demo)")
         sub.add_argument("--recipe", help="whim, demo, or path/to/file.py:function (default: as the folder's last run)")
         return sub
 

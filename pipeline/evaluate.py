@@ -6,25 +6,21 @@ Each labelled frame of a video is read with its neighbours in time, at the rate 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from rich.console import Console
+from rich.table import Table as Grid
 
 from pipeline.hand_scores import LabelledFrame, Score, load_labels, match_hands, score_hands
+from pipeline.store import Store
+from stages.detect_hands import DetectHands
+from stages.detect_people import DetectPeople
 from stages.frames import Frames, decode, read_frames
 from stages.fuse_hands import FuseHands
 from stages.stage import Stage
-from stages.tables import RIGHT, Clips, HandDetections, Hands, People, Videos
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-__all__ = [
-    "LabelledFrame", "Score", "Seen", "draw", "evaluate_hands", "load_labels", "match_hands", "observe", "print_score", "score_hands",
-    "score_table", "write_score",
-]  # fmt: skip
+from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +79,6 @@ def observe(
     reach: int = 2,
 ) -> Iterator[Seen]:
     """People and hand detections in and around each labelled frame: `reach` frames before and after it at `rate` a second."""
-    from stages.detect_hands import DetectHands
-
-    from stages.detect_people import DetectPeople
-
     find_people, find_hands = (people or DetectPeople()).build(), (hands or DetectHands()).build()
     times: dict[Path, list[float]] = {}
     for label in labels:
@@ -182,7 +174,7 @@ def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands
 
     for box in label.ignore:
         rectangle(box, grey, "ignore", False)
-    letters = {RIGHT: "R", 0: "L"}
+    letters = {RIGHT: "R", LEFT: "L"}
     for i, box in enumerate(label.box):
         rectangle(box, green if match.found[i] >= 0 else red, letters.get(int(label.side[i]), "?"), False)
     for i, box in enumerate(hands.box):
@@ -193,24 +185,15 @@ def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands
     cv2.imwrite(str(path), canvas)
 
 
-def print_score(score: Score, console: "Console") -> None:
-    """The score as a table on the terminal."""
-    console.print(score_table(score))
-
-
 def write_score(score: Score, path: Path) -> None:
-    """The score as JSON, written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(score.to_json() + "\n")
-    aside.replace(path)
+    """The score as JSON, whole or not at all."""
+    with Store(path.parent).aside(path.absolute()) as temporary:
+        temporary.write_text(score.to_json() + "\n")
 
 
-def score_table(score: Score) -> "Table":
-    """The score as a rich table: everything, then by size."""
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=f"hands at IoU 0.3, {score.num_frames} frames")
+def print_score(score: Score, console: Console) -> None:
+    """The score as a table on the terminal: everything, then by size and by route."""
+    table = Grid(title=f"hands at IoU 0.3, {score.num_frames} frames")
     for column in ("hands", "number", "recall", "precision", "side accuracy"):
         table.add_column(column, justify="left" if column == "hands" else "right")
     table.add_row("all", str(score.num_hands), f"{score.recall:.3f}", f"{score.precision:.3f}", f"{score.side_accuracy:.3f}")
@@ -218,4 +201,4 @@ def score_table(score: Score) -> "Table":
         table.add_row(f"{name} of the frame", f"{part['num_hands']:.0f}", f"{part['recall']:.3f}", "", f"{part['side_accuracy']:.3f}")
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
-    return table
+    console.print(table)

@@ -65,7 +65,7 @@ class Score:
     by_video: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Stable text: sorted by nothing but the order of the fields, numbers rounded to 4 digits."""
+        """In the order of the fields, numbers rounded to 4 digits."""
         return json.dumps(_rounded(asdict(self)), indent=1)
 
 

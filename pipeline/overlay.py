@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from fitting.mano import HandModel, faces_of_side, load_hand_model, pose_either_hand, project
-from stages.tables import LEFT, Fits, Hands, Reviews
+from stages.tables import HAND_KEYPOINTS, LEFT, Fits, Hands, Reviews
 
 Image = UInt8[np.ndarray, "height width 3"]
 Colour = tuple[int, int, int]
@@ -21,14 +21,19 @@ Colour = tuple[int, int, int]
 SIDE_COLOURS: tuple[Colour, Colour] = ((56, 168, 255), (255, 146, 60))
 """Left blue, right orange."""
 DROPPED_COLOUR: Colour = (168, 174, 186)
-FINGERS: dict[Colour, tuple[int, ...]] = {
-    (255, 82, 96): (0, 1, 2, 3, 4),
-    (255, 204, 51): (0, 5, 6, 7, 8),
-    (88, 214, 110): (0, 9, 10, 11, 12),
-    (64, 156, 255): (0, 13, 14, 15, 16),
-    (214, 92, 255): (0, 17, 18, 19, 20),
+FINGER_COLOURS: dict[str, Colour] = {
+    "thumb": (255, 82, 96),
+    "index": (255, 204, 51),
+    "middle": (88, 214, 110),
+    "ring": (64, 156, 255),
+    "little": (214, 92, 255),
 }
 """Rainbow from the thumb to the little finger, as OpenPose draws them."""
+FINGERS: list[tuple[Colour, list[int]]] = [
+    (colour, [k for k, name in enumerate(HAND_KEYPOINTS) if name == "wrist" or name.startswith(finger)])
+    for finger, colour in FINGER_COLOURS.items()
+]
+"""Colour and keypoints of each finger, from the wrist to its tip."""
 
 _SHIFT = 4
 """Binary digits below the pixel that OpenCV draws with."""
@@ -172,12 +177,12 @@ def _fixed(point: np.ndarray) -> tuple[int, int]:
 def _draw_skeleton(canvas: Image, points: np.ndarray, confidence: np.ndarray, width: int) -> None:
     """Bones over a dark outline, then joints. Points without confidence are left out."""
     seen = np.isfinite(points).all(1) & (confidence > 0)
-    bones = [(colour, a, b) for colour, chain in FINGERS.items() for a, b in pairwise(chain) if seen[a] and seen[b]]
+    bones = [(colour, a, b) for colour, chain in FINGERS for a, b in pairwise(chain) if seen[a] and seen[b]]
     for _, a, b in bones:
         cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), (16, 18, 24), width + 2, cv2.LINE_AA, _SHIFT)
     for colour, a, b in bones:
         cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), colour, width, cv2.LINE_AA, _SHIFT)
-    for colour, chain in FINGERS.items():
+    for colour, chain in FINGERS:
         for joint in chain[1:]:
             if seen[joint]:
                 _draw_dot(canvas, points[joint], width + 1.0, (16, 18, 24))

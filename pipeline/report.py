@@ -64,9 +64,6 @@ def write_report(
         temporary.write_text(page)
 
 
-# ---- choosing --------------------------------------------------------------------------------------------------------
-
-
 def _ranked(found: Found, eligible: np.ndarray, rank: np.ndarray) -> list[Example]:
     """The first eligible hand of every second of every clip, lowest rank first."""
     rows = np.flatnonzero(eligible & np.isfinite(rank))
@@ -94,9 +91,6 @@ def _is_one_of(found: Found, examples: Iterable[Example]) -> np.ndarray:
     mask = np.zeros(len(found.row), bool)
     mask[[e.index for e in examples]] = True
     return mask
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
 
 
 def _tiles(run: Run) -> str:

@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from pipeline.hand_scores import MATCH_IOU
 from stages import boxes
+from stages.frames import grid_point
 from stages.tables import Clips, Fits, Hands, Reviews
-
-MATCH_IOU = 0.3
-"""As for labelled frames: detectors draw their boxes around other parts of a hand than its mesh."""
-CLEAR_VISIBLE = 0.5
-"""A hand of which less than this share is seen need not be found; finding it is no error either."""
-TIME_TOLERANCE_S = 1e-3
-"""As where frames are sampled: a frame this much before a point of the grid is the one meant."""
+from studio.truth import CLEAR_VISIBLE
 
 Truth = Mapping[str, np.ndarray]
 """Columns of `studio.truth.TRUTH`, of one video or of several after another."""
@@ -80,7 +76,7 @@ def annotated(truth: Truth, clips: Clips) -> Bool[np.ndarray, "t"]:
             & (truth["frame"] < clip.first_frame[0] + clip.num_frames[0])
         )  # fmt: skip
         frames, first = np.unique(truth["frame"][rows], return_index=True)
-        grid = np.floor((truth["time_s"][rows][first] - start_s + TIME_TOLERANCE_S) * rate)
+        grid = grid_point(truth["time_s"][rows][first], start_s, rate)
         sampled = frames[np.diff(grid, prepend=-1) > 0] if rate else frames
         taken[rows] = np.isin(truth["frame"][rows], sampled)
     return taken

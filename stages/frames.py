@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from stages.tables import Clips
 
-TIME_TOLERANCE_S = 1e-3
+_TIME_TOLERANCE_S = 1e-3
 """Matroska rounds times to milliseconds: a frame this much before a grid point is the one meant."""
 _MAX_READ_ERRORS = 1000
 """A container that only errs ends here: no file makes it spin."""
@@ -26,6 +26,8 @@ _SEEK_FROM_S = 2.0
 """Below this, decoding from the beginning costs less than a seek."""
 _SEEK_MARGINS_S = (0.0, 10.0)
 """Containers may seek by decode time, and open groups of pictures lose their first frames: seek again, earlier, when it lands late."""
+
+Times = TypeVar("Times", float, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -50,17 +52,17 @@ def read_frames(path: Path, clip: Clips, *, max_frames: int = 32, max_bytes: int
     index: list[int] = []
     times: list[float] = []
     images: list[np.ndarray] = []
-    due_s, upright, room = -math.inf, None, 0
+    last_point: float = -1
+    upright, room = None, 0
 
     def stretch() -> Frames:
         return Frames(video=str(clip.video[0]), frame=np.array(index), time_s=np.array(times), images=images)
 
     for count, (time_s, frame, shape) in enumerate(_clip_frames(path, clip)):
-        past_s = time_s - start_s + TIME_TOLERANCE_S
-        if past_s < due_s:
+        point = grid_point(time_s, start_s, rate) if rate else count
+        if point <= last_point:
             continue
-        if rate:
-            due_s = (math.floor(past_s * rate) + 1) / rate
+        last_point = point
         if upright is None:
             upright, room = Upright(shape), max(1, min(max_frames, max_bytes // (3 * shape.width * shape.height)))
         index.append(first_frame + count)
@@ -71,6 +73,11 @@ def read_frames(path: Path, clip: Clips, *, max_frames: int = 32, max_bytes: int
             index, times, images = [], [], []
     if images:
         yield stretch()
+
+
+def grid_point(time_s: Times, start_s: float, rate: float) -> Times:
+    """The last point k of the grid k / rate, laid from the clip's start, that a time has reached."""
+    return np.floor((time_s - start_s + _TIME_TOLERANCE_S) * rate)
 
 
 def decode(path: Path) -> Iterator[tuple[float, Any]]:

@@ -225,11 +225,6 @@ def _batch(rows: list[Row]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def shard_schema() -> pa.Schema:
-    """Arrow schema of a shard: a frame's columns, its list of hands, the image last."""
-    return Shards.schema()
-
-
 def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
     """Write record batches as the row groups of one Parquet file and return its number of rows; one batch in memory.
 
@@ -237,7 +232,7 @@ def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, reci
     carries a checksum. `recipe` (what the shard is made by, with its `fingerprint`) becomes metadata; the folder names the split.
     The same batches and recipe give the same bytes. The file is synced; naming it at the end is the caller's part.
     """
-    schema = shard_schema()
+    schema = Shards.schema()
     annotations = [leaf for leaf in _leaves(schema) if leaf != "image"]
     facts = {
         "split": path.parent.name,

@@ -15,7 +15,7 @@ from fitting.anatomy import FINGERS, TIPS_IN_MANO_ORDER, joint_axes
 from fitting.files import STANDIN
 from fitting.mano import RIGHT, HandModel, faces_of_side, load_hand_model
 from fitting.standin_rig import WRIST_RING
-from studio.render import Mesh, join, normals
+from studio.render import Mesh, join, normals, tube_faces
 
 SKINS: Sequence[tuple[float, float, float]] = (
     (0.87, 0.68, 0.58), (0.78, 0.57, 0.46), (0.66, 0.46, 0.35), (0.50, 0.33, 0.24), (0.37, 0.24, 0.18), (0.92, 0.75, 0.66),
@@ -108,7 +108,7 @@ class DressedHand:
         bare = self._tube(ring, centre, out, elbow, distances, self._bare_scale(distances))
         first = np.concatenate([ring[None], bare]).reshape(-1, 3)
         index = np.concatenate([self._ring, len(vertices) + np.arange(SECTIONS * RING)])
-        faces = np.concatenate([self.faces, index[_tube_faces(SECTIONS + 1)]])
+        faces = np.concatenate([self.faces, index[tube_faces(SECTIONS + 1, RING)]])
         arm_detail = np.tile(self._detail[self._ring] * [0, 1], (SECTIONS, 1))
         along = np.repeat(distances, RING)
         arm_texture = np.tile(self._rest[self._ring], (SECTIONS, 1)) + along[:, None] * [1.0, 0, 0]
@@ -124,7 +124,8 @@ class DressedHand:
             material=np.tile([0.55, 0.6, 1.0], (count, 1)),
             part=part,
         )
-        return _joined_with(skin, self._sleeve(ring, centre, out, elbow, arm_length))
+        sleeve = self._sleeve(ring, centre, out, elbow, arm_length)
+        return skin if sleeve is None else join([skin, sleeve])
 
     @staticmethod
     def _bare_scale(distances: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
@@ -150,7 +151,7 @@ class DressedHand:
         vertices = self._tube(ring, centre, out, elbow, lengths, width[:, None] + folds).reshape(-1, 3)
         count = len(vertices)
         around = np.tile(np.stack([np.zeros(RING), np.cos(angle), np.sin(angle)], 1) * 0.04, (len(lengths), 1))
-        faces = _tube_faces(len(lengths))
+        faces = tube_faces(len(lengths), RING)
         return Mesh(
             vertices=vertices,
             faces=faces,
@@ -190,15 +191,3 @@ def _shortest_turn(
     axis = np.cross(start, ends)[:, None]
     once = np.cross(axis, points)
     return points + once + np.cross(axis, once) / (1 + np.maximum(ends @ start, -0.99))[:, None, None]
-
-
-def _tube_faces(sections: int) -> Int64[np.ndarray, "f 3"]:
-    """Two triangles between neighbouring corners of neighbouring rings of `RING` vertices."""
-    ring = np.arange(RING)
-    a = (np.arange(sections - 1)[:, None] * RING + ring).reshape(-1)
-    b = (np.arange(sections - 1)[:, None] * RING + (ring + 1) % RING).reshape(-1)
-    return np.concatenate([np.stack([a, b, a + RING], 1), np.stack([b, b + RING, a + RING], 1)])
-
-
-def _joined_with(skin: Mesh, sleeve: Mesh | None) -> Mesh:
-    return skin if sleeve is None else join([skin, sleeve])

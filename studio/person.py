@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from fitting.mano import LEFT
-from studio.render import Mesh, join
+from studio.render import Mesh, join, tube_faces
 from studio.scene import MIRROR, SHOULDER, Shot
 
 BODY_PART = 200
@@ -53,7 +53,7 @@ def _surface(
     rows, around = grid.shape[:2]
     vertices = grid.reshape(-1, 3)
     count = len(vertices)
-    faces = _grid_faces(rows, around)
+    faces = tube_faces(rows, around)
     return Mesh(
         vertices=vertices,
         faces=faces,
@@ -63,12 +63,6 @@ def _surface(
         material=np.tile([0.5 if soft > 0.5 else 0.9, 0.5 if soft > 0.5 else 0.0, soft], (count, 1)),
         part=np.full(len(faces), BODY_PART, np.int32),
     )
-
-
-def _grid_faces(rows: int, around: int) -> Int64[np.ndarray, "f 3"]:
-    row, column = (index.reshape(-1) for index in np.mgrid[0 : rows - 1, 0:around])
-    a, b = row * around + column, row * around + (column + 1) % around
-    return np.concatenate([np.stack([a, b, a + around], 1), np.stack([b, b + around, a + around], 1)])
 
 
 def _column(sections: Sequence[tuple[float, float, float]], depth: float, colour: Float64[np.ndarray, "3"], soft: float) -> Mesh:

@@ -51,6 +51,13 @@ class Mesh:
     part: Int32[np.ndarray, "f"]
 
 
+def tube_faces(rings: int, around: int) -> Int64[np.ndarray, "f 3"]:
+    """Two triangles between neighbouring corners of neighbouring rings of `around` vertices each, numbered ring by ring."""
+    row, column = (index.reshape(-1) for index in np.mgrid[0 : rings - 1, 0:around])
+    a, b = row * around + column, row * around + (column + 1) % around
+    return np.concatenate([np.stack([a, b, a + around], 1), np.stack([b, b + around, a + around], 1)])
+
+
 def join(meshes: Sequence[Mesh]) -> Mesh:
     """One mesh of several: vertices are renumbered, parts are kept."""
     starts = np.cumsum([0] + [len(m.vertices) for m in meshes])

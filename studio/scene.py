@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from fitting.mano import LEFT, RIGHT
+from fitting.rotation import matrix_from_axis_angle
 from studio.hand import CLOTHS, SKINS, Dress
 from studio.poses import SHAPES, glide, key_angles, key_times
 
@@ -145,14 +147,8 @@ def _orient(
     base = np.stack([-fingers, -palm, np.cross(fingers, palm)], axis=2)
     flex = glide(np.radians(rng.uniform([-25, -12], [30, 12], (len(moments), 2))), moments, times)
     wave = 0.35 * np.sin(2 * np.pi * 1.8 * times) * (rng.random() < 0.3)
-    return base @ _about_z(flex[:, 0]) @ _about_y(flex[:, 1] + wave)
+    return base @ _turn(flex[:, 0], (0, 0, 1)) @ _turn(flex[:, 1] + wave, (0, 1, 0))
 
 
-def _about_z(angle: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n 3 3"]:
-    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    return np.stack([np.stack([c, -s, o], 1), np.stack([s, c, o], 1), np.stack([o, o, i], 1)], 1)
-
-
-def _about_y(angle: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n 3 3"]:
-    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    return np.stack([np.stack([c, o, s], 1), np.stack([o, i, o], 1), np.stack([-s, o, c], 1)], 1)
+def _turn(angle: Float64[np.ndarray, "n"], axis: Sequence[int]) -> Float64[np.ndarray, "n 3 3"]:
+    return matrix_from_axis_angle(torch.from_numpy(angle[:, None] * np.array(axis))).numpy()

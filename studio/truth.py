@@ -38,14 +38,14 @@ TRUTH = pa.schema(
 )
 
 CLEAR_VISIBLE = 0.5
-"""Hands of which less than this share is seen count neither way in the label file."""
+"""Hands of which less than this share is seen need not be found, and finding them is no error either."""
 
 LABEL_FRAMES_PER_SECOND = 5.0
 
 
 def write_truth(path: Path, columns: dict[str, np.ndarray]) -> None:
     """One Parquet file of all rows; written aside and renamed."""
-    arrays = [_arrow(np.asarray(columns[field.name]), field.type) for field in TRUTH]
+    arrays = [pa.array(np.asarray(columns[field.name]).tolist(), field.type) for field in TRUTH]
     aside = path.with_name(path.name + ".part")
     pq.write_table(pa.Table.from_arrays(arrays, schema=TRUTH), aside, compression="zstd")
     aside.replace(path)
@@ -56,28 +56,14 @@ def read_truth(path: Path) -> dict[str, np.ndarray]:
     table = pq.read_table(path)
     if table.schema.names != TRUTH.names:
         raise ValueError(f"{path} is no truth of the studio: its columns are {table.schema.names}")
-    return {field.name: _numpy(table.column(field.name)) for field in TRUTH}
+    return {field.name: np.array(table.column(field.name).to_pylist(), _number_type(field.type)) for field in TRUTH}
 
 
-def _arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    sizes = []
+def _number_type(kind: pa.DataType) -> np.dtype:
+    """Of what a column holds, however deep in lists; object for text."""
     while pa.types.is_fixed_size_list(kind):
-        sizes.append(kind.list_size)
         kind = kind.value_type
-    array = pa.array(values.reshape(-1), kind)
-    for size in reversed(sizes):
-        array = pa.FixedSizeListArray.from_arrays(array, size)
-    return array
-
-
-def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    shape = [len(array)]
-    while pa.types.is_fixed_size_list(array.type):
-        shape.append(array.type.list_size)
-        array = array.flatten()
-    values = array.to_numpy(zero_copy_only=False).reshape(shape)
-    return values.astype(object) if pa.types.is_string(array.type) else values
+    return np.dtype(kind.to_pandas_dtype())
 
 
 def write_labels(path: Path, truths: dict[str, dict[str, np.ndarray]], frames_per_second: float) -> None:

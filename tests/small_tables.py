@@ -10,7 +10,7 @@ from stages.frames import read_frames
 from stages.pack import PackSource
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
-REASONS = ("reprojection", "too_small", "one_frame_track")
+REASONS = ("reprojection", "too_small", "lone_frame")
 
 
 def render_video(

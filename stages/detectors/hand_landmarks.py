@@ -8,10 +8,11 @@ from jaxtyping import Float, Float64, UInt8
 
 from stages.detectors.crops import Region, cut, to_crop, to_frame, upright_angle
 from stages.detectors.models import load
+from stages.tables import HAND_KEYPOINTS
 
 SIZE = 224
-WRIST, INDEX_KNUCKLE, MIDDLE_KNUCKLE, RING_KNUCKLE = 0, 5, 9, 13
-PALM_AND_KNUCKLES = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)
+WRIST, INDEX_KNUCKLE, MIDDLE_KNUCKLE, RING_KNUCKLE = (HAND_KEYPOINTS.index(name) for name in ("wrist", "index1", "middle1", "ring1"))
+PALM_AND_KNUCKLES = [k for k, name in enumerate(HAND_KEYPOINTS) if name == "thumb3" or not name.endswith(("3", "4"))]
 """The joints that fix the next region in MediaPipe's tracker (`hand_landmark_landmarks_to_roi`): the fingertips move too much."""
 
 
@@ -47,7 +48,7 @@ def tracked_region(points: Float[np.ndarray, "21 2"], *, scale: float = 2.0) -> 
     knuckles = (points[INDEX_KNUCKLE] + points[RING_KNUCKLE]) / 2
     angle = upright_angle(points[WRIST], (knuckles + points[MIDDLE_KNUCKLE]) / 2)
     upright = np.array([0.0, 0.0, 1.0, angle], np.float64)
-    turned = to_crop(points[list(PALM_AND_KNUCKLES)].astype(np.float64), upright)
+    turned = to_crop(points[PALM_AND_KNUCKLES].astype(np.float64), upright)
     low, high = turned.min(axis=0), turned.max(axis=0)
     middle = (low + high) / 2 + np.array([0.0, -0.1]) * (high[1] - low[1])
     centre = to_frame(middle[None], upright)[0]

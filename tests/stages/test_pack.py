@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.frames import read_frames
-from stages.pack import Pack, PackSource, shard_schema, write_shard
+from stages.pack import Pack, PackSource, write_shard
 from stages.shards import Shards, shard_of, split_of
 from tests.small_tables import clip_row, render_video, source_of, video_row
 
@@ -157,7 +157,7 @@ def test_images_lie_plain_and_annotations_compressed(sources: list[PackSource], 
     image = columns[-1]
     assert image.path_in_schema == "image"
     assert (image.compression, image.has_dictionary_page, image.is_stats_set) == ("UNCOMPRESSED", False, False)
-    assert not shard_schema().field("image").nullable
+    assert not Shards.schema().field("image").nullable
     assert {c.compression for c in columns[:-1]} == {"ZSTD"}
     assert all(c.has_dictionary_page for c in columns[:-1] if c.physical_type == "BYTE_ARRAY")
     assert next(c for c in columns if c.path_in_schema == "frame").is_stats_set
@@ -183,7 +183,7 @@ def test_metadata_say_what_made_the_shard(sources: list[PackSource], tmp_path: P
     facts = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert (facts["split"], facts["fingerprint"], facts["schema_version"]) == ("train", RECIPE["fingerprint"], "1")
     assert "simplejpeg" in facts["generator"]
-    assert schema.equals(shard_schema())
+    assert schema.equals(Shards.schema())
 
 
 def test_duckdb_reads_hands(sources: list[PackSource], tmp_path: Path) -> None:

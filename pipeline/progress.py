@@ -10,8 +10,8 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from fitting.files import STANDIN, model_file
-from pipeline.card import write_index
 from pipeline.graph import Graph, State, Task, table_of
+from pipeline.index import write_index
 from pipeline.run import Executor, Local, OnRay, Summary, run, seat_of
 from pipeline.worker import Outcome
 

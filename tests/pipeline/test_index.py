@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.card import write_index
+from pipeline.index import write_index
 from stages.pack import Pack, PackSource, write_shard
 from tests.small_tables import clip_row, render_video, source_of, video_row
 

@@ -102,7 +102,9 @@ class OnRay:
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
             options: dict[str, Any] = {} if address else {"include_dashboard": False}
+            on_sigterm = signal.getsignal(signal.SIGTERM)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there: it ends the driver in the middle of a call
         self.ray = ray
         self.quiet_since = time.monotonic()
         self.actor = ray.remote(Worker)

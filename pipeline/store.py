@@ -50,18 +50,19 @@ class Store:
         """Where the part of `key` lies in `table` (which may name a sub-folder: people/blazepose)."""
         return self.root / table / f"{key}.parquet"
 
-    def made_by(self, table: str, key: str, schema: pa.Schema) -> dict[str, Any] | None:
+    def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
 
-        `schema`: the columns it must have, with their version as metadata (`Table.schema()`).
+        `schema`: the columns it must have, with their version as metadata (`Table.schema()`); None for any.
         """
         try:
             found = pq.read_schema(self.part(table, key))
         except (FileNotFoundError, pa.ArrowException, OSError):
             return None
         metadata = found.metadata or {}
-        ours = found.equals(schema) and metadata.get(b"schema_version") == schema.metadata[b"schema_version"]
-        return json.loads(metadata.get(b"recipe", b"{}")) if ours else {}
+        if schema and not (found.equals(schema) and metadata.get(b"schema_version") == schema.metadata[b"schema_version"]):
+            return {}
+        return dict(json.loads(metadata.get(b"recipe", b"{}")))
 
     def read(self, kind: type[T], table: str, key: str) -> T:
         """The columns of a committed part."""
@@ -88,14 +89,11 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot write to {final.parent}: {error.strerror}") from error
         try:
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(final)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreError(f"no room left in {final.parent}: free some and run again; nothing that was committed is lost") from error
+            with room(final.parent):
+                yield temporary
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(final)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -115,7 +113,8 @@ class Store:
         """Write down why `key` has no part; a part of another fingerprint that still lies there goes."""
         with self.aside(self.error_file(table, key)) as temporary:
             temporary.write_text(json.dumps(asdict(record), indent=1))
-        self.part(table, key).unlink(missing_ok=True)
+        if (self.made_by(table, key) or {}).get("fingerprint") != record.fingerprint:
+            self.part(table, key).unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         """A small file of the run itself."""
@@ -134,7 +133,7 @@ class Store:
         """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("a+")
+            file = (self.root / ".lock").open("a+b", buffering=0)
         except OSError as error:
             raise StoreError(f"cannot write to the data folder {self.root}: {error.strerror}; choose another with --data") from error
         with file:
@@ -142,10 +141,22 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                raise StoreError(f"{self.root} is in use by {file.read().strip() or 'another driver'}; wait for it or stop it") from error
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            for leftover in self.root.rglob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
+                holder = file.read().decode().strip() or "another driver"
+                raise StoreError(f"{self.root} is in use by {holder}; wait for it or stop it") from error
+            with room(self.root):
+                file.truncate(0)
+                file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
+                for leftover in self.root.rglob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                yield
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Raises StoreError that names `folder` when the disk fills up within the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(f"no room left in {folder}: free some and run again; nothing that was committed is lost") from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.graph import State, table_of
-from pipeline.store import ErrorRecord, Store, StoreError
+from pipeline.store import ErrorRecord, Store, StoreError, room
 from stages.frames import Frames, read_frames
 from stages.pack import Pack, PackSource, write_shard
 from stages.stage import Failure, Reason, Stage
@@ -188,7 +188,8 @@ class Worker:
         """Time a stage; an unexpected exception becomes a recorded failure that the next run tries again."""
         start = time.perf_counter()
         try:
-            yield
+            with room(self.store.root):
+                yield
         except StoreError:
             raise
         except Exception as error:

@@ -3,6 +3,8 @@
 import getpass
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,38 +18,49 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-KEY = Path("/tmp/whim-sshd/key")
+SSHD = Path("/tmp/whim-sshd")
+RAY_TMP = Path("/tmp") / f"whim-up-{os.getpid()}"  # a socket's path must stay short
 
 
 def ray(*arguments: str | Path) -> str:
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    done = subprocess.run([str(BIN / "ray"), *map(str, arguments)], env=env, capture_output=True, text=True, timeout=400, check=False)
+    ours = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}", "TMPDIR": str(SSHD)}
+    env = {**os.environ, **ours}
+    done = subprocess.run([str(BIN / "ray"), *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
+def end_ray() -> None:
+    """End the cluster of this test by its temporary folder, and no other Ray of the machine."""
+    ours = [p for p in psutil.process_iter(["cmdline"]) if str(RAY_TMP) in " ".join(p.info["cmdline"] or []) and p.pid != os.getpid()]
+    family = {child for process in ours for child in (process, *process.children(recursive=True))}
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=20)
+    shutil.rmtree(RAY_TMP, ignore_errors=True)
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Path]:
-    """cluster/local.yaml with this machine's user, key and environment filled in, up and running; ended by its temporary folder."""
-    if not KEY.exists():
-        pytest.skip("no loopback sshd: run cluster/sshd.sh (make test-cluster does)")
-    temporary = Path("/tmp") / f"whim-up-{os.getpid()}"
-    text = Template((ROOT / "cluster/local.yaml").read_text()).substitute(
-        WHIM_USER=getpass.getuser(), WHIM_SSH_KEY=KEY, WHIM_VENV=BIN.parent, WHIM_RAY_TMP=temporary, WHIM_ROOT=ROOT
-    )
+    """cluster/local.yaml with this machine's user, key and environment filled in, up and running."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    paths = {"WHIM_SSH_KEY": SSHD / "key", "WHIM_VENV": BIN.parent, "WHIM_ROOT": ROOT, "WHIM_RAY_TMP": RAY_TMP}
     file = tmp_path / "local.yaml"
-    file.write_text(text)
-    ray("up", "-y", "--no-config-cache", file)
-    yield file
-    for process in psutil.process_iter(["cmdline"]):
-        if str(temporary) in " ".join(process.info["cmdline"] or []):
-            process.kill()
+    file.write_text(Template((ROOT / "cluster/local.yaml").read_text()).substitute(paths, WHIM_USER=getpass.getuser(), WHIM_PORT=port))
+    subprocess.run([ROOT / "cluster/sshd.sh", "start", SSHD], check=True)
+    try:
+        ray("up", "-y", "--no-config-cache", file)
+        yield file
+    finally:
+        end_ray()
+        subprocess.run([ROOT / "cluster/sshd.sh", "stop", SSHD], check=True)
 
 
 def test_ray_submit_runs_the_chain(cluster: Path, media: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    video = media / "videos/intel/asl_yes.mkv"
-    ray("submit", cluster, ROOT / "pipeline/annotate.py", "--", "run", "--videos", video, "--data", data)
+    ray("submit", cluster, ROOT / "pipeline/annotate.py", "--", "run", "--videos", media / "videos/intel/asl_yes.mkv", "--data", data)
     status = subprocess.run(
         [sys.executable, "-m", "pipeline", "status", "--json", "--data", str(data)], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,0 +1,61 @@
+"""What the engine refuses, and in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.graph import Graph, State, Why
+from pipeline.run import Local, OnRay, run, seat_of
+from pipeline.store import ErrorRecord, Store
+from stages.stage import Resources
+from tests.engine import toy
+
+
+def load(root: Path, stages: list[Any], *videos: str) -> Graph:
+    return Graph(stages, toy.manifest(*videos), Store(root)).load()
+
+
+def test_a_stage_that_asks_for_a_gpu_without_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(toy.Count, "resources", Resources(gpus=0.5))
+    stages = toy.recipe()
+    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with pytest.raises(ValueError, match=r"asks for 0\.5 GPU a worker and the cluster has 0"):
+            OnRay(tmp_path, stages, [seat_of(stage) for stage in stages])
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("change", ["a column less", "another type", "another version"])
+def test_a_part_of_another_schema_is_made_again(tmp_path: Path, change: str) -> None:
+    stages = toy.recipe()
+    run(load(tmp_path, stages, "a"), Local(tmp_path, stages))
+    part = tmp_path / "reviews/a-0002.parquet"
+    table = pq.read_table(part)
+    if change == "a column less":
+        table = table.drop_columns(["quality"])
+    elif change == "another type":
+        table = table.set_column(2, "time_s", table["time_s"].cast(pa.float32()))
+    else:
+        table = table.replace_schema_metadata({**table.schema.metadata, b"schema_version": b"0"})
+    pq.write_table(table, part)
+    graph = load(tmp_path, stages, "a")
+    assert {(t.key, stages[t.stage].name, t.why) for t in graph.pending} == {("a-0002", "count", Why.CODE), ("a-0002", "after", Why.UPSTREAM)}
+    run(graph, Local(tmp_path, stages))
+    assert all(task.state is State.DONE for task in graph.tasks)
+    assert load(tmp_path, stages, "a").pending == []
+
+
+def test_a_failure_leaves_the_part_that_another_made_meanwhile(tmp_path: Path) -> None:
+    stages = toy.recipe()
+    graph = load(tmp_path, stages, "a")
+    run(graph, Local(tmp_path, stages))
+    task = next(task for task in graph.tasks if task.key == "a-0001")
+    record = ErrorRecord(task.fingerprint, "exception", "a worker of a killed run, late", permanent=False, attempts=1)
+    graph.store.fail("reviews", task.key, record)
+    assert load(tmp_path, stages, "a").pending == []

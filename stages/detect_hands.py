@@ -40,7 +40,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -75,11 +75,11 @@ class DetectHands:
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"detect_hands.{name} must lie in (0, 1], got {getattr(self, name)}")
         for name in ("wrist_scale", "extent_width", "extent_height"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"detect_hands.{name} must be positive, got {getattr(self, name)}")
-        if self.person_margin < 0:
+        if not self.person_margin >= 0:
             raise ValueError(f"detect_hands.person_margin must not be negative, got {self.person_margin}")
-        if any(zoom < 1 for zoom in self.tile_zooms):
+        if not all(1 <= zoom < np.inf for zoom in self.tile_zooms):
             raise ValueError(f"detect_hands.tile_zooms must be 1 or more, got {self.tile_zooms}")
 
     @property

@@ -47,7 +47,7 @@ class DetectPeople:
         for name in ("min_score", "min_detector_score"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"detect_people.{name} must lie in (0, 1), got {getattr(self, name)}")
-        if any(zoom < 1 for zoom in self.tile_zooms):
+        if not all(1 <= zoom < np.inf for zoom in self.tile_zooms):
             raise ValueError(f"detect_people.tile_zooms must be 1 or more, got {self.tile_zooms}")
 
     @property
@@ -99,7 +99,7 @@ def _distinct_regions(regions: list[Region], scores: list[float]) -> list[int]:
     """Best first, without those whose centre and size are nearly those of a better one: the same person from another tile."""
     kept: list[int] = []
     for i in sorted(range(len(regions)), key=lambda i: -scores[i]):
-        if not any(alike(regions[i], regions[j], shift=0.1, growth=1.33) for j in kept):
+        if not any(alike(regions[i], regions[j], shift=0.1, growth=4 / 3) for j in kept):
             kept.append(i)
     return kept
 

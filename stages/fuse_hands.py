@@ -71,17 +71,8 @@ class FuseHands:
     def __post_init__(self) -> None:
         if not self.detectors or len(set(self.detectors)) != len(self.detectors):
             raise ValueError(f"fuse_hands.detectors must name each detector that ran once, got {self.detectors}")
-        for field in (
-            "match_iou",
-            "stranger_iou",
-            "copy_iou",
-            "min_score",
-            "lone_score",
-            "person_score",
-            "person_iou",
-            "wrist_weight",
-            "nested_share",
-        ):
+        shares = ("match_iou", "stranger_iou", "copy_iou", "cover_share", "nested_share", "person_iou", "wrist_weight")
+        for field in (*shares, "min_score", "lone_score", "person_score"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"fuse_hands.{field} must lie in [0, 1], got {getattr(self, field)}")
         for field in ("match_distance", "copy_distance", "wrist_reach", "wrist_side_weight", "max_gap_s", "max_speed"):

@@ -122,9 +122,7 @@ def _rows(source: PackSource, settings: Pack, encode: Callable[[np.ndarray], byt
     hands, fits = _scaled(source.hands, source.fits, scale)
     structs = _structs(hands, fits, reviews)
     wanted = set(source.hands.frame[listed].tolist())
-    of_video = {name: getattr(source.videos, name)[0] for name in ("source", "title", "channel", "licence")}
-    if of_video["source"].startswith("/"):  # a path says nothing on another machine, and names its owner
-        of_video["source"] = Path(of_video["source"]).name
+    origin = _origin(source.videos)
     for frames in read_frames(Path(source.videos.path[0]), source.clips):
         for frame, time_s, image in zip(frames.frame.tolist(), frames.time_s.tolist(), frames.images, strict=True):
             on_frame = source.hands.frame == frame
@@ -146,7 +144,7 @@ def _rows(source: PackSource, settings: Pack, encode: Callable[[np.ndarray], byt
                 "width": image.shape[1],
                 "height": image.shape[0],
                 "scale": shrink,
-                **of_video,
+                **origin,
                 "video_sha256": source.videos.sha256[0],
                 "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
                 "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
@@ -156,6 +154,12 @@ def _rows(source: PackSource, settings: Pack, encode: Callable[[np.ndarray], byt
         raise ValueError(
             f"clip {clip}: {len(wanted)} frames with hands can no longer be read, first frame {min(wanted)}: fetch the video again"
         )
+
+
+def _origin(videos: Videos) -> dict[str, str]:
+    """Where a video came from and whose it is. Of a local file the name only: its path says nothing on another machine."""
+    origin = {name: str(getattr(videos, name)[0]) for name in ("source", "title", "channel", "licence")}
+    return origin | {"source": Path(origin["source"]).name} if origin["source"].startswith("/") else origin
 
 
 def _refuse_misaligned(source: PackSource, clip: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.pictures import ClipTables
 from pipeline.store import Store
+from stages import boxes
 from stages.tables import Clips, Fits, Hands, Reviews, Videos
 
 NOT_REVIEWED = "not_reviewed"
@@ -90,7 +91,7 @@ def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
 
 
 def _columns(clip: str, hands: Hands, fits: Fits, reviews: Reviews) -> dict[str, np.ndarray]:
-    size_px = (hands.box[:, 2:] - hands.box[:, :2]).max(1)
+    size_px = boxes.long_side(hands.box)
     return {
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "side", "score", "num_agree", "num_run")},
         **{name: getattr(reviews, name) for name in ("quality", "keep", "reason")},

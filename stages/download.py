@@ -80,6 +80,7 @@ class Download:
 
     @property
     def weights(self) -> Mapping[str, str]:
+        """No model files."""
         return {}
 
     def build(self) -> Callable[[Manifest], Videos | Failure]:

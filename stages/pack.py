@@ -84,6 +84,7 @@ class Pack:
 
     @property
     def weights(self) -> Mapping[str, str]:
+        """No model files."""
         return {}
 
     def build(self) -> Callable[[Iterable[PackSource]], Iterator[pa.RecordBatch]]:

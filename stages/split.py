@@ -54,6 +54,7 @@ class Split:
 
     @property
     def weights(self) -> Mapping[str, str]:
+        """No model files."""
         return {}
 
     def build(self) -> Callable[[Videos], Clips | Failure]:

@@ -22,6 +22,9 @@ SHOULDERS, ELBOWS, WRISTS, HIPS = (
 HAND_OVER_FOREARM, HAND_OVER_SHOULDERS, HAND_OVER_TORSO = 0.7, 0.5, 0.35
 """An adult's hand is 18 to 19 cm long, the forearm 26, the shoulder joints 36 apart, the torso 50. Ours."""
 
+View = tuple[str, int, Float64[np.ndarray, "4"]]
+"""Route, person whose view it is (-1: nobody's), and the xyxy box that is looked at."""
+
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Start:
@@ -58,8 +61,8 @@ class Hand:
         return float(np.ptp(self.landmarks.points, axis=0).max())
 
 
-def frame_views(width: int, height: int, zooms: Sequence[float]) -> list[tuple[str, int, Float64[np.ndarray, "4"]]]:
-    """Route, person (none) and box of the whole frame and its tiles: squares of the short side divided by each zoom."""
+def frame_views(width: int, height: int, zooms: Sequence[float]) -> list[View]:
+    """The whole frame and its tiles: squares of the short side divided by each zoom."""
     found = [("frame", -1, whole(width, height))]
     for zoom in zooms:
         squares = tiles(width, height, min(width, height) / zoom)
@@ -68,11 +71,11 @@ def frame_views(width: int, height: int, zooms: Sequence[float]) -> list[tuple[s
     return found
 
 
-def person_views(people: People, margin: float) -> list[tuple[str, int, Float64[np.ndarray, "4"]]]:
-    """Route, person and box of each person, grown by a share of the box on every side."""
-    boxes = people.box.astype(np.float64)
-    grow = margin * np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.array([-1, -1, 1, 1])
-    return [("person", int(person), box) for person, box in zip(people.person, boxes + grow, strict=True)]
+def person_views(people: People, margin: float) -> list[View]:
+    """Each person's box, grown by a share of it on every side."""
+    box = people.box.astype(np.float64)
+    grown = box + margin * np.tile(box[:, 2:] - box[:, :2], 2) * np.array([-1, -1, 1, 1])
+    return [("person", int(person), view) for person, view in zip(people.person, grown, strict=True)]
 
 
 def hand_length(keypoints: Float[np.ndarray, "17 3"]) -> float:
@@ -109,8 +112,8 @@ def wrist_starts(people: People, min_score: float) -> list[Start]:
     return found
 
 
-def wrist_views(people: People, hands: Sequence[Hand], scale: float) -> list[tuple[str, int, Float64[np.ndarray, "4"]]]:
-    """Route, person and box, `scale` hands wide, about the expected hand of each wrist that no hand found so far begins at."""
+def wrist_views(people: People, hands: Sequence[Hand], scale: float) -> list[View]:
+    """Squares, `scale` hands wide, about the expected hand of each wrist that no hand found so far begins at."""
     found = []
     for row in range(len(people)):
         keypoints = people.keypoints[row].astype(np.float64)
@@ -130,7 +133,7 @@ def _around(centre: Float64[np.ndarray, "2"], half: float) -> Float64[np.ndarray
 
 def palm_starts(
     image: UInt8[np.ndarray, "height width 3"],
-    views: Iterable[tuple[str, int, Float64[np.ndarray, "4"]]],
+    views: Iterable[View],
     find_palms: FindPalms,
     min_score: float,
 ) -> list[Start]:

@@ -56,7 +56,6 @@ test: lint types layers ## the gate: lint, types, layers, the test suite and a s
 check: test ## the same gate
 
 test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync)
-	cluster/sshd.sh
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop

@@ -7,7 +7,8 @@ A list is text, one video a line: a YouTube id, an http address or a path, then 
     https://example.org/hands.mp4 id=hands_a
     ../mine/kitchen.mp4          # relative to the list
 
-`removed.txt` beside a list names ids, one a line, whose owners withdrew them: they are left out.
+`removed.txt` beside a list, or in a folder of videos, names ids, one a line, whose owners withdrew them: they are left out, and leave
+the shards with the next run.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def read_manifest(path: Path) -> Manifest:
         files = sorted(p for p in path.rglob("*") if _VIDEO_SUFFIX.fullmatch(p.suffix) and p.is_file())
         if not files:
             raise ValueError(f"{path}: no video below this folder (looked for .mp4, .mkv, .webm and the like)")
-        return _manifest(_named_by_path(path, files))
+        return without_removed(_manifest(_named_by_path(path, files)), path / "removed.txt")
     if not path.exists():
         raise FileNotFoundError(f"{path}: neither a list of videos, nor a folder, nor a video")
     if _VIDEO_SUFFIX.fullmatch(path.suffix):
@@ -65,12 +66,13 @@ def read_manifest(path: Path) -> Manifest:
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text: a list names one video a line, a video is known by its suffix (.mp4, .mkv ...)") from None
     parsed = [parse_line(text, where, path.parent) for where, text in lines if _without_comment(text)]
-    removed = path.parent / "removed.txt"
-    return without_removed(_manifest(_merged(parsed)), removed) if removed.exists() else _manifest(_merged(parsed))
+    return without_removed(_manifest(_merged(parsed)), path.parent / "removed.txt")
 
 
 def without_removed(manifest: Manifest, removed: Path) -> Manifest:
-    """The manifest without the videos that a list of withdrawn ids (or sources) names."""
+    """The manifest without the videos that a list of withdrawn ids (or sources) names, if there is that list."""
+    if not removed.exists():
+        return manifest
     gone = {_without_comment(text) for text in removed.read_text("utf-8-sig").splitlines()}
     return manifest.take(np.array([v not in gone and s not in gone for v, s in zip(manifest.video, manifest.source, strict=True)], bool))
 

@@ -80,4 +80,7 @@ def finish(graph: Graph, console: Console, *, local: bool = False, num_workers: 
             stale.unlink()
         if wanted:
             write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano")
+        else:  # the last video was removed: nothing may go on naming it
+            for name in ("index.json", "stats.json", "README.md"):
+                (shards / name).unlink(missing_ok=True)
     return summary

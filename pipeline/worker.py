@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.graph import State, table_of
+from pipeline.shard_file import write_shard
 from pipeline.store import ErrorRecord, Store, StoreError, room
 from stages.frames import Frames, read_frames
-from stages.pack import Pack, PackSource, write_shard
+from stages.pack import Pack, PackSource
 from stages.stage import Failure, Reason, Stage
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 

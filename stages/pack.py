@@ -1,21 +1,17 @@
-"""Pack the frames of a shard's clips with their hands: JPEG bytes and annotations in one Parquet file that training reads.
+"""Pack the frames of a shard's clips with their hands: rows of JPEG bytes and annotations, batch by batch.
 
 Frame of reference: pixels of the stored image, see `stages.shards`.
 """
 
 import dataclasses
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, UInt8
 
 from stages.frames import read_frames
@@ -228,52 +224,3 @@ def _batch(rows: list[Row]) -> pa.RecordBatch:
         else:
             columns.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
-    """Write record batches as the row groups of one Parquet file and return its number of rows; one batch in memory.
-
-    Images lie plain, uncompressed and without statistics, so that a reader may map them; annotations are compressed. Every page
-    carries a checksum. `recipe` (what the shard is made by, with its `fingerprint`) becomes metadata; the folder names the split.
-    The same batches and recipe give the same bytes. The file is synced; naming it at the end is the caller's part.
-    """
-    schema = Shards.schema()
-    annotations = [leaf for leaf in _leaves(schema) if leaf != "image"]
-    facts = {
-        "split": path.parent.name,
-        "fingerprint": str(recipe["fingerprint"]),
-        "recipe": json.dumps(recipe, sort_keys=True, default=str),
-        "generator": f"{_distribution('whim-builder')}, pack {stage.version}, {_distribution('simplejpeg')}",
-    }
-    num_rows = 0
-    with (
-        path.open("wb") as file,
-        pq.ParquetWriter(
-            file,
-            schema.with_metadata({**(schema.metadata or {}), **facts}),
-            compression={**dict.fromkeys(annotations, "zstd"), "image": "none"},
-            use_dictionary=annotations,
-            write_statistics=annotations,
-            column_encoding={"image": "PLAIN"},
-            write_page_checksum=True,
-        ) as writer,
-    ):
-        for batch in batches:
-            writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
-            num_rows += batch.num_rows
-    return num_rows
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the leaf columns, which its options go by."""
-    buffer = io.BytesIO()
-    pq.write_table(schema.empty_table(), buffer)
-    written = pq.ParquetFile(buffer).schema
-    return [written.column(i).path for i in range(len(written))]
-
-
-def _distribution(name: str) -> str:
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return name

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.index import write_index
-from stages.pack import Pack, PackSource, write_shard
+from pipeline.shard_file import write_shard
+from stages.pack import Pack, PackSource
 from tests.small_tables import clip_row, render_video, source_of, video_row
 
 FILES = ("index.json", "stats.json", "README.md")

@@ -31,7 +31,6 @@ class Fit:
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
-    resources: ClassVar[Resources] = Resources(cpus=1)
 
     bone_weight: float = 10.0
     """Of L_BL in eq. 3, shares squared, beside a reprojection loss (eq. 2) in units of the hand's box. Ours."""
@@ -53,6 +52,8 @@ class Fit:
     """Of the detector's 3D landmarks in the choice between the two tilts; 0 leaves it to the losses. Ours."""
     focal_share: float = 5000 / 256
     """Focal length that turns the weak-perspective camera into `transl`, in longer sides of the frame. As in HaMeR and WiLoR's code."""
+    gpus: float = setting(0.0, identity=False)
+    """Share of a GPU that a worker holds; 0 fits on the CPU."""
     device: str = setting("auto", identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
     batch_size: int = setting(512, identity=False)
@@ -60,7 +61,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no fit makes sense: ValueError that names the field."""
-        for name in ("bone_weight", "angle_weight", "prior_weight", "shape_weight", "world_weight"):
+        for name in ("bone_weight", "angle_weight", "prior_weight", "shape_weight", "world_weight", "gpus"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"fit.{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("robust_scale", "tolerance", "focal_share"):
@@ -71,6 +72,11 @@ class Fit:
                 raise ValueError(f"fit.{name} must lie in [1, {most}], got {getattr(self, name)}")
         if self.device not in _DEVICES:
             raise ValueError(f"fit.device must be one of {', '.join(_DEVICES)}, got {self.device!r}")
+
+    @property
+    def resources(self) -> Resources:
+        """One core, and the share of a GPU that was asked for."""
+        return Resources(cpus=1, gpus=self.gpus)
 
     @property
     def weights(self) -> Mapping[str, str]:

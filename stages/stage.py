@@ -100,7 +100,11 @@ class Stage(Protocol):
     writes: ClassVar[type[Table]]
     detector: ClassVar[str]
     """Which of several stages of one name this is: parts lie in <table>/<detector>. '' when there is one only."""
-    resources: ClassVar[Resources]
+
+    @property
+    def resources(self) -> Resources:
+        """What one of its workers holds: a constant of the class, or decided by a setting."""
+        ...
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from pipeline.pictures import ClipTables
 from pipeline.store import Store
 from stages import boxes
+from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Videos
 
 NOT_REVIEWED = "not_reviewed"
@@ -109,4 +109,5 @@ def load_clip(store: Store, run: Run, clip: str) -> ClipTables:
     clips = run.clips[clip]
     hands, fits, reviews = _tables(store, clip)
     videos = run.videos[clips.video[0]]
-    return ClipTables(path=store.root / videos.path[0], clips=clips, hands=hands, fits=fits, reviews=reviews)
+    videos = replace(videos, path=np.array([str(store.root / videos.path[0])], object))
+    return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews)

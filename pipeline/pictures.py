@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.overlay import around, draw_hands, outline, whole
 from stages.frames import read_frames
+from stages.pack import ClipTables
 from stages.shards import unit_hash
-from stages.tables import Clips, Fits, Hands, Reviews
 
 FRAME_HEIGHT, CLOSE_UP_HEIGHT = 320, 320
 """Of the pictures, in pixels."""
@@ -31,17 +31,6 @@ class Example:
     frame: int
     time_s: float
     index: int  # among all hands of the run
-
-
-@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class ClipTables:
-    """What is known of one clip: its video file, its own row, and the rows of its hands."""
-
-    path: Path
-    clips: Clips
-    hands: Hands
-    fits: Fits
-    reviews: Reviews
 
 
 def spread(ranked: Iterable[Example], count: int) -> list[Example]:
@@ -85,7 +74,7 @@ def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.n
     import av
 
     try:
-        for frames in read_frames(tables.path, tables.clips, max_frames=8):
+        for frames in read_frames(Path(tables.videos.path[0]), tables.clips, max_frames=8):
             for frame, image in zip(frames.frame.tolist(), frames.images, strict=True):
                 if frame in wanted:
                     yield frame, image

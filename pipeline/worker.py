@@ -16,7 +16,7 @@ from pipeline.graph import State, table_of
 from pipeline.shard_file import write_shard
 from pipeline.store import ErrorRecord, Store, StoreError, room
 from stages.frames import Frames, read_frames
-from stages.pack import Pack, PackSource
+from stages.pack import ClipTables, Pack
 from stages.stage import Failure, Reason, Stage
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
@@ -172,11 +172,11 @@ class Worker:
         videos = self.store.read(Videos, "videos", video)
         return dataclasses.replace(videos, path=np.array([str(self.store.root / p) for p in videos.path], object))
 
-    def _sources(self, order: Order) -> Iterator[PackSource]:
+    def _sources(self, order: Order) -> Iterator[ClipTables]:
         """The clips of a shard, one at a time."""
         for video, clip in order.clips:
             clips = self.store.read(Clips, "clips", video)
-            yield PackSource(
+            yield ClipTables(
                 videos=self._videos(video),
                 clips=clips.take(clips.clip == clip),
                 hands=self.store.read(Hands, "hands", clip),

@@ -26,8 +26,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class PackSource:
-    """All that is known of one clip: one row of its video (absolute path), its own row, and the rows on its frames."""
+class ClipTables:
+    """All that is known of one clip: the one row of its video (absolute path), its own row, and the rows of its hands."""
 
     videos: Videos
     clips: Clips
@@ -83,14 +83,14 @@ class Pack:
         """No model files."""
         return {}
 
-    def build(self) -> Callable[[Iterable[PackSource]], Iterator[pa.RecordBatch]]:
+    def build(self) -> Callable[[Iterable[ClipTables]], Iterator[pa.RecordBatch]]:
         import simplejpeg
 
         encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
         return partial(pack, settings=self, encode=encode)
 
 
-def pack(sources: Iterable[PackSource], *, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[pa.RecordBatch]:
+def pack(sources: Iterable[ClipTables], *, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[pa.RecordBatch]:
     """Rows of all clips, in record batches that become the row groups; no more than one batch and one stretch of frames in memory.
 
     Raises ValueError when tables contradict each other or the video.
@@ -108,7 +108,7 @@ def pack(sources: Iterable[PackSource], *, settings: Pack, encode: Callable[[np.
         yield _batch(rows)
 
 
-def _rows(source: PackSource, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:
+def _rows(source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:
     """One row a frame that is worth keeping: with hands, or one of the sampled frames without any."""
     video, clip = source.videos.video[0], source.clips.clip[0]
     _refuse_misaligned(source, clip)
@@ -159,7 +159,7 @@ def _origin(videos: Videos) -> dict[str, str]:
     return origin | {"source": Path(origin["source"]).name} if origin["source"].startswith("/") else origin
 
 
-def _refuse_misaligned(source: PackSource, clip: str) -> None:
+def _refuse_misaligned(source: ClipTables, clip: str) -> None:
     """Fits and reviews have one row a hand, in the order of the hands."""
     for table in (source.fits, source.reviews):
         if not (np.array_equal(table.frame, source.hands.frame) and np.array_equal(table.hand, source.hands.hand)):

@@ -7,7 +7,7 @@ import torch
 
 from fitting.mano import load_hand_model, pose_either_hand, project
 from stages.frames import read_frames
-from stages.pack import PackSource
+from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 REASONS = ("reprojection", "too_small", "lone_frame")
@@ -72,7 +72,7 @@ def clip_row(video: str, *, number: int = 0, start_s: float = 0.0, end_s: float 
     return row
 
 
-def source_of(videos: Videos, clips: Clips, *, seed: int = 0, empty_every: int = 4) -> PackSource:
+def source_of(videos: Videos, clips: Clips, *, seed: int = 0, empty_every: int = 4) -> ClipTables:
     """A right and a left hand on every sampled frame but each `empty_every`-th; a third of the hands dropped, each with a reason."""
     rng = np.random.default_rng(seed)
     video = videos.video[0]
@@ -100,7 +100,7 @@ def source_of(videos: Videos, clips: Clips, *, seed: int = 0, empty_every: int =
     )
     assert isinstance(hands, Hands)
     assert isinstance(reviews, Reviews)
-    return PackSource(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews)
+    return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews)
 
 
 def _fits(rng: np.random.Generator, side: np.ndarray, width: np.ndarray, height: np.ndarray, key: dict[str, object]) -> Fits:
@@ -122,7 +122,7 @@ def _fits(rng: np.random.Generator, side: np.ndarray, width: np.ndarray, height:
     return fits
 
 
-def write_tables(root: Path, sources: list[PackSource]) -> None:
+def write_tables(root: Path, sources: list[ClipTables]) -> None:
     """The sources as the parts of a data folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -132,7 +132,7 @@ def write_tables(root: Path, sources: list[PackSource]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, path)
 
-    by_video: dict[str, list[PackSource]] = {}
+    by_video: dict[str, list[ClipTables]] = {}
     for source in sources:
         by_video.setdefault(source.videos.video[0], []).append(source)
     for video, of_video in by_video.items():

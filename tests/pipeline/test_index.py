@@ -12,14 +12,14 @@ import pytest
 
 from pipeline.index import write_index
 from pipeline.shard_file import write_shard
-from stages.pack import Pack, PackSource
+from stages.pack import ClipTables, Pack
 from tests.small_tables import clip_row, render_video, source_of, video_row
 
 FILES = ("index.json", "stats.json", "README.md")
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PackSource]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipTables]:
     folder = tmp_path_factory.mktemp("videos")
     videos = {name: video_row(render_video(folder / f"{name}.mp4", seed=i), name) for i, name in enumerate("abc")}
     videos["b"].licence[0] = ""
@@ -28,7 +28,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PackSource]:
 
 
 @pytest.fixture
-def shards(sources: dict[str, PackSource], tmp_path: Path) -> Path:
+def shards(sources: dict[str, ClipTables], tmp_path: Path) -> Path:
     """Two shards of train and one of val."""
     stage = Pack(row_group_size=8, negatives=1.0)
     for name, key in (("a", "train/train-00000-of-00002"), ("b", "train/train-00001-of-00002"), ("c", "val/val-00000-of-00001")):
@@ -57,7 +57,7 @@ def test_index_says_where_every_image_is(shards: Path) -> None:
                 place = data.index(image, place, offset + size) + len(image)
 
 
-def test_stats_count_what_is_in_the_shards(shards: Path, sources: dict[str, PackSource]) -> None:
+def test_stats_count_what_is_in_the_shards(shards: Path, sources: dict[str, ClipTables]) -> None:
     write_index(shards)
     stats = json.loads((shards / "stats.json").read_text())
     train = stats["splits"]["train"]

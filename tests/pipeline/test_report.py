@@ -14,7 +14,7 @@ import pytest
 from pipeline.overlay import SIDE_COLOURS, View, around, draw_hands, whole
 from pipeline.report import write_report
 from stages.frames import read_frames
-from stages.pack import PackSource
+from stages.pack import ClipTables
 from tests.small_tables import REASONS, clip_row, render_video, source_of, video_row, write_tables
 
 STATUS = [
@@ -25,7 +25,7 @@ STATUS = [
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[PackSource]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[ClipTables]:
     folder = tmp_path_factory.mktemp("videos")
     sizes = {"wide": (480, 270), "tall": (180, 320)}
     videos = [
@@ -36,7 +36,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[PackSource]:
 
 
 @pytest.fixture(scope="module")
-def root(sources: list[PackSource], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(sources: list[ClipTables], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_tables(folder, sources)
     return folder
@@ -80,7 +80,7 @@ def test_the_page_is_well_formed_and_escapes_what_it_was_given(page: str) -> Non
     assert "remove the line &amp; go on" in page
 
 
-def test_the_page_says_what_ran_and_what_was_found(page: str, sources: list[PackSource]) -> None:
+def test_the_page_says_what_ran_and_what_was_found(page: str, sources: list[ClipTables]) -> None:
     num_hands = sum(len(s.hands) for s in sources)
     num_kept = sum(int(s.reviews.keep.sum()) for s in sources)
     assert f"<b>{num_hands}</b><span>hands found" in page
@@ -92,7 +92,7 @@ def test_the_page_says_what_ran_and_what_was_found(page: str, sources: list[Pack
     assert all(title in page for title in ("Quality", "Score", "Fit error", "Hand size", "Side of kept hands", "Hands by video"))
 
 
-def test_best_come_first_and_no_kept_hand_is_shown_twice(page: str, sources: list[PackSource]) -> None:
+def test_best_come_first_and_no_kept_hand_is_shown_twice(page: str, sources: list[ClipTables]) -> None:
     section = page[page.index('id="best"') : page.index('id="run"')]
     best = max(float(s.reviews.quality[s.reviews.keep].max()) for s in sources)
     shown = [float(q) for q in re.findall(r"quality <b>([\d.]+)</b>", section)]
@@ -122,7 +122,7 @@ def test_the_same_tables_give_the_same_page(root: Path, page: str, tmp_path: Pat
     assert (tmp_path / "again.html").read_text() == page
 
 
-def test_an_unfinished_run_has_a_report(sources: list[PackSource], tmp_path: Path) -> None:
+def test_an_unfinished_run_has_a_report(sources: list[ClipTables], tmp_path: Path) -> None:
     write_report(tmp_path, tmp_path / "empty.html")
     assert "None yet." in (tmp_path / "empty.html").read_text()
     write_tables(tmp_path, sources)
@@ -135,7 +135,7 @@ def test_an_unfinished_run_has_a_report(sources: list[PackSource], tmp_path: Pat
     assert f"<b>{sum(len(s.hands) for s in sources)}</b><span>hands found" in half
 
 
-def test_a_video_that_is_gone_leaves_a_note(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_video_that_is_gone_leaves_a_note(sources: list[ClipTables], tmp_path: Path) -> None:
     gone = [s for s in sources if s.videos.video[0] == "wide"]
     write_tables(tmp_path, gone)
     kept = Path(gone[0].videos.path[0])
@@ -149,7 +149,7 @@ def test_a_video_that_is_gone_leaves_a_note(sources: list[PackSource], tmp_path:
     assert not images(page)
 
 
-def test_the_mesh_lies_on_the_keypoints_in_every_view(sources: list[PackSource]) -> None:
+def test_the_mesh_lies_on_the_keypoints_in_every_view(sources: list[ClipTables]) -> None:
     source = sources[0]
     image = np.zeros_like(next(read_frames(Path(source.videos.path[0]), source.clips)).images[0])
     one = slice(0, 1)
@@ -165,7 +165,7 @@ def test_the_mesh_lies_on_the_keypoints_in_every_view(sources: list[PackSource])
         np.testing.assert_allclose([columns.max(), rows.max()], high, atol=3 * view.scale)
 
 
-def test_a_view_keeps_places(sources: list[PackSource]) -> None:
+def test_a_view_keeps_places(sources: list[ClipTables]) -> None:
     view = View(region=(10, 20, 60, 70), height=100)
     assert view.scale == 2
     np.testing.assert_allclose(view.points(np.array([[10.0, 20.0], [59.0, 69.0]])), [[0.5, 0.5], [98.5, 98.5]])

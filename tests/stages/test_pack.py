@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.shard_file import write_shard
 from stages.frames import read_frames
-from stages.pack import Pack, PackSource
+from stages.pack import ClipTables, Pack
 from stages.shards import Shards, shard_of, split_of
 from tests.small_tables import clip_row, render_video, source_of, video_row
 
@@ -18,7 +18,7 @@ RECIPE = {"fingerprint": "f" * 64, "key": "train/train-00000-of-00001"}
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> list[PackSource]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[ClipTables]:
     """Two clips of one video and one of another; every fourth sampled frame shows no hand."""
     folder = tmp_path_factory.mktemp("videos")
     first = video_row(render_video(folder / "a.mp4", num_frames=80, seed=1), "a")
@@ -27,7 +27,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[PackSource]:
     return [source_of(first, clip_row("a"), seed=1), source_of(first, later, seed=2), source_of(second, clip_row("b"), seed=3)]
 
 
-def packed(sources: list[PackSource], folder: Path, **settings: object) -> Path:
+def packed(sources: list[ClipTables], folder: Path, **settings: object) -> Path:
     stage = Pack(**settings)
     path = folder / "train" / "train-00000-of-00001.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def rows(path: Path) -> Shards:
     return Shards.from_arrow(pq.read_table(path))
 
 
-def test_a_row_a_frame_with_all_its_kept_hands(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_row_a_frame_with_all_its_kept_hands(sources: list[ClipTables], tmp_path: Path) -> None:
     shard = rows(packed(sources, tmp_path, negatives=0.0))
     expected = {}
     for source in sources:
@@ -56,7 +56,7 @@ def test_a_row_a_frame_with_all_its_kept_hands(sources: list[PackSource], tmp_pa
             assert (hand["quality"], hand["keep"], hand["reason"]) == (source.reviews.quality[i], True, "")
 
 
-def test_the_image_is_the_frame_of_the_row(sources: list[PackSource], tmp_path: Path) -> None:
+def test_the_image_is_the_frame_of_the_row(sources: list[ClipTables], tmp_path: Path) -> None:
     import cv2
 
     shard = rows(packed(sources[1:2], tmp_path, jpeg_quality=95))
@@ -72,7 +72,7 @@ def test_the_image_is_the_frame_of_the_row(sources: list[PackSource], tmp_path: 
         assert errors[int(frame)] < 3
 
 
-def test_dropped_hands_become_boxes_to_ignore(sources: list[PackSource], tmp_path: Path) -> None:
+def test_dropped_hands_become_boxes_to_ignore(sources: list[ClipTables], tmp_path: Path) -> None:
     source = sources[0]
     shard = rows(packed([source], tmp_path))
     for frame, boxes in zip(shard.frame, shard.ignore_boxes, strict=True):
@@ -81,7 +81,7 @@ def test_dropped_hands_become_boxes_to_ignore(sources: list[PackSource], tmp_pat
     assert any(len(b) for b in shard.ignore_boxes)
 
 
-def test_dropped_hands_can_be_listed_with_their_reason(sources: list[PackSource], tmp_path: Path) -> None:
+def test_dropped_hands_can_be_listed_with_their_reason(sources: list[ClipTables], tmp_path: Path) -> None:
     source = sources[0]
     shard = rows(packed([source], tmp_path, keep_dropped=True, min_quality=0.5))
     hands = [hand for listed in shard.hands for hand in listed]
@@ -93,7 +93,7 @@ def test_dropped_hands_can_be_listed_with_their_reason(sources: list[PackSource]
     assert all(h["keep"] and h["reason"] == "" for h in hands if h["quality"] >= 0.5)
 
 
-def test_only_frames_where_nothing_was_found_are_negatives(sources: list[PackSource], tmp_path: Path) -> None:
+def test_only_frames_where_nothing_was_found_are_negatives(sources: list[ClipTables], tmp_path: Path) -> None:
     shard, half = (rows(packed(sources, tmp_path / str(share), negatives=share)) for share in (1.0, 0.5))
     for source in sources:
         of_clip = shard.clip == source.clips.clip[0]
@@ -105,7 +105,7 @@ def test_only_frames_where_nothing_was_found_are_negatives(sources: list[PackSou
     assert sum(len(h) for h in half.hands) == sum(len(h) for h in shard.hands)
 
 
-def test_a_smaller_image_takes_its_pixels_along(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_smaller_image_takes_its_pixels_along(sources: list[ClipTables], tmp_path: Path) -> None:
     large, small = (rows(packed(sources[:1], tmp_path / str(side), max_side=side)) for side in (0, 160))
     assert set(small.width) == {160}
     assert set(small.height) == {120}
@@ -123,12 +123,12 @@ def test_a_smaller_image_takes_its_pixels_along(sources: list[PackSource], tmp_p
     np.testing.assert_allclose(ignored, whole / 2, rtol=1e-6)
 
 
-def test_the_same_bytes_from_the_same_inputs(sources: list[PackSource], tmp_path: Path) -> None:
+def test_the_same_bytes_from_the_same_inputs(sources: list[ClipTables], tmp_path: Path) -> None:
     first, second = (packed(sources, tmp_path / str(run)).read_bytes() for run in range(2))
     assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
 
 
-def test_row_groups_are_small_and_cross_clips(sources: list[PackSource], tmp_path: Path) -> None:
+def test_row_groups_are_small_and_cross_clips(sources: list[ClipTables], tmp_path: Path) -> None:
     metadata = pq.read_metadata(packed(sources, tmp_path, row_group_size=16, negatives=1.0))
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     assert sizes[:-1] == [16] * (len(sizes) - 1)
@@ -137,7 +137,7 @@ def test_row_groups_are_small_and_cross_clips(sources: list[PackSource], tmp_pat
     assert max(by_bytes.row_group(i).num_rows for i in range(by_bytes.num_row_groups)) < 16
 
 
-def test_packing_holds_one_batch_however_many_clips(sources: list[PackSource]) -> None:
+def test_packing_holds_one_batch_however_many_clips(sources: list[ClipTables]) -> None:
     given = 0
 
     def endless() -> object:
@@ -151,7 +151,7 @@ def test_packing_holds_one_batch_however_many_clips(sources: list[PackSource]) -
     assert given == 1
 
 
-def test_images_lie_plain_and_annotations_compressed(sources: list[PackSource], tmp_path: Path) -> None:
+def test_images_lie_plain_and_annotations_compressed(sources: list[ClipTables], tmp_path: Path) -> None:
     path = packed(sources, tmp_path)
     metadata = pq.read_metadata(path)
     columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
@@ -167,7 +167,7 @@ def test_images_lie_plain_and_annotations_compressed(sources: list[PackSource], 
         assert jpeg in data[image.data_page_offset : image.data_page_offset + image.total_compressed_size]
 
 
-def test_a_flipped_byte_in_an_image_is_noticed(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_flipped_byte_in_an_image_is_noticed(sources: list[ClipTables], tmp_path: Path) -> None:
     path = packed(sources, tmp_path)
     pq.read_table(path, page_checksum_verification=True)
     metadata = pq.read_metadata(path)
@@ -179,7 +179,7 @@ def test_a_flipped_byte_in_an_image_is_noticed(sources: list[PackSource], tmp_pa
         pq.read_table(path, page_checksum_verification=True)
 
 
-def test_metadata_say_what_made_the_shard(sources: list[PackSource], tmp_path: Path) -> None:
+def test_metadata_say_what_made_the_shard(sources: list[ClipTables], tmp_path: Path) -> None:
     schema = pq.read_schema(packed(sources, tmp_path))
     facts = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert (facts["split"], facts["fingerprint"], facts["schema_version"]) == ("train", RECIPE["fingerprint"], "1")
@@ -187,7 +187,7 @@ def test_metadata_say_what_made_the_shard(sources: list[PackSource], tmp_path: P
     assert schema.equals(Shards.schema())
 
 
-def test_duckdb_reads_hands(sources: list[PackSource], tmp_path: Path) -> None:
+def test_duckdb_reads_hands(sources: list[ClipTables], tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     path = packed(sources, tmp_path)
     query = f"select count(*), count(*) filter (hand.side = 0) from (select unnest(hands) as hand from '{path}')"
@@ -196,7 +196,7 @@ def test_duckdb_reads_hands(sources: list[PackSource], tmp_path: Path) -> None:
     assert duckdb.sql(query).fetchall() == [(kept.sum(), (kept & (sides == 0)).sum())]
 
 
-def test_tables_that_contradict_each_other_are_refused(sources: list[PackSource]) -> None:
+def test_tables_that_contradict_each_other_are_refused(sources: list[ClipTables]) -> None:
     source = sources[0]
     run = Pack().build()
     with pytest.raises(ValueError, match="a-0000: rows of Reviews"):
@@ -209,7 +209,7 @@ def test_tables_that_contradict_each_other_are_refused(sources: list[PackSource]
         list(run([dataclasses.replace(source, clips=beyond)]))
 
 
-def test_a_clip_without_hands_gives_no_rows_and_a_shard_can_be_empty(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_clip_without_hands_gives_no_rows_and_a_shard_can_be_empty(sources: list[ClipTables], tmp_path: Path) -> None:
     source = sources[0]
     none = slice(0, 0)
     bare = dataclasses.replace(source, hands=source.hands.take(none), fits=source.fits.take(none), reviews=source.reviews.take(none))
@@ -218,7 +218,7 @@ def test_a_clip_without_hands_gives_no_rows_and_a_shard_can_be_empty(sources: li
     assert len(rows(path)) == 0
 
 
-def test_a_local_path_does_not_leave_the_machine(sources: list[PackSource], tmp_path: Path) -> None:
+def test_a_local_path_does_not_leave_the_machine(sources: list[ClipTables], tmp_path: Path) -> None:
     videos = dataclasses.replace(sources[0].videos, source=np.array(["/home/somebody/films/a.mp4"], object))
     path = packed([dataclasses.replace(sources[0], videos=videos)], tmp_path)
     assert set(rows(path).source) == {"a.mp4"}

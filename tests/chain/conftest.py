@@ -5,8 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +25,20 @@ def few_videos(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("videos/intel/asl_yes.mkv", "videos/intel/asl_bird.mkv", "odd/black_3s.mp4", "broken/zero_bytes.mp4"):
         shutil.copy2(media / name, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(media: Path) -> Iterator[str]:
+    """The real videos at an http address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(media))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def environment() -> dict[str, str]:
@@ -54,6 +71,11 @@ def undisturbed(few_videos: Path, whim: Whim, tmp_path_factory: pytest.TempPathF
 
 def plan(whim: Whim, *arguments: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(whim("plan", "--json", *arguments).stdout)
+    return found
+
+
+def status(whim: Whim, data: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(whim("status", "--json", "--data", data).stdout)
     return found
 
 

@@ -45,7 +45,10 @@ def test_a_part_of_another_schema_is_made_again(tmp_path: Path, change: str) -> 
         table = table.replace_schema_metadata({**table.schema.metadata, b"schema_version": b"0"})
     pq.write_table(table, part)
     graph = load(tmp_path, stages, "a")
-    assert {(t.key, stages[t.stage].name, t.why) for t in graph.pending} == {("a-0002", "count", Why.CODE), ("a-0002", "after", Why.UPSTREAM)}
+    assert {(t.key, stages[t.stage].name, t.why) for t in graph.pending} == {
+        ("a-0002", "count", Why.CODE),
+        ("a-0002", "after", Why.UPSTREAM),
+    }
     run(graph, Local(tmp_path, stages))
     assert all(task.state is State.DONE for task in graph.tasks)
     assert load(tmp_path, stages, "a").pending == []

@@ -72,7 +72,8 @@ _BY_MESSAGE: Sequence[tuple[Reason, str]] = (
     (Reason.GONE, r"does not exist|account.*terminated|violat|content isn.t available"),
     (Reason.TOOL_MISSING, _TOOL),
     (Reason.FORMAT_MISSING, r"requested format is not available|no video formats found|drm protected"),
-    (Reason.NOT_A_VIDEO, r"unsupported url|is a playlist|downloaded file is empty"),
+    (Reason.NOT_A_VIDEO, r"unsupported url|is a playlist"),
+    (Reason.EMPTY_FILE, r"did not get any data blocks|downloaded file is empty"),  # left for the next run: servers fill files late
 )
 """Decides in this order, by yt-dlp's own words (YouTube's, as it hands them on). Anything else is taken for transient."""
 _BY_STATUS = {

@@ -34,7 +34,8 @@ def mixed(media: Path, served: str, whim: Whim, tmp_path_factory: pytest.TempPat
     lines = [
         f"{served}/broken/html_named.mp4 id=html", f"{served}/broken/audio_only_named.mp4 id=sound",
         f"{served}/broken/zero_bytes.mp4 id=zero", f"{served}/broken/truncated_no_moov.mp4 id=no_index",
-        f"{served}/nothing.mp4 id=http_404", "missing.mp4", f"{media}/odd/black_3s.mp4 id=nobody", f"{media}/odd/oneframe_thanks.mp4 id=one_frame",
+        f"{served}/nothing.mp4 id=http_404", "missing.mp4", f"{media}/odd/black_3s.mp4 id=nobody",
+        f"{media}/odd/oneframe_thanks.mp4 id=one_frame",
         "eight_k.mp4 split=test", "one_fps.mp4 split=val", "head.mp4", "yes.mkv split=train",
     ]  # fmt: skip
     (folder / "list.txt").write_text("\n".join(lines))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 
@@ -33,9 +34,13 @@ def ray(*arguments: str | Path) -> str:
 def end_ray() -> None:
     """End the cluster of this test by its temporary folder, and no other Ray of the machine."""
     ours = [p for p in psutil.process_iter(["cmdline"]) if str(RAY_TMP) in " ".join(p.info["cmdline"] or []) and p.pid != os.getpid()]
-    family = {child for process in ours for child in (process, *process.children(recursive=True))}
+    family = set(ours)
+    for process in ours:
+        with suppress(psutil.NoSuchProcess):  # one ends with another
+            family.update(process.children(recursive=True))
     for process in family:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(family, timeout=20)
     shutil.rmtree(RAY_TMP, ignore_errors=True)
 
@@ -54,8 +59,8 @@ def cluster(tmp_path: Path) -> Iterator[Path]:
         ray("up", "-y", "--no-config-cache", file)
         yield file
     finally:
-        end_ray()
         subprocess.run([ROOT / "cluster/sshd.sh", "stop", SSHD], check=True)
+        end_ray()
 
 
 def test_ray_submit_runs_the_chain(cluster: Path, media: Path, tmp_path: Path) -> None:

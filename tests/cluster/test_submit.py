@@ -31,9 +31,10 @@ def ray(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def end_ray() -> None:
-    """End the cluster of this test by its temporary folder, and no other Ray of the machine."""
-    ours = [p for p in psutil.process_iter(["cmdline"]) if str(RAY_TMP) in " ".join(p.info["cmdline"] or []) and p.pid != os.getpid()]
+def end_ray(port: int) -> None:
+    """End the cluster of this test by its temporary folder and port, and no other Ray of the machine."""
+    lines = {p: " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()}
+    ours = [p for p, line in lines.items() if str(RAY_TMP) in line or ("ray.util.client.server" in line and f":{port} " in line)]
     family = set(ours)
     for process in ours:
         with suppress(psutil.NoSuchProcess):  # one ends with another
@@ -60,7 +61,7 @@ def cluster(tmp_path: Path) -> Iterator[Path]:
         yield file
     finally:
         subprocess.run([ROOT / "cluster/sshd.sh", "stop", SSHD], check=True)
-        end_ray()
+        end_ray(port)
 
 
 def test_ray_submit_runs_the_chain(cluster: Path, media: Path, tmp_path: Path) -> None:

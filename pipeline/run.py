@@ -95,6 +95,9 @@ class OnRay:
     items_per_worker: int = 200
     """A worker is replaced after so many items, so that no leak of a library grows without end."""
     start_limit_s: float = 180.0
+    """A cluster that starts no worker for so long is an error."""
+    refill_s: float = 10.0
+    """How often the cluster is asked whether it has grown."""
 
     def __post_init__(self) -> None:
         import ray
@@ -106,18 +109,19 @@ class OnRay:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
             signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there: it ends the driver in the middle of a call
         self.ray = ray
-        self.quiet_since = time.monotonic()
         self.actor = ray.remote(Worker)
         self.starting: dict[Any, tuple[Seat, Any]] = {}
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
         self.busy: dict[Any, tuple[Seat, Any, Order, float]] = {}
         self.served: Counter[Any] = Counter()
-        for seat, size in self._sizes().items():
-            for _ in range(size):
-                self._hire(seat)
+        self.quiet_since = self.fill_at = time.monotonic()
+        for (_, gpus, _), size in self._sizes().items():
+            if size == 0:
+                raise ValueError(f"a stage asks for {gpus} GPU a worker and the cluster has fewer: set its gpus to 0")
+        self._fill()
 
     def _sizes(self) -> dict[Seat, int]:
-        """Workers per pool: GPU pools first, one lane a node, and the rest of the CPUs to the others."""
+        """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs to the others."""
         total = self.ray.cluster_resources()
         cpus, gpus, sizes = float(total.get("CPU", 1)), float(total.get("GPU", 0)), {}
         for seat in sorted(set(self.seats), key=lambda s: (not s[2], -s[1])):
@@ -126,19 +130,24 @@ class OnRay:
                 size = sum(node["Alive"] for node in self.ray.nodes())
             elif need_gpus:
                 size = math.floor(gpus / need_gpus)
-                if size == 0:
-                    raise ValueError(f"a stage asks for {need_gpus} GPU a worker and the cluster has {gpus:g}: set its gpus to 0")
             else:
                 size = max(1, math.floor(cpus / max(need_cpus, 0.01)))
             sizes[seat] = min(size, self.num_workers or size)
             cpus -= 0 if lane else sizes[seat] * need_cpus
         return sizes
 
-    def _hire(self, seat: Seat) -> None:
-        cpus, gpus, lane = seat
-        options = {"num_cpus": 0 if lane else cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        worker = self.actor.options(**options).remote(self.root, self.stages)
-        self.starting[worker.__ray_ready__.remote()] = (seat, worker)
+    def _fill(self) -> None:
+        """Bring every pool to its size: lost workers are replaced at once, nodes that joined are used within `refill_s`."""
+        if time.monotonic() < self.fill_at:
+            return
+        self.fill_at = time.monotonic() + self.refill_s
+        held = Counter(seat for seat, *_ in (*self.starting.values(), *self.busy.values()))
+        for seat, size in self._sizes().items():
+            for _ in range(size - held[seat] - len(self.idle[seat])):
+                cpus, gpus, lane = seat
+                options = {"num_cpus": 0 if lane else cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+                worker = self.actor.options(**options).remote(self.root, self.stages)
+                self.starting[worker.__ray_ready__.remote()] = (seat, worker)
 
     def free(self, seat: Seat) -> bool:
         return bool(self.idle[seat])
@@ -149,25 +158,26 @@ class OnRay:
 
     def wait(self) -> list[tuple[Order, Receipt | Reason]]:
         finished: list[tuple[Order, Receipt | Reason]] = []
+        self._fill()
         self._check_start()
-        done, _ = self.ray.wait([*self.busy, *self.starting], num_returns=1, timeout=1.0)
+        watched = [*self.busy, *self.starting]
+        if not watched:
+            time.sleep(1.0)  # the pool that is asked for has lost its nodes: wait for others
+            return []
+        done, _ = self.ray.wait(watched, num_returns=1, timeout=1.0)
         for ref in done:
-            if ref in self.starting:
-                self._seat_new(ref)
-            else:
-                seat, worker, order, _ = self.busy.pop(ref)
-                try:
-                    finished.append((order, self.ray.get(ref)))
-                    self._keep(seat, worker)
-                except self.ray.exceptions.RayActorError:
-                    self._hire(seat)
-                    finished.append((order, Reason.WORKER_DIED))
-        for ref, (seat, worker, order, deadline) in list(self.busy.items()):
+            seat, worker, *order = self.starting.pop(ref) if ref in self.starting else self.busy.pop(ref)[:3]
+            try:
+                receipt = self.ray.get(ref)
+                self._keep(seat, worker)
+            except self.ray.exceptions.RayActorError:
+                receipt, self.fill_at = Reason.WORKER_DIED, 0.0
+            finished += [(one, receipt) for one in order]
+        for ref, (_, worker, late, deadline) in list(self.busy.items()):
             if time.monotonic() > deadline:
                 del self.busy[ref]
-                self.ray.kill(worker)
-                self._hire(seat)
-                finished.append((order, Reason.TIMEOUT))
+                self._dismiss(worker)
+                finished.append((late, Reason.TIMEOUT))
         return finished
 
     def _check_start(self) -> None:
@@ -177,21 +187,16 @@ class OnRay:
         elif time.monotonic() - self.quiet_since > self.start_limit_s:
             raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")
 
-    def _seat_new(self, ref: Any) -> None:
-        seat, worker = self.starting.pop(ref)
-        try:
-            self.ray.get(ref)
-            self.idle[seat].append(worker)
-        except self.ray.exceptions.RayActorError:
-            self._hire(seat)
-
     def _keep(self, seat: Seat, worker: Any) -> None:
         self.served[worker] += 1
-        if self.served[worker] < self.items_per_worker:
-            self.idle[seat].append(worker)
+        if self.served[worker] > self.items_per_worker:
+            self._dismiss(worker)
         else:
-            self.ray.kill(worker)
-            self._hire(seat)
+            self.idle[seat].append(worker)
+
+    def _dismiss(self, worker: Any) -> None:
+        self.ray.kill(worker)
+        self.fill_at = 0.0
 
 
 @dataclass(slots=True)

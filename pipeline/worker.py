@@ -86,6 +86,9 @@ class Worker:
                 self._on_tables(order, receipt)
         except StoreError as error:
             receipt.fatal = str(error)
+        except Exception as error:  # before any stage: an input or the frames cannot be read
+            self._note_exception(order.stages[0], order.key, order.recipes[0], receipt.outcomes[0], error)
+            _block(receipt.outcomes[1:])
         receipt.wall_s = time.perf_counter() - start
         receipt.peak_mb = _peak_mb()
         return receipt
@@ -137,8 +140,7 @@ class Worker:
                         made[position].append(result)
                 if outcome.state is not State.PENDING:  # it failed: what follows in the group cannot run
                     failed = run.index((position, recipe, outcome))
-                    for _, _, later in run[failed + 1 :]:
-                        later.state, later.reason = State.BLOCKED, "upstream failed"
+                    _block([later for _, _, later in run[failed + 1 :]])
                     del run[failed:]
                     break
         for position, recipe, outcome in run:
@@ -194,12 +196,15 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            trace = traceback.format_exc()[-4000:]
-            record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(Reason.EXCEPTION, message, False), trace)
-            outcome.state, outcome.reason, outcome.message = State.RETRY, Reason.EXCEPTION, message
+            self._note_exception(position, key, recipe, outcome, error)
         finally:
             outcome.wall_s += time.perf_counter() - start
+
+    def _note_exception(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))[-4000:]
+        record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(Reason.EXCEPTION, message, False), trace)
+        outcome.state, outcome.reason, outcome.message = State.RETRY, Reason.EXCEPTION, message
 
     def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Table | Failure, outcome: Outcome) -> None:
         table = table_of(self.stages[position])
@@ -212,6 +217,11 @@ class Worker:
             result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
         self.store.commit(table, key, result, recipe)
         outcome.state, outcome.num_rows = State.DONE, len(result)
+
+
+def _block(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.state, outcome.reason = State.BLOCKED, "upstream failed"
 
 
 def record_failure(store: Store, table: str, key: str, recipe: Mapping[str, Any], failure: Failure, trace: str = "") -> None:

@@ -10,6 +10,8 @@ import pytest
 from pipeline.graph import Graph, State, Why
 from pipeline.run import Local, OnRay, run, seat_of
 from pipeline.store import ErrorRecord, Store
+from stages.detect_hands import DetectHands
+from stages.detect_people import DetectPeople
 from stages.stage import Resources
 from tests.engine import toy
 
@@ -25,7 +27,7 @@ def test_a_stage_that_asks_for_a_gpu_without_one_is_an_error(tmp_path: Path, mon
     stages = toy.recipe()
     ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        with pytest.raises(ValueError, match=r"asks for 0\.5 GPU a worker and the cluster has 0"):
+        with pytest.raises(ValueError, match=r"asks for 0\.5 GPU a worker and the cluster has fewer"):
             OnRay(tmp_path, stages, [seat_of(stage) for stage in stages])
     finally:
         ray.shutdown()
@@ -62,3 +64,14 @@ def test_a_failure_leaves_the_part_that_another_made_meanwhile(tmp_path: Path) -
     record = ErrorRecord(task.fingerprint, "exception", "a worker of a killed run, late", permanent=False, attempts=1)
     graph.store.fail("reviews", task.key, record)
     assert load(tmp_path, stages, "a").pending == []
+
+
+def test_a_video_that_vanished_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    stages = [*toy.recipe()[:2], DetectPeople(), DetectHands()]
+    graph = Graph(stages, toy.manifest("a"), Store(tmp_path)).load()  # its path leads nowhere
+    counts = run(graph, Local(tmp_path, stages)).counts
+    assert counts["detect-people", State.RETRY, "exception"] == 4
+    assert counts["detect-hands", State.BLOCKED, "upstream failed"] == 4
+    error = Store(tmp_path).error("people/blazepose", "a-0000")
+    assert error is not None
+    assert "FileNotFoundError" in error.message

@@ -22,6 +22,9 @@ SHOULDERS, ELBOWS, WRISTS, HIPS = (
 HAND_OVER_FOREARM, HAND_OVER_SHOULDERS, HAND_OVER_TORSO = 0.7, 0.5, 0.35
 """An adult's hand is 18 to 19 cm long, the forearm 26, the shoulder joints 36 apart, the torso 50. Ours."""
 
+SURE_SCORE = 0.6
+"""Of a hand that needs no second route to confirm it. Ours."""
+
 View = tuple[str, int, Float64[np.ndarray, "4"]]
 """Route, person whose view it is (-1: nobody's), and the xyxy box that is looked at."""
 
@@ -157,10 +160,13 @@ def confirm(
     """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
 
     The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
-    another's is not looked at; a first look below 0.05 ends the matter (measured: none of those became a hand).
+    another's, or about that of a hand already sure, is not looked at; a first look below 0.05 ends the matter (measured: none of
+    those became a hand).
     """
-    hands = []
+    hands: list[Hand] = []
     for start in _distinct(starts):
+        if any(hand.score >= SURE_SCORE and alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in hands):
+            continue
         first = find_landmarks(image, start.region)
         if first.presence < 0.05:
             continue
@@ -169,6 +175,10 @@ def confirm(
         if second.presence >= min_presence and is_plausible(hand, image.shape[1], image.shape[0]):
             hands.append(hand)
     return hands
+
+
+def _last_region(hand: Hand) -> Region:
+    return tracked_region(hand.landmarks.points)
 
 
 def _distinct(starts: Sequence[Start]) -> list[Start]:

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.peer import landmarker
-from pipeline.graph import Graph
+from pipeline.graph import Graph, seat_of
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from pipeline.run import Executor, Local, OnRay, run, seat_of
+from pipeline.run import Executor, Local, OnRay, run
 from pipeline.store import Store
 from stages.frames import read_frames
 from stages.tables import Clips, Hands, Videos

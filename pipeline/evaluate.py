@@ -193,12 +193,16 @@ def write_score(score: Score, path: Path) -> None:
 
 def print_score(score: Score, console: Console) -> None:
     """The score as a table on the terminal: everything, then by size and by route."""
+
+    def share(value: float) -> str:
+        return f"{value:.3f}" if value == value else ""  # NaN: there was nothing to count
+
     table = Grid(title=f"hands at IoU 0.3, {score.num_frames} frames")
     for column in ("hands", "number", "recall", "precision", "side accuracy"):
         table.add_column(column, justify="left" if column == "hands" else "right")
-    table.add_row("all", str(score.num_hands), f"{score.recall:.3f}", f"{score.precision:.3f}", f"{score.side_accuracy:.3f}")
+    table.add_row("all", str(score.num_hands), share(score.recall), share(score.precision), share(score.side_accuracy))
     for name, part in score.by_size.items():
-        table.add_row(f"{name} of the frame", f"{part['num_hands']:.0f}", f"{part['recall']:.3f}", "", f"{part['side_accuracy']:.3f}")
+        table.add_row(f"{name} of the frame", f"{part['num_hands']:.0f}", share(part["recall"]), "", share(part["side_accuracy"]))
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
     console.print(table)

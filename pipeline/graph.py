@@ -16,6 +16,9 @@ from stages.shards import shard_of
 from stages.stage import Stage
 from stages.tables import Clips, Manifest, Table, Videos
 
+Seat = tuple[float, float, str]
+"""What a worker holds: cpus, gpus, lane. Groups that ask for the same share a pool."""
+
 
 class State(StrEnum):
     """Where a task stands. The last four are settled: nothing more happens to them in this run."""
@@ -281,7 +284,7 @@ def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
     groups: list[list[int]] = []
     for position, stage in enumerate(stages):
         previous = stages[groups[-1][-1]] if groups else None
-        shares = previous and Frames in stage.reads and Frames in previous.reads and _seat(stage) == _seat(previous)
+        shares = previous and Frames in stage.reads and Frames in previous.reads and seat_of(stage) == seat_of(previous)
         if shares:
             groups[-1].append(position)
         else:
@@ -289,7 +292,8 @@ def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
     return [tuple(g) for g in groups]
 
 
-def _seat(stage: Stage) -> tuple[float, float, str]:
+def seat_of(stage: Stage) -> Seat:
+    """What a worker of the stage holds."""
     return stage.resources.cpus, stage.resources.gpus, stage.resources.lane
 
 

@@ -10,9 +10,9 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from fitting.files import STANDIN, model_file
-from pipeline.graph import Graph, State, Task, table_of
+from pipeline.graph import Graph, State, Task, seat_of, table_of
 from pipeline.index import write_index
-from pipeline.run import Executor, Local, OnRay, Summary, run, seat_of
+from pipeline.run import Executor, Local, OnRay, Summary, run
 from pipeline.worker import Outcome
 
 

@@ -12,13 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.graph import Graph, Item, State, Task, table_of
+from pipeline.graph import Graph, Item, Seat, State, Task, seat_of, table_of
 from pipeline.store import StoreError
 from pipeline.worker import Order, Outcome, Receipt, Worker, record_failure
 from stages.stage import Failure, Reason, Stage
-
-Seat = tuple[float, float, str]
-"""What a worker holds: cpus, gpus, lane. Groups that ask for the same share a pool."""
 
 
 class Executor(Protocol):
@@ -252,11 +249,6 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                     on_outcome(task, outcome)
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
-
-
-def seat_of(stage: Stage) -> Seat:
-    """What a worker of the stage holds."""
-    return stage.resources.cpus, stage.resources.gpus, stage.resources.lane
 
 
 def _order(graph: Graph, item: Item) -> Order:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.graph import Graph, State, Why
-from pipeline.run import Local, OnRay, run, seat_of
+from pipeline.graph import Graph, State, Why, seat_of
+from pipeline.run import Local, OnRay, run
 from pipeline.store import ErrorRecord, Store
 from stages.detect_hands import DetectHands
 from stages.detect_people import DetectPeople

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.graph import Graph, State, Why
-from pipeline.run import Local, OnRay, Summary, run, seat_of
+from pipeline.graph import Graph, State, Why, seat_of
+from pipeline.run import Local, OnRay, Summary, run
 from pipeline.store import Store, StoreError
 from stages.tables import Reviews
 from tests.engine import toy

@@ -28,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits 0 when done, 1 on a user's error, 2 when clips failed in this run, 130 when stopped."""
     arguments = build_parser().parse_args(argv)
     try:
-        sys.exit(arguments.command(arguments) or 0)
+        status = arguments.command(arguments) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # whoever read us has seen enough: whim plan --json | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (ValueError, FileNotFoundError, StoreError, NoWorkers) as error:
         console.print(f"whim: {error}", style="red", markup=False)
         sys.exit(1)

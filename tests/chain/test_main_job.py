@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from stages.tables import Fits, Hands, Reviews
-from tests.chain.conftest import plan
+from tests.chain.conftest import ROOT, command, environment, plan
 
 Whim = Callable[..., Any]
 
@@ -74,3 +75,13 @@ def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> Non
     bad.write_text("dQw4w9WgXcQ\ndQw4w9WgXcQ fps=fast\n")
     assert "list.txt:2:" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stdout
     assert "no recipe" in whim("plan", "--videos", few_videos, "--recipe", "wim", "--data", tmp_path / "data", status=1).stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(undisturbed: Path) -> None:
+    whim = subprocess.Popen(
+        command("plan", "--json", "--data", undisturbed), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert whim.stdout is not None
+    assert whim.stderr is not None
+    whim.stdout.close()
+    assert (whim.wait(), whim.stderr.read().decode()) == (0, "")

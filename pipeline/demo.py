@@ -63,7 +63,7 @@ def served(folder: Path) -> Iterator[int]:
 
 
 def demo(root: Path, console: Console, *, local: bool = False, num_workers: int | None = None) -> int:
-    """Run the demo below `root`; the exit status is 0 when every part is done and the hands were found."""
+    """Run the demo below `root`; the exit status is 0 when every part is done, else 2."""
     store = Store(root)
     with store.lock(), served(root / "studio") as port:
         videos = make_studio(root / "studio")
@@ -83,11 +83,16 @@ def demo(root: Path, console: Console, *, local: bool = False, num_workers: int 
 
 
 def score_folder(store: Store, truths: Path) -> dict[str, dict[str, float]]:
-    """Score the hands of a data folder against every truth file of a folder; also written to truth_score.json."""
+    """Score the hands of a data folder against every truth file of a folder; also written to truth_score.json.
+
+    A clip that failed counts as one in which nothing was found. Raises ValueError when the folder holds no truth.
+    """
     columns = [read_truth(path) for path in sorted(truths.glob("*.truth.parquet"))]
+    if not columns:
+        raise ValueError(f"no *.truth.parquet in {truths}: name the studio's folder with --truth")
     videos = sorted({str(name) for one in columns for name in one["video"]})
     clips = Clips.concat([store.read(Clips, "clips", video) for video in videos if store.part("clips", video).exists()])
-    keys = [str(key) for key in clips.clip]
+    keys = [str(key) for key in clips.clip if store.part("reviews", str(key)).exists()]
     hands = Hands.concat([store.read(Hands, "hands", key) for key in keys])
     fits = Fits.concat([store.read(Fits, "fits", key) for key in keys])
     reviews = Reviews.concat([store.read(Reviews, "reviews", key) for key in keys])

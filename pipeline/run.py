@@ -206,8 +206,6 @@ class Summary:
     started_s: float = 0.0
     """Unix time."""
     wall_s: float = 0.0
-    work_s: float = 0.0
-    """Sum of the time workers spent on items."""
 
 
 def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
@@ -242,7 +240,6 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                     raise StoreError(result.fatal)
                 journal.write(json.dumps(asdict(result)) + "\n")
                 journal.flush()
-                summary.work_s += result.wall_s
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
                     summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)

@@ -71,6 +71,7 @@ def test_a_report_of_the_run_is_one_page(undisturbed: Path, whim: Whim, tmp_path
 
 def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> None:
     assert "no run yet" in whim("status", "--data", tmp_path / "nothing", status=1).stdout
+    assert "no *.truth.parquet" in whim("evaluate", "truth", "--data", tmp_path / "nothing", status=1).stdout
     bad = tmp_path / "list.txt"
     bad.write_text("dQw4w9WgXcQ\ndQw4w9WgXcQ fps=fast\n")
     assert "list.txt:2:" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stdout

@@ -41,6 +41,24 @@ def limits() -> Float[np.ndarray, "15 3 2"]:
     return np.radians(np.array([LIMITS_DEG[name] for name in names], dtype=np.float64))
 
 
+KNUCKLE_FAN_DEG = ((45.0, 22.0), (95.0, 10.0))
+"""Bend and the splay left at it, degrees: the collateral ligaments of the knuckles tighten as they bend, so that a fist cannot fan out
+(Neumann, Kinesiology of the Musculoskeletal System, ch. 8). The numbers are ours."""
+
+
+def hulls() -> Float[np.ndarray, "15 6 2"]:
+    """Feasible (bend, splay) of joints 1..15 as convex polygons, radians, counter-clockwise: the box of `LIMITS_DEG`, for the knuckles
+    with the corners of `KNUCKLE_FAN_DEG` cut off. Corners may repeat."""
+    boxes = np.degrees(limits())[:, 1:]
+    (bend, fan), (full, left) = KNUCKLE_FAN_DEG
+    polygons = []
+    for joint, ((low, high), (inward, outward)) in enumerate(boxes):
+        knuckle = joint % 3 == 0 and FINGERS[joint // 3] != "thumb"
+        top = [(bend, -fan), (full, -left), (full, left), (bend, fan)] if knuckle else [(high, inward)] * 2 + [(high, outward)] * 2
+        polygons.append([(low, inward), *top, (low, outward)])
+    return np.radians(np.array(polygons, dtype=np.float64))
+
+
 def joint_axes(joints: Float[Tensor, "16 3"], tips: Float[Tensor, "5 3"]) -> Float[Tensor, "15 3 3"]:
     """Columns twist, bend, splay of each joint in the rest frame, from rest joints and tips (thumb, index, middle, ring, little).
 

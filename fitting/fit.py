@@ -15,7 +15,7 @@ from torch import Tensor
 from fitting import anatomy
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
-from fitting.losses import beyond
+from fitting.losses import angle_excess
 from fitting.mano import HandModel, pose_hand, project
 from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
 from fitting.prior import NUM_COMPONENTS, pose_prior
@@ -142,7 +142,9 @@ class Fitter:
     ) -> None:
         """Fit one batch of usable hands and write its rows."""
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
-        seen = Landmarks(((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order], confidence.to(like)[:, order])
+        normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
+        unknown = torch.zeros_like(normalised[..., 0])
+        seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
         best = self._solve(seen, hint.to(like)[:, order])
         losses, _ = self.objective.losses(best.state, seen)
         fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
@@ -186,8 +188,8 @@ class Fitter:
         camera = torch.cat([scale[:, None], centre + state.shift * side[:, None]], 1)
         outline = project(hand.vertices - wrist, camera)
         angles = anatomy.decompose(state.rotations, self.objective.axes)
-        limits = self.objective.angle_limits
-        excess = beyond(angles, limits[..., 0], limits[..., 1]).abs()
+        excess, _ = angle_excess(angles, self.objective.twist_limits, self.objective.hulls)
+        violation = torch.maximum(excess[..., 0].abs(), excess[..., 1:].norm(dim=-1))
         columns = {
             "betas": state.betas,
             "global_orient": global_orient,
@@ -200,7 +202,7 @@ class Fitter:
             "loss_bone": losses.bone,
             "loss_angle": losses.angle,
             "loss_prior": losses.prior,
-            "violation_deg": excess.flatten(1).amax(1).rad2deg(),
+            "violation_deg": violation.amax(1).rad2deg(),
         }
         return {name: values.cpu() for name, values in columns.items()}
 

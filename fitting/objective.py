@@ -14,7 +14,16 @@ from torch import Tensor
 
 from fitting import anatomy
 from fitting.kinematics import JointModel, Points
-from fitting.losses import beyond, bone_length_loss, bone_lengths, joint_angle_loss, prior_loss, reprojection_loss
+from fitting.losses import (
+    angle_excess,
+    beyond,
+    bone_length_loss,
+    bone_lengths,
+    depth_loss,
+    joint_angle_loss,
+    prior_loss,
+    reprojection_loss,
+)
 from fitting.mano import HandModel
 from fitting.prior import PosePrior, bone_rotations
 from fitting.rotation import matrix_from_axis_angle
@@ -35,8 +44,12 @@ class LossWeights:
     """Of eq. 4, square metres summed over the vertices."""
     shape: float = 0.005
     """Of the squared betas: weak perspective cannot tell a small hand from a far one."""
+    depth: float = 0.0
+    """Of the disagreement with a detector's depths, box sides."""
     robust_scale: float = 0.02
     """Share of the box at which the reprojection loss turns from squared to linear."""
+    depth_scale: float = 0.05
+    """The same of the depth loss."""
 
 
 class State(NamedTuple):
@@ -73,9 +86,11 @@ class Landmarks(NamedTuple):
 
     keypoints: Float[Tensor, "n 21 2"]  # box sides
     confidence: Float[Tensor, "n 21"]  # 0 where unknown
+    depth: Float[Tensor, "n 21"]  # behind the wrist, box sides
+    depth_confidence: Float[Tensor, "n 21"]  # 0 where unknown
 
     def take(self, rows: Tensor) -> "Landmarks":
-        return Landmarks(self.keypoints[rows], self.confidence[rows])
+        return Landmarks(*(values[rows] for values in self))
 
 
 class Losses(NamedTuple):
@@ -86,6 +101,7 @@ class Losses(NamedTuple):
     angle: Float[Tensor, "n"]
     prior: Float[Tensor, "n"]
     shape: Float[Tensor, "n"]
+    depth: Float[Tensor, "n"]
 
 
 def bone_length_limits(model: JointModel, num_hands: int = 1000) -> Float[Tensor, "20 2"]:
@@ -108,7 +124,8 @@ class Objective:
     joints: JointModel
     prior: PosePrior
     axes: Float[Tensor, "15 3 3"]
-    angle_limits: Float[Tensor, "15 3 2"]
+    twist_limits: Float[Tensor, "15 2"]
+    hulls: Float[Tensor, "15 6 2"]
     length_limits: Float[Tensor, "20 2"]
     weights: LossWeights
 
@@ -120,7 +137,8 @@ class Objective:
             joints=joints,
             prior=prior,
             axes=anatomy.joint_axes(*model.rest_joints()),
-            angle_limits=torch.as_tensor(anatomy.limits()).to(model.v_template),
+            twist_limits=torch.as_tensor(anatomy.limits()[:, 0]).to(model.v_template),
+            hulls=torch.as_tensor(anatomy.hulls()).to(model.v_template),
             length_limits=bone_length_limits(joints),
             weights=weights,
         )
@@ -131,21 +149,23 @@ class Objective:
         values = Losses(
             reprojection_loss(projected(state, posed), seen.keypoints, seen.confidence, self.weights.robust_scale),
             bone_length_loss(posed.points, self.length_limits),
-            joint_angle_loss(state.rotations, self.axes, self.angle_limits),
+            joint_angle_loss(state.rotations, self.axes, self.twist_limits, self.hulls),
             prior_loss(state.rotations, self.prior),
             (state.betas**2).sum(1),
+            depth_loss(depths(state, posed), seen.depth, seen.depth_confidence, self.weights.depth_scale),
         )
         return values, posed
 
     def total(self, losses: Losses) -> Float[Tensor, "n"]:
         """The weighted sum that is minimised."""
         w = self.weights
-        return losses.reprojection + w.bone * losses.bone + w.angle * losses.angle + w.prior * losses.prior + w.shape * losses.shape
+        pose = w.bone * losses.bone + w.angle * losses.angle + w.prior * losses.prior
+        return losses.reprojection + pose + w.shape * losses.shape + w.depth * losses.depth
 
     def normal_equations(self, state: State, seen: Landmarks, posed: Points) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
         """Gauss-Newton matrix and gradient of `total` (the robust loss by iteratively reweighted squares)."""
         shape = self.joints.shape_jacobian(state.root, posed)
-        matrix, gradient = self._reprojection_equations(state, seen, posed, shape)
+        matrix, gradient = self._landmark_equations(state, seen, posed, shape)
         self._add_bones(matrix, gradient, posed, shape)
         self._add_angles(matrix, gradient, state)
         self._add_prior(matrix, gradient, state)
@@ -153,25 +173,28 @@ class Objective:
         matrix.diagonal(dim1=1, dim2=2)[:, _BETAS] += 2 * self.weights.shape
         return matrix, gradient
 
-    def _reprojection_equations(
+    def _landmark_equations(
         self, state: State, seen: Landmarks, posed: Points, shape: Float[Tensor, "n 20 3 10"]
     ) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
+        """Of the reprojection and depth losses, by iteratively reweighted squares."""
         n = len(state.root)
         scale = state.log_scale.exp()[:, None, None, None]
-        jacobian = torch.zeros(n, 21, 2, NUM_UNKNOWNS).to(shape)
-        fingers = self.joints.finger_jacobian(posed)[:, :, :, :2]
+        jacobian = torch.zeros(n, 21, 3, NUM_UNKNOWNS).to(shape)
         blocks = jacobian[:, 1:, :, _JOINTS].unflatten(3, (5, 9)).unflatten(1, (5, 4))  # type: ignore[no-untyped-call]
-        blocks.diagonal(dim1=1, dim2=4)[:] = (scale[..., None] * fingers).permute(0, 2, 3, 4, 1)
+        blocks.diagonal(dim1=1, dim2=4)[:] = (scale[..., None] * self.joints.finger_jacobian(posed)).permute(0, 2, 3, 4, 1)
         turned = torch.linalg.cross(state.root.mT[:, None], posed.points[:, :, None])  # n points component xyz
-        jacobian[..., _ROOT] = scale * turned[..., :2].mT
-        jacobian[:, 1:, :, _BETAS] = scale * shape[:, :, :2]
-        jacobian[..., _SCALE] = scale[..., 0] * posed.points[..., :2]
-        jacobian[..., _SHIFT] = torch.eye(2).to(shape)
-        residual = projected(state, posed) - seen.keypoints
-        weight = seen.confidence / residual.norm(dim=-1).clamp_min(self.weights.robust_scale)
-        rows = jacobian.reshape(n, 42, NUM_UNKNOWNS)
-        weighted = rows.mT * weight.repeat_interleave(2, 1)[:, None]
-        return weighted @ rows, (weighted @ residual.reshape(n, 42, 1))[..., 0]
+        jacobian[..., _ROOT] = scale * turned.mT
+        jacobian[:, 1:, :, _BETAS] = scale * shape
+        jacobian[..., _SCALE] = scale[..., 0] * posed.points
+        jacobian[:, :, :2, _SHIFT] = torch.eye(2).to(shape)
+        gap = projected(state, posed) - seen.keypoints
+        gap_z = depths(state, posed) - seen.depth
+        weight = seen.confidence / gap.norm(dim=-1).clamp_min(self.weights.robust_scale)
+        weight_z = self.weights.depth * seen.depth_confidence / gap_z.abs().clamp_min(self.weights.depth_scale)
+        rows = jacobian.reshape(n, 63, NUM_UNKNOWNS)
+        weighted = rows.mT * torch.stack([weight, weight, weight_z], 2).reshape(n, 1, 63)
+        residual = torch.cat([gap, gap_z[..., None]], 2).reshape(n, 63, 1)
+        return weighted @ rows, (weighted @ residual)[..., 0]
 
     def _add_bones(
         self, matrix: Float[Tensor, "n 61 61"], gradient: Float[Tensor, "n 61"], posed: Points, shape: Float[Tensor, "n 20 3 10"]
@@ -189,11 +212,16 @@ class Objective:
         matrix[:, _BETAS, _BETAS] += factor * (rows.mT @ rows)
 
     def _add_angles(self, matrix: Float[Tensor, "n 61 61"], gradient: Float[Tensor, "n 61"], state: State) -> None:
+        """On the side of a polygon only the way out counts, at a corner both directions do."""
         angles = anatomy.decompose(state.rotations, self.axes)
-        excess = beyond(angles, self.angle_limits[..., 0], self.angle_limits[..., 1])
-        rows = anatomy.angle_jacobian(angles, self.axes) * (excess != 0)[..., None]
+        excess, corner = angle_excess(angles, self.twist_limits, self.hulls)
+        jacobian = anatomy.angle_jacobian(angles, self.axes)
+        out = torch.nn.functional.normalize(excess[..., 1:], dim=-1)
+        along = torch.where(corner[..., None, None], torch.eye(2).to(out), out[..., :, None] * out[..., None, :])
+        along = along * (excess[..., 1:] != 0).any(-1)[..., None, None]
+        rows = torch.cat([jacobian[..., :1, :] * (excess[..., :1, None] != 0), along @ jacobian[..., 1:, :]], -2)
         factor = 2 * self.weights.angle / 15
-        gradient[:, _JOINTS] += factor * torch.einsum("njac,nja->njc", rows, excess).flatten(1)
+        gradient[:, _JOINTS] += factor * torch.einsum("njac,nja->njc", jacobian, excess).flatten(1)
         blocks = matrix[:, _JOINTS, _JOINTS].unflatten(2, (15, 3)).unflatten(1, (15, 3))  # type: ignore[no-untyped-call]
         blocks.diagonal(dim1=1, dim2=3)[:] += factor * (rows.mT @ rows).permute(0, 2, 3, 1)
 
@@ -218,3 +246,8 @@ class Objective:
 def projected(state: State, posed: Points) -> Float[Tensor, "n 21 2"]:
     """Posed joints in the image, box sides (WiLoR, eq. 2, the map pi)."""
     return state.log_scale.exp()[:, None, None] * posed.points[..., :2] + state.shift[:, None]
+
+
+def depths(state: State, posed: Points) -> Float[Tensor, "n 21"]:
+    """How far posed joints lie behind the wrist, box sides."""
+    return state.log_scale.exp()[:, None] * posed.points[..., 2]

@@ -34,6 +34,10 @@ class PosePrior:
     constant: Float[Tensor, ""]
     mean_rotations: Float[Tensor, "15 3 3"]
     """The joint rotations of the mean pose: where a fit starts."""
+    inertia: Float[Tensor, "45 45"]
+    """Second moment of the skin over (bone, axis): Q = inertia (x) I_3 - explained' explained, cheaper than Q's dense products."""
+    explained: Float[Tensor, "components 135"]
+    """What the components take away: N'U', each row times sqrt(variance / (variance + noise))."""
 
 
 def bone_rotations(rotations: Float[Tensor, "*batch 15 3 3"]) -> Float[Tensor, "*batch 135"]:
@@ -71,14 +75,14 @@ def second_moment(rotations: Float[Tensor, "n 15 3 3"]) -> Float[Tensor, "136 13
 
 def mesh_components(
     model: HandModel, moment: Float[Tensor, "136 136"], num_components: int
-) -> tuple[Float[Tensor, "d 2334"], Float[Tensor, "2334"]]:
-    """U and mu of eq. 4: principal directions (rows) and mean of the meshes of the poses behind `moment`."""
+) -> tuple[Float[Tensor, "d 2334"], Float[Tensor, "d"], Float[Tensor, "2334"]]:
+    """U and mu of eq. 4: principal directions (rows), their variances and mean of the meshes of the poses behind `moment`."""
     offset, matrix = mesh_map(model)
     mean = moment[:135, 135]
     values, vectors = torch.linalg.eigh(moment[:135, :135] - torch.outer(mean, mean))
     spread = matrix @ (vectors * values.clamp_min(0).sqrt())
-    directions, _, _ = torch.linalg.svd(spread, full_matrices=False)
-    return directions[:, :num_components].T, offset + matrix @ mean
+    directions, deviations, _ = torch.linalg.svd(spread, full_matrices=False)
+    return directions[:, :num_components].T, deviations[:num_components] ** 2, offset + matrix @ mean
 
 
 def read_second_moment(path: Path = POSE_PRIOR) -> Float[Tensor, "136 136"]:
@@ -91,21 +95,29 @@ def read_second_moment(path: Path = POSE_PRIOR) -> Float[Tensor, "136 136"]:
     return moment
 
 
-def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, path: Path = POSE_PRIOR) -> PosePrior:
-    """The prior on a hand model, in its dtype and on its device; computed in float64."""
+def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, noise: float = 0.0, path: Path = POSE_PRIOR) -> PosePrior:
+    """The prior on a hand model, in its dtype and on its device; computed in float64.
+
+    `noise` (square metres) is the variance that a mesh has beside its components, in every direction: the energy is then
+    noise x'(C + noise I)^-1 x with C the covariance in the d components (Tipping and Bishop 1999), which makes rare poses dearer than
+    common ones. At 0 the components are free, as in eq. 4.
+    """
     moment = read_second_moment(path)
     exact = model.to(dtype=torch.float64)
-    basis, mean = mesh_components(exact, moment, num_components)
+    basis, variance, mean = mesh_components(exact, moment, num_components)
     offset, matrix = mesh_map(exact)
-    left_over = matrix - basis.T @ (basis @ matrix)
-    at_zero = offset - mean
-    at_zero = at_zero - basis.T @ (basis @ at_zero)
+    kept = (variance / (variance + noise)).sqrt()[:, None] * basis
+    explained, at_zero = kept @ matrix, offset - mean
+    inertia = matrix.reshape(778, 3, 15, 3, 3)[:, 0, :, 0].flatten(1)
+    inertia = inertia.T @ inertia
     like = model.v_template
     return PosePrior(
-        quadratic=(left_over.T @ left_over).to(like),
-        linear=(left_over.T @ at_zero).to(like),
-        constant=(at_zero @ at_zero).to(like),
+        quadratic=(matrix.T @ matrix - explained.T @ explained).to(like),
+        linear=(matrix.T @ at_zero - explained.T @ (kept @ at_zero)).to(like),
+        constant=(at_zero @ at_zero - ((kept @ at_zero) ** 2).sum()).to(like),
         mean_rotations=_joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
+        inertia=inertia.to(like),
+        explained=explained.to(like),
     )
 
 

@@ -148,7 +148,7 @@ def test_disagreement_is_of_shape_and_direction_alone():
 def test_both_tilts_show_the_palm_alike_and_look_two_ways(fitter, invent):
     hands = invent(64)
     keypoints = torch.as_tensor(hands.keypoints[..., :2]).float()[:, list(FROM_KEYPOINTS)]
-    seen = Landmarks((keypoints - keypoints.mean(1, keepdim=True)) / 200, torch.ones(64, 21))
+    seen = Landmarks((keypoints - keypoints.mean(1, keepdim=True)) / 200, torch.ones(64, 21), torch.zeros(64, 21), torch.zeros(64, 21))
     first, second = two_tilts(fitter.objective, seen)
     images, roots = [], []
     for state in (first, second):
@@ -233,13 +233,22 @@ def problem(exact) -> tuple[Objective, State, Landmarks]:
     rotations = matrix_from_axis_angle(draw(6, 15, 3, scale=0.7))
     state = State(rotations, matrix_from_axis_angle(draw(6, 3)), draw(6, 10, scale=3), draw(6, scale=0.2) + 2, draw(6, 2, scale=0.1))
     image = projected(state, objective.joints.pose(state.root, state.rotations, state.betas))
-    return objective, state, Landmarks(image + draw(6, 21, 2, scale=0.03), torch.rand(6, 21, dtype=torch.float64))
+    return (
+        objective,
+        state,
+        Landmarks(
+            image + draw(6, 21, 2, scale=0.03),
+            torch.rand(6, 21, dtype=torch.float64),
+            draw(6, 21, scale=0.2),
+            torch.rand(6, 21, dtype=torch.float64),
+        ),
+    )
 
 
-@pytest.mark.parametrize("only", ["reprojection", "bone", "angle", "prior", "shape"])
+@pytest.mark.parametrize("only", ["reprojection", "bone", "angle", "prior", "shape", "depth"])
 def test_normal_equations_hold_the_gradient_of_every_loss(problem, only):
     objective, state, seen = problem
-    weights = {name: 100.0 if name == only else 0.0 for name in ("bone", "angle", "prior", "shape")}
+    weights = {name: 100.0 if name == only else 0.0 for name in ("bone", "angle", "prior", "shape", "depth")}
     objective = replace(objective, weights=LossWeights(**weights))
     matrix, gradient = objective.normal_equations(state, seen, objective.losses(state, seen)[1])
     step = torch.zeros(6, 61, dtype=torch.float64, requires_grad=True)

@@ -9,12 +9,12 @@ from torch.autograd import gradcheck
 
 from fitting import anatomy
 from fitting.kinematics import JointModel
-from fitting.losses import bone_length_loss, bone_lengths, joint_angle_loss, prior_loss, reprojection_loss
+from fitting.losses import bone_length_loss, bone_lengths, depth_loss, joint_angle_loss, outside_hulls, prior_loss, reprojection_loss
 from fitting.objective import bone_length_limits
 from fitting.prior import mesh_map, pose_prior
 from fitting.rotation import matrix_from_axis_angle
 
-LIMITS = torch.as_tensor(anatomy.limits())
+LIMITS = torch.as_tensor(anatomy.limits()[:, 0]), torch.as_tensor(anatomy.hulls())
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,41 @@ def test_joint_angle_by_hand(axes):
     angles = torch.zeros(1, 15, 3, dtype=torch.float64)
     angles[0, 1, 1] = math.radians(115 + 20)  # index, second joint: bends to 115 degrees
     angles[0, 3, 2] = math.radians(-22 - 10)  # middle, first joint: splays to 22
-    wanted = (math.radians(20) ** 2 + math.radians(10) ** 2) / 15
-    assert joint_angle_loss(anatomy.compose(angles, axes), axes, LIMITS).item() == pytest.approx(wanted)
+    angles[0, 12, 0] = math.radians(25 + 5)  # thumb, first joint: twists to 25
+    wanted = (math.radians(20) ** 2 + math.radians(10) ** 2 + math.radians(5) ** 2) / 15
+    assert joint_angle_loss(anatomy.compose(angles, axes), axes, *LIMITS).item() == pytest.approx(wanted)
+
+
+def test_a_fist_cannot_fan_out(axes):
+    """At 70 degrees of bend, half way to 95, a knuckle keeps 16 of its 22 degrees of splay; the way back is square to the side."""
+    angles = torch.zeros(1, 15, 3, dtype=torch.float64)
+    angles[0, 0, 1:] = torch.tensor([math.radians(70), math.radians(22)])
+    slope = math.hypot(50, 12)
+    assert joint_angle_loss(anatomy.compose(angles, axes), axes, *LIMITS).item() == pytest.approx(math.radians(6 * 50 / slope) ** 2 / 15)
+    angles[0, 0, 2] = math.radians(15.9)
+    assert joint_angle_loss(anatomy.compose(angles, axes), axes, *LIMITS).item() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distance_to_a_hull_against_dense_points_on_its_rim(seed):
+    hulls = LIMITS[1]
+    points = random(40, 15, 2, seed=seed)
+    offset, corner = outside_hulls(points, hulls)
+    share = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None, None, None]
+    rim = (hulls + share * (hulls.roll(-1, 1) - hulls)).transpose(0, 1).flatten(1, 2)  # 15 points 2
+    distance = torch.cdist(points.transpose(0, 1), rim).amin(-1).T
+    outside = (offset != 0).any(-1)
+    assert 0 < outside.sum() < outside.numel()
+    assert 0 < corner[outside].sum() < outside.sum()
+    torch.testing.assert_close(offset.norm(dim=-1)[outside], distance[outside], atol=1e-3, rtol=0)
+    assert outside_hulls(points - offset, hulls)[0].abs().max() < 1e-9
+
+
+def test_depth_by_hand_and_its_gradient():
+    depth, cue = torch.tensor([[0.3, 0.02, 9.0]], dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
+    confidence = torch.tensor([[1.0, 0.5, 0.0]], dtype=torch.float64)
+    assert depth_loss(depth, cue, confidence, 0.1).item() == pytest.approx(0.3 - 0.05 + 0.5 * 0.02**2 / 0.2)
+    assert gradcheck(lambda z: depth_loss(z, cue, confidence, 0.1), depth.clone().requires_grad_())
 
 
 def test_biomechanical_losses_are_free_inside_the_limits_only(exact, axes):
@@ -93,9 +126,9 @@ def test_biomechanical_losses_are_free_inside_the_limits_only(exact, axes):
     rotations = torch.eye(3, dtype=torch.float64).expand(2, 15, 3, 3)
     points = joints.pose(rotations[:, 0], rotations, torch.zeros(2, 10, dtype=torch.float64)).points
     assert (bone_length_loss(points, limits) == 0).all()
-    assert (joint_angle_loss(rotations, axes, LIMITS) == 0).all()
+    assert (joint_angle_loss(rotations, axes, *LIMITS) == 0).all()
     assert (bone_length_loss(2 * points, limits) > 0).all()
-    assert (joint_angle_loss(anatomy.compose(random(2, 15, 3), axes), axes, LIMITS) > 0).all()
+    assert (joint_angle_loss(anatomy.compose(random(2, 15, 3), axes), axes, *LIMITS) > 0).all()
 
 
 def test_bone_lengths_do_not_feel_where_the_hand_is_and_looks(exact):
@@ -114,7 +147,7 @@ def test_biomechanical_gradient(axes):
     points = (chain_hand(0.04) + random(1, 21, 3, scale=2e-3)).requires_grad_()
     assert gradcheck(lambda p: bone_length_loss(p, limits), points)
     angles = (random(1, 15, 3, scale=0.6)).requires_grad_()
-    assert gradcheck(lambda a: joint_angle_loss(anatomy.compose(a, axes), axes, LIMITS), angles)
+    assert gradcheck(lambda a: joint_angle_loss(anatomy.compose(a, axes), axes, *LIMITS), angles)
 
 
 def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
@@ -123,7 +156,7 @@ def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
     for points in (chain_hand(0.025), torch.zeros(1, 21, 3, dtype=torch.float64)):
         points.requires_grad_()
         straight = torch.zeros(1, 15, 3, dtype=torch.float64, requires_grad=True)
-        loss = bone_length_loss(points, limits) + joint_angle_loss(matrix_from_axis_angle(straight), axes, LIMITS)
+        loss = bone_length_loss(points, limits) + joint_angle_loss(matrix_from_axis_angle(straight), axes, *LIMITS)
         loss.sum().backward()
         assert points.grad.isfinite().all()
         assert straight.grad.isfinite().all()
@@ -136,7 +169,7 @@ def test_prior_by_hand(exact, prior):
     """The reference is the equation as printed, on the mesh: X - ((X - mu) U^T U + mu)."""
     from fitting.prior import bone_rotations, mesh_components, read_second_moment
 
-    basis, mean = mesh_components(exact, read_second_moment(), 20)
+    basis, _, mean = mesh_components(exact, read_second_moment(), 20)
     offset, matrix = mesh_map(exact)
     rotations = matrix_from_axis_angle(random(6, 15, 3, scale=0.4))
     mesh = offset + bone_rotations(rotations) @ matrix.T

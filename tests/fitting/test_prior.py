@@ -8,6 +8,7 @@ import torch
 
 from fitting import anatomy
 from fitting.files import POSE_PRIOR, sha256_of
+from fitting.losses import prior_loss
 from fitting.mano import pose_hand
 from fitting.prior import NUM_POSES, SEED, bone_rotations, mesh_components, mesh_map, pose_prior, read_second_moment, second_moment
 from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
@@ -33,7 +34,7 @@ def test_mesh_is_affine_in_the_bone_rotations(exact):
 
 def test_components_are_those_of_a_pca_of_meshes(exact):
     rotations = poses(exact, 400, 3)
-    basis, mean = mesh_components(exact, second_moment(rotations), 12)
+    basis, _, mean = mesh_components(exact, second_moment(rotations), 12)
     cloud = meshes(exact, rotations)
     torch.testing.assert_close(mean, cloud.mean(0), atol=1e-7, rtol=0)
     _, _, wanted = torch.linalg.svd(cloud - cloud.mean(0), full_matrices=False)
@@ -45,7 +46,7 @@ def test_held_out_poses_are_explained_better_by_more_components(exact):
     cloud = meshes(exact, poses(exact, 300, 77))
     errors = []
     for num_components in (6, 20, 45):
-        basis, mean = mesh_components(exact, read_second_moment(), num_components)
+        basis, _, mean = mesh_components(exact, read_second_moment(), num_components)
         left = (cloud - mean) - (cloud - mean) @ basis.T @ basis
         errors.append(1000 * left.reshape(-1, 778, 3).norm(dim=2).mean().item())
     assert 4 < errors[0] < 6
@@ -68,3 +69,25 @@ def test_mean_pose_is_a_rotation_a_joint(exact):
     mean = pose_prior(exact).mean_rotations
     torch.testing.assert_close(mean @ mean.mT, torch.eye(3, dtype=torch.float64).expand(15, 3, 3))
     assert (torch.linalg.det(mean) > 0).all()
+
+
+def test_the_cheap_factors_are_the_whole_form(exact):
+    for noise in (0.0, 1e-3):
+        prior = pose_prior(exact, noise=noise)
+        whole = torch.kron(prior.inertia, torch.eye(3, dtype=torch.float64)).reshape(15, 3, 3, 15, 3, 3)
+        whole = whole.permute(0, 2, 1, 3, 5, 4).reshape(135, 135)  # from (bone, axis, component) to (bone, component, axis)
+        torch.testing.assert_close(whole - prior.explained.T @ prior.explained, prior.quadratic, atol=1e-10, rtol=1e-8)
+
+
+def test_noise_makes_rare_poses_dearer_than_common_ones(exact):
+    """Tipping and Bishop's energy, on the mesh."""
+    noise, prior = 1e-3, pose_prior(exact, noise=1e-3)
+    basis, variance, mean = mesh_components(exact, read_second_moment(), 20)
+    axes = anatomy.joint_axes(*exact.rest_joints())
+    rotations = anatomy.sample_poses(5, axes, np.random.default_rng(3))
+    offset, matrix = mesh_map(exact)
+    gap = offset + bone_rotations(rotations) @ matrix.T - mean
+    inside = gap @ basis.T
+    wanted = (gap**2).sum(1) - (inside**2 * variance / (variance + noise)).sum(1)
+    torch.testing.assert_close(prior_loss(rotations, prior), wanted, atol=1e-9, rtol=1e-6)
+    assert (wanted > prior_loss(rotations, pose_prior(exact))).all()

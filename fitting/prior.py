@@ -2,10 +2,9 @@
 
 Meshes are aligned at the wrist, with the root's rotation and the betas at zero and no pose correctives. Such a mesh is affine in the 15
 bone rotations G (135 numbers), X = N g + x0, so that ||(I - U'U)(X - mu)||^2 is a quadratic form in g. The same holds for training: all
-that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is what the asset holds.
+that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is what the asset holds (`fitting.pca` makes it).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting import anatomy
 from fitting.anatomy import PARENTS
-from fitting.files import POSE_PRIOR, STANDIN, sha256_of
-from fitting.mano import HandModel, load_hand_model
+from fitting.files import POSE_PRIOR
+from fitting.mano import HandModel
 
-SEED = 1
-NUM_POSES = 30_000
 NUM_COMPONENTS = 20
 """Of the PCA, d in eq. 4. Ours: best of 6 to 45 under landmark noise; the paper does not say."""
 
@@ -64,13 +60,6 @@ def mesh_map(model: HandModel) -> tuple[Float[Tensor, "2334"], Float[Tensor, "23
     offset = model.weights[:, :1] * (model.v_template - joints[0]) + model.weights[:, 1:] @ (joints[chain_start[1:]] - joints[0])
     matrix = torch.einsum("vkb,ac->vakcb", linear, torch.eye(3).to(joints))
     return offset.flatten(), matrix.reshape(2334, 135)
-
-
-def second_moment(rotations: Float[Tensor, "n 15 3 3"]) -> Float[Tensor, "136 136"]:
-    """Mean of [g, 1][g, 1]' over poses: what a PCA of their meshes needs to know."""
-    bones = bone_rotations(rotations)
-    extended = torch.cat([bones, torch.ones_like(bones[:, :1])], 1)
-    return extended.T @ extended / len(extended)
 
 
 def mesh_components(
@@ -128,27 +117,3 @@ def _joint_rotations(mean_bones: Float[Tensor, "15 3 3"]) -> Float[Tensor, "15 3
     signs[:, 2] = torch.linalg.det(u @ vt)
     bones = u * signs[:, None] @ vt
     return torch.stack([bones[j] if PARENTS[j + 1] == 0 else bones[PARENTS[j + 1] - 1].T @ bones[j] for j in range(15)])
-
-
-def main() -> None:
-    """Regenerate the asset from the anatomical pose sampler, and print its sha256."""
-    model = load_hand_model(STANDIN, dtype=torch.float64)
-    axes = anatomy.joint_axes(*model.rest_joints())
-    moment = second_moment(anatomy.sample_poses(NUM_POSES, axes, np.random.default_rng(SEED)))
-    rows, columns = torch.triu_indices(136, 136)
-    np.savez_compressed(POSE_PRIOR, second_moment=moment[rows, columns].numpy().astype(np.float32))
-    digest = sha256_of(POSE_PRIOR)
-    provenance = {
-        "made_by": "python -m fitting.prior",
-        "poses": "drawn by fitting.anatomy.sample_poses: invented, not measured on people; not ARCTIC's",
-        "licence": "Apache-2.0",
-        "num_poses": NUM_POSES,
-        "seed": SEED,
-        "sha256": digest,
-    }
-    POSE_PRIOR.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
-    print(f"{digest}  {POSE_PRIOR}  {POSE_PRIOR.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()

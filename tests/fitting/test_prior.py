@@ -10,7 +10,8 @@ from fitting import anatomy
 from fitting.files import POSE_PRIOR, sha256_of
 from fitting.losses import prior_loss
 from fitting.mano import pose_hand
-from fitting.prior import NUM_POSES, SEED, bone_rotations, mesh_components, mesh_map, pose_prior, read_second_moment, second_moment
+from fitting.pca import NUM_POSES, SEED, second_moment
+from fitting.prior import bone_rotations, mesh_components, mesh_map, pose_prior, read_second_moment
 from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from fitting import anatomy
+from fitting.batches import in_batches
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.losses import angle_excess
@@ -99,6 +100,7 @@ class Fitter:
     def __init__(self, model: HandModel, settings: FitSettings | None = None) -> None:
         self.model = model
         self.settings = settings or FitSettings()
+        self.batch_size = self.settings.batch_size  # or what of it fits the memory
         prior = pose_prior(model, self.settings.num_components)
         self.objective = Objective.of(model, prior, self.settings.weights)
 
@@ -123,11 +125,13 @@ class Fitter:
         fits.outcome[(~enough).numpy()] = Outcome.TOO_FEW_POINTS
         fits.outcome[(enough & (side <= 1e-3)).numpy()] = Outcome.NO_EXTENT
         hint = torch.full_like(points[..., :1], torch.nan).expand(-1, -1, 3) if world is None else torch.as_tensor(np.asarray(world))
-        for start in range(0, len(usable), self.settings.batch_size):
-            rows = usable[start : start + self.settings.batch_size]
+
+        def fit_rows(rows: Int[Tensor, "m"]) -> None:
             centre = (low[rows] + high[rows]) / 2
             pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
             self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows])
+
+        self.batch_size = in_batches(fit_rows, usable, self.batch_size)
         return fits
 
     def _fit_batch(

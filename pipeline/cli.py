@@ -156,6 +156,27 @@ def cmd_evaluate_truth(arguments: argparse.Namespace) -> None:
     print_truth(score_folder(store, Path(arguments.truth or store.root / "studio")), console)
 
 
+def cmd_weights_list(arguments: argparse.Namespace) -> None:
+    """The larger networks: what each is, under which licence, and whether it is here."""
+    from pipeline.weights import list_weights
+
+    list_weights(console)
+
+
+def cmd_weights_get(arguments: argparse.Namespace) -> int:
+    """Fetch networks' files: the named ones, or all that bind nobody to anything."""
+    from pipeline.weights import get_weights
+
+    return 1 if get_weights(arguments.names, console, agree=arguments.agree) else 0
+
+
+def cmd_weights_check(arguments: argparse.Namespace) -> int:
+    """Compare the files that are here with their hashes."""
+    from pipeline.weights import check_weights
+
+    return 1 if check_weights(arguments.names, console) else 0
+
+
 def cmd_demo(arguments: argparse.Namespace) -> int:
     """Render labelled videos, serve them, run the whole chain, score it against the truth, report; or run your own --videos."""
     stop_on_sigterm()
@@ -206,4 +227,10 @@ def build_parser() -> argparse.ArgumentParser:
     hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
     truth = on_data(command("truth", cmd_evaluate_truth, evaluate))
     truth.add_argument("--truth", help="folder of *.truth.parquet (default: <data>/studio)")
+    weights = commands.add_parser("weights", help="The larger networks' files.").add_subparsers(required=True, metavar="WHAT")
+    command("list", cmd_weights_list, weights)
+    get = command("get", cmd_weights_get, weights)
+    get.add_argument("names", nargs="*", metavar="NAME", help="of manifests/weights.toml (default: all that are free)")
+    get.add_argument("--agree", action="store_true", help="you agree to the terms that `whim weights list` names")
+    command("check", cmd_weights_check, weights).add_argument("names", nargs="*", metavar="NAME")
     return parser

@@ -79,9 +79,10 @@ class Weights:
 
     def how_to_get(self) -> str:
         """One line: where from, the licence, the command or the steps."""
-        steps = f"{self.by_hand}, then put it at {self.path}" if self.by_hand else f"whim weights get {self.name}"
-        agree = f"; {self.agreement}" if self.agreement else ""
-        return f"{self.network}, from {self.url} (licence: {self.licence}{agree}): {steps}"
+        terms = f"{self.licence}; {self.agreement}" if self.agreement else self.licence
+        command = f"whim weights get {self.name}" + (" --agree" if self.agreement else "")
+        steps = f"{self.by_hand}, then put it at {self.path}" if self.by_hand else command
+        return f"{self.network}, from {self.url} (licence: {terms}): {steps}"
 
 
 def folder() -> Path:

@@ -1,0 +1,67 @@
+"""Running torch networks over pictures: where they run, in which precision, how many inputs at once."""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from fitting.batches import in_batches
+
+Picture = UInt8[np.ndarray, "height width 3"]
+"""RGB, upright, square pixels: a frame as `stages.frames` reads it."""
+
+_Input = TypeVar("_Input")
+_Output = TypeVar("_Output")
+
+
+def rgb(image: UInt8[np.ndarray, "height width *channels"]) -> Picture:
+    """A picture with three channels: grey is repeated, transparency is dropped. Raises ValueError for anything else."""
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise ValueError(f"a picture has 1, 3 or 4 channels, got an array of shape {image.shape}")
+    if channels == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image[..., :3]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a stage's setting: auto is a GPU if this worker has one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def ready(network: nn.Module, *, device: str, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """The network for inference on a device. Takes a float32 batch from the CPU; what it returns stays on the device.
+
+    With `bf16` convolutions and matrix products run in bfloat16, the weights and the rest in float32.
+    """
+    place = pick_device(device)
+    network = network.eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(batch: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=bf16):
+            return network(batch.to(place, memory_format=torch.channels_last))
+
+    return run
+
+
+class Batches(Generic[_Input, _Output]):
+    """A function of many inputs, called with as many at once as fit in memory, at most `size`; what fitted is remembered.
+
+    `what` the inputs are is said once, should memory run out.
+    """
+
+    def __init__(self, work: Callable[[Sequence[_Input]], Sequence[_Output]], size: int, what: str) -> None:
+        self._work, self._size, self._what = work, size, what
+
+    def __call__(self, inputs: Sequence[_Input]) -> list[_Output]:
+        """One output an input, in order. Raises torch.OutOfMemoryError when a single input does not fit."""
+        outputs: list[_Output] = []
+
+        def work(rows: Int[Tensor, "m"]) -> None:
+            outputs.extend(self._work([inputs[i] for i in rows.tolist()]))
+
+        self._size = in_batches(work, torch.arange(len(inputs)), self._size, what=self._what)
+        return outputs

@@ -1,11 +1,19 @@
-"""Where the model files lie, and the sha256 of any file, without importing torch: planners ask for them."""
+"""Where the model files lie, reading arrays, and the sha256 of any file, without importing torch: planners ask for them."""
 
 import hashlib
 import os
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
 
 STANDIN = Path(__file__).parent / "assets" / "standin.npz"
 POSE_PRIOR = Path(__file__).parent / "assets" / "pose_prior.npz"
+
+TRAINED_PRIOR = Path(__file__).parents[1] / "weights" / "arctic" / "pose_prior.npz"
+"""Where `python -m fitting.pca --arctic` writes."""
 
 LICENSED_MODEL = Path(__file__).parents[1] / "weights" / "mano" / "MANO_RIGHT.pkl"
 
@@ -21,6 +29,32 @@ def model_file() -> Path:
     if named:
         return Path(named)
     return LICENSED_MODEL if LICENSED_MODEL.exists() else STANDIN
+
+
+def prior_file() -> Path:
+    """The pose prior in use: $WHIM_PRIOR, else with MANO's own file weights/arctic/pose_prior.npz, else the invented poses' that ships.
+
+    ARCTIC's poses are turns of MANO's joints, which the stand-in's are not. Raises FileNotFoundError when WHIM_PRIOR names no file.
+    """
+    named = os.environ.get("WHIM_PRIOR")
+    if named and not Path(named).is_file():
+        raise FileNotFoundError(
+            f"WHIM_PRIOR is {named}, where no file is: make one with python -m fitting.pca, or unset it for the shipped prior"
+        )
+    if named:
+        return Path(named)
+    return TRAINED_PRIOR if TRAINED_PRIOR.exists() and model_file() != STANDIN else POSE_PRIOR
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an npz holds; no pickles. ValueError that names the file when it is not a whole npz."""
+    if path.exists() and not is_zipfile(path):
+        raise ValueError(f"{path} is no npz, or cut short: copy or make it again")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except (ValueError, BadZipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy or make it again") from error
 
 
 def sha256_of(path: Path) -> str:

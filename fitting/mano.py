@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fitting.anatomy import PARENTS
-from fitting.files import model_file
-from fitting.mano_pickle import read_mano_pickle
+from fitting.files import STANDIN, model_file, read_arrays
+from fitting.mano_pickle import SHAPES, check_arrays, read_mano_pickle
 from fitting.rotation import matrix_from_axis_angle, mirror_axis_angle
 from fitting.standin_rig import SMPLX_TIPS
 
@@ -66,19 +66,23 @@ class HandModel:
 def load_hand_model(path: Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HandModel:
     """The model of `path` (default: `model_file()`): MANO's pickle or an npz of its arrays.
 
-    FileNotFoundError when there is no file; ValueError when the file is not a hand model.
+    FileNotFoundError when there is no file; ValueError that names the file when it is not a right hand's model.
     """
     path = path or model_file()
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    else:
-        arrays = read_mano_pickle(path)
+    arrays = _read_npz(path) if path.suffix == ".npz" else read_mano_pickle(path)
     faces = torch.as_tensor(arrays.pop("f").astype(np.int64))
     tensors = {name: torch.as_tensor(np.asarray(values, dtype=np.float64)) for name, values in arrays.items()}
     source: Literal["mano", "standin"] = "standin" if path.suffix == ".npz" else "mano"
     model = HandModel(**tensors, faces=faces, source=source)
     return model.to(device, dtype)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    arrays = read_arrays(path, SHAPES)
+    try:
+        return check_arrays(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no hand model: {error}; give MANO_RIGHT.pkl or the stand-in, {STANDIN}") from error
 
 
 def pose_hand(

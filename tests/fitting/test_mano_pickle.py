@@ -1,5 +1,6 @@
 """MANO's own file is read without chumpy, and no pickle runs code."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -98,6 +99,8 @@ class Command:
         return os.system, ("touch pwned",)
 
 
+TREE = np.array([[-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14], list(range(16))])
+
 HOSTILE = {
     "os.system": pickle.dumps({"v_template": Command()}, 2),
     "eval": b"c__builtin__\neval\n(S'1+1'\ntR.",
@@ -111,18 +114,70 @@ HOSTILE = {
     "extension registry": b"\x80\x02\x82\x01.",
     "dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0cndarray.load\x93.",
     "codec": b"c_codecs\nencode\n(V1\nVrot13\ntR.",
-    "empty": b"",
-    "no dictionary": pickle.dumps([1, 2], 2),
-    "truncated": pickle.dumps({"v_template": np.zeros((778, 3))}, 2)[:-20],
+    "default of our function": b"c_codecs\nencode\n(N}V__defaults__\n(Vrot13\ntstb.",
+    "array of records": pickle.dumps(np.zeros(2, "f8,O"), 2),
+    "array longer than its bytes": pickle.dumps(np.zeros(3), 2).replace(b"K\x03\x85", b"K\x09\x85"),
+    "bytes as objects": pickle.dumps(np.zeros(3), 2).replace(b"f8", b"O8"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickle_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"not a MANO_RIGHT\.pkl"):
+    with pytest.raises(ValueError, match=r"not a MANO_RIGHT\.pkl: it (holds more than data, refused|is damaged)"):
         read_mano_pickle(HOSTILE[name])
     assert not list(tmp_path.iterdir())
+
+
+def test_pickle_with_code_is_named_with_what_it_would_run(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(HOSTILE["os.system"])
+    with pytest.raises(ValueError, match=rf"{path} is not .* it holds more than data, refused: (posix|nt)\.system; get the file"):
+        read_mano_pickle(path)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+def test_truncated_file_is_said_to_be_cut_short(mano_like, share):
+    with pytest.raises(ValueError, match="it is damaged or cut short"):
+        read_mano_pickle(mano_like[: int(share * len(mano_like))])
+
+
+def test_a_changed_byte_never_raises_anything_but_a_value_error(mano_like):
+    rng = np.random.default_rng(0)
+    for place in [*range(0, 400, 7), *rng.integers(0, len(mano_like), 40)]:
+        changed = bytearray(mano_like)
+        changed[place] ^= 1 << rng.integers(8)
+        with contextlib.suppress(ValueError):  # most such bytes are some vertex's millimetre, and no reader can tell
+            read_mano_pickle(bytes(changed))
+
+
+def test_left_hand_is_refused_and_the_message_says_why(arrays):
+    flip = np.array([-1.0, 1, 1])
+    left = {
+        **arrays,
+        "v_template": arrays["v_template"] * flip,
+        "shapedirs": arrays["shapedirs"] * flip[:, None],
+        "f": arrays["f"][:, ::-1],
+    }
+    with pytest.raises(ValueError, match=r"it is a left hand's, MANO_LEFT\.pkl: a left hand is the right one mirrored"):
+        read_mano_pickle(pickle.dumps({**left, "kintree_table": TREE}, 2))
+
+
+@pytest.mark.parametrize(("num_vertices", "name"), [(10475, "SMPL-X"), (6890, "SMPL"), (5023, "FLAME")])
+def test_another_model_is_named(num_vertices, name, arrays, tmp_path):
+    body = {**arrays, "v_template": np.zeros((num_vertices, 3)), "kintree_table": TREE}
+    with pytest.raises(ValueError, match=f"it is {name}.*: v_template has {num_vertices} vertices, not 778"):
+        read_mano_pickle(pickle.dumps(body, 2))
+    np.savez(tmp_path / "body.npz", **body)
+    with pytest.raises(ValueError, match=f"{tmp_path}/body.npz holds no hand model: it is {name}"):
+        load_hand_model(tmp_path / "body.npz")
+
+
+def test_what_a_file_lacks_is_listed(arrays):
+    with pytest.raises(ValueError, match="it lacks hands_mean"):
+        read_mano_pickle(pickle.dumps({name: values for name, values in arrays.items() if name != "hands_mean"}, 2))
+    with pytest.raises(ValueError, match="it holds no dictionary"):
+        read_mano_pickle(pickle.dumps([1, 2], 2))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +187,28 @@ def test_hostile_pickle_is_refused(name, tmp_path, monkeypatch):
         ("weights", np.full((778, 16), np.nan)),
         ("f", np.full((1538, 3), 778)),
         ("hands_mean", np.array(["x"] * 45)),
+        ("hands_mean", [[0.0]] * 45),
+        ("posedirs", np.array([None])),
         ("kintree_table", np.zeros((2, 16))),
     ],
 )
 def test_wrong_array_is_named(name, value, arrays):
-    tree = np.array([[-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14], list(range(16))])
     with pytest.raises(ValueError, match=name):
-        read_mano_pickle(pickle.dumps({**arrays, "kintree_table": tree, name: value}, 2))
+        read_mano_pickle(pickle.dumps({**arrays, "kintree_table": TREE, name: value}, 2))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
+def test_damaged_npz_is_named(content, tmp_path):
+    path = tmp_path / "model.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is no npz"):
+        load_hand_model(path)
+
+
+def test_npz_with_a_damaged_member_is_named(tmp_path):
+    content = bytearray(STANDIN.read_bytes())
+    content[5000] ^= 255
+    path = tmp_path / "model.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        load_hand_model(path)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fitting.anatomy import PARENTS
-from fitting.files import POSE_PRIOR
+from fitting.files import prior_file, read_arrays
 from fitting.mano import HandModel
 
 NUM_COMPONENTS = 20
@@ -74,24 +74,26 @@ def mesh_components(
     return directions[:, :num_components].T, deviations[:num_components] ** 2, offset + matrix @ mean
 
 
-def read_second_moment(path: Path = POSE_PRIOR) -> Float[Tensor, "136 136"]:
-    """The second moment of a file of poses, float64."""
-    with np.load(path, allow_pickle=False) as archive:
-        upper = torch.as_tensor(archive["second_moment"].astype(np.float64))
+def read_second_moment(path: Path) -> Float[Tensor, "136 136"]:
+    """The second moment of a file that `fitting.pca` wrote, float64. ValueError that names the file when it is another's."""
+    values = read_arrays(path, ["second_moment"]).get("second_moment")
+    if values is None or values.shape != (136 * 137 // 2,) or values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise ValueError(f"{path} holds no pose prior: make one with python -m fitting.pca, or unset WHIM_PRIOR for the shipped one")
+    upper = torch.as_tensor(values.astype(np.float64))
     rows, columns = torch.triu_indices(136, 136)
     moment = torch.zeros(136, 136, dtype=torch.float64)
     moment[rows, columns] = moment[columns, rows] = upper
     return moment
 
 
-def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, noise: float = 0.0, path: Path = POSE_PRIOR) -> PosePrior:
-    """The prior on a hand model, in its dtype and on its device; computed in float64.
+def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, noise: float = 0.0, path: Path | None = None) -> PosePrior:
+    """The prior of `path` (default: `prior_file()`) on a hand model, in its dtype and on its device; computed in float64.
 
     `noise` (square metres) is the variance that a mesh has beside its components, in every direction: the energy is then
     noise x'(C + noise I)^-1 x with C the covariance in the d components (Tipping and Bishop 1999), which makes rare poses dearer than
     common ones. At 0 the components are free, as in eq. 4.
     """
-    moment = read_second_moment(path)
+    moment = read_second_moment(path or prior_file())
     exact = model.to(dtype=torch.float64)
     basis, variance, mean = mesh_components(exact, moment, num_components)
     offset, matrix = mesh_map(exact)

@@ -167,9 +167,10 @@ def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
 
 def test_prior_by_hand(exact, prior):
     """The reference is the equation as printed, on the mesh: X - ((X - mu) U^T U + mu)."""
+    from fitting.files import POSE_PRIOR
     from fitting.prior import bone_rotations, mesh_components, read_second_moment
 
-    basis, _, mean = mesh_components(exact, read_second_moment(), 20)
+    basis, _, mean = mesh_components(exact, read_second_moment(POSE_PRIOR), 20)
     offset, matrix = mesh_map(exact)
     rotations = matrix_from_axis_angle(random(6, 15, 3, scale=0.4))
     mesh = offset + bone_rotations(rotations) @ matrix.T

@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
-from fitting import anatomy
-from fitting.files import POSE_PRIOR, sha256_of
+from fitting import anatomy, files
+from fitting.files import POSE_PRIOR, prior_file, sha256_of
 from fitting.losses import prior_loss
 from fitting.mano import pose_hand
 from fitting.pca import NUM_POSES, SEED, second_moment
@@ -47,7 +48,7 @@ def test_held_out_poses_are_explained_better_by_more_components(exact):
     cloud = meshes(exact, poses(exact, 300, 77))
     errors = []
     for num_components in (6, 20, 45):
-        basis, _, mean = mesh_components(exact, read_second_moment(), num_components)
+        basis, _, mean = mesh_components(exact, read_second_moment(POSE_PRIOR), num_components)
         left = (cloud - mean) - (cloud - mean) @ basis.T @ basis
         errors.append(1000 * left.reshape(-1, 778, 3).norm(dim=2).mean().item())
     assert 4 < errors[0] < 6
@@ -57,7 +58,7 @@ def test_held_out_poses_are_explained_better_by_more_components(exact):
 
 def test_shipped_moment_is_that_of_the_sampler(exact):
     made = second_moment(poses(exact, NUM_POSES, SEED))
-    torch.testing.assert_close(read_second_moment(), made, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read_second_moment(POSE_PRIOR), made, atol=1e-6, rtol=0)
 
 
 def test_sidecar_says_that_the_poses_are_invented():
@@ -83,7 +84,7 @@ def test_the_cheap_factors_are_the_whole_form(exact):
 def test_noise_makes_rare_poses_dearer_than_common_ones(exact):
     """Tipping and Bishop's energy, on the mesh."""
     noise, prior = 1e-3, pose_prior(exact, noise=1e-3)
-    basis, variance, mean = mesh_components(exact, read_second_moment(), 20)
+    basis, variance, mean = mesh_components(exact, read_second_moment(POSE_PRIOR), 20)
     axes = anatomy.joint_axes(*exact.rest_joints())
     rotations = anatomy.sample_poses(5, axes, np.random.default_rng(3))
     offset, matrix = mesh_map(exact)
@@ -92,3 +93,44 @@ def test_noise_makes_rare_poses_dearer_than_common_ones(exact):
     wanted = (gap**2).sum(1) - (inside**2 * variance / (variance + noise)).sum(1)
     torch.testing.assert_close(prior_loss(rotations, prior), wanted, atol=1e-9, rtol=1e-6)
     assert (wanted > prior_loss(rotations, pose_prior(exact))).all()
+
+
+def test_prior_named_by_the_environment_is_used_and_missed(monkeypatch, tmp_path):
+    monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "absent.npz"))
+    with pytest.raises(FileNotFoundError, match=r"WHIM_PRIOR .* python -m fitting\.pca"):
+        prior_file()
+    (tmp_path / "mine.npz").touch()
+    monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "mine.npz"))
+    assert prior_file() == tmp_path / "mine.npz"
+
+
+def test_trained_prior_goes_with_manos_own_file_only(monkeypatch, tmp_path):
+    """Its poses are turns of MANO's joints; the stand-in's have other axes."""
+    for variable in ("WHIM_PRIOR", "WHIM_MANO"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(files, "TRAINED_PRIOR", tmp_path / "trained.npz")
+    monkeypatch.setattr(files, "LICENSED_MODEL", tmp_path / "MANO_RIGHT.pkl")
+    files.TRAINED_PRIOR.touch()
+    assert prior_file() == POSE_PRIOR
+    files.LICENSED_MODEL.touch()
+    assert prior_file() == files.TRAINED_PRIOR
+    files.TRAINED_PRIOR.unlink()
+    assert prior_file() == POSE_PRIOR
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{}, {"second_moment": np.zeros(9)}, {"second_moment": np.full(9316, np.nan)}, {"second_moment": np.zeros(9316, int)}],
+    ids=["absent", "another shape", "NaN", "integers"],
+)
+def test_file_without_a_prior_is_named(exact, arrays, tmp_path):
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"{tmp_path}/other.npz holds no pose prior: .* python -m fitting\.pca"):
+        pose_prior(exact, path=tmp_path / "other.npz")
+
+
+def test_damaged_prior_is_named(exact, tmp_path):
+    content = POSE_PRIOR.read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{tmp_path}/cut.npz is no npz, or cut short"):
+        pose_prior(exact, path=tmp_path / "cut.npz")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
-from fitting.files import POSE_PRIOR, model_file, sha256_of
+from fitting.files import model_file, prior_file, sha256_of
 from stages.stage import Key, Resources, setting
 from stages.tables import LEFT, Clips, Fits, Hands, Table
 
@@ -81,7 +81,7 @@ class Fit:
     @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the hand model in use and of the poses behind the prior."""
-        return {"hand_model": sha256_of(model_file()), "pose_prior": sha256_of(POSE_PRIOR)}
+        return {"hand_model": sha256_of(model_file()), "pose_prior": sha256_of(prior_file())}
 
     def build(self) -> Callable[[Clips, Hands], Fits]:
         """Load the hand model and its prior; the returned function fits the hands of one clip."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fitting import anatomy
@@ -27,6 +27,10 @@ MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
 _FIRST_ITERATIONS = 5
 """With both tilts, before the worse one is given up."""
+_INLIER = 3.0
+"""Robust scales within which a landmark agrees with its joint: 6 % of the box by default, twice a detector's typical error. Ours."""
+_SAME_HAND_M = 0.01
+"""Mean joint distance below which both tilts led to one hand, metres: so they do for 7 hands of 8. Ours."""
 
 
 class Outcome(StrEnum):
@@ -76,7 +80,12 @@ class HandFits:
     loss_bone: Float[Tensor, "n"]
     loss_angle: Float[Tensor, "n"]
     loss_prior: Float[Tensor, "n"]
+    loss_shape: Float[Tensor, "n"]
+    loss_depth: Float[Tensor, "n"]
     error_px: Float[Tensor, "n"]  # confidence-weighted mean distance
+    error_share: Float[Tensor, "n"]  # error_px over the longer side of `box`
+    inlier_ratio: Float[Tensor, "n"]  # share of the landmarks used that lie within `_INLIER` robust scales of their joints
+    flip_margin: Float[Tensor, "n"]  # see `flip_margin`
     violation_deg: Float[Tensor, "n"]  # worst joint angle beyond its limit
     num_points: Int[Tensor, "n"]
     num_iterations: Int[Tensor, "n"]
@@ -149,12 +158,12 @@ class Fitter:
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         unknown = torch.zeros_like(normalised[..., 0])
         seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
-        best = self._solve(seen, hint.to(like)[:, order])
+        best, margin = self._solve(seen, hint.to(like)[:, order])
         losses, _ = self.objective.losses(best.state, seen)
         fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
-        gap = (fitted["joints_2d"] - pixels).norm(dim=-1)
-        fitted["error_px"] = (confidence * gap).sum(1) / confidence.sum(1)
+        fitted["flip_margin"] = margin.cpu()
+        fitted |= self._agreement((fitted["joints_2d"] - pixels).norm(dim=-1), confidence, side, fitted["box"])
         sound = torch.stack([torch.isfinite(values).reshape(len(rows), -1).all(1) for values in fitted.values()]).all(0)
         for name, values in fitted.items():
             column = getattr(fits, name)
@@ -163,8 +172,8 @@ class Fitter:
         outcome[~sound.numpy()] = Outcome.NOT_FINITE
         fits.outcome[rows.numpy()] = outcome
 
-    def _solve(self, seen: Landmarks, hint: Float[Tensor, "m 21 3"]) -> Solution:
-        """A few steps from both tilts, then the better one to its end."""
+    def _solve(self, seen: Landmarks, hint: Float[Tensor, "m 21 3"]) -> tuple[Solution, Float[Tensor, "m"]]:
+        """A few steps from both tilts, then the better one to its end; and by how much it was better."""
         n, settings = len(seen.keypoints), self.settings
         starts = two_tilts(self.objective, seen)
         both = State(*(torch.cat(pair) for pair in zip(*starts, strict=True)))
@@ -173,12 +182,14 @@ class Fitter:
         early = solve(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
         _, posed = self.objective.losses(early.state, twice)
         score = early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))
-        chosen = torch.arange(n, device=score.device) + n * (score[n:] < score[:n])
+        second = score[n:] < score[:n]
+        chosen = torch.arange(n, device=score.device) + n * second
+        margin = flip_margin(score.view(2, n), posed.points.view(2, n, 21, 3), second)
         last = settings.num_iterations - first_iterations
         start, damping = early.state.take(chosen), early.damping[chosen]
         end = solve(self.objective, start, seen, num_iterations=last, tolerance=settings.tolerance, damping=damping)
         count = early.num_iterations[:n] + early.num_iterations[n:] + end.num_iterations
-        return end._replace(num_iterations=count, converged=end.converged | early.converged[chosen])
+        return end._replace(num_iterations=count, converged=end.converged | early.converged[chosen]), margin
 
     def _columns(
         self, state: State, losses: Losses, centre: Float[Tensor, "m 2"], side: Float[Tensor, "m"]
@@ -206,9 +217,35 @@ class Fitter:
             "loss_bone": losses.bone,
             "loss_angle": losses.angle,
             "loss_prior": losses.prior,
+            "loss_shape": losses.shape,
+            "loss_depth": losses.depth,
             "violation_deg": violation.amax(1).rad2deg(),
         }
         return {name: values.cpu() for name, values in columns.items()}
+
+    def _agreement(
+        self, gap: Float[Tensor, "m 21"], confidence: Float[Tensor, "m 21"], side: Float[Tensor, "m"], box: Float[Tensor, "m 4"]
+    ) -> dict[str, Float[Tensor, "m"]]:
+        """Columns on how well the joints meet the landmarks, from their distances in pixels."""
+        error_px = (confidence * gap).sum(1) / confidence.sum(1)
+        near = gap < _INLIER * self.settings.weights.robust_scale * side[:, None]
+        used = confidence > 0
+        return {
+            "error_px": error_px,
+            "error_share": error_px / (box[:, 2:] - box[:, :2]).amax(1).clamp_min(1e-6),
+            "inlier_ratio": (near & used).sum(1) / used.sum(1),
+        }
+
+
+def flip_margin(score: Float[Tensor, "2 m"], points: Float[Tensor, "2 m 21 3"], second: Bool[Tensor, "m"]) -> Float[Tensor, "m"]:
+    """What the other tilt would have cost more, as a share of the chosen one's score when they were compared; in [-1, 1].
+
+    1 too where both led to the same hand, as nothing is left to confuse it with; below 0 where a track chose the dearer one.
+    """
+    best, other = torch.where(second, score.flip(0), score)
+    apart = (points[0] - points[1]).norm(dim=-1).mean(-1)
+    margin = (other / best.clamp_min(1e-9) - 1).clamp(-1, 1)
+    return torch.where(apart < _SAME_HAND_M, 1, margin)
 
 
 def disagreement(points: Float[Tensor, "n 21 3"], hint: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n"]:

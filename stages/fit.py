@@ -26,7 +26,7 @@ class Fit:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
     writes: ClassVar[type[Table]] = Fits
@@ -143,8 +143,6 @@ def _columns(fitted: "HandFits", hands: Hands, mirror: Float32[np.ndarray, "n 3"
     columns["joints_2d"] = columns["joints_2d"] * mirror[:, None, :2]
     corners = columns["box"].reshape(-1, 2, 2) * mirror[:, None, :2]
     columns["box"] = np.concatenate([corners.min(1), corners.max(1)], 1)
-    longer = (columns["box"][:, 2:] - columns["box"][:, :2]).max(1)
-    columns["error_share"] = columns["error_px"] / np.maximum(longer, 1e-6)
     columns["transl"] = _translation(columns["camera"], hands, focal_share)
     return columns
 

@@ -274,8 +274,14 @@ class Fits(Table):
     loss_bone: Float32[np.ndarray, "n"]
     loss_angle: Float32[np.ndarray, "n"]
     loss_prior: Float32[np.ndarray, "n"]
+    loss_shape: Float32[np.ndarray, "n"]
+    loss_depth: Float32[np.ndarray, "n"]
     error_px: Float32[np.ndarray, "n"]  # confidence-weighted mean distance of joints to landmarks
     error_share: Float32[np.ndarray, "n"]  # error_px over the box's longer side
+    inlier_ratio: Float32[np.ndarray, "n"]  # share of the landmarks used that lie near their joints: 3 robust scales, 6 % of the hand
+    flip_margin: Float32[
+        np.ndarray, "n"
+    ]  # what the hand tilted the other way would cost more, as a share, in [-1, 1]; small = a flip may be
     violation_deg: Float32[np.ndarray, "n"]  # worst joint angle beyond its limit
     num_points: Int16[np.ndarray, "n"]  # landmarks used
 

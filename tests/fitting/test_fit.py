@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.fit import FitSettings, Fitter, HandFits, Outcome, disagreement
+from fitting.fit import FitSettings, Fitter, HandFits, Outcome, disagreement, flip_margin
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.mano import pose_hand, project
@@ -78,6 +78,32 @@ def test_columns_agree_with_the_parameters(fitter, model, invent):
     distance = np.linalg.norm(fits.joints_2d.numpy() - hands.keypoints[..., :2], axis=2).mean(1)
     np.testing.assert_allclose(fits.error_px, distance, rtol=1e-3)
     assert (fits.violation_deg < 10).all()
+
+
+def test_columns_of_quality_tell_landmarks_off_the_hand(fitter, invent):
+    hands = invent(64, noise=0.005)
+    spoiled = hands.keypoints.copy()
+    spoiled[:, [8, 15, 20], :2] += 0.4 * hands.size[:, None, None] * np.array([1, -1])
+    clean, off = fitter.fit(hands.keypoints), fitter.fit(spoiled)
+    assert clean.inlier_ratio.mean() > 0.98
+    assert 0.8 < off.inlier_ratio.mean() < 18.5 / 21
+    assert (off.error_share > 1.5 * clean.error_share).float().mean() > 0.95
+    longer = (clean.box[:, 2:] - clean.box[:, :2]).amax(1)
+    torch.testing.assert_close(clean.error_share, clean.error_px / longer)
+    torch.testing.assert_close(clean.loss_shape, (clean.betas**2).sum(1))
+    half = hands.keypoints.copy()
+    half[:, [8, 15, 20], 2] = 0
+    torch.testing.assert_close(fitter.fit(half).inlier_ratio * 18, (fitter.fit(half).inlier_ratio * 18).round())
+
+
+def test_flip_margin_is_what_the_other_tilt_costs_more():
+    score = torch.tensor([[2.0, 2.0, 2.0, 2.0], [3.0, 1.5, 2.0, 9.0]])
+    apart = torch.stack([torch.zeros(4, 21, 3), torch.full((4, 21, 3), 0.1)])
+    margin = flip_margin(score, apart, torch.tensor([False, True, False, False]))
+    torch.testing.assert_close(margin, torch.tensor([0.5, 1 / 3, 0.0, 1.0]))
+    overruled = flip_margin(score, apart, torch.tensor([True, False, False, False]))
+    torch.testing.assert_close(overruled[:2], torch.tensor([-1 / 3, -0.25]))
+    assert (flip_margin(score, 0 * apart, torch.zeros(4, dtype=torch.bool)) == 1).all()
 
 
 def test_place_and_size_of_the_image_change_nothing_but_the_camera(fitter, invent):

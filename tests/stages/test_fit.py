@@ -146,7 +146,7 @@ def test_senseless_setting_is_named(name, value):
         Fit(**{name: value})
 
 
-def test_weights_name_the_model_in_use(monkeypatch, tmp_path):
+def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
     monkeypatch.delenv("WHIM_MANO", raising=False)
     ours = Fit().weights
     assert set(ours) == {"hand_model", "pose_prior"}
@@ -154,6 +154,8 @@ def test_weights_name_the_model_in_use(monkeypatch, tmp_path):
     other.write_bytes(b"another model")
     monkeypatch.setenv("WHIM_MANO", str(other))
     assert Fit().weights["hand_model"] == sha256_of(other) != ours["hand_model"]
+    monkeypatch.setenv("WHIM_PRIOR", str(other))
+    assert Fit().weights["pose_prior"] == sha256_of(other) != ours["pose_prior"]
 
 
 def test_defaults_are_those_of_the_fit_itself():

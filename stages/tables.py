@@ -189,6 +189,34 @@ class Clips(Table):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PersonBoxes(Table):
+    """One row a person that one detector boxed in one frame: where a pose network looks."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    source: Text  # the detector
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Poses(Table):
+    """One row a person and frame, as one whole-body pose network sees them: the body and both hands."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    source: Text  # the pose network
+    person: Int16[np.ndarray, "n"]  # index within the frame
+    box: Float32[np.ndarray, "n 4"]  # of the person, as the person detectors have it
+    score: Float32[np.ndarray, "n"]  # the person detectors'
+    body: Float32[np.ndarray, "n 17 3"]
+    left_hand: Float32[np.ndarray, "n 21 3"]
+    right_hand: Float32[np.ndarray, "n 21 3"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class People(Table):
     """One row a person and frame."""
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.rotation import matrix_from_axis_angle
+from fitting.rotation import matrix_from_axis_angle, safe_atan2
 
 FINGERS = ("index", "middle", "little", "ring", "thumb")
 """MANO's order of the fingers."""
@@ -98,17 +98,11 @@ def decompose(rotations: Float[Tensor, "*batch 15 3 3"], axes: Float[Tensor, "15
     Gradients are finite everywhere; at exactly 90 degrees of splay, where twist and bend have no unique value, they are zero.
     """
     local = axes.mT @ rotations @ axes
-    twist = _angle(local[..., 2, 1], local[..., 1, 1])
-    bend = _angle(local[..., 0, 2], local[..., 0, 0])
+    twist = safe_atan2(local[..., 2, 1], local[..., 1, 1])
+    bend = safe_atan2(local[..., 0, 2], local[..., 0, 0])
     cosine = (local[..., 0, 0] ** 2 + local[..., 0, 2] ** 2 + 1e-12).sqrt()
     splay = torch.atan2(-local[..., 0, 1], cosine)
     return torch.stack([twist, bend, splay], -1)
-
-
-def _angle(y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """atan2 with a zero instead of an infinite gradient at the origin."""
-    origin = x**2 + y**2 < 1e-10
-    return torch.atan2(torch.where(origin, 0, y), torch.where(origin, 1, x))
 
 
 def angle_jacobian(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3 3"]:

@@ -60,3 +60,9 @@ def axis_angle_from_matrix(matrix: Matrix) -> AxisAngle:
 def mirror_axis_angle(axis_angle: AxisAngle) -> AxisAngle:
     """The rotation seen in a mirror across x: (x, -y, -z)."""
     return axis_angle * axis_angle.new_tensor([1.0, -1.0, -1.0])
+
+
+def safe_atan2(y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """atan2 with a zero instead of an infinite gradient at the origin."""
+    origin = x**2 + y**2 < 1e-10
+    return torch.atan2(torch.where(origin, 0, y), torch.where(origin, 1, x))

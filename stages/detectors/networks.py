@@ -1,30 +1,16 @@
-"""Running torch networks over pictures: where they run, in which precision, how many inputs at once."""
+"""Running torch networks: where they run, in which precision, how many inputs at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from fitting.batches import in_batches
 
-Picture = UInt8[np.ndarray, "height width 3"]
-"""RGB, upright, square pixels: a frame as `stages.frames` reads it."""
-
 _Input = TypeVar("_Input")
 _Output = TypeVar("_Output")
-
-
-def rgb(image: UInt8[np.ndarray, "height width *channels"]) -> Picture:
-    """A picture with three channels: grey is repeated, transparency is dropped. Raises ValueError for anything else."""
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.ndim not in (2, 3) or channels not in (1, 3, 4):
-        raise ValueError(f"a picture has 1, 3 or 4 channels, got an array of shape {image.shape}")
-    if channels == 1:
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    return image[..., :3]
 
 
 def pick_device(name: str) -> torch.device:
@@ -53,7 +39,7 @@ class Batches(Generic[_Input, _Output]):
     `what` the inputs are is said once, should memory run out.
     """
 
-    def __init__(self, work: Callable[[Sequence[_Input]], Sequence[_Output]], size: int, what: str) -> None:
+    def __init__(self, work: Callable[[Sequence[_Input]], Iterable[_Output]], size: int, what: str) -> None:
         self._work, self._size, self._what = work, size, what
 
     def __call__(self, inputs: Sequence[_Input]) -> list[_Output]:

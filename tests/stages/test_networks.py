@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.detectors.networks import Batches, ready, rgb
+from stages.detectors.networks import Batches, ready
+from stages.detectors.pictures import rgb
 
 
 def test_grey_and_transparent_pictures_become_rgb() -> None:

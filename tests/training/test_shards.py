@@ -1,0 +1,134 @@
+"""Reading shards: byte for byte what Parquet's own reader gives, and a clear word on everything that is not a sound shard."""
+
+import json
+import threading
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.training.conftest import rows, write
+from training.pages import extents, map_file
+from training.shards import CorruptSampleError, Dataset
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data_page_version": "2.0"},
+        {"write_page_checksum": False},
+        {"row_group_size": 7, "data_page_size": 100},
+    ],
+    ids=str,
+)
+def test_bytes_by_offset_are_those_of_parquets_reader(shards, cache, options):
+    (path,) = shards(1, **options)
+    wanted = pq.read_table(path, columns=["image"])["image"].to_pylist()
+    dataset = Dataset.of([path], cache)
+    assert dataset.shards[0].found is not None
+    assert [bytes(dataset.place(k)[0].image(k)) for k in range(40)] == wanted
+
+
+@pytest.mark.parametrize("options", [{"compression": "zstd"}, {"use_dictionary": ["image"], "column_encoding": None}], ids=str)
+def test_any_parquet_is_read_by_row_groups(shards, cache, options):
+    (path,) = shards(1, **options)
+    wanted = pq.read_table(path, columns=["image"])["image"].to_pylist()
+    dataset = Dataset.of([path], cache)
+    assert dataset.shards[0].found is None
+    order = np.random.default_rng(0).permutation(40).tolist()
+    got: dict[int, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda part: got.update({k: bytes(dataset.shards[0].image(k)) for k in part}), args=(order[t::4],))
+        for t in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [got[k] for k in range(40)] == wanted
+
+
+def test_hands_and_ignored_boxes_of_rows(shards, cache):
+    dataset = Dataset.of(shards(), cache)
+    picked = [5, 41, 0, 119]  # with 2, 2, 0, 2 hands
+    of, hands = dataset.hands(picked, ["box", "side", "hand_pose"])
+    assert of.tolist() == [0, 0, 1, 1, 3, 3]
+    assert hands["side"].tolist() == [1, 0, 1, 0, 1, 0]
+    assert hands["box"][:, 0].tolist() == [5, 5, 1, 1, 19, 19]
+    assert np.isnan(hands["hand_pose"]).all(1).tolist() == [False, False, True, True, False, False]
+    of, ignore = dataset.ignore(picked)
+    assert of.tolist() == [0, 2]
+    assert ignore.tolist() == [[1, 2, 3, 4]] * 2
+
+
+def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards, cache):
+    paths = shards(1)
+    first = Dataset.of(paths, cache)
+    (folder,) = cache.iterdir()
+    np.save(folder / "hand.side.npy", np.full(len(first.shards[0].columns["side"]), 9, np.int8))
+    assert (Dataset.of(paths, cache).shards[0].columns["side"] == 9).all()
+    write(paths[0], rows(0, 39))
+    again = Dataset.of(paths, cache)
+    assert again.fingerprint != first.fingerprint
+    assert set(again.shards[0].columns["side"]) == {0, 1}
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(shards, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert len(Dataset.of(shards(1), blocked)) == 40
+
+
+def test_a_flipped_byte_is_seen(shards, cache):
+    (path,) = shards(1)
+    found = extents(path, "image", map_file(path))
+    data = bytearray(path.read_bytes())
+    data[int(found.offset[20]) + 200] ^= 0x10
+    path.write_bytes(bytes(data))
+    dataset = Dataset.of([path], cache)
+    with pytest.raises(CorruptSampleError, match="checksum"):
+        dataset.shards[0].image(20)
+    assert dataset.shards[0].image(39)  # of another page
+
+
+def listed(paths, **change):
+    """Write the index beside the split's folder."""
+    folder = paths[0].parents[1]
+    entries = [{"path": f"train/{p.name}", "split": "train", "bytes": p.stat().st_size} for p in paths]
+    (folder / "index.json").write_text(json.dumps({"shards": entries}))
+    return folder
+
+
+def test_a_missing_shard_is_named(shards, cache):
+    paths = shards()
+    folder = listed(paths)
+    paths[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-1.parquet is missing.*fetch it again"):
+        Dataset.open(folder, "train", cache)
+
+
+def test_a_truncated_shard_is_named(shards, cache):
+    paths = shards()
+    folder = listed(paths)
+    paths[2].write_bytes(paths[2].read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"train-2.parquet has \d+ bytes, .* says \d+: fetch it again"):
+        Dataset.open(folder, "train", cache)
+    with pytest.raises(ValueError, match=r"train-2.parquet is damaged"):
+        Dataset.of(paths, cache)
+
+
+def test_another_schema_is_refused(tmp_path, cache):
+    table = rows(0, 4)
+    path = write(tmp_path / "old.parquet", table.replace_schema_metadata({"schema_version": "0"}))
+    with pytest.raises(ValueError, match="schema version 0, this code reads"):
+        Dataset.of([path], cache)
+    path = write(tmp_path / "other.parquet", table.drop_columns("hands"))
+    with pytest.raises(ValueError, match="has no column hands"):
+        Dataset.of([path], cache)
+
+
+def test_an_empty_split_is_refused(shards, cache):
+    folder = listed(shards())
+    with pytest.raises(ValueError, match="nothing to train on"):
+        Dataset.open(folder, "val", cache)

@@ -1,0 +1,155 @@
+"""Where the values of a plain Parquet column lie in its file, so that a reader may map the file and take any of them by byte offset.
+
+A column chunk is a row of pages, each a header in Thrift's compact protocol and then the values; of an uncompressed, PLAIN-encoded,
+required byte-array column these are length (uint32, little-endian) and bytes, again and again (Apache Parquet format, "Data Pages").
+"""
+
+import struct
+import zlib
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Int32, Int64
+
+_PLAIN, _DATA_PAGE, _DATA_PAGE_V2 = 0, 0, 3
+NO_CHECKSUM = -1
+
+
+class Extents(NamedTuple):
+    """Byte extents of a column's values and of the pages that hold them."""
+
+    offset: Int64[np.ndarray, "rows"]
+    size: Int32[np.ndarray, "rows"]
+    page: Int32[np.ndarray, "rows"]
+    page_offset: Int64[np.ndarray, "pages"]  # of what the checksum covers
+    page_size: Int64[np.ndarray, "pages"]
+    page_crc: Int64[np.ndarray, "pages"]  # CRC-32, or NO_CHECKSUM
+
+
+def map_file(path: Path) -> mmap:
+    """The whole file in memory as the system pages it in."""
+    with path.open("rb") as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def extents(path: Path, column: str, mapped: mmap) -> Extents | None:
+    """Extents of a binary column, or None where its values do not lie plain: compressed, dictionary-coded, or with nulls allowed.
+
+    Raises ValueError when the file's pages contradict its footer.
+    """
+    metadata = pq.read_metadata(path)
+    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    leaf = names.index(column)
+    described = metadata.schema.column(leaf)
+    if described.physical_type != "BYTE_ARRAY" or described.max_definition_level or described.max_repetition_level:
+        return None
+    chunks = [metadata.row_group(group).column(leaf) for group in range(metadata.num_row_groups)]
+    if any(chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page for chunk in chunks):
+        return None
+    offset, size, page = [], [], []
+    pages: list[tuple[int, int, int]] = []
+    for group, chunk in enumerate(chunks):
+        at, left = chunk.data_page_offset, chunk.num_values
+        while left:
+            header, start = _page_header(mapped, at, path)
+            values, skipped = _values(header, path)
+            if values is None:
+                return None
+            at = start + header[3]
+            pages.append((start, header[3], header[4] & 0xFFFFFFFF if 4 in header else NO_CHECKSUM))
+            here = start + skipped
+            for _ in range(values):
+                (length,) = struct.unpack_from("<I", mapped, here)
+                offset.append(here + 4)
+                size.append(length)
+                here += 4 + length
+            page += [len(pages) - 1] * values
+            left -= values
+            if here != at or left < 0:
+                raise ValueError(f"{path}: the pages of row group {group} do not hold what the footer says: fetch the shard again")
+    page_offset, page_size, page_crc = np.array(pages, np.int64).reshape(-1, 3).T
+    return Extents(np.array(offset, np.int64), np.array(size, np.int32), np.array(page, np.int32), page_offset, page_size, page_crc)
+
+
+def page_is_sound(mapped: mmap, found: Extents, page: int) -> bool:
+    """Whether a page's bytes have the checksum they were written with; true where none was written."""
+    start, crc = int(found.page_offset[page]), int(found.page_crc[page])
+    return crc == NO_CHECKSUM or zlib.crc32(memoryview(mapped)[start : start + int(found.page_size[page])]) == crc
+
+
+def _page_header(mapped: mmap, at: int, path: Path) -> tuple[dict[int, Any], int]:
+    """A page header's fields by their Thrift ids (3 compressed size, 4 checksum, 5 and 8 data page), and where its values start."""
+    try:
+        return _struct(mapped, at)
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{path}: no page header at byte {at}: the file is damaged, fetch it again") from error
+
+
+def _values(header: dict[int, Any], path: Path) -> tuple[int | None, int]:
+    """How many values a data page holds and how many bytes of levels come before them; None where they are not PLAIN."""
+    if header[1] == _DATA_PAGE:
+        return (header[5][1] if header[5][2] == _PLAIN else None), 0
+    if header[1] == _DATA_PAGE_V2:
+        page = header[8]
+        return (page[1] if page[4] == _PLAIN else None), page[5] + page[6]
+    raise ValueError(f"{path}: a page of type {header[1]} among data pages")
+
+
+def _struct(data: mmap, at: int) -> tuple[dict[int, Any], int]:
+    """A Thrift compact struct as {field id: value}, and the byte after it."""
+    fields: dict[int, Any] = {}
+    last = 0
+    while head := data[at]:
+        at += 1
+        step, kind = head >> 4, head & 0x0F
+        if not step:
+            step, at = _zigzag(data, at)
+            last = 0
+        last += step
+        fields[last], at = _value(data, at, kind)
+    return fields, at + 1
+
+
+def _value(data: mmap, at: int, kind: int) -> tuple[Any, int]:
+    if kind in (1, 2):
+        return kind == 1, at
+    if kind == 3:
+        return data[at], at + 1
+    if kind in (4, 5, 6):
+        return _zigzag(data, at)
+    if kind == 7:
+        return struct.unpack_from("<d", data, at)[0], at + 8
+    if kind == 8:
+        length, at = _varint(data, at)
+        return data[at : at + length], at + length
+    if kind == 9:
+        length, element = data[at] >> 4, data[at] & 0x0F
+        at += 1
+        if length == 15:
+            length, at = _varint(data, at)
+        values = []
+        for _ in range(length):
+            value, at = _value(data, at, element)
+            values.append(value)
+        return values, at
+    if kind == 12:
+        return _struct(data, at)
+    raise ValueError(f"Thrift type {kind} has no place in a page header")
+
+
+def _varint(data: mmap, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _zigzag(data: mmap, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
+    return (value >> 1) ^ -(value & 1), at

@@ -1,0 +1,184 @@
+"""What training reads out of a shard: whole frames for the detector, crops of single hands for the regressor.
+
+Frame of reference: pixels of the stored image; `to_picture` (scale, then x and y shift) takes them to the picture of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import Float32, Int64, UInt8
+
+from training.order import key_of
+from training.shards import CorruptSampleError, Dataset
+
+FILL = 114
+"""Grey of what lies outside the image; YOLO's."""
+
+LEFT = 0
+
+
+def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "height width 3"]:
+    """A picture, shrunk by the decoder itself by up to 8 as long as its longer side stays `min_side` or more (0: never).
+
+    What simplejpeg cannot read (CMYK, 12 bits) OpenCV may. Raises CorruptSampleError.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        low = (min_side, 0) if height >= width else (0, min_side)
+        if not min_side or max(height, width) < 2 * min_side:
+            low = (0, 0)
+        return simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, min_height=low[0], min_width=low[1])
+    except ValueError as error:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise CorruptSampleError(f"no JPEG ({error})") from error
+        return np.asarray(image)
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Frames:
+    """Frames in the middle of a grey square, with all their hands."""
+
+    dataset: Dataset
+    size: int = 640
+    """Side of the square, pixels."""
+    columns: Sequence[str] = ("box", "side", "keypoints", "keep")
+    """Of the hands."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"frames {self.dataset.fingerprint}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.size, self.size, 3
+
+    def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
+        shard, row = self.dataset.place(sample)
+        data = shard.image(row)
+        left, top, width, height = self._window(*_size(data))
+        out[:top], out[top + height :] = FILL, FILL
+        out[top : top + height, :left], out[top : top + height, left + width :] = FILL, FILL
+        window = out[top : top + height, left : left + width]
+        if (width, height) == _size(data) and width == self.size:
+            simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, buffer=window)
+            return
+        image = decode_jpeg(data, self.size)
+        shrinks = image.shape[1] > width
+        window[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+    def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
+        """`image` and the columns of every hand in pictures' pixels; `ignore_image` and `ignore`; `to_picture` of every picture."""
+        of, hands = self.dataset.hands(samples, self.columns)
+        ignore_of, ignore = self.dataset.ignore(samples)
+        to_picture = np.stack([self._to_picture(sample) for sample in samples]) if samples else np.zeros((0, 3), np.float32)
+        for name in {"box", "keypoints", "joints_2d"} & set(hands):
+            hands[name] = moved(hands[name], to_picture[of])
+        return {"image": of, **hands, "ignore_image": ignore_of, "ignore": moved(ignore, to_picture[ignore_of]), "to_picture": to_picture}
+
+    def _window(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, width and height of a frame in the square."""
+        scale = self.size / max(width, height)
+        wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+        return (self.size - wide) // 2, (self.size - high) // 2, wide, high
+
+    def _to_picture(self, sample: int) -> Float32[np.ndarray, "3"]:
+        shard, row = self.dataset.place(sample)
+        width, height = _size(shard.image(row))
+        left, top, _, _ = self._window(width, height)
+        return np.array([self.size / max(width, height), left, top], np.float32)
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Crops:
+    """Squares around single hands, left hands mirrored, so that every picture shows a right hand."""
+
+    dataset: Dataset
+    hand: Int64[np.ndarray, "n 3"]
+    """Row of the dataset, shard, hand of the shard."""
+    size: int = 256
+    """Side of the square, pixels."""
+    factor: float = 3.0
+    """Side of the square over the box's longer side: 2 as WiLoR's crops, and a margin for rotation and shift on the device."""
+    columns: Sequence[str] = ("side", "keypoints", "joints_2d", "joints_3d", "betas", "global_orient", "hand_pose", "camera", "quality")
+    """Of the hands."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, min_quality: float = 0.0, size: int = 256, factor: float = 3.0) -> "Crops":
+        """The hands that were kept, fitted, and are good enough. Raises ValueError when there are none."""
+        chosen = []
+        for number, shard in enumerate(dataset.shards):
+            columns = shard.columns
+            good = columns["keep"] & (columns["quality"] >= min_quality) & np.isfinite(columns["hand_pose"]).all(1)
+            hand = np.flatnonzero(good)
+            row = np.searchsorted(shard.hand_start, hand, side="right") - 1 + dataset.start[number]
+            chosen.append(np.stack([row, np.full_like(row, number), hand], 1))
+        hands = np.concatenate(chosen)
+        if not len(hands):
+            raise ValueError(f"no hand of quality {min_quality} or more in {len(dataset)} frames: nothing to train on")
+        return cls(dataset=dataset, hand=hands, size=size, factor=factor)
+
+    def __len__(self) -> int:
+        return len(self.hand)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"crops {self.dataset.fingerprint} {key_of(self.hand.tobytes().hex()):016x}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.size, self.size, 3
+
+    def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
+        row, number, hand = self.hand[sample].tolist()
+        data = self.dataset.shards[number].image(row - int(self.dataset.start[number]))
+        scale, dx, dy = self._to_picture(number, hand).tolist()
+        width, height = _size(data)
+        image = decode_jpeg(data, int(min(scale, 1) * max(width, height)))
+        shrunk = np.array([width / image.shape[1], height / image.shape[0]])
+        matrix = np.array([[scale * shrunk[0], 0, dx], [0, scale * shrunk[1], dy]])
+        matrix[:, 2] += 0.5 * (scale * shrunk - 1)  # OpenCV counts pixels from their middles
+        if self._is_left(number, hand):
+            matrix[0] = [-matrix[0, 0], 0, self.size - 1 - matrix[0, 2]]
+        cv2.warpAffine(image, matrix, (self.size, self.size), dst=out, flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
+
+    def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
+        """The columns of each hand as the shard has them (pixels of the stored image, its own side), with `image` and `to_picture`.
+
+        A left hand's picture is mirrored after `to_picture`: x -> size - x.
+        """
+        where = [self.hand[sample].tolist() for sample in samples]
+        columns = {name: np.array([self.dataset.shards[n].columns[name][h] for _, n, h in where]) for name in self.columns}
+        to_picture = np.array([self._to_picture(n, h) for _, n, h in where], np.float32).reshape(-1, 3)
+        return {"image": np.arange(len(where)), **columns, "to_picture": to_picture}
+
+    def _to_picture(self, number: int, hand: int) -> Float32[np.ndarray, "3"]:
+        box = self.dataset.shards[number].columns["box"][hand].astype(np.float64)
+        scale = self.size / max(self.factor * (box[2:] - box[:2]).max(), 1.0)
+        return np.array([scale, *(self.size / 2 - scale * (box[:2] + box[2:]) / 2)], np.float32)
+
+    def _is_left(self, number: int, hand: int) -> bool:
+        return bool(self.dataset.shards[number].columns["side"][hand] == LEFT)
+
+
+def moved(points: Float32[np.ndarray, "n *shape"], to_picture: Float32[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n *shape"]:
+    """Boxes [n, 4] or points [n, k, 2 or 3] (a third number is kept) in pixels of the picture."""
+    scale, shift = to_picture[:, :1], to_picture[:, 1:]
+    if points.ndim == 2:
+        return points * scale + np.concatenate([shift, shift], 1)
+    return np.concatenate([points[..., :2] * scale[:, None] + shift[:, None], points[..., 2:]], -1)
+
+
+def _size(data: memoryview) -> tuple[int, int]:
+    """Width and height of a JPEG."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise CorruptSampleError(f"no JPEG ({error})") from error
+    return width, height

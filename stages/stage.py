@@ -98,8 +98,11 @@ class Stage(Protocol):
     key: ClassVar[Key]
     reads: ClassVar[tuple[type, ...]]
     writes: ClassVar[type[Table]]
-    detector: ClassVar[str]
-    """Which of several stages of one name this is: parts lie in <table>/<detector>. '' when there is one only."""
+
+    @property
+    def detector(self) -> str:
+        """Which of several stages of one name this is: parts lie in <table>/<detector>. '' when there is one only."""
+        ...
 
     @property
     def resources(self) -> Resources:

@@ -1,0 +1,84 @@
+"""Person boxes of every frame by RT-DETR or D-FINE: where the pose networks look."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
+from stages.frames import Frames
+from stages.stage import Key, Resources, setting
+from stages.tables import PersonBoxes, Table
+
+NETWORKS = ("rtdetr_r50", "dfine_large")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectPersonBoxes:
+    """Find everybody on the frame. WiLoR's "boxes with confidence over 0.65" (sec. 3) are such a detector's; the paper does not name it."""
+
+    name: ClassVar[str] = "detect-person-boxes"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Frames,)
+    writes: ClassVar[type[Table]] = PersonBoxes
+
+    network: str = "rtdetr_r50"
+    """Which detector: rtdetr_r50 (55.3 AP on COCO) or dfine_large (54.0 AP)."""
+    min_score: float = 0.65
+    """Least score, in [0, 1]. Paper, sec. 3."""
+    bf16: bool = False
+    """Compute in bfloat16: faster, with boxes and scores a little off. Ours: off, the choice of queries hangs on close scores."""
+    gpus: float = setting(0.0, identity=False)
+    """Share of a GPU that a worker holds; 0 runs on the CPU."""
+    device: str = setting("auto", identity=False)
+    """auto (a GPU if the worker has one), cpu or cuda."""
+    batch_size: int = setting(8, identity=False)
+    """Frames at once; halved when memory runs out."""
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"detect_person_boxes.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
+        if not 0 < self.min_score < 1:
+            raise ValueError(f"detect_person_boxes.min_score must lie in (0, 1), got {self.min_score}")
+        if not self.batch_size >= 1:
+            raise ValueError(f"detect_person_boxes.batch_size must be 1 or more, got {self.batch_size}")
+
+    @property
+    def detector(self) -> str:
+        """One table a network."""
+        return self.network
+
+    @property
+    def resources(self) -> Resources:
+        """One core, and the share of a GPU that was asked for."""
+        return Resources(cpus=1, gpus=self.gpus)
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """sha256 of the network's file. Raises MissingWeights when it is not here."""
+        return weight_sha256(self.network)
+
+    def build(self) -> Callable[[Frames], PersonBoxes]:
+        """Load the network."""
+        from stages.detectors.person_boxes import person_detector, person_finder
+
+        path = weight_file(self.network)
+        network = person_detector(self.network, load_checkpoint(path), path)
+        find = person_finder(network, device=self.device, bf16=self.bf16, batch_size=self.batch_size)
+
+        def detect(frames: Frames) -> PersonBoxes:
+            found = find(frames.images, self.min_score)
+            frame = np.repeat(np.arange(len(found)), [len(persons) for persons in found])
+            rows = np.concatenate([np.zeros((0, 5), np.float32), *found])
+            return PersonBoxes(
+                video=np.full(len(rows), frames.video, object),
+                frame=frames.frame[frame],
+                time_s=frames.time_s[frame],
+                source=np.full(len(rows), self.network, object),
+                box=rows[:, :4],
+                score=rows[:, 4],
+            )
+
+        return detect

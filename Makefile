@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate bench-fit bench-fit-quality readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,12 @@ test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openss
 
 bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop
 	$(BIN)/python -m benchmarks.annotate
+
+bench-fit: setup ## hands/s and objective of the fit beside smplx + Adam and joints + Adam, and 100,000 hands refit from tables
+	$(BIN)/python -m benchmarks.fit_speed
+
+bench-fit-quality: setup ## millimetres of the fit under noise and outliers, and from picture to hand
+	$(BIN)/python -m benchmarks.fit_quality
 
 readme: setup ## write the README's tree anew
 	$(BIN)/python docs/tree.py

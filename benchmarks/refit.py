@@ -1,0 +1,119 @@
+"""Refit a large data folder from its tables alone, by the one command a user types: hands/s, and memory against the number of hands.
+
+The folder has everything that comes before the fit (videos, clips, hands), made by nobody's camera: no video, no detector.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from pipeline.graph import Graph, State, Task, table_of
+from pipeline.manifest import read_manifest
+from pipeline.recipes import whim
+from pipeline.store import Store
+from stages.tables import Clips, Hands, Table, Videos
+
+ROOT = Path(__file__).resolve().parents[1]
+HANDS_PER_CLIP, CLIPS_PER_VIDEO = 100, 20
+T = TypeVar("T", bound=Table)
+
+
+def measure(keypoints: Float64[np.ndarray, "n 21 3"], sizes: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
+    """Of each number of hands: seconds of the whole command, hands/s, peak memory of its workers and of its driver."""
+    return {str(size): _measure_one(keypoints, size) for size in sizes}
+
+
+def _measure_one(keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_folder(Path(folder), keypoints, num_hands)
+        command = [sys.executable, "-m", "pipeline", "run", "--data", str(data), "--until", "review"]
+        start = time.perf_counter()
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        wall_s = time.perf_counter() - start
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with status {status}")
+        receipts = [json.loads(line) for log in (data / "runs").iterdir() for line in log.read_text().splitlines()]
+        num_clips = len(list((data / "reviews").glob("*.parquet")))
+    return {
+        "num_clips": num_clips,
+        "wall_s": wall_s,
+        "hands_per_s": num_hands / wall_s,
+        "peak_mb_worker": max(receipt["peak_mb"] for receipt in receipts),
+        "peak_mb_driver": usage.ru_maxrss / 1024,
+    }
+
+
+def write_folder(folder: Path, keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> Path:
+    """A data folder whose tables are complete up to the hands; its manifest names videos that are nowhere."""
+    num_videos = -(-num_hands // (HANDS_PER_CLIP * CLIPS_PER_VIDEO))
+    listed = folder / "videos.txt"
+    listed.write_text("".join(f"video_{number:05d} split=train\n" for number in range(num_videos)))
+    store, manifest = Store(folder / "data"), read_manifest(listed)
+    stages = whim(manifest, store.root)
+    graph = Graph(stages[: [stage.name for stage in stages].index("fit")], manifest, store).load()
+    while items := list(graph.ready()):
+        for task in (task for item in items for task in item.tasks):
+            stage = graph.stages[task.stage]
+            store.commit(table_of(stage), task.key, _content(stage.writes, task, keypoints), task.recipe)
+            graph.settle(task, State.DONE)
+    store.write_json("run.json", {"recipe": "whim", "videos": str(listed)})
+    return store.root
+
+
+def _content(kind: type[Table], task: Task, keypoints: Float64[np.ndarray, "n 21 3"]) -> Table:
+    if kind is Videos:
+        return filled(Videos, 1, video=task.key, path=f"media/{task.key}.mp4", width=1280, height=960, frames_per_second=25)
+    if kind is Clips:
+        n, number = CLIPS_PER_VIDEO, np.arange(CLIPS_PER_VIDEO)
+        clip = np.array([f"{task.key}-{i:04d}" for i in number], object)
+        times = {"start_s": 20.0 * number, "end_s": 20.0 * (number + 1), "first_frame": 500 * number, "num_frames": 500}
+        return filled(Clips, n, clip=clip, video=task.key, **times, frames_per_second=5, ends_with="length")
+    if kind is Hands:
+        assert isinstance(task.row, Clips)
+        return _hands(task.row, keypoints)
+    return kind.empty()
+
+
+def _hands(clip: Clips, keypoints: Float64[np.ndarray, "n 21 3"]) -> Hands:
+    """One hand a sampled frame, left and right clip by clip."""
+    number = np.arange(HANDS_PER_CLIP)
+    seen = keypoints[np.random.default_rng(int(clip.first_frame[0])).integers(len(keypoints), size=HANDS_PER_CLIP)]
+    corners = np.concatenate([seen[..., :2].min(1), seen[..., :2].max(1)], 1)
+    return filled(
+        Hands,
+        HANDS_PER_CLIP,
+        video=clip.video[0],
+        frame=clip.first_frame[0] + 5 * number,
+        time_s=clip.start_s[0] + number / 5,
+        width=1280,
+        height=960,
+        box=corners,
+        score=0.9,
+        side=int(clip.clip[0][-1]) % 2,
+        keypoints=seen,
+        world=np.nan,
+        track_length=HANDS_PER_CLIP,
+        num_agree=1,
+        num_run=1,
+    )
+
+
+def filled(kind: type[T], n: int, **known: Any) -> T:
+    """A table of n rows: known columns as given, the rest blank."""
+    blank = vars(kind.empty())
+    columns = {}
+    for name, column in blank.items():
+        nothing: Any = "" if column.dtype == object else 0
+        values = np.asarray(known.pop(name, nothing), column.dtype)
+        columns[name] = np.broadcast_to(values, (n, *column.shape[1:])).copy()
+    assert not known, f"{kind.__name__} has no column {', '.join(known)}"
+    return kind(**columns)

@@ -20,6 +20,7 @@ from pipeline.run import NoWorkers, stop_on_sigterm
 from pipeline.status import failures, print_status, status_rows
 from pipeline.store import Store, StoreError
 from stages.stage import Reason
+from stages.tables import Manifest
 
 console = Console(soft_wrap=True)
 
@@ -43,16 +44,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load_graph(arguments: argparse.Namespace, *, remember: bool = False) -> Graph:
-    """The graph of a data folder: recipe and manifest as given, else as its last run had them."""
+    """The graph of a data folder: recipe and manifest as given, else as its last run had them.
+
+    A list or folder of videos that is gone is known from the last run.
+    """
     store = Store(data_folder(arguments))
     last = store.read_json("run.json") or {}
     recipe = arguments.recipe or last.get("recipe") or "whim"
-    videos = getattr(arguments, "videos", None) or last.get("videos")
+    given = getattr(arguments, "videos", None)
+    videos = given or last.get("videos")
     if not videos:
         raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
-    manifest = read_manifest(Path(videos))
+    try:
+        manifest = read_manifest(Path(videos))
+    except FileNotFoundError:
+        if given or not store.part("", "manifest").exists():
+            raise
+        manifest = store.read(Manifest, "", "manifest")  # the videos were put away; what was made of them is here
     if remember:
         store.write_json("run.json", {"recipe": recipe, "videos": str(Path(videos).absolute())})
+        store.commit("", "manifest", manifest, {})
     stages = find_recipe(recipe)(manifest, store.root)
     until = getattr(arguments, "until", None)
     if until:

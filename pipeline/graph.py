@@ -140,13 +140,28 @@ class Graph:
         made = self._videos.setdefault(video, {})
         for position, stage in enumerate(self.stages):
             if stage.key == "video":
-                item = _manifest_identity(row) if Manifest in stage.reads else {}
+                item = self._manifest_identity(stage, row) if Manifest in stage.reads else {}
                 made[position] = self._add(position, video, shard, item, row, made)
         lister = next((t for p, t in made.items() if self.stages[p].writes is Clips), None)
         if lister is not None and lister.state is State.DONE:
             self._add_clips(video)
         elif lister is not None and lister.state is State.PENDING:
             self.unknown_clips.add(video)
+
+    def _manifest_identity(self, stage: Stage, row: Manifest) -> dict[str, Any]:
+        """What of a manifest line decides the download: where from and which size; a local file by its size and time.
+
+        Of a local file that is gone, the ones it had when it was here: what was made from it stays good, and can be refitted.
+        """
+        source = row.source[0]
+        identity = {"source": source, "width": int(row.width[0]), "height": int(row.height[0]), "fps": float(row.frames_per_second[0])}
+        if not source.startswith("/"):
+            return identity
+        if Path(source).is_file():
+            stat = Path(source).stat()
+            return identity | {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
+        return {name: before[name] for name in ("size_bytes", "modified_ns") if name in before} | identity
 
     def _add_clips(self, video: str) -> None:
         self.unknown_clips.discard(video)
@@ -295,16 +310,6 @@ def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
 def seat_of(stage: Stage) -> Seat:
     """What a worker of the stage holds."""
     return stage.resources.cpus, stage.resources.gpus, stage.resources.lane
-
-
-def _manifest_identity(row: Manifest) -> dict[str, Any]:
-    """What of a manifest line decides the download: where from and which size; a local file by its size and time."""
-    source = row.source[0]
-    identity = {"source": source, "width": int(row.width[0]), "height": int(row.height[0]), "fps": float(row.frames_per_second[0])}
-    if source.startswith("/") and Path(source).is_file():
-        stat = Path(source).stat()
-        identity |= {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-    return identity
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Why:

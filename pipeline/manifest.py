@@ -49,13 +49,14 @@ class Line:
 def read_manifest(path: Path) -> Manifest:
     """The videos of a list, of all video files below a folder, or of one video file; withdrawn ones left out.
 
-    Raises ValueError that names file and line of a malformed or contradictory line, FileNotFoundError when there is no such path.
+    Raises ValueError that names file and line of a malformed or contradictory line, FileNotFoundError when there is no such path or no
+    video below it.
     """
     path = Path(path)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if _VIDEO_SUFFIX.fullmatch(p.suffix) and p.is_file())
         if not files:
-            raise ValueError(f"{path}: no video below this folder (looked for .mp4, .mkv, .webm and the like)")
+            raise FileNotFoundError(f"{path}: no video below this folder (looked for .mp4, .mkv, .webm and the like)")
         return without_removed(_manifest(_named_by_path(path, files)), path / "removed.txt")
     if not path.exists():
         raise FileNotFoundError(f"{path}: neither a list of videos, nor a folder, nor a video")

@@ -92,7 +92,7 @@ def test_a_folder_names_its_files_apart(tmp_path: Path) -> None:
 def test_what_is_no_list_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="neither a list"):
         read_manifest(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="no video below"):
+    with pytest.raises(FileNotFoundError, match="no video below"):
         read_manifest(tmp_path)
     (tmp_path / "video").write_bytes(bytes(range(256)))
     with pytest.raises(ValueError, match="is no text"):

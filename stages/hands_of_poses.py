@@ -1,0 +1,89 @@
+"""Hands as a whole-body pose network sees them: the hand blocks of its poses, by HaMeR's rule.
+
+A whole-body network finds both hands of everybody, hidden ones too (HaMeR, issue 114): alone it is a poor witness.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32
+
+from stages.detectors.found import hull_boxes
+from stages.stage import Key, Resources
+from stages.tables import HandDetections, Poses, Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandsOfPoses:
+    """A hand wherever enough of its keypoints are sure (Pavlakos et al., HaMeR, CVPR 2024)."""
+
+    name: ClassVar[str] = "hands-of-poses"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Poses,)
+    writes: ClassVar[type[Table]] = HandDetections
+    resources: ClassVar[Resources] = Resources(cpus=1)
+
+    detector: str = "vitpose"
+    """Whose poses."""
+    min_keypoint: float = 0.5
+    """A keypoint of more than this score is sure, in [0, 1]. HaMeR's."""
+    more_than: int = 3
+    """A hand has more sure keypoints than this. HaMeR's."""
+    crop_scale: float = 2.0
+    """The `crop` column is so many times the hull of the sure keypoints. HaMeR's."""
+    extent_width: float = 1.24
+    """A hand's box is this many times as wide as the hull of its sure keypoints. As for MediaPipe's, until learned for this source."""
+    extent_height: float = 1.21
+    """The same for the height."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_keypoint < 1:
+            raise ValueError(f"hands_of_poses.min_keypoint must lie in [0, 1), got {self.min_keypoint}")
+        if not 1 <= self.more_than < 21:
+            raise ValueError(f"hands_of_poses.more_than must lie in [1, 20], got {self.more_than}")
+        for name in ("crop_scale", "extent_width", "extent_height"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"hands_of_poses.{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """No model files."""
+        return {}
+
+    def build(self) -> Callable[[Poses], HandDetections]:
+        return self._hands
+
+    def _hands(self, poses: Poses) -> HandDetections:
+        mine = poses.take(poses.source == self.detector)
+        of_side = [self._of_side(mine, keypoints, toward) for keypoints, toward in ((mine.left_hand, -1.0), (mine.right_hand, 1.0))]
+        hands = HandDetections.concat(of_side)
+        return hands.take(np.lexsort((hands.p_right > 0.5, hands.person, hands.frame)))
+
+    def _of_side(self, poses: Poses, keypoints: Float32[np.ndarray, "n 21 3"], toward: float) -> HandDetections:
+        """The left (`toward` -1) or right (1) hands that are sure enough. Their score is the keypoints' mean."""
+        there = (keypoints[..., 2] > self.min_keypoint).sum(1) > self.more_than
+        poses, keypoints = poses.take(there), keypoints[there]
+        count = len(poses)
+        score = keypoints[..., 2].mean(1)
+        crop = hull_boxes(keypoints, min_score=self.min_keypoint, extent=(self.crop_scale, self.crop_scale))
+        unknown = np.full(count, np.nan, np.float32)
+        return HandDetections(
+            video=poses.video,
+            frame=poses.frame,
+            time_s=poses.time_s,
+            source=poses.source,
+            route=np.full(count, "person", object),
+            person=poses.person,
+            crop=crop,
+            box=hull_boxes(keypoints, min_score=self.min_keypoint, extent=(self.extent_width, self.extent_height)),
+            score_raw=score,
+            score=score,
+            palm_score=unknown,
+            presence=unknown,
+            p_right=(1 + np.float32(toward) * score) / 2,
+            keypoints=keypoints,
+            world=np.full((count, 21, 3), np.nan, np.float32),
+        )

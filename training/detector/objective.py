@@ -1,0 +1,122 @@
+"""The detector's loss of a batch: assignment, the terms of eq. 5, and their weights (WiLoR, section 4.1)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.detector.assignment import Assignment, Hands, assign
+from training.detector.losses import (
+    complete_iou,
+    distance_loss,
+    keypoint_distance_loss,
+    keypoint_loss,
+    side_loss,
+    visibility_loss,
+)
+from training.detector.network import NUM_KEYPOINTS, Raw, anchors, decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorLossWeights:
+    """Of the terms; the paper gives none. These are the usual ones of the YOLO family."""
+
+    side: float = 0.5
+    box: float = 7.5
+    distance: float = 1.5
+    keypoints: float = 12.0
+    visibility: float = 1.0
+    keypoint_loss: Literal["similarity", "distance"] = "similarity"
+    """similarity: OKS with the sigmas of hands; distance: the paper's L2."""
+
+
+class Terms(NamedTuple):
+    """Weighted, each a number."""
+
+    side: Float[Tensor, ""]
+    box: Float[Tensor, ""]
+    distance: Float[Tensor, ""]
+    keypoints: Float[Tensor, ""]
+    visibility: Float[Tensor, ""]
+
+    def total(self) -> Float[Tensor, ""]:
+        return torch.stack(list(self)).sum()
+
+
+class Targets(NamedTuple):
+    """The truth of a batch, padded."""
+
+    hands: Hands
+    ignore: Float[Tensor, "b ignored 4"]  # zeros where there is none
+
+
+def targets_of(labels: Mapping[str, Tensor], num_images: int) -> Targets:
+    """Padded truth from flat columns `image`, `box`, `side`, `keypoints`, `ignore_image`, `ignore`."""
+    (box, side, keypoints), real = _padded(labels["image"], num_images, labels["box"], labels["side"].long(), labels["keypoints"])
+    (ignore,), _ = _padded(labels["ignore_image"], num_images, labels["ignore"])
+    return Targets(Hands(box, side, keypoints, real), ignore)
+
+
+def _padded(image: Tensor, num_images: int, *columns: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Rows by picture, [b, most, ...] with zeros at the end, and which are real."""
+    order = image.argsort(stable=True)
+    counts = torch.bincount(image, minlength=num_images)
+    most = int(counts.max()) if len(image) else 0
+    sorted_image = image[order]
+    place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[sorted_image]
+    out = []
+    for values in columns:
+        padded = values.new_zeros(num_images, most, *values.shape[1:])
+        padded[sorted_image, place] = values[order]
+        out.append(padded)
+    return out, torch.arange(most, device=image.device) < counts[:, None]
+
+
+def detector_loss(raw: Raw, targets: Targets, size: tuple[int, int], weights: DetectorLossWeights, num_anchors: int = 10) -> Terms:
+    """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of their qualities."""
+    points, strides = anchors(*size, raw.box)
+    said = decode(raw, points, strides)
+    given = assign(said._replace(box=said.box.detach(), score=said.score.detach()), points, targets.hands, num_anchors=num_anchors)
+    norm = given.quality.sum().clamp_min(1)
+    picture, anchor = torch.nonzero(given.taken, as_tuple=True)
+    hand = given.hand[picture, anchor]
+    box, keypoints = targets.hands.box[picture, hand], targets.hands.keypoints[picture, hand]
+    quality, stride = given.quality[picture, anchor], strides[anchor]
+
+    aim = torch.zeros_like(raw.side)
+    aim[picture, anchor, targets.hands.side[picture, hand]] = quality.to(aim.dtype)
+    side = side_loss(raw.side, aim, _ignored(points, targets.ignore, given)).sum() / norm
+    overlap = complete_iou(said.box[picture, anchor], box)
+    corners = torch.cat([points[anchor] - box[:, :2], box[:, 2:] - points[anchor]], 1) / stride[:, None]
+    distance = distance_loss(raw.box[picture, anchor], corners)
+    area = (box[:, 2:] - box[:, :2]).prod(1)
+    similarity = keypoint_loss if weights.keypoint_loss == "similarity" else keypoint_distance_loss
+    seen = keypoints[..., 2]
+    spread = similarity(said.keypoints[picture, anchor, :, :2], keypoints[..., :2], seen, area)
+    visible = visibility_loss(raw.keypoints[picture, anchor].reshape(-1, NUM_KEYPOINTS, 3)[..., 2], (seen > 0).to(spread.dtype))
+    with_points = (seen > 0).any(1)
+    count = with_points.sum().clamp_min(1)
+    return Terms(
+        side=weights.side * side,
+        box=weights.box * (quality * (1 - overlap)).sum() / norm,
+        distance=weights.distance * (quality * distance).sum() / norm,
+        keypoints=weights.keypoints * (spread * with_points).sum() / count,
+        visibility=weights.visibility * visible.sum() / max(len(visible), 1),
+    )
+
+
+def _ignored(points: Float[Tensor, "anchors 2"], ignore: Float[Tensor, "b ignored 4"], given: Assignment) -> Tensor:
+    """Anchors within boxes of which nobody knows what they show, but for those that answer for a hand."""
+    if not ignore.shape[1]:
+        return torch.zeros_like(given.taken)
+    within = ((points > ignore[:, :, None, :2]) & (points < ignore[:, :, None, 2:])).all(-1).any(1)
+    return within & ~given.taken
+
+
+def tensors(labels: Mapping[str, np.ndarray], device: torch.device | str) -> dict[str, Tensor]:
+    """The columns of a batch on a device."""
+    return {name: torch.from_numpy(np.ascontiguousarray(values)).to(device) for name, values in labels.items()}

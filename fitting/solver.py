@@ -1,6 +1,8 @@
 """Levenberg-Marquardt on a batch of hands, each with a damping and an end of its own; finished hands leave the batch."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,8 +10,10 @@ from torch import Tensor
 
 from fitting.objective import Landmarks, Objective, State
 
-_FIRST_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-2, 1e-6, 1e5
-_FLOOR = 1e-6
+FIRST_DAMPING, MIN_DAMPING, MAX_DAMPING = 1e-2, 1e-6, 1e5
+EASED, RAISED = 0.3, 6.0
+"""What a step that lowers the total, and one that does not, multiply the damping by."""
+FLOOR = 1e-6
 """Added to the diagonal of the normal equations, for hands whose landmarks leave a direction unseen."""
 
 
@@ -21,6 +25,26 @@ class Solution(NamedTuple):
     converged: Bool[Tensor, "n"]
     damping: Float[Tensor, "n"]
     num_iterations: Int[Tensor, "n"]
+
+
+Backend = Literal["auto", "torch", "compiled"]
+
+
+def solver(backend: Backend, like: Tensor, num_threads: int = 1) -> Callable[..., Solution]:
+    """`solve`, or its twin `fitting.compiled.solve` on so many threads: "auto" takes the twin for float32 on the CPU.
+
+    Raises ValueError for "compiled" with tensors elsewhere.
+    """
+    if backend not in ("auto", "torch", "compiled"):
+        raise ValueError(f"the fit's backend must be auto, torch or compiled, got {backend!r}")
+    fits = like.device.type == "cpu" and like.dtype == torch.float32
+    if backend == "compiled" and not fits:
+        raise ValueError(f"the compiled fit takes float32 on the CPU, got {like.dtype} on {like.device}: take the backend auto or torch")
+    if backend == "torch" or not fits:
+        return solve
+    from fitting import compiled  # numba, which not every reader of this module needs
+
+    return partial(compiled.solve, num_threads=num_threads)
 
 
 def solve(
@@ -39,7 +63,7 @@ def solve(
     n = len(seen.keypoints)
     state = State(*(values.clone() for values in start))
     total = objective.total(objective.losses(state, seen)[0])
-    damping = torch.full_like(total, _FIRST_DAMPING) if damping is None else damping.clone()
+    damping = torch.full_like(total, FIRST_DAMPING) if damping is None else damping.clone()
     converged = torch.zeros(n, dtype=torch.bool, device=total.device)
     used = torch.zeros(n, dtype=torch.int64, device=total.device)
     for _ in range(num_iterations):
@@ -50,8 +74,8 @@ def solve(
         trial, value, lowered = _step(objective, here, marks, total[rows], damping[rows])
         used[rows] += 1
         drop = (total[rows] - value) / total[rows].clamp_min(1e-12)
-        damping[rows] = torch.where(lowered, damping[rows] * 0.3, damping[rows] * 6).clamp_min(_MIN_DAMPING)
-        converged[rows] = (lowered & (drop < tolerance)) | (damping[rows] > _MAX_DAMPING)
+        damping[rows] = torch.where(lowered, damping[rows] * EASED, damping[rows] * RAISED).clamp_min(MIN_DAMPING)
+        converged[rows] = (lowered & (drop < tolerance)) | (damping[rows] > MAX_DAMPING)
         better = rows[lowered]
         state.put(better, trial.take(lowered))
         total[better] = value[lowered]
@@ -65,7 +89,7 @@ def _step(
     _, posed = objective.losses(state, seen)
     matrix, gradient = objective.normal_equations(state, seen, posed)
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    diagonal += damping[:, None] * diagonal + _FLOOR
+    diagonal += damping[:, None] * diagonal + FLOOR
     factor, failed = torch.linalg.cholesky_ex(matrix)
     step = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
     sound = (failed == 0) & torch.isfinite(step).all(1)

@@ -21,7 +21,7 @@ from fitting.mano import HandModel, pose_hand, project
 from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
 from fitting.prior import NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
-from fitting.solver import Solution, solve
+from fitting.solver import Backend, Solution, solver
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -62,6 +62,10 @@ class FitSettings:
     """Of the disagreement with world landmarks, when they choose between the two tilts."""
     batch_size: int = 512
     """Hands solved at once."""
+    backend: Backend = "auto"
+    """Which solver: `fitting.compiled` for a float32 model on the CPU, `fitting.solver` for all others; or one of them by name."""
+    num_threads: int = 1
+    """Of the compiled solver."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class Fitter:
         self.batch_size = self.settings.batch_size  # or what of it fits the memory
         prior = pose_prior(model, self.settings.num_components)
         self.objective = Objective.of(model, prior, self.settings.weights)
+        self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
 
     @torch.no_grad()
     def fit(self, keypoints: Float[np.ndarray, "n 21 3"], world: Float[np.ndarray, "n 21 3"] | None = None) -> HandFits:
@@ -179,7 +184,7 @@ class Fitter:
         both = State(*(torch.cat(pair) for pair in zip(*starts, strict=True)))
         twice = Landmarks(*(torch.cat([values, values]) for values in seen))
         first_iterations = min(_FIRST_ITERATIONS, settings.num_iterations)
-        early = solve(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
+        early = self._minimise(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
         _, posed = self.objective.losses(early.state, twice)
         score = early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))
         second = score[n:] < score[:n]
@@ -187,7 +192,7 @@ class Fitter:
         margin = flip_margin(score.view(2, n), posed.points.view(2, n, 21, 3), second)
         last = settings.num_iterations - first_iterations
         start, damping = early.state.take(chosen), early.damping[chosen]
-        end = solve(self.objective, start, seen, num_iterations=last, tolerance=settings.tolerance, damping=damping)
+        end = self._minimise(self.objective, start, seen, num_iterations=last, tolerance=settings.tolerance, damping=damping)
         count = early.num_iterations[:n] + early.num_iterations[n:] + end.num_iterations
         return end._replace(num_iterations=count, converged=end.converged | early.converged[chosen]), margin
 

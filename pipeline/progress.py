@@ -61,6 +61,8 @@ class Bars:
         if outcome.state in (State.FAILED, State.RETRY):
             again = "" if outcome.state is State.FAILED else " (tried again by the next run)"
             self.progress.console.print(f"{name} {task.key}: {outcome.reason}: {outcome.message}{again}", style="yellow", markup=False)
+        elif outcome.state is State.DONE and outcome.message:
+            self.progress.console.print(f"{name} {task.key}: {outcome.message}", style="yellow", markup=False)
         self.refresh()
 
 

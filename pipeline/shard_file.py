@@ -2,15 +2,16 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.pack import Pack
+from stages.pack import Pack, Picture
 from stages.shards import Shards
 
 
@@ -46,6 +47,30 @@ def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, reci
             writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
             num_rows += batch.num_rows
     return num_rows
+
+
+def earlier_pictures(stage: Pack, path: Path) -> Callable[[str, str], Iterator[Picture]] | None:
+    """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory.
+
+    None when there is no shard, or one whose pictures were stored by other settings than the stage's.
+    """
+    try:
+        shard = pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowInvalid):
+        return None
+    recipe = json.loads((shard.schema_arrow.metadata or {}).get(b"recipe", b"{}"))
+    before = recipe.get("settings", {})
+    if recipe.get("version") != stage.version or any(before.get(name) != getattr(stage, name) for name in ("jpeg_quality", "max_side")):
+        return None
+    clips = [set(shard.read_row_group(group, ["clip"])["clip"].to_pylist()) for group in range(shard.num_row_groups)]
+
+    def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
+        for group in (group for group, present in enumerate(clips) if clip in present):
+            rows = shard.read_row_group(group, [*Picture._fields, "clip", "video_sha256"])
+            same = pc.and_(pc.equal(rows["clip"], clip), pc.equal(rows["video_sha256"], video_sha256))
+            yield from (Picture(**row) for row in rows.filter(same).select(list(Picture._fields)).to_pylist())
+
+    return pictures
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.graph import State, table_of
-from pipeline.shard_file import write_shard
+from pipeline.shard_file import earlier_pictures, write_shard
 from pipeline.store import ErrorRecord, Store, StoreError, room
 from stages.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
@@ -103,11 +103,14 @@ class Worker:
         stage = self.stages[position]
         with self._recording(position, order.key, recipe, outcome):
             if isinstance(stage, Pack):
-                batches = self._function(position)(self._sources(order))
+                left_out: list[str] = []
+                batches = self._function(position)(self._sources(order, stage), left_out)
                 with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
                     outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
                 self.store.error_file(table_of(stage), order.key).unlink(missing_ok=True)
                 outcome.state = State.DONE
+                if left_out:
+                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: no video, no picture in the earlier shard"
             else:
                 result = self._function(position)(*(self._input(kind, order, stage) for kind in stage.reads))
                 self._finish(position, order.key, recipe, result, outcome)
@@ -174,16 +177,18 @@ class Worker:
         videos = self.store.read(Videos, "videos", video)
         return dataclasses.replace(videos, path=np.array([str(self.store.root / p) for p in videos.path], object))
 
-    def _sources(self, order: Order) -> Iterator[ClipTables]:
+    def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
         """The clips of a shard, one at a time."""
+        earlier = earlier_pictures(stage, self.store.part(table_of(stage), order.key))
         for video, clip in order.clips:
-            clips = self.store.read(Clips, "clips", video)
+            clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
             yield ClipTables(
-                videos=self._videos(video),
+                videos=videos,
                 clips=clips.take(clips.clip == clip),
                 hands=self.store.read(Hands, "hands", clip),
                 fits=self.store.read(Fits, "fits", clip),
                 reviews=self.store.read(Reviews, "reviews", clip),
+                earlier=earlier and earlier(clip, videos.sha256[0]),
             )
 
     @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,17 @@ BELOW_MIN_QUALITY = "min_quality"
 Row = dict[str, Any]
 
 
+class Picture(NamedTuple):
+    """A frame as it is stored."""
+
+    frame: int
+    time_s: float
+    width: int
+    height: int
+    scale: float
+    image: bytes  # JPEG
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class ClipTables:
     """All that is known of one clip: the one row of its video (absolute path), its own row, and the rows of its hands."""
@@ -34,6 +45,8 @@ class ClipTables:
     hands: Hands
     fits: Fits
     reviews: Reviews
+    earlier: Iterable[Picture] | None = None
+    """What an earlier shard holds of the clip, for the day when its video was put away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,22 +96,26 @@ class Pack:
         """No model files."""
         return {}
 
-    def build(self) -> Callable[[Iterable[ClipTables]], Iterator[pa.RecordBatch]]:
+    def build(self) -> Callable[..., Iterator[pa.RecordBatch]]:
         import simplejpeg
 
         encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
         return partial(pack, settings=self, encode=encode)
 
 
-def pack(sources: Iterable[ClipTables], *, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[pa.RecordBatch]:
+def pack(
+    sources: Iterable[ClipTables], left_out: list[str] | None = None, *, settings: Pack, encode: Callable[[np.ndarray], bytes]
+) -> Iterator[pa.RecordBatch]:
     """Rows of all clips, in record batches that become the row groups; no more than one batch and one stretch of frames in memory.
 
-    Raises ValueError when tables contradict each other or the video.
+    Samples with hands of which no picture is left, in the video or in the earlier shard, are added to `left_out`.
+    Raises ValueError when tables contradict each other or the video, FileNotFoundError when there is neither video nor earlier shard.
     """
+    left_out = [] if left_out is None else left_out
     rows: list[Row] = []
     size_bytes = 0
     for source in sources:
-        for row in _rows(source, settings, encode):
+        for row in _rows(source, left_out, settings, encode):
             rows.append(row)
             size_bytes += len(row["image"])
             if len(rows) == settings.row_group_size or size_bytes >= settings.row_group_bytes:
@@ -108,7 +125,7 @@ def pack(sources: Iterable[ClipTables], *, settings: Pack, encode: Callable[[np.
         yield _batch(rows)
 
 
-def _rows(source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:
+def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:
     """One row a frame that is worth keeping: with hands, or one of the sampled frames without any."""
     video, clip = source.videos.video[0], source.clips.clip[0]
     _refuse_misaligned(source, clip)
@@ -118,39 +135,57 @@ def _rows(source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], byt
     scale = _scale(source.hands.width, source.hands.height, settings.max_side)
     hands, fits = _scaled(source.hands, source.fits, scale)
     structs = _structs(hands, fits, reviews)
-    wanted = set(source.hands.frame[listed].tolist())
     origin = _origin(source.videos)
+    missing = set(source.hands.frame[listed].tolist())
+
+    def is_wanted(frame: int) -> bool:
+        return frame in missing or (frame not in source.hands.frame and unit_hash(f"{video}/{frame}") < settings.negatives)
+
+    for picture in _pictures(source, settings, encode, is_wanted):
+        on_frame = source.hands.frame == picture.frame
+        missing.discard(picture.frame)
+        yield {
+            "sample": f"{video}/{picture.frame}",
+            "video": video,
+            "clip": clip,
+            **picture._asdict(),
+            **origin,
+            "video_sha256": source.videos.sha256[0],
+            "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
+            "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
+        }
+    if missing and _put_away(source):
+        left_out += [f"{video}/{frame}" for frame in sorted(missing)]
+    elif missing:
+        raise ValueError(
+            f"clip {clip}: {len(missing)} frames with hands can no longer be read, first frame {min(missing)}: fetch the video again"
+        )
+
+
+def _put_away(source: ClipTables) -> bool:
+    """Whether the video is gone and an earlier shard speaks for it."""
+    return source.earlier is not None and not Path(source.videos.path[0]).exists()
+
+
+def _pictures(
+    source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], bytes], is_wanted: Callable[[int], bool]
+) -> Iterator[Picture]:
+    """The wanted frames of a clip as they are stored: from its video, or as the earlier shard has them."""
+    if source.earlier is not None and _put_away(source):
+        yield from (picture for picture in source.earlier if is_wanted(picture.frame))
+        return
+    clip, hands = source.clips.clip[0], source.hands
     for frames in read_frames(Path(source.videos.path[0]), source.clips):
         for frame, time_s, image in zip(frames.frame.tolist(), frames.time_s.tolist(), frames.images, strict=True):
-            on_frame = source.hands.frame == frame
-            sample = f"{video}/{frame}"
-            if not (on_frame & listed).any() and (on_frame.any() or unit_hash(sample) >= settings.negatives):
+            if not is_wanted(frame):
                 continue
-            wanted.discard(frame)
             height, width = image.shape[:2]
-            if on_frame.any() and (source.hands.width[on_frame][0], source.hands.height[on_frame][0]) != (width, height):
-                raise ValueError(f"clip {clip}, frame {frame}: the video is {width}x{height} now, its hands were found at another size")
+            for seen in np.flatnonzero(hands.frame == frame)[:1]:
+                if (hands.width[seen], hands.height[seen]) != (width, height):
+                    raise ValueError(f"clip {clip}, frame {frame}: the video is {width}x{height} now, its hands were found at another size")
             shrink = float(_scale(np.array([width]), np.array([height]), settings.max_side)[0])
             image = _shrunk(image, shrink)
-            yield {
-                "sample": sample,
-                "video": video,
-                "clip": clip,
-                "frame": frame,
-                "time_s": time_s,
-                "width": image.shape[1],
-                "height": image.shape[0],
-                "scale": shrink,
-                **origin,
-                "video_sha256": source.videos.sha256[0],
-                "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
-                "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
-                "image": encode(np.ascontiguousarray(image)),
-            }
-    if wanted:
-        raise ValueError(
-            f"clip {clip}: {len(wanted)} frames with hands can no longer be read, first frame {min(wanted)}: fetch the video again"
-        )
+            yield Picture(frame, time_s, image.shape[1], image.shape[0], shrink, encode(np.ascontiguousarray(image)))
 
 
 def _origin(videos: Videos) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fitting import anatomy
 from fitting.batches import in_batches
+from fitting.chains import Chain, chains, segments, whole_tracks
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.losses import angle_excess
@@ -22,6 +23,7 @@ from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
 from fitting.prior import NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
 from fitting.solver import Backend, Solution, solver
+from fitting.tracks import TrackSettings, cheapest_path, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -52,6 +54,7 @@ class FitSettings:
     """How to fit; `LossWeights` says what counts how much."""
 
     weights: LossWeights = field(default_factory=LossWeights)
+    tracks: TrackSettings = field(default_factory=TrackSettings)
     num_components: int = NUM_COMPONENTS
     """Of the pose PCA, d in eq. 4."""
     num_iterations: int = 20
@@ -86,6 +89,7 @@ class HandFits:
     loss_prior: Float[Tensor, "n"]
     loss_shape: Float[Tensor, "n"]
     loss_depth: Float[Tensor, "n"]
+    loss_smooth: Float[Tensor, "n"]  # of the track's acceleration here; 0 at its ends and without one
     error_px: Float[Tensor, "n"]  # confidence-weighted mean distance
     error_share: Float[Tensor, "n"]  # error_px over the longer side of `box`
     inlier_ratio: Float[Tensor, "n"]  # share of the landmarks used that lie within `_INLIER` robust scales of their joints
@@ -119,11 +123,19 @@ class Fitter:
         self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
 
     @torch.no_grad()
-    def fit(self, keypoints: Float[np.ndarray, "n 21 3"], world: Float[np.ndarray, "n 21 3"] | None = None) -> HandFits:
+    def fit(
+        self,
+        keypoints: Float[np.ndarray, "n 21 3"],
+        world: Float[np.ndarray, "n 21 3"] | None = None,
+        *,
+        track: Int[np.ndarray, "n"] | None = None,
+        time_s: Float[np.ndarray, "n"] | None = None,
+    ) -> HandFits:
         """Fit n right hands; OpenPose's order, pixels and confidence; a point that is not finite or has no confidence is not used.
 
         `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), only chooses between the
-        two tilts that the image cannot tell apart. Never raises for a bad hand: `outcome` says what was wrong with it.
+        two tilts that the image cannot tell apart. Rows with the same `track` (-1: none) are one hand at the moments `time_s`, in any
+        order, and are fitted together. Never raises for a bad hand: `outcome` says what was wrong with it.
         """
         points = torch.as_tensor(np.asarray(keypoints[..., :2], dtype=np.float64))
         confidence = torch.as_tensor(np.asarray(keypoints[..., 2], dtype=np.float64))
@@ -140,12 +152,19 @@ class Fitter:
         fits.outcome[(enough & (side <= 1e-3)).numpy()] = Outcome.NO_EXTENT
         hint = torch.full_like(points[..., :1], torch.nan).expand(-1, -1, 3) if world is None else torch.as_tensor(np.asarray(world))
 
+        moment = np.zeros(len(points)) if time_s is None else np.asarray(time_s, dtype=np.float64)
+        segment = np.full(len(points), -1)
+        if track is not None:
+            segment[usable] = segments(np.asarray(track)[usable], moment[usable], self.settings.tracks.max_gap_s)
+
         def fit_rows(rows: Int[Tensor, "m"]) -> None:
             centre = (low[rows] + high[rows]) / 2
             pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
-            self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows])
+            tied = chains(segment[rows], moment[rows]) if track is not None else []
+            self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows], tied)
 
-        self.batch_size = in_batches(fit_rows, usable, self.batch_size)
+        for rows in whole_tracks(segment[usable], self.batch_size):
+            self.batch_size = min(self.batch_size, in_batches(fit_rows, usable[rows], max(len(rows), 1)))
         return fits
 
     def _fit_batch(
@@ -157,17 +176,19 @@ class Fitter:
         centre: Float[Tensor, "m 2"],
         side: Float[Tensor, "m"],
         hint: Float[Tensor, "m 21 3"],
+        tied: list[Chain],
     ) -> None:
         """Fit one batch of usable hands and write its rows."""
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         unknown = torch.zeros_like(normalised[..., 0])
         seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
-        best, margin = self._solve(seen, hint.to(like)[:, order])
+        tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
+        best, margin, smooth = self._solve(seen, hint.to(like)[:, order], side.log().to(like), tied)
         losses, _ = self.objective.losses(best.state, seen)
         fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
-        fitted["flip_margin"] = margin.cpu()
+        fitted["flip_margin"], fitted["loss_smooth"] = margin.cpu(), smooth.cpu()
         fitted |= self._agreement((fitted["joints_2d"] - pixels).norm(dim=-1), confidence, side, fitted["box"])
         sound = torch.stack([torch.isfinite(values).reshape(len(rows), -1).all(1) for values in fitted.values()]).all(0)
         for name, values in fitted.items():
@@ -177,8 +198,10 @@ class Fitter:
         outcome[~sound.numpy()] = Outcome.NOT_FINITE
         fits.outcome[rows.numpy()] = outcome
 
-    def _solve(self, seen: Landmarks, hint: Float[Tensor, "m 21 3"]) -> tuple[Solution, Float[Tensor, "m"]]:
-        """A few steps from both tilts, then the better one to its end; and by how much it was better."""
+    def _solve(
+        self, seen: Landmarks, hint: Float[Tensor, "m 21 3"], log_size: Float[Tensor, "m"], tied: list[Chain]
+    ) -> tuple[Solution, Float[Tensor, "m"], Float[Tensor, "m"]]:
+        """A few steps from both tilts, the better one to its end, and tracks together; the margin of the choice; the acceleration loss."""
         n, settings = len(seen.keypoints), self.settings
         starts = two_tilts(self.objective, seen)
         both = State(*(torch.cat(pair) for pair in zip(*starts, strict=True)))
@@ -186,15 +209,27 @@ class Fitter:
         first_iterations = min(_FIRST_ITERATIONS, settings.num_iterations)
         early = self._minimise(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
         _, posed = self.objective.losses(early.state, twice)
-        score = early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))
-        second = score[n:] < score[:n]
+        score = (early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))).view(2, n)
+        points = posed.points.view(2, n, 21, 3)
+        second = score[1] < score[0]
+        for chain in tied:
+            path = cheapest_path(score, points, chain, settings.tracks.jump_weight)
+            second[chain.rows[chain.there]] = path[chain.there] == 1
+        margin = flip_margin(score, points, second)
         chosen = torch.arange(n, device=score.device) + n * second
-        margin = flip_margin(score.view(2, n), posed.points.view(2, n, 21, 3), second)
         last = settings.num_iterations - first_iterations
         start, damping = early.state.take(chosen), early.damping[chosen]
         end = self._minimise(self.objective, start, seen, num_iterations=last, tolerance=settings.tolerance, damping=damping)
-        count = early.num_iterations[:n] + early.num_iterations[n:] + end.num_iterations
-        return end._replace(num_iterations=count, converged=end.converged | early.converged[chosen]), margin
+        end.converged.logical_or_(early.converged[chosen])
+        end.num_iterations.add_(early.num_iterations[:n] + early.num_iterations[n:])
+        smooth = torch.zeros_like(end.total)
+        for chain in tied:
+            rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, settings.tolerance)
+            end.state.put(rows, joint.state)
+            end.converged[rows] = joint.converged
+            end.num_iterations[rows] += joint.num_iterations
+            smooth[rows] = loss
+        return end, margin, smooth
 
     def _columns(
         self, state: State, losses: Losses, centre: Float[Tensor, "m 2"], side: Float[Tensor, "m"]

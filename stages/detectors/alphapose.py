@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stages.detectors.fastpose import FastPose
 from stages.detectors.networks import Batches, ready
-from stages.detectors.pictures import Picture, rgb
+from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.tables import LEFT, RIGHT
 
 WIDTH, HEIGHT, STRIDE = 192, 256, 4
@@ -35,7 +35,7 @@ Decode = Literal["integral", "peak"]
 Look = tuple[Picture, Float64[np.ndarray, "4"]]
 Reader = Callable[[Sequence[Look]], Float32[np.ndarray, "n k 3"]]
 """Pictures and views to x, y in pixels of the frame and score of each keypoint."""
-FindKeypoints = Callable[[Sequence[Picture], Sequence[Float[np.ndarray, "n 4"]]], list[Float32[np.ndarray, "n k 3"]]]
+FindKeypoints = Callable[[Sequence[AnyPicture], Sequence[Float[np.ndarray, "n 4"]]], list[Float32[np.ndarray, "n k 3"]]]
 """Pictures, and the boxes of the people in each, to their keypoints: one array a picture."""
 
 
@@ -99,7 +99,7 @@ def keypoint_reader(network: FastPose, *, decode: Decode, device: str, bf16: boo
 def find_keypoints(read: Reader) -> FindKeypoints:
     """All keypoints of the people in pictures, grey ones and such with transparency too."""
 
-    def find(images: Sequence[Picture], people: Sequence[Float[np.ndarray, "n 4"]]) -> list[np.ndarray]:
+    def find(images: Sequence[AnyPicture], people: Sequence[Float[np.ndarray, "n 4"]]) -> list[np.ndarray]:
         views, pictures = [views_of(box) for box in people], [rgb(image) for image in images]
         keypoints = read([(picture, view) for picture, here in zip(pictures, views, strict=True) for view in here])
         return np.split(keypoints, np.cumsum([len(here) for here in views])[:-1])

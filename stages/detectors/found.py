@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
-from stages.detectors.pictures import Picture
+from stages.detectors.pictures import AnyPicture
 from stages.tables import People, Text
 
 
@@ -35,7 +35,7 @@ class FoundHands:
         return FoundHands(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-FindHands = Callable[[Sequence[Picture], Sequence[People]], FoundHands]
+FindHands = Callable[[Sequence[AnyPicture], Sequence[People]], FoundHands]
 """Pictures, and the people in each, to the hands on them."""
 
 Extent = tuple[float, float]

@@ -18,17 +18,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def ready(network: nn.Module, *, device: str, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """The network for inference on a device. Takes a float32 batch from the CPU; what it returns stays on the device.
+def ready(network: nn.Module, *, device: str, bf16: bool) -> Callable[..., Tensor]:
+    """The network for inference on a device. Takes a float32 batch from the CPU, and what else it wants; its result stays on the device.
 
     With `bf16` convolutions and matrix products run in bfloat16, the weights and the rest in float32.
     """
     place = pick_device(device)
     network = network.eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run(batch: Tensor) -> Tensor:
+    def run(batch: Tensor, *more: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=bf16):
-            return network(batch.to(place, memory_format=torch.channels_last))
+            return network(batch.to(place, memory_format=torch.channels_last), *(given.to(place) for given in more))
 
     return run
 

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 from stages.detectors.found import Extent, FindHands, FoundHands, hull_boxes
 from stages.detectors.hand_search import ELBOWS, SHOULDERS, WRISTS
 from stages.detectors.networks import Batches, ready
-from stages.detectors.pictures import Picture, rgb
+from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.detectors.weights import State, fill
 from stages.tables import LEFT, People
 
@@ -174,7 +174,7 @@ def hand_reader(network: HandNetwork, *, device: str, bf16: bool, batch_size: in
 def find_hands(read: Reader, *, scales: Sequence[float], min_joints: int, min_score: float, extent: Extent) -> FindHands:
     """Hands of pictures with people; settings as in `DetectHandsOpenPose`. Of several scales a hand's surest is taken."""
 
-    def find(images: Sequence[Picture], people: Sequence[People]) -> FoundHands:
+    def find(images: Sequence[AnyPicture], people: Sequence[People]) -> FoundHands:
         pictures, arms = [rgb(image) for image in images], arms_of(people)
         squares = np.stack([scaled(arms.square, scale) for scale in scales])  # [scale, hand, 3]
         hands = list(zip(arms.picture, arms.side == LEFT, strict=True))

@@ -3,11 +3,13 @@
 import numpy as np
 from jaxtyping import UInt8
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 """RGB, upright, square pixels: a frame as `stages.frames` reads it."""
+AnyPicture = UInt8[np.ndarray, "_ _ ..."]
+"""The same in grey or with transparency."""
 
 
-def rgb(image: UInt8[np.ndarray, "height width *channels"]) -> Picture:
+def rgb(image: AnyPicture) -> Picture:
     """A picture with three channels: grey is repeated, transparency is dropped. Raises ValueError for anything else."""
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or channels not in (1, 3, 4):

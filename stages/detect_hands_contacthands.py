@@ -1,0 +1,79 @@
+"""Hands of every frame by ContactHands' detector, on the whole frame and on people who are small in it.
+
+Its code is MIT; its weights learned from pictures for research, on a base that is CC BY-SA 3.0 (`whim weights get contacthands`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
+from stages.frames import Frames
+from stages.hand_members import check_settings, rows_of
+from stages.stage import Key, Resources, setting
+from stages.tables import HandDetections, People, Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectHandsContactHands:
+    """Find hands by their boxes alone, those that hold or touch something too (Narasimhaswamy et al., 2020; WiLoR, sec. 3).
+
+    P(b|d) of WiLoR's eq. 1 is the softmax score. Sides and keypoints are unknown.
+    """
+
+    name: ClassVar[str] = "detect-hands"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Frames, People)
+    writes: ClassVar[type[Table]] = HandDetections
+    detector: ClassVar[str] = "contacthands"
+
+    min_score: float = 0.05
+    """Below, a hand is not listed. Ours: its authors' 0.7 leaves too little to average."""
+    max_iou: float = 0.3
+    """Of boxes that overlap by more the best stays. The authors'."""
+    person_margin: float = 0.125
+    """A person's crop is the box grown by this share on every side. Ours."""
+    person_gain: float = 1.5
+    """People are looked at by themselves where that shows them this many times larger than the whole frame does. Ours."""
+    max_zoom: float = 4.0
+    """Nothing is enlarged further: there is no more to see. Ours."""
+    bf16: bool = False
+    """Convolutions in bfloat16: on recent CPUs and GPUs much faster, boxes within a pixel or so."""
+    device: str = setting("auto", identity=False)
+    """auto (a GPU if the worker has one), cpu or cuda."""
+    gpus: float = setting(0.0, identity=False)
+    """Share of a GPU that a worker holds."""
+    batch_size: int = setting(4, identity=False)
+    """Pictures at once; halved when memory runs out."""
+
+    def __post_init__(self) -> None:
+        positive = ("person_gain", "max_zoom", "batch_size")
+        check_settings("detect_hands_contacthands", self, shares=("min_score", "max_iou", "person_margin"), positive=positive)
+
+    @property
+    def resources(self) -> Resources:
+        """One core, and the share of a GPU that was asked for."""
+        return Resources(cpus=1, gpus=self.gpus)
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """sha256 of the network. Raises MissingWeights when nobody fetched it."""
+        return weight_sha256("contacthands")
+
+    def build(self) -> Callable[[Frames, People], HandDetections]:
+        """Load the network."""
+        from stages.detectors.contact_hands import contact_hands, find_hands
+
+        file = weight_file("contacthands")
+        network = contact_hands(load_checkpoint(file), file, min_score=self.min_score, max_iou=self.max_iou)
+        find = find_hands(
+            network,
+            device=self.device,
+            bf16=self.bf16,
+            batch_size=self.batch_size,
+            margin=self.person_margin,
+            gain=self.person_gain,
+            max_zoom=self.max_zoom,
+        )
+        return rows_of(find, self.detector)

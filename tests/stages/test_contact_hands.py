@@ -194,9 +194,9 @@ def test_small_people_are_looked_at_by_themselves_once() -> None:
 
 def test_the_stage_fills_its_table_with_boxes_of_frames_and_people(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHIM_WEIGHTS", str(weights))
-    image = np.random.default_rng(0).integers(0, 255, (100, 720, 3), np.uint8)
-    stage = DetectHandsContactHands(max_zoom=2.0)
-    hands = stage.build()(frames_of(image, image), people((600.0, 20.0, 700.0, 90.0)))
+    image = np.random.default_rng(0).integers(0, 255, (100, 200, 3), np.uint8)
+    stage = DetectHandsContactHands(max_zoom=1.0, person_gain=1.0)
+    hands = stage.build()(frames_of(image, image), people((120.0, 20.0, 180.0, 90.0)))
     assert set(stage.weights) == {"contacthands"}
     assert set(hands.source) == {"contacthands"}
     assert {(int(f), r, int(p)) for f, r, p in zip(hands.frame, hands.route, hands.person, strict=True)} == {

@@ -125,7 +125,7 @@ class Objective:
     prior: PosePrior
     axes: Float[Tensor, "15 3 3"]
     twist_limits: Float[Tensor, "15 2"]
-    hulls: Float[Tensor, "15 6 2"]
+    hulls: Float[Tensor, "15 corners 2"]
     length_limits: Float[Tensor, "20 2"]
     weights: LossWeights
 

@@ -16,6 +16,7 @@ from fitting import compiled_loop
 from fitting.compiled_lanes import empty
 from fitting.compiled_loop import LANE_ROWS
 from fitting.compiled_model import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, Constants, constants
+from fitting.kinematics import Points
 from fitting.objective import NUM_UNKNOWNS, Landmarks, Losses, Objective, State
 from fitting.solver import FIRST_DAMPING, Solution
 
@@ -37,7 +38,7 @@ def solve(
     total, converged, used = np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.int64)
     fixed = constants(objective)
     if num_iterations < 1:
-        total = objective.total(losses(objective, start, seen)).numpy()
+        total = objective.total(losses(objective, start, seen)[0]).numpy()
     else:
 
         def work(rows: slice) -> None:
@@ -48,27 +49,30 @@ def solve(
     return Solution(_unpacked(states), *(torch.as_tensor(values) for values in (total, converged, damped, used)))
 
 
-def losses(objective: Objective, state: State, seen: Landmarks) -> Losses:
+def losses(objective: Objective, state: State, seen: Landmarks) -> tuple[Losses, Points]:
     """As `Objective.losses`, on CPU tensors."""
-    return _evaluated(objective, state, seen, 0)[2]
+    return _evaluated(objective, state, seen, 0)[2:]
 
 
 def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
     """As `Objective.normal_equations`, on CPU tensors."""
-    matrix, gradient, _ = _evaluated(objective, state, seen, len(seen.keypoints))
+    matrix, gradient, _, _ = _evaluated(objective, state, seen, len(seen.keypoints))
     return matrix, gradient
 
 
 def _evaluated(
     objective: Objective, state: State, seen: Landmarks, num_equations: int
-) -> tuple[Float[Tensor, "m 61 61"], Float[Tensor, "m 61"], Losses]:
+) -> tuple[Float[Tensor, "m 61 61"], Float[Tensor, "m 61"], Losses, Points]:
     states, landmarks = _packed(state, seen)
     fixed = constants(objective)
     matrix = np.empty((num_equations, NUM_UNKNOWNS, NUM_UNKNOWNS), np.float32)
     gradient = np.empty((num_equations, NUM_UNKNOWNS), np.float32)
     values = np.empty((len(states), len(Losses._fields)), np.float32)
-    compiled_loop.evaluate(states, landmarks, fixed, *_room(fixed), matrix, gradient, values)
-    return torch.as_tensor(matrix), torch.as_tensor(gradient), Losses(*torch.as_tensor(values).unbind(1))
+    posed = [np.empty((len(states), *shape), np.float32) for shape in ((21, 3), (5, 3, 3, 3), (5, 4, 3))]
+    flat = [part.reshape(len(states), -1) for part in posed]
+    compiled_loop.evaluate(states, landmarks, fixed, *_room(fixed), matrix, gradient, values, *flat)
+    whole = Losses(*torch.as_tensor(values).unbind(1)), Points(*(torch.as_tensor(part) for part in posed))
+    return torch.as_tensor(matrix), torch.as_tensor(gradient), *whole
 
 
 def _packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 105"]]:

@@ -11,7 +11,7 @@ import numpy as np
 from fitting.compiled_cholesky import damped_factor, solve_step
 from fitting.compiled_functions import exponential, turn_right
 from fitting.compiled_lanes import LANES, everywhere, load, store, where
-from fitting.compiled_model import BETAS, HERE, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL
+from fitting.compiled_model import BETAS, HERE, PARTS, POINTS, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL, TURNS
 from fitting.compiled_pose import add_landmarks, landmark_loss, pose, shape_jacobian
 from fitting.compiled_prior import add_prior, prior_loss
 from fitting.compiled_terms import add_angles, add_bones, add_shape, angle_loss, bone_loss
@@ -165,11 +165,18 @@ def solve_queue(states, landmarks, damping, constants, w, m, lane, num_iteration
                 busy -= 1
 
 
+@numba.njit(cache=True)
+@no_type_check
+def _get(w, at, column, values):
+    """Read one hand's values from a column of rows."""
+    for i in range(values.shape[0]):
+        values[i] = w[at + i, column]
+
+
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def evaluate(states, landmarks, constants, w, m, matrix, gradient, values):
-    """Of hands, one row each: the normal equations (where `matrix` has rows) and the six losses, into values [n, 6]."""
-    n = NUM_UNKNOWNS
+def evaluate(states, landmarks, constants, w, m, matrix, gradient, values, points, turns, parts):
+    """Of hands, one row each: the normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
             row = min(first + column, len(states) - 1)
@@ -178,12 +185,22 @@ def evaluate(states, landmarks, constants, w, m, matrix, gradient, values):
         if len(matrix):
             normal_equations(w, constants, m)
             for column in range(min(LANES, len(states) - first)):
-                for i in range(n):
-                    gradient[first + column, i] = m[n * n + i, column]
-                    for j in range(i + 1):
-                        matrix[first + column, i, j] = matrix[first + column, j, i] = m[i * n + j, column]
+                _get_equations(m, column, matrix[first + column], gradient[first + column])
         for k, value in enumerate(losses(w, HERE, constants)):
             store(w, STEP + k, value)
         for column in range(min(LANES, len(states) - first)):
-            for k in range(6):
-                values[first + column, k] = w[STEP + k, column]
+            row = first + column
+            _get(w, STEP, column, values[row])
+            _get(w, POINTS, column, points[row])
+            _get(w, TURNS, column, turns[row])
+            _get(w, PARTS, column, parts[row])
+
+
+@numba.njit(cache=True)
+@no_type_check
+def _get_equations(m, column, matrix, gradient):
+    n = NUM_UNKNOWNS
+    for i in range(n):
+        gradient[i] = m[n * n + i, column]
+        for j in range(i + 1):
+            matrix[i, j] = matrix[j, i] = m[i * n + j, column]

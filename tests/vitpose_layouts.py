@@ -1,4 +1,4 @@
-"""ViTPose's checkpoints as they are published: tables of names and shapes, seeded random weights, and a plain forward pass.
+"""ViTPose's checkpoints as they are published: tables of names and shapes, and a plain forward pass.
 
 Nothing here comes from our classes: names and shapes are those of github.com/ViTAE-Transformer/ViTPose and of its model_split.py.
 """
@@ -45,24 +45,6 @@ def official(width: int, depth: int, num_keypoints: int, *, plus: bool = False) 
     for j, count in enumerate(ASSOCIATES if plus else ()):
         shapes |= head(f"associate_keypoint_heads.{j}", width, count)
     return shapes
-
-
-def random_weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
-    """Weights of a size that keeps the signal alive; variances are positive."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in shapes.items():
-        values = torch.randn(shape, generator=generator) if shape else torch.tensor(0)
-        fan_in = max(1, values[0].numel() if len(shape) > 1 else 1)
-        scale = fan_in**-0.5 if len(shape) > 1 and "pos_embed" not in name else 0.1
-        if name.endswith("running_var"):
-            values = 0.5 + values.abs()
-        elif len(shape) == 1 and name.endswith("weight"):
-            values = 1 + 0.1 * values
-        elif shape:
-            values = scale * values
-        tensors[name] = values
-    return tensors
 
 
 def split(state: dict[str, Tensor], expert: int) -> dict[str, Tensor]:

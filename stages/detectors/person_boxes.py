@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from stages import boxes
 from stages.detectors.networks import Batches, ready
-from stages.detectors.pictures import Picture, rgb
+from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.detectors.weights import BadWeights, State
 
 SIZE = 640
@@ -29,7 +29,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """By name in the manifest: transformers' class, and what of its configuration is not the default."""
 
-FindPersons = Callable[[Sequence[Picture], float], list[Float32[np.ndarray, "n 5"]]]
+FindPersons = Callable[[Sequence[AnyPicture], float], list[Float32[np.ndarray, "n 5"]]]
 """Pictures and least score to x1, y1, x2, y2 in pixels and score of every person, best first."""
 
 
@@ -55,16 +55,18 @@ def person_detector(name: str, state: State, source: Path) -> PersonDetector:
     prefix, options = ARCHITECTURES[name]
     config = getattr(transformers, f"{prefix}Config")(num_labels=80, **options)
     kind = getattr(transformers, f"{prefix}ForObjectDetection")
-    try:
-        with _quiet():
-            network, report = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-    except (RuntimeError, ValueError) as error:  # another shape under a known name
-        raise BadWeights(f"{source} is another network's checkpoint, not {name}'s: {str(error).splitlines()[0]}") from error
-    missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
-    unexpected = sorted(report["unexpected_keys"])
-    if missing or unexpected:
-        faults = f"{len(missing)} missing: {', '.join(missing[:3])}; {len(unexpected)} unexpected: {', '.join(unexpected[:3])}"
-        raise BadWeights(f"{source} is another network's checkpoint, not {name}'s: {faults}")
+    with _quiet():
+        network, report = kind.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    faults = {
+        "missing": [name for name in report["missing_keys"] if not name.endswith("num_batches_tracked")],
+        "unexpected": report["unexpected_keys"],
+        "of another shape": [name for name, *_ in report["mismatched_keys"]],
+    }
+    if any(faults.values()):
+        words = "; ".join(f"{len(names)} {what}: {', '.join(sorted(names)[:4])}" for what, names in faults.items() if names)
+        raise BadWeights(f"{source} is another network's checkpoint, not {name}'s: {words}")
     return PersonDetector(network)
 
 
@@ -92,7 +94,7 @@ def squeezed(image: Picture) -> Float32[Tensor, "3 640 640"]:
 
 
 def person_finder(network: nn.Module, *, device: str, bf16: bool, batch_size: int) -> FindPersons:
-    """The network as a function of pictures, grey ones and such with transparency too."""
+    """The network as a function of pictures."""
     run = ready(network, device=device, bf16=bf16)
 
     def look(images: Sequence[Picture]) -> np.ndarray:
@@ -100,7 +102,7 @@ def person_finder(network: nn.Module, *, device: str, bf16: bool, batch_size: in
 
     batches = Batches[Picture, np.ndarray](look, batch_size, "pictures")
 
-    def find(images: Sequence[Picture], min_score: float) -> list[np.ndarray]:
+    def find(images: Sequence[AnyPicture], min_score: float) -> list[np.ndarray]:
         pictures = [rgb(image) for image in images]
         return [_persons(found, image, min_score) for found, image in zip(batches(pictures), pictures, strict=True)]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
 from stages.detectors.networks import Batches, ready
-from stages.detectors.pictures import Picture, rgb
+from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.tables import LEFT, RIGHT
 
 WIDTH, HEIGHT, CELLS_X, CELLS_Y = 192, 256, 48, 64
@@ -35,7 +35,7 @@ _FACE_PAIRS = (
 )  # fmt: skip
 """Of the 68 points of a face: jaw, brows, nostrils, eyes, lips."""
 
-Look = tuple[Picture, Float64[np.ndarray, "4"]]
+Look = tuple[AnyPicture, Float64[np.ndarray, "4"]]
 Reader = Callable[[Sequence[Look]], Float32[np.ndarray, "n k 3"]]
 """Pictures and views to x, y in pixels of the frame and score of each keypoint."""
 
@@ -128,7 +128,7 @@ class HeatmapNetwork(nn.Module):
 
 
 def keypoint_reader(network: Any, *, flip: bool, device: str, bf16: bool, batch_size: int) -> Reader:
-    """transformers' ViTPose as a function of looks, on pictures with three channels or others; crops are cut a batch at a time."""
+    """transformers' ViTPose as a function of looks; crops are cut a batch at a time."""
     run = ready(HeatmapNetwork(network, flip=flip), device=device, bf16=bf16)
 
     def read(looks: Sequence[Look]) -> np.ndarray:

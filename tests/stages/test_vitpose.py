@@ -13,7 +13,8 @@ from stages.detectors.vitpose_checkpoint import plain, vitpose
 from stages.detectors.weights import BadWeights, load_checkpoint
 from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT
 from tests.labelled_pictures import labelled
-from tests.vitpose_layouts import forward, official, random_weights, split
+from tests.random_weights import random_weights
+from tests.vitpose_layouts import forward, official, split
 
 CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 WHOLE_BODY = 5

@@ -22,8 +22,8 @@ from fitting.mano import HandModel, pose_hand, project
 from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
 from fitting.prior import NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
-from fitting.solver import Backend, Solution, solver
-from fitting.tracks import TrackSettings, cheapest_path, solve_tracks
+from fitting.solver import Backend, Solution, solver, takes_compiled
+from fitting.tracks import Arithmetic, TrackSettings, cheapest_path, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -121,6 +121,7 @@ class Fitter:
         prior = pose_prior(model, self.settings.num_components)
         self.objective = Objective.of(model, prior, self.settings.weights)
         self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
+        self._arithmetic = Arithmetic.of(compiled=takes_compiled(self.settings.backend, model.v_template))
 
     @torch.no_grad()
     def fit(
@@ -185,7 +186,7 @@ class Fitter:
         seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint.to(like)[:, order], side.log().to(like), tied)
-        losses, _ = self.objective.losses(best.state, seen)
+        losses, _ = self._arithmetic.losses(self.objective, best.state, seen)
         fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
         fitted["flip_margin"], fitted["loss_smooth"] = margin.cpu(), smooth.cpu()
@@ -208,7 +209,7 @@ class Fitter:
         twice = Landmarks(*(torch.cat([values, values]) for values in seen))
         first_iterations = min(_FIRST_ITERATIONS, settings.num_iterations)
         early = self._minimise(self.objective, both, twice, num_iterations=first_iterations, tolerance=settings.tolerance)
-        _, posed = self.objective.losses(early.state, twice)
+        _, posed = self._arithmetic.losses(self.objective, early.state, twice)
         score = (early.total + settings.world_weight * disagreement(posed.points, torch.cat([hint, hint]))).view(2, n)
         points = posed.points.view(2, n, 21, 3)
         second = score[1] < score[0]
@@ -224,7 +225,16 @@ class Fitter:
         end.num_iterations.add_(early.num_iterations[:n] + early.num_iterations[n:])
         smooth = torch.zeros_like(end.total)
         for chain in tied:
-            rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, settings.tolerance)
+            rows, joint, loss = solve_tracks(
+                self.objective,
+                end.state,
+                seen,
+                log_size,
+                chain,
+                settings.tracks,
+                tolerance=settings.tolerance,
+                arithmetic=self._arithmetic,
+            )
             end.state.put(rows, joint.state)
             end.converged[rows] = joint.converged
             end.num_iterations[rows] += joint.num_iterations

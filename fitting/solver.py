@@ -30,17 +30,19 @@ class Solution(NamedTuple):
 Backend = Literal["auto", "torch", "compiled"]
 
 
-def solver(backend: Backend, like: Tensor, num_threads: int = 1) -> Callable[..., Solution]:
-    """`solve`, or its twin `fitting.compiled.solve` on so many threads: "auto" takes the twin for float32 on the CPU.
-
-    Raises ValueError for "compiled" with tensors elsewhere.
-    """
+def takes_compiled(backend: Backend, like: Tensor) -> bool:
+    """Whether the compiled twins compute: "auto" takes them for float32 on the CPU. ValueError for "compiled" with tensors elsewhere."""
     if backend not in ("auto", "torch", "compiled"):
         raise ValueError(f"the fit's backend must be auto, torch or compiled, got {backend!r}")
     fits = like.device.type == "cpu" and like.dtype == torch.float32
     if backend == "compiled" and not fits:
         raise ValueError(f"the compiled fit takes float32 on the CPU, got {like.dtype} on {like.device}: take the backend auto or torch")
-    if backend == "torch" or not fits:
+    return fits and backend != "torch"
+
+
+def solver(backend: Backend, like: Tensor, num_threads: int = 1) -> Callable[..., Solution]:
+    """`solve`, or its twin `fitting.compiled.solve` on so many threads: see `takes_compiled`."""
+    if not takes_compiled(backend, like):
         return solve
     from fitting import compiled  # numba, which not every reader of this module needs
 

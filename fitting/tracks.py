@@ -5,7 +5,9 @@ the frames' totals (`fitting.objective`), with one set of betas, plus a loss on 
 a random walk, so that frames far apart in time are hardly tied. It is robust, so that a quick true movement is not flattened.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +16,10 @@ from torch import Tensor
 
 from fitting.banded import Banded, solve_banded
 from fitting.chains import Chain
-from fitting.objective import NUM_UNKNOWNS, Landmarks, Objective, State
+from fitting.kinematics import Points
+from fitting.objective import Landmarks, Losses, Objective, State
 from fitting.smoothness import Smoothness
-from fitting.solver import Solution
+from fitting.solver import EASED, FLOOR, MAX_DAMPING, MIN_DAMPING, RAISED, Solution
 
 _BETAS = slice(48, 58)
 _OWN = (*range(48), 58, 59, 60)
@@ -73,7 +76,30 @@ def cheapest_path(
     return torch.from_numpy(path).to(score.device)
 
 
-_FIRST_DAMPING, _FLOOR = 1e-3, 1e-6
+_FIRST_DAMPING = 1e-3
+
+
+class Arithmetic(NamedTuple):
+    """Who computes the parts of a joint step: the plain definitions in float64, or their compiled twins."""
+
+    losses: Callable[[Objective, State, Landmarks], tuple[Losses, Points]]
+    equations: Callable[[Objective, State, Landmarks], tuple[Tensor, Tensor]]
+    solve: Callable[[Banded], tuple[Tensor, Tensor]]
+    dtype: torch.dtype  # of the linear system
+
+    @classmethod
+    def of(cls, *, compiled: bool) -> "Arithmetic":
+        """The compiled twins, or the plain ones."""
+        if not compiled:
+            return cls(Objective.losses, _equations, solve_banded, torch.float64)
+        from fitting import compiled as twin
+        from fitting import compiled_banded  # numba, which not every reader of this module needs
+
+        return cls(twin.losses, twin.normal_equations, compiled_banded.solve_banded, torch.float32)
+
+
+def _equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Tensor, Tensor]:
+    return objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
 
 
 def solve_tracks(
@@ -83,7 +109,9 @@ def solve_tracks(
     log_size: Float[Tensor, "n"],
     chain: Chain,
     settings: TrackSettings,
+    *,
     tolerance: float,
+    arithmetic: Arithmetic,
 ) -> tuple[Int[Tensor, "m"], Solution, Float[Tensor, "m"]]:
     """Minimise over whole tracks from states found frame by frame: rows, where their iterations ended, and their acceleration loss.
 
@@ -97,7 +125,7 @@ def solve_tracks(
         state = _one_shape(objective, state, track, k)
 
     def totals(state: State) -> Float[Tensor, "k"]:
-        frames = objective.total(objective.losses(state, seen)[0]).double()
+        frames = objective.total(arithmetic.losses(objective, state, seen)[0]).double()
         together = torch.zeros(k, dtype=torch.float64, device=frames.device).index_add_(0, track, frames)
         return together + settings.smooth_weight * smoothness.loss(state).double().sum(1)
 
@@ -106,14 +134,20 @@ def solve_tracks(
     converged = torch.zeros_like(total, dtype=torch.bool)
     used = torch.zeros(k, dtype=torch.int64, device=total.device)
     for _ in range(settings.num_iterations):
-        step = _joint_step(objective, state, seen, smoothness, settings, track, place, damping)
-        sound = torch.isfinite(step).flatten(1).all(1)
+        matrix, gradient = arithmetic.equations(objective, state, seen)
+        system = _system(matrix, gradient, smoothness.equations(state), chain, settings, damping, arithmetic.dtype)
+        frames, shared = arithmetic.solve(system)
+        step = torch.zeros_like(gradient)
+        step[:, list(_own(settings))] = frames[track, place].to(step)
+        if settings.share_shape:
+            step[:, _BETAS] = shared[track].to(step)
+        sound = torch.isfinite(step).all(1)
         trial = state.moved(torch.where(sound[:, None], step, 0))
         value = totals(trial)
         lowered = (value < total) & ~converged
         used += ~converged
         drop = (total - value) / total.clamp_min(1e-12)
-        damping = torch.where(lowered, damping * 0.3, damping * 6).clamp(1e-6, 1e5)
+        damping = torch.where(lowered, damping * EASED, damping * RAISED).clamp(MIN_DAMPING, MAX_DAMPING)
         converged |= lowered & (drop < tolerance)
         total = torch.where(lowered, value, total)
         better = torch.nonzero(lowered[track])[:, 0]
@@ -134,38 +168,37 @@ def _one_shape(objective: Objective, state: State, track: Int[Tensor, "n"], num_
     return shared._replace(log_scale=state.log_scale + (size / new).log())
 
 
-def _joint_step(
-    objective: Objective,
-    state: State,
-    seen: Landmarks,
-    smoothness: Smoothness,
+def _own(settings: TrackSettings) -> range | tuple[int, ...]:
+    """Unknowns that each frame has for itself: those of `Smoothness.equations` first."""
+    return _OWN if settings.share_shape else (*_OWN, *range(_BETAS.start, _BETAS.stop))
+
+
+def _system(
+    matrix: Float[Tensor, "n 61 61"],
+    gradient: Float[Tensor, "n 61"],
+    smooth: tuple[Float[Tensor, "k t 51"], ...],
+    chain: Chain,
     settings: TrackSettings,
-    track: Int[Tensor, "n"],
-    place: Int[Tensor, "n"],
     damping: Float[Tensor, "k"],
-) -> Float[Tensor, "n 61"]:
-    """One damped Gauss-Newton step of all tracks."""
-    own = list(_OWN) if settings.share_shape else [*_OWN, *range(48, 58)]
-    common = list(range(48, 58)) if settings.share_shape else []
-    (k, t), f, s = smoothness.index.shape, len(own), len(common)
-    posed = objective.joints.pose(state.root, state.rotations, state.betas)
-    matrix, gradient = (values.double() for values in objective.normal_equations(state, seen, posed))
-    blocks = torch.eye(f).to(matrix).repeat(k, t, 1, 1)
-    blocks[track, place] = matrix[:, own][:, :, own]
-    border, right = matrix.new_zeros(k, t, f, s), matrix.new_zeros(k, t, f)
-    border[track, place] = matrix[:, own][:, :, common]
+    dtype: torch.dtype,
+) -> Banded:
+    """The damped equations of all tracks; identity blocks beyond a track's end."""
+    _, track, place = chain.member()
+    own, common = list(_own(settings)), list(range(_BETAS.start, _BETAS.stop)) if settings.share_shape else []
+    (k, t), f, s = chain.rows.shape, len(own), len(common)
+    matrix, gradient, damping = matrix.to(dtype), gradient.to(dtype), damping.to(dtype)
+    slope, here, ahead, further = (torch.nn.functional.pad(settings.smooth_weight * v.to(dtype), (0, f - v.shape[2])) for v in smooth)
+    blocks, border, right = matrix.new_zeros(k, t, f, f), matrix.new_zeros(k, t, f, s), matrix.new_zeros(k, t, f)
+    blocks.diagonal(dim1=2, dim2=3)[~chain.there] = 1
+    rows = matrix[:, own]
+    blocks[track, place] = rows[:, :, own]
+    border[track, place] = rows[:, :, common]
     right[track, place] = -gradient[:, own]
-    shared = matrix.new_zeros(k, s, s).index_add_(0, track, matrix[:, common][:, :, common])
-    right_shared = matrix.new_zeros(k, s).index_add_(0, track, -gradient[:, common])
-    slope, *diagonals = (torch.nn.functional.pad(settings.smooth_weight * v.double(), (0, f - 51)) for v in smoothness.equations(state))
-    here, ahead, further = diagonals
-    for block, extra in ((blocks, here), (shared, None)):
-        diagonal = block.diagonal(dim1=-2, dim2=-1)
-        if extra is not None:
-            diagonal += extra
-        diagonal += damping.view(-1, *[1] * (diagonal.dim() - 1)) * diagonal + _FLOOR
-    frames, together = solve_banded(Banded(blocks, ahead, further, border, shared, right - slope, right_shared))
-    step = gradient.new_zeros(len(track), NUM_UNKNOWNS)
-    step[:, own] = frames[track, place]
-    step[:, common] = together[track]
-    return step.to(state.betas)
+    rows, lean = matrix[:, common], -gradient[:, common]
+    shared = matrix.new_zeros(k, s, s).index_add_(0, track, rows[:, :, common])
+    blocks.diagonal(dim1=2, dim2=3).add_(here)
+    for diagonal, share in ((blocks.diagonal(dim1=2, dim2=3), damping[:, None, None]), (shared.diagonal(dim1=1, dim2=2), damping[:, None])):
+        diagonal.add_(share * diagonal + FLOOR)
+    return Banded(
+        blocks, ahead, further, border, shared, right - slope, matrix.new_zeros(k, s).index_add_(0, track, lean), chain.there.sum(1)
+    )

@@ -19,7 +19,7 @@ MIN_IOU = 0.55
 
 def groups(
     box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"], alike: Bool[np.ndarray, "n n"], *, min_iou: float
-) -> list[Int64[np.ndarray, "k"]]:
+) -> list[Int64[np.ndarray, "_"]]:
     """Rows that are one person, surest person first: each overlaps the mean of those before it and is `alike` all of them."""
     found: list[list[int]] = []
     for row in np.lexsort((*box.T, -score)).tolist():
@@ -39,7 +39,7 @@ def mean_box(box: Float[np.ndarray, "k 4"], score: Float[np.ndarray, "k"]) -> Fl
     return np.asarray(weight @ box.astype(np.float64) / weight.sum(), np.float64)
 
 
-def _fused(box: Float32[np.ndarray, "n 4"], score: Float32[np.ndarray, "n"], members: list[Int64[np.ndarray, "k"]]) -> np.ndarray:
+def _fused(box: Float32[np.ndarray, "n 4"], score: Float32[np.ndarray, "n"], members: list[Int64[np.ndarray, "_"]]) -> np.ndarray:
     return np.array([mean_box(box[rows], score[rows]) for rows in members], np.float32).reshape(-1, 4)
 
 

@@ -32,11 +32,9 @@ HANDS = {LEFT: slice(94, 115), RIGHT: slice(115, 136)}
 
 Decode = Literal["integral", "peak"]
 """How a map becomes a point: networks trained by regression need the mean, those trained on heatmaps the maximum."""
-Look = tuple[Picture, Float64[np.ndarray, "4"]]
+Look = tuple[AnyPicture, Float64[np.ndarray, "4"]]
 Reader = Callable[[Sequence[Look]], Float32[np.ndarray, "n k 3"]]
 """Pictures and views to x, y in pixels of the frame and score of each keypoint."""
-FindKeypoints = Callable[[Sequence[AnyPicture], Sequence[Float[np.ndarray, "n 4"]]], list[Float32[np.ndarray, "n k 3"]]]
-"""Pictures, and the boxes of the people in each, to their keypoints: one array a picture."""
 
 
 def views_of(box: Float[np.ndarray, "n 4"]) -> Float64[np.ndarray, "n 4"]:
@@ -88,20 +86,9 @@ def keypoint_reader(network: FastPose, *, decode: Decode, device: str, bf16: boo
     run, points_of = ready(network, device=device, bf16=bf16), mean_points if decode == "integral" else peak_points
 
     def keypoints_of(looks: Sequence[Look]) -> list[np.ndarray]:
-        crops = np.stack([cut_person(image, view) for image, view in looks])
+        crops = np.stack([cut_person(rgb(image), view) for image, view in looks])
         found = points_of(run(torch.from_numpy(crops))).cpu().numpy()
         return [np.column_stack([to_frame(points[:, :2], view), points[:, 2]]) for points, (_, view) in zip(found, looks, strict=True)]
 
     batches = Batches[Look, np.ndarray](keypoints_of, batch_size, "crops")
     return lambda looks: np.array(batches(looks), np.float32).reshape(len(looks), network.conv_out.out_channels, 3)
-
-
-def find_keypoints(read: Reader) -> FindKeypoints:
-    """All keypoints of the people in pictures, grey ones and such with transparency too."""
-
-    def find(images: Sequence[AnyPicture], people: Sequence[Float[np.ndarray, "n 4"]]) -> list[np.ndarray]:
-        views, pictures = [views_of(box) for box in people], [rgb(image) for image in images]
-        keypoints = read([(picture, view) for picture, here in zip(pictures, views, strict=True) for view in here])
-        return np.split(keypoints, np.cumsum([len(here) for here in views])[:-1])
-
-    return find

@@ -9,30 +9,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from jaxtyping import Float32, Int16
 
 from stages import boxes
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
 from stages.hand_members import check_settings
+from stages.people_union import MIN_IOU, union_of_boxes
 from stages.stage import Key, Resources, setting
 from stages.tables import LEFT, RIGHT, PersonBoxes, Poses, Table
 
 if TYPE_CHECKING:
-    from stages.detectors.alphapose import Decode, FindKeypoints
+    from stages.detectors.alphapose import Decode
 
 DECODE: Mapping[str, "Decode"] = {"alphapose_136": "integral", "alphapose_26": "peak"}
 """By network: the one of 136 keypoints was trained by regression, the one of 26 on heatmaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectPosesAlphaPose:
+class EstimatePosesAlphaPose:
     """Find the body and, with 136 keypoints, both hands of each boxed person (Fang et al., 2022; WiLoR, sec. 3).
 
-    A person's score is the person detector's. A keypoint's is the network's own, in [0, 1]; those of the network of 136
-    keypoints are far lower than other networks' (its authors draw hands from 0.05 on).
+    Nobody is let in or put out by AlphaPose's own score of a person, which goes to 3.25: the person detector's counts. A keypoint's
+    score is the network's own, in [0, 1]; that of 136 keypoints gives far lower ones than others (its authors draw hands from 0.05 on).
     """
 
-    name: ClassVar[str] = "detect-poses"
+    name: ClassVar[str] = "estimate-poses"
     version: ClassVar[int] = 1
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, PersonBoxes)
@@ -41,10 +43,8 @@ class DetectPosesAlphaPose:
 
     network: str = "alphapose_136"
     """alphapose_136 or alphapose_26: without hands."""
-    person_score: float = 0.65
-    """People below this score of their detector's are not looked at. Paper, sec. 3; never AlphaPose's own score, which goes to 3.25."""
-    person_iou: float = 0.55
-    """Of two boxes of one frame that overlap by more, the surer one stays. Ours."""
+    person_iou: float = MIN_IOU
+    """Boxes of two person detectors above this overlap are one person."""
     bf16: bool = False
     """Convolutions in bfloat16: on recent CPUs and GPUs much faster."""
     device: str = setting("auto", identity=False)
@@ -55,9 +55,9 @@ class DetectPosesAlphaPose:
     """People at once; halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        check_settings("detect_poses_alphapose", self, shares=("person_score", "person_iou"), positive=("batch_size",))
+        check_settings("estimate_poses_alphapose", self, shares=("person_iou",), positive=("batch_size",))
         if self.network not in DECODE:
-            raise ValueError(f"detect_poses_alphapose.network must be one of {', '.join(DECODE)}, got {self.network!r}")
+            raise ValueError(f"estimate_poses_alphapose.network must be one of {', '.join(DECODE)}, got {self.network!r}")
 
     @property
     def resources(self) -> Resources:
@@ -71,46 +71,42 @@ class DetectPosesAlphaPose:
 
     def build(self) -> Callable[[Frames, PersonBoxes], Poses]:
         """Load the network."""
-        from stages.detectors.alphapose import find_keypoints, keypoint_reader
+        from stages.detectors.alphapose import keypoint_reader, views_of
         from stages.detectors.fastpose import fastpose
 
         file = weight_file(self.network)
         network = fastpose(load_checkpoint(file), file)
         decode, batch_size = DECODE[self.network], self.batch_size
-        find = find_keypoints(keypoint_reader(network, decode=decode, device=self.device, bf16=self.bf16, batch_size=batch_size))
+        read = keypoint_reader(network, decode=decode, device=self.device, bf16=self.bf16, batch_size=batch_size)
 
-        def detect(frames: Frames, persons: PersonBoxes) -> Poses:
-            area = boxes.area(persons.box)
-            sure = persons.take((persons.score >= self.person_score) & (area > 0) & (area < np.inf))
-            everybody = [_each_once(sure.take(sure.frame == frame), self.person_iou) for frame in frames.frame]
-            return _poses(frames, everybody, find)
+        def estimate(frames: Frames, found: PersonBoxes) -> Poses:
+            area = boxes.area(found.box)
+            found = found.take((area > 0) & (area < np.inf))
+            persons = [union_of_boxes(found.take(found.frame == frame), min_iou=self.person_iou) for frame in frames.frame]
+            everybody = PersonBoxes.concat(persons)
+            images = [image for image, here in zip(frames.images, persons, strict=True) for _ in range(len(here))]
+            keypoints = read(list(zip(images, views_of(everybody.box), strict=True)))
+            number = np.concatenate([np.arange(len(here), dtype=np.int16) for here in persons])
+            return _rows(everybody, number, keypoints)
 
-        return detect
-
-
-def _each_once(persons: PersonBoxes, max_iou: float) -> PersonBoxes:
-    """People of one frame, best first, without boxes that overlap a better one by more than `max_iou`."""
-    ranked = persons.take(np.argsort(-persons.score, kind="stable"))
-    return ranked.take(boxes.each_once(boxes.iou(ranked.box, ranked.box) > max_iou))
+        return estimate
 
 
-def _poses(frames: Frames, everybody: list[PersonBoxes], find: "FindKeypoints") -> Poses:
+def _rows(persons: PersonBoxes, number: Int16[np.ndarray, "n"], keypoints: Float32[np.ndarray, "n k 3"]) -> Poses:
     from stages.detectors.alphapose import BODY, HANDS
 
-    persons = PersonBoxes.concat(everybody)
-    found = np.concatenate(find(frames.images, [here.box for here in everybody]))
-    found[..., 2] = found[..., 2].clip(0, 1)
-    no_hands = np.full((len(persons), 21, 3), np.nan, np.float32)
-    left, right = (found[:, HANDS[side]] if found.shape[1] == 136 else no_hands for side in (LEFT, RIGHT))
+    points = np.concatenate([keypoints[..., :2], keypoints[..., 2:].clip(0, 1)], -1)
+    unknown = np.full((len(points), 21, 3), np.nan, np.float32)
+    left, right = (points[:, HANDS[side]] if points.shape[1] == 136 else unknown for side in (LEFT, RIGHT))
     return Poses(
         video=persons.video,
         frame=persons.frame,
         time_s=persons.time_s,
-        source=np.full(len(persons), DetectPosesAlphaPose.detector, object),
-        person=np.concatenate([np.arange(len(here), dtype=np.int16) for here in everybody]),
+        source=np.full(len(persons), EstimatePosesAlphaPose.detector, object),
+        person=number,
         box=persons.box,
         score=persons.score,
-        body=found[:, BODY],
+        body=points[:, BODY],
         left_hand=left,
         right_hand=right,
     )

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.objective import Landmarks, Objective, State, projected
+from fitting.objective import Landmarks, Objective, State
 
 _PALM = (0, 1, 5, 9, 13, 17)
 """Wrist and the first joint of each finger."""
@@ -28,15 +28,22 @@ def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
     weight = seen.confidence.clone()
     weight[:, [k for k in range(21) if k not in _PALM]] *= _FINGER_WEIGHT
     weight = weight / weight.sum(1, keepdim=True)
-    source = template @ plane[:, :2]
-    source = source - (weight @ source)[:, None]
-    target = seen.keypoints - (weight[..., None] * seen.keypoints).sum(1, keepdim=True)
-    normal = torch.einsum("nk,nka,nkb->nab", weight, source, source) + 1e-7 * torch.eye(2).to(source)
-    linear = torch.einsum("nk,nka,nkb->nab", weight, target, source) @ torch.linalg.inv(normal)
-
-    roots, scale = _tilted(linear)
-    first, second = (_placed(objective, seen, weight, root @ plane.T, rotations, betas, scale) for root in roots)
+    centre, middle = weight @ template, (weight[:, None] @ seen.keypoints)[:, 0]
+    source = template @ plane[:, :2] - (centre @ plane[:, :2])[:, None]
+    target = seen.keypoints - middle[:, None]
+    weighted = weight[..., None] * source
+    linear = target.mT @ weighted @ _inverse(source.mT @ weighted)
+    tilted, scale = _tilted(linear)
+    roots = [root @ plane.T for root in tilted]
+    shifts = [middle - scale[:, None] * (root @ centre[..., None])[:, :2, 0] for root in roots]
+    first, second = (State(rotations.clone(), root, betas.clone(), scale.log(), shift) for root, shift in zip(roots, shifts, strict=True))
     return first, second
+
+
+def _inverse(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 2 2"]:
+    """Of symmetric matrices, square metres, kept regular where all weight lies on one line."""
+    a, b, d = matrix[:, 0, 0] + 1e-7, matrix[:, 0, 1], matrix[:, 1, 1] + 1e-7
+    return torch.stack([d, -b, -b, a], 1).reshape(-1, 2, 2) / (a * d - b * b)[:, None, None]
 
 
 def _axes_of_plane(points: Float[Tensor, "k 3"]) -> Float[Tensor, "3 3"]:
@@ -60,19 +67,3 @@ def _tilted(linear: Float[Tensor, "n 2 2"]) -> tuple[list[Float[Tensor, "n 3 3"]
         second = torch.nn.functional.normalize(second - (first * second).sum(1, keepdim=True) * first, dim=1)
         roots.append(torch.stack([first, second, torch.linalg.cross(first, second)], 2))
     return roots, scale
-
-
-def _placed(
-    objective: Objective,
-    seen: Landmarks,
-    weight: Float[Tensor, "n 21"],
-    root: Float[Tensor, "n 3 3"],
-    rotations: Float[Tensor, "n 15 3 3"],
-    betas: Float[Tensor, "n 10"],
-    scale: Float[Tensor, "n"],
-) -> State:
-    """The state whose projection has the landmarks' weighted centre."""
-    state = State(rotations.clone(), root, betas.clone(), scale.log(), seen.keypoints.new_zeros(len(scale), 2))
-    posed = objective.joints.pose(root, rotations, betas)
-    gap = seen.keypoints - projected(state, posed)
-    return state._replace(shift=(weight[..., None] * gap).sum(1))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from fitting.restricted_pickle import ARRAYS, OBJECTS, Names, Node, as_array, read_pickle
-from fitting.standin_rig import SMPLX_TIPS, WRIST_RING
 
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "v_template": (778, 3),
@@ -124,7 +123,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
     checked = {name: _checked(name, arrays[name]) for name in SHAPES}
-    if not _is_right(checked["v_template"]):
+    if not _is_right(checked["J_regressor"].astype(np.float64) @ checked["v_template"]):
         raise ValueError("it is a left hand's, MANO_LEFT.pkl: a left hand is the right one mirrored here, so give the right one")
     return checked
 
@@ -139,12 +138,10 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _is_right(vertices: np.ndarray) -> bool:
-    """Whether the ring of the wrist runs, seen from the fingers, as a right hand's does; a mirror turns it round."""
-    ring = vertices[list(WRIST_RING)].astype(np.float64)
-    centre = ring.mean(0)
-    normal = np.cross(ring - centre, np.roll(ring, -1, 0) - centre).sum(0)
-    return bool(normal @ (vertices[SMPLX_TIPS[2]] - centre) < 0)
+def _is_right(joints: np.ndarray) -> bool:
+    """Whether the thumb lies where a right hand has its palm. A mirror turns this round, and no rotation does."""
+    wrist, index, middle, little, thumb = joints[[0, 1, 4, 7, 15]]
+    return bool(np.cross(middle - wrist, index - little) @ (thumb - wrist) < 0)
 
 
 def _check_tree(table: np.ndarray) -> None:

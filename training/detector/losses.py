@@ -31,7 +31,7 @@ def complete_iou(a: Float[Tensor, "*batch 4"], b: Float[Tensor, "*batch2 4"]) ->
     return overlap - apart - weight * shape
 
 
-def distance_loss(logits: Float[Tensor, "n 4*bins"], distance: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
+def distance_loss(logits: Float[Tensor, "n logits"], distance: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
     """Cross-entropy to the bins on either side of each true distance, in strides; mean of the four sides (DFL; Li et al. 2020, eq. 6)."""
     bins = logits.shape[1] // 4
     distance = distance.clamp(0, bins - 1 - 0.01)

@@ -46,7 +46,7 @@ class DetectorSettings:
 class Raw(NamedTuple):
     """What the heads say of every anchor, undecoded."""
 
-    box: Float[Tensor, "b anchors 4*bins"]  # logits of the distances left, top, right, bottom in strides
+    box: Float[Tensor, "b anchors logits"]  # logits of the distances left, top, right, bottom in strides
     side: Float[Tensor, "b anchors 2"]  # logits of left and right
     keypoints: Float[Tensor, "b anchors 63"]  # x, y, logit of visibility of each
 

@@ -1,0 +1,232 @@
+"""The terms of the detector's loss by hand, their gradients, and the assigner beside a slow one that reads like the paper."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from training.detector.assignment import Hands, assign
+from training.detector.losses import SIGMAS, complete_iou, distance_loss, keypoint_distance_loss, keypoint_loss, side_loss, visibility_loss
+from training.detector.network import Detections, Raw, anchors, decode
+from training.detector.objective import DetectorLossWeights, detector_loss, targets_of
+
+
+def boxes(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_complete_iou_by_hand():
+    same = boxes([0, 0, 4, 2])
+    assert complete_iou(same, same).item() == pytest.approx(1, abs=1e-6)
+    moved = boxes([2, 0, 6, 2])  # shares 4 of 12; centres 2 apart in a hull of 6 x 2
+    assert complete_iou(same, moved).item() == pytest.approx(4 / 12 - 4 / 40, abs=1e-6)
+    turned = boxes([1, -1, 3, 3])  # centre shared; shares 2 x 2 of 12
+    shape = 4 / math.pi**2 * (math.atan(0.5) - math.atan(2)) ** 2
+    wanted = 1 / 3 - shape / (1 - 1 / 3 + shape) * shape
+    assert complete_iou(same, turned).item() == pytest.approx(wanted, abs=1e-6)
+    far = boxes([100, 100, 101, 101])
+    assert -2 <= complete_iou(same, far).item() < -0.9
+
+
+def test_overlap_does_not_feel_place_and_scale():
+    rng = np.random.default_rng(0)
+    corner = torch.as_tensor(rng.uniform(0, 50, (2, 20, 2)))
+    a, b = torch.cat([corner, corner + torch.as_tensor(rng.uniform(5, 40, (2, 20, 2)))], -1)
+    torch.testing.assert_close(complete_iou(3 * a + 7, 3 * b + 7), complete_iou(a, b), atol=1e-6, rtol=0)
+
+
+def test_distance_by_hand():
+    logits = torch.zeros(1, 4 * 16, dtype=torch.float64)
+    distance = torch.tensor([[0.0, 3.25, 7.5, 99.0]], dtype=torch.float64)
+    assert distance_loss(logits, distance).item() == pytest.approx(math.log(16))
+    peak = torch.full((1, 4, 16), -30.0, dtype=torch.float64)
+    for side, (low, share) in enumerate([(0, 0.0), (3, 0.25), (7, 0.5), (14, 0.99)]):
+        peak[0, side, low] = math.log(max(1 - share, 1e-9))
+        peak[0, side, low + 1] = math.log(max(share, 1e-9))
+    entropy = sum(-(1 - s) * math.log(1 - s) - (s * math.log(s) if s else 0) for s in (0.0, 0.25, 0.5, 0.99)) / 4
+    assert distance_loss(peak.flatten(1), distance).item() == pytest.approx(entropy, abs=1e-6)
+
+
+def test_keypoints_by_hand():
+    truth = torch.zeros(1, 21, 2, dtype=torch.float64)
+    said = truth.clone()
+    said[0, 0] = torch.tensor([3.0, 4.0])
+    weight = torch.zeros(1, 21, dtype=torch.float64)
+    weight[0, :2] = torch.tensor([1.0, 0.5])
+    area = torch.tensor([10_000.0], dtype=torch.float64)
+    wrong = 1 - math.exp(-25 / (8 * SIGMAS[0] ** 2 * 10_000))
+    assert keypoint_loss(said, truth, weight, area).item() == pytest.approx(wrong / 1.5)
+    assert keypoint_distance_loss(said, truth, weight, area).item() == pytest.approx(25 / 10_000 / 1.5)
+    assert keypoint_loss(said, truth, 0 * weight, area).item() == 0
+
+
+def test_gradients():
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: torch.as_tensor(rng.normal(size=shape))  # noqa: E731
+    logits, distance = draw(3, 32).requires_grad_(), torch.as_tensor(rng.uniform(0, 6, (3, 4)))
+    assert gradcheck(lambda x: distance_loss(x, distance), logits)
+    points, truth, weight = draw(2, 21, 2).requires_grad_(), draw(2, 21, 2), torch.rand(2, 21, dtype=torch.float64)
+    area = torch.tensor([400.0, 900.0], dtype=torch.float64)
+    assert gradcheck(lambda x: keypoint_loss(x, truth, weight, area), points)
+    assert gradcheck(lambda x: keypoint_distance_loss(x, truth, weight, area), points)
+    assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())
+    quality, ignored = torch.rand(1, 5, 2, dtype=torch.float64), torch.tensor([[False, True, False, False, True]])
+    logits = draw(1, 5, 2).requires_grad_()
+    assert gradcheck(lambda x: side_loss(x, quality, ignored), logits)
+    side_loss(logits, quality, ignored).sum().backward()
+    assert (logits.grad[ignored] == 0).all()
+    flat = boxes([0, 0, 0, 0], [5, 5, 5, 9]).requires_grad_()
+    complete_iou(flat, boxes([1, 1, 3, 3], [5, 5, 5, 5])).sum().backward()
+    assert flat.grad.isfinite().all()
+
+
+def test_anchors_stand_in_the_middle_of_their_cells_and_decode_gives_back_the_truth():
+    like = torch.zeros(1, dtype=torch.float64)
+    points, strides = anchors(64, 96, like)
+    assert len(points) == 96 + 24 + 6
+    assert points[0].tolist() == [4, 4]
+    assert points[13].tolist() == [12, 12]
+    assert points[96].tolist() == [8, 8]
+    assert strides[[0, 95, 96, 119, 120]].tolist() == [8, 8, 16, 16, 32]
+    raw = Raw(torch.full((1, 126, 64), -1e4, dtype=torch.float64), torch.zeros(1, 126, 2), torch.zeros(1, 126, 63, dtype=torch.float64))
+    raw.box.reshape(1, 126, 4, 16)[0, 13, range(4), [1, 0, 2, 3]] = 0
+    raw.keypoints[0, 13, 3:5] = torch.tensor([0.5, -1.0])
+    said = decode(raw, points, strides)
+    assert said.box[0, 13].tolist() == [4, 12, 28, 36]
+    assert said.keypoints[0, 13, 1].tolist() == [12 + 8, 12 - 16, 0.5]
+
+
+def random_case(seed: int) -> tuple[Detections, torch.Tensor, Hands]:
+    """A batch whose hands overlap and differ in number, one of them smaller than a cell."""
+    rng = np.random.default_rng(seed)
+    points, _ = anchors(96, 96, torch.zeros(1, dtype=torch.float64))
+    n = len(points)
+    low = torch.as_tensor(rng.uniform(0, 60, (2, 4, 2)))
+    truth = torch.cat([low, low + torch.as_tensor(rng.uniform(10, 36, (2, 4, 2)))], -1)
+    truth[0, 1, 2:] = truth[0, 1, :2] + 3
+    real = torch.tensor([[True] * 4, [True, True, False, False]])
+    hands = Hands(truth * real[..., None], torch.as_tensor(rng.integers(0, 2, (2, 4))), torch.zeros(2, 4, 21, 3), real)
+    nearest = truth[:, rng.integers(0, 4, n)].clone()
+    said = nearest + torch.as_tensor(rng.normal(0, 4, (2, n, 4)))
+    score = torch.as_tensor(rng.uniform(0.01, 0.9, (2, n, 2)))
+    return Detections(said, score, torch.zeros(2, n, 21, 3)), points, hands
+
+
+def slow_assign(said: Detections, points: torch.Tensor, hands: Hands, num_anchors: int):
+    """TOOD, section 3.2, one hand at a time."""
+    b, n = said.box.shape[:2]
+    owner, quality = -np.ones((b, n), int), np.zeros((b, n))
+    for i in range(b):
+        wanted, t_of, iou_of = {}, {}, {}
+        for j in range(hands.box.shape[1]):
+            if not hands.real[i, j]:
+                continue
+            x0, y0, x1, y1 = hands.box[i, j].tolist()
+            half_w, half_h = max((x1 - x0) / 2, 8), max((y1 - y0) / 2, 8)
+            t = []
+            for a in range(n):
+                x, y = points[a].tolist()
+                within = abs(x - (x0 + x1) / 2) < half_w and abs(y - (y0 + y1) / 2) < half_h
+                iou = max(complete_iou(said.box[i, a], hands.box[i, j]).item(), 0) if within else 0.0
+                iou_of[j, a] = iou
+                t_of[j, a] = said.score[i, a, hands.side[i, j]].item() ** 0.5 * iou**6
+                t.append(t_of[j, a])
+            for a in np.argsort(t)[::-1][:num_anchors]:
+                if t[a] > 0:
+                    wanted.setdefault(int(a), []).append(j)
+        for a, claims in wanted.items():
+            owner[i, a] = max(claims, key=lambda j: iou_of[j, a])
+        for j in range(hands.box.shape[1]):
+            mine = np.flatnonzero(owner[i] == j)
+            if len(mine):
+                top_t, top_iou = max(t_of[j, a] for a in mine), max(iou_of[j, a] for a in mine)
+                quality[i, mine] = [t_of[j, a] / top_t * top_iou for a in mine]
+    return owner, quality
+
+
+@pytest.mark.parametrize("num_anchors", [1, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_assignment_is_that_of_the_paper(seed, num_anchors):
+    said, points, hands = random_case(seed)
+    given = assign(said, points, hands, num_anchors=num_anchors)
+    owner, quality = slow_assign(said, points, hands, num_anchors)
+    assert np.array_equal(given.taken.numpy(), owner >= 0)
+    assert np.array_equal(given.hand.numpy()[owner >= 0], owner[owner >= 0])
+    np.testing.assert_allclose(given.quality.numpy(), quality, atol=1e-9)
+    assert (owner >= 0).sum() > num_anchors
+
+
+def labels(**change) -> dict[str, torch.Tensor]:
+    """Two hands on the first of two pictures, none on the second."""
+    columns = {
+        "image": torch.tensor([0, 0]),
+        "box": torch.tensor([[8.0, 8, 40, 40], [50, 50, 90, 80]]),
+        "side": torch.tensor([0, 1]),
+        "keypoints": torch.cat([torch.rand(2, 21, 2) * 30 + 10, torch.ones(2, 21, 1)], -1),
+        "ignore_image": torch.zeros(0, dtype=torch.int64),
+        "ignore": torch.zeros(0, 4),
+    }
+    return columns | change
+
+
+def raw_of(images: int = 2, seed: int = 0) -> Raw:
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda width: torch.randn(images, 189, width, generator=generator).requires_grad_()  # noqa: E731
+    return Raw(draw(64), draw(2), draw(63))
+
+
+def test_a_batch_without_hands_teaches_that_there_are_none():
+    nothing = labels(
+        image=torch.zeros(0, dtype=torch.int64),
+        box=torch.zeros(0, 4),
+        side=torch.zeros(0, dtype=torch.int64),
+        keypoints=torch.zeros(0, 21, 3),
+    )
+    raw = raw_of()
+    terms = detector_loss(raw, targets_of(nothing, 2), (96, 96), DetectorLossWeights())
+    terms.total().backward()
+    assert terms.side > 0
+    assert terms.box == terms.distance == terms.keypoints == terms.visibility == 0
+    assert (raw.side.grad > 0).all()
+
+
+def test_ignored_boxes_are_neither_hand_nor_background():
+    ignored = labels(ignore_image=torch.tensor([1]), ignore=torch.tensor([[0.0, 0, 96, 96]]))
+    raw = raw_of()
+    detector_loss(raw, targets_of(ignored, 2), (96, 96), DetectorLossWeights()).total().backward()
+    assert (raw.side.grad[1] == 0).all()
+    assert (raw.side.grad[0] != 0).all()
+
+
+def test_hands_without_keypoints_teach_box_and_side_only():
+    blind = labels()
+    blind["keypoints"] = blind["keypoints"] * 0
+    raw = raw_of()
+    terms = detector_loss(raw, targets_of(blind, 2), (96, 96), DetectorLossWeights())
+    assert terms.keypoints == 0
+    assert terms.box > 0
+
+
+def test_a_box_outside_the_picture_does_no_harm():
+    outside = labels(box=torch.tensor([[-500.0, -500, -400, -400], [50, 50, 90, 80]]))
+    raw = raw_of()
+    terms = detector_loss(raw, targets_of(outside, 2), (96, 96), DetectorLossWeights())
+    terms.total().backward()
+    assert all(term.isfinite() for term in terms)
+    assert all(each.grad.isfinite().all() for each in raw)
+
+
+def test_padding_keeps_every_hand_with_its_picture():
+    shuffled = labels(
+        image=torch.tensor([1, 0, 1]),
+        box=torch.tensor([[1.0, 1, 2, 2], [2, 2, 3, 3], [3, 3, 4, 4]]),
+        side=torch.tensor([1, 0, 0]),
+        keypoints=torch.zeros(3, 21, 3),
+    )
+    hands = targets_of(shuffled, 2).hands
+    assert hands.real.tolist() == [[True, False], [True, True]]
+    assert hands.box[1, :, 0].tolist() == [1, 3]
+    assert hands.box[0, 0, 0] == 2
+    assert hands.side[1].tolist() == [1, 0]

@@ -1,0 +1,53 @@
+"""The ensemble's members that can run here: a network whose weights nobody fetched is left out, and the run goes on without it.
+
+A member is the stages that only make sense together, such as a pose network and those that read its poses.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from stages.detectors.weights import MissingWeights
+from stages.frames import Frames
+from stages.stage import Stage
+from stages.tables import HandDetections
+
+Member = Sequence[Stage]
+
+_log = logging.getLogger(__name__)
+
+
+def with_weights(before: Iterable[Stage], members: Iterable[Member]) -> list[Stage]:
+    """The stages of those members whose weights are here and whose inputs some stage `before` them writes, in order.
+
+    Every other one is logged: which, where its weights come from, under which licence.
+    """
+    written: set[type] = {Frames, *(stage.writes for stage in before)}
+    kept: list[Stage] = []
+    for member in members:
+        reason = _why_not(member, written)
+        if reason:
+            _log.warning("%s left out: %s", " and ".join(dict.fromkeys(f"{stage.name} by {stage.detector}" for stage in member)), reason)
+            continue
+        kept += member
+        written |= {stage.writes for stage in member}
+    return kept
+
+
+def _why_not(member: Member, written: set[type]) -> str:
+    """Why a member cannot run; '' when it can."""
+    here = set(written)
+    for stage in member:
+        try:
+            _ = stage.weights
+        except MissingWeights as error:
+            return str(error)
+        lacking = sorted(table.__name__ for table in stage.reads if table not in here)
+        if lacking:
+            return f"nothing here writes the {' and '.join(lacking)} that it reads"
+        here.add(stage.writes)
+    return ""
+
+
+def hand_detectors(stages: Iterable[Stage]) -> tuple[str, ...]:
+    """Names of the sources of hands among these stages: what `FuseHands.detectors` must list."""
+    return tuple(stage.detector for stage in stages if stage.writes is HandDetections)

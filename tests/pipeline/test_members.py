@@ -1,0 +1,66 @@
+"""A member of the ensemble without its weights is left out, by name, with the way to mend it; the others stay."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.members import hand_detectors, with_weights
+from stages.detect_hands import DetectHands
+from stages.detect_hands_contacthands import DetectHandsContactHands
+from stages.detect_hands_openpose import DetectHandsOpenPose
+from stages.detect_people import DetectPeople
+from stages.detect_person_boxes import DetectPersonBoxes
+from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
+from stages.hands_of_poses import HandsOfPoses
+from stages.stage import Stage
+
+BEFORE: list[Stage] = [DetectPeople(), DetectHands()]
+MEMBERS: list[tuple[Stage, ...]] = [
+    (DetectPersonBoxes(),),
+    (EstimatePosesAlphaPose(), HandsOfPoses(detector="alphapose", min_keypoint=0.05)),
+    (DetectHandsOpenPose(),),
+    (DetectHandsContactHands(),),
+]
+FILES = {
+    "rtdetr_r50": "rtdetr/rtdetr_r50vd_coco_o365.safetensors",
+    "alphapose": "alphapose/multi_domain_fast50_regression_256x192.pth",
+    "openpose": "openpose/hand_pose_model.pth",
+    "contacthands": "contacthands/combined_data_model.pth",
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for file in FILES.values():
+        (tmp_path / file).parent.mkdir(parents=True)
+        torch.save({"weight": torch.zeros(1)}, tmp_path / file)
+    monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
+def test_all_members_run_where_all_weights_are(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = with_weights(BEFORE, MEMBERS)
+    assert kept == [stage for member in MEMBERS for stage in member]
+    assert hand_detectors([*BEFORE, *kept]) == ("mediapipe", "alphapose", "openpose", "contacthands")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("gone", ["openpose", "contacthands", "alphapose"])
+def test_missing_weights_take_their_member_along_and_no_other(weights: Path, gone: str, caplog: pytest.LogCaptureFixture) -> None:
+    (weights / FILES[gone]).unlink()
+    with caplog.at_level(logging.WARNING):
+        detectors = hand_detectors(with_weights(BEFORE, MEMBERS))
+    assert detectors == tuple(name for name in ("alphapose", "openpose", "contacthands") if name != gone)
+    (record,) = caplog.records
+    assert gone in record.getMessage()
+    assert "licence" in record.getMessage()
+    assert str(weights / FILES[gone]) in record.getMessage()
+
+
+def test_without_person_boxes_there_are_no_poses(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (weights / FILES["rtdetr_r50"]).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert hand_detectors(with_weights(BEFORE, MEMBERS)) == ("openpose", "contacthands")
+    assert "nothing here writes the PersonBoxes" in caplog.records[1].getMessage()

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
 
 from stages.detectors.networks import Batches, ready
 from stages.detectors.pictures import AnyPicture, Picture, rgb
@@ -82,34 +81,38 @@ def peaks(maps: Float[Tensor, "n k h w"], *, kernel: int = 11) -> Float32[Tensor
     DARK (Zhang et al., CVPR 2020, arXiv:1910.06278, eq. 7) as UDP has it: the smoothed map is a Gaussian about the peak, its
     logarithm a parabola. Where the map does not bend down in both directions, as at a plateau, the highest cell itself is taken.
     """
-    maps = maps.float()
-    width = maps.shape[-1]
-    score, place = maps.flatten(2).max(-1)
-    cell = torch.stack([place % width, place // width], -1)
-    log = pad(_smoothed(maps, kernel).clamp(1e-3, 50).log(), (1, 1, 1, 1), mode="replicate").flatten(2)
-    middle = (cell[..., 1] + 1) * (width + 2) + cell[..., 0] + 1
-
-    def at(dx: int, dy: int) -> Tensor:
-        return log.gather(2, (middle + dx + dy * (width + 2))[..., None])[..., 0]
-
-    here = at(0, 0)
-    slope_x, slope_y = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
-    bend_x, bend_y = at(1, 0) - 2 * here + at(-1, 0), at(0, 1) - 2 * here + at(0, -1)
-    twist = (at(1, 1) - at(1, 0) - at(0, 1) + 2 * here - at(-1, 0) - at(0, -1) + at(-1, -1)) / 2
+    score, place = maps.float().flatten(2).max(-1)
+    cell = torch.stack([place % maps.shape[-1], place // maps.shape[-1]], -1)
+    log = _smoothed_about(maps.float(), cell, kernel).clamp(1e-3, 50).log()
+    (nw, n, _), (w, here, e), (_, s, se) = (row.unbind(-1) for row in log.unbind(-2))
+    slope_x, slope_y = (e - w) / 2, (s - n) / 2
+    bend_x, bend_y = e - 2 * here + w, s - 2 * here + n
+    twist = (se - e - s + 2 * here - w - n + nw) / 2
     determinant = bend_x * bend_y - twist**2
     step = torch.stack([bend_y * slope_x - twist * slope_y, bend_x * slope_y - twist * slope_x], -1) / -determinant[..., None]
     domed = (bend_x < 0) & (bend_y < 0) & (determinant > 1e-9) & (step.abs().amax(-1) < 2)
     return torch.cat([cell + torch.where(domed[..., None], step, 0), score[..., None]], -1)
 
 
-def _smoothed(maps: Float[Tensor, "n k h w"], kernel: int) -> Float[Tensor, "n k h w"]:
-    """By a Gaussian of `kernel` cells, of OpenCV's deviation for that size, mirrored at the border."""
-    half = kernel // 2
-    sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-    weight = torch.exp(-((torch.arange(kernel, device=maps.device) - half) ** 2) / (2 * sigma**2))
+def _smoothed_about(maps: Float32[Tensor, "n k h w"], cell: Int64[Tensor, "n k 2"], kernel: int) -> Float32[Tensor, "n k 3 3"]:
+    """The 3 x 3 cells about a cell of each map, smoothed by a Gaussian of `kernel` cells and of OpenCV's deviation for that size.
+
+    The map is mirrored at its border for the smoothing, and the smoothed border repeated beyond it.
+    """
+    half, sigma = kernel // 2, 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+    taps = torch.arange(-half, half + 1, device=maps.device)
+    weight = torch.exp(-(taps**2) / (2 * sigma**2))
     weight = weight / weight.sum()
-    flat = pad(maps.flatten(0, 1)[:, None], (half, half, half, half), mode="reflect")
-    return conv2d(conv2d(flat, weight.view(1, 1, 1, -1)), weight.view(1, 1, -1, 1)).view_as(maps)
+
+    def places(of: Tensor, size: int) -> Tensor:
+        """[n k 3 kernel]: which cells of an axis each of the three is made from."""
+        near = (of[..., None] + torch.arange(-1, 2, device=maps.device)).clamp(0, size - 1)
+        return size - 1 - (size - 1 - (near[..., None] + taps).abs()).abs()
+
+    height, width = maps.shape[-2:]
+    x, y = places(cell[..., 0], width), places(cell[..., 1], height)
+    patch = maps.flatten(2).gather(2, (y.flatten(2)[..., None] * width + x.flatten(2)[..., None, :]).flatten(2))
+    return torch.einsum("nkaibj,i,j->nkab", patch.view(*cell.shape[:2], 3, kernel, 3, kernel), weight, weight)
 
 
 class HeatmapNetwork(nn.Module):

@@ -15,10 +15,15 @@ from torch import Tensor
 from fitting import compiled_loop
 from fitting.compiled_lanes import empty
 from fitting.compiled_loop import LANE_ROWS
+from fitting.compiled_mesh import mesh_of
 from fitting.compiled_model import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, Constants, constants
-from fitting.kinematics import Points
+from fitting.kinematics import FROM_KEYPOINTS, Points
+from fitting.mano import HandModel
+from fitting.measures import Measures
 from fitting.objective import NUM_UNKNOWNS, Landmarks, Losses, Objective, State
 from fitting.solver import FIRST_DAMPING, Solution
+
+_TO_OPENPOSE = np.argsort(FROM_KEYPOINTS)
 
 
 def solve(
@@ -58,6 +63,18 @@ def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tup
     """As `Objective.normal_equations`, on CPU tensors."""
     matrix, gradient, _, _ = _evaluated(objective, state, seen, len(seen.keypoints))
     return matrix, gradient
+
+
+def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
+    """As `fitting.measures.measure`, on CPU tensors, without keeping the mesh."""
+    states, landmarks = _packed(state, seen)
+    fixed = constants(objective)
+    points = np.empty((len(states), 63), np.float32)
+    values = np.empty((len(states), len(Losses._fields) + 5), np.float32)
+    compiled_loop.measure(states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
+    columns = torch.as_tensor(values)
+    joints = torch.as_tensor(points).reshape(-1, 21, 3)[:, _TO_OPENPOSE]
+    return Measures(Losses(*columns[:, :6].unbind(1)), joints, columns[:, 6:10], columns[:, 10])
 
 
 def _evaluated(

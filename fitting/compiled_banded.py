@@ -21,6 +21,8 @@ def solve_banded(system: Banded) -> tuple[Float[Tensor, "k t f"], Float[Tensor, 
     arrays = [np.ascontiguousarray(values.numpy(), np.float32) for values in system[:-1]]
     frames, shared = np.zeros_like(arrays[5]), np.zeros_like(arrays[6])
     for track, length in enumerate(system.lengths.tolist()):
+        if not length:
+            continue
         _solve_track(*(values[track] for values in arrays), length, frames[track], shared[track])
     return torch.from_numpy(frames), torch.from_numpy(shared)
 

@@ -204,6 +204,36 @@ def rounded(typing, value):
 
 @intrinsic(prefer_literal=True)
 @no_type_check
+def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
+    """out[out_row + i] += sum over start <= k < stop of table[k, i] * out[at + rows[k]], for i < width, a literal, the table's width.
+
+    The sums stay in registers.
+    """
+
+    def build(context, builder, signature, args):
+        _, out_, out_row_, table_, start_, stop_, rows_, at_ = args
+        fused = _llvm(builder, "fma", 3)
+        factors = context.make_array(table)(context, builder, table_).data
+        sources = context.make_array(rows)(context, builder, rows_).data
+        places = [
+            _row(context, builder, out, out_, builder.add(out_row_, ir.Constant(out_row_.type, i))) for i in range(width.literal_value)
+        ]
+        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
+        with cgutils.for_range_slice(builder, start_, stop_, ir.Constant(start_.type, 1), start_.type) as (k, _):
+            source = builder.add(at_, builder.load(builder.gep(sources, [k])))
+            value = builder.load(_row(context, builder, out, out_, source), align=4)
+            first = builder.gep(factors, [builder.mul(k, ir.Constant(k.type, width.literal_value))])
+            for i, place in enumerate(sums):
+                factor = _vector(builder, builder.load(builder.gep(first, [ir.Constant(k.type, i)])), types.float32)
+                builder.store(builder.call(fused, [factor, value, builder.load(place)]), place)
+        for place, total in zip(places, sums, strict=True):
+            builder.store(builder.load(total), place, align=4)
+
+    return types.void(width, out, types.int64, table, types.int64, types.int64, rows, types.int64), build
+
+
+@intrinsic(prefer_literal=True)
+@no_type_check
 def add_products(typing, height, width, out, out_at, left, left_at, right, right_at, count, factor):
     """out[i, j] += factor * sum over k < count of left[i, k] * right[j, k], for i < height and j < width, both literals.
 

@@ -11,10 +11,11 @@ import numpy as np
 from fitting.compiled_cholesky import damped_factor, solve_step
 from fitting.compiled_functions import exponential, turn_right
 from fitting.compiled_lanes import LANES, everywhere, load, store, where
-from fitting.compiled_model import BETAS, HERE, PARTS, POINTS, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL, TURNS
+from fitting.compiled_mesh import outline
+from fitting.compiled_model import BETAS, HERE, MEASURES, PARTS, POINTS, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL, TURNS
 from fitting.compiled_pose import add_landmarks, landmark_loss, pose, shape_jacobian
 from fitting.compiled_prior import add_prior, prior_loss
-from fitting.compiled_terms import add_angles, add_bones, add_shape, angle_loss, bone_loss
+from fitting.compiled_terms import add_angles, add_bones, add_shape, angle_loss, bone_loss, worst_violation
 from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import EASED, MAX_DAMPING, MIN_DAMPING, RAISED
 
@@ -194,6 +195,26 @@ def evaluate(states, landmarks, constants, w, m, matrix, gradient, values, point
             _get(w, POINTS, column, points[row])
             _get(w, TURNS, column, turns[row])
             _get(w, PARTS, column, parts[row])
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def measure(states, landmarks, constants, mesh, w, joints, values):
+    """Of hands, one row each: joints [n, 21, 3] and into values [n, 11] the losses, the box (box sides) and the worst violation."""
+    for first in range(0, len(states), LANES):
+        for column in range(LANES):
+            row = min(first + column, len(states) - 1)
+            put(w, HERE, column, states[row])
+            put(w, SEEN, column, landmarks[row])
+        for k, value in enumerate(losses(w, HERE, constants)):
+            store(w, MEASURES + k, value)
+        scale = load(w, HERE + SCALE)
+        for k, edge in enumerate(outline(w, HERE, constants.hand, mesh)):
+            store(w, MEASURES + 6 + k, edge * scale + load(w, HERE + SHIFT + k % 2))
+        store(w, MEASURES + 10, worst_violation(w, HERE, constants.limits))
+        for column in range(min(LANES, len(states) - first)):
+            _get(w, POINTS, column, joints[first + column])
+            _get(w, MEASURES, column, values[first + column])
 
 
 @numba.njit(cache=True)

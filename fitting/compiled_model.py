@@ -45,11 +45,15 @@ _ROWS = _starts(
     slope=135,  # d prior / d bone rotations
     moment=81,  # of the skin of two fingers' bones
     step=NUM_UNKNOWNS,
+    shifts=45,  # of the mesh: what a bone's rotation leaves to be moved
+    rest=15,  # a block of vertices at rest
+    measures=11,
 )
 HERE, TRIAL, SEEN = _ROWS["here"], _ROWS["trial"], _ROWS["seen"]
 POINTS, BONES, TURNS, PARTS, SHAPE = (_ROWS[name] for name in ("points", "bones", "turns", "parts", "shape"))
 GAP, PULL, JACOBIAN, EXCESS = (_ROWS[name] for name in ("gap", "pull", "jacobian", "excess"))
 AWAY, SLOPE, MOMENT, STEP = (_ROWS[name] for name in ("away", "slope", "moment", "step"))
+SHIFTS, REST, MEASURES = (_ROWS[name] for name in ("shifts", "rest", "measures"))
 COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 46
 """The prior's components come last in a work array [rows, LANES]; of each, d component / d turns of the 15 joints, and its value."""
 

@@ -53,7 +53,7 @@ def pose(w, at, hand):
 
 @numba.njit(cache=True)
 @no_type_check
-def _shaped(w, at, mean, shape, c):
+def shaped(w, at, mean, shape, c):
     """A length that is affine in the betas."""
     value = everywhere(mean[c])
     for b in range(10):
@@ -66,9 +66,9 @@ def _shaped(w, at, mean, shape, c):
 def _rest_tip(w, at, hand, f):
     """The tip of a finger before it is posed, with its pose correctives."""
     x, y, z = (
-        _shaped(w, at, hand.tips[f], hand.tips_shape[f], 0),
-        _shaped(w, at, hand.tips[f], hand.tips_shape[f], 1),
-        _shaped(w, at, hand.tips[f], hand.tips_shape[f], 2),
+        shaped(w, at, hand.tips[f], hand.tips_shape[f], 0),
+        shaped(w, at, hand.tips[f], hand.tips_shape[f], 1),
+        shaped(w, at, hand.tips[f], hand.tips_shape[f], 2),
     )
     for k in range(hand.corrective_starts[f], hand.corrective_starts[f + 1]):
         entry = load(w, at + ROTATIONS + hand.corrective_rows[k])
@@ -78,7 +78,7 @@ def _rest_tip(w, at, hand, f):
 
 @numba.njit(cache=True)
 @no_type_check
-def _put(w, row, x, y, z):
+def put_point(w, row, x, y, z):
     store(w, row, x)
     store(w, row + 1, y)
     store(w, row + 2, z)
@@ -91,23 +91,23 @@ def _pose_finger(w, at, hand, f):
     x = y = z = everywhere(0.0)  # of the joint, posed
     turn = at + ROOT
     out_x, out_y, out_z = turned(w, turn, tip_x, tip_y, tip_z)
-    _put(w, PARTS + 12 * f, out_x, out_y, out_z)
+    put_point(w, PARTS + 12 * f, out_x, out_y, out_z)
     share = hand.tip_weights[f, 0]
     out_x, out_y, out_z = out_x * share, out_y * share, out_z * share
     for k in range(3):
         mean, shape = hand.bones[f, k], hand.bones_shape[f, k]
-        bone_x, bone_y, bone_z = _shaped(w, at, mean, shape, 0), _shaped(w, at, mean, shape, 1), _shaped(w, at, mean, shape, 2)
+        bone_x, bone_y, bone_z = shaped(w, at, mean, shape, 0), shaped(w, at, mean, shape, 1), shaped(w, at, mean, shape, 2)
         move_x, move_y, move_z = turned(w, turn, bone_x, bone_y, bone_z)
         x, y, z = x + move_x, y + move_y, z + move_z
-        _put(w, POINTS + 3 * (1 + 4 * f + k), x, y, z)
+        put_point(w, POINTS + 3 * (1 + 4 * f + k), x, y, z)
         tip_x, tip_y, tip_z = tip_x - bone_x, tip_y - bone_y, tip_z - bone_z
         turn = TURNS + 9 * (3 * f + k)
         move_x, move_y, move_z = turned(w, turn, tip_x, tip_y, tip_z)
         part_x, part_y, part_z = x + move_x, y + move_y, z + move_z
-        _put(w, PARTS + 12 * f + 3 * (k + 1), part_x, part_y, part_z)
+        put_point(w, PARTS + 12 * f + 3 * (k + 1), part_x, part_y, part_z)
         share = hand.tip_weights[f, k + 1]
         out_x, out_y, out_z = out_x + part_x * share, out_y + part_y * share, out_z + part_z * share
-    _put(w, POINTS + 3 * (4 + 4 * f), out_x, out_y, out_z)
+    put_point(w, POINTS + 3 * (4 + 4 * f), out_x, out_y, out_z)
 
 
 @numba.njit(cache=True)

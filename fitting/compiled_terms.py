@@ -133,6 +133,19 @@ def angle_loss(w, at, limits):
 
 @numba.njit(cache=True)
 @no_type_check
+def worst_violation(w, at, limits):
+    """Of all joints, the most that twist, or bend and splay, leave their limits, radians."""
+    worst = everywhere(0.0)
+    for j in range(15):
+        twist, bend, splay, _ = _angle_excess(limits, j, _local(w, at, limits.axes, j))
+        twist, flexion = size(twist), root(bend * bend + splay * splay)
+        worst = where(twist > worst, twist, worst)
+        worst = where(flexion > worst, flexion, worst)
+    return worst
+
+
+@numba.njit(cache=True)
+@no_type_check
 def _rates(local):
     """cos and sin of bend, cos and tan of splay, which the angles' Jacobian is made of; cos(splay) is at least 0.05."""
     m00, m01, m02, _, _ = local

@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from fitting import anatomy
 from fitting.batches import in_batches
 from fitting.chains import Chain, chains, segments, whole_tracks
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
-from fitting.losses import angle_excess
-from fitting.mano import HandModel, pose_hand, project
-from fitting.objective import Landmarks, Losses, LossWeights, Objective, State
+from fitting.mano import HandModel, project
+from fitting.measures import measurer
+from fitting.objective import Landmarks, LossWeights, Objective, State
 from fitting.prior import NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
 from fitting.solver import Backend, Solution, solver, takes_compiled
@@ -121,7 +120,9 @@ class Fitter:
         prior = pose_prior(model, self.settings.num_components)
         self.objective = Objective.of(model, prior, self.settings.weights)
         self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
-        self._arithmetic = Arithmetic.of(compiled=takes_compiled(self.settings.backend, model.v_template))
+        compiled = takes_compiled(self.settings.backend, model.v_template)
+        self._measure = measurer(compiled=compiled)
+        self._arithmetic = Arithmetic.of(compiled=compiled)
 
     @torch.no_grad()
     def fit(
@@ -156,7 +157,7 @@ class Fitter:
         moment = np.zeros(len(points)) if time_s is None else np.asarray(time_s, dtype=np.float64)
         segment = np.full(len(points), -1)
         if track is not None:
-            segment[usable] = segments(np.asarray(track)[usable], moment[usable], self.settings.tracks.max_gap_s)
+            segment[usable.numpy()] = segments(np.asarray(track)[usable.numpy()], moment[usable.numpy()], self.settings.tracks.max_gap_s)
 
         def fit_rows(rows: Int[Tensor, "m"]) -> None:
             centre = (low[rows] + high[rows]) / 2
@@ -164,7 +165,7 @@ class Fitter:
             tied = chains(segment[rows], moment[rows]) if track is not None else []
             self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows], tied)
 
-        for rows in whole_tracks(segment[usable], self.batch_size):
+        for rows in whole_tracks(segment[usable.numpy()], self.batch_size):
             self.batch_size = min(self.batch_size, in_batches(fit_rows, usable[rows], max(len(rows), 1)))
         return fits
 
@@ -186,8 +187,7 @@ class Fitter:
         seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint.to(like)[:, order], side.log().to(like), tied)
-        losses, _ = self._arithmetic.losses(self.objective, best.state, seen)
-        fitted = self._columns(best.state, losses, centre.to(like), side.to(like))
+        fitted = self._columns(best.state, seen, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
         fitted["flip_margin"], fitted["loss_smooth"] = margin.cpu(), smooth.cpu()
         fitted |= self._agreement((fitted["joints_2d"] - pixels).norm(dim=-1), confidence, side, fitted["box"])
@@ -225,16 +225,7 @@ class Fitter:
         end.num_iterations.add_(early.num_iterations[:n] + early.num_iterations[n:])
         smooth = torch.zeros_like(end.total)
         for chain in tied:
-            rows, joint, loss = solve_tracks(
-                self.objective,
-                end.state,
-                seen,
-                log_size,
-                chain,
-                settings.tracks,
-                tolerance=settings.tolerance,
-                arithmetic=self._arithmetic,
-            )
+            rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, self._arithmetic)
             end.state.put(rows, joint.state)
             end.converged[rows] = joint.converged
             end.num_iterations[rows] += joint.num_iterations
@@ -242,34 +233,27 @@ class Fitter:
         return end, margin, smooth
 
     def _columns(
-        self, state: State, losses: Losses, centre: Float[Tensor, "m 2"], side: Float[Tensor, "m"]
+        self, state: State, seen: Landmarks, centre: Float[Tensor, "m 2"], side: Float[Tensor, "m"]
     ) -> dict[str, Shaped[Tensor, "m ..."]]:
         """Columns of the result from the whole mesh, in pixels of the image."""
-        global_orient = axis_angle_from_matrix(state.root)
-        hand_pose = axis_angle_from_matrix(state.rotations).flatten(1)
-        hand = pose_hand(self.model, state.betas, global_orient, hand_pose)
-        wrist = hand.joints[:, :1]
         scale = state.log_scale.exp() * side
         camera = torch.cat([scale[:, None], centre + state.shift * side[:, None]], 1)
-        outline = project(hand.vertices - wrist, camera)
-        angles = anatomy.decompose(state.rotations, self.objective.axes)
-        excess, _ = angle_excess(angles, self.objective.twist_limits, self.objective.hulls)
-        violation = torch.maximum(excess[..., 0].abs(), excess[..., 1:].norm(dim=-1))
+        losses, joints, box, violation = self._measure(self.model, self.objective, state, seen)
         columns = {
             "betas": state.betas,
-            "global_orient": global_orient,
-            "hand_pose": hand_pose,
+            "global_orient": axis_angle_from_matrix(state.root),
+            "hand_pose": axis_angle_from_matrix(state.rotations).flatten(1),
             "camera": camera,
-            "joints_3d": hand.joints - wrist,
-            "joints_2d": project(hand.joints - wrist, camera),
-            "box": torch.cat([outline.amin(1), outline.amax(1)], 1),
+            "joints_3d": joints,
+            "joints_2d": project(joints, camera),
+            "box": box * side[:, None] + centre.repeat(1, 2),
             "loss_reprojection": losses.reprojection,
             "loss_bone": losses.bone,
             "loss_angle": losses.angle,
             "loss_prior": losses.prior,
             "loss_shape": losses.shape,
             "loss_depth": losses.depth,
-            "violation_deg": violation.amax(1).rad2deg(),
+            "violation_deg": violation.rad2deg(),
         }
         return {name: values.cpu() for name, values in columns.items()}
 

@@ -14,6 +14,7 @@ from fitting.fit import FitSettings, Fitter
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.mano import HandModel
+from fitting.measures import measure
 from fitting.objective import Landmarks, LossWeights, Objective, State, projected
 from fitting.prior import pose_prior
 from fitting.rotation import matrix_from_axis_angle
@@ -109,6 +110,24 @@ def test_any_number_of_components_and_corners(model, exact, components, noise):
     matrix = compiled.normal_equations(mine, rounded(state), rounded(seen))[0]
     reference = theirs.normal_equations(state, seen, theirs.losses(state, seen)[1])[0]
     assert (matrix - reference).abs().max() < 1e-4 * reference.abs().max()
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["stand-in", "no weight and no corrective is zero"])
+def test_outline_joints_and_violation_are_the_meshs(model, exact, dense):
+    if dense:
+        generator = torch.Generator().manual_seed(0)
+        correctives = 1e-3 * torch.randn(exact.posedirs.shape, generator=generator, dtype=torch.float64)
+        weights = exact.weights + 0.05 * torch.rand(exact.weights.shape, generator=generator, dtype=torch.float64)
+        exact = replace(exact, posedirs=correctives, weights=weights / weights.sum(1, keepdim=True))
+        model = exact.to(dtype=torch.float32)
+    mine, theirs = objective_of(model), objective_of(exact)
+    state, seen = random_hands(theirs, 2 * LANES + 1)
+    found, wanted = compiled.measure(model, mine, rounded(state), rounded(seen)), measure(exact, theirs, state, seen)
+    torch.testing.assert_close(found.joints.double(), wanted.joints, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.box.double(), wanted.box, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.violation.double(), wanted.violation, rtol=0, atol=1e-5)
+    torch.testing.assert_close(theirs.total(found.losses).double(), theirs.total(wanted.losses), rtol=1e-4, atol=0)
+    assert wanted.violation.min() > 0.01
 
 
 @pytest.mark.parametrize(

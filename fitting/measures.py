@@ -1,0 +1,43 @@
+"""What is said of a fitted hand besides its parameters: its losses, joints, outline and worst joint angle."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fitting import anatomy
+from fitting.losses import angle_excess
+from fitting.mano import HandModel, pose_hand
+from fitting.objective import Landmarks, Losses, Objective, State
+from fitting.rotation import axis_angle_from_matrix
+
+
+class Measures(NamedTuple):
+    """Of a batch of right hands."""
+
+    losses: Losses
+    joints: Float[Tensor, "n 21 3"]  # OpenPose's order, wrist-centred, metres
+    box: Float[Tensor, "n 4"]  # of the 778 vertices in the image, box sides
+    violation: Float[Tensor, "n"]  # worst joint angle beyond its limit, radians
+
+
+def measurer(*, compiled: bool) -> Callable[[HandModel, Objective, State, Landmarks], Measures]:
+    """`measure`, or its compiled twin."""
+    if not compiled:
+        return measure
+    from fitting import compiled as twin  # numba, which not every reader of this module needs
+
+    return twin.measure
+
+
+def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
+    """By the whole mesh."""
+    hand = pose_hand(model, state.betas, axis_angle_from_matrix(state.root), axis_angle_from_matrix(state.rotations).flatten(1))
+    wrist = hand.joints[:, :1]
+    outline = state.log_scale.exp()[:, None, None] * (hand.vertices - wrist)[..., :2] + state.shift[:, None]
+    excess, _ = angle_excess(anatomy.decompose(state.rotations, objective.axes), objective.twist_limits, objective.hulls)
+    worst = torch.maximum(excess[..., 0].abs(), excess[..., 1:].norm(dim=-1)).amax(1)
+    box = torch.cat([outline.amin(1), outline.amax(1)], 1)
+    return Measures(objective.losses(state, seen)[0], hand.joints - wrist, box, worst)

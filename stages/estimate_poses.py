@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from jaxtyping import Float32
-
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
-from stages.people_union import MIN_IOU, union_of_boxes
+from stages.people_union import MIN_IOU
+from stages.pose_members import rows_of
 from stages.stage import Key, Resources, setting
-from stages.tables import LEFT, RIGHT, PersonBoxes, Poses, Table
+from stages.tables import PersonBoxes, Poses, Table
 
 NETWORKS: Mapping[str, int] = {"vitpose_wholebody_huge": 133, "vitpose_wholebody_base": 133, "vitpose_huge": 17, "vitpose_base": 17}
 """Keypoints by name in the manifest."""
@@ -63,39 +61,11 @@ class EstimatePoses:
 
     def build(self) -> Callable[[Frames, PersonBoxes], Poses]:
         """Load the network."""
-        from stages.detectors.vitpose import keypoint_reader, views_of
+        from stages.detectors.vitpose import BODY, HANDS, keypoint_reader, views_of
         from stages.detectors.vitpose_checkpoint import vitpose
 
-        path = weight_file(self.network)
-        network = vitpose(load_checkpoint(path), NETWORKS[self.network], path)
+        path, num_keypoints = weight_file(self.network), NETWORKS[self.network]
+        network = vitpose(load_checkpoint(path), num_keypoints, path)
         read = keypoint_reader(network, flip=self.flip, device=self.device, bf16=self.bf16, batch_size=self.batch_size)
-
-        def estimate(frames: Frames, found: PersonBoxes) -> Poses:
-            persons = [union_of_boxes(found.take(found.frame == frame), min_iou=self.person_iou) for frame in frames.frame]
-            everybody = PersonBoxes.concat(persons)
-            images = [image for image, here in zip(frames.images, persons, strict=True) for _ in range(len(here))]
-            keypoints = read(list(zip(images, views_of(everybody.box), strict=True)))
-            number = np.concatenate([np.zeros(0, np.int16), *(np.arange(len(here), dtype=np.int16) for here in persons)])
-            return _rows(everybody, number, keypoints)
-
-        return estimate
-
-
-def _rows(persons: PersonBoxes, number: np.ndarray, keypoints: Float32[np.ndarray, "n k 3"]) -> Poses:
-    from stages.detectors.vitpose import BODY, HANDS
-
-    points = np.concatenate([keypoints[..., :2], keypoints[..., 2:].clip(0, 1)], -1)
-    unknown = np.full((len(points), 21, 3), np.nan, np.float32)
-    left, right = (points[:, HANDS[side]] if points.shape[1] == 133 else unknown for side in (LEFT, RIGHT))
-    return Poses(
-        video=persons.video,
-        frame=persons.frame,
-        time_s=persons.time_s,
-        source=np.full(len(persons), EstimatePoses.detector, object),
-        person=number,
-        box=persons.box,
-        score=persons.score,
-        body=points[:, BODY],
-        left_hand=left,
-        right_hand=right,
-    )
+        hands = HANDS if num_keypoints == 133 else None
+        return rows_of(read, views_of, detector=self.detector, body=BODY, hands=hands, person_iou=self.person_iou)

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from jaxtyping import Float32, Int16
-
-from stages import boxes
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
 from stages.hand_members import check_settings
-from stages.people_union import MIN_IOU, union_of_boxes
+from stages.people_union import MIN_IOU
+from stages.pose_members import rows_of
 from stages.stage import Key, Resources, setting
-from stages.tables import LEFT, RIGHT, PersonBoxes, Poses, Table
+from stages.tables import PersonBoxes, Poses, Table
 
 if TYPE_CHECKING:
     from stages.detectors.alphapose import Decode
@@ -71,42 +68,11 @@ class EstimatePosesAlphaPose:
 
     def build(self) -> Callable[[Frames, PersonBoxes], Poses]:
         """Load the network."""
-        from stages.detectors.alphapose import keypoint_reader, views_of
+        from stages.detectors.alphapose import BODY, HANDS, keypoint_reader, views_of
         from stages.detectors.fastpose import fastpose
 
-        file = weight_file(self.network)
+        file, decode = weight_file(self.network), DECODE[self.network]
         network = fastpose(load_checkpoint(file), file)
-        decode, batch_size = DECODE[self.network], self.batch_size
-        read = keypoint_reader(network, decode=decode, device=self.device, bf16=self.bf16, batch_size=batch_size)
-
-        def estimate(frames: Frames, found: PersonBoxes) -> Poses:
-            area = boxes.area(found.box)
-            found = found.take((area > 0) & (area < np.inf))
-            persons = [union_of_boxes(found.take(found.frame == frame), min_iou=self.person_iou) for frame in frames.frame]
-            everybody = PersonBoxes.concat(persons)
-            images = [image for image, here in zip(frames.images, persons, strict=True) for _ in range(len(here))]
-            keypoints = read(list(zip(images, views_of(everybody.box), strict=True)))
-            number = np.concatenate([np.arange(len(here), dtype=np.int16) for here in persons])
-            return _rows(everybody, number, keypoints)
-
-        return estimate
-
-
-def _rows(persons: PersonBoxes, number: Int16[np.ndarray, "n"], keypoints: Float32[np.ndarray, "n k 3"]) -> Poses:
-    from stages.detectors.alphapose import BODY, HANDS
-
-    points = np.concatenate([keypoints[..., :2], keypoints[..., 2:].clip(0, 1)], -1)
-    unknown = np.full((len(points), 21, 3), np.nan, np.float32)
-    left, right = (points[:, HANDS[side]] if points.shape[1] == 136 else unknown for side in (LEFT, RIGHT))
-    return Poses(
-        video=persons.video,
-        frame=persons.frame,
-        time_s=persons.time_s,
-        source=np.full(len(persons), EstimatePosesAlphaPose.detector, object),
-        person=number,
-        box=persons.box,
-        score=persons.score,
-        body=points[:, BODY],
-        left_hand=left,
-        right_hand=right,
-    )
+        read = keypoint_reader(network, decode=decode, device=self.device, bf16=self.bf16, batch_size=self.batch_size)
+        hands = HANDS if network.conv_out.out_channels == 136 else None
+        return rows_of(read, views_of, detector=self.detector, body=BODY, hands=hands, person_iou=self.person_iou)

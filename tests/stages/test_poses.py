@@ -105,9 +105,9 @@ def test_two_detectors_boxes_of_one_person_are_one_pose(media: Path) -> None:
 def test_two_hundred_people_half_outside_and_slivers_come_through() -> None:
     frames = frames_of(np.full((200, 300, 3), 90, np.uint8))
     rng = np.random.default_rng(0)
-    corner = rng.uniform(-100, 280, (199, 2))
-    crowd = [(0, x, y, x + w, y + h) for (x, y), (w, h) in zip(corner, rng.uniform(1, 150, (199, 2)), strict=True)]
-    poses = estimate(frames, boxes_of(frames, *crowd, (0, 50, 50, 50, 50)), network="vitpose_base", flip=False)
+    corner = rng.uniform(-100, 280, (200, 2))
+    crowd = [(0, x, y, x + w, y + h) for (x, y), (w, h) in zip(corner, rng.uniform(1, 150, (200, 2)), strict=True)]
+    poses = estimate(frames, boxes_of(frames, *crowd, (0, 50, 50, 50, 90), (0, 1, 1, np.inf, 9)), network="vitpose_base", flip=False)
     assert len(poses) == 200
     assert poses.person.tolist() == list(range(200))
     assert np.isfinite(poses.body).all()

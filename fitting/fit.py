@@ -166,7 +166,9 @@ class Fitter:
             self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows], tied)
 
         for rows in whole_tracks(segment[usable.numpy()], self.batch_size):
-            self.batch_size = min(self.batch_size, in_batches(fit_rows, usable[rows], max(len(rows), 1)))
+            fitting = in_batches(fit_rows, usable[rows], max(len(rows), 1))
+            if fitting < len(rows):
+                self.batch_size = min(self.batch_size, fitting)
         return fits
 
     def _fit_batch(

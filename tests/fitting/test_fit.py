@@ -119,6 +119,7 @@ def test_order_and_size_of_the_batch_change_nothing(model, fitter, invent):
     hands = invent(40)
     small = Fitter(model, FitSettings(batch_size=7))
     whole, parts = fitter.fit(hands.keypoints), small.fit(hands.keypoints[::-1].copy())
+    assert small.batch_size == 7
     gap = (whole.joints_3d - parts.joints_3d.flip(0)).norm(dim=2).mean(1)
     assert gap.median() < 1e-4
     assert (gap < 1e-3).float().mean() > 0.9

@@ -38,9 +38,24 @@ def hull_of(samples: Float[np.ndarray, "n 2"], kept: float = 0.9995) -> Polygon:
 def _hull_without_strays(samples: Float[np.ndarray, "n 2"], num_strays: int) -> Polygon:
     rim = _outer_layers(samples, num_strays + 1)
     for _ in range(num_strays):
-        areas = {corner: ConvexHull(np.delete(rim, corner, 0)).volume for corner in ConvexHull(rim).vertices}
-        rim = np.delete(rim, min(areas, key=lambda corner: areas[corner]), 0)
+        rim = np.delete(rim, _stray(rim), 0)
     return np.asarray(rim[ConvexHull(rim).vertices])
+
+
+def _stray(samples: Float[np.ndarray, "n 2"]) -> int:
+    """The sample without which the hull is smallest. Losing a corner costs at most the triangle with its neighbours."""
+    hull = ConvexHull(samples)
+    corners = samples[hull.vertices]
+    before = np.roll(corners, 1, 0)
+    triangle = _cross(corners - before, np.roll(corners, -1, 0) - before) / 2
+    stray, most = 0, -1.0
+    for corner in np.argsort(-triangle):
+        if triangle[corner] <= most:
+            break
+        less = hull.volume - ConvexHull(np.delete(samples, hull.vertices[corner], 0)).volume
+        if less > most:
+            stray, most = int(hull.vertices[corner]), less
+    return stray
 
 
 def _outer_layers(samples: Float[np.ndarray, "n 2"], num_layers: int) -> Float[np.ndarray, "_ 2"]:

@@ -22,7 +22,7 @@ class Banded(NamedTuple):
     shared: Float[Tensor, "k s s"]
     right: Float[Tensor, "k t f"]
     right_shared: Float[Tensor, "k s"]
-    lengths: Int[Tensor, "k"]
+    lengths: Int[Tensor, "k"]  # of the tracks; what lies beyond need not be solved
 
 
 def solve_banded(system: Banded) -> tuple[Float[Tensor, "k t f"], Float[Tensor, "k s"]]:

@@ -24,9 +24,9 @@ class Smoothness:
 
     index: Int[Tensor, "k t"]  # of each frame among the states; a shorter track's last one is repeated
     log_size: Float[Tensor, "k t"]  # of the box, log pixels
-    time_step: Float[Tensor, "k t-1"]
-    tied: Bool[Tensor, "k t-2"]
-    spread: Float[Tensor, "k t-2 17"]
+    time_step: Float[Tensor, "k pairs"]
+    tied: Bool[Tensor, "k triples"]
+    spread: Float[Tensor, "k triples 17"]
     robust_scale: float
 
     @classmethod
@@ -45,18 +45,18 @@ class Smoothness:
             robust_scale=robust_scale,
         )
 
-    def turns(self, state: State) -> Float[Tensor, "k t-1 17 3"]:
+    def turns(self, state: State) -> Float[Tensor, "k pairs 17 3"]:
         """From each frame to the next: of the joints and the root in axis-angle, and of the log size, first component only."""
         rotations = torch.cat([state.rotations, state.root[:, None]], 1)[self.index]
         turns = axis_angle_from_matrix(rotations[:, :-1].mT @ rotations[:, 1:])
         growth = (state.log_scale[self.index] + self.log_size).diff(dim=1)[..., None, None]
         return torch.cat([turns, torch.nn.functional.pad(growth, (0, 2))], 2)
 
-    def accelerations(self, turns: Float[Tensor, "k t-1 17 3"]) -> Float[Tensor, "k t-2 17 3"]:
+    def accelerations(self, turns: Float[Tensor, "k pairs 17 3"]) -> Float[Tensor, "k triples 17 3"]:
         """Differences of velocities, in spreads."""
         return (turns / self.time_step[..., None, None]).diff(dim=1) / self.spread[..., None]
 
-    def loss(self, state: State) -> Float[Tensor, "k t-2"]:
+    def loss(self, state: State) -> Float[Tensor, "k triples"]:
         """One value for every three frames that follow each other; 0 where there are none."""
         squared = (self.accelerations(self.turns(state)) ** 2).sum(-1)
         core = squared < self.robust_scale**2
@@ -103,7 +103,7 @@ def _tangent(vector: Float[Tensor, "*batch 3"], turn: Float[Tensor, "*batch 3"])
 
 
 def _by_frame(
-    first: Float[Tensor, "k t-2 17 3"], middle: Float[Tensor, "k t-2 17 3"], last: Float[Tensor, "k t-2 17 3"]
+    first: Float[Tensor, "k triples 17 3"], middle: Float[Tensor, "k triples 17 3"], last: Float[Tensor, "k triples 17 3"]
 ) -> Float[Tensor, "k t 17 3"]:
     """Add up what falls on each frame as the first, the middle and the last of three."""
     pad = torch.nn.functional.pad

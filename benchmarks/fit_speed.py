@@ -68,6 +68,7 @@ def smplx_peers(model: HandModel, objective: Objective, exact: Objective, proble
         begin = fit_peers.better_tilt(objective, seen)
         return best_rate(lambda k: fit_peers.by_smplx(objective, model, begin, seen, num_timed=k), n, num_timed)
 
+    torch.set_num_threads(1)
     seen = problems.take(64).landmarks(objective)
     end, _ = fit_peers.by_smplx(objective, model, fit_peers.better_tilt(objective, seen), seen)
     judged = judge(exact, end, problems.take(64))
@@ -82,6 +83,7 @@ def joints_peers(objective: Objective, exact: Objective, problems: Problems) -> 
         begin = fit_peers.better_tilt(objective, seen)
         return best_rate(lambda k: fit_peers.by_joints(objective, begin, seen, num_timed=k), n, num_timed)
 
+    torch.set_num_threads(1)
     few = problems.take(256)
     seen = few.landmarks(objective)
     starts = two_tilts(objective, seen)

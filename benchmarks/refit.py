@@ -35,12 +35,14 @@ def _measure_one(keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> di
     with tempfile.TemporaryDirectory() as folder:
         data = write_folder(Path(folder), keypoints, num_hands)
         command = [sys.executable, "-m", "pipeline", "run", "--data", str(data), "--until", "review"]
+        shown = Path(folder) / "shown.txt"
         start = time.perf_counter()
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        with shown.open("wb") as out:
+            child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
         _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.perf_counter() - start
         if status:
-            raise RuntimeError(f"{' '.join(command)} ended with status {status}")
+            raise RuntimeError(f"{' '.join(command)}: {shown.read_text()[-2000:]}")
         receipts = [json.loads(line) for log in (data / "runs").iterdir() for line in log.read_text().splitlines()]
         num_clips = len(list((data / "reviews").glob("*.parquet")))
     return {

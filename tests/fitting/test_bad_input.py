@@ -162,6 +162,12 @@ def test_a_batch_that_does_not_fit_is_split_and_no_row_is_lost(caplog):
     assert [record.getMessage().partition(" do not fit")[0] for record in caplog.records] == ["64 hands at once"]
 
 
+def test_a_small_batch_makes_no_later_one_small(model, invent):
+    fitter = Fitter(model)
+    fitter.fit(invent(3).keypoints)
+    assert fitter.batch_size == FitSettings().batch_size
+
+
 def test_a_row_too_large_by_itself_is_an_error():
     def work(rows: torch.Tensor) -> None:
         raise torch.OutOfMemoryError

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, grid_sample, interpolate, linear, max_pool2d, relu
 
-from tests.stages.checkpoints import Layout
+from tests.stages.checkpoints import Layout, random_state
 
 BLOCKS = ((2, 3, 64), (3, 4, 128), (4, 23, 256), (5, 3, 512))
 """Stage, blocks, width."""
@@ -44,6 +44,17 @@ def official_layout() -> Layout:
     for name, outputs, inputs in heads:
         layout |= {f"roi_heads.{name}.weight": (outputs, inputs), f"roi_heads.{name}.bias": (outputs,)}
     return layout
+
+
+def tame_weights() -> dict[str, Tensor]:
+    """Random weights that keep scores between 0 and 1 and boxes near their anchors."""
+    state = random_state(official_layout())
+    factors = (("conv3.norm.weight", 0.3), ("stem.conv1.weight", 0.02), ("fpn_output", 0.02), ("cls_score", 0.3), ("_deltas", 0.3))
+    for pattern, factor in factors:
+        for name in state:
+            state[name] *= factor if pattern in name else 1
+    state["roi_heads.box_predictor.cls_score.bias"] = torch.tensor([0.5, -0.5])
+    return state
 
 
 def pyramid(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:

@@ -18,24 +18,12 @@ from stages.detectors.weights import BadWeights, MissingWeights
 from stages.tables import People
 from tests.labelled_pictures import frames_of, labelled
 from tests.stages import rcnn_reference as reference
-from tests.stages.checkpoints import random_state, save
+from tests.stages.checkpoints import save
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    """Random weights tame enough for scores between 0 and 1 and boxes that stay near their anchors."""
-    weights = random_state(reference.official_layout())
-    for pattern, factor in (
-        ("conv3.norm.weight", 0.3),
-        ("stem.conv1.weight", 0.02),
-        ("fpn_output", 0.02),
-        ("cls_score", 0.3),
-        ("_deltas", 0.3),
-    ):
-        for name in weights:
-            weights[name] *= factor if pattern in name else 1
-    weights["roi_heads.box_predictor.cls_score.bias"] = torch.tensor([0.5, -0.5])
-    return weights
+    return reference.tame_weights()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ _DEVICES = ("auto", "cpu", "cuda")
 class Fit:
     """MANO parameters and a weak-perspective camera for each hand, by the three losses of the paper.
 
-    Left hands are mirrored, fitted as right ones and mirrored back. A hand that cannot be fitted keeps its row: `outcome` says why and
-    its numbers are NaN.
+    Left hands are mirrored, fitted as right ones and mirrored back. The hands of a track are fitted together: one shape, smooth in time.
+    A hand that cannot be fitted keeps its row: `outcome` says why and its numbers are NaN.
     """
 
     name: ClassVar[str] = "fit"
@@ -50,6 +50,14 @@ class Fit:
     """A hand has converged when a step lowers its total by less than this share. Ours."""
     world_weight: float = 2.0
     """Of the detector's 3D landmarks in the choice between the two tilts; 0 leaves it to the losses. Ours."""
+    smooth_weight: float = 0.03
+    """Of the accelerations of joints, root and size along a track, in spreads of studio motion; 0 leaves the frames free. Ours."""
+    share_shape: bool = True
+    """One set of betas a track. Ours."""
+    jump_weight: float = 0.1
+    """Of a jump between two frames, where a track chooses among its frames' tilts. Ours."""
+    max_gap_s: float = 0.5
+    """A track breaks for the fit where its hand is not seen for longer, seconds, or changes its side. Ours."""
     focal_share: float = 5000 / 256
     """Focal length that turns the weak-perspective camera into `transl`, in longer sides of the frame. As in HaMeR and WiLoR's code."""
     gpus: float = setting(0.0, identity=False)
@@ -61,10 +69,10 @@ class Fit:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no fit makes sense: ValueError that names the field."""
-        for name in ("bone_weight", "angle_weight", "prior_weight", "shape_weight", "world_weight", "gpus"):
+        for name in ("bone_weight", "angle_weight", "prior_weight", "shape_weight", "world_weight", "smooth_weight", "jump_weight", "gpus"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"fit.{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("robust_scale", "tolerance", "focal_share"):
+        for name in ("robust_scale", "tolerance", "max_gap_s", "focal_share"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"fit.{name} must be more than 0, got {getattr(self, name)}")
         for name, most in (("num_components", 135), ("num_iterations", 10_000), ("batch_size", 1 << 20)):
@@ -90,6 +98,7 @@ class Fit:
         from fitting.fit import FitSettings, Fitter
         from fitting.mano import load_hand_model
         from fitting.objective import LossWeights
+        from fitting.tracks import TrackSettings
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         loss_weights = LossWeights(
@@ -101,6 +110,9 @@ class Fit:
         )
         settings = FitSettings(
             weights=loss_weights,
+            tracks=TrackSettings(
+                smooth_weight=self.smooth_weight, share_shape=self.share_shape, jump_weight=self.jump_weight, max_gap_s=self.max_gap_s
+            ),
             num_components=self.num_components,
             num_iterations=self.num_iterations,
             tolerance=self.tolerance,
@@ -121,7 +133,8 @@ def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:
         return Fits.empty()
     sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)[:, None, None]
     mirror = np.concatenate([sign, np.ones_like(sign), np.ones_like(sign)], 2)
-    fitted = fitter.fit(hands.keypoints * mirror, hands.world * mirror)
+    track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)
+    fitted = fitter.fit(hands.keypoints * mirror, hands.world * mirror, track=track, time_s=hands.time_s)
     return Fits(
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "hand", "side")},
         outcome=np.array([str(outcome) for outcome in fitted.outcome], dtype=object),

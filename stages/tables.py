@@ -304,6 +304,7 @@ class Fits(Table):
     loss_prior: Float32[np.ndarray, "n"]
     loss_shape: Float32[np.ndarray, "n"]
     loss_depth: Float32[np.ndarray, "n"]
+    loss_smooth: Float32[np.ndarray, "n"]  # of the track's acceleration here; 0 at its ends and without one
     error_px: Float32[np.ndarray, "n"]  # confidence-weighted mean distance of joints to landmarks
     error_share: Float32[np.ndarray, "n"]  # error_px over the box's longer side
     inlier_ratio: Float32[np.ndarray, "n"]  # share of the landmarks used that lie near their joints: 3 robust scales, 6 % of the hand

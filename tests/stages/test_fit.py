@@ -1,10 +1,12 @@
 """The stage fits every hand of a clip, of either side, keeps every row, and refuses settings without sense."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.tracks import jitter_mm, landmarks, studio_motion
 from fitting.files import STANDIN, sha256_of
 from fitting.mano import load_hand_model, pose_either_hand, project
 from stages.fit import Fit
@@ -30,9 +32,9 @@ def table(kind, n: int, **known):
 CLIP = table(Clips, 1, clip="v-0000", video="v", end_s=2.0, num_frames=20)
 
 
-def hands_of(keypoints: np.ndarray, side, world=np.nan) -> Hands:
+def hands_of(keypoints: np.ndarray, side, world=np.nan, track=-1) -> Hands:
     n = len(keypoints)
-    known = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 1600, "height": 1200}
+    known = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 1600, "height": 1200, "track": track}
     return table(Hands, n, **known, side=side, keypoints=keypoints, world=world)
 
 
@@ -122,6 +124,37 @@ def test_unfitted_hand_keeps_its_row_and_says_why(fit, seen):
     assert fits.num_points[2] == 0
 
 
+@pytest.fixture(scope="module")
+def moving() -> tuple[np.ndarray, np.ndarray]:
+    """Two right hands of one person for a second, noisy; by frame: keypoints and tracks."""
+    motion = studio_motion(1, 1.0, seed=2)
+    order = np.lexsort((motion.track, motion.time_s))
+    return landmarks(motion, 0.02, "fresh", seed=0)[order].astype(np.float32), motion.track[order]
+
+
+def test_a_track_is_smooth_and_has_one_shape_and_rows_keep_their_order(fit, moving):
+    keypoints, track = moving
+    time_s = np.repeat(np.arange(30) / 30, 2)
+    tied, free = (fit(CLIP, replace(hands_of(keypoints, RIGHT, track=t), time_s=time_s)) for t in (track, -1))
+    assert jitter_mm(tied.joints_3d[track == 0], track[track == 0]) < 0.3 * jitter_mm(free.joints_3d[track == 0], track[track == 0])
+    assert np.abs(tied.joints_2d - keypoints[..., :2]).mean() < 10
+    for number in (0, 1):
+        assert (tied.betas[track == number] == tied.betas[number]).all()
+    assert (tied.betas[0] != tied.betas[1]).any()
+    assert tied.frame.tolist() == list(range(60))
+    assert (free.betas[2:4] != free.betas[:2]).any()
+
+
+def test_a_side_that_changes_breaks_a_track(fit, moving):
+    keypoints, track = (values[::2] for values in moving)
+    side = np.where(np.arange(30) < 15, RIGHT, LEFT)
+    swapped = np.where((side == LEFT)[:, None, None], keypoints * np.array([-1, 1, 1], np.float32), keypoints)
+    fits = fit(CLIP, replace(hands_of(swapped, side, track=track), time_s=np.arange(30) / 30))
+    assert (fits.betas[0] == fits.betas[14]).all()
+    assert (fits.betas[15] == fits.betas[29]).all()
+    assert (fits.betas[14] != fits.betas[15]).any()
+
+
 def test_table_without_hands(fit):
     fits = fit(CLIP, Hands.empty())
     assert len(fits) == 0
@@ -166,4 +199,6 @@ def test_defaults_are_those_of_the_fit_itself():
         assert getattr(stage, name) == getattr(ours, name), name
     for name in ("bone", "angle", "prior", "shape"):
         assert getattr(stage, f"{name}_weight") == getattr(ours.weights, name), name
+    for name in ("smooth_weight", "share_shape", "jump_weight", "max_gap_s"):
+        assert getattr(stage, name) == getattr(ours.tracks, name), name
     assert stage.robust_scale == ours.weights.robust_scale

@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.anatomy import PARENTS
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.losses import bone_length_loss, joint_angle_loss, prior_loss, reprojection_loss
@@ -32,15 +30,9 @@ def smplx_mano(model: HandModel, batch_size: int) -> torch.nn.Module:
     import smplx
     from smplx.utils import Struct
 
-    arrays = {
-        name: getattr(model, name).double().cpu().numpy() for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")
-    }
-    tree = np.array([[2**32 - 1, *PARENTS[1:]], list(range(16))])
-    arrays |= {"f": model.faces.cpu().numpy().astype(np.uint32), "kintree_table": tree}
-    arrays |= {"hands_components": model.hands_components.cpu().numpy(), "hands_mean": model.hands_mean.cpu().numpy()}
     options = {"use_pca": False, "flat_hand_mean": True, "is_rhand": True, "batch_size": batch_size}
     with redirect_stdout(io.StringIO()):  # it prints a warning that MANO is MANO
-        hand: torch.nn.Module = smplx.MANO("unused/MANO_RIGHT.pkl", data_struct=Struct(**arrays), **options)
+        hand: torch.nn.Module = smplx.MANO("unused/MANO_RIGHT.pkl", data_struct=Struct(**model.for_smplx()), **options)
     return hand.to(model.v_template).requires_grad_(False)
 
 

@@ -2,7 +2,8 @@
 
 Frame: metres in camera axes, x right, y down, z forward. Parameters are smplx's: `betas` [n, 10], `global_orient` [n, 3] and
 `hand_pose` [n, 45], axis-angle radians, the mean pose already added (flat_hand_mean=True). The model is a right hand; a left hand
-is the right one mirrored in x.
+is the right one mirrored in x. MANO_LEFT.pkl is not used: its `shapedirs` keep the right hand's sign in x (vchoutas/smplx, issue 48),
+so that betas fitted with it mean another shape than the mirrored hand's.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,7 @@ from fitting.anatomy import PARENTS
 from fitting.files import STANDIN, model_file, read_arrays
 from fitting.mano_pickle import SHAPES, check_arrays, read_mano_pickle
 from fitting.rotation import matrix_from_axis_angle, mirror_axis_angle
-from fitting.standin_rig import SMPLX_TIPS
+from fitting.standin_rig import SMPLX_TIPS, WRIST_RING
 
 TIP_VERTICES = SMPLX_TIPS
 
@@ -61,6 +62,12 @@ class HandModel:
     def rest_joints(self) -> tuple[Float[Tensor, "16 3"], Float[Tensor, "5 3"]]:
         """Joints in MANO's order and tips (thumb, index, middle, ring, little) of the mean hand at rest."""
         return self.J_regressor @ self.v_template, self.v_template[list(TIP_VERTICES)]
+
+    def for_smplx(self) -> dict[str, np.ndarray]:
+        """Arrays for `smplx.MANO(..., data_struct=smplx.utils.Struct(**arrays))`, which takes this hand for MANO's own."""
+        arrays = {name: getattr(self, name).detach().cpu().double().numpy() for name in SHAPES if name != "f"}
+        tree = np.array([[2**32 - 1, *PARENTS[1:]], list(range(16))], dtype=np.uint32)
+        return arrays | {"f": self.faces.cpu().numpy().astype(np.uint32), "kintree_table": tree}
 
 
 def load_hand_model(path: Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HandModel:
@@ -128,6 +135,13 @@ def pose_either_hand(
 def faces_of_side(model: HandModel, side: int) -> Int64[Tensor, "1538 3"]:
     """Triangles that look outward: a mirrored hand's run the other way round."""
     return model.faces if side == RIGHT else model.faces.flip(1)
+
+
+def closed_faces(model: HandModel, side: int) -> Int64[Tensor, "1552 3"]:
+    """The same and a fan over the ring of the wrist: without a gap, and without a new vertex."""
+    ring = torch.tensor(WRIST_RING, device=model.faces.device)
+    fan = torch.stack([ring[0].expand(14), ring[1:-1], ring[2:]], 1)
+    return torch.cat([faces_of_side(model, side), fan if side == RIGHT else fan.flip(1)])
 
 
 def project(points: Float[Tensor, "n points 3"], camera: Float[Tensor, "n 3"]) -> Float[Tensor, "n points 2"]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from fitting.mano import HandModel, faces_of_side, load_hand_model, pose_either_hand, project
+from fitting.mano import HandModel, closed_faces, load_hand_model, pose_either_hand, project
 from stages.tables import HAND_KEYPOINTS, LEFT, Fits, Hands, Reviews
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -136,7 +136,7 @@ def _draw_mesh(canvas: Image, fit: Fits, view: View) -> Image:
     if (high <= low).any():
         return canvas
     window = canvas[low[1] : high[1], low[0] : high[0]]
-    mesh, cover = _shade(vertices[0].numpy(), faces_of_side(model, side).numpy(), pixels - low, SIDE_COLOURS[side], window.shape[:2])
+    mesh, cover = _shade(vertices[0].numpy(), closed_faces(model, side).numpy(), pixels - low, SIDE_COLOURS[side], window.shape[:2])
     mixed = canvas.copy()
     alpha = cover[..., None] * 0.62
     mixed[low[1] : high[1], low[0] : high[0]] = (window * (1 - alpha) + mesh * 0.62).round().astype(np.uint8)

@@ -6,8 +6,10 @@ are off by a share of the hand's box, either anew in every frame or in a way tha
     python -m benchmarks.tracks
 """
 
+import json
+import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +17,10 @@ from jaxtyping import Float64, Int64
 
 from fitting import anatomy
 from fitting.files import STANDIN
+from fitting.fit import Fitter
 from fitting.mano import LEFT, HandModel, load_hand_model, pose_hand
 from fitting.rotation import axis_angle_from_matrix
+from pipeline.truth import pa_mpjpe_mm
 from studio.render import Camera
 from studio.scene import MIRROR, Track, make_shot
 
@@ -100,3 +104,54 @@ def flip_share(joints: Float64[np.ndarray, "n 21 3"], true: Float64[np.ndarray, 
     first, second = (np.cross(j[:, 5] - j[:, 0], j[:, 17] - j[:, 0]) for j in (joints, true))
     cosine = (first * second).sum(1) / np.maximum(np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1), 1e-12)
     return float((cosine < np.cos(np.radians(FLIP_DEG))).mean())
+
+
+def measure(fitter: Fitter, motion: Motion, keypoints: Float64[np.ndarray, "n 21 3"], *, tied: bool) -> dict[str, float]:
+    """Figures of one fit, frame by frame or as tracks."""
+    started = time.process_time()
+    fits = fitter.fit(keypoints, track=motion.track, time_s=motion.time_s) if tied else fitter.fit(keypoints)
+    seconds = time.process_time() - started
+    joints = fits.joints_3d.numpy().astype(np.float64)
+    return {
+        "jitter_mm": jitter_mm(joints, motion.track),
+        "jitter_error_mm": jitter_mm(joints - motion.joints, motion.track),
+        "pa_mpjpe_mm": float(pa_mpjpe_mm(joints, motion.joints).mean()),
+        "flip_rate": flip_share(joints, motion.joints),
+        "hands_per_core_s": len(joints) / seconds,
+    }
+
+
+def tracks(num_shots: int = 8, seconds: float = 6.0) -> dict[str, Any]:
+    """Each rate, noise and kind of error: figures of both fits; and over those at 30 frames/s the worst ratios of tracks to frames.
+
+    At lower rates the hand's own movement between frames is most of the jitter, and `jitter_error_mm` says what the fit adds to it.
+    """
+    fitter, motion = Fitter(load_hand_model(STANDIN)), studio_motion(num_shots, seconds, seed=100)
+    fitter.fit(landmarks(motion, 0.01, "fresh", seed=0)[:64], track=motion.track[:64], time_s=motion.time_s[:64])  # compile
+    rows = []
+    for step in (1, 3, 6):
+        some = motion.every(step)
+        for noise in (0.01, 0.03):
+            for kind in get_args(Kind):
+                keypoints = landmarks(some, noise, kind, seed=1)
+                frames, tied = (measure(fitter, some, keypoints, tied=t) for t in (False, True))
+                case = {"frames_per_second": FRAMES_PER_SECOND / step, "noise": noise, "errors": kind, "num_hands": len(keypoints)}
+                rows.append({**case, "true_jitter_mm": jitter_mm(some.joints, some.track), "frames": frames, "tracks": tied})
+
+    def worst(name: str, rate: float = FRAMES_PER_SECOND) -> float:
+        return max(row["tracks"][name] / row["frames"][name] for row in rows if row["frames_per_second"] == rate)
+
+    return {
+        "jitter_ratio": worst("jitter_mm"),
+        "jitter_error_ratio": max(worst("jitter_error_mm", FRAMES_PER_SECOND / step) for step in (1, 3, 6)),
+        "pa_mpjpe_ratio": max(worst("pa_mpjpe_mm", FRAMES_PER_SECOND / step) for step in (1, 3, 6)),
+        "flip_rate": float(np.mean([row["tracks"]["flip_rate"] for row in rows])),
+        "flip_rate_of_frames": float(np.mean([row["frames"]["flip_rate"] for row in rows])),
+        "hands_per_core_s": float(np.median([row["tracks"]["hands_per_core_s"] for row in rows])),
+        "rows": rows,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(tracks(), indent=1))

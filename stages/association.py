@@ -57,7 +57,7 @@ def _same_hand_cost(
     return np.where((overlap >= match_iou) | near, 1 - overlap + 0.5 * conflict, np.inf)
 
 
-def associate(detections: HandDetections, *, match_iou: float, match_distance: float) -> list[Int64[np.ndarray, "k"]]:
+def associate(detections: HandDetections, *, match_iou: float, match_distance: float) -> list[Int64[np.ndarray, "_"]]:
     """Rows of one frame that are the same hand, at most one of each source, whatever side they claim.
 
     Source by source, the one with the surest hand first, detections join the clusters whose fused box they match by the

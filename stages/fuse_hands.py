@@ -150,7 +150,7 @@ def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, 
 
 def _fused(
     settings: FuseHands, detections: HandDetections
-) -> tuple[list[Int64[np.ndarray, "k"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"]]:
+) -> tuple[list[Int64[np.ndarray, "_"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"]]:
     """Rows of each hand's members, its box (eq. 1) and its landmarks."""
     clusters = associate(detections, match_iou=settings.match_iou, match_distance=settings.match_distance)
     fused = [fuse_box(detections.box[c], detections.score[c], stranger_iou=settings.stranger_iou) for c in clusters]
@@ -170,7 +170,7 @@ def _exists(
     return (agreed & (score >= settings.min_score)) | (~agreed & (top >= settings.lone_score) & (support > 0))
 
 
-def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "k"]]) -> np.ndarray:
+def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> np.ndarray:
     """World landmarks of the surest source that has them."""
     world = np.full((len(clusters), *detections.world.shape[1:]), np.nan, np.float32)
     for i, rows in enumerate(clusters):

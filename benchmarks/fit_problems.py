@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from fitting import anatomy
 from fitting.fit import HandFits
@@ -63,9 +63,33 @@ def invent(exact: Objective, num_hands: int, seed: int = 5) -> Problems:
     rotations = anatomy.compose(torch.as_tensor(angles), exact.axes)
     joints = exact.joints.pose(root, rotations, betas).points.numpy()[:, TO_KEYPOINTS]
     size = np.ptp(joints[..., :2], axis=1).max(1)
-    pixels = SIDE_PX / size[:, None, None] * joints[..., :2] + rng.uniform(300, 900, (num_hands, 1, 2))
-    seen = pixels + NOISE_SHARE * SIDE_PX * rng.normal(size=pixels.shape)
-    return Problems(keypoints=np.concatenate([seen, np.ones((num_hands, 21, 1))], 2), pixels=pixels, joints=joints)
+    return _seen(joints, SIDE_PX / size, rng.uniform(300, 900, (num_hands, 2)), rng)
+
+
+def invent_track(exact: Objective, time_s: Float64[np.ndarray, "n"], seed: int) -> Problems:
+    """One hand in motion: another shape every second, another orientation and place every two."""
+    rng = np.random.default_rng(seed)
+    end = max(2.0, np.ceil(time_s[-1] / 2) * 2)
+    seconds, turns = np.arange(0, end + 1), np.arange(0, end + 1, 2)
+    angles = glide(key_angles([str(name) for name in rng.choice(list(SHAPES), len(seconds))], rng), seconds, time_s)
+    root = torch.as_tensor(Slerp(turns, Rotation.random(len(turns), rng=rng))(time_s).as_matrix())
+    betas = torch.as_tensor(rng.normal(size=(1, 10)).clip(-2, 2)).expand(len(time_s), 10)
+    rotations = anatomy.compose(torch.as_tensor(angles), exact.axes)
+    joints = exact.joints.pose(root, rotations, betas).points.numpy()[:, TO_KEYPOINTS]
+    place = glide(rng.uniform(300, 900, (len(turns), 2)), turns, time_s)
+    return _seen(joints, np.full(len(time_s), SIDE_PX / 0.18), place, rng)
+
+
+def _seen(
+    joints: Float64[np.ndarray, "n 21 3"],
+    scale: Float64[np.ndarray, "n"],  # pixels a metre
+    place: Float64[np.ndarray, "n 2"],
+    rng: np.random.Generator,
+) -> Problems:
+    pixels = scale[:, None, None] * joints[..., :2] + place[:, None]
+    side = np.ptp(pixels, axis=1).max(1)
+    seen = pixels + NOISE_SHARE * side[:, None, None] * rng.normal(size=pixels.shape)
+    return Problems(keypoints=np.concatenate([seen, np.ones((len(joints), 21, 1))], 2), pixels=pixels, joints=joints)
 
 
 def judge(exact: Objective, state: State, problems: Problems) -> Judged:

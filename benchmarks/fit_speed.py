@@ -138,7 +138,7 @@ def main() -> None:
         "limit_hands_per_s": gflops * 1e9 / flops,
     }
     if device == "cpu":
-        result["refit"] = refit.measure(problems.keypoints)
+        result["refit"] = refit.measure(exact)
     show(methods, result)
     out = RESULTS / ("fit.json" if device == "cpu" else f"fit_{device}.json")
     out.write_text(json.dumps(result, indent=1, default=rounded) + "\n")

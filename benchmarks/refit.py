@@ -1,6 +1,7 @@
 """Refit a large data folder from its tables alone, by the one command a user types: hands/s, and memory against the number of hands.
 
-The folder has everything that comes before the fit (videos, clips, hands), made by nobody's camera: no video, no detector.
+The folder has everything that comes before the fit (videos, clips, hands in tracks of 20 s), made by nobody's camera: no video, no
+detector.
 """
 
 import json
@@ -13,27 +14,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
 
+from benchmarks.fit_problems import invent_track
+from fitting.objective import Objective
 from pipeline.graph import Graph, State, Task, table_of
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
 from pipeline.store import Store
-from stages.tables import Clips, Hands, Table, Videos
+from stages.tables import LEFT, Clips, Hands, Table, Videos
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDS_PER_CLIP, CLIPS_PER_VIDEO = 100, 20
+WIDTH, HEIGHT = 1280, 960
 T = TypeVar("T", bound=Table)
 
 
-def measure(keypoints: Float64[np.ndarray, "n 21 3"], sizes: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
+def measure(exact: Objective, sizes: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
     """Of each number of hands: seconds of the whole command, hands/s, peak memory of its workers and of its driver."""
-    return {str(size): _measure_one(keypoints, size) for size in sizes}
+    return {str(size): _measure_one(exact, size) for size in sizes}
 
 
-def _measure_one(keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> dict[str, float]:
+def _measure_one(exact: Objective, num_hands: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        data = write_folder(Path(folder), keypoints, num_hands)
+        data = write_folder(Path(folder), exact, num_hands)
         command = [sys.executable, "-m", "pipeline", "run", "--data", str(data), "--until", "review"]
         shown = Path(folder) / "shown.txt"
         start = time.perf_counter()
@@ -54,7 +57,7 @@ def _measure_one(keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> di
     }
 
 
-def write_folder(folder: Path, keypoints: Float64[np.ndarray, "n 21 3"], num_hands: int) -> Path:
+def write_folder(folder: Path, exact: Objective, num_hands: int) -> Path:
     """A data folder whose tables are complete up to the hands; its manifest names videos that are nowhere."""
     num_videos = -(-num_hands // (HANDS_PER_CLIP * CLIPS_PER_VIDEO))
     listed = folder / "videos.txt"
@@ -65,15 +68,15 @@ def write_folder(folder: Path, keypoints: Float64[np.ndarray, "n 21 3"], num_han
     while items := list(graph.ready()):
         for task in (task for item in items for task in item.tasks):
             stage = graph.stages[task.stage]
-            store.commit(table_of(stage), task.key, _content(stage.writes, task, keypoints), task.recipe)
+            store.commit(table_of(stage), task.key, _content(stage.writes, task, exact), task.recipe)
             graph.settle(task, State.DONE)
     store.write_json("run.json", {"recipe": "whim", "videos": str(listed)})
     return store.root
 
 
-def _content(kind: type[Table], task: Task, keypoints: Float64[np.ndarray, "n 21 3"]) -> Table:
+def _content(kind: type[Table], task: Task, exact: Objective) -> Table:
     if kind is Videos:
-        return filled(Videos, 1, video=task.key, path=f"media/{task.key}.mp4", width=1280, height=960, frames_per_second=25)
+        return filled(Videos, 1, video=task.key, path=f"media/{task.key}.mp4", width=WIDTH, height=HEIGHT, frames_per_second=25)
     if kind is Clips:
         n, number = CLIPS_PER_VIDEO, np.arange(CLIPS_PER_VIDEO)
         clip = np.array([f"{task.key}-{i:04d}" for i in number], object)
@@ -81,27 +84,29 @@ def _content(kind: type[Table], task: Task, keypoints: Float64[np.ndarray, "n 21
         return filled(Clips, n, clip=clip, video=task.key, **times, frames_per_second=5, ends_with="length")
     if kind is Hands:
         assert isinstance(task.row, Clips)
-        return _hands(task.row, keypoints)
+        return _hands(task.row, exact)
     return kind.empty()
 
 
-def _hands(clip: Clips, keypoints: Float64[np.ndarray, "n 21 3"]) -> Hands:
-    """One hand a sampled frame, left and right clip by clip."""
+def _hands(clip: Clips, exact: Objective) -> Hands:
+    """One hand on every sampled frame, left or right by turns from clip to clip."""
     number = np.arange(HANDS_PER_CLIP)
-    seen = keypoints[np.random.default_rng(int(clip.first_frame[0])).integers(len(keypoints), size=HANDS_PER_CLIP)]
-    corners = np.concatenate([seen[..., :2].min(1), seen[..., :2].max(1)], 1)
+    side = int(clip.clip[0][-1]) % 2
+    keypoints = invent_track(exact, number / 5, seed=int(clip.first_frame[0])).keypoints
+    if side == LEFT:
+        keypoints[..., 0] = WIDTH - keypoints[..., 0]
     return filled(
         Hands,
         HANDS_PER_CLIP,
         video=clip.video[0],
         frame=clip.first_frame[0] + 5 * number,
         time_s=clip.start_s[0] + number / 5,
-        width=1280,
-        height=960,
-        box=corners,
+        width=WIDTH,
+        height=HEIGHT,
+        box=np.concatenate([keypoints[..., :2].min(1), keypoints[..., :2].max(1)], 1),
         score=0.9,
-        side=int(clip.clip[0][-1]) % 2,
-        keypoints=seen,
+        side=side,
+        keypoints=keypoints,
         world=np.nan,
         track_length=HANDS_PER_CLIP,
         num_agree=1,

@@ -106,13 +106,13 @@ def pose_prior(model: HandModel, num_components: int = NUM_COMPONENTS, noise: fl
         quadratic=(matrix.T @ matrix - explained.T @ explained).to(like),
         linear=(matrix.T @ at_zero - explained.T @ (kept @ at_zero)).to(like),
         constant=(at_zero @ at_zero - ((kept @ at_zero) ** 2).sum()).to(like),
-        mean_rotations=_joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
+        mean_rotations=joint_rotations(moment[:135, 135].reshape(15, 3, 3)).to(like),
         inertia=inertia.to(like),
         explained=explained.to(like),
     )
 
 
-def _joint_rotations(mean_bones: Float[Tensor, "15 3 3"]) -> Float[Tensor, "15 3 3"]:
+def joint_rotations(mean_bones: Float[Tensor, "15 3 3"]) -> Float[Tensor, "15 3 3"]:
     """Joint rotations whose bones are nearest to averaged ones (averages of rotations are none)."""
     u, _, vt = torch.linalg.svd(mean_bones)
     signs = torch.ones(15, 3).to(mean_bones)

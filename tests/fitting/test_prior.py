@@ -12,7 +12,7 @@ from fitting.files import POSE_PRIOR, prior_file, sha256_of
 from fitting.losses import prior_loss
 from fitting.mano import pose_hand
 from fitting.pca import NUM_POSES, SEED, second_moment
-from fitting.prior import bone_rotations, mesh_components, mesh_map, pose_prior, read_second_moment
+from fitting.prior import bone_rotations, joint_rotations, mesh_components, mesh_map, pose_prior, read_second_moment
 from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 
 
@@ -32,6 +32,11 @@ def test_mesh_is_affine_in_the_bone_rotations(exact):
     rotations = matrix_from_axis_angle(torch.as_tensor(np.random.default_rng(0).normal(size=(8, 15, 3))))
     offset, matrix = mesh_map(exact)
     torch.testing.assert_close(offset + bone_rotations(rotations) @ matrix.T, meshes(exact, rotations), atol=1e-7, rtol=0)
+
+
+def test_joints_turns_come_back_from_their_bones():
+    rotations = matrix_from_axis_angle(torch.as_tensor(np.random.default_rng(1).normal(size=(15, 3))))
+    torch.testing.assert_close(joint_rotations(bone_rotations(rotations).reshape(15, 3, 3)), rotations)
 
 
 def test_components_are_those_of_a_pca_of_meshes(exact):

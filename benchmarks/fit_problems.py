@@ -58,7 +58,7 @@ def invent(exact: Objective, num_hands: int, seed: int = 5) -> Problems:
     rng = np.random.default_rng(seed)
     keys = key_angles([str(name) for name in rng.choice(list(SHAPES), num_hands + 1)], rng)
     angles = glide(keys, np.arange(num_hands + 1.0), np.arange(num_hands) + rng.uniform(size=num_hands))
-    root = torch.as_tensor(Rotation.random(num_hands, rng=rng).as_matrix())
+    root = torch.as_tensor(Rotation.random(num_hands, rng).as_matrix())
     betas = torch.as_tensor(rng.normal(size=(num_hands, 10)).clip(-2, 2))
     rotations = anatomy.compose(torch.as_tensor(angles), exact.axes)
     joints = exact.joints.pose(root, rotations, betas).points.numpy()[:, TO_KEYPOINTS]
@@ -72,7 +72,7 @@ def invent_track(exact: Objective, time_s: Float64[np.ndarray, "n"], seed: int) 
     end = max(2.0, np.ceil(time_s[-1] / 2) * 2)
     seconds, turns = np.arange(0, end + 1), np.arange(0, end + 1, 2)
     angles = glide(key_angles([str(name) for name in rng.choice(list(SHAPES), len(seconds))], rng), seconds, time_s)
-    root = torch.as_tensor(Slerp(turns, Rotation.random(len(turns), rng=rng))(time_s).as_matrix())
+    root = torch.as_tensor(Slerp(turns, Rotation.random(len(turns), rng))(time_s).as_matrix())
     betas = torch.as_tensor(rng.normal(size=(1, 10)).clip(-2, 2)).expand(len(time_s), 10)
     rotations = anatomy.compose(torch.as_tensor(angles), exact.axes)
     joints = exact.joints.pose(root, rotations, betas).points.numpy()[:, TO_KEYPOINTS]

@@ -21,7 +21,7 @@ from benchmarks import fit_peers, refit
 from benchmarks.fit_cost import flops_of_hand, multiply_adds_of_iteration, sgemm_gflops
 from benchmarks.fit_problems import Judged, Problems, invent, judge, state_of
 from benchmarks.machine import describe
-from fitting.fit import Fitter, HandFits
+from fitting.fit import FitSettings, Fitter, HandFits
 from fitting.initial import two_tilts
 from fitting.mano import HandModel, load_hand_model
 from fitting.objective import Objective
@@ -29,6 +29,7 @@ from fitting.objective import Objective
 RESULTS = Path(__file__).parent / "results"
 NUM_HANDS = 8192
 NUM_CORES = 2
+GPU_BATCH = 1 << 16
 
 Row = tuple[float, Judged]
 """Hands/s, and how good the first so many hands became."""
@@ -37,7 +38,8 @@ Row = tuple[float, Judged]
 def ours(model: HandModel, problems: Problems, num_workers: int) -> tuple[float, list[HandFits]]:
     """Hands/s of the whole fit as the stage calls it (both tilts, the mesh, all columns), with one `Fitter` a core as the pipeline has."""
     torch.set_num_threads(1)
-    fitters = [Fitter(model) for _ in range(num_workers)]
+    settings = FitSettings() if model.v_template.device.type == "cpu" else FitSettings(batch_size=GPU_BATCH)
+    fitters = [Fitter(model, settings) for _ in range(num_workers)]
     shares = np.array_split(problems.keypoints, num_workers)
     seconds = []
     with ThreadPoolExecutor(num_workers) as pool:

@@ -88,6 +88,14 @@ def test_joint_angle_by_hand(axes):
     assert joint_angle_loss(anatomy.compose(angles, axes), axes, *LIMITS).item() == pytest.approx(wanted)
 
 
+def test_joint_angles_do_not_feel_the_frame_of_the_rest_hand(axes):
+    """All axes and rotations seen from elsewhere; the root's rotation is no argument at all."""
+    turn, rotations = matrix_from_axis_angle(random(3)), matrix_from_axis_angle(random(6, 15, 3))
+    there = joint_angle_loss(turn @ rotations @ turn.T, turn @ axes, *LIMITS)
+    torch.testing.assert_close(there, joint_angle_loss(rotations, axes, *LIMITS))
+    assert (there > 0).all()
+
+
 def test_a_fist_cannot_fan_out(axes):
     """At 70 degrees of bend, half way to 95, a knuckle keeps 16 of its 22 degrees of splay; the way back is square to the side."""
     angles = torch.zeros(1, 15, 3, dtype=torch.float64)

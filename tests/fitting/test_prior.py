@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from fitting import anatomy, files
 from fitting.files import POSE_PRIOR, prior_file, sha256_of
@@ -47,6 +48,22 @@ def test_components_are_those_of_a_pca_of_meshes(exact):
     _, _, wanted = torch.linalg.svd(cloud - cloud.mean(0), full_matrices=False)
     cosines = torch.linalg.svdvals(basis @ wanted[:12].T)
     assert cosines.min() > 1 - 1e-6
+
+
+def test_energy_ranks_poses_as_the_full_mesh_with_correctives_does(exact):
+    """Equation 4 as printed, on what `pose_hand` makes; the prior leaves the pose correctives out."""
+    plausible = poses(exact, 300, 5)
+    shaken = poses(exact, 300, 6) @ matrix_from_axis_angle(0.35 * torch.as_tensor(np.random.default_rng(7).normal(size=(300, 15, 3))))
+    rotations = torch.cat([plausible, shaken])
+    basis, _, mean = mesh_components(exact, read_second_moment(POSE_PRIOR), 20)
+    zero = torch.zeros(len(rotations), 13, dtype=torch.float64)
+    hand = pose_hand(exact, zero[:, :10], zero[:, 10:], axis_angle_from_matrix(rotations).flatten(1))
+    mesh = (hand.vertices - hand.joints[:, :1]).flatten(1)
+    assert (mesh - meshes(exact, rotations)).abs().max() > 1e-4, "the correctives move the skin"
+    full = ((mesh - mean) - (mesh - mean) @ basis.T @ basis).square().sum(1)
+    ours = prior_loss(rotations, pose_prior(exact, 20))
+    assert spearmanr(full, ours).statistic > 0.999
+    assert ((ours / full) - 1).abs().median() < 0.02
 
 
 def test_held_out_poses_are_explained_better_by_more_components(exact):

@@ -1,5 +1,6 @@
-"""Angles between the bones of 21 points, and how far they leave what hands do (Spurr et al. 2020, "Weakly Supervised 3D Hand Pose
-Estimation via Biomechanical Constraints", section 3.1, L_A).
+"""Angles between the bones of 21 points, and how far they leave the hulls of what hands do: L_A of the biomechanical constraints.
+
+Spurr et al. 2020, "Weakly Supervised 3D Hand Pose Estimation via Biomechanical Constraints", section 3.1.
 
 Convention: points in OpenPose's order, in any unit and in any right-handed frame, of right hands; left ones are mirrored first, which
 turns the sign of every flexion. The 15 bones are those beyond the palm, thumb to little finger, from the palm outward.

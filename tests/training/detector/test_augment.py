@@ -1,0 +1,183 @@
+"""Augmentation moves pictures, boxes, keypoints and sides together, the same way wherever it runs."""
+
+import math
+
+import pytest
+import torch
+
+from training.detector.augment import Augmentation, augment, of_training
+from training.random import uniform
+
+SIZE = 128
+STILL = {
+    "rotation_deg": 0,
+    "shift": 0,
+    "scale": (1, 1),
+    "flip": 0,
+    "mosaic": 0,
+    "mixup": 0,
+    "masking": 0,
+    "hue": 0,
+    "saturation": 0,
+    "value": 0,
+}
+
+
+def case(b: int = 8, seed: int = 0):
+    """A hand a picture; each keypoint is a bright blob on black, the box the blobs' hull and 6 pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    keypoints = 44 + 40 * torch.rand(b, 21, 2, generator=generator)
+    place = torch.arange(SIZE) + 0.5
+    away = (place[None, None, None, :] - keypoints[..., 0, None, None]) ** 2 + (
+        place[None, None, :, None] - keypoints[..., 1, None, None]
+    ) ** 2
+    images = torch.exp(-away / 8).amax(1, keepdim=True).expand(b, 3, SIZE, SIZE).contiguous()
+    box = torch.cat([keypoints.amin(1) - 6, keypoints.amax(1) + 6], 1)
+    labels = {
+        "image": torch.arange(b),
+        "box": box,
+        "side": torch.arange(b) % 2,
+        "keypoints": torch.cat([keypoints, torch.ones(b, 21, 1)], 2),
+        "ignore_image": torch.tensor([0]),
+        "ignore": torch.tensor([[10.0, 20, 30, 50]]),
+    }
+    return images, labels, torch.arange(1000, 1000 + b)
+
+
+def brightness(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    grid = (2 * points / SIZE - 1)[None, None]
+    return torch.nn.functional.grid_sample(image[None], grid, align_corners=False)[0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"flip": 1.0},
+        {"rotation_deg": 60.0},
+        {"scale": (0.7, 1.3), "shift": 0.1},
+        {"mosaic": 1.0},
+        {"mosaic": 1.0, "rotation_deg": 60.0, "flip": 0.5, "scale": (0.6, 1.2), "shift": 0.1},
+    ],
+    ids=str,
+)
+def test_what_is_painted_on_a_keypoint_is_found_on_the_moved_keypoint(change):
+    images, labels, key = case()
+    seen, moved = augment(images, labels, key, Augmentation(**STILL | change))
+    found = 0
+    for i, keypoints, box in zip(moved["image"], moved["keypoints"], moved["box"], strict=True):
+        visible = keypoints[:, 2] > 0
+        inner = visible & ((keypoints[:, :2] > 2) & (keypoints[:, :2] < SIZE - 2)).all(1)
+        assert (brightness(seen[i], keypoints[inner, :2]) > 0.6).float().mean() > 0.95 if inner.any() else True
+        assert (keypoints[inner, :2] > box[:2] - 1).all()
+        assert (keypoints[inner, :2] < box[2:] + 1).all()
+        found += int(inner.sum())
+    assert found > 60
+
+
+def test_nothing_asked_nothing_changed():
+    images, labels, key = case()
+    seen, moved = augment(images, labels, key, Augmentation.none())
+    torch.testing.assert_close(seen, images, atol=1e-4, rtol=0)
+    for name, values in labels.items():
+        torch.testing.assert_close(moved[name], values, atol=1e-3, rtol=0)
+
+
+def test_a_flip_makes_left_hands_right_ones():
+    images, labels, key = case()
+    _, moved = augment(images, labels, key, Augmentation(**STILL | {"flip": 1.0}))
+    assert torch.equal(moved["side"], 1 - labels["side"])
+    torch.testing.assert_close(moved["keypoints"][..., 0], SIZE - labels["keypoints"][..., 0])
+    torch.testing.assert_close(moved["ignore"], torch.tensor([[SIZE - 30.0, 20, SIZE - 10, 50]]))
+    _, some = augment(images, labels, key, Augmentation(**STILL | {"flip": 0.5}))
+    mirrored = (some["keypoints"][..., 0] - labels["keypoints"][..., 0]).abs().amax(1) > 1e-3
+    assert torch.equal(some["side"] != labels["side"], mirrored)
+    assert 0 < mirrored.sum() < 8
+
+
+def test_a_turned_box_fits_its_hand_and_not_its_old_corners():
+    images, labels, key = case()
+    _, moved = augment(images, labels, key, Augmentation(**STILL | {"rotation_deg": 45.0}))
+    points = moved["keypoints"][..., :2]
+    hull = torch.cat([points.amin(1) - 6, points.amax(1) + 6], 1)
+    torch.testing.assert_close(moved["box"], hull.clamp(0, SIZE), atol=1e-2, rtol=0)
+    labels["keypoints"] = labels["keypoints"] * torch.tensor([1.0, 1, 0])
+    _, blind = augment(images, labels, key, Augmentation(**STILL | {"rotation_deg": 45.0}))
+    old = labels["box"][:, 2:] - labels["box"][:, :2]
+    new = blind["box"][:, 2:] - blind["box"][:, :2]
+    assert (new <= old.norm(dim=1, keepdim=True) + 1e-3).all()
+
+
+def test_a_hand_of_which_little_is_left_is_dropped():
+    images, labels, key = case(4)
+    labels["box"] += 115
+    labels["keypoints"][..., :2] += 115
+    _, moved = augment(images, labels, key, Augmentation.none())
+    assert len(moved["image"]) < 4
+
+
+@pytest.mark.parametrize("part", [4, 8])
+def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part):
+    images, labels, key = case(16)
+    chosen = Augmentation(mixup=0.5)
+    whole, _ = augment(images, labels, key, chosen)
+    pieces = []
+    for start in range(0, 16, part):
+        rows = slice(start, start + part)
+        mine = (labels["image"] >= start) & (labels["image"] < start + part)
+        own = {name: labels[name][mine] for name in ("box", "side", "keypoints")} | {"image": labels["image"][mine] - start}
+        own |= {"ignore_image": torch.zeros(0, dtype=torch.int64), "ignore": torch.zeros(0, 4)}
+        pieces.append(augment(images[rows], own, key[rows], chosen)[0])
+    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-6, rtol=0)
+
+
+def test_masking_hides_a_part_and_keeps_the_labels():
+    images, labels, key = case(16)
+    seen, moved = augment(images, labels, key, Augmentation(**STILL | {"masking": 1.0}))
+    changed = ((seen - images).abs().amax(1) > 1e-3).float().mean((1, 2))
+    assert ((changed > 0.005) & (changed < 0.25)).all()
+    torch.testing.assert_close(moved["keypoints"], labels["keypoints"])
+
+
+def test_colours_turn_about_the_grey_axis():
+    images = torch.full((4, 3, SIZE, SIZE), 0.4)
+    _, labels, key = case(4)
+    seen, _ = augment(images, labels, key, Augmentation(**STILL | {"hue": 0.5, "saturation": 0.7}))
+    torch.testing.assert_close(seen, images, atol=1e-5, rtol=0)
+    images[:, 0] = 0.6
+    seen, _ = augment(images, labels, key, Augmentation(**STILL | {"hue": 0.5}))
+    torch.testing.assert_close(seen.mean(1), images.mean(1), atol=1e-3, rtol=0)
+    assert (seen - images).abs().amax() > 0.05
+
+
+def test_mixup_blends_about_half_and_keeps_all_hands():
+    images, labels, key = case(8)
+    seen, moved = augment(images, labels, key, Augmentation(**STILL | {"mixup": 1.0}))
+    assert torch.bincount(moved["image"], minlength=8).tolist() == [2] * 8
+    share = torch.stack([(seen[i] * images[i]).sum() / (images[i] ** 2).sum() for i in range(8)])
+    assert ((share > 0.3) & (share < 0.9)).all()
+
+
+def test_mosaic_refuses_a_batch_that_it_cannot_group():
+    images, labels, key = case(6)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        augment(images, labels, key, Augmentation())
+
+
+def test_random_numbers_are_even_and_hang_on_key_and_stream_only():
+    key = torch.arange(20_000) * 7919
+    numbers = uniform(key, 3, 4)
+    assert torch.equal(uniform(key[5:9], 3, 2), numbers[5:9, :2])
+    assert not torch.equal(uniform(key, 4, 4), numbers)
+    counts = torch.histc(numbers, 20, 0, 1)
+    assert ((counts - 4000) ** 2 / 4000).sum() < 60  # chi square of 19 degrees of freedom: 99.999 % lie below 57
+    assert torch.corrcoef(numbers.T).fill_diagonal_(0).abs().max() < 4 / math.sqrt(20_000)
+
+
+def test_hands_that_were_not_kept_are_ignored():
+    _, labels, _ = case(4)
+    labels["keep"] = torch.tensor([True, False, True, True])
+    columns = of_training(labels)
+    assert columns["image"].tolist() == [0, 2, 3]
+    assert columns["ignore_image"].tolist() == [0, 1]
+    assert torch.equal(columns["ignore"][1], labels["box"][1])

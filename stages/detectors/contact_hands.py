@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from stages import boxes
 from stages.detectors.faster_rcnn import FasterRCNN
 from stages.detectors.found import FindHands, FoundHands
 from stages.detectors.networks import Batches, ready
@@ -29,8 +28,6 @@ WIDTH, MAX_HEIGHT, MULTIPLE = 720, 1333, 32
 MEANS = np.array([103.53, 116.28, 123.675], np.float32)
 """Of B, G, R in 0..255; no division."""
 LEFT_OUT = (r"roi_heads\.mask_head\.", r"roi_heads\.contact_head\.", r"proposal_generator\.anchor_generator\.", r"pixel_(mean|std)$")
-SAME_PERSON = 0.8
-"""Of two people's boxes that overlap by more, one is looked at. Ours."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -74,11 +71,9 @@ def looks_of(images: Sequence[Picture], people: Sequence[People], *, margin: flo
         height, width = image.shape[:2]
         whole = Look(picture=number, person=-1, left=0, top=0, width=width, height=height, scale=_scale(width, height, max_zoom))
         looks.append(whole)
-        ranked = here.take(np.argsort(-here.score, kind="stable"))
-        ranked = ranked.take(boxes.each_once(boxes.iou(ranked.box, ranked.box) > SAME_PERSON))
-        grown = ranked.box + margin * np.tile(ranked.box[:, 2:] - ranked.box[:, :2], 2) * np.array([-1, -1, 1, 1])
+        grown = here.box + margin * np.tile(here.box[:, 2:] - here.box[:, :2], 2) * np.array([-1, -1, 1, 1])
         within = np.clip(np.nan_to_num(grown), 0, [width, height, width, height]).round().astype(int)
-        for person, (left, top, right, bottom) in zip(ranked.person.tolist(), within.tolist(), strict=True):
+        for person, (left, top, right, bottom) in zip(here.person.tolist(), within.tolist(), strict=True):
             scale = _scale(right - left, bottom - top, max_zoom) if right > left and bottom > top else 0.0
             if scale >= gain * whole.scale:
                 looks.append(Look(picture=number, person=person, left=left, top=top, width=right - left, height=bottom - top, scale=scale))

@@ -1,5 +1,6 @@
 """OpenPose's hand member: official layout, its crops, its mirror, its peaks, and the stage around them."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -226,7 +227,7 @@ def test_the_stage_reads_the_file_and_fills_its_table(weights: Path, media: Path
     hands = stage.build()(frames_of(image, image), person)
     assert set(stage.weights) == {"openpose_hand"}
     assert (hands.source.tolist(), hands.route.tolist(), hands.frame.tolist()) == (["openpose"], ["wrist"], [0])
-    assert hands.person.tolist() == [4]
+    assert hands.person.tolist() == [0]
     assert np.isnan(hands.p_right).all()
     assert np.isnan(hands.world).all()
     np.testing.assert_allclose(hands.score_raw, hands.keypoints[..., 2].mean(1), rtol=1e-5)
@@ -249,3 +250,20 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=rf"detect_hands_openpose\.{name}"):
             DetectHandsOpenPose(**settings)
+
+
+def test_one_arm_in_two_tables_of_people_is_one_hand_and_a_crowd_has_as_many_as_arms(
+    weights: Path, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHIM_WEIGHTS", str(weights))
+    image, _ = labelled(media, "A000")
+    detect = DetectHandsOpenPose(resolution=16, min_joints=0, min_score=0.0, batch_size=64).build()
+    person = somebody(wrist=(300, 200), elbow=(250, 280), shoulder=(240, 180), side="left")
+    assert len(detect(frames_of(image), People.concat([person, person]))) == 1
+    crowd = []
+    for x, y in np.random.default_rng(0).uniform(-200, 800, (200, 2)):  # many half outside, some wholly
+        member = somebody(wrist=(x + 9, y), elbow=(x, y + 9), shoulder=(x, y - 9), side="right")
+        crowd.append(dataclasses.replace(member, box=np.array([[x - 5, y - 12, x + 15, y + 12]], np.float32)))
+    hands = detect(frames_of(image), People.concat(crowd))
+    assert 150 < len(hands) <= 200
+    assert np.isfinite(hands.box).all()

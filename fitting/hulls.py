@@ -10,13 +10,16 @@ from scipy.spatial import ConvexHull, QhullError
 MOST_CORNERS = 16
 """Of a learned hull."""
 
+ROUNDING = 1e-6
+"""Square radians: a file's float32 may bend a flat corner inward by so much."""
+
 Polygon = Float[np.ndarray, "_ 2"]
 
 
-def inside(samples: Float[np.ndarray, "n 2"], polygon: Polygon) -> Bool[np.ndarray, "n"]:
-    """Whether samples lie in a counter-clockwise convex polygon or on its border."""
+def inside(samples: Float[np.ndarray, "n 2"], polygon: Polygon, slack: float = 1e-12) -> Bool[np.ndarray, "n"]:
+    """Whether samples lie in a counter-clockwise convex polygon or on its border, but for a `slack` of edge times distance."""
     edge = np.roll(polygon, -1, 0) - polygon
-    return np.asarray((_cross(edge, samples[:, None] - polygon) >= -1e-12).all(1))
+    return np.asarray((_cross(edge, samples[:, None] - polygon) >= -slack).all(1))
 
 
 def hull_of(samples: Float[np.ndarray, "n 2"], kept: float = 0.9995) -> Polygon:
@@ -94,7 +97,7 @@ def padded(polygons: Sequence[Polygon]) -> Float[np.ndarray, "polygons corners 2
     for number, polygon in enumerate(polygons):
         area = _cross(polygon, np.roll(polygon, -1, 0)).sum() / 2
         turned = polygon if area > 0 else polygon[::-1]
-        if len(polygon) < 3 or not inside(turned, turned).all() or abs(area) < 1e-12:
+        if len(polygon) < 3 or not inside(turned, turned, ROUNDING).all() or abs(area) < 1e-12:
             raise ValueError(f"hull {number} is no convex polygon: {np.asarray(polygon).tolist()}")
         rows.append(np.concatenate([turned, np.repeat(turned[-1:], most - len(turned), 0)]))
     return np.stack(rows)

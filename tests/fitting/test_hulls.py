@@ -88,6 +88,14 @@ def test_padding_turns_hulls_counter_clockwise_and_repeats_the_last_corner():
     assert np.array_equal(padded(list(both)), both)
 
 
+def test_hulls_rounded_for_a_file_are_still_hulls():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        samples = rng.normal(size=(200, 2)) * [1, 1e-3]
+        polygon = hull_of(np.concatenate([samples, np.linspace(samples[0], samples[1], 9)]), kept=1.0)
+        padded([polygon.astype(np.float32).astype(np.float64)])
+
+
 @pytest.mark.parametrize(
     "polygon", [TRIANGLE[:2], np.array([[0.0, 0], [1, 1], [0, 1], [1, 0]]), np.array([[0.0, 0], [1, 1], [2, 2]]), np.full((4, 2), np.nan)]
 )

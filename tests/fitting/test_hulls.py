@@ -89,11 +89,12 @@ def test_padding_turns_hulls_counter_clockwise_and_repeats_the_last_corner():
 
 
 def test_hulls_rounded_for_a_file_are_still_hulls():
+    """A flat corner may be bent inward by it."""
     rng = np.random.default_rng(3)
-    for _ in range(50):
-        samples = rng.normal(size=(200, 2)) * [1, 1e-3]
-        polygon = hull_of(np.concatenate([samples, np.linspace(samples[0], samples[1], 9)]), kept=1.0)
-        padded([polygon.astype(np.float32).astype(np.float64)])
+    for _ in range(20):
+        triangle = rng.normal(size=(3, 2))
+        with_flat_corner = np.insert(triangle, 1, (triangle[0] + 2 * triangle[1]) / 3, axis=0)
+        padded([with_flat_corner.astype(np.float32).astype(np.float64)])
 
 
 @pytest.mark.parametrize(

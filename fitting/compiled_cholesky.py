@@ -8,8 +8,9 @@ from typing import no_type_check
 
 import numba
 
-from fitting.compiled_lanes import TILE, add_products, everywhere, load, root, store, where
+from fitting.compiled_lanes import TILE, everywhere, load, root, store, where
 from fitting.compiled_model import STEP
+from fitting.compiled_sums import add_products, divide_row
 from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import FLOOR
 
@@ -26,34 +27,40 @@ def damped_factor(m, damping):
         entry = load(m, i)
         store(m, i, entry + (damping * entry + FLOOR))
     first, sound = n % TILE, everywhere(1.0)
-    if first:
-        sound = _factor_columns(m, 0, first, sound)
+    for start in range(first):
+        add_products(1, 1, m, (start * n + start, n), m, (start * n, n, 1), m, (start * n, n, 1), start, -1.0)
+        sound = _factor_block(m, start, start + 1, sound)
+        for row in range(start + 1, n + 1):
+            add_products(1, 1, m, (row * n + start, n), m, (row * n, n, 1), m, (start * n, n, 1), start, -1.0)
+            divide_row(1, m, row * n + start, start * n + start, n)
     for start in range(first, n, TILE):
         for row in range(start, n, TILE):
             add_products(TILE, TILE, m, (row * n + start, n), m, (row * n, n, 1), m, (start * n, n, 1), start, -1.0)
         add_products(1, TILE, m, (n * n + start, n), m, (n * n, n, 1), m, (start * n, n, 1), start, -1.0)
-        sound = _factor_columns(m, start, start + TILE, sound)
+        sound = _factor_block(m, start, start + TILE, sound)
+        for row in range(start + TILE, n + 1):
+            divide_row(TILE, m, row * n + start, start * n + start, n)
     return sound
 
 
 @numba.njit(cache=True)
 @no_type_check
-def _factor_columns(m, start, stop, sound):
-    """Factor columns start to stop, from which the products with earlier columns have been taken."""
+def _factor_block(m, start, stop, sound):
+    """Factor a block of the diagonal, from which the products with earlier columns have been taken."""
     n = NUM_UNKNOWNS
-    for i in range(start, n + 1):
-        for j in range(start, min(i, stop)):
-            value = load(m, i * n + j)
-            for k in range(start, j):
-                value = value - load(m, i * n + k) * load(m, j * n + k)
-            store(m, i * n + j, value * load(m, j * n + j))
-        if i < stop:
-            pivot = load(m, i * n + i)
+    for i in range(start, stop):
+        pivot = load(m, i * n + i)
+        for k in range(start, i):
+            pivot = pivot - load(m, i * n + k) * load(m, i * n + k)
+        positive = pivot > 0.0
+        sound = where(positive, sound, 0.0)
+        inverse = 1.0 / root(where(positive, pivot, 1.0))
+        store(m, i * n + i, inverse)
+        for j in range(i + 1, stop):
+            value = load(m, j * n + i)
             for k in range(start, i):
-                pivot = pivot - load(m, i * n + k) * load(m, i * n + k)
-            positive = pivot > 0.0
-            sound = where(positive, sound, 0.0)
-            store(m, i * n + i, 1.0 / root(where(positive, pivot, 1.0)))
+                value = value - load(m, j * n + k) * load(m, i * n + k)
+            store(m, j * n + i, value * inverse)
     return sound
 
 

@@ -109,3 +109,12 @@ def turned_back(w, matrix, x, y, z):
         load(w, matrix + 1) * x + load(w, matrix + 4) * y + load(w, matrix + 7) * z,
         load(w, matrix + 2) * x + load(w, matrix + 5) * y + load(w, matrix + 8) * z,
     )
+
+
+@numba.njit(cache=True)
+@no_type_check
+def put_point(w, row, x, y, z):
+    """Write three rows."""
+    store(w, row, x)
+    store(w, row + 1, y)
+    store(w, row + 2, z)

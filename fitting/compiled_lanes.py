@@ -24,7 +24,7 @@ TILE = 5 if _WIDE else 3
 """Side of the square of sums that fits the registers beside its factors."""
 
 _FLAGS = ("contract", "nsz")
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 
 
@@ -43,7 +43,7 @@ lanes, mask = _Lanes(f"float32x{LANES}"), _Mask(f"boolx{LANES}")
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     @no_type_check
     def __init__(self, manager, numba_type):
-        super().__init__(manager, numba_type, _VECTOR)
+        super().__init__(manager, numba_type, VECTOR)
 
 
 @register_model(_Mask)
@@ -61,7 +61,7 @@ def empty(rows: int) -> Float32[np.ndarray, "rows lanes"]:
 
 
 @no_type_check
-def _vector(builder, value, numba_type):
+def in_all_lanes(builder, value, numba_type):
     """A number in all lanes."""
     if numba_type is lanes:
         return value
@@ -69,9 +69,9 @@ def _vector(builder, value, numba_type):
         value = builder.sitofp(value, ir.FloatType())
     elif numba_type is types.float64:
         value = builder.fptrunc(value, ir.FloatType())
-    first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-    return builder.shuffle_vector(first, ir.Constant(_VECTOR, ir.Undefined), zeros)
+    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), zeros)
 
 
 _OTHERS = (lanes, types.float32, types.float64, types.int64)
@@ -92,7 +92,7 @@ def _define_operator(symbol: Callable[..., Any], operand, result, build: Callabl
 
     def lower(context, builder, signature, args):
         if operand is lanes:
-            args = [_vector(builder, value, kind) for value, kind in zip(args, signature.args, strict=True)]
+            args = [in_all_lanes(builder, value, kind) for value, kind in zip(args, signature.args, strict=True)]
         return build(builder, *args)
 
     for other in _OTHERS if operand is lanes else (mask,):
@@ -110,7 +110,7 @@ for _symbol, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
 
 
 @no_type_check
-def _row(context, builder, array_type, array, row, type_=_VECTOR):
+def row_address(context, builder, array_type, array, row, type_=VECTOR):
     """The address of a row of an array [rows, LANES]."""
     data = context.make_array(array_type)(context, builder, array).data
     start = builder.gep(data, [builder.mul(row, ir.Constant(row.type, LANES))])
@@ -118,9 +118,9 @@ def _row(context, builder, array_type, array, row, type_=_VECTOR):
 
 
 @no_type_check
-def _llvm(builder, name, num_arguments):
+def llvm_function(builder, name, num_arguments):
     """One of LLVM's own functions, of vectors."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * num_arguments)
+    kind = ir.FunctionType(VECTOR, [VECTOR] * num_arguments)
     return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32")
 
 
@@ -130,7 +130,7 @@ def load(typing, array, row):
     """A row of an array [rows, LANES]."""
 
     def build(context, builder, signature, args):
-        return builder.load(_row(context, builder, array, *args), align=4)
+        return builder.load(row_address(context, builder, array, *args), align=4)
 
     return lanes(array, types.int64), build
 
@@ -141,10 +141,22 @@ def store(typing, array, row, value):
     """Write a row of an array [rows, LANES]."""
 
     def build(context, builder, signature, args):
-        value_ = _vector(builder, args[2], value)
-        builder.store(value_, _row(context, builder, array, *args[:2]), align=4)
+        value_ = in_all_lanes(builder, args[2], value)
+        builder.store(value_, row_address(context, builder, array, *args[:2]), align=4)
 
     return types.void(array, types.int64, value), build
+
+
+@intrinsic
+@no_type_check
+def number(typing, array, place):
+    """One number of an array, all its axes counted as one: `array.ravel()[place]`, for a place that is not negative."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.int64), build
 
 
 @intrinsic
@@ -153,7 +165,7 @@ def where(typing, condition, yes, no):
     """One of two values by lane."""
 
     def build(context, builder, signature, args):
-        return builder.select(args[0], _vector(builder, args[1], yes), _vector(builder, args[2], no))
+        return builder.select(args[0], in_all_lanes(builder, args[1], yes), in_all_lanes(builder, args[2], no))
 
     return lanes(condition, yes, no), build
 
@@ -164,7 +176,7 @@ def everywhere(typing, value):
     """A number in all lanes."""
 
     def build(context, builder, signature, args):
-        return _vector(builder, args[0], value)
+        return in_all_lanes(builder, args[0], value)
 
     return lanes(value), build
 
@@ -175,7 +187,7 @@ def root(typing, value):
     """Square root."""
 
     def build(context, builder, signature, args):
-        return builder.call(_llvm(builder, "sqrt", 1), args)
+        return builder.call(llvm_function(builder, "sqrt", 1), args)
 
     return lanes(value), build
 
@@ -186,7 +198,7 @@ def size(typing, value):
     """Absolute value."""
 
     def build(context, builder, signature, args):
-        return builder.call(_llvm(builder, "fabs", 1), args)
+        return builder.call(llvm_function(builder, "fabs", 1), args)
 
     return lanes(value), build
 
@@ -197,78 +209,6 @@ def rounded(typing, value):
     """Nearest whole number."""
 
     def build(context, builder, signature, args):
-        return builder.call(_llvm(builder, "rint", 1), args)
+        return builder.call(llvm_function(builder, "rint", 1), args)
 
     return lanes(value), build
-
-
-@intrinsic(prefer_literal=True)
-@no_type_check
-def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
-    """out[out_row + i] += sum over start <= k < stop of table[k, i] * out[at + rows[k]], for i < width, a literal, the table's width.
-
-    The sums stay in registers.
-    """
-
-    def build(context, builder, signature, args):
-        _, out_, out_row_, table_, start_, stop_, rows_, at_ = args
-        fused = _llvm(builder, "fma", 3)
-        factors = context.make_array(table)(context, builder, table_).data
-        sources = context.make_array(rows)(context, builder, rows_).data
-        places = [
-            _row(context, builder, out, out_, builder.add(out_row_, ir.Constant(out_row_.type, i))) for i in range(width.literal_value)
-        ]
-        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]
-        with cgutils.for_range_slice(builder, start_, stop_, ir.Constant(start_.type, 1), start_.type) as (k, _):
-            source = builder.add(at_, builder.load(builder.gep(sources, [k])))
-            value = builder.load(_row(context, builder, out, out_, source), align=4)
-            first = builder.gep(factors, [builder.mul(k, ir.Constant(k.type, width.literal_value))])
-            for i, place in enumerate(sums):
-                factor = _vector(builder, builder.load(builder.gep(first, [ir.Constant(k.type, i)])), types.float32)
-                builder.store(builder.call(fused, [factor, value, builder.load(place)]), place)
-        for place, total in zip(places, sums, strict=True):
-            builder.store(builder.load(total), place, align=4)
-
-    return types.void(width, out, types.int64, table, types.int64, types.int64, rows, types.int64), build
-
-
-@intrinsic(prefer_literal=True)
-@no_type_check
-def add_products(typing, height, width, out, out_at, left, left_at, right, right_at, count, factor):
-    """out[i, j] += factor * sum over k < count of left[i, k] * right[j, k], for i < height and j < width, both literals.
-
-    `out_at` is (row of the first element, rows from one i to the next), `left_at` and `right_at` are (the same, rows from one k to the
-    next). The sums stay in registers.
-    """
-
-    def build(context, builder, signature, args):
-        _, _, out_, out_place, left_, left_place, right_, right_place, count_, factor_ = args
-        sums = [
-            [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None)) for _ in range(width.literal_value)]
-            for _ in range(height.literal_value)
-        ]
-        fused = _llvm(builder, "fma", 3)
-
-        def places(array_type, array, place, size, offset):
-            first, step = (builder.extract_value(place, k) for k in (0, 1))
-            rows = [builder.add(builder.add(first, offset), builder.mul(step, ir.Constant(step.type, i))) for i in range(size)]
-            return [_row(context, builder, array_type, array, row) for row in rows]
-
-        def values(array_type, array, place, size, k):
-            offset = builder.mul(builder.extract_value(place, 2), k)
-            return [builder.load(address, align=4) for address in places(array_type, array, place, size, offset)]
-
-        with cgutils.for_range(builder, count_) as loop:
-            lefts = values(left, left_, left_place, height.literal_value, loop.index)
-            rights = values(right, right_, right_place, width.literal_value, loop.index)
-            for row, a in zip(sums, lefts, strict=True):
-                for place, b in zip(row, rights, strict=True):
-                    builder.store(builder.call(fused, [a, b, builder.load(place)]), place)
-        scale = _vector(builder, factor_, factor)
-        zero = ir.Constant(ir.IntType(64), 0)
-        for j in range(width.literal_value):
-            column = places(out, out_, out_place, height.literal_value, ir.Constant(zero.type, j))
-            for row, address in zip(sums, column, strict=True):
-                builder.store(builder.call(fused, [scale, builder.load(row[j]), builder.load(address, align=4)]), address, align=4)
-
-    return types.void(height, width, out, out_at, left, left_at, right, right_at, count, factor), build

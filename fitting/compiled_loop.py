@@ -14,7 +14,7 @@ from fitting.compiled_lanes import LANES, everywhere, load, store, where
 from fitting.compiled_mesh import outline
 from fitting.compiled_model import BETAS, HERE, MEASURES, PARTS, POINTS, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL, TURNS
 from fitting.compiled_pose import add_landmarks, landmark_loss, pose, shape_jacobian
-from fitting.compiled_prior import add_prior, prior_loss
+from fitting.compiled_prior import prior_loss, set_prior
 from fitting.compiled_terms import add_angles, add_bones, add_shape, angle_loss, bone_loss, worst_violation
 from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import EASED, MAX_DAMPING, MIN_DAMPING, RAISED
@@ -52,18 +52,16 @@ def total_loss(w, at, constants):
 @no_type_check
 def normal_equations(w, constants, m):
     """Lower triangle and, as last row, gradient of the normal equations at the state at rows HERE; returns the weighted sum."""
-    for i in range((NUM_UNKNOWNS + 1) * NUM_UNKNOWNS):
-        store(m, i, 0.0)
     weights = constants.weights
     pose(w, HERE, constants.hand)
     flat, deep = landmark_loss(w, HERE, weights)
+    prior = prior_loss(w, constants.prior)
+    set_prior(w, constants.prior, weights.prior, m)
     shape_jacobian(w, HERE, constants.hand)
     add_landmarks(w, HERE, constants.hand, 3 if weights.depth > 0 else 2, m)
     bone = bone_loss(w, constants.limits)
     add_bones(w, constants.limits, weights.bone, m)
     angle = add_angles(w, HERE, constants.limits, weights.angle, m)
-    prior = prior_loss(w, constants.prior)
-    add_prior(w, constants.prior, weights.prior, m)
     shape = add_shape(w, HERE, weights.shape, m)
     return flat + weights.bone * bone + weights.angle * angle + weights.prior * prior + weights.shape * shape + weights.depth * deep
 

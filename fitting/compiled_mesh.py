@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float32, Int64
 
 from fitting.anatomy import TIPS_IN_MANO_ORDER
-from fitting.compiled_functions import turned
-from fitting.compiled_lanes import TILE, add_scaled, everywhere, load, store, where
+from fitting.compiled_functions import put_point, turned
+from fitting.compiled_lanes import TILE, everywhere, load, store, where
 from fitting.compiled_model import BETAS, POINTS, REST, ROOT, ROTATIONS, SHIFTS, TURNS
-from fitting.compiled_pose import put_point, shaped
+from fitting.compiled_pose import shaped
+from fitting.compiled_sums import add_scaled
 from fitting.mano import TIP_VERTICES, HandModel
 
 _WIDTH = 3 * TILE

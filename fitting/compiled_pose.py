@@ -4,8 +4,8 @@ from typing import no_type_check
 
 import numba
 
-from fitting.compiled_functions import multiply, turned
-from fitting.compiled_lanes import add_products, everywhere, load, root, store, where
+from fitting.compiled_functions import multiply, put_point, turned
+from fitting.compiled_lanes import everywhere, load, root, store, where
 from fitting.compiled_model import (
     BETAS,
     BONES,
@@ -27,9 +27,11 @@ from fitting.compiled_model import (
     SHIFT,
     TURNS,
 )
+from fitting.compiled_sums import add_products, set_products
 from fitting.objective import NUM_UNKNOWNS
 
-_RESIDUAL = JACOBIAN + 12 * COLUMNS
+_WIDTH = COLUMNS + 1
+"""Of the Jacobian's rows, with the residual."""
 
 
 @numba.njit(cache=True)
@@ -74,14 +76,6 @@ def _rest_tip(w, at, hand, f):
         entry = load(w, at + ROTATIONS + hand.corrective_rows[k])
         x, y, z = x + entry * hand.correctives[k, 0], y + entry * hand.correctives[k, 1], z + entry * hand.correctives[k, 2]
     return x, y, z
-
-
-@numba.njit(cache=True)
-@no_type_check
-def put_point(w, row, x, y, z):
-    store(w, row, x)
-    store(w, row + 1, y)
-    store(w, row + 2, z)
 
 
 @numba.njit(cache=True)
@@ -196,15 +190,15 @@ def _turn_columns(w, turn, row, column, x, y, z, pull, pull_z):
     for m in range(3):
         a, b, c = load(w, turn + m), load(w, turn + 3 + m), load(w, turn + 6 + m)
         store(w, row + column + m, (b * z - c * y) * pull)
-        store(w, row + 4 * COLUMNS + column + m, (c * x - a * z) * pull)
-        store(w, row + 8 * COLUMNS + column + m, (a * y - b * x) * pull_z)
+        store(w, row + 4 * _WIDTH + column + m, (c * x - a * z) * pull)
+        store(w, row + 8 * _WIDTH + column + m, (a * y - b * x) * pull_z)
 
 
 @numba.njit(cache=True)
 @no_type_check
 def _point_rows(w, at, hand, f, k):
     """The three rows of point k of a finger, and their residuals, both times the root of the weight."""
-    p, row = 1 + 4 * f + k, JACOBIAN + k * COLUMNS
+    p, row = 1 + 4 * f + k, JACOBIAN + k * _WIDTH
     flat, deep = load(w, PULL + p), load(w, PULL + 21 + p)
     scale = load(w, at + SCALE)
     pull, pull_z = scale * flat, scale * deep
@@ -218,44 +212,62 @@ def _point_rows(w, at, hand, f, k):
     point = POINTS + 3 * p
     _turn_columns(w, at + ROOT, row, 9, load(w, point), load(w, point + 1), load(w, point + 2), pull, pull_z)
     for c in range(3):
-        along = row + 4 * c * COLUMNS
+        along = row + 4 * c * _WIDTH
         weight = flat if c < 2 else deep
         for b in range(10):
             store(w, along + 12 + b, load(w, SHAPE + 30 * (p - 1) + 10 * c + b) * scale * weight)
         store(w, along + 22, load(w, point + c) * scale * weight)
         store(w, along + 23, flat if c == 0 else everywhere(0.0))
         store(w, along + 24, flat if c == 1 else everywhere(0.0))
-        store(w, _RESIDUAL + 4 * c + k, load(w, GAP + 21 * c + p) * weight)
+        store(w, along + COLUMNS, load(w, GAP + 21 * c + p) * weight)
 
 
 @numba.njit(cache=True)
 @no_type_check
 def add_landmarks(w, at, hand, num_axes, m):
-    """Add the landmarks' part to the lower triangle of the normal equations m, whose last row is the gradient.
+    """Add the landmarks' part to the joints' blocks and gradient of the normal equations m, and write all other rows.
 
-    `num_axes` is 2, or 3 with depths. Needs `landmark_loss` and `shape_jacobian`.
+    The gradient is m's last row; only the lower triangle counts. `num_axes` is 2, or 3 with depths. Needs `landmark_loss` and
+    `shape_jacobian`.
     """
     n = NUM_UNKNOWNS
     for f in range(5):
         for k in range(4):
             _point_rows(w, at, hand, f, k)
-        own = 9 * f
         for i in range(0, 9, 3):
-            left = (JACOBIAN + i, 1, COLUMNS)
             for j in range(0, i + 1, 3):
-                add_products(3, 3, m, ((own + i) * n + own + j, n), w, left, w, (JACOBIAN + j, 1, COLUMNS), 4 * num_axes, 1.0)
-        for i in range(0, 16, 4):
-            left = (JACOBIAN + 9 + i, 1, COLUMNS)
-            for j in range(0, 9, 3):
-                add_products(4, 3, m, ((45 + i) * n + own + j, n), w, left, w, (JACOBIAN + j, 1, COLUMNS), 4 * num_axes, 1.0)
-            for j in range(0, i + 1, 4):
-                add_products(4, 4, m, ((45 + i) * n + 45 + j, n), w, left, w, (JACOBIAN + 9 + j, 1, COLUMNS), 4 * num_axes, 1.0)
-        residual = (_RESIDUAL, 0, 1)
-        for j in range(0, 9, 3):
-            add_products(1, 3, m, (n * n + own + j, n), w, residual, w, (JACOBIAN + j, 1, COLUMNS), 4 * num_axes, 1.0)
-        for j in range(0, 16, 4):
-            add_products(1, 4, m, (n * n + 45 + j, n), w, residual, w, (JACOBIAN + 9 + j, 1, COLUMNS), 4 * num_axes, 1.0)
+                place = (9 * f + i) * n + 9 * f + j
+                add_products(3, 3, m, (place, n), w, _column(i), w, _column(j), 4 * num_axes, 1.0)
+            add_products(1, 3, m, (n * n + 9 * f + i, n), w, _column(COLUMNS), w, _column(i), 4 * num_axes, 1.0)
+            for j in range(0, 16, 4):
+                set_products(4, 3, m, ((45 + j) * n + 9 * f + i, n), w, _column(9 + j), w, _column(i), 4 * num_axes, 1.0)
+        _add_common(w, f == 0, 4 * num_axes, m)
     for c in range(2):  # the wrist lies at the origin and moves with the shift alone
         pull, column = load(w, PULL), NUM_UNKNOWNS - 2 + c
         store(m, column * n + column, load(m, column * n + column) + pull * pull)
         store(m, n * n + column, load(m, n * n + column) + pull * pull * load(w, GAP + 21 * c))
+
+
+@numba.njit(cache=True)
+@no_type_check
+def _column(k):
+    """Place of a column of a finger's Jacobian, for sums of products; the residuals are the last one."""
+    return JACOBIAN + k, 1, _WIDTH
+
+
+@numba.njit(cache=True)
+@no_type_check
+def _add_common(w, first, count, m):
+    """Add a finger's part to the equations of the unknowns that all fingers share; the first finger's writes them."""
+    n = NUM_UNKNOWNS
+    for i in range(0, 16, 4):
+        for j in range(0, i + 1, 4):
+            place = (45 + i) * n + 45 + j
+            if first:
+                set_products(4, 4, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
+            else:
+                add_products(4, 4, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
+        if first:
+            set_products(1, 4, m, (n * n + 45 + i, n), w, _column(COLUMNS), w, _column(9 + i), count, 1.0)
+        else:
+            add_products(1, 4, m, (n * n + 45 + i, n), w, _column(COLUMNS), w, _column(9 + i), count, 1.0)

@@ -9,9 +9,10 @@ from typing import no_type_check
 
 import numba
 
-from fitting.compiled_functions import turned_back
-from fitting.compiled_lanes import TILE, add_products, everywhere, load, store, where
+from fitting.compiled_functions import put_point, turned_back
+from fitting.compiled_lanes import TILE, everywhere, load, number, store, where
 from fitting.compiled_model import AWAY, BONES, COMPONENT_ROWS, COMPONENTS, MOMENT, SLOPE
+from fitting.compiled_sums import set_products
 from fitting.objective import NUM_UNKNOWNS
 
 
@@ -27,7 +28,8 @@ def prior_loss(w, prior):
         for i in range(0, 9, 3):
             x, y, z = load(w, of + i), load(w, of + i + 1), load(w, of + i + 2)
             for a in range(3):
-                pull = x * prior.inertia[k, a, 0] + y * prior.inertia[k, a, 1] + z * prior.inertia[k, a, 2]
+                place = 9 * k + 3 * a
+                pull = x * number(prior.inertia, place) + y * number(prior.inertia, place + 1) + z * number(prior.inertia, place + 2)
                 store(w, to + i + a, load(w, to + i + a) + pull)
     x = y = z = everywhere(0.0)
     for i in range(0, 135, 3):
@@ -38,9 +40,9 @@ def prior_loss(w, prior):
     for c in range(prior.explained.shape[0]):
         x = y = z = everywhere(0.0)
         for i in range(0, 135, 3):
-            x = x + load(w, AWAY + i) * prior.explained[c, i]
-            y = y + load(w, AWAY + i + 1) * prior.explained[c, i + 1]
-            z = z + load(w, AWAY + i + 2) * prior.explained[c, i + 2]
+            x = x + load(w, AWAY + i) * number(prior.explained, 135 * c + i)
+            y = y + load(w, AWAY + i + 1) * number(prior.explained, 135 * c + i + 1)
+            z = z + load(w, AWAY + i + 2) * number(prior.explained, 135 * c + i + 2)
         value = x + y + z
         store(w, COMPONENTS + COMPONENT_ROWS * c + 45, value)
         total = total - value * value
@@ -49,12 +51,8 @@ def prior_loss(w, prior):
 
 @numba.njit(cache=True)
 @no_type_check
-def add_prior(w, prior, weight, m):
-    """Add the prior's part to the lower triangle of the normal equations m. Needs `prior_loss`."""
-    for f in range(5):
-        for g in range(f + 1):
-            if prior.finger_starts[5 * f + g] < prior.finger_starts[5 * f + g + 1]:
-                _add_skin(w, prior, f, g, 2 * weight, m)
+def set_prior(w, prior, weight, m):
+    """Write the prior's part of the normal equations m: the joints' block, lower triangle, and gradient. Needs `prior_loss`."""
     components = prior.explained.shape[0]
     for c in range(components):
         for f in range(5):
@@ -63,8 +61,12 @@ def add_prior(w, prior, weight, m):
     for i in range(0, 45, TILE):
         for j in range(0, i + 1, TILE):
             left, right = (COMPONENTS + i, 1, COMPONENT_ROWS), (COMPONENTS + j, 1, COMPONENT_ROWS)
-            add_products(TILE, TILE, m, (i * n + j, n), w, left, w, right, components, -2 * weight)
-    _add_slope(w, prior, 2 * weight, m)
+            set_products(TILE, TILE, m, (i * n + j, n), w, left, w, right, components, -2 * weight)
+    for f in range(5):
+        for g in range(f + 1):
+            if prior.finger_starts[5 * f + g] < prior.finger_starts[5 * f + g + 1]:
+                _add_skin(w, prior, f, g, 2 * weight, m)
+    _set_slope(w, prior, 2 * weight, m)
 
 
 @numba.njit(cache=True)
@@ -73,31 +75,27 @@ def _component_columns(w, prior, c, f):
     """d component c / d turns of a finger's joints."""
     x = y = z = everywhere(0.0)
     for k in range(2, -1, -1):
-        bone, column = BONES + 9 * (3 * f + k), 9 * (3 * f + k)
+        bone, place = BONES + 9 * (3 * f + k), 135 * c + 9 * (3 * f + k)
         for a in range(3):
             ux, uy, uz = load(w, bone + a), load(w, bone + 3 + a), load(w, bone + 6 + a)
-            ex, ey, ez = prior.explained[c, column + a], prior.explained[c, column + 3 + a], prior.explained[c, column + 6 + a]
+            ex, ey, ez = number(prior.explained, place + a), number(prior.explained, place + 3 + a), number(prior.explained, place + 6 + a)
             x, y, z = x + uy * ez - uz * ey, y + uz * ex - ux * ez, z + ux * ey - uy * ex
         p, q, r = turned_back(w, bone, x, y, z)
-        row = COMPONENTS + COMPONENT_ROWS * c + 9 * f + 3 * k
-        store(w, row, p)
-        store(w, row + 1, q)
-        store(w, row + 2, r)
+        put_point(w, COMPONENTS + COMPONENT_ROWS * c + 9 * f + 3 * k, p, q, r)
 
 
 @numba.njit(cache=True)
 @no_type_check
-def _add_slope(w, prior, factor, m):
+def _set_slope(w, prior, factor, m):
     """The gradient, from the torques of the slope in the bones' columns."""
-    for i in range(135):
-        x, y = load(w, SLOPE + i) + prior.linear[i], everywhere(0.0)
-        for c in range(0, prior.explained.shape[0] - 1, 2):
-            x = x - load(w, COMPONENTS + COMPONENT_ROWS * c + 45) * prior.explained[c, i]
-            y = y - load(w, COMPONENTS + COMPONENT_ROWS * (c + 1) + 45) * prior.explained[c + 1, i]
-        if prior.explained.shape[0] % 2:
-            c = prior.explained.shape[0] - 1
-            x = x - load(w, COMPONENTS + COMPONENT_ROWS * c + 45) * prior.explained[c, i]
-        store(w, SLOPE + i, x + y)
+    for i in range(0, 135, 3):
+        x, y, z = load(w, SLOPE + i), load(w, SLOPE + i + 1), load(w, SLOPE + i + 2)
+        for c in range(prior.explained.shape[0]):
+            value, place = load(w, COMPONENTS + COMPONENT_ROWS * c + 45), 135 * c + i
+            x = x - value * number(prior.explained, place)
+            y = y - value * number(prior.explained, place + 1)
+            z = z - value * number(prior.explained, place + 2)
+        put_point(w, SLOPE + i, x + prior.linear[i], y + prior.linear[i + 1], z + prior.linear[i + 2])
     for f in range(5):
         x = y = z = everywhere(0.0)
         for k in range(2, -1, -1):
@@ -107,41 +105,50 @@ def _add_slope(w, prior, factor, m):
                 ex, ey, ez = load(w, slope + a), load(w, slope + 3 + a), load(w, slope + 6 + a)
                 x, y, z = x + uy * ez - uz * ey, y + uz * ex - ux * ez, z + ux * ey - uy * ex
             p, q, r = turned_back(w, bone, x, y, z)
-            row = NUM_UNKNOWNS * NUM_UNKNOWNS + 9 * f + 3 * k
-            store(m, row, load(m, row) + factor * p)
-            store(m, row + 1, load(m, row + 1) + factor * q)
-            store(m, row + 2, load(m, row + 2) + factor * r)
+            put_point(m, NUM_UNKNOWNS * NUM_UNKNOWNS + 9 * f + 3 * k, p * factor, q * factor, r * factor)
 
 
 @numba.njit(cache=True)
 @no_type_check
 def _add_skin(w, prior, f, g, factor, m):
     """The skin's blocks of fingers f >= g: moments of the bones behind every pair of joints, then what turns make of them."""
+    rows, columns = prior.reach[f, g], prior.reach[g, f]
     for i in range(81):
         store(w, MOMENT + i, 0.0)
     for k in range(prior.finger_starts[5 * f + g], prior.finger_starts[5 * f + g + 1]):
-        _add_moment(w, prior.inertia[k], prior.pairs[k, 0], prior.pairs[k, 1])
-    for i in range(prior.reach[f, g]):
-        for j in range(prior.reach[g, f] if f != g else i + 1):
+        bone, other = prior.pairs[k, 0], prior.pairs[k, 1]
+        _put_moment(w, prior.inertia, 9 * k, bone, other, MOMENT + 9 * (3 * (bone - 3 * f) + other - 3 * g))
+    for i in range(rows - 2, -1, -1):  # from the moments of bones to those of all that a joint carries
+        for k in range(27):
+            _add_row(w, MOMENT + 27 * i + k, MOMENT + 27 * (i + 1) + k)
+    for j in range(columns - 2, -1, -1):
+        for i in range(rows):
+            for k in range(9):
+                _add_row(w, MOMENT + 27 * i + 9 * j + k, MOMENT + 27 * i + 9 * (j + 1) + k)
+    for i in range(rows):
+        for j in range(columns if f != g else i + 1):
             _add_turned_moment(w, MOMENT + 9 * (3 * i + j), 3 * f + i, 3 * g + j, factor, m)
 
 
 @numba.njit(cache=True)
 @no_type_check
-def _add_moment(w, inertia, bone, other):
-    """Add the moment of the skin shared by two bones to those of all pairs of joints that carry them."""
+def _add_row(w, to, of):
+    store(w, to, load(w, to) + load(w, of))
+
+
+@numba.njit(cache=True)
+@no_type_check
+def _put_moment(w, inertia, place, bone, other, moment):
+    """Rows `moment`: of the skin shared by two bones, the sum of inertia * u v' over their columns."""
     left, right = BONES + 9 * bone, BONES + 9 * other
     for r in range(3):
         a, b, c = load(w, left + 3 * r), load(w, left + 3 * r + 1), load(w, left + 3 * r + 2)
-        x = a * inertia[0, 0] + b * inertia[1, 0] + c * inertia[2, 0]
-        y = a * inertia[0, 1] + b * inertia[1, 1] + c * inertia[2, 1]
-        z = a * inertia[0, 2] + b * inertia[1, 2] + c * inertia[2, 2]
+        x = a * number(inertia, place) + b * number(inertia, place + 3) + c * number(inertia, place + 6)
+        y = a * number(inertia, place + 1) + b * number(inertia, place + 4) + c * number(inertia, place + 7)
+        z = a * number(inertia, place + 2) + b * number(inertia, place + 5) + c * number(inertia, place + 8)
         for s in range(3):
             value = x * load(w, right + 3 * s) + y * load(w, right + 3 * s + 1) + z * load(w, right + 3 * s + 2)
-            for i in range(bone % 3 + 1):
-                for j in range(other % 3 + 1):
-                    row = MOMENT + 9 * (3 * i + j) + 3 * r + s
-                    store(w, row, load(w, row) + value)
+            store(w, moment + 3 * r + s, value)
 
 
 @numba.njit(cache=True)

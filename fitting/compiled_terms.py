@@ -5,8 +5,9 @@ from typing import no_type_check
 import numba
 
 from fitting.compiled_functions import angle_of
-from fitting.compiled_lanes import add_products, everywhere, load, root, size, store, where
+from fitting.compiled_lanes import everywhere, load, root, size, store, where
 from fitting.compiled_model import BETAS, EXCESS, POINTS, ROTATIONS, SHAPE
+from fitting.compiled_sums import add_products
 from fitting.objective import NUM_UNKNOWNS
 
 _FIRST_BETA = 48

@@ -182,7 +182,7 @@ def test_senseless_setting_is_named(name, value):
 def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
     monkeypatch.delenv("WHIM_MANO", raising=False)
     ours = Fit().weights
-    assert set(ours) == {"hand_model", "pose_prior"}
+    assert set(ours) == {"hand_model", "pose_prior", "landmark_offsets"}
     other = tmp_path / "MANO_RIGHT.pkl"
     other.write_bytes(b"another model")
     monkeypatch.setenv("WHIM_MANO", str(other))

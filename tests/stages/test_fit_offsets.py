@@ -1,0 +1,63 @@
+"""The fit stage brings a detector's landmarks onto the model's joints, and leaves those of detectors it knows nothing about."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fitting.files import sha256_of
+from fitting.landmark_offsets import LANDMARK_OFFSETS, Offsets, load_offsets
+from stages.fit import Fit, on_joints
+from stages.tables import Clips, Hands
+from tests.small_tables import columns
+
+
+def hands_of(sources: list[list[str]], scores: list[list[float]]) -> Hands:
+    n, rng = len(sources), np.random.default_rng(0)
+    points = rng.uniform(100, 300, (n, 21, 2))
+    keypoints = np.concatenate([points, np.ones((n, 21, 1))], 2).astype(np.float32)
+    world = np.concatenate([points, rng.uniform(-50, 50, (n, 21, 1))], 2).astype(np.float32) / 1000
+    known = {"frame": np.arange(n), "width": 640, "height": 480, "keypoints": keypoints, "world": world}
+    hands = columns(Hands, n, video="v", **known, sources=sources, source_scores=scores, source_boxes=[[] for _ in sources])
+    assert isinstance(hands, Hands)
+    return hands
+
+
+def shrinking(share: float) -> Offsets:
+    """Every landmark goes towards the hand's centre."""
+    return Offsets(image=-share * np.eye(21), world=-share * np.eye(21), depth=np.zeros((21, 21)), spread=np.ones(21))
+
+
+def extent(hands: Hands) -> np.ndarray:
+    return np.ptp(hands.keypoints[..., 0], axis=1)
+
+
+def test_each_hand_takes_the_offsets_of_its_surest_source_that_has_any() -> None:
+    names = [["a", "b"], ["a", "b"], ["boxes", "a"], ["boxes"], []]
+    hands = hands_of(names, [[0.9, 0.5], [0.5, 0.9], [0.9, 0.1], [0.9], []])
+    moved = on_joints(hands, {"a": shrinking(0.5), "b": shrinking(0.1)})
+    np.testing.assert_allclose(extent(moved) / extent(hands), [0.5, 0.9, 0.5, 1, 1], rtol=1e-5)
+    np.testing.assert_array_equal(moved.world[3:], hands.world[3:])
+    np.testing.assert_allclose(np.ptp(moved.world[0, :, 0]), 0.5 * np.ptp(hands.world[0, :, 0]), rtol=1e-5)
+    np.testing.assert_array_equal(moved.world[..., 2], hands.world[..., 2])
+    assert (moved.keypoints[..., 2] == 1).all()
+
+
+def test_the_setting_decides_and_the_file_is_in_the_fingerprint() -> None:
+    clip = columns(Clips, 1, clip="v-0000", video="v")
+    hands = hands_of([["mediapipe"]] * 2, [[0.9]] * 2)
+    with_offsets, without = (Fit(device="cpu", landmark_offsets=known).build()(clip, hands) for known in (True, False))
+    by_hand = Fit(device="cpu", landmark_offsets=False).build()(clip, on_joints(hands, load_offsets()))
+    np.testing.assert_array_equal(with_offsets.joints_2d, by_hand.joints_2d)
+    assert not np.allclose(with_offsets.joints_2d, without.joints_2d, atol=0.5)
+    assert Fit().weights["landmark_offsets"] == sha256_of(LANDMARK_OFFSETS)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_mirrored_hand_moves_as_its_mirror_image(side: int) -> None:
+    hands = dataclasses.replace(hands_of([["mediapipe"]], [[1.0]]), side=np.array([side], np.int8))
+    flip = np.array([-1, 1, 1], np.float32)
+    mirrored = dataclasses.replace(hands, keypoints=hands.keypoints * flip, world=hands.world * flip)
+    moved, image = on_joints(hands, load_offsets()), on_joints(mirrored, load_offsets())
+    np.testing.assert_allclose(image.keypoints, moved.keypoints * flip, atol=1e-3)
+    np.testing.assert_allclose(image.world, moved.world * flip, atol=1e-6)

@@ -1,6 +1,7 @@
 """Where the model files lie, reading arrays, and the sha256 of any file, without importing torch: planners ask for them."""
 
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Iterable
@@ -44,6 +45,15 @@ def prior_file() -> Path:
     if named:
         return Path(named)
     return TRAINED_PRIOR if TRAINED_PRIOR.exists() and model_file() != STANDIN else POSE_PRIOR
+
+
+def prior_source() -> str:
+    """Whose poses the prior in use was learned from, and under which licence, as its sidecar says."""
+    try:
+        about = json.loads(prior_file().with_suffix(".json").read_text())
+        return f"{about['poses']} (licence: {about['licence']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "of unknown poses (licence: not stated)"
 
 
 def hulls_file() -> Path:

@@ -49,6 +49,7 @@ reviewed, and dropped with a reason when its fit is poor. No person drew or chec
 
 - **Detectors**, by the number of hands that each saw: {sources}.
 - **Hand model**: {hand_model}.
+- **Pose prior**, towards which the fitted fingers lean: {pose_prior}.
 - **Generator**: {generators}.
 
 ## Limits and intended use
@@ -81,7 +82,9 @@ HAND_MODELS: Mapping[str, str] = {
 }
 
 
-def dataset_card(stats: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], hand_model: str, *, name: str = "whim") -> str:
+def dataset_card(
+    stats: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], hand_model: str, pose_prior: str, *, name: str = "whim"
+) -> str:
     """README.md: front matter that `datasets` and the Hub read, then what a person should know."""
     splits, videos = stats["splits"], stats["videos"]
     sources = sum((Counter(s["hands_by_source"]) for s in splits.values()), Counter())
@@ -99,6 +102,7 @@ def dataset_card(stats: Mapping[str, Any], entries: Sequence[Mapping[str, Any]],
         first_split=next(iter(splits)),
         sources=", ".join(f"{source} ({n:,})" for source, n in sorted(sources.items())) or "none",
         hand_model=HAND_MODELS.get(hand_model, "not stated"),
+        pose_prior=pose_prior or "not stated",
         generators="; ".join(sorted({e["generator"] for e in entries})),
         licences=_lines(f"- {_cell(licence)} ({n:,})" for licence, n in sorted(by_licence.items())),
         all_videos=_lines(

@@ -46,10 +46,11 @@ class Tally:
     betas: np.ndarray = field(default_factory=lambda: np.zeros(10))
 
 
-def write_index(shards: Path, *, hand_model: str = "") -> None:
+def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> None:
     """Write index.json, stats.json and README.md for the shards `<split>/<split>-<n>-of-<count>.parquet` of a folder.
 
-    `hand_model` says whose shape and pose the parameters are ("mano" or "standin", `HandModel.source`).
+    `hand_model` says whose shape and pose the parameters are ("mano" or "standin", `HandModel.source`), `pose_prior` from whose poses
+    the fit's prior was learned (`fitting.files.prior_source`).
     Raises ValueError when there is no shard, or when shards of two different counts lie in one split.
     """
     store = Store(shards)
@@ -65,10 +66,11 @@ def write_index(shards: Path, *, hand_model: str = "") -> None:
         entries.append(_entry(path, name, num_hands, before.get(name, {})))
     stats = {"splits": {split: _stats(tally) for split, tally in tallies.items()}, "videos": videos}
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
-    store.write_json("index.json", {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "shards": entries})
+    about = {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "pose_prior": pose_prior}
+    store.write_json("index.json", {**about, "shards": entries})
     store.write_json("stats.json", stats)
     with store.aside(shards / "README.md") as temporary:
-        temporary.write_text(dataset_card(stats, entries, hand_model))
+        temporary.write_text(dataset_card(stats, entries, hand_model, pose_prior))
 
 
 def _refuse_mixture(shards: Path, paths: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from fitting.files import STANDIN, model_file
+from fitting.files import STANDIN, model_file, prior_source
 from pipeline.graph import Graph, State, Task, seat_of, table_of
 from pipeline.index import write_index
 from pipeline.run import Executor, Local, OnRay, Summary, run
@@ -81,7 +81,7 @@ def finish(graph: Graph, console: Console, *, local: bool = False, num_workers: 
         for stale in set(shards.rglob("*.parquet")) - wanted:
             stale.unlink()
         if wanted:
-            write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano")
+            write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano", pose_prior=prior_source())
         else:  # the last video was removed: nothing may go on naming it
             for name in ("index.json", "stats.json", "README.md"):
                 (shards / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from fitting import anatomy, files
-from fitting.files import POSE_PRIOR, prior_file, sha256_of
+from fitting.files import POSE_PRIOR, prior_file, prior_source, sha256_of
 from fitting.losses import prior_loss
 from fitting.mano import pose_hand
 from fitting.pca import NUM_POSES, SEED, second_moment
@@ -61,7 +61,7 @@ def test_energy_ranks_poses_as_the_full_mesh_with_correctives_does(exact):
     mesh = (hand.vertices - hand.joints[:, :1]).flatten(1)
     assert (mesh - meshes(exact, rotations)).abs().max() > 1e-4, "the correctives move the skin"
     full = ((mesh - mean) - (mesh - mean) @ basis.T @ basis).square().sum(1)
-    ours = prior_loss(rotations, pose_prior(exact, 20))
+    ours = prior_loss(rotations, pose_prior(exact, 20, noise=0.0))
     assert spearmanr(full, ours).statistic > 0.999
     assert ((ours / full) - 1).abs().median() < 0.02
 
@@ -124,6 +124,19 @@ def test_prior_named_by_the_environment_is_used_and_missed(monkeypatch, tmp_path
     (tmp_path / "mine.npz").touch()
     monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "mine.npz"))
     assert prior_file() == tmp_path / "mine.npz"
+
+
+def test_source_of_the_prior_is_what_its_sidecar_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("WHIM_PRIOR", raising=False)
+    assert "invented, not measured on people" in prior_source()
+    monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "mine.npz"))
+    (tmp_path / "mine.npz").touch()
+    for sidecar in (None, "cut short {", "[]", "{}"):
+        if sidecar is not None:
+            (tmp_path / "mine.json").write_text(sidecar)
+        assert prior_source() == "of unknown poses (licence: not stated)"
+    (tmp_path / "mine.json").write_text(json.dumps({"poses": "ARCTIC", "licence": "non-commercial"}))
+    assert prior_source() == "ARCTIC (licence: non-commercial)"
 
 
 def test_trained_prior_goes_with_manos_own_file_only(monkeypatch, tmp_path):

@@ -99,8 +99,10 @@ def test_card_names_licences_models_and_limits(shards: Path) -> None:
     assert "stand-in hand" in card
     assert "mediapipe" in card
     assert "recognisable" in card
-    write_index(shards, hand_model="mano")
+    write_index(shards, hand_model="mano", pose_prior="invented (licence: Apache-2.0)")
     assert "MANO (Romero" in (shards / "README.md").read_text()
+    assert "lean: invented (licence: Apache-2.0)." in (shards / "README.md").read_text()
+    assert json.loads((shards / "index.json").read_text())["pose_prior"] == "invented (licence: Apache-2.0)"
 
 
 def test_shards_of_two_runs_are_not_indexed_as_one(shards: Path) -> None:

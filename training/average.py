@@ -1,0 +1,26 @@
+"""The moving average of a network's weights: what is evaluated and shipped."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+class Average:
+    """Exponential, in float32, slow at the start: decay 0.9999 (1 - exp(-n / 2000)) at the n-th step."""
+
+    def __init__(self, network: nn.Module, decay: float = 0.9999, warmup: float = 2000.0) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay, self.warmup = decay, warmup
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, num_steps: int) -> None:
+        """Take in the weights after step `num_steps` (counted from 1); integer buffers are copied."""
+        keep = self.decay * (1 - math.exp(-num_steps / self.warmup))
+        fresh = network.state_dict()
+        for name, mine in self.network.state_dict().items():
+            if mine.is_floating_point():
+                mine.lerp_(fresh[name].to(mine), 1 - keep)
+            else:
+                mine.copy_(fresh[name])

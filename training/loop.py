@@ -1,0 +1,271 @@
+"""The training loop, one for every network: plain PyTorch, the same alone and as one rank of many.
+
+The global batch is the unit of everything. A run that is killed goes on from its last checkpoint and sees the same batches as a
+run that was not; the order of samples is the loader's, the randomness of augmentation each sample's own.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.average import Average
+from training.checkpoint import Checkpoint, load_weights
+from training.loader import Batch, Loader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train; what is trained says the task."""
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    """At its highest, of AdamW."""
+    final_share: float = 0.01
+    """Of the learning rate that is left at the end of the cosine."""
+    warmup_steps: int = 500
+    """Over which the learning rate rises from nothing."""
+    weight_decay: float = 5e-4
+    """Of weights with two dimensions or more."""
+    clip_norm: float = 10.0
+    """Longest gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward pass; bfloat16 needs no scaling of the loss."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, faster steps on a GPU."""
+    checkpoint_s: float = 300.0
+    """Seconds between checkpoints; each epoch ends with one."""
+    patience: int = 20
+    """Epochs without a better metric before the run ends."""
+    max_bad_batches: int = 10
+    """Batches whose loss is not finite are skipped and counted; more than these end the run, the last one saved."""
+    max_minutes: float = math.inf
+    """The run ends after this time as if all epochs had been trained: the learning rate follows the clock then."""
+    average_warmup: float = 2000.0
+    """Steps over which the average of the weights becomes slow."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes", "average_warmup"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name} must be more than 0, got {getattr(self, name)}")
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained, on what, and what good means."""
+
+    kind: str
+    metric: str
+    """Of `evaluate`, the higher the better."""
+
+    def network(self) -> nn.Module:
+        """A fresh network."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Of the network, as plain values: enough to build it again."""
+
+    def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        """The weighted terms of a batch, whose sum is minimised; `share_done` of the run lies behind."""
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        """Metrics on held-out data."""
+
+    def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
+        """A picture of what the network says."""
+
+
+class NotFiniteError(RuntimeError):
+    """Too many batches had no finite loss."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    epoch: int = 0
+    step: int = 0
+    num_steps: int = 0
+    best: float = -math.inf
+    since_best: int = 0
+    bad_batches: int = 0
+
+
+class Run:
+    """One rank's part of a run in a folder. `last.pt` there is taken up; `best.pt` is the best by the task's metric."""
+
+    def __init__(self, task: Task, loader: Loader, settings: TrainSettings, folder: Path, device: torch.device | str = "cpu") -> None:
+        self.task, self.loader, self.chosen, self.folder = task, loader, settings, folder
+        self.device = torch.device(device)
+        self.progress = _Progress()
+        torch.manual_seed(loader.seed)
+        self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.plain, warmup=settings.average_warmup)
+        self.optimizer = _adamw(self.plain, settings, self.device)
+        self._take_up()
+        network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
+        self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
+        self.first = loader.rank == 0
+        self.started = time.monotonic()
+
+    def train(self) -> Mapping[str, float]:
+        """Train to the end; the best metrics. Raises NotFiniteError, and OSError when the disk is full."""
+        best: Mapping[str, float] = {}
+        while self.progress.epoch < self.chosen.epochs and self.progress.since_best < self.chosen.patience:
+            for terms in self._epoch():
+                self._note(terms)
+            metrics = dict(self.task.evaluate(self.average.network, self.device)) if self.first else {}
+            value = _from_first(metrics.get(self.task.metric, math.nan), self.device)
+            better = value > self.progress.best
+            self.progress.best = max(value, self.progress.best) if value == value else self.progress.best
+            self.progress.since_best = 0 if better else self.progress.since_best + 1
+            self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+            if self.first:
+                self._journal({"epoch": self.progress.epoch, "minutes": (time.monotonic() - self.started) / 60, **metrics})
+                self.task.draw(self.average.network, self.device, self.folder / "pictures" / f"epoch-{self.progress.epoch:04d}.jpg")
+                self.checkpoint().save(self.folder / "last.pt")
+                if better:
+                    self.checkpoint().save(self.folder / "best.pt")
+            best = metrics if better else best
+            if self._share_done() >= 1:
+                break
+        return best
+
+    def checkpoint(self) -> Checkpoint:
+        """The run as it stands."""
+        here = self.progress
+        return Checkpoint(
+            kind=self.task.kind,
+            settings=dict(self.task.settings()),
+            network=self.plain.state_dict(),
+            average=self.average.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            epoch=here.epoch,
+            step=here.step,
+            num_steps=here.num_steps,
+            data=self._data(),
+            best=here.best,
+            since_best=here.since_best,
+        )
+
+    def _epoch(self) -> Iterator[Mapping[str, float]]:
+        """The steps of an epoch from where the run stands."""
+        saved = time.monotonic()
+        self.network.train()
+        for batch in self.loader.epoch(self.progress.epoch, self.progress.step):
+            terms = self._step(batch)
+            self.progress.step = batch.step + 1
+            if terms:
+                yield terms
+            if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
+                self.checkpoint().save(self.folder / "last.pt")
+                saved = time.monotonic()
+            if self._share_done() >= 1:
+                return
+
+    def _step(self, batch: Batch) -> Mapping[str, float]:
+        """One step of the optimizer; nothing where the loss is not finite on some rank."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
+        with narrow:
+            terms = self.task.loss(self.network, batch, self.device, self._share_done())
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        length = nn.utils.clip_grad_norm_(self.plain.parameters(), self.chosen.clip_norm)
+        if not _everywhere(bool(torch.isfinite(total) & torch.isfinite(length)), self.device):
+            self._skip(batch)
+            return {}
+        self.optimizer.step()
+        self.progress.num_steps += 1
+        self.average.update(self.plain, self.progress.num_steps)
+        return {name: float(value.detach()) for name, value in terms.items()} | {"gradient": float(length)}
+
+    def _skip(self, batch: Batch) -> None:
+        self.progress.bad_batches += 1
+        if self.first:
+            self._journal({"epoch": batch.epoch, "step": batch.step, "not_finite": batch.samples.sample.tolist()})
+        if self.progress.bad_batches > self.chosen.max_bad_batches:
+            path = self.folder / "bad_batch.pt"
+            torch.save({"epoch": batch.epoch, "step": batch.step, "images": batch.images, "samples": batch.samples.sample}, path)
+            raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; the last one is {path}: lower the learning rate")
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to `final_share`."""
+        rise = min(1.0, (self.progress.num_steps + 1) / max(1, self.chosen.warmup_steps))
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self._share_done())))
+        return self.chosen.learning_rate * rise * (self.chosen.final_share + (1 - self.chosen.final_share) * fall)
+
+    def _share_done(self) -> float:
+        """Of the run: of its steps, or of its time where that is shorter."""
+        steps = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
+        if not math.isfinite(self.chosen.max_minutes):
+            return steps
+        minutes = (time.monotonic() - self.started) / 60
+        return _from_first(max(steps, minutes / self.chosen.max_minutes), self.device)
+
+    def _data(self) -> str:
+        loader = self.loader
+        return json.dumps([loader.mixture.fingerprint, list(loader.mixture.counts), loader.seed, loader.batch_size])
+
+    def _take_up(self) -> None:
+        """Go on from `last.pt`. Raises ValueError when it is of other data or another network."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        saved = Checkpoint.load(path, self.task.kind)
+        if saved.data != self._data():
+            raise ValueError(f"{path} was trained on other data, seed or batch size: name another folder, or remove it to begin anew")
+        load_weights(self.plain, saved.network, path)
+        load_weights(self.average.network, saved.average, path)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.progress = _Progress(saved.epoch, saved.step, saved.num_steps, saved.best, saved.since_best)
+
+    def _note(self, terms: Mapping[str, float]) -> None:
+        here = self.progress
+        if self.first and (here.num_steps % 20 == 0 or here.step == len(self.loader)):
+            self._journal({"epoch": here.epoch, "step": here.step, "rate": self._learning_rate(), **terms})
+
+    def _journal(self, line: Mapping[str, Any]) -> None:
+        """One line of JSON; TensorBoard draws them where it is installed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "journal.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _adamw(network: nn.Module, chosen: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+    """Weights decay, biases and norms do not."""
+    heavy = [p for p in network.parameters() if p.ndim > 1]
+    light = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": heavy, "weight_decay": chosen.weight_decay}, {"params": light, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=chosen.learning_rate, fused=device.type == "cuda")
+
+
+def _from_first(value: float, device: torch.device) -> float:
+    """The first rank's number, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def _everywhere(fine: bool, device: torch.device) -> bool:
+    """Whether it holds on every rank: they step together or not at all."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return fine
+    flag = torch.tensor([float(fine)], device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag > 0)
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as what a checkpoint may hold."""
+    return asdict(settings)

@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster bench-annotate bench-fit bench-fit-quality readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -54,6 +54,23 @@ test: lint types layers ## the gate: lint, types, layers, the test suite and a s
 	$(BIN)/python -m pytest -m 'not gpu and not network and not heavy and not cluster'
 
 check: test ## the same gate
+
+# mmpose 1.3.2 asks for packages that it never uses and for wheels built against numpy 1: without its dependencies, then what it imports.
+env-mmpose: .env-mmpose/.ready ## mmpose in an environment of its own, against which ViTPose is held
+.env-mmpose/.ready: constraints.txt
+	$(PYTHON) -m venv .env-mmpose
+	.env-mmpose/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy scipy opencv-python-headless pillow tqdm rich \
+		matplotlib pyyaml addict yapf termcolor six importlib_metadata lazy_importer einops json_tricks munkres model-index ordered-set \
+		mat4py markdown click pycocotools shapely terminaltables cython wheel setuptools==80.10.2
+	.env-mmpose/bin/pip install --quiet --disable-pip-version-check --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0 mmpose==1.3.2
+	.env-mmpose/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3
+	@touch $@
+
+test-heavy: setup ## the tests that need an environment of their own (make env-mmpose)
+	$(BIN)/python -m pytest -m heavy tests/heavy
+
+weights: setup ## fetch the larger networks that bind nobody to terms; whim weights list names the rest
+	$(BIN)/whim weights get
 
 test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync)
 	$(BIN)/python -m pytest -m cluster tests/cluster

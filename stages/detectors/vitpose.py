@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from stages.detectors.networks import Batches, ready
 from stages.detectors.pictures import AnyPicture, Picture, rgb
@@ -97,21 +98,18 @@ def peaks(maps: Float[Tensor, "n k h w"], *, kernel: int = 11) -> Float32[Tensor
 def _smoothed_about(maps: Float32[Tensor, "n k h w"], cell: Int64[Tensor, "n k 2"], kernel: int) -> Float32[Tensor, "n k 3 3"]:
     """The 3 x 3 cells about a cell of each map, smoothed by a Gaussian of `kernel` cells and of OpenCV's deviation for that size.
 
-    The map is mirrored at its border for the smoothing, and the smoothed border repeated beyond it.
+    Beyond the map's border is nothing, as mmpose 1.x has it: a peak there is found five times as exactly as with a mirrored border. The
+    smoothed border itself is repeated.
     """
     half, sigma = kernel // 2, 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-    taps = torch.arange(-half, half + 1, device=maps.device)
-    weight = torch.exp(-(taps**2) / (2 * sigma**2))
+    taps = torch.arange(kernel, device=maps.device)
+    weight = torch.exp(-((taps - half) ** 2) / (2 * sigma**2))
     weight = weight / weight.sum()
-
-    def places(of: Tensor, size: int) -> Tensor:
-        """[n k 3 kernel]: which cells of an axis each of the three is made from."""
-        near = (of[..., None] + torch.arange(-1, 2, device=maps.device)).clamp(0, size - 1)
-        return size - 1 - (size - 1 - (near[..., None] + taps).abs()).abs()
-
-    height, width = maps.shape[-2:]
-    x, y = places(cell[..., 0], width), places(cell[..., 1], height)
-    patch = maps.flatten(2).gather(2, (y.flatten(2)[..., None] * width + x.flatten(2)[..., None, :]).flatten(2))
+    size = torch.tensor([maps.shape[-1], maps.shape[-2]], device=maps.device)
+    about = (cell[..., None, :] + torch.arange(-1, 2, device=maps.device)[:, None]).clamp(torch.zeros_like(size), size - 1)
+    x, y = (about[..., None] + taps).movedim(-2, 0).flatten(3)  # of the padded map: which cells each of the three is made from
+    padded = pad(maps, (half, half, half, half))
+    patch = padded.flatten(2).gather(2, (y[..., None] * padded.shape[-1] + x[..., None, :]).flatten(2))
     return torch.einsum("nkaibj,i,j->nkab", patch.view(*cell.shape[:2], 3, kernel, 3, kernel), weight, weight)
 
 

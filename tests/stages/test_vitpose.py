@@ -141,14 +141,14 @@ def test_peaks_at_borders_and_on_flat_maps_stay_on_the_map() -> None:
     x, y = np.array([0.0, 47.0, 0.3, 46.8]), np.array([0.0, 63.0, 30.0, 63.0])
     found = peaks(torch.cat([gaussian(x, y)[0], torch.zeros(1, 64, 48), torch.full((1, 64, 48), 0.5)])[None]).numpy()[0]
     assert np.isfinite(found).all()
-    assert np.abs(found[:4, :2] - np.column_stack([x, y])).max() < 1.0
+    assert np.abs(found[:4, :2] - np.column_stack([x, y])).max() < 0.5
     assert (found[4:, :2] == 0).all()
 
 
 def reference_peak(heatmap: np.ndarray) -> np.ndarray:
-    """DARK by UDP's formulas, one map at a time, with OpenCV's blur (mmpose's `post_dark_udp`, re-told)."""
+    """DARK by UDP's formulas, one map at a time, with OpenCV's blur (mmpose's `refine_keypoints_dark_udp`, re-told)."""
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
-    log = np.log(np.clip(cv2.GaussianBlur(heatmap, (11, 11), 0), 1e-3, 50))
+    log = np.log(np.clip(cv2.GaussianBlur(heatmap, (11, 11), 0, borderType=cv2.BORDER_CONSTANT), 1e-3, 50))
     log = np.pad(log, 1, mode="edge").astype(np.float64)
     r, c = row + 1, column + 1
     slope = np.array([log[r, c + 1] - log[r, c - 1], log[r + 1, c] - log[r - 1, c]]) / 2
@@ -157,14 +157,14 @@ def reference_peak(heatmap: np.ndarray) -> np.ndarray:
     return np.array([column, row]) - np.linalg.inv(np.array([[xx, xy], [xy, yy]]) + np.finfo(np.float32).eps * np.eye(2)) @ slope
 
 
-def test_peaks_agree_with_a_plain_reference() -> None:
+def test_peaks_agree_with_a_plain_reference_at_the_border_too() -> None:
     rng = np.random.default_rng(1)
-    maps = np.stack([cv2.GaussianBlur(rng.normal(size=(64, 48)).astype(np.float32), (9, 9), 0) for _ in range(40)])
-    maps = np.maximum(maps / maps.max((1, 2), keepdims=True), 0) + 0.01
+    noise = np.stack([cv2.GaussianBlur(rng.normal(size=(64, 48)).astype(np.float32), (9, 9), 0) for _ in range(200)])
+    maps = gaussian(rng.uniform(1, 46, 200), rng.uniform(1, 62, 200), sigma=2.5)[0].numpy() + 0.2 * noise
     found = peaks(torch.from_numpy(maps)[None]).numpy()[0, :, :2]
     wanted = np.array([reference_peak(heatmap) for heatmap in maps])
-    tame = np.abs(wanted - np.round(found)).max(1) < 1.5  # elsewhere the reference leaps off the peak
-    assert tame.mean() > 0.8
+    tame = np.abs(wanted - found.round()).max(1) < 1.5  # elsewhere the reference leaps off its peak
+    assert tame.mean() > 0.97
     assert np.abs(found - wanted)[tame].max() < 1e-3
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fitting.batches import in_batches
 from fitting.chains import Chain, chains, segments, whole_tracks
+from fitting.depth_cue import depth_cue
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
 from fitting.mano import HandModel, project
@@ -135,9 +136,9 @@ class Fitter:
     ) -> HandFits:
         """Fit n right hands; OpenPose's order, pixels and confidence; a point that is not finite or has no confidence is not used.
 
-        `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), only chooses between the
-        two tilts that the image cannot tell apart. Rows with the same `track` (-1: none) are one hand at the moments `time_s`, in any
-        order, and are fitted together. Never raises for a bad hand: `outcome` says what was wrong with it.
+        `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), chooses between the two tilts that
+        the image cannot tell apart, and gives the depth loss its depths. Rows with the same `track` (-1: none) are one hand at the
+        moments `time_s`, in any order, and are fitted together. Never raises for a bad hand: `outcome` says what was wrong with it.
         """
         points = torch.as_tensor(np.asarray(keypoints[..., :2], dtype=np.float64))
         confidence = torch.as_tensor(np.asarray(keypoints[..., 2], dtype=np.float64))
@@ -185,10 +186,10 @@ class Fitter:
         """Fit one batch of usable hands and write its rows."""
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
-        unknown = torch.zeros_like(normalised[..., 0])
-        seen = Landmarks(normalised, confidence.to(like)[:, order], unknown, unknown)
+        hint, seen_confidence = hint.to(like)[:, order], confidence.to(like)[:, order]
+        seen = Landmarks(normalised, seen_confidence, *depth_cue(normalised, seen_confidence, hint))
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
-        best, margin, smooth = self._solve(seen, hint.to(like)[:, order], side.log().to(like), tied)
+        best, margin, smooth = self._solve(seen, hint, side.log().to(like), tied)
         fitted = self._columns(best.state, seen, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
         fitted["flip_margin"], fitted["loss_smooth"] = margin.cpu(), smooth.cpu()

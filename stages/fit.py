@@ -53,6 +53,9 @@ class Fit:
     """Of the detector's 3D landmarks in the choice between the two tilts; 0 leaves it to the losses. Ours."""
     landmark_offsets: bool = True
     """Move a detector's landmarks onto the model's joints first, where its offsets are known. Ours; worth 1.8 of 9.6 mm."""
+    depth_weight: float = 0.03
+    """Of the detector's 3D landmarks as depths behind the wrist. Ours; of 2,365 rendered hands the mean PA-MPJPE falls by 0.1 to 6.8 mm
+    and the 95th percentile by 0.5 to 12.9; 0.2 is worse than none."""
     smooth_weight: float = 0.03
     """Of the accelerations of joints, root and size along a track, in spreads of studio motion; 0 leaves the frames free. Ours."""
     share_shape: bool = True
@@ -72,7 +75,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no fit makes sense: ValueError that names the field."""
-        for name in ("bone_weight", "angle_weight", "prior_weight", "shape_weight", "world_weight", "smooth_weight", "jump_weight", "gpus"):
+        for name in (*(field.name for field in fields(self) if field.name.endswith("_weight")), "gpus"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"fit.{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("robust_scale", "tolerance", "max_gap_s", "focal_share"):
@@ -113,6 +116,7 @@ class Fit:
             angle=self.angle_weight,
             prior=self.prior_weight,
             shape=self.shape_weight,
+            depth=self.depth_weight,
             robust_scale=self.robust_scale,
         )
         settings = FitSettings(

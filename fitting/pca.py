@@ -144,6 +144,8 @@ def files_for(arctic: Path | None, model: Path | None, out: Path | None, method:
 
 def train(args: argparse.Namespace) -> None:
     """Learn from the poses that the command line names, and write. ValueError or OSError where it cannot be done."""
+    if args.every < 1 or not 0 <= args.worst < 1:
+        raise ValueError(f"--every must be 1 or more and --worst lie in [0, 1), got {args.every} and {args.worst}")
     model_path, out = files_for(args.arctic, args.model, args.out, args.method)
     model = load_hand_model(model_path, dtype=torch.float64)
     rotations, about = arctic_poses(model, args.arctic, args.every, args.worst) if args.arctic else invented_poses(model)
@@ -161,8 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fitting.pca", description="Train the pose prior.")
     parser.add_argument("--arctic", type=Path, metavar="FOLDER", help="ARCTIC's raw_seqs; without it, from invented poses")
     parser.add_argument("--model", type=Path, metavar="FILE", help="hand model (default: MANO_RIGHT.pkl; the stand-in for invented poses)")
-    parser.add_argument("--every", type=_positive, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)")
-    parser.add_argument("--worst", type=_share, default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)")
+    parser.add_argument("--every", type=int, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)")
+    parser.add_argument("--worst", type=float, default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)")
     parser.add_argument(
         "--method", choices=("moment", "incremental"), default="moment", help="exact in one pass, or scikit-learn's of meshes"
     )
@@ -173,18 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(parser.parse_args(arguments))
     except (ValueError, OSError) as error:
         raise SystemExit(f"fitting.pca: {error}") from error
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    if not 0 <= float(text) < 1:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 1), got {text}")
-    return float(text)
 
 
 if __name__ == "__main__":

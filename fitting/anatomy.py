@@ -123,14 +123,14 @@ def angle_jacobian(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15
 
 
 def sample_angles(num_poses: int, rng: np.random.Generator) -> Float[np.ndarray, "num_poses 15 3"]:
-    """Random plausible twist, bend, splay (radians): fingers that curl together, each with a will of its own.
+    """Random plausible twist, bend, splay (radians): from fingers that curl as one to fingers that each go their own way.
 
     About 28 degrees of freedom; the ranges are ours and lie inside `LIMITS_DEG` but for rare tails.
     """
     degrees = np.zeros((num_poses, 15, 3))
-    curl = rng.uniform(0, 1, num_poses)
+    curl, together = rng.uniform(0, 1, (2, num_poses))
     for finger in range(4):
-        own = 0.55 * curl + 0.45 * rng.uniform(0, 1, num_poses)
+        own = together * curl + (1 - together) * rng.uniform(0, 1, num_poses)
         for k, (low, high, spread) in enumerate(((-15, 85, 0.12), (0, 105, 0.12), (0, 70, 0.05))):
             share = np.clip(own + rng.normal(0, spread, num_poses), 0, 1)
             degrees[:, 3 * finger + k, 1] = low + (high - low) * share

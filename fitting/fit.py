@@ -20,14 +20,14 @@ from fitting.kinematics import FROM_KEYPOINTS
 from fitting.mano import HandModel, project
 from fitting.measures import measurer
 from fitting.objective import Landmarks, LossWeights, Objective, State
-from fitting.prior import NUM_COMPONENTS, pose_prior
+from fitting.prior import NOISE, NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
 from fitting.solver import Backend, Solution, solver, takes_compiled
 from fitting.tracks import Arithmetic, TrackSettings, cheapest_path, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
-_FIRST_ITERATIONS = 5
+_FIRST_ITERATIONS = 3
 """With both tilts, before the worse one is given up."""
 _INLIER = 3.0
 """Robust scales within which a landmark agrees with its joint: 6 % of the box by default, twice a detector's typical error. Ours."""
@@ -57,6 +57,8 @@ class FitSettings:
     tracks: TrackSettings = field(default_factory=TrackSettings)
     num_components: int = NUM_COMPONENTS
     """Of the pose PCA, d in eq. 4."""
+    prior_noise: float = NOISE
+    """Square metres, see `fitting.prior.pose_prior`; 0 is eq. 4 as printed."""
     num_iterations: int = 20
     """Of Levenberg-Marquardt, at most."""
     tolerance: float = 1e-3
@@ -118,7 +120,7 @@ class Fitter:
         self.model = model
         self.settings = settings or FitSettings()
         self.batch_size = self.settings.batch_size  # or what of it fits the memory
-        prior = pose_prior(model, self.settings.num_components)
+        prior = pose_prior(model, self.settings.num_components, self.settings.prior_noise)
         self.objective = Objective.of(model, prior, self.settings.weights)
         self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
         compiled = takes_compiled(self.settings.backend, model.v_template)

@@ -1,9 +1,13 @@
-"""Where a fit starts: the rigid palm under weak perspective, in closed form, with its two possible tilts."""
+"""Where a fit starts: the palm under weak perspective, in closed form, with both its tilts, and the best bends of each finger."""
+
+from itertools import product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fitting.anatomy import compose
+from fitting.losses import prior_loss
 from fitting.objective import Landmarks, Objective, State
 
 _PALM = (0, 1, 5, 9, 13, 17)
@@ -12,11 +16,17 @@ _PALM = (0, 1, 5, 9, 13, 17)
 _FINGER_WEIGHT = 0.01
 """Of a point of a finger beside one of the palm: counts only where the palm is hidden."""
 
+_FINGER_BENDS_DEG = tuple((first, second, 2 / 3 * second) for first, second in product((-5, 20, 45, 75), (5, 35, 65, 95)))
+"""From straight to hook and fist; the last joint follows the second (Lin, Wu and Huang 2000)."""
+
+_THUMB_BENDS_DEG = tuple(product((0, 20), (0, 40), (0, 15, 35, 50)))
+
 
 def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
-    """The mean pose laid over the landmarks, tilted towards the camera and away: the image of a flat palm cannot tell which.
+    """The mean palm laid over the landmarks, tilted towards the camera and away: the image of a flat palm cannot tell which.
 
-    A weighted least-squares map of the palm's plane to the image gives scale and both rotations (Huttenlocher and Ullman, 1990).
+    A weighted least-squares map of the palm's plane to the image gives scale and both rotations (Huttenlocher and Ullman, 1990). Fingers
+    begin at the bends that suit the landmarks best: one that begins bent and should be straight often stays bent.
     """
     n = len(seen.keypoints)
     rotations = objective.prior.mean_rotations.expand(n, 15, 3, 3)
@@ -36,8 +46,34 @@ def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
     tilted, scale = _tilted(linear)
     roots = [root @ plane.T for root in tilted]
     shifts = [middle - scale[:, None] * (root @ centre[..., None])[:, :2, 0] for root in roots]
-    first, second = (State(rotations.clone(), root, betas.clone(), scale.log(), shift) for root, shift in zip(roots, shifts, strict=True))
+    fingers = [_best_bends(objective, seen, scale[:, None, None] * root[:, :2], shift) for root, shift in zip(roots, shifts, strict=True)]
+    first, second = (State(f, r, betas.clone(), scale.log(), s) for f, r, s in zip(fingers, roots, shifts, strict=True))
     return first, second
+
+
+def _best_bends(
+    objective: Objective, seen: Landmarks, camera: Float[Tensor, "n 2 3"], shift: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n 15 3 3"]:
+    """Each finger at those bends that cost least: squared reprojection, and the prior with all other fingers in the mean pose.
+
+    sum_j w_j |A p_j + t - y_j|^2 is, but for a constant, linear in p p' and p: one product for all bends of all hands.
+    """
+    n, mean = len(shift), objective.prior.mean_rotations
+    degrees = torch.tensor([_FINGER_BENDS_DEG] * 4 + [_THUMB_BENDS_DEG]).to(mean).transpose(0, 1).flatten(1)  # bends 15
+    bent = compose(torch.nn.functional.pad(degrees.deg2rad()[..., None], (1, 1)), objective.axes)
+    k = len(bent)
+    points = objective.joints.pose(torch.eye(3).to(mean).expand(k, 3, 3), bent, torch.zeros(k, 10).to(mean)).points[:, 1:]
+    table = torch.cat([(points[..., None] * points[..., None, :]).flatten(2), points], 2).reshape(k, 5, 48)
+    weight = seen.confidence[:, 1:, None]
+    pull = (seen.keypoints[:, 1:] - shift[:, None]) @ camera
+    features = torch.cat([weight * (camera.mT @ camera).reshape(n, 1, 9), -2 * weight * pull], 2).reshape(n, 5, 48)
+    misses = torch.einsum("nfc,kfc->nkf", features, table) / (2 * objective.weights.robust_scale)
+
+    own = torch.eye(5).repeat_interleave(3, 1).to(mean)[:, :, None, None] > 0  # finger joint
+    alone = torch.where(own, bent[:, None], mean)
+    rarity = prior_loss(alone.flatten(0, 1), objective.prior).reshape(k, 5)
+    best = (misses + objective.weights.prior * rarity).argmin(1)
+    return bent.reshape(k, 5, 3, 3, 3)[best, torch.arange(5, device=best.device)].reshape(n, 15, 3, 3)
 
 
 def _inverse(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 2 2"]:

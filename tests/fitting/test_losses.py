@@ -24,7 +24,7 @@ def axes(exact) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def prior(exact):
-    return pose_prior(exact)
+    return pose_prior(exact, 20, noise=0)
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:

@@ -195,7 +195,7 @@ def test_defaults_are_those_of_the_fit_itself():
     from fitting.fit import FitSettings
 
     stage, ours = Fit(), FitSettings()
-    for name in ("num_components", "num_iterations", "tolerance", "world_weight", "batch_size"):
+    for name in ("num_components", "prior_noise", "num_iterations", "tolerance", "world_weight", "batch_size"):
         assert getattr(stage, name) == getattr(ours, name), name
     for name in ("bone", "angle", "prior", "shape"):
         assert getattr(stage, f"{name}_weight") == getattr(ours.weights, name), name

@@ -109,8 +109,10 @@ def test_plain_command_makes_what_ships(tmp_path):
             np.testing.assert_allclose(new[name], old[name], atol=1e-5)
 
 
-def test_sidecar_names_the_shipped_hulls():
-    assert json.loads(POSE_PRIOR.with_suffix(".json").read_text())["hulls_sha256"] == sha256_of(POSE_PRIOR.with_suffix(".hulls.npz"))
+def test_sidecar_names_the_shipped_hulls_and_the_hand_behind_them():
+    about = json.loads(POSE_PRIOR.with_suffix(".json").read_text())
+    assert about["hulls_sha256"] == sha256_of(POSE_PRIOR.with_suffix(".hulls.npz"))
+    assert about["hand_model"] == sha256_of(STANDIN)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""A trained detector at work: pictures in, hands out. No suppression of duplicates where the one-to-one head was trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor, nn
+
+from training.checkpoint import Checkpoint, load_weights
+from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
+from training.products import FILL
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class DetectedHands:
+    """The hands of one picture, best first; its pixels."""
+
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]
+    side: Int64[np.ndarray, "n"]  # 0 left, 1 right
+    side_score: Float32[np.ndarray, "n"]  # of its side beside the other, in [0.5, 1]
+    keypoints: Float32[np.ndarray, "n 21 3"]  # x, y, visibility
+
+
+class HandDetector:
+    """A network ready to be called."""
+
+    def __init__(self, network: Detector, *, size: int = 640, threshold: float = 0.3, max_hands: int = 100) -> None:
+        self.network = network.eval()
+        self.size, self.threshold, self.max_hands = size, threshold, max_hands
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int = 640, threshold: float = 0.3) -> "HandDetector":
+        """The averaged weights of a checkpoint. Raises ValueError when it is none of a detector."""
+        saved = Checkpoint.load(path, "detector")
+        network = Detector(DetectorSettings(**saved.settings))
+        load_weights(network, saved.average, path)
+        return cls(fused(network).to(device), size=size, threshold=threshold)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[DetectedHands]:
+        """Hands of RGB pictures of any sizes, in one batch."""
+        if not images:
+            return []
+        device = next(self.network.parameters()).device
+        fitted = [letterboxed(image, self.size) for image in images]
+        batch = torch.from_numpy(np.stack([picture for picture, _ in fitted])).to(device)
+        said = detections(self.network, batch.permute(0, 3, 1, 2).float() / 255)
+        return [
+            self._hands(Detections(*(values[k] for values in said)), to_picture)  # type: ignore[arg-type]
+            for k, (_, to_picture) in enumerate(fitted)
+        ]
+
+    def _hands(self, said: Detections, to_picture: Float32[np.ndarray, "3"]) -> DetectedHands:
+        best, sides = said.score.max(1)
+        order = best.argsort(descending=True)[: 4 * self.max_hands]
+        order = order[best[order] >= self.threshold]
+        if self.network.single is None:
+            order = order[unduplicated(said.box[order], 0.6)]
+        order = order[: self.max_hands]
+        box, score, side, points = (values[order].cpu().numpy() for values in (said.box, best, sides, said.keypoints))
+        both = said.score[order].cpu().numpy()
+        scale, shift = to_picture[0], to_picture[1:]
+        points = np.concatenate([(points[..., :2] - shift) / scale, points[..., 2:]], -1)
+        box = (box - np.tile(shift, 2)) / scale
+        return DetectedHands(box=box, score=score, side=side, side_score=both.max(1) / np.maximum(both.sum(1), 1e-9), keypoints=points)
+
+
+def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detections:
+    """Decoded answers of the head that is meant for use: the one-to-one head where there is one."""
+    many, one = network(images)
+    raw = many if one is None else one
+    return decode(raw, *anchors(images.shape[2], images.shape[3], raw.box))
+
+
+def letterboxed(image: UInt8[np.ndarray, "h w 3"], size: int) -> tuple[UInt8[np.ndarray, "size size 3"], Float32[np.ndarray, "3"]]:
+    """A picture in the middle of a grey square, and scale and shift that take its pixels there."""
+    height, width = image.shape[:2]
+    scale = size / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (size - wide) // 2, (size - high) // 2
+    square = np.full((size, size, 3), FILL, np.uint8)
+    square[top : top + high, left : left + wide] = cv2.resize(
+        image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    return square, np.array([scale, left, top], np.float32)
+
+
+def unduplicated(box: Float[Tensor, "n 4"], max_iou: float) -> Int64[Tensor, "k"]:
+    """Rows, best first, that overlap no better row by more (non-maximum suppression)."""
+    low, high = torch.maximum(box[:, None, :2], box[None, :, :2]), torch.minimum(box[:, None, 2:], box[None, :, 2:])
+    shared = (high - low).clamp_min(0).prod(-1)
+    area = (box[:, 2:] - box[:, :2]).clamp_min(0).prod(1)
+    near: Bool[Tensor, "n n"] = shared / (area[:, None] + area - shared).clamp_min(1e-9) > max_iou
+    kept: list[int] = []
+    alive = torch.ones(len(box), dtype=torch.bool, device=box.device)
+    for row in range(len(box)):
+        if alive[row]:
+            kept.append(row)
+            alive &= ~near[row]
+    return torch.tensor(kept, dtype=torch.int64, device=box.device)
+
+
+def fused(network: Detector) -> Detector:
+    """Batch norms folded into the convolutions before them: the same answers, fewer passes over memory."""
+    network = network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Sequential) and len(module) == 3 and isinstance(module[1], nn.BatchNorm2d):
+            module[0] = nn.utils.fuse_conv_bn_eval(module[0], module[1])  # type: ignore[type-var]
+            module[1] = nn.Identity()
+    return network

@@ -1,0 +1,132 @@
+"""What the training loop is told of the detector: its loss, what good means, and a picture of what it sees."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.detector.augment import Augmentation, as_floats, augment, of_training
+from training.detector.inference import HandDetector
+from training.detector.network import Detector, DetectorSettings
+from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
+from training.loader import Batch
+from training.loop import plain_settings
+from training.metrics import Found, at_threshold, average_precision
+from training.products import Frames
+
+_LEFT_COLOUR, _RIGHT_COLOUR, _TRUTH_COLOUR = (64, 128, 255), (255, 96, 64), (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorTask:
+    """The detector on frames."""
+
+    held_out: Frames | None
+    """Frames of videos that are not trained on; without them nothing is measured."""
+    network_settings: DetectorSettings = field(default_factory=DetectorSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    weights: DetectorLossWeights = field(default_factory=DetectorLossWeights)
+    plain_share: float = 0.1
+    """Of the end of a run that sees no mosaic and no mixup, so that it ends on pictures as they are (YOLOX)."""
+    one_to_one: tuple[float, float] = (0.2, 0.9)
+    """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
+
+    kind = "detector"
+    metric = "ap"
+
+    def network(self) -> nn.Module:
+        return Detector(self.network_settings)
+
+    def settings(self) -> Mapping[str, Any]:
+        return plain_settings(self.network_settings)
+
+    def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        """Terms of both heads, each head by its share."""
+        images = as_floats(batch.images.to(device, non_blocking=True))
+        labels = of_training(tensors(batch.labels, device))
+        chosen = self.augmentation if share_done < 1 - self.plain_share else _without_mosaic(self.augmentation)
+        with torch.no_grad():
+            images, labels = augment(images, labels, batch.key.to(device), chosen)
+            targets = targets_of(labels, len(images))
+        many, one = network(images.contiguous(memory_format=torch.channels_last))
+        size = (images.shape[2], images.shape[3])
+        first, last = self.one_to_one
+        share = first + (last - first) * share_done if one is not None else 0.0
+        terms = {name: (1 - share) * value for name, value in detector_loss(_float(many), targets, size, self.weights)._asdict().items()}
+        if one is not None:
+            single = detector_loss(_float(one), targets, size, self.weights, num_anchors=1)
+            terms |= {f"single_{name}": share * value for name, value in single._asdict().items()}
+        return terms
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        """COCO's figures without regard to sides, and by side; precision, recall and side at a score of 0.3."""
+        if self.held_out is None:
+            return {}
+        truth, said = judged(HandDetector(network, size=self.held_out.size, threshold=0.01), self.held_out)  # type: ignore[arg-type]
+        count = len(self.held_out)
+        figures = average_precision(truth, said, count, by_side=False)
+        by_side = average_precision(truth, said, count, by_side=True)
+        return figures | {f"side_{name}": value for name, value in by_side.items()} | dict(at_threshold(truth, said, 0.3))
+
+    def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
+        """A sheet of held-out frames: truth in white, left blue, right red."""
+        if self.held_out is None:
+            return
+        detector = HandDetector(network, size=self.held_out.size)  # type: ignore[arg-type]
+        rows = np.linspace(0, len(self.held_out) - 1, min(12, len(self.held_out))).astype(int).tolist()
+        sheet = []
+        for row in rows:
+            picture = np.empty(self.held_out.shape, np.uint8)
+            self.held_out.decode(row, picture)
+            (hands,) = detector([picture])
+            for box in self.held_out.labels([row])["box"]:
+                _rectangle(picture, box, _TRUTH_COLOUR)
+            for box, side, score, points in zip(hands.box, hands.side, hands.score, hands.keypoints, strict=True):
+                colour = _RIGHT_COLOUR if side else _LEFT_COLOUR
+                _rectangle(picture, box, colour)
+                cv2.putText(picture, f"{score:.2f}", (int(box[0]), int(box[1]) - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour)
+                for x, y, _ in points:
+                    cv2.circle(picture, (int(x), int(y)), 1, colour, -1)
+            sheet.append(picture)
+        sheet += [np.zeros_like(sheet[0])] * (-len(sheet) % 4)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [np.concatenate(sheet[k : k + 4], 1) for k in range(0, len(sheet), 4)]
+        cv2.imwrite(str(path), np.concatenate(lines)[..., ::-1])
+
+
+def judged(detector: HandDetector, frames: Frames, batch_size: int = 16) -> tuple[Found, Found]:
+    """The truth of all frames and what the detector says of them, in pixels of the pictures."""
+    truth, said = [], []
+    for start in range(0, len(frames), batch_size):
+        rows = list(range(start, min(start + batch_size, len(frames))))
+        pictures = np.empty((len(rows), *frames.shape), np.uint8)
+        for row, picture in zip(rows, pictures, strict=True):
+            frames.decode(row, picture)
+        labels = frames.labels(rows)
+        for k, (row, hands) in enumerate(zip(rows, detector(list(pictures)), strict=True)):
+            mine, ignored = labels["image"] == k, labels["ignore"][labels["ignore_image"] == k]
+            kept = mine & labels["keep"]
+            dropped = np.concatenate([ignored, labels["box"][mine & ~labels["keep"]]])
+            truth.append((row, labels["box"][kept], labels["side"][kept], np.ones(kept.sum()), False))
+            truth.append((row, dropped, np.zeros(len(dropped)), np.ones(len(dropped)), True))
+            said.append((row, hands.box, hands.side, hands.score, False))
+    return Found.of(truth), Found.of(said)
+
+
+def _without_mosaic(chosen: Augmentation) -> Augmentation:
+    return replace(chosen, mosaic=0.0, mixup=0.0)
+
+
+def _float(raw: Any) -> Any:
+    """The loss is taken in float32 whatever the network ran in."""
+    return type(raw)(*(values.float() for values in raw))
+
+
+def _rectangle(picture: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = (round(float(value)) for value in box)
+    cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 1)

@@ -1,0 +1,50 @@
+"""Where a run runs: Ray Train starts its ranks, here in this process or as workers of a cluster, and again after a crash."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.loader import Loader
+from training.loop import Run, Task, TrainSettings
+
+
+def launch(
+    task: Task,
+    loader: Loader,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    num_workers: int = 0,
+    use_gpu: bool = False,
+    max_failures: int = 3,
+) -> Mapping[str, float]:
+    """Train in this process (`num_workers` 0) or by that many workers; the metrics of the best epoch, empty where nothing was measured.
+
+    The folder must be seen by every worker. A worker that dies takes the run back to its last checkpoint, `max_failures` times.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray.train
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def ranks_part(_: Mapping[str, object]) -> None:
+        context = ray.train.get_context()
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
+        part = replace(loader, rank=rank, world_size=max(1, world_size), pin_memory=use_gpu)
+        best = Run(task, part, settings, folder, device).train()
+        ray.train.report(dict(best))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        ranks_part,
+        train_loop_config={},
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name="ray", storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=max_failures if num_workers else 0)
+        ),
+    )
+    return dict(trainer.fit().metrics or {})

@@ -18,10 +18,12 @@ from benchmarks.machine import describe
 from benchmarks.rendered_hands import Kind, RenderedHands, find, render
 from fitting.calibrate import LabelledHands, write_labelled
 from fitting.files import STANDIN
-from fitting.fit import Fitter, HandFits
+from fitting.fit import FitSettings, Fitter, HandFits
 from fitting.landmark_offsets import corrected, load_offsets
 from fitting.mano import LEFT, load_hand_model
+from fitting.objective import LossWeights
 from pipeline.truth import pa_mpjpe_mm
+from stages.fit import Fit
 
 RESULT = Path(__file__).parent / "results" / "end_to_end.json"
 HELD_OUT_SEED, CALIBRATION_SEED = 20_000, 30_000
@@ -58,7 +60,7 @@ def score(found: RenderedHands) -> dict[str, float]:
     """Every figure of one set of hands, mirrored to right hands by the side the detector says, as the fit stage does."""
     hands = mirrored(found)
     offsets = load_offsets()["mediapipe"]
-    fitter = Fitter(load_hand_model(STANDIN))
+    fitter = Fitter(load_hand_model(STANDIN), FitSettings(weights=LossWeights(depth=Fit().depth_weight)))
     plain = fitter.fit(hands.keypoints, hands.world)
     keypoints, world = corrected(hands.keypoints, hands.world, offsets)
     fitted = fitter.fit(keypoints, world)
@@ -80,7 +82,7 @@ def score(found: RenderedHands) -> dict[str, float]:
         "detector_corrected_mm": float(pa_mpjpe_mm(world, hands.joints_3d).mean()),
         "true_landmarks_mm": float(_pa(fitter.fit(exact, world), hands).mean()),
         "true_landmarks_without_perspective_mm": float(_pa(fitter.fit(from_above, world), hands).mean()),
-        "true_tilt_mm": float(_pa(fitter.fit(keypoints, hands.joints_3d), hands).mean()),
+        "true_depths_mm": float(_pa(fitter.fit(keypoints, hands.joints_3d), hands).mean()),
         "landmark_error": float(hands.error(hands.keypoints).mean()),
         "landmark_error_corrected": float(hands.error(keypoints).mean()),
         "fit_error": float(hands.error(fitted.joints_2d.double().numpy()).mean()),

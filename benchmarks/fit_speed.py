@@ -149,7 +149,7 @@ def main() -> None:
 
 def show(methods: Mapping[str, Row], result: Mapping[str, Any]) -> None:
     """The table of methods, and what the machine allows."""
-    console = Console()
+    console = Console(width=120)
     grid = Grid("method", "hands/s", "hands judged", "objective", "px to landmarks", "px to truth", "PA-MPJPE mm", title=result["device"])
     for name, (rate, judged) in methods.items():
         means = (judged[k].mean() for k in ("objective", "error_px", "truth_px", "pa_mpjpe_mm"))

@@ -52,8 +52,8 @@ class DetectPersonBoxes:
 
     @property
     def resources(self) -> Resources:
-        """One core, and the share of a GPU that was asked for."""
-        return Resources(cpus=1, gpus=self.gpus)
+        """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
+        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600)
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from stages.detectors.person_boxes import ARCHITECTURES, PersonDetector, person_
 from stages.detectors.weights import BadWeights, MissingWeights, find_weights
 from tests.detr_layouts import dfine_large, rtdetr_r50
 from tests.labelled_pictures import frames_of, labelled
-from tests.random_weights import random_weights
+from tests.stages.checkpoints import random_state
 
 TABLES = {"rtdetr_r50": rtdetr_r50, "dfine_large": dfine_large}
 FEED_FORWARD = {"rtdetr_r50": ("mlp.fc1", "mlp.fc2"), "dfine_large": ("mlp.layers.0", "mlp.layers.1")}
@@ -24,7 +24,7 @@ FEED_FORWARD = {"rtdetr_r50": ("mlp.fc1", "mlp.fc2"), "dfine_large": ("mlp.layer
 
 @cache
 def hub_weights(name: str) -> dict[str, torch.Tensor]:
-    state = random_weights(TABLES[name]())
+    state = random_state(TABLES[name]())
     return state | (
         {"model.decoder.up": torch.tensor([0.5]), "model.decoder.reg_scale": torch.tensor([4.0])} if name == "dfine_large" else {}
     )
@@ -98,10 +98,11 @@ def test_boxes_are_transformers_postprocessed_people(rtdetr: PersonDetector) -> 
     outputs.logits[..., 1:] = -20  # the processor keeps 300 of all (query, class) pairs; leave it the people
     theirs = RTDetrImageProcessorPil().post_process_object_detection(outputs, threshold=gate, target_sizes=[(300, 500)])[0]
     ours = person_finder(rtdetr, device="cpu", bf16=False, batch_size=2)([image], gate)[0]
-    order = torch.argsort(theirs["scores"], descending=True, stable=True)
-    assert len(ours) == len(order) > 10
-    assert np.allclose(ours[:, 4], theirs["scores"][order], atol=1e-5)
-    assert np.allclose(ours[:, :4], theirs["boxes"][order], atol=0.05)
+    area = (theirs["boxes"][:, 2:] - theirs["boxes"][:, :2]).prod(-1)
+    theirs = {name: column[area >= 1] for name, column in theirs.items()}
+    assert len(ours) == len(theirs["scores"]) > 10
+    assert np.allclose(ours[:, 4], theirs["scores"].sort(descending=True).values, atol=1e-5)
+    assert np.abs(ours[:, None, :4] - theirs["boxes"].numpy()).max(-1).min(1).max() < 0.05  # close scores may change places
 
 
 def test_batches_grey_and_transparent_pictures_change_nothing(rtdetr: PersonDetector) -> None:
@@ -109,11 +110,11 @@ def test_batches_grey_and_transparent_pictures_change_nothing(rtdetr: PersonDete
     colour = np.repeat(grey[..., None], 3, 2)
     pictures = [grey, colour, np.dstack([colour, np.full_like(grey, 7)])]
     finder = person_finder(rtdetr, device="cpu", bf16=False, batch_size=3)
-    alone = person_finder(rtdetr, device="cpu", bf16=False, batch_size=1)(pictures[1:2], 0.3)[0]
-    for found in finder(pictures, 0.3):
+    alone = person_finder(rtdetr, device="cpu", bf16=False, batch_size=1)(pictures[1:2], 0.02)[0]
+    for found in finder(pictures, 0.02):
         assert len(found) == len(alone) > 0
         assert np.abs(found[:, None] - alone).max(-1).min(1).max() < 0.01  # close scores may change places
-    assert finder([], 0.3) == []
+    assert finder([], 0.02) == []
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_stage_writes_one_table_a_network_and_gates_by_the_detectors_score(folde
     save_file(hub_weights("rtdetr_r50"), path)
     image, _ = labelled(media, "A052")
     frames = frames_of(image, np.zeros_like(image))
-    low = DetectPersonBoxes(min_score=0.05).build()(frames)
+    low = DetectPersonBoxes(min_score=0.01).build()(frames)
     gate = float(np.median(low.score))
     stage = DetectPersonBoxes(min_score=gate)
     assert stage.detector == "rtdetr_r50"
@@ -154,3 +155,18 @@ def test_bad_settings_are_named() -> None:
         DetectPersonBoxes(min_score=65)
     with pytest.raises(ValueError, match=r"detect_person_boxes\.batch_size"):
         DetectPersonBoxes(batch_size=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_boxes_on_a_gpu_are_those_of_the_cpu() -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 255, (3, 300, 500, 3), np.uint8))
+    cpu, gpu = (
+        person_finder(person_detector("rtdetr_r50", dict(hub_weights("rtdetr_r50")), Path("a")), device=device, bf16=False, batch_size=2)(
+            pictures, 0.02
+        )
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(cpu, gpu, strict=True):
+        near = np.abs(one[:, None, :4] - other[None, :, :4]).max(-1).min(1)
+        assert np.quantile(near, 0.9) < 1.0, "pixels; the choice of queries hangs on close scores"

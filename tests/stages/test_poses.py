@@ -15,7 +15,7 @@ from stages.hands_of_poses import HandsOfPoses
 from stages.people_of_poses import PeopleOfPoses
 from stages.tables import BODY_KEYPOINTS, PersonBoxes, Poses
 from tests.labelled_pictures import frames_of, labelled
-from tests.random_weights import random_weights
+from tests.stages.checkpoints import random_state
 from tests.vitpose_layouts import official
 
 
@@ -26,9 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shapes in (("vitpose_wholebody_base", official(384, 3, 17, plus=True)), ("vitpose_base", official(384, 1, 17))):
         path = folder / find_weights(name).file
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(random_weights(shapes), path) if path.suffix == ".safetensors" else torch.save(
-            {"state_dict": random_weights(shapes)}, path
-        )
+        save_file(random_state(shapes), path) if path.suffix == ".safetensors" else torch.save({"state_dict": random_state(shapes)}, path)
     return folder
 
 

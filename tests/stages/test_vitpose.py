@@ -8,12 +8,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.detectors.vitpose import CELLS_X, CELLS_Y, HANDS, HeatmapNetwork, cut_person, mirrored_order, peaks, to_frame, views_of
+from stages.detectors.vitpose import (
+    CELLS_X,
+    CELLS_Y,
+    HANDS,
+    HeatmapNetwork,
+    cut_person,
+    keypoint_reader,
+    mirrored_order,
+    peaks,
+    to_frame,
+    views_of,
+)
 from stages.detectors.vitpose_checkpoint import plain, vitpose
 from stages.detectors.weights import BadWeights, load_checkpoint
 from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT
 from tests.labelled_pictures import labelled
-from tests.random_weights import random_weights
+from tests.stages.checkpoints import random_state
 from tests.vitpose_layouts import forward, official, split
 
 CROPS = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
@@ -37,13 +48,13 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize(("width", "depth", "heads", "num_keypoints"), [(384, 12, 12, 133), (768, 2, 12, 17), (1024, 1, 16, 133)])
 def test_official_checkpoint_gives_the_official_heatmaps(tmp_path: Path, width: int, depth: int, heads: int, num_keypoints: int) -> None:
-    state = random_weights(official(width, depth, num_keypoints))
+    state = random_state(official(width, depth, num_keypoints))
     assert close(heatmaps(saved(tmp_path, state), num_keypoints), forward(state, CROPS, heads=heads))
 
 
 @pytest.mark.parametrize(("num_keypoints", "expert"), [(17, 0), (133, WHOLE_BODY)])
 def test_vitpose_plus_gives_each_data_set_its_expert_and_head(tmp_path: Path, num_keypoints: int, expert: int) -> None:
-    state = random_weights(official(384, 2, 17, plus=True))
+    state = random_state(official(384, 2, 17, plus=True))
     theirs = forward(state, CROPS, heads=12, expert=expert)
     assert theirs.shape[1] == num_keypoints
     assert close(heatmaps(saved(tmp_path, state), num_keypoints), theirs)
@@ -68,12 +79,12 @@ def test_hub_checkpoint_of_vitpose_plus_gives_transformers_heatmaps(tmp_path: Pa
 
 def test_simple_decoder_loads(tmp_path: Path) -> None:
     shapes = {name: shape for name, shape in official(384, 1, 17).items() if not name.startswith("keypoint_head")}
-    state = random_weights(shapes | {"keypoint_head.final_layer.weight": (17, 384, 3, 3), "keypoint_head.final_layer.bias": (17,)})
+    state = random_state(shapes | {"keypoint_head.final_layer.weight": (17, 384, 3, 3), "keypoint_head.final_layer.bias": (17,)})
     assert heatmaps(saved(tmp_path, state), 17).shape == (2, 17, 64, 48)
 
 
 def test_wrong_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
-    state = random_weights(official(384, 1, 17))
+    state = random_state(official(384, 1, 17))
     path = Path("a.pth")
     with pytest.raises(BadWeights, match="a head of 17 keypoints, not of 133"):
         vitpose(state, 133, path)
@@ -82,25 +93,25 @@ def test_wrong_checkpoints_say_what_is_wrong(tmp_path: Path) -> None:
     del state["backbone.blocks.0.attn.proj.bias"]
     with pytest.raises(BadWeights, match=r"1 missing: backbone\.encoder\.layer\.0\.attention\.output\.dense\.bias"):
         vitpose(state, 17, path)
-    odd = random_weights({name: tuple(300 if n == 384 else n for n in shape) for name, shape in official(384, 1, 17).items()})
+    odd = random_state({name: tuple(300 if n == 384 else n for n in shape) for name, shape in official(384, 1, 17).items()})
     with pytest.raises(BadWeights, match="width 300"):
         vitpose(odd, 17, path)
 
 
 def test_split_file_asked_for_another_data_set_takes_that_ones_expert() -> None:
-    whole = random_weights(official(384, 1, 17, plus=True))
+    whole = random_state(official(384, 1, 17, plus=True))
     coco = whole | {n: t for n, t in split(whole, 0).items() if ".mlp.fc2." in n}  # model_split.py leaves the rest in coco.pth
     ours, wanted = (plain(state, 133, Path("a.pth")) for state in (coco, whole))
     assert all(torch.equal(ours[name], wanted[name]) for name in wanted)
 
 
 def test_class_token_of_older_files_is_left_over() -> None:
-    state = random_weights(official(384, 1, 17) | {"backbone.cls_token": (1, 1, 384)})
+    state = random_state(official(384, 1, 17) | {"backbone.cls_token": (1, 1, 384)})
     vitpose(state, 17, Path("a.pth"))
 
 
 def test_flip_test_knows_left_from_right() -> None:
-    network = vitpose(random_weights(official(384, 1, 133)), 133, Path("a.pth")).eval()
+    network = vitpose(random_state(official(384, 1, 133)), 133, Path("a.pth")).eval()
     both = HeatmapNetwork(network, flip=True)
     order = mirrored_order(133)
     with torch.inference_mode():
@@ -213,3 +224,22 @@ def test_crop_of_a_real_picture_is_transformers_own(media: Path) -> None:
     difference = np.abs(ours - theirs)[:, inside] * 0.226 * 255
     assert np.median(difference) < 1.5  # grey levels
     assert np.mean(difference) < 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("bf16", [False, True])
+def test_points_on_a_gpu_are_those_of_the_cpu(bf16: bool) -> None:
+    rng = np.random.default_rng(0)
+    looks = [
+        (rng.integers(0, 255, (200, 300, 3), np.uint8), view) for view in views_of(rng.uniform(0, 60, (40, 4)) + np.array([0, 0, 100, 100]))
+    ]
+    state = random_state(official(384, 4, 133))
+    read = [
+        keypoint_reader(vitpose(state, 133, Path("a.pth")), flip=True, device=device, bf16=bf16 and device == "cuda", batch_size=16)
+        for device in ("cpu", "cuda")
+    ]
+    cpu, gpu = (reader(looks) for reader in read)
+    apart = np.linalg.norm(gpu[..., :2] - cpu[..., :2], axis=-1)
+    assert np.median(apart) < (1.0 if bf16 else 0.05)  # pixels; a random network's maps have rivals to the peak, so some leap
+    assert np.abs(gpu[..., 2] - cpu[..., 2]).max() < (0.05 if bf16 else 1e-2) * np.abs(cpu[..., 2]).max()

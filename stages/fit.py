@@ -59,8 +59,8 @@ class Fit:
     depth_weight: float = 0.03
     """Of the detector's 3D landmarks as depths behind the wrist. Ours; of 2,365 rendered hands the mean PA-MPJPE falls by 0.1 to 6.8 mm
     and the 95th percentile by 0.5 to 12.9; 0.2 is worse than none."""
-    smooth_weight: float = 0.03
-    """Of the accelerations of joints, root and size along a track, in spreads of studio motion; 0 leaves the frames free. Ours."""
+    smooth_weight: float = 0.05
+    """Of the accelerations of joints, root and size along a track; 0 leaves the frames free. Ours, by fingers hidden on real clips."""
     share_shape: bool = True
     """One set of betas a track. Ours."""
     jump_weight: float = 0.1

@@ -136,7 +136,7 @@ def test_a_track_is_smooth_and_has_one_shape_and_rows_keep_their_order(fit, movi
     keypoints, track = moving
     time_s = np.repeat(np.arange(30) / 30, 2)
     tied, free = (fit(CLIP, replace(hands_of(keypoints, RIGHT, track=t), time_s=time_s)) for t in (track, -1))
-    assert jitter_mm(tied.joints_3d[track == 0], track[track == 0]) < 0.3 * jitter_mm(free.joints_3d[track == 0], track[track == 0])
+    assert jitter_mm(tied.joints_3d[track == 0], track[track == 0]) < 0.5 * jitter_mm(free.joints_3d[track == 0], track[track == 0])
     assert np.abs(tied.joints_2d - keypoints[..., :2]).mean() < 10
     for number in (0, 1):
         assert (tied.betas[track == number] == tied.betas[number]).all()

@@ -16,7 +16,7 @@ from fitting import compiled_loop
 from fitting.compiled_lanes import empty
 from fitting.compiled_loop import LANE_ROWS
 from fitting.compiled_mesh import mesh_of
-from fitting.compiled_model import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, Constants, constants
+from fitting.compiled_model import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, SOURCES, Constants, constants
 from fitting.kinematics import FROM_KEYPOINTS, Points
 from fitting.mano import HandModel
 from fitting.measures import Measures
@@ -48,7 +48,7 @@ def solve(
 
         def work(rows: slice) -> None:
             hands, results = (states[rows], landmarks[rows], damped[rows]), (total[rows], converged[rows], used[rows])
-            compiled_loop.solve_queue(*hands, fixed, *_room(fixed), empty(LANE_ROWS), num_iterations, tolerance, *results)
+            compiled_loop.solve_queue(SOURCES, *hands, fixed, *_room(fixed), empty(LANE_ROWS), num_iterations, tolerance, *results)
 
         _in_threads(work, n, num_threads)
     return Solution(_unpacked(states), *(torch.as_tensor(values) for values in (total, converged, damped, used)))
@@ -71,7 +71,7 @@ def measure(model: HandModel, objective: Objective, state: State, seen: Landmark
     fixed = constants(objective)
     points = np.empty((len(states), 63), np.float32)
     values = np.empty((len(states), len(Losses._fields) + 5), np.float32)
-    compiled_loop.measure(states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
+    compiled_loop.measure(SOURCES, states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
     columns = torch.as_tensor(values)
     joints = torch.as_tensor(points).reshape(-1, 21, 3)[:, _TO_OPENPOSE]
     return Measures(Losses(*columns[:, :6].unbind(1)), joints, columns[:, 6:10], columns[:, 10])
@@ -87,7 +87,7 @@ def _evaluated(
     values = np.empty((len(states), len(Losses._fields)), np.float32)
     posed = [np.empty((len(states), *shape), np.float32) for shape in ((21, 3), (5, 3, 3, 3), (5, 4, 3))]
     flat = [part.reshape(len(states), -1) for part in posed]
-    compiled_loop.evaluate(states, landmarks, fixed, *_room(fixed), matrix, gradient, values, *flat)
+    compiled_loop.evaluate(SOURCES, states, landmarks, fixed, *_room(fixed), matrix, gradient, values, *flat)
     whole = Losses(*torch.as_tensor(values).unbind(1)), Points(*(torch.as_tensor(part) for part in posed))
     return torch.as_tensor(matrix), torch.as_tensor(gradient), *whole
 

@@ -15,7 +15,7 @@ from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import FLOOR
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def damped_factor(m, damping):
     """Factor the matrix after its diagonal has grown by the share `damping` and `FLOOR`; the gradient's row becomes L^-1 gradient.
@@ -43,7 +43,7 @@ def damped_factor(m, damping):
     return sound
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _factor_block(m, start, stop, sound):
     """Factor a block of the diagonal, from which the products with earlier columns have been taken."""
@@ -64,7 +64,7 @@ def _factor_block(m, start, stop, sound):
     return sound
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def solve_step(w, m):
     """Rows STEP: minus the factored matrix's inverse times the gradient."""

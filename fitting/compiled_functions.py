@@ -17,7 +17,7 @@ _COSINE = tuple((-1) ** k / math.factorial(2 * k) for k in range(8))
 _PI_HIGH, _PI_LOW = 3.140625, math.pi - 3.140625
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _polynomial(coefficients, x):
     total = everywhere(coefficients[-1])
@@ -26,7 +26,7 @@ def _polynomial(coefficients, x):
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def angle_of(y, x):
     """atan2(y, x); 0 where x^2 + y^2 < 1e-10, as `fitting.anatomy.decompose` has it."""
@@ -41,14 +41,14 @@ def angle_of(y, x):
     return where(x * x + y * y < 1e-10, 0.0, angle)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def exponential(x):
     """e to the power x in [-1, 1]."""
     return _polynomial(_EXPONENTIAL, x)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def half_turn_parts(squared):
     """sin(a) / a and (1 - cos(a)) / a^2 of an angle's square, by the sine and cosine of its half: the factors of Rodrigues' formula.
@@ -64,7 +64,7 @@ def half_turn_parts(squared):
     return share * _polynomial(_COSINE, square), 0.5 * share * share
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def turn_right(w, out, matrix, x, y, z):
     """Rows out: the rotation at rows `matrix`, turned on its right by the vector (x, y, z), radians."""
@@ -79,7 +79,7 @@ def turn_right(w, out, matrix, x, y, z):
         store(w, out + i + 2, r0 * e02 + r1 * e12 + r2 * e22)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def multiply(w, out, left, right):
     """Rows out = the matrix at rows `left` times that at rows `right`."""
@@ -89,7 +89,7 @@ def multiply(w, out, left, right):
             store(w, out + i + j, a * load(w, right + j) + b * load(w, right + 3 + j) + c * load(w, right + 6 + j))
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def turned(w, matrix, x, y, z):
     """The matrix at rows `matrix` times a vector."""
@@ -100,7 +100,7 @@ def turned(w, matrix, x, y, z):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def turned_back(w, matrix, x, y, z):
     """The transposed matrix at rows `matrix` times a vector."""
@@ -111,7 +111,7 @@ def turned_back(w, matrix, x, y, z):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def put_point(w, row, x, y, z):
     """Write three rows."""

@@ -1,6 +1,8 @@
 """Levenberg-Marquardt on a queue of hands, LANES at a time: a lane whose hand has finished takes the next one at once. Compiled.
 
 The rules are those of `fitting.solver`. A hand's numbers never leave its lane, so its result does not depend on the others.
+
+The three functions that Python calls are kept on disk once compiled; `sources` is `fitting.compiled_model.SOURCES`.
 """
 
 from typing import no_type_check
@@ -26,7 +28,7 @@ TOTAL, DAMPING, VALUE, LOWERED, LANE_ROWS = 0, 1, 2, 3, 4
 """Rows of what the loop keeps of its lanes."""
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def losses(w, at, constants):
     """Reprojection, bone, angle, prior, shape and depth losses of the state at rows `at`, unweighted."""
@@ -39,7 +41,7 @@ def losses(w, at, constants):
     return flat, bone_loss(w, constants.limits), angle_loss(w, at, constants.limits), prior_loss(w, constants.prior), shape, deep
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def total_loss(w, at, constants):
     """The weighted sum that is minimised."""
@@ -48,7 +50,7 @@ def total_loss(w, at, constants):
     return flat + weights.bone * bone + weights.angle * angle + weights.prior * prior + weights.shape * shape + weights.depth * deep
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def normal_equations(w, constants, m):
     """Lower triangle and, as last row, gradient of the normal equations at the state at rows HERE; returns the weighted sum."""
@@ -66,7 +68,7 @@ def normal_equations(w, constants, m):
     return flat + weights.bone * bone + weights.angle * angle + weights.prior * prior + weights.shape * shape + weights.depth * deep
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _move(w, sound):
     """Rows TRIAL: the state after the step, or the same state in lanes without a sound one."""
@@ -82,13 +84,13 @@ def _move(w, sound):
         store(w, TRIAL + SHIFT + c, load(w, HERE + SHIFT + c) + _kept(w, STEP + 59 + c, sound))
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _kept(w, row, sound):
     return where(sound > 0.0, load(w, row), 0.0)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _step(w, m, lane, constants):
     """One damped step of every lane: state, row VALUE (total of the trial) and row LOWERED."""
@@ -107,7 +109,7 @@ def _step(w, m, lane, constants):
     store(lane, LOWERED, where(lowered, 1.0, 0.0))
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def put(w, at, column, values):
     """Write one hand's values into a column of rows."""
@@ -117,7 +119,7 @@ def put(w, at, column, values):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def solve_queue(states, landmarks, damping, constants, w, m, lane, num_iterations, tolerance, total, converged, used):
+def solve_queue(sources, states, landmarks, damping, constants, w, m, lane, num_iterations, tolerance, total, converged, used):
     """Fit hands, one row each of states [n, 157], landmarks [n, 105] and damping [n], in place; total, converged, used [n] are written."""
     waiting, busy = 0, 0
     hand = np.full(LANES, -1)
@@ -164,7 +166,7 @@ def solve_queue(states, landmarks, damping, constants, w, m, lane, num_iteration
                 busy -= 1
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _get(w, at, column, values):
     """Read one hand's values from a column of rows."""
@@ -174,7 +176,7 @@ def _get(w, at, column, values):
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def evaluate(states, landmarks, constants, w, m, matrix, gradient, values, points, turns, parts):
+def evaluate(sources, states, landmarks, constants, w, m, matrix, gradient, values, points, turns, parts):
     """Of hands, one row each: the normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
@@ -197,7 +199,7 @@ def evaluate(states, landmarks, constants, w, m, matrix, gradient, values, point
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def measure(states, landmarks, constants, mesh, w, joints, values):
+def measure(sources, states, landmarks, constants, mesh, w, joints, values):
     """Of hands, one row each: joints [n, 21, 3] and into values [n, 11] the losses, the box (box sides) and the worst violation."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
@@ -215,7 +217,7 @@ def measure(states, landmarks, constants, mesh, w, joints, values):
             _get(w, MEASURES, column, values[first + column])
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _get_equations(m, column, matrix, gradient):
     n = NUM_UNKNOWNS

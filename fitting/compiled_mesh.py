@@ -68,7 +68,7 @@ def mesh_of(model: HandModel) -> Mesh:
     )
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def outline(w, at, hand, mesh):
     """Smallest and largest x and y of the vertices, camera axes, wrist-centred, metres; needs `pose`, whose tips become the mesh's."""
@@ -90,7 +90,7 @@ def outline(w, at, hand, mesh):
     return left, top, right, bottom
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _place_shifts(w, at, hand):
     """Where each bone's rotation about the wrist's rest place has to be moved to."""
@@ -106,7 +106,7 @@ def _place_shifts(w, at, hand):
             put_point(w, SHIFTS + 3 * (3 * f + k), load(w, point) - x, load(w, point + 1) - y, load(w, point + 2) - z)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _skinned(w, at, mesh, vertex, rest):
     """A vertex, posed, from its rest place at rows `rest`."""

@@ -4,12 +4,14 @@ Everything that does not depend on the hand is worked out here once, in float64:
 prior about the mean pose, g = centre + h, where float32 loses no digits to cancellation.
 """
 
+import hashlib
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from fitting.objective import NUM_UNKNOWNS, Objective
@@ -56,6 +58,17 @@ AWAY, SLOPE, MOMENT, STEP = (_ROWS[name] for name in ("away", "slope", "moment",
 SHIFTS, REST, MEASURES = (_ROWS[name] for name in ("shifts", "rest", "measures"))
 COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 46
 """The prior's components come last in a work array [rows, LANES]; of each, d component / d turns of the 15 joints, and its value."""
+
+
+def _sources() -> Shaped[np.ndarray, "0"]:
+    files = [*Path(__file__).parent.glob("compiled*.py"), *(Path(__file__).with_name(name) for name in ("objective.py", "solver.py"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    return np.zeros(0, [(f"sources_{digest}", np.int8)])
+
+
+SOURCES = _sources()
+"""An empty array whose type names the state of the compiled modules. Numba takes a kept function for fresh while that function's own file
+does not change, whatever happens to those that it calls; but it keeps it under the types of its arguments."""
 
 
 class Hand(NamedTuple):

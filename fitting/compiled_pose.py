@@ -34,7 +34,7 @@ _WIDTH = COLUMNS + 1
 """Of the Jacobian's rows, with the residual."""
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def pose(w, at, hand):
     """Posed points, bone rotations and tip parts of the state at rows `at`."""
@@ -53,7 +53,7 @@ def pose(w, at, hand):
         _pose_finger(w, at, hand, f)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def shaped(w, at, mean, shape, c):
     """A length that is affine in the betas."""
@@ -63,7 +63,7 @@ def shaped(w, at, mean, shape, c):
     return value
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _rest_tip(w, at, hand, f):
     """The tip of a finger before it is posed, with its pose correctives."""
@@ -78,7 +78,7 @@ def _rest_tip(w, at, hand, f):
     return x, y, z
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _pose_finger(w, at, hand, f):
     tip_x, tip_y, tip_z = _rest_tip(w, at, hand, f)
@@ -104,7 +104,7 @@ def _pose_finger(w, at, hand, f):
     put_point(w, POINTS + 3 * (4 + 4 * f), out_x, out_y, out_z)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _robust(squared, scale):
     """Of a squared distance: its distance, linear beyond `scale`, and the weight of its square."""
@@ -113,7 +113,7 @@ def _robust(squared, scale):
     return where(far, distance - 0.5 * scale, squared * (0.5 / scale)), 1.0 / where(far, distance, scale)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def landmark_loss(w, at, weights):
     """Reprojection and depth losses, and for the equations residuals and the roots of their weights."""
@@ -137,7 +137,7 @@ def landmark_loss(w, at, weights):
     return flat, deep
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def shape_jacobian(w, at, hand):
     """d points / d betas, metres a unit, of the 20 finger points."""
@@ -166,7 +166,7 @@ def shape_jacobian(w, at, hand):
             store(w, row + 20, tip_z)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _lever(w, hand, f, k, j):
     """From joint j of a finger to its point k, weighted: what a turn of the joint moves."""
@@ -183,7 +183,7 @@ def _lever(w, hand, f, k, j):
     return x, y, z
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _turn_columns(w, turn, row, column, x, y, z, pull, pull_z):
     """Three columns of the Jacobian: (turn e_m) x lever, weighted; rows x, y, z lie four apart."""
@@ -194,7 +194,7 @@ def _turn_columns(w, turn, row, column, x, y, z, pull, pull_z):
         store(w, row + 8 * _WIDTH + column + m, (a * y - b * x) * pull_z)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _point_rows(w, at, hand, f, k):
     """The three rows of point k of a finger, and their residuals, both times the root of the weight."""
@@ -222,7 +222,7 @@ def _point_rows(w, at, hand, f, k):
         store(w, along + COLUMNS, load(w, GAP + 21 * c + p) * weight)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def add_landmarks(w, at, hand, num_axes, m):
     """Add the landmarks' part to the joints' blocks and gradient of the normal equations m, and write all other rows.
@@ -248,14 +248,14 @@ def add_landmarks(w, at, hand, num_axes, m):
         store(m, n * n + column, load(m, n * n + column) + pull * pull * load(w, GAP + 21 * c))
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _column(k):
     """Place of a column of a finger's Jacobian, for sums of products; the residuals are the last one."""
     return JACOBIAN + k, 1, _WIDTH
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_common(w, first, count, m):
     """Add a finger's part to the equations of the unknowns that all fingers share; the first finger's writes them."""

@@ -16,7 +16,7 @@ from fitting.compiled_sums import set_products
 from fitting.objective import NUM_UNKNOWNS
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def prior_loss(w, prior):
     """The prior's energy of the bone rotations, square metres; and for the equations the components and half the skin's slope."""
@@ -49,7 +49,7 @@ def prior_loss(w, prior):
     return where(total < 0.0, 0.0, total)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def set_prior(w, prior, weight, m):
     """Write the prior's part of the normal equations m: the joints' block, lower triangle, and gradient. Needs `prior_loss`."""
@@ -69,7 +69,7 @@ def set_prior(w, prior, weight, m):
     _set_slope(w, prior, 2 * weight, m)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _component_columns(w, prior, c, f):
     """d component c / d turns of a finger's joints."""
@@ -84,7 +84,7 @@ def _component_columns(w, prior, c, f):
         put_point(w, COMPONENTS + COMPONENT_ROWS * c + 9 * f + 3 * k, p, q, r)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _set_slope(w, prior, factor, m):
     """The gradient, from the torques of the slope in the bones' columns."""
@@ -108,7 +108,7 @@ def _set_slope(w, prior, factor, m):
             put_point(m, NUM_UNKNOWNS * NUM_UNKNOWNS + 9 * f + 3 * k, p * factor, q * factor, r * factor)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_skin(w, prior, f, g, factor, m):
     """The skin's blocks of fingers f >= g: moments of the bones behind every pair of joints, then what turns make of them."""
@@ -130,13 +130,13 @@ def _add_skin(w, prior, f, g, factor, m):
             _add_turned_moment(w, MOMENT + 9 * (3 * i + j), 3 * f + i, 3 * g + j, factor, m)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_row(w, to, of):
     store(w, to, load(w, to) + load(w, of))
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _put_moment(w, inertia, place, bone, other, moment):
     """Rows `moment`: of the skin shared by two bones, the sum of inertia * u v' over their columns."""
@@ -151,7 +151,7 @@ def _put_moment(w, inertia, place, bone, other, moment):
             store(w, moment + 3 * r + s, value)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_turned_moment(w, moment, joint, other, factor, m):
     """Add factor * G_i'(tr(S) I - S')G_j, with S at rows `moment`."""

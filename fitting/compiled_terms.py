@@ -14,7 +14,7 @@ _FIRST_BETA = 48
 _LENGTH_EXCESS = EXCESS + 200
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _bone(w, limits, p):
     """Vector and length of the bone that ends at point p, and by which share the length is beyond its limits."""
@@ -27,7 +27,7 @@ def _bone(w, limits, p):
     return x, y, z, length, excess * limits.lengths[p - 1, 2]
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def bone_loss(w, limits):
     """L_BL of posed points."""
@@ -38,7 +38,7 @@ def bone_loss(w, limits):
     return total * (1 / 20)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def add_bones(w, limits, weight, m):
     """Add L_BL's part to the normal equations: it touches the betas alone. Needs `shape_jacobian`."""
@@ -62,7 +62,7 @@ def add_bones(w, limits, weight, m):
         add_products(1, 5, m, (n * n + column, n), w, (_LENGTH_EXCESS, 0, 1), w, left, 20, factor)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _seen_along(w, matrix, a, b):
     """a'(matrix b) for the matrix at rows `matrix`."""
@@ -73,7 +73,7 @@ def _seen_along(w, matrix, a, b):
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _local(w, at, axes, j):
     """The entries that the angles are read from, of a joint's rotation in its own axes: 00, 01, 02, 11 and 21."""
@@ -87,7 +87,7 @@ def _local(w, at, axes, j):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _outside(hull, x, y):
     """From the nearest point of a polygon, zero inside; and whether that point is a corner: `fitting.losses.outside_hulls`."""
@@ -108,7 +108,7 @@ def _outside(hull, x, y):
     return where(inside, 0.0, best_x), where(inside, 0.0, best_y), where(inside, 0.0, corner)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _angle_excess(limits, j, local):
     """By how much twist, bend and splay leave their limits, radians, signed; and whether a polygon's corner is nearest."""
@@ -121,7 +121,7 @@ def _angle_excess(limits, j, local):
     return beyond, out_bend, out_splay, corner
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def angle_loss(w, at, limits):
     """L_A of the state at rows `at`."""
@@ -132,7 +132,7 @@ def angle_loss(w, at, limits):
     return total * (1 / 15)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def worst_violation(w, at, limits):
     """Of all joints, the most that twist, or bend and splay, leave their limits, radians."""
@@ -145,7 +145,7 @@ def worst_violation(w, at, limits):
     return worst
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _rates(local):
     """cos and sin of bend, cos and tan of splay, which the angles' Jacobian is made of; cos(splay) is at least 0.05."""
@@ -159,7 +159,7 @@ def _rates(local):
     return cos_bend, sin_bend, cos_splay, 0.0 - m01 / (whole * cos_splay)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_row(m, j, x, y, z, excess, factor):
     """Add to a joint's block of the normal equations factor * row'row, and to its gradient factor * excess * row."""
@@ -173,7 +173,7 @@ def _add_row(m, j, x, y, z, excess, factor):
         store(m, entry, load(m, entry) + factor * excess * row[a])
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def add_angles(w, at, limits, weight, m):
     """Add L_A's part to the normal equations, and return L_A. On a polygon's side only the way out counts, at a corner both directions."""
@@ -203,7 +203,7 @@ def add_angles(w, at, limits, weight, m):
     return total * (1 / 15)
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def _add_turned(m, j, axes, x, y, z, excess, factor):
     """`_add_row` of a row given in the joint's own axes."""
@@ -218,7 +218,7 @@ def _add_turned(m, j, axes, x, y, z, excess, factor):
     )
 
 
-@numba.njit(cache=True)
+@numba.njit
 @no_type_check
 def add_shape(w, at, weight, m):
     """Add the squared betas' part to the normal equations, and return their sum."""

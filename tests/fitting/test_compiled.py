@@ -1,15 +1,18 @@
 """The compiled fit is the torch fit: the same losses, equations and minima, whatever a hand's neighbours."""
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 import torch
 
-from fitting import compiled, solver
+from fitting import compiled, compiled_loop, solver
 from fitting.compiled_functions import angle_of, exponential, half_turn_parts
 from fitting.compiled_lanes import LANES, empty, load, store
+from fitting.compiled_model import SOURCES
 from fitting.fit import FitSettings, Fitter
 from fitting.initial import two_tilts
 from fitting.kinematics import FROM_KEYPOINTS
@@ -225,6 +228,16 @@ def test_hands_of_one_line_or_one_point_stay_finite(objective, exact_objective):
     seen.confidence[2] = 0
     solution = compiled.solve(objective, state, seen, num_iterations=50, tolerance=1e-4)
     assert all(torch.isfinite(values).all() for values in (*solution.state, solution.total))
+
+
+def test_kept_machine_code_is_known_by_all_its_sources():
+    """Not by the file of the function alone that Python calls: an edit of a function that it calls would go unnoticed."""
+    (name,) = SOURCES.dtype.names
+    folder = Path(compiled.__file__).parent
+    called = sorted(path for path in folder.glob("*.py") if path.name.startswith("compiled") or path.name in ("objective.py", "solver.py"))
+    assert name == f"sources_{hashlib.sha256(b''.join(path.read_bytes() for path in called)).hexdigest()}"
+    signatures = [str(kind) for kind in compiled_loop.solve_queue.signatures]
+    assert all(name in kind for kind in signatures)
 
 
 def test_a_fitter_takes_the_backend_it_is_told(model, exact, invent):

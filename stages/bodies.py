@@ -3,22 +3,10 @@
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from stages import boxes
 from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT, People
 from stages.tracks import assign
 
 WRISTS = [BODY_KEYPOINTS.index("left_wrist"), BODY_KEYPOINTS.index("right_wrist")]  # in the order of `side`
-
-
-def without_copies(people: People, *, copy_iou: float) -> People:
-    """Each person of one frame once: boxes overlap by more than `copy_iou` and the visible keypoints coincide; best score first."""
-    ranked = people.take(np.lexsort((*people.box.T, -people.score)))
-    points, seen = ranked.keypoints[..., :2], np.nan_to_num(ranked.keypoints[..., 2])
-    weight = seen[:, None] * seen[None]
-    apart = np.linalg.norm(np.nan_to_num(points[:, None] - points[None], nan=1e6), axis=-1)
-    distance = (weight * apart).sum(-1) / np.maximum(weight.sum(-1), 1e-6) / boxes.long_side(ranked.box)[:, None]
-    copies = (boxes.iou(ranked.box, ranked.box) > copy_iou) & ((distance < 0.1) | (weight.sum(-1) <= 0))
-    return ranked.take(boxes.each_once(copies))
 
 
 def wrist_witness(

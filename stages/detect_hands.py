@@ -25,6 +25,7 @@ from stages.detectors.hand_tracks import fill_gaps
 from stages.detectors.models import pinned_sha256
 from stages.detectors.palm import FindPalms, load_palm_detector
 from stages.frames import Frames
+from stages.people_union import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import HandDetections, People, Table
 
@@ -40,7 +41,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -96,7 +97,7 @@ class DetectHands:
         def detect(frames: Frames, people: People) -> HandDetections:
             hands = []
             for frame, image in zip(frames.frame, frames.images, strict=True):
-                here = people.take(people.frame == frame)
+                here = union_of_people(people.take(people.frame == frame))
                 hands.append(hands_of_image(image, here, find_palms, find_landmarks, self))
             hands = fill_gaps(
                 frames.images,

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from stages import bodies, boxes, tracks
 from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, without_copies
+from stages.people_union import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import Clips, HandDetections, Hands, People, Table, Videos
 
@@ -22,7 +23,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[type[Table]] = Hands
@@ -54,8 +55,6 @@ class FuseHands:
     """A hand that one of several sources saw needs this confidence and a wrist nearby, in [0, 1]. Ours."""
     person_score: float = 0.65
     """People below this detection score do not count, in [0, 1]. Paper, sec. 3."""
-    person_iou: float = 0.55
-    """Bodies above this overlap with the same keypoints are one person. Ours."""
     wrist_reach: float = 1.0
     """How far, in hand box sides, a body's wrist may lie from the hand's to speak for it. Ours; 0.7 finds 1 hand less
     of 100, 1.5 two false ones more."""
@@ -71,7 +70,7 @@ class FuseHands:
     def __post_init__(self) -> None:
         if not self.detectors or len(set(self.detectors)) != len(self.detectors):
             raise ValueError(f"fuse_hands.detectors must name each detector that ran once, got {self.detectors}")
-        shares = ("match_iou", "stranger_iou", "copy_iou", "cover_share", "nested_share", "person_iou", "wrist_weight")
+        shares = ("match_iou", "stranger_iou", "copy_iou", "cover_share", "nested_share", "wrist_weight")
         for field in (*shares, "min_score", "lone_score", "person_score"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"fuse_hands.{field} must lie in [0, 1], got {getattr(self, field)}")
@@ -95,7 +94,6 @@ class FuseHands:
         strangers = set(detections.source) - set(self.detectors)
         if strangers:
             raise ValueError(f"fuse_hands.detectors is {self.detectors}, but there are hands of {sorted(strangers)}: name them")
-        people = people.take(people.score >= self.person_score)
         frames = [
             fuse_frame(
                 self, detections.take(detections.frame == f), people.take(people.frame == f), int(videos.width[0]), int(videos.height[0])
@@ -108,7 +106,8 @@ class FuseHands:
 
 def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> Hands:
     """Hands of one frame (at least one detection), untracked: track -1, sides by this frame's votes alone."""
-    people = bodies.without_copies(people, copy_iou=settings.person_iou)
+    everybody = union_of_people(people)  # numbered as the detectors number them
+    people = everybody.take(everybody.score >= settings.person_score)
     detections = without_copies(detections, width, height, copy_iou=settings.copy_iou, copy_distance=settings.copy_distance)
     clusters, box, keypoints = _fused(settings, detections)
     size = boxes.long_side(box)

@@ -1,6 +1,7 @@
 """Hands: found, once each, on the right side, by every route; none where none are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -124,3 +125,13 @@ def test_bad_settings_are_named() -> None:
         DetectHands(min_presence=0.0)
     with pytest.raises(ValueError, match=r"detect_hands\.extent_width"):
         DetectHands(extent_width=-1.0)
+
+
+def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(media: Path) -> None:
+    image, _ = labelled(media, "A034")
+    people = DetectPeople().build()(frames_of(image))
+    twice = People.concat([people, replace(people, score=people.score - 0.01, box=people.box + 1, person=people.person + 5)])
+    once, again = detect(image, people=people), detect(image, people=twice)
+    assert len(once)
+    assert again.person.tolist() == once.person.tolist()
+    np.testing.assert_allclose(again.box, once.box, atol=3)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.association import associate, fuse_box, fuse_keypoints, weighted_box
 from stages.fuse_hands import FuseHands
+from stages.people_union import union_of_people
 from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
 
 SIZE = (640, 480)
@@ -288,3 +289,20 @@ def test_hands_of_a_detector_that_did_not_run_are_refused_by_name():
 def test_a_bad_setting_is_refused_by_name(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(FuseHands(), **change)
+
+
+def test_people_are_numbered_as_the_detectors_number_them_a_doubtful_one_between_them_too():
+    people = People.concat(
+        [
+            body((100, 200), (150, 200), person=7, box=(50, 0, 200, 400), score=0.95),
+            body((500, 200), (450, 200), person=3, box=(400, 0, 600, 400), score=0.7),
+            body((501, 200), (451, 200), person=4, box=(402, 0, 600, 400), score=0.9),
+            body((300, 200), (350, 200), person=5, box=(250, 0, 380, 400), score=0.6),
+        ]
+    )
+    found = [detection([x - 30, 120, x + 30, 200], 0.9, p_right=0.05) for x in (100, 300, 500)]
+    hands = fuse(*found, people=people)
+    numbers = union_of_people(people)
+    order = np.argsort(hands.box[:, 0])
+    assert hands.person[order].tolist() == [0, -1, 1]  # the one of 0.6 is too doubtful to own a hand
+    assert numbers.box[hands.person[order][[0, 2]], 0].round().tolist() == [50, 401]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from fitting.files import read_arrays, sha256_of
-from fitting.landmark_offsets import LANDMARK_OFFSETS, SHAPES, Offsets, corrected
+from fitting.landmark_offsets import LANDMARK_OFFSETS, PARTS, Offsets, corrected
 
 MIN_HANDS = 200
 """Of a detector, with landmarks near the truth: 21 weights a joint want ten times as many hands."""
@@ -83,9 +83,7 @@ def learn(hands: LabelledHands) -> Offsets:
     size = near.size[:, None, None]
     image = offset_weights(near.keypoints[..., :2] / size, near.joints_2d / size)
     world, depth = _world_weights(near)
-    offsets = Offsets(image=image, world=world, depth=depth, spread=np.ones(21))
-    spread = np.median(near.error(corrected(near.keypoints, near.world, offsets)[0]), axis=0)
-    return Offsets(image=image, world=world, depth=depth, spread=spread)
+    return Offsets(image=image, world=world, depth=depth)
 
 
 def _world_weights(hands: LabelledHands) -> tuple[Float64[np.ndarray, "21 21"], Float64[np.ndarray, "21 21"]]:
@@ -121,10 +119,11 @@ def offset_weights(found: Float64[np.ndarray, "n 21 k"], true: Float64[np.ndarra
 
 
 def to_json(hands: LabelledHands, offsets: Offsets, data_sha256: str, note: str) -> dict[str, Any]:
-    """One detector's entry: where it was learned, the median error of each joint before, and the offsets."""
-    error = np.nanmedian(hands.error(hands.keypoints), axis=0)
-    parts = {name: np.round(getattr(offsets, name), 5).tolist() for name in SHAPES}
-    return {"data": note, "data_sha256": data_sha256, "num_hands": len(hands.keypoints), "error": np.round(error, 5).tolist(), **parts}
+    """One detector's entry: where it was learned, the median error of each joint before and after (shares of the hand), the offsets."""
+    before, after = (np.nanmedian(hands.error(k), axis=0) for k in (hands.keypoints, corrected(hands.keypoints, hands.world, offsets)[0]))
+    numbers = {"error_before": before, "error_after": after, **{part: getattr(offsets, part) for part in PARTS}}
+    known = {"data": note, "data_sha256": data_sha256, "num_hands": len(hands.keypoints)}
+    return known | {name: np.round(values, 5).tolist() for name, values in numbers.items()}
 
 
 def main() -> None:
@@ -137,11 +136,10 @@ def main() -> None:
     content = json.loads(given.out.read_text()) if given.out.exists() else {"detectors": {}}
     for detector in sorted(set(hands.detector)):
         own = hands.take(hands.detector == detector)
-        offsets = learn(own)
-        content["detectors"][str(detector)] = to_json(own, offsets, sha256_of(given.labelled), note)
-        before, after = own.error(own.keypoints), own.error(corrected(own.keypoints, own.world, offsets)[0])
-        shares = f"{np.nanmedian(before):.2%} of the hand, {np.nanmedian(after):.2%} after"
-        print(f"{detector}: {len(own.keypoints)} hands, landmarks off by {shares}")
+        entry = to_json(own, learn(own), sha256_of(given.labelled), note)
+        content["detectors"][str(detector)] = entry
+        shares = " to ".join(f"{np.mean(entry[name]):.2%}" for name in ("error_before", "error_after"))
+        print(f"{detector}: {entry['num_hands']} hands, landmarks off by {shares} of the hand")
     aside = given.out.with_name(given.out.name + ".part")
     aside.write_text(json.dumps(content, separators=(",", ":")).replace("],[", "],\n[") + "\n")
     aside.replace(given.out)

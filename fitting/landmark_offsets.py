@@ -2,8 +2,8 @@
 before the fit.
 
 A joint's offset is a weighted sum of the hand's own landmarks about their centre, so it moves, turns, grows and mirrors with the hand:
-one set of weights serves both sides and all sizes. Chosen on 800 held-out renders by the fit's PA-MPJPE: 7.8 mm, against 8.2 with
-offsets along palm and bones in the image, 8.3 in bone frames turned by the detector's 3D landmarks, 8.7 along the palm, 9.4 with none.
+one set of weights serves both sides and all sizes. Chosen on 796 held-out renders by the fit's PA-MPJPE: 6.7 mm, against 7.0 with
+offsets along palm and bone in the image, 7.0 in bone frames turned by the detector's 3D landmarks, 7.5 along the palm, 7.8 with none.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 LANDMARK_OFFSETS = Path(__file__).parent / "assets" / "landmark_offsets.json"
-SHAPES: Mapping[str, tuple[int, ...]] = {"image": (21, 21), "world": (21, 21), "depth": (21, 21), "spread": (21,)}
+PARTS = ("image", "world", "depth")
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -25,26 +25,20 @@ class Offsets:
     image: Float64[np.ndarray, "21 21"]  # of keypoints
     world: Float64[np.ndarray, "21 21"]  # of x and y of the 3D landmarks
     depth: Float64[np.ndarray, "21 21"]  # of their z: networks flatten fingers, so depths need weights of their own
-    spread: Float64[np.ndarray, "21"]  # median distance that remains between landmark and joint, shares of the hand's longer side
-
-    @property
-    def trust(self) -> Float64[np.ndarray, "21"]:
-        """What a landmark's confidence is worth, 1 for the steadiest joint: inverse variance."""
-        return (self.spread.min() / self.spread) ** 2
 
 
 def load_offsets(path: Path = LANDMARK_OFFSETS) -> Mapping[str, Offsets]:
     """By detector; one that is not there has no offsets. ValueError when the file holds something else."""
     try:
         entries = json.loads(path.read_text())["detectors"]
-        found = {name: Offsets(**{part: np.array(entry[part], np.float64) for part in SHAPES}) for name, entry in entries.items()}
+        found = {name: Offsets(**{part: np.array(entry[part], np.float64) for part in PARTS}) for name, entry in entries.items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no landmark offsets ({error!r}): make it anew by python -m fitting.calibrate") from error
     for name, offsets in found.items():
-        for part, shape in SHAPES.items():
-            values = getattr(offsets, part)
-            if values.shape != shape or not np.isfinite(values).all() or (part == "spread" and not (values > 0).all()):
-                raise ValueError(f"{path}: {part} of {name!r} must be {shape} finite numbers (spreads positive): calibrate it anew")
+        for part in PARTS:
+            weights = getattr(offsets, part)
+            if weights.shape != (21, 21) or not np.isfinite(weights).all():
+                raise ValueError(f"{path}: {part} of {name!r} must be 21 x 21 finite weights: make it anew by python -m fitting.calibrate")
     return found
 
 
@@ -53,18 +47,17 @@ def corrected(
     world: Float[np.ndarray, "n 21 3"],  # metres, camera axes
     offsets: Offsets,
 ) -> tuple[Float[np.ndarray, "n 21 3"], Float[np.ndarray, "n 21 3"]]:
-    """Landmarks of one detector moved onto the model's joints, confidences weighed by how steady each joint is.
+    """Landmarks of one detector moved onto the model's joints; confidences stay.
 
     A hand with a missing point (not finite, or without confidence) keeps its places: the offsets need them all.
     """
     points = keypoints[..., :2]
     whole = (np.isfinite(points).all(-1) & (keypoints[..., 2] > 0)).all(-1)[:, None, None]
     moved = points + np.where(whole, offsets.image @ _centred(points), 0)
-    trusted = keypoints[..., 2] * offsets.trust
     across = world[..., :2] + offsets.world @ _centred(world[..., :2])
     deep = world[..., 2:] + offsets.depth @ _centred(world[..., 2:])
     return (
-        np.concatenate([moved, trusted[..., None]], -1).astype(keypoints.dtype),
+        np.concatenate([moved, keypoints[..., 2:]], -1).astype(keypoints.dtype),
         np.concatenate([across, deep], -1).astype(world.dtype),
     )
 

@@ -13,7 +13,7 @@ from fitting.landmark_offsets import LANDMARK_OFFSETS, Offsets, corrected, load_
 from fitting.mano import load_hand_model, pose_hand
 from fitting.rotation import axis_angle_from_matrix
 
-WRIST, THUMB1, MIDDLE1 = 0, 1, 9
+WRIST, MIDDLE1 = 0, 9
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,8 @@ def test_the_offset_turns_grows_moves_and_mirrors_with_the_hand(labelled: Labell
     elsewhere = np.concatenate([some.keypoints[..., :2] @ turn.T + [5000, -70], some.keypoints[..., 2:]], 2)
     moved, mirrored = corrected(elsewhere, some.world * [-1, 1, 1], offsets)
     np.testing.assert_allclose(moved[..., :2], keypoints[..., :2] @ turn.T + [5000, -70], atol=1e-6)
-    np.testing.assert_allclose(moved[..., 2], keypoints[..., 2])
+    np.testing.assert_array_equal(moved[..., 2], some.keypoints[..., 2])
     np.testing.assert_allclose(mirrored, world * [-1, 1, 1], atol=1e-12)
-
-
-def test_an_unsteady_joint_counts_less(labelled: LabelledHands) -> None:
-    shaken = labelled.keypoints.copy()
-    shaken[:, THUMB1, :2] += np.random.default_rng(1).normal(0, 0.04, (600, 2)) * labelled.size[:, None]
-    rest = {name: getattr(labelled, name) for name in ("detector", "world", "joints_2d", "joints_3d")}
-    trust = learn(LabelledHands(keypoints=shaken, **rest)).trust
-    assert trust.max() == 1
-    assert trust[THUMB1] == trust.min() < 0.3
 
 
 def test_a_hand_with_a_missing_point_keeps_its_places(labelled: LabelledHands, offsets: Offsets) -> None:
@@ -141,4 +132,4 @@ def test_shipped_offsets_are_of_mediapipe_and_say_where_they_come_from() -> None
     entry = json.loads(LANDMARK_OFFSETS.read_text())["detectors"]["mediapipe"]
     assert "studio renders" in entry["data"]
     assert entry["num_hands"] > 2000
-    assert np.mean(entry["spread"]) < 0.8 * np.mean(entry["error"])
+    assert np.mean(entry["error_after"]) < 0.7 * np.mean(entry["error_before"])

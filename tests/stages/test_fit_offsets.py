@@ -25,7 +25,7 @@ def hands_of(sources: list[list[str]], scores: list[list[float]]) -> Hands:
 
 def shrinking(share: float) -> Offsets:
     """Every landmark goes towards the hand's centre."""
-    return Offsets(image=-share * np.eye(21), world=-share * np.eye(21), depth=np.zeros((21, 21)), spread=np.ones(21))
+    return Offsets(image=-share * np.eye(21), world=-share * np.eye(21), depth=np.zeros((21, 21)))
 
 
 def extent(hands: Hands) -> np.ndarray:

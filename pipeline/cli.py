@@ -213,7 +213,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def on_data(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
         sub.add_argument("--data", help="data folder (default: data/ and the name of the recipe or of the list, else data/demo)")
-        sub.add_argument("--recipe", help="whim, demo, or path/to/file.py:function (default: as the folder's last run)")
+        sub.add_argument("--recipe", help="whim, whim_full, demo, or path/to/file.py:function (default: as the folder's last run)")
         return sub
 
     def on_run(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -5,12 +5,20 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.members import hand_detectors, with_weights
 from stages.detect_hands import DetectHands
+from stages.detect_hands_contacthands import DetectHandsContactHands
+from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_people import DetectPeople
+from stages.detect_person_boxes import DetectPersonBoxes
 from stages.download import Download
+from stages.estimate_poses import EstimatePoses
+from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
 from stages.fit import Fit
 from stages.fuse_hands import FuseHands
+from stages.hands_of_poses import HandsOfPoses
 from stages.pack import Pack
+from stages.people_of_poses import PeopleOfPoses
 from stages.review import Review
 from stages.split import Split
 from stages.stage import Stage
@@ -37,6 +45,24 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
     ]
 
 
+def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
+    """WiLoR's whole ensemble (sec. 3): every member whose weights are here beside the embedded one; the others are named and left out."""
+    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople()]
+    members = with_weights(
+        first,
+        [
+            (DetectPersonBoxes(),),
+            (EstimatePoses(), PeopleOfPoses(), HandsOfPoses()),
+            (EstimatePosesAlphaPose(), PeopleOfPoses(detector="alphapose"), HandsOfPoses(detector="alphapose", min_keypoint=0.05)),
+            (DetectHandsOpenPose(),),
+            (DetectHandsContactHands(),),
+        ],
+    )
+    finders = [*first, *members, DetectHands()]
+    fuse = FuseHands(detectors=hand_detectors(finders))
+    return [*finders, fuse, Fit(), Review(), Pack(num_shards=num_shards(len(manifest)))]
+
+
 def demo(manifest: Manifest, root: Path) -> list[Stage]:
     """The same chain on the studio's short videos: everything in one shard of each split."""
     return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
@@ -61,7 +87,7 @@ def find_recipe(name: str) -> Recipe:
         spec.loader.exec_module(module)
         recipe = getattr(module, function or "recipe", None)
     else:
-        recipe = {"whim": whim, "demo": demo}.get(name)
+        recipe = {"whim": whim, "whim_full": whim_full, "demo": demo}.get(name)
     if recipe is None:
-        raise ValueError(f"no recipe {name!r}: whim, demo, or path/to/file.py:function")
+        raise ValueError(f"no recipe {name!r}: whim, whim_full, demo, or path/to/file.py:function")
     return recipe  # type: ignore[no-any-return]

@@ -112,7 +112,7 @@ class Worker:
                 if left_out:
                     outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: no video, no picture in the earlier shard"
             else:
-                result = self._function(position)(*(self._input(kind, order, stage) for kind in stage.reads))
+                result = self._function(position)(*(self._input(kind, order, position) for kind in stage.reads))
                 self._finish(position, order.key, recipe, result, outcome)
 
     def _on_frames(self, order: Order, receipt: Receipt) -> None:
@@ -121,7 +121,7 @@ class Worker:
         assert isinstance(clip, Clips)
         run = list(zip(order.stages, order.recipes, receipt.outcomes, strict=True))
         made: dict[int, list[Table]] = {position: [] for position in order.stages}
-        inputs = {p: [self._input(k, order, self.stages[p], skip=made) for k in self.stages[p].reads] for p in order.stages}
+        inputs = {p: [self._input(k, order, p, skip=made) for k in self.stages[p].reads] for p in order.stages}
         stretches = read_frames(Path(videos.path[0]), clip)
         while run:
             start = time.perf_counter()
@@ -132,7 +132,7 @@ class Worker:
             for position, recipe, outcome in tuple(run):
                 with self._recording(position, order.key, recipe, outcome):
                     arguments = [
-                        frames if kind is Frames else self._of_stretch(kind, given, made, frames)
+                        frames if kind is Frames else self._of_stretch(kind, position, given, made, frames)
                         for kind, given in zip(self.stages[position].reads, inputs[position], strict=True)
                     ]
                     result = self._function(position)(*arguments)
@@ -150,24 +150,24 @@ class Worker:
             with self._recording(position, order.key, recipe, outcome):
                 self._finish(position, order.key, recipe, self.stages[position].writes.concat(made[position]), outcome)
 
-    def _of_stretch(self, kind: type[Table], given: Table | None, made: Mapping[int, list[Table]], frames: Frames) -> Table:
-        """The rows of an input on the frames of one stretch: from the store, or just made by the group."""
-        fresh = [tables[-1] for p, tables in made.items() if self.stages[p].writes is kind]
+    def _of_stretch(self, kind: type[Table], position: int, given: Table | None, made: Mapping[int, list[Table]], frames: Frames) -> Table:
+        """The rows of an input on the frames of one stretch: from the store, or just made by the stages before it in the group."""
+        fresh = [tables[-1] for p, tables in made.items() if p < position and self.stages[p].writes is kind]
         if given is not None and hasattr(given, "frame"):
             fresh.append(given.take(np.isin(given.frame, frames.frame)))
         elif given is not None:
             return given
         return kind.concat(fresh)
 
-    def _input(self, kind: Any, order: Order, stage: Stage, skip: Mapping[int, Any] | None = None) -> Table | None:
-        """One argument of a stage, from the order or the store; of several detectors, all rows."""
+    def _input(self, kind: Any, order: Order, position: int, skip: Mapping[int, Any] | None = None) -> Table | None:
+        """One argument of a stage, from the order or the store; all rows of the several detectors before it in the recipe."""
         if kind is Frames:
             return None
         if order.row is not None and isinstance(order.row, kind):
             return order.row
         if kind is Videos:
             return self._videos(order.video)
-        producers = [(p, s) for p, s in enumerate(self.stages) if s.writes is kind and p not in (skip or ())]
+        producers = [(p, s) for p, s in enumerate(self.stages[:position]) if s.writes is kind and p not in (skip or ())]
         key = order.video if producers and producers[0][1].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, table_of(s), key) for _, s in producers]
         return kind.concat(tables) if tables else None

@@ -5,6 +5,7 @@ Frame: landmarks in pixels, x right, y down; results in camera axes, metres. Lef
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from fitting.kinematics import FROM_KEYPOINTS
 from fitting.mano import HandModel, project
 from fitting.measures import measurer
 from fitting.objective import Landmarks, LossWeights, Objective, State
+from fitting.paths import cheapest_path, mend_jumps
 from fitting.prior import NOISE, NUM_COMPONENTS, pose_prior
 from fitting.rotation import axis_angle_from_matrix
 from fitting.solver import Backend, Solution, solver, takes_compiled
-from fitting.tracks import Arithmetic, TrackSettings, cheapest_path, solve_tracks
+from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -165,7 +167,7 @@ class Fitter:
         def fit_rows(rows: Int[Tensor, "m"]) -> None:
             centre = (low[rows] + high[rows]) / 2
             pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
-            tied = chains(segment[rows], moment[rows]) if track is not None else []
+            tied = chains(segment[rows.numpy()], moment[rows.numpy()]) if track is not None else []
             self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows], tied)
 
         for rows in whole_tracks(segment[usable.numpy()], self.batch_size):
@@ -229,7 +231,9 @@ class Fitter:
         end.converged.logical_or_(early.converged[chosen])
         end.num_iterations.add_(early.num_iterations[:n] + early.num_iterations[n:])
         smooth = torch.zeros_like(end.total)
+        again = partial(self._minimise, self.objective, num_iterations=last, tolerance=settings.tolerance)
         for chain in tied:
+            mend_jumps(self.objective, again, end, seen, chain, settings.tracks.jump_weight)
             rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, self._arithmetic)
             end.state.put(rows, joint.state)
             end.converged[rows] = joint.converged

@@ -71,6 +71,13 @@ def test_both_sides_are_found_again(fit, seen):
     assert fits.frame.tolist() == list(range(12))
 
 
+def test_a_clip_may_hold_one_hand(fit, seen):
+    side, keypoints, _ = seen
+    hands = hands_of(keypoints[:1], side[:1])
+    for track in (-1, 3):
+        assert fit(CLIP, dataclasses.replace(hands, track=np.array([track], np.int32))).outcome.tolist() == ["converged"]
+
+
 def test_left_equals_the_mirrored_right(fit, seen):
     _, keypoints, joints = seen
     mirrored = keypoints * np.array([-1, 1, 1], np.float32)

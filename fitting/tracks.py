@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,36 +46,6 @@ class TrackSettings:
     """By how much velocity changes in a second: of finger joints (rad/s), the root (rad/s), log size (1/s). Ours, likewise."""
     robust_scale: float = 0.1
     """In such spreads: where the acceleration loss turns from squared to linear, early, so that quick true movement stays. Ours."""
-
-
-_STILL_M, _SPEED_M_S = 0.01, 0.5
-"""A jump is what is farther than the noise of a fit and than fingers commonly move: mean joint distance, wrist-centred."""
-
-
-def cheapest_path(
-    score: Float[Tensor, "tries n"], points: Float[Tensor, "tries n 21 3"], chain: Chain, jump_weight: float
-) -> Int[Tensor, "k t"]:
-    """Which of several tries each frame of each track takes, so that scores and jumps cost least together (Viterbi, 1967).
-
-    A jump of mean distance d costs `jump_weight` times log(1 + (d / usual)^2): a true one is paid once, a flipped frame twice.
-    """
-    unary = score[:, chain.rows].permute(1, 2, 0).double().cpu().numpy()  # k t tries
-    there, time_s = chain.there.cpu().numpy(), chain.time_s.cpu().numpy()
-    places = points[:, chain.rows].permute(1, 2, 0, 3, 4)
-    distance = (places[:, :-1, :, None] - places[:, 1:, None]).norm(dim=-1).mean(-1).double().cpu().numpy()
-    usual = _STILL_M + _SPEED_M_S * np.diff(time_s)[..., None, None]
-    jump = jump_weight * np.log1p((distance / usual) ** 2) * there[:, 1:, None, None]
-    unary = np.where(there[..., None], unary, unary[:, :1] * 0)
-    cost, came_from = unary[:, 0], np.zeros(unary.shape, np.int64)
-    for t in range(1, unary.shape[1]):
-        reached = cost[:, :, None] + jump[:, t - 1]
-        came_from[:, t] = reached.argmin(1)
-        cost = reached.min(1) + unary[:, t]
-    path = np.empty(there.shape, np.int64)
-    path[:, -1] = cost.argmin(1)
-    for t in range(there.shape[1] - 1, 0, -1):
-        path[:, t - 1] = np.take_along_axis(came_from[:, t], path[:, t, None], 1)[:, 0]
-    return torch.from_numpy(path).to(score.device)
 
 
 _FIRST_DAMPING = 1e-3

@@ -10,9 +10,10 @@ from fitting.chains import chains, segments, whole_tracks
 from fitting.compiled_banded import solve_banded as solve_banded_compiled
 from fitting.fit import FitSettings, Fitter, Outcome
 from fitting.objective import Landmarks, State
+from fitting.paths import cheapest_path
 from fitting.rotation import matrix_from_axis_angle
 from fitting.smoothness import Smoothness
-from fitting.tracks import Arithmetic, TrackSettings, cheapest_path, solve_tracks
+from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
 from pipeline.truth import pa_mpjpe_mm
 
 SPREAD = (2.5, 8.0, 0.25)

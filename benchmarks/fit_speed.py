@@ -121,6 +121,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{machine['processor']}, {NUM_CORES} cores",
         "machine": machine,
         "hand_model": model.source,
+        "threads": "ours: one Fitter a core; peers: the better of two threads and of twice the rate of one; float32; compiling not timed",
         "num_hands": num_hands,
         "hands_per_s": rate,
         "hands_per_s_one_core": one_core,

@@ -35,7 +35,7 @@ def _products(height, width, out, out_at, left, left_at, right, right_at, count,
 
     def build(context, builder, signature, args):
         _, _, out_, out_place, left_, left_place, right_, right_place, count_, factor_ = args
-        fused, zero = llvm_function(builder, "fma", 3), ir.Constant(VECTOR, None)
+        fused, zero = llvm_function(builder, "fmuladd", 3), ir.Constant(VECTOR, None)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(size[1])] for _ in range(size[0])]
 
         def addresses(kind, array, place, length, offset):
@@ -70,7 +70,7 @@ def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
 
     def build(context, builder, signature, args):
         _, out_, out_row_, table_, start_, stop_, rows_, at_ = args
-        fused = llvm_function(builder, "fma", 3)
+        fused = llvm_function(builder, "fmuladd", 3)
         factors = context.make_array(table)(context, builder, table_).data
         sources = context.make_array(rows)(context, builder, rows_).data
         offsets = [ir.Constant(ir.IntType(64), i) for i in range(width.literal_value)]
@@ -99,7 +99,7 @@ def divide_row(typing, width, matrix, row, block, stride):
 
     def build(context, builder, signature, args):
         _, matrix_, row_, block_, stride_ = args
-        fused, minus = llvm_function(builder, "fma", 3), ir.Constant(VECTOR, [-1.0] * LANES)
+        fused, minus = llvm_function(builder, "fmuladd", 3), ir.Constant(VECTOR, [-1.0] * LANES)
 
         def address(first, offset):
             return row_address(context, builder, matrix, matrix_, builder.add(first, ir.Constant(first.type, offset)))

@@ -177,29 +177,24 @@ def _add_row(m, j, x, y, z, excess, factor):
 @no_type_check
 def add_angles(w, at, limits, weight, m):
     """Add L_A's part to the normal equations, and return L_A. On a polygon's side only the way out counts, at a corner both directions."""
-    total = everywhere(0.0)
+    total, zero = everywhere(0.0), everywhere(0.0)
     factor = 2 * weight / 15
     for j in range(15):
         axes, local = limits.axes[j], _local(w, at, limits.axes, j)
         twist, bend, splay, corner = _angle_excess(limits, j, local)
-        outward = bend * bend + splay * splay
-        total = total + twist * twist + outward
+        squared = bend * bend + splay * splay
+        total = total + twist * twist + squared
         cos_bend, sin_bend, cos_splay, slope = _rates(local)
-        distance = root(outward)
-        away = where(distance > 0.0, distance, 1.0)
-        out_bend, out_splay = bend / away, splay / away
-        only_bend = where(corner > 0.0, 1.0, out_bend)
-        # rows of (bend, splay): the way out; at a corner each by itself
-        first_bend, first_splay = only_bend, where(corner > 0.0, 0.0, out_splay)
-        second = where(corner > 0.0, 1.0, 0.0)
-        live = where(size(twist) > 0.0, 1.0, 0.0)
-        tx, tz = live * cos_bend / cos_splay, live * sin_bend / cos_splay
-        bx, by, bz = slope * cos_bend, everywhere(1.0), slope * sin_bend
-        sx, sz = 0.0 - sin_bend, cos_bend
-        _add_turned(m, j, axes, tx, everywhere(0.0), tz, twist, factor)
-        fx, fy, fz = first_bend * bx + first_splay * sx, first_bend * by, first_bend * bz + first_splay * sz
-        _add_turned(m, j, axes, fx, fy, fz, where(corner > 0.0, bend, distance), factor)
-        _add_turned(m, j, axes, second * sx, everywhere(0.0), second * sz, splay, factor)
+        beyond = where(size(twist) > 0.0, 1.0 / cos_splay, 0.0)
+        _add_turned(m, j, axes, beyond * cos_bend, zero, beyond * sin_bend, twist, factor)
+        distance = root(squared)
+        length = where(distance > 0.0, distance, 1.0)
+        both = corner > 0.0
+        p, q = where(both, 1.0, bend / length), where(both, 0.0, splay / length)  # the way out, or bend alone
+        excess = where(both, bend, distance)
+        _add_turned(m, j, axes, p * slope * cos_bend - q * sin_bend, p, p * slope * sin_bend + q * cos_bend, excess, factor)
+        q = where(both, 1.0, 0.0)  # splay alone
+        _add_turned(m, j, axes, zero - q * sin_bend, zero, q * cos_bend, splay, factor)
     return total * (1 / 15)
 
 

@@ -145,7 +145,7 @@ def test_minima_are_torchs(objective, exact_objective, invent, noise, outliers, 
     found = compiled.solve(objective, *start_of(objective, hands, depths), **limits)
     wanted = solver.solve(exact_objective, *start_of(exact_objective, hands, depths), **limits)
     gap = found.total / wanted.total - 1
-    assert gap.abs().median() < 1e-4
+    assert gap.abs().median() < 5e-4
     assert (gap.abs() < 1e-3).double().mean() > 0.9  # the others ended in another valley, in either direction
     assert abs(found.total.mean() / wanted.total.mean() - 1) < 0.01
     held = exact_objective.total(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,25 @@ import torch
 from torch import Tensor, nn
 
 FORMAT = 1
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    step: int = 0
+    """Of the epoch, the next to be taken."""
+    num_steps: int = 0
+    """Taken altogether."""
+    minutes: float = 0.0
+    """Spent, by all its starts."""
+    bad_batches: int = 0
+    """Skipped, for their loss was not finite."""
+    since_best: int = 0
+    """Epochs since the metrics were best."""
+    best: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the best epoch."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -24,25 +43,18 @@ class Checkpoint:
     average: Mapping[str, Tensor]
     """Of the weights over the steps: what is evaluated and shipped."""
     optimizer: Mapping[str, Any]
-    epoch: int
-    step: int
-    """Of the epoch, the next to be taken."""
-    num_steps: int
-    """Taken altogether."""
+    progress: Progress
     data: str
     """Fingerprint of the data, seed and batch size, without which the order of samples is another."""
-    best: float
-    """Of the metric that stops early, so far."""
-    since_best: int
-    """Epochs."""
 
     def save(self, path: Path) -> None:
         """Write aside, flush to the disk, rename. Raises OSError with what to do about it; the file of before stays."""
         aside = path.with_suffix(".partial")
+        values = {name: getattr(self, name) for name in self.__slots__} | {"progress": asdict(self.progress)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
-                torch.save({"format": FORMAT, **{name: getattr(self, name) for name in self.__slots__}}, file)
+                torch.save({"format": FORMAT, **values}, file)
                 file.flush()
                 os.fsync(file.fileno())
             aside.rename(path)
@@ -56,12 +68,12 @@ class Checkpoint:
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen types for damaged files
-            raise ValueError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]}): is it cut short?") from error
+            raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != set(cls.__slots__):
             raise ValueError(f"{path} is no checkpoint of this version of training")
         if kind and values["kind"] != kind:
             raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")
-        return cls(**values)
+        return cls(**values | {"progress": Progress(**values["progress"])})
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from training.detector.objective import DetectorLossWeights
 from training.loader import Loader
 from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
-from training.shards import Dataset
+from training.shards import Dataset, listed
 
 console = Console(soft_wrap=True)
 
@@ -72,19 +73,17 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
     if arguments.image % 32:
         raise ValueError(f"--image must be a multiple of 32, got {arguments.image}")
-    folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image) for folder in arguments.data]
-    loader = Loader(
-        products=folders,
-        batch_size=arguments.batch,
-        weights=arguments.weights or ([1.0] * len(folders) if arguments.samples < 1 else None),
-        num_samples=max(1, round(arguments.samples * sum(map(len, folders)))),
-        seed=arguments.seed,
-    )
+    folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=arguments.samples) for folder in arguments.data]
+    loader = Loader(products=folders, batch_size=arguments.batch, weights=arguments.weights, seed=arguments.seed)
+    held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
+    if held_out is None:
+        console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
+    weights = DetectorLossWeights(keypoint_loss=arguments.keypoint_loss)
     task = DetectorTask(
-        held_out=_held_out(arguments.held_out or arguments.data, arguments.image),
+        held_out=held_out,
         network_settings=DetectorSettings(size=arguments.size, landmarks=not arguments.no_landmarks),
         augmentation=Augmentation.none() if arguments.no_augmentation else Augmentation(),
-        weights=DetectorLossWeights(keypoint_loss=arguments.keypoint_loss),
+        weights=replace(weights, keypoints=0.0, visibility=0.0) if arguments.no_landmarks else weights,
     )
     settings = TrainSettings(
         epochs=arguments.epochs,
@@ -118,13 +117,7 @@ def evaluate_detector(arguments: argparse.Namespace) -> None:
 
 def _held_out(folders: Sequence[Path], size: int) -> Frames | None:
     """Frames of val, else of test, of all folders that have any."""
-    paths: list[Path] = []
-    for folder in folders:
-        for split in ("val", "test"):
-            found = sorted((folder / split).glob("*.parquet"))
-            if found:
-                paths += found
-                break
+    paths = [path for folder in folders for path in list(listed(folder, "val")) or list(listed(folder, "test"))]
     return Frames(dataset=Dataset.of(paths), size=size) if paths else None
 
 

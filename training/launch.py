@@ -29,6 +29,7 @@ def launch(
     import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     def ranks_part(_: Mapping[str, object]) -> None:
         context = ray.train.get_context()
@@ -47,4 +48,7 @@ def launch(
             name="ray", storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=max_failures if num_workers else 0)
         ),
     )
-    return dict(trainer.fit().metrics or {})
+    try:
+        return dict(trainer.fit().metrics or {})
+    except TrainingFailedError as error:
+        raise next(iter(getattr(error, "worker_failures", {}).values()), error) from error

@@ -5,7 +5,7 @@ global batch is the unit: rank r of w takes its w-th part, so that the same samp
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -135,7 +135,7 @@ class Loader:
         key = mixed(position.astype(np.uint64) + base).view(np.int64)
         return Samples(dataset, sample, key)
 
-    def epoch(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from a step on."""
         shape = (self.batch_size // self.world_size, *self.products[0].shape)
         ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory) for _ in range(self.prefetch + 2)]

@@ -7,9 +7,9 @@ run that was not; the order of samples is the loader's, the randomness of augmen
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.average import Average
-from training.checkpoint import Checkpoint, load_weights
+from training.checkpoint import Checkpoint, Progress, load_weights
+from training.journal import Journal
 from training.loader import Batch, Loader
+
+_STEPS_A_NOTE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class TrainSettings:
     max_bad_batches: int = 10
     """Batches whose loss is not finite are skipped and counted; more than these end the run, the last one saved."""
     max_minutes: float = math.inf
-    """The run ends after this time as if all epochs had been trained: the learning rate follows the clock then."""
+    """The run ends after this time, over all its starts, as if all epochs had been trained: the learning rate follows the clock then."""
     average_warmup: float = 2000.0
     """Steps over which the average of the weights becomes slow."""
 
@@ -87,23 +90,14 @@ class NotFiniteError(RuntimeError):
     """Too many batches had no finite loss."""
 
 
-@dataclass(slots=True)
-class _Progress:
-    epoch: int = 0
-    step: int = 0
-    num_steps: int = 0
-    best: float = -math.inf
-    since_best: int = 0
-    bad_batches: int = 0
-
-
 class Run:
     """One rank's part of a run in a folder. `last.pt` there is taken up; `best.pt` is the best by the task's metric."""
 
     def __init__(self, task: Task, loader: Loader, settings: TrainSettings, folder: Path, device: torch.device | str = "cpu") -> None:
         self.task, self.loader, self.chosen, self.folder = task, loader, settings, folder
         self.device = torch.device(device)
-        self.progress = _Progress()
+        self.first = loader.rank == 0
+        self.progress = Progress()
         torch.manual_seed(loader.seed)
         self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.plain, warmup=settings.average_warmup)
@@ -111,71 +105,74 @@ class Run:
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
-        self.first = loader.rank == 0
-        self.started = time.monotonic()
+        self.journal = Journal(folder, first=self.first)
+        self.minutes_before, self.started = self.progress.minutes, time.monotonic()
 
     def train(self) -> Mapping[str, float]:
         """Train to the end; the best metrics. Raises NotFiniteError, and OSError when the disk is full."""
-        best: Mapping[str, float] = {}
-        while self.progress.epoch < self.chosen.epochs and self.progress.since_best < self.chosen.patience:
-            for terms in self._epoch():
-                self._note(terms)
-            metrics = dict(self.task.evaluate(self.average.network, self.device)) if self.first else {}
-            value = _from_first(metrics.get(self.task.metric, math.nan), self.device)
-            better = value > self.progress.best
-            self.progress.best = max(value, self.progress.best) if value == value else self.progress.best
-            self.progress.since_best = 0 if better else self.progress.since_best + 1
-            self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
-            if self.first:
-                self._journal({"epoch": self.progress.epoch, "minutes": (time.monotonic() - self.started) / 60, **metrics})
-                self.task.draw(self.average.network, self.device, self.folder / "pictures" / f"epoch-{self.progress.epoch:04d}.jpg")
-                self.checkpoint().save(self.folder / "last.pt")
-                if better:
-                    self.checkpoint().save(self.folder / "best.pt")
-            best = metrics if better else best
-            if self._share_done() >= 1:
-                break
-        return best
+        while self._share_done() < 1 and self.progress.since_best < self.chosen.patience:
+            self._epoch()
+            self._measure()
+        return self.progress.best
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
-        here = self.progress
         return Checkpoint(
             kind=self.task.kind,
             settings=dict(self.task.settings()),
             network=self.plain.state_dict(),
             average=self.average.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            epoch=here.epoch,
-            step=here.step,
-            num_steps=here.num_steps,
+            progress=replace(self.progress, minutes=self._minutes()),
             data=self._data(),
-            best=here.best,
-            since_best=here.since_best,
         )
 
-    def _epoch(self) -> Iterator[Mapping[str, float]]:
-        """The steps of an epoch from where the run stands."""
-        saved = time.monotonic()
+    def _epoch(self) -> None:
+        """The steps of an epoch from where the run stands, or as many as there is time for."""
+        here, saved = self.progress, time.monotonic()
         self.network.train()
-        for batch in self.loader.epoch(self.progress.epoch, self.progress.step):
-            terms = self._step(batch)
-            self.progress.step = batch.step + 1
-            if terms:
-                yield terms
-            if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
-                self.checkpoint().save(self.folder / "last.pt")
-                saved = time.monotonic()
-            if self._share_done() >= 1:
-                return
+        title = f"epoch {here.epoch + 1} of {self.chosen.epochs}"
+        with closing(self.loader.epoch(here.epoch, here.step)) as batches:
+            for batch in self.journal.bar(batches, title, here.step, len(self.loader)):
+                share = self._share_done()
+                if share >= 1:
+                    break
+                terms = self._step(batch, share)
+                here.step = batch.step + 1
+                if self.first and terms and (here.num_steps % _STEPS_A_NOTE == 0 or here.step == len(self.loader)):
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    self.journal.write(here.num_steps, {"epoch": here.epoch, "step": here.step, "rate": rate, **_numbers(terms)})
+                if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
+                    self.checkpoint().save(self.folder / "last.pt")
+                    saved = time.monotonic()
 
-    def _step(self, batch: Batch) -> Mapping[str, float]:
+    def _measure(self) -> None:
+        """Close an epoch: metrics, a picture, a checkpoint. Where nothing is measured the last epoch counts as the best."""
+        here, better, metrics = self.progress, False, dict[str, float]()
+        if self.first:
+            metrics = dict(self.task.evaluate(self.average.network, self.device))
+            better = self.task.metric not in metrics or metrics[self.task.metric] > here.best.get(self.task.metric, -math.inf)
+        better = bool(_from_first(float(better), self.device))
+        here.since_best = 0 if better else here.since_best + 1
+        here.best = metrics if better else here.best
+        here.epoch, here.step = here.epoch + 1, 0
+        if not self.first:
+            return
+        corrupt = len(self.loader.quarantine.reasons)
+        self.journal.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
+        self.task.draw(self.average.network, self.device, self.folder / "pictures" / f"epoch-{here.epoch:04d}.jpg")
+        if better:
+            self.checkpoint().save(self.folder / "best.pt")
+        self.checkpoint().save(self.folder / "last.pt")
+
+    def _step(self, batch: Batch, share_done: float) -> Mapping[str, Tensor]:
         """One step of the optimizer; nothing where the loss is not finite on some rank."""
+        rate = self._learning_rate(share_done)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = rate
         narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
         with narrow:
-            terms = self.task.loss(self.network, batch, self.device, self._share_done())
+            terms = self.task.loss(self.network, batch, self.device, share_done)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -186,30 +183,38 @@ class Run:
         self.optimizer.step()
         self.progress.num_steps += 1
         self.average.update(self.plain, self.progress.num_steps)
-        return {name: float(value.detach()) for name, value in terms.items()} | {"gradient": float(length)}
+        return dict(terms) | {"loss": total, "gradient": length}
 
     def _skip(self, batch: Batch) -> None:
+        """Count a bad batch and undo what it did to running statistics; keep the batch when it was one too many."""
         self.progress.bad_batches += 1
-        if self.first:
-            self._journal({"epoch": batch.epoch, "step": batch.step, "not_finite": batch.samples.sample.tolist()})
+        averaged = dict(self.average.network.named_buffers())
+        for name, values in self.plain.named_buffers():
+            if not torch.isfinite(values).all():
+                values.copy_(averaged[name])
+        bad = {"epoch": batch.epoch, "step": batch.step, "not_finite": batch.samples.sample.tolist()}
+        self.journal.write(self.progress.num_steps, bad)
         if self.progress.bad_batches > self.chosen.max_bad_batches:
-            path = self.folder / "bad_batch.pt"
-            torch.save({"epoch": batch.epoch, "step": batch.step, "images": batch.images, "samples": batch.samples.sample}, path)
+            path = self.folder / f"bad_batch-{self.loader.rank}.pt"
+            labels = {name: torch.from_numpy(values) for name, values in batch.labels.items()}
+            torch.save(bad | {"images": batch.images, "key": batch.key, "labels": labels}, path)
             raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; the last one is {path}: lower the learning rate")
 
-    def _learning_rate(self) -> float:
+    def _learning_rate(self, share_done: float) -> float:
         """Linear warm-up, then half a cosine down to `final_share`."""
         rise = min(1.0, (self.progress.num_steps + 1) / max(1, self.chosen.warmup_steps))
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self._share_done())))
+        fall = 0.5 * (1 + math.cos(math.pi * share_done))
         return self.chosen.learning_rate * rise * (self.chosen.final_share + (1 - self.chosen.final_share) * fall)
 
     def _share_done(self) -> float:
-        """Of the run: of its steps, or of its time where that is shorter."""
-        steps = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
-        if not math.isfinite(self.chosen.max_minutes):
-            return steps
-        minutes = (time.monotonic() - self.started) / 60
-        return _from_first(max(steps, minutes / self.chosen.max_minutes), self.device)
+        """Of the run, in [0, 1]: of its steps, or of its time where that is shorter. Every rank must ask at once."""
+        share = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
+        if math.isfinite(self.chosen.max_minutes):
+            share = _from_first(max(share, self._minutes() / self.chosen.max_minutes), self.device)
+        return min(share, 1.0)
+
+    def _minutes(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
 
     def _data(self) -> str:
         loader = self.loader
@@ -226,18 +231,7 @@ class Run:
         load_weights(self.plain, saved.network, path)
         load_weights(self.average.network, saved.average, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))
-        self.progress = _Progress(saved.epoch, saved.step, saved.num_steps, saved.best, saved.since_best)
-
-    def _note(self, terms: Mapping[str, float]) -> None:
-        here = self.progress
-        if self.first and (here.num_steps % 20 == 0 or here.step == len(self.loader)):
-            self._journal({"epoch": here.epoch, "step": here.step, "rate": self._learning_rate(), **terms})
-
-    def _journal(self, line: Mapping[str, Any]) -> None:
-        """One line of JSON; TensorBoard draws them where it is installed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "journal.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.progress = saved.progress
 
 
 def _adamw(network: nn.Module, chosen: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
@@ -266,6 +260,6 @@ def _everywhere(fine: bool, device: torch.device) -> bool:
     return bool(flag > 0)
 
 
-def plain_settings(settings: Any) -> dict[str, Any]:
-    """A dataclass of settings as what a checkpoint may hold."""
-    return asdict(settings)
+def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """All of them with one wait for the device."""
+    return dict(zip(terms, torch.stack([value.detach().float() for value in terms.values()]).tolist(), strict=True))

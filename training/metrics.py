@@ -11,9 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-MAX_DETECTIONS = 100
-"""A picture, as COCO counts."""
-
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Found:
@@ -57,19 +54,23 @@ def average_precision(truth: Found, said: Found, num_images: int, *, by_side: bo
 
 
 def _coco(truth: Found, num_images: int, by_side: bool) -> dict[str, object]:
+    """Truth in COCO's format; a box to be ignored is a crowd of every category."""
     sizes = truth.box[:, 2:] - truth.box[:, :2]
+    names = ("left", "right") if by_side else ("hand",)
     annotations = [
         {
-            "id": k + 1,
             "image_id": int(truth.image[k]),
-            "category_id": 1 + (int(truth.side[k]) if by_side else 0),
+            "category_id": 1 + category,
             "bbox": [*truth.box[k, :2].tolist(), *sizes[k].tolist()],
             "area": float(sizes[k].prod()),
             "iscrowd": int(truth.ignore[k]),
         }
         for k in range(len(truth.image))
+        for category in range(len(names))
+        if truth.ignore[k] or not by_side or category == truth.side[k]
     ]
-    categories = [{"id": 1 + k, "name": name} for k, name in enumerate(("left", "right") if by_side else ("hand",))]
+    annotations = [{"id": 1 + number} | annotation for number, annotation in enumerate(annotations)]
+    categories = [{"id": 1 + k, "name": name} for k, name in enumerate(names)]
     images = [{"id": k, "width": 1, "height": 1, "file_name": str(k)} for k in range(num_images)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -93,25 +94,27 @@ def at_threshold(truth: Found, said: Found, threshold: float, min_iou: float = 0
     for number in np.unique(np.concatenate([truth.image, said.image])):
         mine = np.flatnonzero((said.image == number) & (said.score >= threshold))
         mine = mine[np.argsort(-said.score[mine], kind="stable")]
-        hands = np.flatnonzero(truth.image == number)
-        overlap = iou(said.box[mine], truth.box[hands])
+        hands = np.flatnonzero((truth.image == number) & (truth.ignore == 0))
+        ignored = np.flatnonzero((truth.image == number) & (truth.ignore > 0))
+        overlap, covered = iou(said.box[mine], truth.box[hands]), iou(said.box[mine], truth.box[ignored], crowd=True)
         free = np.ones(len(hands), bool)
         for row, detection in enumerate(mine):
-            match = np.where(free & (truth.ignore[hands] == 0), overlap[row], 0)
+            match = np.where(free, overlap[row], 0)
             best = int(match.argmax()) if len(match) else -1
             if best >= 0 and match[best] >= min_iou:
                 free[best] = False
                 found += 1
                 correct += int(truth.side[hands[best]] == said.side[detection])
-            elif not (overlap[row][truth.ignore[hands] > 0] >= min_iou).any():
+            elif not (covered[row] >= min_iou).any():
                 wrong += 1
     num_hands = int((truth.ignore == 0).sum())
     return {"precision": found / max(found + wrong, 1), "recall": found / max(num_hands, 1), "side": correct / max(found, 1)}
 
 
-def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair."""
+def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], *, crowd: bool = False) -> Float[np.ndarray, "n m"]:
+    """Intersection over union of every pair; of a `crowd` b over a alone, as COCO has it."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), -1)
     areas = [np.prod(np.maximum(box[:, 2:] - box[:, :2], 0), -1) for box in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
+    whole = areas[0][:, None] + (0 if crowd else areas[1][None] - shared)
+    return shared / np.maximum(whole, 1e-9)

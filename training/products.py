@@ -3,6 +3,8 @@
 Frame of reference: pixels of the stored image; `to_picture` (scale, then x and y shift) takes them to the picture of the batch.
 """
 
+import contextlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float32, Int64, UInt8
 
-from training.order import key_of
+from training.order import key_of, shuffled
 from training.shards import CorruptSampleError, Dataset
 
 FILL = 114
@@ -38,6 +40,13 @@ def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "heigh
         return np.asarray(image)
 
 
+def placed(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a picture in the middle of a square."""
+    scale = size / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    return (size - wide) // 2, (size - high) // 2, wide, high
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Frames:
     """Frames in the middle of a grey square, with all their hands."""
@@ -47,51 +56,59 @@ class Frames:
     """Side of the square, pixels."""
     columns: Sequence[str] = ("box", "side", "keypoints", "keep")
     """Of the hands."""
+    share: float = 1.0
+    """Of the dataset's frames, always the same ones (paper, Table 2: how much data)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"frames.share must lie in (0, 1], got {self.share}")
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return max(1, round(self.share * len(self.dataset)))
 
     @property
     def fingerprint(self) -> str:
-        return f"frames {self.dataset.fingerprint}"
+        return f"frames {self.dataset.fingerprint} {self.share}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.size, self.size, 3
 
     def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
-        shard, row = self.dataset.place(sample)
+        shard, row = self.dataset.place(self._row(sample))
         data = shard.image(row)
-        left, top, width, height = self._window(*_size(data))
+        left, top, width, height = placed(*_size(data), self.size)
         out[:top], out[top + height :] = FILL, FILL
         out[top : top + height, :left], out[top : top + height, left + width :] = FILL, FILL
         window = out[top : top + height, left : left + width]
         if (width, height) == _size(data) and width == self.size:
-            simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, buffer=window)
-            return
+            with contextlib.suppress(ValueError):
+                simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, buffer=window)
+                return
         image = decode_jpeg(data, self.size)
         shrinks = image.shape[1] > width
         window[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
         """`image` and the columns of every hand in pictures' pixels; `ignore_image` and `ignore`; `to_picture` of every picture."""
-        of, hands = self.dataset.hands(samples, self.columns)
-        ignore_of, ignore = self.dataset.ignore(samples)
-        to_picture = np.stack([self._to_picture(sample) for sample in samples]) if samples else np.zeros((0, 3), np.float32)
+        rows = [self._row(sample) for sample in samples]
+        of, hands = self.dataset.hands(rows, self.columns)
+        ignore_of, ignore = self.dataset.ignore(rows)
+        to_picture = np.stack([self._to_picture(row) for row in rows]) if rows else np.zeros((0, 3), np.float32)
         for name in {"box", "keypoints", "joints_2d"} & set(hands):
             hands[name] = moved(hands[name], to_picture[of])
         return {"image": of, **hands, "ignore_image": ignore_of, "ignore": moved(ignore, to_picture[ignore_of]), "to_picture": to_picture}
 
-    def _window(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, width and height of a frame in the square."""
-        scale = self.size / max(width, height)
-        wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-        return (self.size - wide) // 2, (self.size - high) // 2, wide, high
+    def _row(self, sample: int) -> int:
+        """Of the dataset."""
+        if self.share == 1:
+            return sample
+        return int(shuffled(np.array([sample]), len(self.dataset), key_of(self.dataset.fingerprint, "share"))[0])
 
-    def _to_picture(self, sample: int) -> Float32[np.ndarray, "3"]:
-        shard, row = self.dataset.place(sample)
+    def _to_picture(self, row: int) -> Float32[np.ndarray, "3"]:
+        shard, row = self.dataset.place(row)
         width, height = _size(shard.image(row))
-        left, top, _, _ = self._window(width, height)
+        left, top, _, _ = placed(width, height, self.size)
         return np.array([self.size / max(width, height), left, top], np.float32)
 
 
@@ -102,6 +119,7 @@ class Crops:
     dataset: Dataset
     hand: Int64[np.ndarray, "n 3"]
     """Row of the dataset, shard, hand of the shard."""
+    fingerprint: str
     size: int = 256
     """Side of the square, pixels."""
     factor: float = 3.0
@@ -122,14 +140,11 @@ class Crops:
         hands = np.concatenate(chosen)
         if not len(hands):
             raise ValueError(f"no hand of quality {min_quality} or more in {len(dataset)} frames: nothing to train on")
-        return cls(dataset=dataset, hand=hands, size=size, factor=factor)
+        fingerprint = f"crops {dataset.fingerprint} {key_of(hashlib.sha256(hands.tobytes()).hexdigest()):016x}"
+        return cls(dataset=dataset, hand=hands, fingerprint=fingerprint, size=size, factor=factor)
 
     def __len__(self) -> int:
         return len(self.hand)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"crops {self.dataset.fingerprint} {key_of(self.hand.tobytes().hex()):016x}"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -38,7 +38,10 @@ class Shard:
     """One open file."""
 
     path: Path
+    cache: Path
     num_rows: int
+    group_end: Int64[np.ndarray, "groups"]
+    """Row after the last one of each row group."""
     mapped: mmap
     found: Extents | None
     hand_start: Int64[np.ndarray, "rows_and_1"]
@@ -52,6 +55,10 @@ class Shard:
     """Pages whose checksum has been looked at."""
     groups: dict[int, pa.Array] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file for itself."""
+        return open_shard, (self.path, self.cache)
 
     def image(self, row: int) -> memoryview:
         """The JPEG bytes of a row. Raises CorruptSampleError when the page's checksum is another."""
@@ -67,17 +74,16 @@ class Shard:
 
     def _from_group(self, row: int) -> bytes:
         with self.lock:
-            file = pq.ParquetFile(self.path, page_checksum_verification=True)
-            ends = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
-            group = int(np.searchsorted(ends, row, side="right"))
+            group = int(np.searchsorted(self.group_end, row, side="right"))
             if group not in self.groups:
+                file = pq.ParquetFile(self.path, page_checksum_verification=True)
                 while len(self.groups) >= _GROUPS_KEPT:
                     self.groups.pop(next(iter(self.groups)))
                 try:
                     self.groups[group] = file.read_row_group(group, columns=["image"]).column("image").combine_chunks()
                 except OSError as error:
                     raise CorruptSampleError(f"{self.path}, row {row}: {error}: fetch the shard again") from error
-            first = int(ends[group]) - len(self.groups[group])
+            first = int(self.group_end[group]) - len(self.groups[group])
             image: bytes = self.groups[group][row - first].as_py()
             return image
 
@@ -93,11 +99,11 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path, split: str = "train", cache: Path | None = None) -> "Dataset":
-        """The shards of a split, checked against index.json; without one, every .parquet file of `folder/split` or of the folder.
+        """The shards of a split, checked against index.json; without one, the files of `folder/split`, for train else of the folder.
 
         Raises FileNotFoundError for a shard that is missing, ValueError for one that is damaged, of another schema or without rows.
         """
-        return cls.of(list(_listed(folder, split)), cache)
+        return cls.of(list(listed(folder, split)), cache)
 
     @classmethod
     def of(cls, paths: Sequence[Path], cache: Path | None = None) -> "Dataset":
@@ -146,7 +152,9 @@ def open_shard(path: Path, cache: Path) -> Shard:
     found = Extents(*(arrays.pop(f"extents.{name}") for name in Extents._fields)) if "extents.offset" in arrays else None
     return Shard(
         path=path,
+        cache=cache,
         num_rows=file.metadata.num_rows,
+        group_end=np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64),
         mapped=mapped,
         found=found,
         hand_start=arrays.pop("hand_start"),
@@ -156,10 +164,11 @@ def open_shard(path: Path, cache: Path) -> Shard:
     )
 
 
-def _listed(folder: Path, split: str) -> Iterator[Path]:
+def listed(folder: Path, split: str) -> Iterator[Path]:
+    """The files of a split. Raises as `Dataset.open`."""
     index = folder / "index.json"
     if not index.exists():
-        yield from sorted((folder / split).glob("*.parquet")) or sorted(folder.glob("*.parquet"))
+        yield from sorted((folder / split).glob("*.parquet")) or (sorted(folder.glob("*.parquet")) if split == "train" else ())
         return
     entries = [entry for entry in json.loads(index.read_text())["shards"] if entry["split"] == split]
     for entry in entries:

@@ -1,6 +1,7 @@
 """Batches: the same bits for any number of ranks and threads and after any stop; one bad sample does not end a run."""
 
 import itertools
+import pickle
 import time
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_bytes_that_are_no_picture_are_quarantined_too(tmp_path, cache):
     assert "no JPEG" in loader.quarantine.reasons[0, 3]
 
 
+@pytest.mark.parametrize("size", [96, 64])
+def test_a_picture_that_is_cut_short_is_quarantined_at_any_size(tmp_path, cache, size):
+    table = rows(0, 40)
+    images = table["image"].to_pylist()
+    images[5] = images[5][: len(images[5]) // 2]
+    table = table.set_column(2, table.schema.field("image"), [images])
+    frames = Frames(dataset=Dataset.of([write(tmp_path / "a.parquet", table)], cache), size=size)
+    loader = Loader(products=[frames], batch_size=8)
+    samples = np.concatenate([samples for _, _, samples, _ in copied(loader)])
+    assert list(loader.quarantine.reasons) == [(0, 5)]
+    assert 5 not in samples
+
+
 def test_too_many_corrupt_samples_end_the_run(tmp_path, cache):
     table = rows(0, 40)
     images = [b"broken" if k % 3 else image for k, image in enumerate(table["image"].to_pylist())]
@@ -169,6 +183,33 @@ def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):
     y, x = np.argwhere(out[..., 0] > 160).mean(0) + 0.5
     wanted = moved(np.array([[[920.0, 300.0]]], np.float32), frames.labels([0])["to_picture"])[0, 0]
     assert np.allclose([x, y], wanted, atol=0.6)
+
+
+def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames):
+    part = Frames(dataset=frames.dataset, size=96, share=0.25)
+    loader = Loader(products=[part], batch_size=10)
+    seen = [set(), set()]
+    for epoch in (0, 1):
+        for images, _, samples, labels in copied(loader, epoch):
+            for k in range(len(samples)):
+                (row,) = [row for row in range(120) if np.abs(images[k, 16 : 16 + HEIGHT].numpy().astype(int) - picture(row)).mean() < 1.5]
+                assert (labels["image"] == k).sum() == row % 3
+                seen[epoch].add(row)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 30
+    assert max(seen[0]) > 90
+    assert part.fingerprint != frames.fingerprint
+    with pytest.raises(ValueError, match=r"frames.share must lie in \(0, 1\], got 1.5"):
+        Frames(dataset=frames.dataset, share=1.5)
+
+
+def test_a_loader_can_be_sent_to_another_process(frames):
+    for product in (frames, Crops.of(frames.dataset, size=64)):
+        loader = Loader(products=[product], batch_size=8)
+        sent = pickle.loads(pickle.dumps(loader))
+        for (a, key, *_), (b, other, *_) in zip(copied(loader, count=3), copied(sent, count=3), strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(key, other)
 
 
 @pytest.mark.parametrize(

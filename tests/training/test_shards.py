@@ -132,3 +132,10 @@ def test_an_empty_split_is_refused(shards, cache):
     folder = listed(shards())
     with pytest.raises(ValueError, match="nothing to train on"):
         Dataset.open(folder, "val", cache)
+
+
+def test_without_an_index_only_training_takes_a_folder_as_it_is(shards, cache):
+    (path,) = shards(1)
+    assert len(Dataset.open(path.parent, "train", cache)) == 40
+    with pytest.raises(ValueError, match="nothing to train on"):
+        Dataset.open(path.parent, "val", cache)

@@ -157,8 +157,7 @@ def _moved(
         return canvas
 
     on_canvas = box + offset.repeat(1, 2)
-    cut = torch.cat([torch.maximum(on_canvas[:, :2], shown[:, :2]), torch.minimum(on_canvas[:, 2:], shown[:, 2:])], 1)
-    share = _area(cut) / _area(on_canvas).clamp_min(1e-6)
+    share = _area(_cut(on_canvas, shown)) / _area(on_canvas).clamp_min(1e-6)
     points = moved(keypoints[..., :2])
     turned = _turned_box(box, keypoints, points, moved, inverse)
     clipped = turned.clamp(0, size)
@@ -172,13 +171,15 @@ def _moved(
     mirrored = torch.linalg.det(to_source[:, :, :2])[new] < 0
     side = torch.where(mirrored, 1 - labels["side"][row], labels["side"][row])
     ignored, of = torch.nonzero(labels["ignore_image"][:, None] == partner, as_tuple=True)
+    area = _cut(labels["ignore"][ignored] + corner[of].repeat(1, 2), window[of])
+    of, area = of[_area(area) > 0], area[_area(area) > 0]
     return {
         "image": new[kept],
         "box": clipped[kept],
         "side": side[kept],
         "keypoints": torch.cat([points, weight[..., None]], 2)[kept],
         "ignore_image": of,
-        "ignore": _hull(_corners(labels["ignore"][ignored] + corner[of].repeat(1, 2)), to_source[of]),
+        "ignore": _hull(_corners(area), to_source[of]),
     }
 
 
@@ -211,6 +212,11 @@ def _hull(corners: Float[Tensor, "n 4 2"], to_source: Float[Tensor, "n 2 3"]) ->
 def _corners(box: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4 2"]:
     x0, y0, x1, y1 = box.unbind(1)
     return torch.stack([torch.stack([x0, y0], 1), torch.stack([x1, y0], 1), torch.stack([x0, y1], 1), torch.stack([x1, y1], 1)], 1)
+
+
+def _cut(box: Float[Tensor, "n 4"], window: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    """What of a box lies in a window; its area is 0 where nothing does."""
+    return torch.cat([torch.maximum(box[:, :2], window[:, :2]), torch.minimum(box[:, 2:], window[:, 2:])], 1)
 
 
 def _area(box: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint, load_weights
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
-from training.products import FILL
+from training.products import FILL, placed
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -80,9 +80,8 @@ def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detection
 def letterboxed(image: UInt8[np.ndarray, "h w 3"], size: int) -> tuple[UInt8[np.ndarray, "size size 3"], Float32[np.ndarray, "3"]]:
     """A picture in the middle of a grey square, and scale and shift that take its pixels there."""
     height, width = image.shape[:2]
+    left, top, wide, high = placed(width, height, size)
     scale = size / max(width, height)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (size - wide) // 2, (size - high) // 2
     square = np.full((size, size, 3), FILL, np.uint8)
     square[top : top + high, left : left + wide] = cv2.resize(
         image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -106,7 +105,7 @@ def unduplicated(box: Float[Tensor, "n 4"], max_iou: float) -> Int64[Tensor, "k"
 
 
 def fused(network: Detector) -> Detector:
-    """Batch norms folded into the convolutions before them: the same answers, fewer passes over memory."""
+    """Batch norms folded into the convolutions before them: the same answers, fewer passes over memory. In place."""
     network = network.eval()
     for module in network.modules():
         if isinstance(module, nn.Sequential) and len(module) == 3 and isinstance(module[1], nn.BatchNorm2d):

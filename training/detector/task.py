@@ -1,7 +1,7 @@
 """What the training loop is told of the detector: its loss, what good means, and a picture of what it sees."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
 from training.loader import Batch
-from training.loop import plain_settings
 from training.metrics import Found, at_threshold, average_precision
 from training.products import Frames
 
@@ -43,7 +42,7 @@ class DetectorTask:
         return Detector(self.network_settings)
 
     def settings(self) -> Mapping[str, Any]:
-        return plain_settings(self.network_settings)
+        return asdict(self.network_settings)
 
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """Terms of both heads, each head by its share."""

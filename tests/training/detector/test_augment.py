@@ -108,6 +108,18 @@ def test_a_turned_box_fits_its_hand_and_not_its_old_corners():
     assert (new <= old.norm(dim=1, keepdim=True) + 1e-3).all()
 
 
+def test_ignored_areas_are_cut_to_their_tile_of_a_mosaic():
+    images, labels, key = case(4)
+    labels |= {"ignore_image": torch.arange(4), "ignore": torch.tensor([[0.0, 0, SIZE, SIZE]]).repeat(4, 1)}
+    _, moved = augment(images, labels, key, Augmentation(**STILL | {"mosaic": 1.0}))
+    box = moved["ignore"].clamp(0, SIZE)
+    areas = torch.zeros(4).index_add(0, moved["ignore_image"], (box[:, 2:] - box[:, :2]).prod(1))
+    torch.testing.assert_close(areas, torch.full((4,), float(SIZE * SIZE)))  # the four tiles cover the picture, none the other
+    _, alone = augment(images, labels, key, Augmentation(**STILL | {"mosaic": 0.5}))
+    assert (torch.bincount(alone["ignore_image"], minlength=4) <= 4).all()
+    assert 1 in torch.bincount(alone["ignore_image"], minlength=4)
+
+
 def test_a_hand_of_which_little_is_left_is_dropped():
     images, labels, key = case(4)
     labels["box"] += 115

@@ -1,0 +1,82 @@
+"""A task so small that a test can train it, and a program that trains one rank of it."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.loader import Loader
+from training.loop import Run, TrainSettings
+from training.products import Frames
+from training.shards import Dataset
+
+
+@dataclass(kw_only=True)
+class MeanColour:
+    """Learn the mean colour of a picture."""
+
+    norm: bool = True
+    width: int = 8
+    bad_steps: tuple[int, ...] = ()
+    """Whose pictures are not a number."""
+    metrics: tuple[float, ...] | None = ()
+    """What `evaluate` says, epoch after epoch; empty: the network's own; None: nothing."""
+    pause_s: float = 0.0
+    asked: int = 0
+
+    kind = "mean colour"
+    metric = "good"
+
+    def network(self) -> nn.Module:
+        norm = nn.BatchNorm2d(self.width) if self.norm else nn.Identity()
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.width, 3))
+        return nn.Sequential(nn.Conv2d(3, self.width, 3, 2), norm, nn.SiLU(), *pooled)
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"width": self.width}
+
+    def loss(self, network: nn.Module, batch: Any, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        time.sleep(self.pause_s)
+        pictures = batch.images.permute(0, 3, 1, 2).float() / 255
+        wanted = pictures.mean((2, 3))
+        if batch.step in self.bad_steps:
+            pictures = pictures * torch.nan
+        return {"colour": ((network(pictures) - wanted) ** 2).mean()}
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        if self.metrics is None:
+            return {}
+        self.asked += 1
+        if self.metrics:
+            return {"good": self.metrics[min(self.asked, len(self.metrics)) - 1]}
+        with torch.no_grad():
+            said = network(torch.full((1, 3, 32, 32), 0.5))
+        return {"good": -float((said - 0.5).abs().mean())}
+
+    def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def run(shards: list[Path], folder: Path, task: MeanColour, *, batch: int = 8, rank: int = 0, world_size: int = 1, **settings: Any) -> Run:
+    frames = Frames(dataset=Dataset.of(shards, shards[0].parents[1] / "cache"), size=32)
+    loader = Loader(products=[frames], batch_size=batch, rank=rank, world_size=world_size, num_threads=1)
+    chosen = TrainSettings(**({"epochs": 2, "learning_rate": 1e-2, "warmup_steps": 5, "average_warmup": 5.0} | settings))
+    return Run(task, loader, chosen, folder)
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if world_size > 1:
+        torch.distributed.init_process_group("gloo")
+    paths = [Path(path) for path in told["shards"]]
+    run(paths, Path(told["folder"]), MeanColour(**told["task"]), rank=rank, world_size=world_size, **told["settings"]).train()

@@ -136,10 +136,10 @@ def sample_angles(num_poses: int, rng: np.random.Generator) -> Float[np.ndarray,
             degrees[:, 3 * finger + k, 1] = low + (high - low) * share
         degrees[:, 3 * finger, 2] = rng.normal(0, 7, num_poses)
         degrees[:, 3 * finger, 0] = rng.normal(0, 3, num_poses)
-    degrees[:, 12] = rng.normal(0, 1, (num_poses, 3)) * [10, 14, 14] + [0, 10, 0]
-    degrees[:, 13, 1] = rng.uniform(-5, 50, num_poses)
+    degrees[:, 12] = rng.normal(0, 1, (num_poses, 3)) * [10, 18, 18] + [0, 8, 0]
+    degrees[:, 13, 1] = rng.uniform(-15, 60, num_poses)
     degrees[:, 13, 2] = rng.normal(0, 5, num_poses)
-    degrees[:, 14, 1] = rng.uniform(-10, 75, num_poses)
+    degrees[:, 14, 1] = rng.uniform(-20, 80, num_poses)
     return degrees * (math.pi / 180)
 
 

@@ -1,7 +1,7 @@
 """Which detections are the same hand, and what they say together (WiLoR, eq. 1). One frame at a time, boxes xyxy in its pixels."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int16, Int64
 
 from stages import boxes
 from stages.tables import HAND_KEYPOINTS, HandDetections
@@ -92,24 +92,52 @@ def fuse_box(
     return (fused if stays.all() else weighted_box(box[stays], score[stays])), stays
 
 
-def fuse_keypoints(keypoints: Float[np.ndarray, "n 21 3"], score: Float[np.ndarray, "n"], box_side: float) -> Float[np.ndarray, "21 3"]:
-    """Landmarks of the surest source that has them, averaged joint by joint with those that agree within a tenth of the box.
+AGREE = 0.1
+"""Two sources see a joint at one place when they are nearer than this many box sides. Ours."""
 
-    A joint on which somebody disagrees keeps the surest source's place at half its confidence.
+
+def fuse_keypoints(
+    keypoints: Float[np.ndarray, "n 21 3"], score: Float[np.ndarray, "n"], box_side: float
+) -> tuple[Float[np.ndarray, "21 3"], Int16[np.ndarray, "21"]]:
+    """Landmarks joint by joint: the mean of the sources that agree, and a mask of who they are (bit i: source i).
+
+    Of several opinions the one of most weight (score x the joint's confidence, summed) counts, so that a third source decides between
+    two. Its confidence is its surest source's, halved where others of more than a tenth of its weight see the joint elsewhere.
     """
-    have = np.flatnonzero(np.isfinite(keypoints).all((1, 2)))
-    if len(have) == 0:
-        return np.full(keypoints.shape[1:], np.nan, keypoints.dtype)
-    have = have[np.argsort(-score[have], kind="stable")]
-    points, confidence = keypoints[have, :, :2], keypoints[have, :, 2]
-    agree = np.linalg.norm(points - points[:1], axis=-1) <= 0.1 * box_side
-    weight = np.where(agree, confidence * score[have][:, None], 0)
-    weight[0] = np.maximum(weight[0], 1e-6)
-    mean = (weight[..., None] * points).sum(0) / weight.sum(0)[:, None]
-    mean = mean if len(have) > 1 else points[0]
-    sure = np.where(agree, confidence, 0).max(0)
-    return np.concatenate([mean, np.where(agree.all(0), sure, confidence[0] / 2)[:, None]], -1).astype(keypoints.dtype)
+    points, there = keypoints[..., :2].astype(np.float64), np.isfinite(keypoints).all(-1)
+    weight = np.where(there, np.maximum(keypoints[..., 2] * score[:, None], 1e-6), 0).astype(np.float64)
+    near = np.linalg.norm(points[:, None] - points[None], axis=-1) <= AGREE * box_side  # false where somebody has none
+    support = (near * weight[None]).sum(1)
+    joint = np.arange(keypoints.shape[1])
+    agree = near[support.argmax(0), :, joint].T
+    together = np.where(agree, weight, 0)
+    total = together.sum(0)
+    with np.errstate(invalid="ignore"):  # a joint that nobody has stays NaN
+        mean = (together[..., None] * np.nan_to_num(points)).sum(0) / total[:, None]
+    confidence = np.where(agree, np.nan_to_num(keypoints[..., 2]), 0).max(0)
+    disputed = weight.sum(0) - total > 0.1 * total
+    confidence = np.where(total > 0, np.where(disputed, confidence / 2, confidence), np.nan)
+    mask = (agree << np.arange(len(agree))[:, None]).sum(0).astype(np.int16)
+    return np.concatenate([mean, confidence[:, None]], -1).astype(keypoints.dtype), mask
 
+
+def looked(
+    box: Float[np.ndarray, "n 4"],
+    member: Bool[np.ndarray, "n sources"],
+    follows_arms: Bool[np.ndarray, "sources"],
+    person: Float[np.ndarray, "m 4"],
+) -> Bool[np.ndarray, "n sources"]:
+    """Which sources looked where each hand is: those that follow arms only within a person's box (grown as for crops), the others
+    everywhere. Who looked and saw nothing is absent; who did not look has no voice."""
+    middle, size = boxes.centre(box), person[:, 2:] - person[:, :2]
+    margin = (PERSON_CROP - 1) / 2 * size
+    inside = (middle[:, None] >= person[None, :, :2] - margin) & (middle[:, None] <= person[None, :, 2:] + margin)
+    with_somebody = inside.all(-1).any(-1)
+    return np.asarray(member | ~follows_arms[None] | with_somebody[:, None], np.bool_)
+
+
+PERSON_CROP = 1.25
+"""A person's crop is so many times the box."""
 
 PART_AREA = 0.25
 """A box within another and smaller than this share of it holds some fingers of that hand."""

@@ -1,15 +1,12 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, UInt8
 
-from fitting.files import sha256_of
 from stages.detectors.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.hand_search import (
     Hand,
@@ -30,14 +27,13 @@ from stages.stage import Key, Resources
 from stages.tables import HandDetections, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
-CALIBRATION = Path(__file__).parent / "detectors" / "mediapipe_calibration.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectHands:
     """Find hands on the whole frame, on tiles, on people, at their wrists, and where the neighbouring frames had one.
 
-    P(b|d) of WiLoR's eq. 1 is palm score x presence: MediaPipe's packages expose neither.
+    P(b|d) of WiLoR's eq. 1 is palm score x presence: MediaPipe's packages expose neither. Fusion calibrates it.
     """
 
     name: ClassVar[str] = "detect-hands"
@@ -85,13 +81,12 @@ class DetectHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the two networks and of the scores' calibration."""
-        return {**pinned_sha256(*NETWORKS), "calibration": sha256_of(CALIBRATION)}
+        """sha256 of the two networks."""
+        return pinned_sha256(*NETWORKS)
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
-        """Load both networks and the calibration."""
+        """Load both networks."""
         find_palms, find_landmarks = load_palm_detector(), load_hand_landmarks()
-        knots = np.array(json.loads(CALIBRATION.read_text())["knots"], np.float64)
         extent = np.array([self.extent_width, self.extent_height])
 
         def detect(frames: Frames, people: People) -> HandDetections:
@@ -108,7 +103,7 @@ class DetectHands:
                 decay=self.track_decay,
             )
             rows = [
-                _rows(frames.video, int(frame), float(time_s), [h for h in found if h.score >= self.min_score], extent, knots)
+                _rows(frames.video, int(frame), float(time_s), [h for h in found if h.score >= self.min_score], extent)
                 for frame, time_s, found in zip(frames.frame, frames.time_s, hands, strict=True)
             ]
             return HandDetections.concat(rows)
@@ -135,21 +130,14 @@ def hands_of_image(
     return hands
 
 
-def calibrate(score: Float[np.ndarray, "n"], knots: Float64[np.ndarray, "k 2"]) -> Float64[np.ndarray, "n"]:
-    """The share of detections of this raw score that are hands: straight lines between rising knots."""
-    return np.asarray(np.interp(score, knots[:, 0], knots[:, 1]), np.float64)
-
-
-def _rows(
-    video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"], knots: Float64[np.ndarray, "k 2"]
-) -> HandDetections:
+def _rows(video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"]) -> HandDetections:
     if not hands:
         return HandDetections.empty()
     count = len(hands)
     hulls = np.stack([hand.hull for hand in hands])
     centre, half = (hulls[:, :2] + hulls[:, 2:]) / 2, (hulls[:, 2:] - hulls[:, :2]) / 2 * extent
     presence = np.array([hand.landmarks.presence for hand in hands])
-    raw = np.array([hand.score for hand in hands])
+    score = np.array([hand.score for hand in hands], np.float32)
     points = np.stack([hand.landmarks.points for hand in hands])
     return HandDetections(
         video=np.full(count, video, object),
@@ -160,8 +148,8 @@ def _rows(
         person=np.array([hand.start.person for hand in hands], np.int16),
         crop=np.stack([hand.start.crop for hand in hands]).astype(np.float32),
         box=np.concatenate([centre - half, centre + half], axis=1).astype(np.float32),
-        score_raw=raw.astype(np.float32),
-        score=calibrate(raw, knots).astype(np.float32),
+        score_raw=score,
+        score=score,
         palm_score=np.array([hand.start.score for hand in hands], np.float32),
         presence=presence.astype(np.float32),
         p_right=np.array([hand.landmarks.p_right for hand in hands], np.float32),

@@ -6,13 +6,17 @@ detectors that did not run do not count. Bodies are a weaker witness: their wris
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int16, Int64
 
+from fitting.files import sha256_of
 from stages import bodies, boxes, tracks
-from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, without_copies
+from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
+from stages.calibration import EMBEDDED, calibrated, load_calibrations, uncalibrated
 from stages.people_union import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import Clips, HandDetections, Hands, People, Table, Videos
@@ -32,6 +36,14 @@ class FuseHands:
 
     detectors: tuple[str, ...] = ("mediapipe",)
     """Sources that ran, by name: rows of others are refused, and one that found nothing counts against a hand. Ours."""
+    arm_detectors: tuple[str, ...] = ("openpose", "vitpose", "alphapose")
+    """Those that look only where a body's arm ends, and see a hand at nearly every one: they say nothing where nobody is, and one of
+    them alone proves nothing (HaMeR, issue 114). Ours."""
+    mode: str = "calibrated"
+    """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
+    calibrated or dropped."""
+    calibration: str = ""
+    """A file that `python -m stages.calibrate` wrote; '' = the one that comes with the project."""
     match_iou: float = 0.4
     """Boxes of two sources above this overlap are the same hand. Ours; hulls and full boxes overlap by 0.56 at the median."""
     match_distance: float = 0.35
@@ -49,10 +61,13 @@ class FuseHands:
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
     they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
     min_score: float = 0.4
-    """Least score (calibrated confidences averaged over the sources that ran, raised by a wrist nearby), in [0, 1]. Ours; on our
+    """Least score (calibrated confidences averaged over the sources that looked, raised by a wrist nearby), in [0, 1]. Ours; on our
     labelled frames 0.3, 0.4, 0.5 give a recall of 0.88, 0.88, 0.85 at a precision of 0.946, 0.967, 0.977."""
+    min_agreed_score: float = 0.3
+    """The same for a hand that two or more sources saw. Ours."""
     lone_score: float = 0.9
-    """A hand that one of several sources saw needs this confidence and a wrist nearby, in [0, 1]. Ours."""
+    """A hand that one of several sources saw needs this confidence and a wrist nearby, in [0, 1]; so does one that a single arm
+    detector saw. Ours."""
     person_score: float = 0.65
     """People below this detection score do not count, in [0, 1]. Paper, sec. 3."""
     wrist_reach: float = 1.0
@@ -68,10 +83,12 @@ class FuseHands:
     """A hand may leave its constant-velocity guess by this many hand sizes a second. Ours."""
 
     def __post_init__(self) -> None:
-        if not self.detectors or len(set(self.detectors)) != len(self.detectors):
-            raise ValueError(f"fuse_hands.detectors must name each detector that ran once, got {self.detectors}")
+        if not 0 < len(set(self.detectors)) == len(self.detectors) < 16:
+            raise ValueError(f"fuse_hands.detectors must name each detector that ran once, 15 at most, got {self.detectors}")
+        if self.mode not in ("calibrated", "raw"):
+            raise ValueError(f"fuse_hands.mode must be calibrated or raw, got {self.mode!r}")
         shares = ("match_iou", "stranger_iou", "copy_iou", "cover_share", "nested_share", "wrist_weight")
-        for field in (*shares, "min_score", "lone_score", "person_score"):
+        for field in (*shares, "min_score", "min_agreed_score", "lone_score", "person_score"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"fuse_hands.{field} must lie in [0, 1], got {getattr(self, field)}")
         for field in ("match_distance", "copy_distance", "wrist_reach", "wrist_side_weight", "max_gap_s", "max_speed"):
@@ -80,13 +97,22 @@ class FuseHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """No model files."""
-        return {}
+        """sha256 of the calibration."""
+        return {} if self.mode == "raw" else {"calibration": sha256_of(self._calibration)}
+
+    @property
+    def _calibration(self) -> Path:
+        return Path(self.calibration) if self.calibration else EMBEDDED
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], Hands]:
-        return self._fuse
+        """Load the calibration."""
+        if self.mode == "raw":
+            return partial(self._fuse, uncalibrated)
+        return partial(self._fuse, partial(calibrated, calibrations=load_calibrations(self._calibration)))
 
-    def _fuse(self, videos: Videos, clips: Clips, people: People, detections: HandDetections) -> Hands:
+    def _fuse(
+        self, weigh: Callable[[HandDetections], HandDetections], videos: Videos, clips: Clips, people: People, detections: HandDetections
+    ) -> Hands:
         """Hands of one clip, by frame, best score first within it.
 
         Raises ValueError for rows of a detector that `detectors` does not name.
@@ -94,6 +120,7 @@ class FuseHands:
         strangers = set(detections.source) - set(self.detectors)
         if strangers:
             raise ValueError(f"fuse_hands.detectors is {self.detectors}, but there are hands of {sorted(strangers)}: name them")
+        detections = weigh(detections)
         frames = [
             fuse_frame(
                 self, detections.take(detections.frame == f), people.take(people.frame == f), int(videos.width[0]), int(videos.height[0])
@@ -109,16 +136,18 @@ def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, 
     everybody = union_of_people(people)  # numbered as the detectors number them
     people = everybody.take(everybody.score >= settings.person_score)
     detections = without_copies(detections, width, height, copy_iou=settings.copy_iou, copy_distance=settings.copy_distance)
-    clusters, box, keypoints = _fused(settings, detections)
+    clusters, box, keypoints, joined = _fused(settings, detections)
     size = boxes.long_side(box)
     wrist = np.where(np.isfinite(keypoints[:, WRIST, :2]), keypoints[:, WRIST, :2], boxes.centre(box))
     witness = bodies.wrist_witness(wrist, size, people, reach=settings.wrist_reach)
-    seen = np.array([detections.score[c].sum() for c in clusters], np.float64) / len(settings.detectors)
+    member = np.array([np.isin(settings.detectors, detections.source[c]) for c in clusters])
+    run = looked(box, member, np.isin(settings.detectors, settings.arm_detectors), people.box)
+    seen = np.array([detections.score[c].sum() for c in clusters], np.float64) / run.sum(1)
     votes = np.array([log_odds(detections.p_right[c]).sum() for c in clusters], np.float64)
     person, side = bodies.share_out(witness, votes, seen, side_weight=settings.wrist_side_weight)
     support = np.where(person >= 0, witness[np.arange(len(box)), person, side] if len(people) else 0, 0.0)
     score = np.clip(1 - (1 - seen) * (1 - settings.wrist_weight * support), 0, 1)
-    exists = _exists(settings, score, [detections.score[c] for c in clusters], support)
+    exists = _exists(settings, score, member, run, np.array([detections.score[c].max() for c in clusters]), support)
     exists &= ~covered(box, score, side, person >= 0, share=settings.cover_share, nested_share=settings.nested_share)
     members = [clusters[i] for i in np.flatnonzero(exists)]
     odds = bodies.side_log_odds(witness[exists], votes[exists], person[exists], side_weight=settings.wrist_side_weight)
@@ -140,8 +169,10 @@ def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, 
         track=np.full(n, -1, np.int32),
         track_length=np.zeros(n, np.int32),
         num_agree=np.array([len(c) for c in members], np.int16),
-        num_run=np.full(n, len(settings.detectors), np.int16),
+        num_run=run[exists].sum(1).astype(np.int16),
+        keypoint_sources=joined[exists],
         sources=_ragged([detections.source[c] for c in members]),
+        source_scores_raw=_ragged([detections.score_raw[c] for c in members]),
         source_scores=_ragged([detections.score[c] for c in members]),
         source_boxes=_ragged([detections.box[c] for c in members]),
     )
@@ -149,24 +180,33 @@ def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, 
 
 def _fused(
     settings: FuseHands, detections: HandDetections
-) -> tuple[list[Int64[np.ndarray, "_"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"]]:
-    """Rows of each hand's members, its box (eq. 1) and its landmarks."""
+) -> tuple[list[Int64[np.ndarray, "_"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"], Int16[np.ndarray, "n 21"]]:
+    """Rows of each hand's members, its box (eq. 1), its landmarks and the members that each was joined from."""
     clusters = associate(detections, match_iou=settings.match_iou, match_distance=settings.match_distance)
-    fused = [fuse_box(detections.box[c], detections.score[c], stranger_iou=settings.stranger_iou) for c in clusters]
+    stranger_iou = 0.0 if settings.mode == "raw" else settings.stranger_iou
+    fused = [fuse_box(detections.box[c], detections.score[c], stranger_iou=stranger_iou) for c in clusters]
     clusters = [c[stays] for c, (_, stays) in zip(clusters, fused, strict=True)]
     box = np.stack([b for b, _ in fused]).astype(np.float64)
     sides_px = boxes.long_side(box).tolist()
-    keypoints = [fuse_keypoints(detections.keypoints[c], detections.score[c], px) for c, px in zip(clusters, sides_px, strict=True)]
-    return clusters, box, np.stack(keypoints).astype(np.float64)
+    joined = [fuse_keypoints(detections.keypoints[c], detections.score[c], px) for c, px in zip(clusters, sides_px, strict=True)]
+    return clusters, box, np.stack([points for points, _ in joined]).astype(np.float64), np.stack([mask for _, mask in joined])
 
 
 def _exists(
-    settings: FuseHands, score: Float64[np.ndarray, "n"], members: list[np.ndarray], support: Float64[np.ndarray, "n"]
+    settings: FuseHands,
+    score: Float64[np.ndarray, "n"],
+    member: Bool[np.ndarray, "n sources"],
+    run: Bool[np.ndarray, "n sources"],
+    top: Float[np.ndarray, "n"],
+    support: Float64[np.ndarray, "n"],
 ) -> Bool[np.ndarray, "n"]:
-    """Which hands are there: enough score and, when several sources looked, two that agree or a very sure one by a wrist."""
-    agreed = np.array([len(scores) for scores in members]) >= min(2, len(settings.detectors))
-    top = np.array([scores.max() for scores in members])
-    return (agreed & (score >= settings.min_score)) | (~agreed & (top >= settings.lone_score) & (support > 0))
+    """Which hands are there: two sources that agree, the only one that looked, or one of several that is very sure by a wrist."""
+    follows_arms = np.isin(settings.detectors, settings.arm_detectors)
+    num_agree, num_run = member.sum(1), run.sum(1)
+    agreed = (num_agree >= 2) & (score >= settings.min_agreed_score)
+    only = (num_run == 1) & (score >= settings.min_score)
+    by_eye = member[:, ~follows_arms].any(1)
+    return np.asarray(agreed | only | (by_eye & (top >= settings.lone_score) & (support > 0)), np.bool_)
 
 
 def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int32, Int64, Shaped
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 LEFT, RIGHT = 0, 1
 
@@ -242,7 +242,7 @@ class HandDetections(Table):
     crop: Float32[np.ndarray, "n 4"]  # the region that was looked at
     box: Float32[np.ndarray, "n 4"]  # as the detector means it
     score_raw: Float32[np.ndarray, "n"]  # P(b|d) as the detector says it; for MediaPipe palm x presence
-    score: Float32[np.ndarray, "n"]  # calibrated: the share of such detections that are hands
+    score: Float32[np.ndarray, "n"]  # the same in [0, 1], as its own stage would have it; fusion calibrates it
     palm_score: Float32[np.ndarray, "n"]
     presence: Float32[np.ndarray, "n"]
     p_right: Float32[np.ndarray, "n"]  # probability of a right hand; NaN when the detector does not say
@@ -270,9 +270,11 @@ class Hands(Table):
     track: Int32[np.ndarray, "n"]  # the same number for one hand through a clip
     track_length: Int32[np.ndarray, "n"]  # rows of that track
     num_agree: Int16[np.ndarray, "n"]  # how many sources saw it
-    num_run: Int16[np.ndarray, "n"]  # how many sources looked
+    num_run: Int16[np.ndarray, "n"]  # how many sources looked there
+    keypoint_sources: Int16[np.ndarray, "n 21"]  # who each landmark is from: bit i stands for item i of `sources`
     sources: TextList  # one item a source that saw it, in the same order below
-    source_scores: FloatList
+    source_scores: FloatList  # calibrated
+    source_scores_raw: FloatList  # P(b|d) as the detector says it
     source_boxes: BoxList
 
 

@@ -33,11 +33,12 @@ def render_video(
 
 
 def columns(table: type[Table], n: int, **given: object) -> Table:
-    """A table of n rows: the given columns, zeros or '' in all others. A single value stands for all rows."""
+    """A table of n rows: the given columns, zeros, '' or empty lists in all others. A single value stands for all rows."""
     values = {}
     for field in table.schema():
-        value = given.pop(field.name, "" if str(field.type) == "string" else 0)
-        dtype: object = object if str(field.type) in ("string",) or str(field.type).startswith("list") else None
+        is_list = str(field.type).startswith("list")
+        value = given.pop(field.name, [[] for _ in range(n)] if is_list else "" if str(field.type) == "string" else 0)
+        dtype: object = object if str(field.type) == "string" or is_list else None
         shape, arrow = [n], field.type
         while hasattr(arrow, "list_size"):
             shape.append(arrow.list_size)

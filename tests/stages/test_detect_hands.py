@@ -1,6 +1,5 @@
 """Hands: found, once each, on the right side, by every route; none where none are."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages import boxes
-from stages.detect_hands import CALIBRATION, DetectHands, calibrate
+from stages.detect_hands import DetectHands
 from stages.detect_people import DetectPeople
 from stages.tables import HandDetections, People
 from tests.labelled_pictures import frames_of, labelled
@@ -106,18 +105,6 @@ def test_cars_black_and_tiny_pictures_hold_no_hand(media: Path) -> None:
 def test_the_same_frames_give_the_same_bytes(media: Path) -> None:
     image, _ = labelled(media, "A000")
     assert detect(image).to_arrow().equals(detect(image).to_arrow())
-
-
-def test_calibrated_score_rises_with_the_raw_score() -> None:
-    knots = np.array([[0.0, 0.1], [0.5, 0.6], [1.0, 0.9]])
-    np.testing.assert_allclose(calibrate(np.array([0.0, 0.25, 1.0]), knots), [0.1, 0.35, 0.9])
-
-
-def test_the_calibration_on_disk_rises_from_nothing_to_certainty() -> None:
-    knots = np.array(json.loads(CALIBRATION.read_text())["knots"])
-    assert (np.diff(knots, axis=0) > 0).all()
-    assert knots[0].tolist() == [0, 0]
-    assert knots[-1].tolist() == [1, 1]
 
 
 def test_bad_settings_are_named() -> None:

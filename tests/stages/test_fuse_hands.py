@@ -4,58 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.association import associate, fuse_box, fuse_keypoints, weighted_box
 from stages.fuse_hands import FuseHands
 from stages.people_union import union_of_people
-from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
-
-SIZE = (640, 480)
-NO_DETECTIONS, NO_VIDEOS = HandDetections.empty(), Videos.empty()
-quick = settings(max_examples=40, deadline=None)
-
-
-def shape_of(box: np.ndarray, right: bool) -> np.ndarray:
-    """21 landmarks that fill a box, wrist at the bottom, mirrored for a left hand."""
-    unit = np.stack([np.linspace(0, 1, 21) ** 2, 1 - np.linspace(0, 1, 21)], -1)
-    unit = unit if right else np.stack([1 - unit[:, 0], unit[:, 1]], -1)
-    return np.concatenate([box[:2] + unit * (box[2:] - box[:2]), np.ones((21, 1))], -1)
-
-
-def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, crop=(0, 0, *SIZE)) -> HandDetections:
-    box = np.asarray(box, np.float32)
-    points = shape_of(box, p_right > 0.5) if landmarks else np.full((21, 3), np.nan)
-    known = {"video": "v", "source": source, "route": "frame", "frame": frame, "time_s": frame / 5, "person": -1, "crop": crop, "box": box}
-    known |= {"score": score, "score_raw": score, "palm_score": score, "presence": 1.0, "p_right": p_right, "keypoints": points}
-    known["world"] = points / 1000
-    empty = vars(NO_DETECTIONS)
-    columns = {name: np.array([known[name]], column.dtype).reshape(1, *column.shape[1:]) for name, column in empty.items()}
-    return HandDetections(**columns)
-
-
-def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, seen=0.9) -> People:
-    points = np.zeros((1, 17, 3), np.float32)
-    points[0, BODY_KEYPOINTS.index("left_wrist")] = (*left, seen)
-    points[0, BODY_KEYPOINTS.index("right_wrist")] = (*right, seen)
-    return People(
-        video=np.array(["v"], object), frame=np.array([frame]), time_s=np.array([frame / 5]), person=np.array([person], np.int16),
-        box=np.array([box], np.float32), score=np.array([score], np.float32), keypoints=points,
-    )  # fmt: skip
-
-
-def fuse(*detections: HandDetections, people: People | None = None, **changes) -> Hands:
-    names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
-    stage = FuseHands(**{"detectors": names, "min_score": 0.05, **changes})
-    clip = Clips(
-        clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
-        first_frame=np.array([0]), num_frames=np.array([30]), frames_per_second=np.array([5.0]), ends_with=np.array(["end"], object),
-    )  # fmt: skip
-    known = {"width": SIZE[0], "height": SIZE[1]}
-    blank = {n: np.array([known.get(n, "" if c.dtype == object else 0)], c.dtype) for n, c in vars(NO_VIDEOS).items()}
-    return stage.build()(Videos(**blank), clip, people or People.empty(), HandDetections.concat(detections))
-
+from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
+from tests.stages.fused_hands import body, detection, fuse, quick, shape_of
 
 boxes_in_frame = st.tuples(st.floats(50, 400), st.floats(50, 300), st.floats(30, 150), st.floats(30, 150)).map(
     lambda b: np.array([b[0], b[1], b[0] + b[2], b[1] + b[3]], np.float32)
@@ -273,7 +229,8 @@ def test_landmarks_are_averaged_where_sources_agree_and_halved_in_confidence_whe
     a = shape_of(np.array([0, 0, 100, 100]), True)
     b = a + np.array([4, 0, 0])
     b[20, 0] += 50
-    fused = fuse_keypoints(np.stack([a, b]), np.array([0.75, 0.25]), 100.0)
+    fused, who = fuse_keypoints(np.stack([a, b]), np.array([0.75, 0.25]), 100.0)
+    assert who.tolist() == [0b11] * 20 + [0b01]
     assert np.allclose(fused[:20, 0], a[:20, 0] + 1)  # (0.75 * 0 + 0.25 * 4) / 1
     assert np.allclose(fused[20], [*a[20, :2], 0.5])
 

@@ -182,7 +182,7 @@ def test_a_flipped_byte_in_an_image_is_noticed(sources: list[ClipTables], tmp_pa
 def test_metadata_say_what_made_the_shard(sources: list[ClipTables], tmp_path: Path) -> None:
     schema = pq.read_schema(packed(sources, tmp_path))
     facts = {k.decode(): v.decode() for k, v in schema.metadata.items()}
-    assert (facts["split"], facts["fingerprint"], facts["schema_version"]) == ("train", RECIPE["fingerprint"], "1")
+    assert (facts["split"], facts["fingerprint"], facts["schema_version"]) == ("train", RECIPE["fingerprint"], "2")
     assert "simplejpeg" in facts["generator"]
     assert schema.equals(Shards.schema())
 

@@ -1,0 +1,51 @@
+"""Hands as detectors see them and people, built by hand for the tests of fusion."""
+
+import numpy as np
+from hypothesis import settings
+
+from stages.fuse_hands import FuseHands
+from stages.tables import BODY_KEYPOINTS, Clips, HandDetections, Hands, People, Videos
+
+SIZE = (640, 480)
+NO_DETECTIONS, NO_VIDEOS = HandDetections.empty(), Videos.empty()
+quick = settings(max_examples=40, deadline=None)
+
+
+def shape_of(box: np.ndarray, right: bool) -> np.ndarray:
+    """21 landmarks that fill a box, wrist at the bottom, mirrored for a left hand."""
+    unit = np.stack([np.linspace(0, 1, 21) ** 2, 1 - np.linspace(0, 1, 21)], -1)
+    unit = unit if right else np.stack([1 - unit[:, 0], unit[:, 1]], -1)
+    return np.concatenate([box[:2] + unit * (box[2:] - box[:2]), np.ones((21, 1))], -1)
+
+
+def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, crop=(0, 0, *SIZE)) -> HandDetections:
+    box = np.asarray(box, np.float32)
+    points = shape_of(box, p_right > 0.5) if landmarks else np.full((21, 3), np.nan)
+    known = {"video": "v", "source": source, "route": "frame", "frame": frame, "time_s": frame / 5, "person": -1, "crop": crop, "box": box}
+    known |= {"score": score, "score_raw": score, "palm_score": score, "presence": 1.0, "p_right": p_right, "keypoints": points}
+    known["world"] = points / 1000
+    empty = vars(NO_DETECTIONS)
+    columns = {name: np.array([known[name]], column.dtype).reshape(1, *column.shape[1:]) for name, column in empty.items()}
+    return HandDetections(**columns)
+
+
+def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, seen=0.9) -> People:
+    points = np.zeros((1, 17, 3), np.float32)
+    points[0, BODY_KEYPOINTS.index("left_wrist")] = (*left, seen)
+    points[0, BODY_KEYPOINTS.index("right_wrist")] = (*right, seen)
+    return People(
+        video=np.array(["v"], object), frame=np.array([frame]), time_s=np.array([frame / 5]), person=np.array([person], np.int16),
+        box=np.array([box], np.float32), score=np.array([score], np.float32), keypoints=points,
+    )  # fmt: skip
+
+
+def fuse(*detections: HandDetections, people: People | None = None, **changes) -> Hands:
+    names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
+    stage = FuseHands(**{"detectors": names, "min_score": 0.05, **changes})
+    clip = Clips(
+        clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
+        first_frame=np.array([0]), num_frames=np.array([30]), frames_per_second=np.array([5.0]), ends_with=np.array(["end"], object),
+    )  # fmt: skip
+    known = {"width": SIZE[0], "height": SIZE[1]}
+    blank = {n: np.array([known.get(n, "" if c.dtype == object else 0)], c.dtype) for n, c in vars(NO_VIDEOS).items()}
+    return stage.build()(Videos(**blank), clip, people or People.empty(), HandDetections.concat(detections))

@@ -29,8 +29,8 @@ def whole_tracks(segment: Int64[np.ndarray, "n"], size: int) -> Iterator[Int64[n
     ends = np.flatnonzero(np.diff(segment[order], append=-2) | (segment[order] < 0)) + 1
     start = 0
     while start < len(order):
-        fitting = ends[(ends > start) & (ends <= start + size)]
-        end = fitting[-1] if len(fitting) else ends[ends > start][0]
+        longest, shortest = np.searchsorted(ends, [start + size, start], side="right") - [1, 0]
+        end = ends[max(longest, shortest)]
         yield order[start:end]
         start = end
 
@@ -41,6 +41,10 @@ class Chain(NamedTuple):
     rows: Int[Tensor, "k t"]  # of the batch, in time order; a shorter track's last one is repeated
     there: Bool[Tensor, "k t"]
     time_s: Float[Tensor, "k t"]
+
+    def only(self, tracks: Bool[Tensor, "k"]) -> "Chain":
+        """Some of the tracks."""
+        return Chain(*(values[tracks] for values in self))
 
     def member(self) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"], Int[Tensor, "m"]]:
         """Row, track and place of every frame."""

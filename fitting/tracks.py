@@ -34,8 +34,8 @@ class TrackSettings:
     hidden in every third frame best, 4.7 % of the box off on average, 11.1 % without it and 5.3 % with six times as much."""
     share_shape: bool = True
     """One set of betas a track."""
-    jump_weight: float = 0.1
-    """Of a jump between frames, when a track chooses among its frames' tilts. Ours; 0.03 to 1 give the same flips on studio motion."""
+    jump_weight: float = 0.3
+    """Of a jump between frames, when a track chooses among its frames' tries. Ours; 0.1 to 1 are alike on studio motion."""
     max_gap_s: float = 0.5
     """A track breaks where its hand is not seen for longer."""
     num_iterations: int = 8

@@ -63,7 +63,7 @@ class Fit:
     """Of the accelerations of joints, root and size along a track; 0 leaves the frames free. Ours, by fingers hidden on real clips."""
     share_shape: bool = True
     """One set of betas a track. Ours."""
-    jump_weight: float = 0.1
+    jump_weight: float = 0.3
     """Of a jump between two frames, where a track chooses among its frames' tilts. Ours."""
     max_gap_s: float = 0.5
     """A track breaks for the fit where its hand is not seen for longer, seconds, or changes its side. Ours."""

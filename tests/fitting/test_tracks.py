@@ -1,5 +1,7 @@
 """Hands of one track share their shape, move smoothly, do not flip, and leave other tracks alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from fitting.banded import Banded, solve_banded
 from fitting.chains import chains, segments, whole_tracks
 from fitting.compiled_banded import solve_banded as solve_banded_compiled
 from fitting.fit import FitSettings, Fitter, Outcome
+from fitting.initial import two_tilts
+from fitting.kinematics import FROM_KEYPOINTS
 from fitting.objective import Landmarks, State
-from fitting.paths import cheapest_path
+from fitting.paths import cheapest_path, mend_jumps
 from fitting.rotation import matrix_from_axis_angle
 from fitting.smoothness import Smoothness
+from fitting.solver import solve
 from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
 from pipeline.truth import pa_mpjpe_mm
 
@@ -187,8 +192,8 @@ def test_banded_solution_is_the_dense_one(t, f, s):
 def test_a_system_that_is_not_positive_definite_gives_nan_for_its_track_alone():
     system = random_system(3, 6, 5, 2)
     system.blocks[1, 3] -= 100 * torch.eye(5)
-    for solve in (solve_banded, solve_banded_compiled):
-        frames, _ = solve(system)
+    for solution in (solve_banded(system), solve_banded_compiled(system)):
+        frames, _ = solution
         assert torch.isfinite(frames[[0, 2]]).all()
         assert frames[1].isnan().all()
 
@@ -285,6 +290,28 @@ def test_a_single_frame_that_flips_is_repaired(fitter):
     assert cheapest_path(score, points, chain, jump_weight=0.1)[0].tolist() == [0] * n
     score[1, 4:] = 0.2
     assert cheapest_path(score, points, chain, jump_weight=0.1)[0].tolist() == [0] * 4 + [1] * 5
+
+
+def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fitter, motion):
+    rows = slice(20, 29)
+    keypoints = torch.as_tensor(motion.pixels[rows][:, list(FROM_KEYPOINTS)]).float()
+    size = (keypoints.amax(1) - keypoints.amin(1)).amax(1)
+    points = (keypoints - keypoints.mean(1, keepdim=True)) / size[:, None, None]
+    blank = torch.zeros(9, 21)
+    seen = Landmarks(points, blank + 1, blank, blank)
+    minimise = partial(solve, fitter.objective, num_iterations=20, tolerance=1e-4)
+    tilts = [minimise(start, seen) for start in two_tilts(fitter.objective, seen)]
+    found = tilts[int(tilts[1].total.mean() < tilts[0].total.mean())]
+    good = found.state.take(torch.arange(9))
+    half_turn = matrix_from_axis_angle(torch.tensor([0.0, np.pi, 0.0]))
+    found.state.root[4] = half_turn @ found.state.root[4]
+    fallen = fitter.objective.total(fitter.objective.losses(found.state, seen)[0])[4]
+    found.total[4] = fallen
+    chain = chains(np.zeros(9, np.int64), motion.time_s[rows])[0]
+    mend_jumps(fitter.objective, minimise, found, seen, chain, jump_weight=0.3)
+    apart = (found.state.root.mT @ good.root).diagonal(dim1=1, dim2=2).sum(1)
+    assert (apart > 1 + 2 * np.cos(0.2)).all()
+    assert found.total[4] < 0.5 * fallen
 
 
 @pytest.mark.parametrize("share_shape", [True, False])

@@ -85,6 +85,8 @@ def fetch(row: Weights, *, on_bytes: OnBytes = lambda _, __: None, pauses_s: Seq
         if not known:
             row.write_lock(sha256)
         part.replace(row.path)
+        for stale in row.path.parent.glob(f"{row.path.name}.*.part"):
+            stale.unlink()
     return row.path
 
 

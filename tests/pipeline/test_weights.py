@@ -45,6 +45,11 @@ class Visit(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site, manner = self.server, self.path.strip("/")
         site.visits[manner] += 1
+        if manner.startswith("moved-"):
+            self.send_response(302)
+            self.send_header("Location", site.url(manner.removeprefix("moved-")))
+            self.end_headers()
+            return
         refusal = re.fullmatch(r"(\d{3})(?:x(\d+))?", manner)
         if refusal and site.visits[manner] <= int(refusal[2] or 1_000_000):
             self.send_error(int(refusal[1]))
@@ -112,12 +117,18 @@ def test_next_run_goes_on_where_the_last_one_gave_up(row: Callable[..., Weights]
     assert site.ranges == ["bytes=1000000-"]
 
 
-def test_bytes_of_two_versions_are_never_joined(row: Callable[..., Weights], site: Site) -> None:
+def test_a_file_that_moved_is_followed_and_resumed_there(row: Callable[..., Weights], site: Site) -> None:
+    assert fetch(row("moved-cut"), pauses_s=(0, 0)).read_bytes() == BODY
+    assert site.ranges == ["bytes=1000000-", "bytes=2000000-"]
+
+
+def test_bytes_of_two_versions_are_never_joined(row: Callable[..., Weights], site: Site, tmp_path: Path) -> None:
     with pytest.raises(DownloadError):
         fetch(row("cut"), pauses_s=())
     site.body, site.etag = BODY[::-1], '"v2"'
     assert fetch(row("plain"), pauses_s=()).read_bytes() == BODY[::-1]
     assert site.ranges == []
+    assert leftovers(tmp_path) == ["net.pth", "net.pth.sha256"]
 
 
 def test_server_without_versions_is_resumed_only_when_the_hash_is_known(row: Callable[..., Weights], site: Site) -> None:

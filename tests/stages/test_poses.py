@@ -80,7 +80,7 @@ def test_batches_of_any_size_give_the_same_poses(media: Path) -> None:
     assert np.abs(one.body - many.body).max() < 0.02
 
 
-def test_grey_level_of_bf16_moves_points_little(media: Path) -> None:
+def test_bf16_moves_points_little(media: Path) -> None:
     image, _ = labelled(media, "A052")
     frames = frames_of(image)
     found = boxes_of(frames, (0, 100, 50, 400, 500))

@@ -41,9 +41,9 @@ class LossWeights:
     angle: float = 40.0
     """Of L_A in eq. 3, radians squared."""
     prior: float = 300.0
-    """Of eq. 4, square metres summed over the vertices: from 125 to 1000 all is within 0.2 mm at one `prior` x noise."""
+    """Of eq. 4, square metres summed over the vertices. Half and twice as much change 0.1 mm, at one product with the prior's noise."""
     shape: float = 0.015
-    """Of the squared betas, without which weak perspective cannot tell a small hand from a far one: 0.01 to 0.03 within 0.1 mm."""
+    """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Half and twice as much cost 0.1 mm."""
     depth: float = 0.0
     """Of the disagreement with a detector's depths, box sides."""
     robust_scale: float = 0.02

@@ -41,13 +41,13 @@ class Fit:
     """Of eq. 4, square metres summed over the vertices. Ours; the paper does not say."""
     prior_noise: float = 2e-5
     """Square metres by which a mesh strays from its components: makes rare poses dearer than common ones (Tipping and Bishop 1999); 0 is
-    eq. 4 as printed. Ours: worth 1.6 of 6.9 mm PA-MPJPE under landmark noise of 3 % of the box."""
+    eq. 4 as printed. Ours: worth 1.2 of 6.4 mm PA-MPJPE under landmark noise of 3 % of the box."""
     shape_weight: float = 0.015
     """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Ours."""
     robust_scale: float = 0.02
     """Share of the box at which the reprojection loss turns from squared to the L1 of eq. 2. Ours."""
     num_components: int = 30
-    """Of the pose PCA, d in eq. 4. Ours: 45 is as exact and 20 is 0.2 mm worse; the paper does not say."""
+    """Of the pose PCA, d in eq. 4. Ours: 36 to 64 are as exact, 20 is 0.2 mm worse; the paper does not say."""
     num_iterations: int = 20
     """Of Levenberg-Marquardt, three of them from both tilts of the palm. Ours."""
     tolerance: float = 1e-3

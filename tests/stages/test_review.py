@@ -24,7 +24,7 @@ def good(n: int = 1, **changes) -> tuple[Clips, Hands, Fits]:
     """`n` frames of one well-seen hand, but for the changes."""
     hands = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 640, "height": 480, "box": (100, 100, 200, 200)}
     hands |= {"score": 0.9, "track_length": n, "num_agree": 1, "num_run": 1}
-    fits = {"video": "v", "frame": np.arange(n), "outcome": "converged", "error_share": 0.02, "violation_deg": 1.0, "num_points": 21}
+    fits = {"video": "v", "frame": np.arange(n), "outcome": "converged", "error_share": 0.02, "violation_deg": 1.0, "inlier_ratio": 1.0}
     clip = {"clip": "v-0000", "video": "v", "end_s": n / 5, "num_frames": n * 6, "frames_per_second": 5.0}
     changed = [known | {k: v for k, v in changes.items() if k in vars(empty)} for known, empty in ((hands, NO_HANDS), (fits, NO_FITS))]
     return filled(Clips.empty(), clip, 1), filled(NO_HANDS, changed[0], n), filled(NO_FITS, changed[1], n)
@@ -74,7 +74,13 @@ def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks():
 
 def test_a_hand_at_a_limit_has_half_in_that_term():
     at_limit, perfect = (review(*good(5, error_share=e)).quality[0] for e in (Review().max_error_share, 0.0))
-    assert at_limit / perfect == pytest.approx(0.5 ** (1 / 6), rel=1e-5)
+    assert at_limit / perfect == pytest.approx(0.5 ** (1 / 7), rel=1e-5)
+
+
+def test_landmarks_that_the_fit_does_not_meet_lower_the_quality_alone():
+    half, perfect = (review(*good(5, inlier_ratio=share)) for share in (0.5, 1.0))
+    assert half.keep.all()
+    assert half.quality[0] / perfect.quality[0] == pytest.approx(0.5 ** (1 / 7), rel=1e-5)
 
 
 def test_a_failed_fit_has_no_quality():

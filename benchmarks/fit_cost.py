@@ -4,7 +4,9 @@ import time
 
 import torch
 
-POINTS, BONES, FINGERS, BETAS, ROWS_OF_G, COMPONENTS, VERTICES, UNKNOWNS = 21, 15, 5, 10, 135, 20, 778, 61
+from fitting.prior import NUM_COMPONENTS as COMPONENTS
+
+POINTS, BONES, FINGERS, BETAS, ROWS_OF_G, VERTICES, UNKNOWNS = 21, 15, 5, 10, 135, 778, 61
 
 
 def triangle(n: int) -> int:

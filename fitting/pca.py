@@ -33,7 +33,7 @@ BATCH = 1 << 15
 MESHES = 4096
 """Meshes a step of IncrementalPCA."""
 NUM_KEPT = 64
-"""Components of IncrementalPCA; the fit takes the first 20."""
+"""Components of IncrementalPCA; the fit takes the first 30."""
 
 Rotations = Float[Tensor, "n 15 3 3"]
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,23 +27,14 @@ def launch(
     The folder must be seen by every worker. A worker that dies takes the run back to its last checkpoint, `max_failures` times.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    import ray.train
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    def ranks_part(_: Mapping[str, object]) -> None:
-        context = ray.train.get_context()
-        rank, world_size = context.get_world_rank(), context.get_world_size()
-        device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
-        part = replace(loader, rank=rank, world_size=max(1, world_size), pin_memory=use_gpu)
-        best = Run(task, part, settings, folder, device).train()
-        ray.train.report(dict(best))
-
     folder.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
-        ranks_part,
-        train_loop_config={},
+        _rank,
+        train_loop_config={"task": task, "loader": loader, "settings": settings, "folder": folder, "use_gpu": use_gpu},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name="ray", storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=max_failures if num_workers else 0)
@@ -52,3 +44,16 @@ def launch(
         return dict(trainer.fit().metrics or {})
     except TrainingFailedError as error:
         raise next(iter(getattr(error, "worker_failures", {}).values()), error) from error
+
+
+def _rank(told: Mapping[str, Any]) -> None:
+    """One rank's part, on the worker that is to do it."""
+    import ray.train
+
+    context = ray.train.get_context()
+    device = torch.device("cuda", torch.cuda.current_device()) if told["use_gpu"] else torch.device("cpu")
+    part = replace(
+        told["loader"], rank=context.get_world_rank(), world_size=max(1, context.get_world_size()), pin_memory=device.type == "cuda"
+    )
+    best = Run(told["task"], part, told["settings"], told["folder"], device).train()
+    ray.train.report(dict(best))

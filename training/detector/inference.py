@@ -36,13 +36,10 @@ class HandDetector:
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int = 640, threshold: float = 0.3) -> "HandDetector":
         """The averaged weights of a checkpoint. Raises ValueError when it is none of a detector."""
-        saved = Checkpoint.load(path, "detector")
-        network = Detector(DetectorSettings(**saved.settings))
-        load_weights(network, saved.average, path)
-        return cls(fused(network).to(device), size=size, threshold=threshold)
+        return cls(fused(read(path)).to(device), size=size, threshold=threshold)
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[DetectedHands]:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[DetectedHands]:
         """Hands of RGB pictures of any sizes, in one batch."""
         if not images:
             return []
@@ -68,6 +65,14 @@ class HandDetector:
         points = np.concatenate([(points[..., :2] - shift) / scale, points[..., 2:]], -1)
         box = (box - np.tile(shift, 2)) / scale
         return DetectedHands(box=box, score=score, side=side, side_score=both.max(1) / np.maximum(both.sum(1), 1e-9), keypoints=points)
+
+
+def read(path: Path) -> Detector:
+    """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a detector."""
+    saved = Checkpoint.load(path, "detector")
+    network = Detector(DetectorSettings(**saved.settings))
+    load_weights(network, saved.average, path)
+    return network.eval()
 
 
 def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detections:

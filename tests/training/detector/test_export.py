@@ -1,0 +1,84 @@
+"""The exported files say what the network says, for any number of pictures."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tests.training.detector.small import random_detector, save
+from training.detector.export import export
+from training.detector.inference import detections
+from training.detector.network import DetectorSettings
+
+SIZE, HANDS = 96, 20
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["one to one", "one to many"])
+def files(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    network = random_detector(DetectorSettings(one_to_one=request.param))
+    checkpoint = save(network, folder / "best.pt")
+    for name in ("hands.onnx", "hands.pt2") if request.param else ("hands.onnx",):
+        export(folder / name, checkpoint, size=SIZE, max_hands=HANDS)
+    return network, folder
+
+
+def wanted(network, pictures):
+    """The best anchors, one picture after the other."""
+    with torch.no_grad():
+        said = detections(network, pictures)
+    best, side = said.score.max(2)
+    rows = best.argsort(1, descending=True)[:, :HANDS]
+    pick = lambda values: torch.stack([values[k, row] for k, row in enumerate(rows)])  # noqa: E731
+    return pick(said.box), pick(best), pick(side), pick(said.keypoints)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnxruntime_says_what_torch_says(files, batch):
+    network, folder = files
+    pictures = torch.rand(batch, 3, SIZE, SIZE)
+    session = onnxruntime.InferenceSession(folder / "hands.onnx", providers=["CPUExecutionProvider"])
+    names = ["box", "score", "side", "keypoints"]
+    box, score, side, keypoints = session.run(names, {"images": pictures.numpy()})
+    true_box, true_score, true_side, true_keypoints = wanted(network, pictures)
+    assert true_score.diff(dim=1).max() < -1e-5, "ties, whose order nobody promises"
+    assert true_score.std() > 0.01
+    np.testing.assert_allclose(score, true_score, atol=1e-4)
+    assert box.shape == (batch, HANDS, 4)
+    np.testing.assert_allclose(box, true_box, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(keypoints[..., :2], true_keypoints[..., :2], atol=1e-3, rtol=0)
+    np.testing.assert_allclose(keypoints[..., 2], true_keypoints[..., 2], atol=1e-4)
+    assert np.array_equal(side, true_side)
+
+
+def test_the_file_holds_one_head_and_says_what_it_is(files):
+    network, folder = files
+    model = onnx.load(folder / "hands.onnx")
+    onnx.checker.check_model(model)
+    assert model.opset_import[0].version >= 17
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["format"] == "whim detector 1"
+    assert (facts["size"], facts["max_hands"], facts["classes"]) == (str(SIZE), str(HANDS), "left,right")
+    assert facts["without_doubles"] == str(network.single is not None).lower()
+    assert (folder / "hands.onnx").stat().st_size < 1.1 * 4 * 3.385e6
+    assert not list(folder.glob("partial-*"))
+
+
+def test_torch_reads_its_own_export(files):
+    network, folder = files
+    if network.single is None:
+        pytest.skip("exported once, from the other head")
+    extra = {"whim.json": ""}
+    program = torch.export.load(folder / "hands.pt2", extra_files=extra)
+    pictures = torch.rand(3, 3, SIZE, SIZE)
+    for got, true in zip(program.module()(pictures), wanted(network, pictures), strict=True):
+        torch.testing.assert_close(got, true, atol=1e-3, rtol=0)
+    assert '"classes": "left,right"' in extra["whim.json"]
+
+
+def test_senseless_exports_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .onnx or .pt2, got .*hands.pb"):
+        export(tmp_path / "hands.pb", tmp_path / "best.pt")
+    with pytest.raises(ValueError, match="multiple of 32, got 100"):
+        export(tmp_path / "hands.onnx", tmp_path / "best.pt", size=100)

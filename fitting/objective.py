@@ -44,8 +44,8 @@ class LossWeights:
     """Of eq. 4, square metres summed over the vertices. Half and twice as much change 0.1 mm, at one product with the prior's noise."""
     shape: float = 0.015
     """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Half and twice as much cost 0.1 mm."""
-    depth: float = 0.0
-    """Of the disagreement with a detector's depths, box sides."""
+    depth: float = 0.03
+    """Of the disagreement with a detector's depths, box sides: for MediaPipe's, which lean; 0.1 to 0.3 where they only tremble."""
     robust_scale: float = 0.02
     """Share of the box at which the reprojection loss turns from squared to linear."""
     depth_scale: float = 0.05

@@ -204,7 +204,7 @@ def test_defaults_are_those_of_the_fit_itself():
     stage, ours = Fit(), FitSettings()
     for name in ("num_components", "prior_noise", "num_iterations", "tolerance", "world_weight", "batch_size"):
         assert getattr(stage, name) == getattr(ours, name), name
-    for name in ("bone", "angle", "prior", "shape"):
+    for name in ("bone", "angle", "prior", "shape", "depth"):
         assert getattr(stage, f"{name}_weight") == getattr(ours.weights, name), name
     for name in ("smooth_weight", "share_shape", "jump_weight", "max_gap_s"):
         assert getattr(stage, name) == getattr(ours.tracks, name), name

@@ -253,6 +253,13 @@ def test_hands_without_a_track_are_fitted_as_before(fitter, noisy):
     torch.testing.assert_close(single.joints_3d, alone.joints_3d)
 
 
+def test_both_backends_fit_tracks_alike(model, motion, noisy, fitted):
+    plain = Fitter(model, FitSettings(backend="torch")).fit(noisy, track=motion.track, time_s=motion.time_s)
+    apart = (plain.joints_3d - fitted.joints_3d).norm(dim=2).mean(1)
+    assert apart.median() < 1e-4
+    assert (apart < 1e-3).float().mean() > 0.95
+
+
 def test_order_of_rows_changes_nothing(fitter, motion, noisy, fitted):
     order = np.random.default_rng(0).permutation(len(noisy))
     shuffled = fitter.fit(noisy[order], track=motion.track[order], time_s=motion.time_s[order])

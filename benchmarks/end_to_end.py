@@ -1,8 +1,8 @@
 """Render -> detect -> fit, against the exact truth: how far fitted hands are off, and which part of the way is to blame.
 
 `python -m benchmarks.end_to_end` writes benchmarks/results/end_to_end.json. With `--labelled FILE` it writes hands of other seeds for
-`python -m fitting.calibrate` instead. The fit's poses come from the studio's vocabulary, the prior's from `fitting.anatomy`'s sampler:
-two generators. Hands of the sampler itself are reported apart. The hand model is the stand-in on both sides.
+`python -m fitting.calibrate` instead. All poses come from the studio's vocabulary of shapes, the prior's from `fitting.anatomy`'s sampler.
+The hand model is the stand-in on both sides.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from stages.fit import Fit
 
 RESULT = Path(__file__).parent / "results" / "end_to_end.json"
 HELD_OUT_SEED, CALIBRATION_SEED = 20_000, 30_000
-KINDS: tuple[Kind, ...] = ("still", "film", "sampled")
+KINDS: tuple[Kind, ...] = ("still", "film", "mixed")
 GROSS_SHARE = 0.12
 """Landmarks off by more than this share of the hand on average are on something else."""
 PALM = (0, 1, 5, 9, 13, 17)

@@ -5,7 +5,7 @@ Nothing is tracked: every picture is looked at alone.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from fitting.anatomy import sample_angles
 from fitting.calibrate import LabelledHands
 from fitting.mano import LEFT
 from fitting.rotation import matrix_from_axis_angle
-from pipeline.hand_scores import LabelledFrame, match_hands
 from stages.detect_hands import DetectHands
 from stages.frames import Frames
 from stages.fuse_hands import FuseHands, fuse_frame
+from stages.labels import LabelledFrame, match_hands
 from stages.tables import People
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model
@@ -30,8 +29,8 @@ from studio.scene import MIRROR, Track
 from studio.truth import CLEAR_VISIBLE
 from studio.video import NOISE_LEVEL, Film, pose_track, render_film
 
-Kind = Literal["still", "film", "sampled"]
-"""`still`: a shape between two of the studio's vocabulary. `sampled`: a still whose fingers the prior's own sampler moves, harder."""
+Kind = Literal["still", "film", "mixed"]
+"""`still`: a shape between two of the studio's vocabulary. `mixed`: a still on which every finger has two shapes of its own, harder."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -101,8 +100,8 @@ def _stills(kind: Kind, rng: np.random.Generator) -> Iterator[Scene]:
     """One hand a picture, right and left in turn, each with a shape, skin, sleeve and background of its own."""
     model, camera = studio_model(), Camera()
     for number in count():
-        track = _random_track(number % 2, rng)
-        posed = pose_track(model, track if kind == "still" else replace(track, angles=sample_angles(1, rng)))
+        track = _random_track(number % 2, _random_angles(5 if kind == "mixed" else 1, rng), rng)
+        posed = pose_track(model, track)
         mesh = posed.hand.mesh(posed.vertices[0], track.elbow[0])
         noise = rng.normal(0, NOISE_LEVEL, (camera.height, camera.width, 3)).astype(np.float32)
         picture = Renderer(camera, rng).draw(mesh, Backdrop(camera.width, camera.height, rng).at(0), noise)
@@ -117,10 +116,18 @@ def _stills(kind: Kind, rng: np.random.Generator) -> Iterator[Scene]:
         )
 
 
-def _random_track(side: int, rng: np.random.Generator) -> Track:
+def _random_angles(num_pairs: int, rng: np.random.Generator) -> Float64[np.ndarray, "15 3"]:
+    """Fingers on the way from one of the studio's shapes to another: all between the same two, or, with 5 pairs, each between its own."""
+    names = [str(name) for _ in range(num_pairs) for name in rng.choice(list(SHAPES), 2, replace=False)]
+    shapes = key_angles(names, rng).reshape(num_pairs, 2, 5, 3, 3)
+    share = rng.uniform(size=num_pairs)[:, None, None, None]
+    between = (1 - share) * shapes[:, 0] + share * shapes[:, 1]
+    return between[np.arange(5) % num_pairs, np.arange(5)].reshape(15, 3)
+
+
+def _random_track(side: int, angles: Float64[np.ndarray, "15 3"], rng: np.random.Generator) -> Track:
     """One hand at one moment: palm or back to the camera, fingers up, then rolled and yawed by up to 0.9 and pitched by 0.7 radians."""
-    first, second = key_angles([str(name) for name in rng.choice(list(SHAPES), 2, replace=False)], rng)
-    share, towards = rng.uniform(), rng.choice([-1.0, 1.0])
+    towards = rng.choice([-1.0, 1.0])
     upright = np.array([[0, 0, -towards], [1, 0, 0], [0, -towards, 0]])
     roll, yaw, pitch = (_turn(axis, rng.uniform(-most, most)) for axis, most in (("z", 0.9), ("y", 0.9), ("x", 0.7)))
     orient = roll @ yaw @ pitch @ upright
@@ -133,7 +140,7 @@ def _random_track(side: int, rng: np.random.Generator) -> Track:
         side=side,
         dress=Dress(skin=skin, cloth=cloth, sleeve_m=float(rng.uniform(0.015, 0.09))),
         betas=np.clip(rng.normal(0, 0.8, 10), -1.6, 1.6),
-        angles=((1 - share) * first + share * second)[None],
+        angles=angles[None],
         orient=orient[None],
         wrist=(wrist * flip)[None],
         elbow=(elbow * flip)[None],

@@ -1,6 +1,6 @@
 """Fit the hand model to the landmarks of every hand of a clip (WiLoR, section 3, eq. 2-4)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +27,7 @@ class Fit:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
     writes: ClassVar[type[Table]] = Fits
@@ -144,18 +144,19 @@ class Fit:
 
 
 def on_joints(hands: Hands, offsets: Mapping[str, Offsets]) -> Hands:
-    """Hands whose landmarks are moved onto the model's joints, by the offsets of the surest source that has any."""
+    """Hands whose landmarks are moved onto the model's joints, by the offsets of the detectors they are from.
+
+    A landmark that is the mean of several detectors' takes its part of each one's offset; 3D landmarks are one detector's.
+    """
     keypoints, world = hands.keypoints.copy(), hands.world.copy()
-    source = np.array([_surest(*row, offsets) for row in zip(hands.sources, hands.source_scores, strict=True)], object)
-    for name in set(source) - {""}:
-        rows = source == name
-        keypoints[rows], world[rows] = corrected(keypoints[rows], world[rows], offsets[name])
+    joined = np.maximum(np.bitwise_count(hands.keypoint_sources), 1)
+    for name, known in offsets.items():
+        bit = np.array([[*sources].index(name) if name in sources else -1 for sources in hands.sources], np.int16)
+        rows = np.flatnonzero(bit >= 0)
+        moved, world[rows] = corrected(hands.keypoints[rows], hands.world[rows], known)
+        part = (hands.keypoint_sources[rows] >> bit[rows, None] & 1) / joined[rows]
+        keypoints[rows] += part[..., None].astype(np.float32) * (moved - hands.keypoints[rows])
     return replace(hands, keypoints=keypoints, world=world)
-
-
-def _surest(sources: Sequence[str], scores: Sequence[float], offsets: Mapping[str, Offsets]) -> str:
-    known = [(score, source) for source, score in zip(sources, scores, strict=True) if source in offsets]
-    return max(known)[1] if known else ""
 
 
 def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:

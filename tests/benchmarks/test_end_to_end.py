@@ -14,7 +14,7 @@ from studio.hand import studio_model
 
 @pytest.fixture(scope="module")
 def found() -> RenderedHands:
-    return joined([find(render(kind, 7), 6) for kind in ("still", "film", "sampled")])
+    return joined([find(render(kind, 7), 6) for kind in ("still", "film", "mixed")])
 
 
 def palms(tilt_deg: float) -> np.ndarray:
@@ -27,7 +27,7 @@ def palms(tilt_deg: float) -> np.ndarray:
 
 
 def test_the_same_seed_is_the_same_picture_and_another_seed_another_hand() -> None:
-    for kind in ("still", "film", "sampled"):
+    for kind in ("still", "film", "mixed"):
         (one,), (same,), (other,) = (list(islice(render(kind, seed), 1)) for seed in (3, 3, 4))
         np.testing.assert_array_equal(one.image, same.image)
         assert np.abs(one.joints_3d - other.joints_3d).max() > 0.01

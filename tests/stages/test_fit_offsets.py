@@ -12,13 +12,15 @@ from stages.tables import Clips, Hands
 from tests.small_tables import columns
 
 
-def hands_of(sources: list[list[str]], scores: list[list[float]]) -> Hands:
+def hands_of(sources: list[list[str]], parts: list[int]) -> Hands:
+    """Random landmarks; `parts` are the masks of who they are from."""
     n, rng = len(sources), np.random.default_rng(0)
     points = rng.uniform(100, 300, (n, 21, 2))
     keypoints = np.concatenate([points, np.ones((n, 21, 1))], 2).astype(np.float32)
     world = np.concatenate([points, rng.uniform(-50, 50, (n, 21, 1))], 2).astype(np.float32) / 1000
-    known = {"frame": np.arange(n), "width": 640, "height": 480, "keypoints": keypoints, "world": world}
-    hands = columns(Hands, n, video="v", **known, sources=sources, source_scores=scores, source_boxes=[[] for _ in sources])
+    mask = np.repeat(np.array(parts, np.int16)[:, None], 21, 1)
+    known = {"frame": np.arange(n), "width": 640, "height": 480, "keypoints": keypoints, "world": world, "keypoint_sources": mask}
+    hands = columns(Hands, n, video="v", **known, sources=sources)
     assert isinstance(hands, Hands)
     return hands
 
@@ -32,20 +34,31 @@ def extent(hands: Hands) -> np.ndarray:
     return np.ptp(hands.keypoints[..., 0], axis=1)
 
 
-def test_each_hand_takes_the_offsets_of_its_surest_source_that_has_any() -> None:
-    names = [["a", "b"], ["a", "b"], ["boxes", "a"], ["boxes"], []]
-    hands = hands_of(names, [[0.9, 0.5], [0.5, 0.9], [0.9, 0.1], [0.9], []])
+def test_each_landmark_takes_the_offset_of_the_detector_it_is_from() -> None:
+    names = [["a", "boxes"], ["a", "b"], ["boxes", "a"], ["other", "a"], ["other"], []]
+    hands = hands_of(names, [0b01, 0b10, 0b10, 0b01, 0b1, 0])
     moved = on_joints(hands, {"a": shrinking(0.5), "b": shrinking(0.1)})
-    np.testing.assert_allclose(extent(moved) / extent(hands), [0.5, 0.9, 0.5, 1, 1], rtol=1e-5)
-    np.testing.assert_array_equal(moved.world[3:], hands.world[3:])
+    np.testing.assert_allclose(extent(moved) / extent(hands), [0.5, 0.9, 0.5, 1, 1, 1], rtol=1e-5)
     np.testing.assert_allclose(np.ptp(moved.world[0, :, 0]), 0.5 * np.ptp(hands.world[0, :, 0]), rtol=1e-5)
+    np.testing.assert_array_equal(moved.world[4:], hands.world[4:])
     np.testing.assert_array_equal(moved.world[..., 2], hands.world[..., 2])
     assert (moved.keypoints[..., 2] == 1).all()
 
 
+def test_a_landmark_averaged_from_two_takes_half_of_each_offset() -> None:
+    hands = hands_of([["a", "b"], ["a", "other"]], [0b11, 0b11])
+    hands.keypoint_sources[1, 3] = 0b10
+    moved = on_joints(hands, {"a": shrinking(0.5), "b": shrinking(0.1)})
+    middle = hands.keypoints[..., :2].mean(1, keepdims=True)
+    share = (moved.keypoints[..., :2] - middle) / (hands.keypoints[..., :2] - middle)
+    np.testing.assert_allclose(share[0], 0.7, rtol=1e-3)
+    np.testing.assert_allclose(np.delete(share[1], 3, 0), 0.75, rtol=1e-3)
+    np.testing.assert_allclose(share[1, 3], 1, rtol=1e-3)
+
+
 def test_the_setting_decides_and_the_file_is_in_the_fingerprint() -> None:
     clip = columns(Clips, 1, clip="v-0000", video="v")
-    hands = hands_of([["mediapipe"]] * 2, [[0.9]] * 2)
+    hands = hands_of([["mediapipe"]] * 2, [1, 1])
     with_offsets, without = (Fit(device="cpu", landmark_offsets=known).build()(clip, hands) for known in (True, False))
     by_hand = Fit(device="cpu", landmark_offsets=False).build()(clip, on_joints(hands, load_offsets()))
     np.testing.assert_array_equal(with_offsets.joints_2d, by_hand.joints_2d)
@@ -55,7 +68,7 @@ def test_the_setting_decides_and_the_file_is_in_the_fingerprint() -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_mirrored_hand_moves_as_its_mirror_image(side: int) -> None:
-    hands = dataclasses.replace(hands_of([["mediapipe"]], [[1.0]]), side=np.array([side], np.int8))
+    hands = dataclasses.replace(hands_of([["mediapipe"]], [1]), side=np.array([side], np.int8))
     flip = np.array([-1, 1, 1], np.float32)
     mirrored = dataclasses.replace(hands, keypoints=hands.keypoints * flip, world=hands.world * flip)
     moved, image = on_joints(hands, load_offsets()), on_joints(mirrored, load_offsets())

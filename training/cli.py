@@ -4,9 +4,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,9 @@ from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
 from training.shards import Dataset, listed
 
+if TYPE_CHECKING:
+    from training.detector.inference import HandDetector
+
 console = Console(soft_wrap=True)
 
 
@@ -26,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits 0 when done, 1 on a user's error."""
     arguments = build_parser().parse_args(argv)
     try:
+        if arguments.image % 32 or arguments.image <= 0:
+            raise ValueError(f"--image must be a multiple of 32, got {arguments.image}")
         arguments.command(arguments)
     except (ValueError, OSError, NotFiniteError) as error:
         console.print(f"whim: {error}", style="red", markup=False)
@@ -34,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="whim", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train-detector", help="train the hand detector on shards")
     train.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards (with index.json)")
@@ -56,13 +62,33 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(command=train_detector)
-    measure = commands.add_parser("evaluate-detector", help="COCO figures of a checkpoint on shards")
-    measure.add_argument("checkpoint", type=Path)
-    measure.add_argument("--data", type=Path, required=True)
+    measure = _on_checkpoint(commands, "evaluate-detector", evaluate_detector, "figures of a checkpoint on shards or labelled frames")
+    on = measure.add_mutually_exclusive_group(required=True)
+    on.add_argument("--data", type=Path, help="folder of shards")
+    on.add_argument("--labels", type=Path, help="label file of frames of real video")
+    measure.add_argument("--media", type=Path, help="folder that the label file's paths start from; default: above the file's own")
+    measure.add_argument("--beside", type=Path, help="figures of the annotators on the same frames (JSON of whim evaluate hands)")
     measure.add_argument("--split", default="test")
-    measure.add_argument("--image", type=int, default=640)
     measure.add_argument("--json", action="store_true")
-    measure.set_defaults(command=evaluate_detector)
+    watch = _on_checkpoint(commands, "detect", detect_hands, "hands of a picture, a video or a camera, drawn and as a table")
+    watch.add_argument("source", help="a file, webcam, or webcam:2 for /dev/video2")
+    watch.add_argument("--out", type=Path, default=Path("detected"), help="folder")
+    watch.add_argument("--table", choices=("parquet", "json"), default="parquet")
+    watch.add_argument("--frames", type=int, help="stop after so many")
+    write = _on_checkpoint(commands, "export-detector", export_detector, "write a checkpoint for other runtimes")
+    write.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
+    write.add_argument("--hands", type=int, default=100, help="the most that a picture can have")
+    return parser
+
+
+def _on_checkpoint(commands: Any, name: str, command: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+    """A command that uses a trained detector."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--image", type=int, default=640, help="side of the network's pictures, pixels, a multiple of 32")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    parser.add_argument("--gpu", action="store_true")
+    parser.set_defaults(command=command)
     return parser
 
 
@@ -71,8 +97,6 @@ def train_detector(arguments: argparse.Namespace) -> None:
     from training.detector.task import DetectorTask
     from training.launch import launch
 
-    if arguments.image % 32:
-        raise ValueError(f"--image must be a multiple of 32, got {arguments.image}")
     folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=arguments.samples) for folder in arguments.data]
     loader = Loader(products=folders, batch_size=arguments.batch, weights=arguments.weights, seed=arguments.seed)
     held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
@@ -98,21 +122,51 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
-    """COCO figures of the averaged weights."""
-    from training.detector.inference import HandDetector
+    """Figures of the averaged weights: COCO's on shards; recall, precision and side on labelled frames, beside the annotators'."""
+    from training.detector.labelled import evaluate_labelled
     from training.detector.task import judged
     from training.metrics import at_threshold, average_precision
 
-    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=arguments.image)
-    detector = HandDetector.load(arguments.checkpoint, size=arguments.image, threshold=0.01)
-    truth, said = judged(detector, frames)
-    figures = average_precision(truth, said, len(frames), by_side=False)
-    figures |= {f"side_{name}": value for name, value in average_precision(truth, said, len(frames), by_side=True).items()}
-    figures |= at_threshold(truth, said, 0.3)
-    if arguments.json:
-        print(json.dumps(figures))
+    detector = _detector(arguments, threshold=0.01)
+    if arguments.labels:
+        figures = dict(evaluate_labelled(detector, arguments.labels, arguments.media, threshold=arguments.threshold))
+        title = f"{arguments.checkpoint} on {arguments.labels}"
     else:
-        _print(figures, f"{arguments.checkpoint} on {len(frames)} frames")
+        frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=arguments.image)
+        truth, said = judged(detector, frames)
+        figures = average_precision(truth, said, len(frames), by_side=False)
+        figures |= {f"side_{name}": value for name, value in average_precision(truth, said, len(frames), by_side=True).items()}
+        figures |= at_threshold(truth, said, arguments.threshold)
+        title = f"{arguments.checkpoint} on {len(frames)} frames"
+    beside = json.loads(arguments.beside.read_text()) if arguments.beside else {}
+    beside = {name: beside.get("side_accuracy" if name == "side" else name) for name in figures} if beside else {}
+    if arguments.json:
+        print(json.dumps(figures | ({"beside": beside} if beside else {})))
+    else:
+        _print(figures, title, beside)
+
+
+def detect_hands(arguments: argparse.Namespace) -> None:
+    """Draw what the detector sees, and write its hands."""
+    from training.detector.detect import detect
+
+    frames, hands = detect(_detector(arguments), arguments.source, arguments.out, table_format=arguments.table, max_frames=arguments.frames)
+    console.print(f"{hands} hands in {frames} pictures: {arguments.out}", markup=False)
+
+
+def export_detector(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint as ONNX or by torch.export."""
+    from training.detector.export import export
+
+    export(arguments.out, arguments.checkpoint, size=arguments.image, max_hands=arguments.hands)
+    console.print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB", markup=False)
+
+
+def _detector(arguments: argparse.Namespace, threshold: float | None = None) -> "HandDetector":
+    from training.detector.inference import HandDetector
+
+    device = "cuda" if arguments.gpu else "cpu"
+    return HandDetector.load(arguments.checkpoint, device, size=arguments.image, threshold=threshold or arguments.threshold)
 
 
 def _held_out(folders: Sequence[Path], size: int) -> Frames | None:
@@ -121,10 +175,13 @@ def _held_out(folders: Sequence[Path], size: int) -> Frames | None:
     return Frames(dataset=Dataset.of(paths), size=size) if paths else None
 
 
-def _print(figures: Mapping[str, float], title: str) -> None:
+def _print(figures: Mapping[str, float], title: str, beside: Mapping[str, float | None] | None = None) -> None:
     grid = Table(title=title)
     grid.add_column("metric")
     grid.add_column("value", justify="right")
+    if beside:
+        grid.add_column("annotators", justify="right")
     for name, value in figures.items():
-        grid.add_row(name, f"{value:.4f}")
+        other = (beside or {}).get(name)
+        grid.add_row(name, f"{value:.4f}", "" if other is None else f"{other:.4f}")
     console.print(grid)

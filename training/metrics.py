@@ -12,6 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 
+Part = tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]
+"""Picture, boxes, sides, scores, ignored."""
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Found:
     """Boxes of a set of pictures: truth, or detections with their scores."""
@@ -23,8 +27,8 @@ class Found:
     ignore: Float[np.ndarray, "n"]  # 1 where the truth is not known; 0 of detections
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]]) -> "Found":
-        """From (picture, boxes, sides, scores, ignored) of each picture."""
+    def of(cls, parts: Sequence[Part]) -> "Found":
+        """From the parts of each picture."""
         image = [np.full(len(box), number, np.int64) for number, box, *_ in parts]
         ignore = [np.full(len(box), float(ignored)) for _, box, _, _, ignored in parts]
         empty = np.zeros(0)
@@ -89,8 +93,11 @@ def _results(said: Found, by_side: bool) -> list[dict[str, object]]:
 
 
 def at_threshold(truth: Found, said: Found, threshold: float, min_iou: float = 0.5) -> Mapping[str, float]:
-    """`precision`, `recall` and, of the hands found, the share of right `side`s, of detections with at least this score."""
-    found = correct = wrong = 0
+    """`precision`, `recall` and, of the hands found, the share of right `side`s, of detections with at least this score.
+
+    A true side below 0 is not known, and not counted.
+    """
+    found = sided = correct = wrong = 0
     for number in np.unique(np.concatenate([truth.image, said.image])):
         mine = np.flatnonzero((said.image == number) & (said.score >= threshold))
         mine = mine[np.argsort(-said.score[mine], kind="stable")]
@@ -104,11 +111,12 @@ def at_threshold(truth: Found, said: Found, threshold: float, min_iou: float = 0
             if best >= 0 and match[best] >= min_iou:
                 free[best] = False
                 found += 1
+                sided += int(truth.side[hands[best]] >= 0)
                 correct += int(truth.side[hands[best]] == said.side[detection])
             elif not (covered[row] >= min_iou).any():
                 wrong += 1
     num_hands = int((truth.ignore == 0).sum())
-    return {"precision": found / max(found + wrong, 1), "recall": found / max(num_hands, 1), "side": correct / max(found, 1)}
+    return {"precision": found / max(found + wrong, 1), "recall": found / max(num_hands, 1), "side": correct / max(sided, 1)}
 
 
 def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], *, crowd: bool = False) -> Float[np.ndarray, "n m"]:

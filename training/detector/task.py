@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.detector.augment import Augmentation, as_floats, augment, of_training
+from training.detector.draw import draw_box, draw_hands
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
@@ -18,7 +19,7 @@ from training.loader import Batch
 from training.metrics import Found, at_threshold, average_precision
 from training.products import Frames
 
-_LEFT_COLOUR, _RIGHT_COLOUR, _TRUTH_COLOUR = (64, 128, 255), (255, 96, 64), (255, 255, 255)
+_TRUTH_COLOUR = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +85,8 @@ class DetectorTask:
             self.held_out.decode(row, picture)
             (hands,) = detector([picture])
             for box in self.held_out.labels([row])["box"]:
-                _rectangle(picture, box, _TRUTH_COLOUR)
-            for box, side, score, points in zip(hands.box, hands.side, hands.score, hands.keypoints, strict=True):
-                colour = _RIGHT_COLOUR if side else _LEFT_COLOUR
-                _rectangle(picture, box, colour)
-                cv2.putText(picture, f"{score:.2f}", (int(box[0]), int(box[1]) - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour)
-                for x, y, _ in points:
-                    cv2.circle(picture, (int(x), int(y)), 1, colour, -1)
+                draw_box(picture, box, _TRUTH_COLOUR)
+            draw_hands(picture, hands)
             sheet.append(picture)
         sheet += [np.zeros_like(sheet[0])] * (-len(sheet) % 4)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +120,3 @@ def _without_mosaic(chosen: Augmentation) -> Augmentation:
 def _float(raw: Any) -> Any:
     """The loss is taken in float32 whatever the network ran in."""
     return type(raw)(*(values.float() for values in raw))
-
-
-def _rectangle(picture: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> None:
-    x0, y0, x1, y1 = (round(float(value)) for value in box)
-    cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 1)

@@ -43,7 +43,6 @@ def test_onnxruntime_says_what_torch_says(files, batch):
     box, score, side, keypoints = session.run(names, {"images": pictures.numpy()})
     true_box, true_score, true_side, true_keypoints = wanted(network, pictures)
     assert true_score.diff(dim=1).max() < -1e-5, "ties, whose order nobody promises"
-    assert true_score.std() > 0.01
     np.testing.assert_allclose(score, true_score, atol=1e-4)
     assert box.shape == (batch, HANDS, 4)
     np.testing.assert_allclose(box, true_box, atol=1e-3, rtol=0)

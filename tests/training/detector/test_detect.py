@@ -1,0 +1,132 @@
+"""A detector on files: what is drawn, what is written, and what is said of files that are none."""
+
+import json
+import sys
+
+import av
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import whim
+from tests.training.detector.small import random_detector, save
+from training.detector.detect import detect
+from training.detector.inference import HandDetector
+from training.detector.labelled import evaluate_labelled
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(random_detector(), tmp_path_factory.mktemp("net") / "best.pt")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8))
+    return path
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Seven frames at 10 a second, of odd sides."""
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 91, 67, "yuv420p"
+        for k in range(7):
+            frame = av.VideoFrame.from_ndarray(np.full((67, 91, 3), 30 * k, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_picture_is_drawn_and_its_hands_are_in_the_table(checkpoint, photo, tmp_path):
+    detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
+    out = tmp_path / "out"
+    frames, hands = detect(detector, str(photo), out)
+    (wanted,) = detector([cv2.imread(str(photo), cv2.IMREAD_COLOR_RGB)])
+    table = pq.read_table(out / "photo.parquet")
+    assert (frames, hands) == (1, len(wanted.score)) == (1, len(table))
+    assert hands > 0
+    np.testing.assert_allclose(np.array(table["box"].to_pylist()), wanted.box, atol=1e-3)
+    np.testing.assert_allclose(np.array(table["keypoints"].to_pylist()), wanted.keypoints, atol=1e-3)
+    assert table["side"].to_pylist() == wanted.side.tolist()
+    drawn = cv2.imread(str(out / "photo.jpg"))
+    assert drawn.shape == (80, 120, 3)
+    assert (np.abs(drawn.astype(int) - cv2.imread(str(photo))) > 60).mean() > 0.01
+
+
+def test_a_video_is_drawn_frame_by_frame(checkpoint, film, tmp_path):
+    detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
+    out = tmp_path / "out"
+    assert detect(detector, str(film), out, table_format="json")[0] == 7
+    rows = json.loads((out / "film.json").read_text())
+    assert {row["frame"] for row in rows} == set(range(7))
+    assert sorted({row["time_s"] for row in rows}) == pytest.approx([k / 10 for k in range(7)], abs=2e-3)
+    with av.open(str(out / "film.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 7
+    assert frames[0].shape == (66, 90, 3)
+    assert detect(detector, str(film), tmp_path / "few", max_frames=2)[0] == 2
+
+
+def test_what_is_no_picture_and_no_video_is_named(checkpoint, tmp_path):
+    detector = HandDetector.load(checkpoint, size=64)
+    (tmp_path / "text.mp4").write_text("no video")
+    for source, words in ((tmp_path / "text.mp4", "cannot be read as a video"), (tmp_path / "none.jpg", "cannot be read as a picture")):
+        with pytest.raises(ValueError, match=words):
+            detect(detector, str(source), tmp_path / "out")
+    with pytest.raises(ValueError, match="/dev/video77 cannot be read"):
+        detect(detector, "webcam:77", tmp_path / "out")
+
+
+def labels(folder, **entry):
+    picture = {"id": "A0", "jpeg": "photo.jpg", "width": 120, "height": 80, "hands": [], "ignore": []} | entry
+    path = folder / "labels" / "some.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"format": "handmedia-bench/1", "images": [picture]}))
+    return path
+
+
+def test_labelled_frames_are_counted(checkpoint, photo):
+    detector = HandDetector.load(checkpoint, size=64, threshold=0.01)
+    (found,) = detector([cv2.imread(str(photo), cv2.IMREAD_COLOR_RGB)])
+    best = found.box[0].tolist()
+    name = ("left", "right")[int(found.side[0])]
+    threshold = float(found.score[0]) - 1e-6
+    figures = evaluate_labelled(detector, labels(photo.parent, hands=[{"box": best, "side": name}]), threshold=threshold)
+    assert (figures["precision"], figures["recall"], figures["side"]) == (1, 1, 1)
+    two = [{"box": best, "side": None}, {"box": [0, 0, 1, 1], "side": "left"}]
+    figures = evaluate_labelled(detector, labels(photo.parent, hands=two), threshold=threshold)
+    assert (figures["precision"], figures["recall"], figures["side"]) == (1, 0.5, 0)
+    figures = evaluate_labelled(detector, labels(photo.parent, ignore=[best]), threshold=threshold)
+    assert (figures["precision"], figures["recall"]) == (0, 0)
+
+
+def test_labels_that_do_not_fit_are_named(checkpoint, photo, tmp_path):
+    detector = HandDetector.load(checkpoint, size=64)
+    with pytest.raises(FileNotFoundError, match=r"label A0: no picture .*gone.jpg: name the folder of the pictures with --media"):
+        evaluate_labelled(detector, labels(tmp_path, jpeg="gone.jpg"))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="has format None, this code reads 'handmedia-bench/1'"):
+        evaluate_labelled(detector, tmp_path / "other.json")
+
+
+def test_the_command_line_reaches_training(checkpoint, photo, tmp_path, monkeypatch, capsys):
+    def say(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["whim", *map(str, words)])
+        whim.main()
+        return capsys.readouterr().out
+
+    assert "hands in 1 pictures" in say("detect", checkpoint, photo, "--image", 64, "--threshold", 0.4, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "photo.parquet").exists()
+    beside = tmp_path / "beside.json"
+    beside.write_text(json.dumps({"recall": 0.5, "precision": 0.75, "side_accuracy": 0.25}))
+    told = ("evaluate", "detector", checkpoint, "--labels", labels(tmp_path), "--image", 64, "--beside", beside)
+    assert json.loads(say(*told, "--json"))["beside"] == {"recall": 0.5, "precision": 0.75, "side": 0.25, "ap50": None}
+    assert "0.7500" in say(*told)
+    with pytest.raises(SystemExit):
+        say("detect", checkpoint, photo, "--image", 100)
+    assert "--image must be a multiple of 32, got 100" in capsys.readouterr().out

@@ -153,6 +153,7 @@ def number(typing, array, place):
     """One number of an array, all its axes counted as one: `array.ravel()[place]`, for a place that is not negative."""
 
     def build(context, builder, signature, args):
+        assert array.layout == "C", "the array must lie in one piece"
         data = context.make_array(array)(context, builder, args[0]).data
         return builder.load(builder.gep(data, [args[1]]))
 

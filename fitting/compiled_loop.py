@@ -5,7 +5,9 @@ The rules are those of `fitting.solver`. A hand's numbers never leave its lane, 
 The three functions that Python calls are kept on disk once compiled; `sources` is `fitting.compiled_model.SOURCES`.
 """
 
-from typing import no_type_check
+import logging
+from collections.abc import Callable
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -21,11 +23,22 @@ from fitting.compiled_terms import add_angles, add_bones, add_shape, angle_loss,
 from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import EASED, MAX_DAMPING, MIN_DAMPING, RAISED
 
+_log = logging.getLogger(__name__)
+
 _LONGEST_STEP = 1e6
 """Of the norm of a step, radians and units alike: a longer one is no step but a sign that the equations could not be solved."""
 
 TOTAL, DAMPING, VALUE, LOWERED, LANE_ROWS = 0, 1, 2, 3, 4
 """Rows of what the loop keeps of its lanes."""
+
+
+def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that Python calls, without the interpreter's lock, and keep it beside its module or in the user's cache."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither place can be written
+        _log.warning("%s is compiled in every process anew: set NUMBA_CACHE_DIR to a folder that can be written", function.__name__)
+        return numba.njit(nogil=True)(function)
 
 
 @numba.njit
@@ -117,7 +130,7 @@ def put(w, at, column, values):
         w[at + i, column] = values[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kept
 @no_type_check
 def solve_queue(sources, states, landmarks, damping, constants, w, m, lane, num_iterations, tolerance, total, converged, used):
     """Fit hands, one row each of states [n, 157], landmarks [n, 105] and damping [n], in place; total, converged, used [n] are written."""
@@ -174,7 +187,7 @@ def _get(w, at, column, values):
         values[i] = w[at + i, column]
 
 
-@numba.njit(cache=True, nogil=True)
+@kept
 @no_type_check
 def evaluate(sources, states, landmarks, constants, w, m, matrix, gradient, values, points, turns, parts):
     """Of hands, one row each: the normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints."""
@@ -197,7 +210,7 @@ def evaluate(sources, states, landmarks, constants, w, m, matrix, gradient, valu
             _get(w, PARTS, column, parts[row])
 
 
-@numba.njit(cache=True, nogil=True)
+@kept
 @no_type_check
 def measure(sources, states, landmarks, constants, mesh, w, joints, values):
     """Of hands, one row each: joints [n, 21, 3] and into values [n, 11] the losses, the box (box sides) and the worst violation."""

@@ -14,13 +14,10 @@ from jaxtyping import Float32, Int64
 from fitting.anatomy import TIPS_IN_MANO_ORDER
 from fitting.compiled_functions import put_point, turned
 from fitting.compiled_lanes import TILE, everywhere, load, store, where
-from fitting.compiled_model import BETAS, POINTS, REST, ROOT, ROTATIONS, SHIFTS, TURNS
+from fitting.compiled_model import BETAS, POINTS, REST, ROOT, ROTATIONS, SHIFTS, STATE, TURNS, WIDTH, Table, table_of
 from fitting.compiled_pose import shaped
 from fitting.compiled_sums import add_scaled
 from fitting.mano import TIP_VERTICES, HandModel
-
-_WIDTH = 3 * TILE
-"""Coordinates of a block of vertices."""
 
 
 class Mesh(NamedTuple):
@@ -28,11 +25,8 @@ class Mesh(NamedTuple):
 
     template: Float32[np.ndarray, "vertices 3"]
     """With the correctives that a joint's rotation has at zero."""
-    starts: Int64[np.ndarray, "blocks_and_1"]
-    """Where the directions of each block begin."""
-    rows: Int64[np.ndarray, "directions"]
-    """Of the state, which scale a direction."""
-    directions: Float32[np.ndarray, "directions block_3"]
+    directions: Table
+    """Of the coordinates of all vertices in what the state scales: its rows."""
     weight_starts: Int64[np.ndarray, "vertices_and_1"]
     joints: Int64[np.ndarray, "weights"]
     """0 the wrist, then MANO's 15."""
@@ -50,17 +44,15 @@ def mesh_of(model: HandModel) -> Mesh:
     wrist = exact.J_regressor[0]
     flat = torch.eye(3, dtype=torch.float64).expand(15, 3, 3).flatten()
     shape = exact.shapedirs - torch.einsum("v,vcb->cb", wrist, exact.shapedirs)
-    directions = torch.cat([exact.posedirs, shape], 2).numpy()[order].reshape(-1, _WIDTH, 145)
-    scaled_by = np.concatenate([ROTATIONS + np.arange(135), BETAS + np.arange(10)])
-    block, direction = np.nonzero((directions != 0).any(1))
+    directions = np.zeros((len(order), 3, STATE))
+    directions[..., ROTATIONS : ROTATIONS + 135] = exact.posedirs.numpy()[order]
+    directions[..., BETAS : BETAS + 10] = shape.numpy()[order]
     weights = exact.weights.numpy()[order]
     vertex, joint = np.nonzero(weights)
     places = {int(v): place for place, v in enumerate(order)}
     return Mesh(
         template=(exact.v_template - wrist @ exact.v_template - exact.posedirs @ flat).numpy()[order].astype(np.float32),
-        starts=np.searchsorted(block, np.arange(len(directions) + 1)),
-        rows=scaled_by[direction],
-        directions=directions[block, :, direction].astype(np.float32),
+        directions=table_of(directions.reshape(-1, STATE)),
         weight_starts=np.searchsorted(vertex, np.arange(len(order) + 1)),
         joints=joint,
         weights=weights[vertex, joint].astype(np.float32),
@@ -75,10 +67,11 @@ def outline(w, at, hand, mesh):
     _place_shifts(w, at, hand)
     left = top = everywhere(1e30)
     right = bottom = everywhere(-1e30)
-    for block in range(len(mesh.starts) - 1):
-        for i in range(_WIDTH):
+    for block in range(len(mesh.directions.starts) - 1):
+        for i in range(WIDTH):
             store(w, REST + i, mesh.template[block * TILE + i // 3, i % 3])
-        add_scaled(_WIDTH, w, REST, mesh.directions, mesh.starts[block], mesh.starts[block + 1], mesh.rows, at)
+        table = mesh.directions
+        add_scaled(WIDTH, w, REST, table.entries, table.starts[block], table.starts[block + 1], table.columns, at)
         for k in range(TILE):
             vertex = block * TILE + k
             x, y, z = _skinned(w, at, mesh, vertex, REST + 3 * k)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
+from fitting.compiled_lanes import TILE
 from fitting.objective import NUM_UNKNOWNS, Objective
 from fitting.prior import bone_rotations
 
@@ -21,6 +22,8 @@ ROTATIONS, ROOT, BETAS, SCALE, SHIFT, STATE = 0, 135, 144, 154, 155, 157
 """Rows of a state: row-major matrices, betas, scale (not its logarithm), shift; and how many."""
 KEYPOINTS, CONFIDENCE, DEPTH, DEPTH_CONFIDENCE, LANDMARKS = 0, 42, 63, 84, 105
 """Rows of a hand's landmarks; and how many."""
+WIDTH = 3 * TILE
+"""Of sums that `add_scaled` holds at once."""
 COLUMNS = 25
 """Of the landmarks' Jacobian of one finger: 9 of its joints, 3 of the root, 10 betas, scale, 2 of shift."""
 
@@ -44,7 +47,8 @@ _ROWS = _starts(
     jacobian=12 * (COLUMNS + 1),  # of one finger's four points: x, y, depth; a row ends with its residual
     excess=220,  # of the bones' lengths: d / d betas, and the values
     away=135,  # bone rotations from those of the mean pose
-    slope=135,  # d prior / d bone rotations
+    residual=135,  # whose squares the prior sums
+    slope=135,  # half of d prior / d bone rotations
     moment=81,  # of the skin of two fingers' bones
     step=NUM_UNKNOWNS,
     shifts=45,  # of the mesh: what a bone's rotation leaves to be moved
@@ -54,10 +58,10 @@ _ROWS = _starts(
 HERE, TRIAL, SEEN = _ROWS["here"], _ROWS["trial"], _ROWS["seen"]
 POINTS, BONES, TURNS, PARTS, SHAPE = (_ROWS[name] for name in ("points", "bones", "turns", "parts", "shape"))
 GAP, PULL, JACOBIAN, EXCESS = (_ROWS[name] for name in ("gap", "pull", "jacobian", "excess"))
-AWAY, SLOPE, MOMENT, STEP = (_ROWS[name] for name in ("away", "slope", "moment", "step"))
+AWAY, RESIDUAL, SLOPE, MOMENT, STEP = (_ROWS[name] for name in ("away", "residual", "slope", "moment", "step"))
 SHIFTS, REST, MEASURES = (_ROWS[name] for name in ("shifts", "rest", "measures"))
-COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 46
-"""The prior's components come last in a work array [rows, LANES]; of each, d component / d turns of the 15 joints, and its value."""
+COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 45
+"""The prior's components come last in a work array [rows, LANES]: of each, d component / d turns of the 15 joints."""
 
 
 def _sources() -> Shaped[np.ndarray, "0"]:
@@ -99,12 +103,25 @@ class Limits(NamedTuple):
     """Shortest, longest, and the inverse of their mean."""
 
 
+class Table(NamedTuple):
+    """A matrix for `add_scaled`: its rows in blocks of WIDTH, of which only the columns that are not zero."""
+
+    starts: Int64[np.ndarray, "blocks_and_1"]
+    """Where the columns of each block begin."""
+    columns: Int64[np.ndarray, "entries"]
+    entries: Float32[np.ndarray, "entries width"]
+
+
 class Prior(NamedTuple):
-    """E = h'(Qh + 2 linear) + constant with h the bone rotations minus `centre`, Q = inertia (x) I_3 - explained' explained."""
+    """E = |residual h|^2 + 2 linear'h + constant with h the bone rotations minus `centre`; Q = inertia (x) I_3 - explained' explained."""
 
     centre: Float32[np.ndarray, "135"]
     linear: Float32[np.ndarray, "135"]
     constant: float
+    residual: Table
+    """An upper triangle with residual' residual = Q: squares lose no digits to each other, as the parts of Q do."""
+    slope: Table
+    """The same, transposed."""
     explained: Float32[np.ndarray, "components 135"]
     pairs: Int64[np.ndarray, "couplings 2"]
     """Bones that share skin, in both orders, by pair of fingers."""
@@ -180,7 +197,9 @@ def _limits(objective: Objective) -> Limits:
 def _prior(objective: Objective) -> Prior:
     prior = objective.prior
     inertia, explained = prior.inertia.cpu().double(), prior.explained.cpu().double()
-    quadratic = _expanded(inertia) - explained.T @ explained
+    quadratic = prior.quadratic.cpu().double()
+    values, vectors = torch.linalg.eigh(quadratic)
+    residual = torch.linalg.qr((vectors * values.clamp_min(0).sqrt()).T, mode="r").R
     centre = bone_rotations(prior.mean_rotations.cpu().double())
     linear = prior.linear.cpu().double() + quadratic @ centre
     constant = prior.constant.cpu().double() + centre @ (linear + prior.linear.cpu().double())
@@ -192,6 +211,8 @@ def _prior(objective: Objective) -> Prior:
         centre=_float32(centre),
         linear=_float32(linear),
         constant=float(constant),
+        residual=table_of(residual.numpy()),
+        slope=table_of(residual.T.numpy()),
         explained=_float32(explained),
         pairs=torch.stack([3 * first + bone, 3 * second + other], 1).numpy(),
         inertia=_float32(blocks[first, second, bone, other]),
@@ -200,7 +221,8 @@ def _prior(objective: Objective) -> Prior:
     )
 
 
-def _expanded(inertia: Float[Tensor, "45 45"]) -> Float[Tensor, "135 135"]:
-    """inertia (x) I_3 in the order bone, row, axis of `bone_rotations`."""
-    full = torch.einsum("iajb,rs->irajsb", inertia.reshape(15, 3, 15, 3), torch.eye(3).to(inertia))
-    return full.reshape(135, 135)
+def table_of(matrix: Float[np.ndarray, "rows columns"]) -> Table:
+    """A matrix, whose number of rows is a multiple of WIDTH, without what is zero in a whole block of rows."""
+    blocks = matrix.reshape(-1, WIDTH, matrix.shape[1])
+    block, column = np.nonzero((blocks != 0).any(1))
+    return Table(np.searchsorted(block, np.arange(len(blocks) + 1)), column.copy(), blocks[block, :, column].astype(np.float32))

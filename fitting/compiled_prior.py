@@ -11,42 +11,37 @@ import numba
 
 from fitting.compiled_functions import put_point, turned_back
 from fitting.compiled_lanes import TILE, everywhere, load, number, store, where
-from fitting.compiled_model import AWAY, BONES, COMPONENT_ROWS, COMPONENTS, MOMENT, SLOPE
-from fitting.compiled_sums import set_products
+from fitting.compiled_model import AWAY, BONES, COMPONENT_ROWS, COMPONENTS, MOMENT, RESIDUAL, SLOPE, WIDTH
+from fitting.compiled_sums import add_scaled, set_products
 from fitting.objective import NUM_UNKNOWNS
 
 
 @numba.njit
 @no_type_check
 def prior_loss(w, prior):
-    """The prior's energy of the bone rotations, square metres; and for the equations the components and half the skin's slope."""
+    """The prior's energy of the bone rotations, square metres; and for the equations the residual."""
+    total = everywhere(prior.constant)
     for i in range(135):
-        store(w, AWAY + i, load(w, BONES + i) - prior.centre[i])
-        store(w, SLOPE + i, 0.0)
-    for k in range(prior.pairs.shape[0]):
-        to, of = SLOPE + 9 * prior.pairs[k, 0], AWAY + 9 * prior.pairs[k, 1]
-        for i in range(0, 9, 3):
-            x, y, z = load(w, of + i), load(w, of + i + 1), load(w, of + i + 2)
-            for a in range(3):
-                place = 9 * k + 3 * a
-                pull = x * number(prior.inertia, place) + y * number(prior.inertia, place + 1) + z * number(prior.inertia, place + 2)
-                store(w, to + i + a, load(w, to + i + a) + pull)
+        away = load(w, BONES + i) - prior.centre[i]
+        store(w, AWAY + i, away)
+        total = total + away * (2 * prior.linear[i])
+    _times(w, prior.residual, AWAY, RESIDUAL)
     x = y = z = everywhere(0.0)
-    for i in range(0, 135, 3):
-        x = x + load(w, AWAY + i) * (load(w, SLOPE + i) + 2 * prior.linear[i])
-        y = y + load(w, AWAY + i + 1) * (load(w, SLOPE + i + 1) + 2 * prior.linear[i + 1])
-        z = z + load(w, AWAY + i + 2) * (load(w, SLOPE + i + 2) + 2 * prior.linear[i + 2])
-    total = (x + y) + (z + prior.constant)
-    for c in range(prior.explained.shape[0]):
-        x = y = z = everywhere(0.0)
-        for i in range(0, 135, 3):
-            x = x + load(w, AWAY + i) * number(prior.explained, 135 * c + i)
-            y = y + load(w, AWAY + i + 1) * number(prior.explained, 135 * c + i + 1)
-            z = z + load(w, AWAY + i + 2) * number(prior.explained, 135 * c + i + 2)
-        value = x + y + z
-        store(w, COMPONENTS + COMPONENT_ROWS * c + 45, value)
-        total = total - value * value
+    for i in range(RESIDUAL, RESIDUAL + 135, 3):
+        x, y, z = x + load(w, i) * load(w, i), y + load(w, i + 1) * load(w, i + 1), z + load(w, i + 2) * load(w, i + 2)
+    total = total + (x + y + z)
     return where(total < 0.0, 0.0, total)
+
+
+@numba.njit
+@no_type_check
+def _times(w, table, at, out):
+    """Rows out = the table's matrix times the rows from `at` on."""
+    for block in range(len(table.starts) - 1):
+        row = out + WIDTH * block
+        for i in range(WIDTH):
+            store(w, row + i, 0.0)
+        add_scaled(WIDTH, w, row, table.entries, table.starts[block], table.starts[block + 1], table.columns, at)
 
 
 @numba.njit
@@ -88,14 +83,9 @@ def _component_columns(w, prior, c, f):
 @no_type_check
 def _set_slope(w, prior, factor, m):
     """The gradient, from the torques of the slope in the bones' columns."""
-    for i in range(0, 135, 3):
-        x, y, z = load(w, SLOPE + i), load(w, SLOPE + i + 1), load(w, SLOPE + i + 2)
-        for c in range(prior.explained.shape[0]):
-            value, place = load(w, COMPONENTS + COMPONENT_ROWS * c + 45), 135 * c + i
-            x = x - value * number(prior.explained, place)
-            y = y - value * number(prior.explained, place + 1)
-            z = z - value * number(prior.explained, place + 2)
-        put_point(w, SLOPE + i, x + prior.linear[i], y + prior.linear[i + 1], z + prior.linear[i + 2])
+    _times(w, prior.slope, RESIDUAL, SLOPE)
+    for i in range(135):
+        store(w, SLOPE + i, load(w, SLOPE + i) + prior.linear[i])
     for f in range(5):
         x = y = z = everywhere(0.0)
         for k in range(2, -1, -1):

@@ -73,6 +73,7 @@ def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
         fused = llvm_function(builder, "fmuladd", 3)
         factors = context.make_array(table)(context, builder, table_).data
         sources = context.make_array(rows)(context, builder, rows_).data
+        assert rows.layout == table.layout == "C", "the table's arrays must lie in one piece"
         offsets = [ir.Constant(ir.IntType(64), i) for i in range(width.literal_value)]
         places = [row_address(context, builder, out, out_, builder.add(out_row_, offset)) for offset in offsets]
         sums = [cgutils.alloca_once_value(builder, builder.load(place, align=4)) for place in places]

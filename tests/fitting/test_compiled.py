@@ -145,13 +145,22 @@ def test_minima_are_torchs(objective, exact_objective, invent, noise, outliers, 
     found = compiled.solve(objective, *start_of(objective, hands, depths), **limits)
     wanted = solver.solve(exact_objective, *start_of(exact_objective, hands, depths), **limits)
     gap = found.total / wanted.total - 1
-    assert gap.abs().median() < 5e-4
+    assert gap.abs().median() < 1e-4
     assert (gap.abs() < 1e-3).double().mean() > 0.9  # the others ended in another valley, in either direction
     assert abs(found.total.mean() / wanted.total.mean() - 1) < 0.01
     held = exact_objective.total(
         exact_objective.losses(State(*(v.double() for v in found.state)), start_of(exact_objective, hands, depths)[1])[0]
     )
-    torch.testing.assert_close(found.total.double(), held, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.total.double(), held, rtol=1e-4, atol=1e-6)
+
+
+def test_totals_do_not_flicker(objective, exact_objective, invent):
+    """The prior is a small difference of large numbers: by its parts float32 would be off by more than a step near the end gains."""
+    start, seen = start_of(objective, invent(64))
+    end = compiled.solve(objective, start, seen, num_iterations=20, tolerance=1e-3)
+    found = compiled.losses(objective, end.state, seen)[0].prior
+    wanted = exact_objective.losses(State(*(v.double() for v in end.state)), Landmarks(*(v.double() for v in seen)))[0].prior
+    assert WEIGHTS.prior * (found - wanted).abs().max() < 1e-5
 
 
 def test_a_step_is_torchs(objective, exact_objective):
@@ -238,6 +247,16 @@ def test_kept_machine_code_is_known_by_all_its_sources():
     assert name == f"sources_{hashlib.sha256(b''.join(path.read_bytes() for path in called)).hexdigest()}"
     signatures = [str(kind) for kind in compiled_loop.solve_queue.signatures]
     assert all(name in kind for kind in signatures)
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch, caplog):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    assert compiled_loop.kept(_twice)(3) == 6
+    assert "set NUMBA_CACHE_DIR" in caplog.text
+
+
+def _twice(x):
+    return x + x
 
 
 def test_a_fitter_takes_the_backend_it_is_told(model, exact, invent):

@@ -20,6 +20,7 @@ _FINGER_BENDS_DEG = tuple((first, second, 2 / 3 * second) for first, second in p
 """From straight to hook and fist; the last joint follows the second (Lin, Wu and Huang 2000)."""
 
 _THUMB_BENDS_DEG = tuple(product((0, 20), (0, 40), (0, 15, 35, 50)))
+"""As many: one table holds both."""
 
 
 def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
@@ -28,11 +29,8 @@ def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
     A weighted least-squares map of the palm's plane to the image gives scale and both rotations (Huttenlocher and Ullman, 1990). Fingers
     begin at the bends that suit the landmarks best: one that begins bent and should be straight often stays bent.
     """
-    n = len(seen.keypoints)
-    rotations = objective.prior.mean_rotations.expand(n, 15, 3, 3)
-    betas = seen.keypoints.new_zeros(n, 10)
-    flat = torch.eye(3).to(betas).expand(1, 3, 3)
-    template = objective.joints.pose(flat, rotations[:1], betas[:1]).points[0]
+    mean = objective.prior.mean_rotations
+    template = objective.joints.pose(torch.eye(3).to(mean)[None], mean[None], torch.zeros(1, 10).to(mean)).points[0]
     plane = _axes_of_plane(template[list(_PALM)])
 
     weight = seen.confidence.clone()
@@ -47,7 +45,7 @@ def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
     roots = [root @ plane.T for root in tilted]
     shifts = [middle - scale[:, None] * (root @ centre[..., None])[:, :2, 0] for root in roots]
     fingers = [_best_bends(objective, seen, scale[:, None, None] * root[:, :2], shift) for root, shift in zip(roots, shifts, strict=True)]
-    first, second = (State(f, r, betas.clone(), scale.log(), s) for f, r, s in zip(fingers, roots, shifts, strict=True))
+    first, second = (State(f, r, template.new_zeros(len(f), 10), scale.log(), s) for f, r, s in zip(fingers, roots, shifts, strict=True))
     return first, second
 
 

@@ -67,7 +67,7 @@ class FitSettings:
     """Share of the total below which a step ends a hand's fit."""
     world_weight: float = 2.0
     """Of the disagreement with world landmarks, when they choose between the two tilts."""
-    batch_size: int = 512
+    batch_size: int = 2048
     """Hands solved at once."""
     backend: Backend = "auto"
     """Which solver: `fitting.compiled` for a float32 model on the CPU, `fitting.solver` for all others; or one of them by name."""

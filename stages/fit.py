@@ -73,7 +73,7 @@ class Fit:
     """Share of a GPU that a worker holds; 0 fits on the CPU."""
     device: str = setting("auto", identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    batch_size: int = setting(512, identity=False)
+    batch_size: int = setting(2048, identity=False)
     """Hands solved at once."""
 
     def __post_init__(self) -> None:

@@ -232,7 +232,8 @@ class Fitter:
         end.num_iterations.add_(early.num_iterations[:n] + early.num_iterations[n:])
         smooth = torch.zeros_like(end.total)
         again = partial(self._minimise, self.objective, num_iterations=last, tolerance=settings.tolerance)
-        for chain in (chain.only(torch.isfinite(end.total[chain.rows]).all(1)) for chain in tied):
+        finite = [chain.only(torch.isfinite(end.total[chain.rows]).all(1)) for chain in tied]
+        for chain in (some for some in finite if len(some.rows)):
             mend_jumps(self.objective, again, end, seen, chain, settings.tracks.jump_weight)
             rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, self._arithmetic)
             end.state.put(rows, joint.state)

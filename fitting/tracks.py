@@ -30,10 +30,10 @@ class TrackSettings:
     """How the frames of a track are tied."""
 
     smooth_weight: float = 0.05
-    """Of the acceleration loss; 0 leaves the frames free. Ours, with what follows: on six real clips (875 hands) it foretells fingers
-    hidden in every third frame best, 4.7 % of the box off on average, 11.1 % without it and 5.3 % with six times as much."""
+    """Of the acceleration loss; 0 leaves the frames free. Ours, with what follows, by fingers hidden in every third frame of six real
+    clips (875 hands): they are found 4.3 % of the box from where they were seen, 10.4 % without this loss, 4.6 % with six times as much."""
     share_shape: bool = True
-    """One set of betas a track."""
+    """One set of betas a track. Ours; without it hidden fingers are 4.7 % off."""
     jump_weight: float = 0.3
     """Of a jump between frames, when a track chooses among its frames' tries. Ours; 0.1 to 1 are alike on studio motion."""
     max_gap_s: float = 0.5
@@ -139,7 +139,7 @@ def _one_shape(objective: Objective, state: State, track: Int[Tensor, "n"], num_
     return shared._replace(log_scale=state.log_scale + (size / new).log())
 
 
-def _own(settings: TrackSettings) -> range | tuple[int, ...]:
+def _own(settings: TrackSettings) -> tuple[int, ...]:
     """Unknowns that each frame has for itself: those of `Smoothness.equations` first."""
     return _OWN if settings.share_shape else (*_OWN, *range(_BETAS.start, _BETAS.stop))
 

@@ -286,6 +286,26 @@ def test_a_failed_frame_keeps_its_outcome_and_its_neighbours_bridge_it(fitter, m
     assert (fits.loss_smooth[[19, 22]] > 0).all()
 
 
+@pytest.mark.parametrize("lost", [[70], [10, 70]])
+def test_a_frame_whose_numbers_ran_away_spoils_no_other(model, motion, noisy, lost):
+    fitter = Fitter(model)
+    minimise = fitter._minimise
+
+    def spoiled(*args, **settings):
+        found = minimise(*args, **settings)
+        if len(found.total) == len(noisy):
+            found.total[lost] = found.state.root[lost] = torch.nan
+        return found
+
+    fitter._minimise = spoiled
+    fits = fitter.fit(noisy, track=motion.track, time_s=motion.time_s)
+    assert np.flatnonzero(fits.outcome == Outcome.NOT_FINITE).tolist() == lost
+    for column in (fits.betas, fits.joints_3d, fits.loss_smooth):
+        assert torch.isfinite(column).all()
+    assert (fits.loss_smooth[motion.track == 1] == 0).all()
+    assert (fits.loss_smooth[motion.track == 0] > 0).any() == (len(lost) == 1)
+
+
 def test_a_single_frame_that_flips_is_repaired(fitter):
     """Of a still hand one frame's score prefers the other tilt a little, as noise will have it."""
     n = 9

@@ -179,7 +179,7 @@ def test_table_survives_arrow(fit, seen):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("prior_weight", -1.0), ("angle_weight", float("nan")), ("robust_scale", 0.0), ("num_iterations", 0), ("num_components", 136),
-     ("device", "tpu"), ("batch_size", 0), ("focal_share", float("inf"))],
+     ("smooth_weight", -1.0), ("max_gap_s", 0.0), ("device", "tpu"), ("batch_size", 0), ("focal_share", float("inf"))],
 )  # fmt: skip
 def test_senseless_setting_is_named(name, value):
     with pytest.raises(ValueError, match=f"fit.{name}"):

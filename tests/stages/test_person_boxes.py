@@ -154,7 +154,7 @@ def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r"detect_person_boxes\.min_score"):
         DetectPersonBoxes(min_score=65)
     with pytest.raises(ValueError, match=r"detect_person_boxes\.batch_size"):
-        DetectPersonBoxes(batch_size=0)
+        DetectPersonBoxes(batch_size=-1)
 
 
 @pytest.mark.gpu

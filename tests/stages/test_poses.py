@@ -182,7 +182,7 @@ def test_people_carry_the_arms_on_and_other_networks_poses_are_left_alone() -> N
 
 
 def test_bad_settings_are_named() -> None:
-    for settings, name in (({"network": "hrnet"}, "network"), ({"person_iou": 1.0}, "person_iou"), ({"batch_size": 0}, "batch_size")):
+    for settings, name in (({"network": "hrnet"}, "network"), ({"person_iou": 1.0}, "person_iou"), ({"batch_size": -1}, "batch_size")):
         with pytest.raises(ValueError, match=rf"estimate_poses\.{name}"):
             EstimatePoses(**settings)
     for settings, name in (({"min_keypoint": 1.0}, "min_keypoint"), ({"more_than": 0}, "more_than"), ({"crop_scale": 0.0}, "crop_scale")):

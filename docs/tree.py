@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fitting", "stages", "stages/detectors", "pipeline", "studio", "benchmarks")
+FOLDERS = ("fitting", "stages", "stages/detectors", "pipeline", "training", "training/detector", "studio", "benchmarks")
 OTHERS = {
     "manifests/whim.txt": "WHIM's 1,457 video ids with split, fps, frames and size",
     "manifests/mediapipe.toml": "the networks of the embedded default: file, sha256, licence",
+    "manifests/weights.toml": "the larger networks: where from, sha256, licence, who must agree to what",
     "cluster/": "a GPU cluster on AWS, this machine as a cluster, and an sshd on loopback to test it",
     "docs/": "the shard format for readers, the studio, this tree",
     "tests/": "one folder a package; engine/ holds the engine's promises, chain/ the whole job on real video",

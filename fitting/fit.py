@@ -29,7 +29,7 @@ from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
-_FIRST_ITERATIONS = 3
+_FIRST_ITERATIONS = 6
 """With both tilts, before the worse one is given up."""
 _INLIER = 3.0
 """Robust scales within which a landmark agrees with its joint: 6 % of the box by default, twice a detector's typical error. Ours."""
@@ -61,9 +61,9 @@ class FitSettings:
     """Of the pose PCA, d in eq. 4."""
     prior_noise: float = NOISE
     """Square metres, see `fitting.prior.pose_prior`; 0 is eq. 4 as printed."""
-    num_iterations: int = 20
+    num_iterations: int = 40
     """Of Levenberg-Marquardt, at most."""
-    tolerance: float = 1e-3
+    tolerance: float = 1e-4
     """Share of the total below which a step ends a hand's fit."""
     world_weight: float = 2.0
     """Of the disagreement with world landmarks, when they choose between the two tilts."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-
 Part = tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]
 """Picture, boxes, sides, scores, ignored."""
 

@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader train-detector readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -83,6 +83,20 @@ bench-fit: setup ## hands/s and objective of the fit beside smplx + Adam and joi
 
 bench-fit-quality: setup ## millimetres of the fit under noise and outliers, and from picture to hand
 	$(BIN)/python -m benchmarks.fit_quality
+
+# mosaicml-streaming and datasets want different versions of huggingface-hub: datasets stays in .venv.
+env-loaders: .env-loaders/.ready ## the peers of bench-loader, in an environment of their own
+.env-loaders/.ready:
+	$(PYTHON) -m venv .env-loaders
+	.env-loaders/bin/pip install --quiet --disable-pip-version-check torch numpy simplejpeg opencv-python-headless pyarrow \
+		webdataset==1.0.2 mosaicml-streaming==0.13.0 litdata==0.2.76
+	@touch $@
+
+bench-loader: setup env-loaders ## samples/s of our loader beside WebDataset, Mosaic MDS, LitData, HF datasets and row groups
+	$(BIN)/python -m benchmarks.loader
+
+train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
+	$(BIN)/whim train-detector --data $(DATA) --size $(or $(SIZE),s) $(OPTIONS)
 
 readme: setup ## write the README's tree anew
 	$(BIN)/python docs/tree.py

@@ -24,3 +24,11 @@ class Average:
                 mine.lerp_(fresh[name].to(mine), 1 - keep)
             else:
                 mine.copy_(fresh[name])
+
+
+def warmup_for(num_steps: int) -> float:
+    """The `warmup` by which a run of so many steps ends with an average over about its last twentieth; 2000 at the most.
+
+    A shorter one would freeze the average at weights of the middle of the run.
+    """
+    return min(2000.0, num_steps / math.log(max(num_steps / 20, math.e)))

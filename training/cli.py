@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from training.average import warmup_for
 from training.detector.augment import Augmentation
 from training.detector.network import DetectorSettings
 from training.detector.objective import DetectorLossWeights
@@ -115,7 +116,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
         max_minutes=arguments.minutes,
         precision=arguments.precision,
         warmup_steps=min(500, max(1, len(loader) * arguments.epochs // 20)),
-        average_warmup=min(2000.0, max(1.0, len(loader) * arguments.epochs / 10)),
+        average_warmup=warmup_for(len(loader) * arguments.epochs),
     )
     metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     _print(metrics, f"{arguments.out / 'best.pt'}")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.training.tiny import MeanColour, run
-from training.average import Average
+from training.average import Average, warmup_for
 from training.checkpoint import Checkpoint, load_weights
 from training.loop import NotFiniteError, TrainSettings
 
@@ -172,6 +172,18 @@ def test_average_by_hand():
     assert average.network.weight.item() == pytest.approx(wanted)
     assert average.network.num_batches_tracked.item() == 6
     assert not average.network.weight.requires_grad
+
+
+@pytest.mark.parametrize("num_steps", [200, 1_000, 10_000])
+def test_at_the_end_of_a_run_the_average_holds_its_last_steps(num_steps):
+    """Of a weight that grows by one a step, the average lags behind by about a twentieth of the run."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = Average(network, warmup=warmup_for(num_steps))
+    for n in range(1, num_steps + 1):
+        with torch.no_grad():
+            network.weight.fill_(n)
+        average.update(network, n)
+    assert 0.02 * num_steps < num_steps - average.network.weight.item() < 0.1 * num_steps
 
 
 def limited(size: int):

@@ -7,6 +7,7 @@ import simplejpeg
 import torch
 
 from tests.training.conftest import rows, write
+from training.average import warmup_for
 from training.cli import main
 from training.detector.augment import Augmentation
 from training.detector.task import DetectorTask
@@ -55,7 +56,7 @@ def eight(tmp_path, cache) -> Frames:
 def test_eight_pictures_are_learnt_by_heart(eight, tmp_path):
     loader = Loader(products=[eight], batch_size=8, num_threads=1)
     task = DetectorTask(held_out=eight, augmentation=Augmentation.none())
-    settings = TrainSettings(epochs=130, learning_rate=2e-3, warmup_steps=10, average_warmup=20.0)
+    settings = TrainSettings(epochs=130, learning_rate=2e-3, warmup_steps=10, average_warmup=warmup_for(130))
     run = Run(task, loader, settings, tmp_path / "run")
     for _ in range(settings.epochs):
         run._epoch()

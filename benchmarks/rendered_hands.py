@@ -20,7 +20,6 @@ from stages.detect_hands import DetectHands
 from stages.frames import Frames
 from stages.fuse_hands import FuseHands, fuse_frame
 from stages.labels import LabelledFrame, match_hands
-from stages.labels import LabelledFrame, match_hands
 from stages.tables import People
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model

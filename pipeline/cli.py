@@ -153,7 +153,8 @@ def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
     """Recall, precision and side accuracy of the detectors on labelled frames."""
     from pipeline.evaluate import evaluate_hands, print_score, write_score
 
-    score = evaluate_hands(Path(arguments.labels), Path(arguments.media), overlays=arguments.overlays and Path(arguments.overlays))
+    overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
+    score = evaluate_hands(Path(arguments.labels), Path(arguments.media), overlays=overlays, detections=detections)
     print_score(score, console)
     if arguments.json:
         write_score(score, Path(arguments.json))
@@ -236,6 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
     hands.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and pictures")
     hands.add_argument("--json", metavar="FILE", help="write the figures there too")
     hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
+    hands.add_argument("--detections", metavar="FILE", help="write what was found there, for python -m stages.calibrate")
     truth = on_data(command("truth", cmd_evaluate_truth, evaluate))
     truth.add_argument("--truth", help="folder of *.truth.parquet (default: <data>/studio)")
     weights = commands.add_parser("weights", help="The larger networks' files.").add_subparsers(required=True, metavar="WHAT")

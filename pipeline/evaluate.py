@@ -4,23 +4,28 @@ Each labelled frame of a video is read with its neighbours in time, at the rate 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.hand_scores import LabelledFrame, Score, load_labels, match_hands, score_hands
+from pipeline.hand_scores import Score, score_hands
+from pipeline.members import hand_detectors
 from pipeline.store import Store
 from stages.detect_hands import DetectHands
 from stages.detect_people import DetectPeople
 from stages.frames import Frames, decode, read_frames
 from stages.fuse_hands import FuseHands
+from stages.labels import LabelledFrame, load_labels, match_hands
 from stages.stage import Stage
 from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
+
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,11 @@ class Seen:
     people: People
     detections: HandDetections
 
+    @property
+    def here(self) -> HandDetections:
+        """Detections on the labelled frame itself."""
+        return self.detections.take(self.detections.frame == self.frame)
+
     def fused(self, fuse: Callable[[Videos, Clips, People, HandDetections], Hands]) -> Hands:
         """The hands of the labelled frame itself, tracked with its neighbours'."""
         hands = fuse(self.videos, self.clips, self.people, self.detections)
@@ -46,27 +56,58 @@ def evaluate_hands(
     media: Path,
     *,
     people: Stage | None = None,
-    hands: Stage | None = None,
+    hands: Sequence[Stage] = (),
     fuse: FuseHands | None = None,
     overlays: Path | None = None,
+    detections: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Score of the three stages (their defaults when None) on the frames of a label file whose paths are relative to `media`.
+    """Score of the stages (their defaults when not given) on the frames of a label file whose paths are relative to `media`.
 
-    With `overlays`, one PNG a labelled frame is written into that folder. `tick(done, total)` is called after each frame. Raises
-    ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a missing file.
+    With `overlays`, one PNG a labelled frame is written into that folder; with `detections`, the labelled frames' detections into that
+    Parquet file, for `python -m stages.calibrate`. `tick(done, total)` is called after each frame. Raises ValueError for a label file
+    of another format, or one that does not fit its videos, and FileNotFoundError for a missing file.
     """
-    frames = load_labels(labels)
-    fuse_tables = (fuse or FuseHands()).build()
-    found, detections = [], []
+    frames, hands = load_labels(labels), hands or (DetectHands(),)
+    fuse = fuse or FuseHands(detectors=hand_detectors(hands))
+    fuse_tables = fuse.build()
+    found, everything = [], []
     for done, seen in enumerate(observe(frames, media, people=people, hands=hands), 1):
         found.append(seen.fused(fuse_tables))
-        detections.append(seen.detections.take(seen.detections.frame == seen.frame))
+        everything.append(replace(seen, image=NO_IMAGE))
         if overlays is not None:
             overlays.mkdir(parents=True, exist_ok=True)
             draw(seen.image, seen.label, found[-1], overlays / f"{seen.label.name}.png")
         tick(done, len(frames))
-    return score_hands(frames, found, detections)
+    here = [seen.here for seen in everything]
+    if detections is not None:
+        with Store(detections.parent).aside(detections.absolute()) as temporary:
+            pq.write_table(HandDetections.concat(here).to_arrow(), temporary)
+    return replace(score_hands(frames, found, here), leave_one_out=leave_one_out(everything, fuse))
+
+
+def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str, float]]:
+    """Recall, precision and side accuracy without the people, without each detector and without each of its routes.
+
+    A detector lists a hand once, by its best route: without that route's rows the hand is gone even where another route saw it too, so
+    the loss is the most that the route can add.
+    """
+
+    def part(name: str, seen: Seen) -> Seen:
+        if name == "people":
+            return replace(seen, people=People.empty())
+        source, _, route = name.partition("/")
+        rows = (seen.detections.source == source) & ((seen.detections.route == route) | (route == ""))
+        return replace(seen, detections=seen.detections.take(~rows))
+
+    routes = {f"{s}/{r}" for seen in frames for s, r in zip(seen.detections.source, seen.detections.route, strict=True)}
+    scores = {}
+    for name in ["people", *fuse.detectors, *sorted(routes)]:
+        others = tuple(detector for detector in fuse.detectors if detector != name) or fuse.detectors
+        fuse_tables = replace(fuse, detectors=others).build()
+        score = score_hands([seen.label for seen in frames], [part(name, seen).fused(fuse_tables) for seen in frames])
+        scores[name] = {"recall": score.recall, "precision": score.precision, "side_accuracy": score.side_accuracy}
+    return scores
 
 
 def observe(
@@ -74,12 +115,15 @@ def observe(
     media: Path,
     *,
     people: Stage | None = None,
-    hands: Stage | None = None,
+    hands: Sequence[Stage] = (),
     rate: float = 5.0,
     reach: int = 2,
 ) -> Iterator[Seen]:
-    """People and hand detections in and around each labelled frame: `reach` frames before and after it at `rate` a second."""
-    find_people, find_hands = (people or DetectPeople()).build(), (hands or DetectHands()).build()
+    """People and hand detections in and around each labelled frame: `reach` frames before and after it at `rate` a second.
+
+    `hands` read frames and people.
+    """
+    find_people, find_hands = (people or DetectPeople()).build(), [stage.build() for stage in hands or (DetectHands(),)]
     times: dict[Path, list[float]] = {}
     for label in labels:
         path = media / label.video
@@ -103,7 +147,7 @@ def observe(
             videos=_video(frames.video, image),
             clips=_clip(frames, rate),
             people=bodies,
-            detections=find_hands(frames, bodies),
+            detections=HandDetections.concat([find(frames, bodies) for find in find_hands]),
         )
 
 
@@ -192,7 +236,7 @@ def write_score(score: Score, path: Path) -> None:
 
 
 def print_score(score: Score, console: Console) -> None:
-    """The score as a table on the terminal: everything, then by size and by route."""
+    """The score as a table on the terminal: everything, then by size, of several people, by route, and without each part."""
 
     def share(value: float) -> str:
         return f"{value:.3f}" if value == value else ""  # NaN: there was nothing to count
@@ -203,6 +247,11 @@ def print_score(score: Score, console: Console) -> None:
     table.add_row("all", str(score.num_hands), share(score.recall), share(score.precision), share(score.side_accuracy))
     for name, part in score.by_size.items():
         table.add_row(f"{name} of the frame", f"{part['num_hands']:.0f}", share(part["recall"]), "", share(part["side_accuracy"]))
+    several = score.multi_person
+    shares = [share(several[name]) for name in ("recall", "precision", "side_accuracy")]
+    table.add_row("of several people", f"{several['num_hands']:.0f}", *shares)
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
+    for name, part in score.leave_one_out.items():
+        table.add_row(f"without {name}", "", *(share(part[of]) for of in ("recall", "precision", "side_accuracy")))
     console.print(table)

@@ -6,45 +6,17 @@ Boxes are xyxy in pixels of the full frame; a labelled hand is found when a hand
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 
 from stages import boxes
-from stages.tables import LEFT, RIGHT, HandDetections, Hands
+from stages.labels import UNKNOWN, LabelledFrame, Match, match_hands
+from stages.tables import HandDetections, Hands
 
-FORMAT = "handmedia-bench/1"
-MATCH_IOU = 0.3
-"""The labels are drawn by eye: higher overlaps would measure the drawing."""
 SIZES: tuple[tuple[str, float], ...] = (("<4%", 0.04), ("4-10%", 0.10), ("10-25%", 0.25), (">25%", np.inf))
 """Classes of a hand's longer side as a share of the frame's longer side, by their upper ends."""
-UNKNOWN = -1
-"""A label without a side."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledFrame:
-    """One frame and all the hands in it."""
-
-    name: str
-    video: str  # path relative to the media folder, or ''
-    frame: int  # index in decode order
-    image: str  # path relative to the media folder, or ''
-    width: int
-    height: int
-    box: Float[np.ndarray, "n 4"]
-    side: Int64[np.ndarray, "n"]  # 0 left, 1 right, -1 not decidable
-    ignore: Float[np.ndarray, "m 4"]  # detections in here count neither way
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """What became of the hands of one labelled frame."""
-
-    found: Int64[np.ndarray, "n"]  # of each label: the row of the hand that matches it, or -1
-    false: Bool[np.ndarray, "m"]  # of each hand: matches no label and lies in no ignored region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +27,7 @@ class Score:
     precision: float
     side_accuracy: float
     by_size: Mapping[str, Mapping[str, float]]
+    multi_person: Mapping[str, float]  # the same of the frames that show two people or more
     num_hands: int
     num_frames: int
     num_found: int
@@ -63,77 +36,31 @@ class Score:
     mean_iou: float
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     by_video: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    leave_one_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by what was left out
 
     def to_json(self) -> str:
         """In the order of the fields, numbers rounded to 4 digits."""
         return json.dumps(_rounded(asdict(self)), indent=1)
 
 
-def load_labels(path: Path) -> list[LabelledFrame]:
-    """Frames of a label file. Raises ValueError that says what is wrong when it is not of this format."""
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{path} has format {found!r}, wanted {FORMAT!r}: a JSON object with 'format' and a list 'images'")
-    frames = []
-    for i, item in enumerate(content.get("images", [])):
-        try:
-            frames.append(_labelled(item))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: image {i} ({item.get('id') if isinstance(item, dict) else item}): {error!r}") from error
-    return frames
-
-
-def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
-    sides = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
-    return LabelledFrame(
-        name=str(item["id"]),
-        video=item.get("video") or "",
-        frame=int(item.get("frame") or 0),
-        image=item.get("jpeg") or item.get("image") or "",
-        width=int(item["width"]),
-        height=int(item["height"]),
-        box=np.array([h["box"] for h in item["hands"]], np.float64).reshape(-1, 4),
-        side=np.array([sides[h["side"]] for h in item["hands"]], np.int64),
-        ignore=np.array(item.get("ignore", []), np.float64).reshape(-1, 4),
-    )
-
-
-def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Float[np.ndarray, "m"]) -> Match:
-    """Greedy, surest hand first: each takes the free label it overlaps most, at IoU >= 0.3.
-
-    A hand without a label whose centre or greater part lies in an ignored region is not false.
-    """
-    overlap = boxes.iou(box.astype(np.float64), label.box)
-    found = np.full(len(label.box), -1, np.int64)
-    for i in np.argsort(-score, kind="stable"):
-        free = np.where(found < 0, overlap[i], -1.0)
-        if len(free) and free.max() >= MATCH_IOU:
-            found[free.argmax()] = i
-    middle = boxes.centre(box)[:, None]
-    covered = boxes.intersection(box.astype(np.float64), label.ignore) > 0.5 * boxes.area(box)[:, None]
-    inside = ((middle >= label.ignore[None, :, :2]) & (middle <= label.ignore[None, :, 2:])).all(-1)
-    false = np.logical_not((covered | inside).any(-1)).reshape(len(box))
-    false[found[found >= 0]] = False
-    return Match(found=found, false=false)
-
-
 def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detections: Sequence[HandDetections] = ()) -> Score:
-    """Score of the hands found in each labelled frame (one table a label); with `detections`, also what each route found."""
+    """Score of the hands found in each labelled frame (one table a label); with `detections`, also what each route found.
+
+    A frame of two labelled persons or of three hands shows several people.
+    """
     matches = [match_hands(label, h.box, h.score) for label, h in zip(labels, hands, strict=True)]
     size = np.concatenate([boxes.long_side(la.box) / max(la.width, la.height) for la in labels] or [np.zeros(0)])
     seen = np.concatenate([m.found >= 0 for m in matches] or [np.zeros(0, bool)])
     right = np.concatenate([_side_right(la, h, m) for la, h, m in zip(labels, hands, matches, strict=True)] or [np.zeros(0)])
     overlap = [boxes.iou(la.box, h.box.astype(np.float64))[m.found >= 0, m.found[m.found >= 0]]
                for la, h, m in zip(labels, hands, matches, strict=True)]  # fmt: skip
-    num_false = int(sum(m.false.sum() for m in matches))
+    false = np.array([m.false.sum() for m in matches])
+    several = np.array([la.num_persons > 1 or len(la.box) > 2 for la in labels], bool)
+    of_several = np.repeat(several, [len(la.box) for la in labels])
     edges = np.digitize(size, [end for _, end in SIZES[:-1]])
     return Score(
         recall=_share(seen.sum(), len(seen)),
-        precision=_share(seen.sum(), seen.sum() + num_false),
+        precision=_share(seen.sum(), seen.sum() + false.sum()),
         side_accuracy=_share(np.nansum(right), np.isfinite(right).sum()),
         by_size={
             name: {
@@ -143,10 +70,16 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
             }
             for i, (name, _) in enumerate(SIZES)
         },
+        multi_person={
+            "recall": _share(seen[of_several].sum(), of_several.sum()),
+            "precision": _share(seen[of_several].sum(), seen[of_several].sum() + false[several].sum()),
+            "side_accuracy": _share(np.nansum(right[of_several]), np.isfinite(right[of_several]).sum()),
+            "num_hands": int(of_several.sum()),
+        },
         num_hands=len(seen),
         num_frames=len(labels),
         num_found=int(seen.sum()),
-        num_false=num_false,
+        num_false=int(false.sum()),
         num_sided=int(np.isfinite(right).sum()),
         mean_iou=float(np.mean(np.concatenate(overlap))) if seen.any() else float("nan"),
         routes=_by_route(labels, detections),

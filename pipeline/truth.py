@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from pipeline.hand_scores import MATCH_IOU
 from stages import boxes
 from stages.frames import grid_point
+from stages.labels import MATCH_IOU
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import CLEAR_VISIBLE
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from pipeline.evaluate import evaluate_hands, print_score, write_score
-from pipeline.hand_scores import LabelledFrame, load_labels, match_hands, score_hands
-from stages.tables import LEFT, RIGHT, Hands
+from pipeline.hand_scores import score_hands
+from stages.labels import LabelledFrame, load_labels, match_hands
+from stages.tables import LEFT, RIGHT, HandDetections, Hands
 
 NO_HANDS = Hands.empty()
 
@@ -147,3 +149,19 @@ def test_matching_prefers_the_surer_hand():
     assert match_hands(frame, hands.box, hands.score).found.tolist() == [1]
     flipped = replace(hands, score=hands.score[::-1].copy())
     assert match_hands(frame, flipped.box, flipped.score).found.tolist() == [0]
+
+
+def test_frames_of_several_people_are_counted_by_themselves():
+    two = replace(label((A, LEFT), (B, RIGHT)), num_persons=2)
+    score = score_hands([two, label((A, LEFT))], [found((A, 0.9, LEFT), (FAR, 0.9, LEFT)), found()])
+    assert score.multi_person == {"recall": 0.5, "precision": 0.5, "side_accuracy": 1.0, "num_hands": 2}
+
+
+def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path):
+    score = evaluate_hands(few, media, detections=tmp_path / "found.parquet")
+    without = score.leave_one_out
+    assert without["mediapipe"]["recall"] == 0
+    assert {f"mediapipe/{route}" for route in score.routes} <= set(without)
+    assert all(without[name]["recall"] <= score.recall for name in ("people", *(n for n in without if "/" in n)))
+    found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
+    assert len(found_there) == sum(route["num"] for route in score.routes.values())

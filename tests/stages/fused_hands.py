@@ -41,7 +41,7 @@ def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, see
 
 def fuse(*detections: HandDetections, people: People | None = None, **changes) -> Hands:
     names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
-    stage = FuseHands(**{"detectors": names, "min_score": 0.05, **changes})
+    stage = FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
     clip = Clips(
         clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
         first_frame=np.array([0]), num_frames=np.array([30]), frames_per_second=np.array([5.0]), ends_with=np.array(["end"], object),

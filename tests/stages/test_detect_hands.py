@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages import boxes
-from stages.detect_hands import DetectHands
+from stages.detect_hands import DetectHands, zooms_of
 from stages.detect_people import DetectPeople
 from stages.tables import HandDetections, People
 from tests.labelled_pictures import frames_of, labelled
@@ -122,3 +122,15 @@ def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(me
     assert len(once)
     assert again.person.tolist() == once.person.tolist()
     np.testing.assert_allclose(again.box, once.box, atol=3)
+
+
+def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
+    forearm = np.zeros((1, 17, 3), np.float32)
+    forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels
+    somebody = replace(People.empty(), keypoints=forearm)
+    settings = DetectHands()
+    assert zooms_of(somebody, 1280, 720, settings) == (1.0, 2.0)
+    assert zooms_of(somebody, 640, 400, settings) == (1.0,)  # a hand of 17 % of the short side
+    small = replace(People.empty(), keypoints=forearm / 4)
+    assert zooms_of(small, 640, 400, settings) == (1.0,)  # tiles of 200 pixels would be enlarged
+    assert zooms_of(People.empty(), 1280, 720, settings) == (1.0,)

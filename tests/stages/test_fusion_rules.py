@@ -14,7 +14,15 @@ from stages.fuse_hands import FuseHands
 from stages.tables import LEFT, RIGHT, HandDetections, People
 from tests.stages.fused_hands import SIZE, body, detection, fuse, quick, shape_of
 
-WBF = {"match_iou": 0.55, "match_distance": 1e-9, "stranger_iou": 0.0, "min_score": 0.0, "min_agreed_score": 0.0, "cover_share": 1.0}
+WBF = {
+    "match_iou": 0.55,
+    "match_distance": 1e-9,
+    "stranger_iou": 0.0,
+    "min_score": 0.0,
+    "bodiless_score": 0.0,
+    "min_agreed_score": 0.0,
+    "cover_share": 1.0,
+}
 
 
 def box_at(column: int, row: int, jitter: np.ndarray) -> np.ndarray:
@@ -117,8 +125,16 @@ def test_one_arm_detector_alone_proves_no_hand_unless_no_other_looked():
 
 def test_two_sources_need_less_than_one():
     a, b = (detection([100, 100, 200, 200], 0.35, source=s) for s in "ab")
-    assert len(fuse(a, b, min_score=0.4)) == 1
-    assert len(fuse(a, min_score=0.4)) == 0
+    assert len(fuse(a, b, bodiless_score=0.4)) == 1
+    assert len(fuse(a, bodiless_score=0.4)) == 0
+
+
+def test_a_hand_at_nobodys_wrist_must_be_surer_where_somebody_is_in_view():
+    hand = detection([100, 100, 200, 200], 0.7)
+    settings = {"min_score": 0.2, "bodiless_score": 0.6, "stray_score": 0.8}
+    assert len(fuse(hand, **settings)) == 1
+    assert len(fuse(hand, people=body((500, 400), (600, 400)), **settings)) == 0
+    assert len(fuse(hand, people=body((500, 400), (110, 210)), **settings)) == 1
 
 
 @quick

@@ -1,0 +1,99 @@
+"""Labelled frames: reading a label file, and which hands found in a frame are its labelled ones.
+
+Boxes are xyxy in pixels of the full frame; a labelled hand is found when a hand overlaps it by IoU >= 0.3.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from stages import boxes
+from stages.tables import LEFT, RIGHT
+
+FORMAT = "handmedia-bench/1"
+MATCH_IOU = 0.3
+"""The labels are drawn by eye: higher overlaps would measure the drawing."""
+UNKNOWN = -1
+"""A label without a side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFrame:
+    """One frame and all the hands in it."""
+
+    name: str
+    video: str  # path relative to the media folder, or ''
+    frame: int  # index in decode order
+    image: str  # path relative to the media folder, or ''
+    width: int
+    height: int
+    box: Float[np.ndarray, "n 4"]
+    side: Int64[np.ndarray, "n"]  # 0 left, 1 right, -1 not decidable
+    ignore: Float[np.ndarray, "m 4"]  # detections in here count neither way
+    num_persons: int = 0  # labelled, 0 where nobody counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What became of the hands of one labelled frame."""
+
+    found: Int64[np.ndarray, "n"]  # of each label: the row of the hand that matches it, or -1
+    false: Bool[np.ndarray, "m"]  # of each hand: matches no label and lies in no ignored region
+
+
+def load_labels(path: Path) -> list[LabelledFrame]:
+    """Frames of a label file. Raises ValueError that says what is wrong when it is not of this format."""
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found!r}, wanted {FORMAT!r}: a JSON object with 'format' and a list 'images'")
+    frames = []
+    for i, item in enumerate(content.get("images", [])):
+        try:
+            frames.append(_labelled(item))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: image {i} ({item.get('id') if isinstance(item, dict) else item}): {error!r}") from error
+    return frames
+
+
+def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
+    sides = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
+    return LabelledFrame(
+        name=str(item["id"]),
+        video=item.get("video") or "",
+        frame=int(item.get("frame") or 0),
+        image=item.get("jpeg") or item.get("image") or "",
+        width=int(item["width"]),
+        height=int(item["height"]),
+        box=np.array([h["box"] for h in item["hands"]], np.float64).reshape(-1, 4),
+        side=np.array([sides[h["side"]] for h in item["hands"]], np.int64),
+        ignore=np.array(item.get("ignore", []), np.float64).reshape(-1, 4),
+        num_persons=len(item.get("persons") or []),
+    )
+
+
+def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Float[np.ndarray, "m"]) -> Match:
+    """Greedy, surest hand first: each takes the free label it overlaps most, at IoU >= 0.3.
+
+    A hand without a label whose centre or greater part lies in an ignored region is not false.
+    """
+    overlap = boxes.iou(box.astype(np.float64), label.box)
+    found = np.full(len(label.box), -1, np.int64)
+    for i in np.argsort(-score, kind="stable"):
+        free = np.where(found < 0, overlap[i], -1.0)
+        if len(free) and free.max() >= MATCH_IOU:
+            found[free.argmax()] = i
+    middle = boxes.centre(box)[:, None]
+    covered = boxes.intersection(box.astype(np.float64), label.ignore) > 0.5 * boxes.area(box)[:, None]
+    inside = ((middle >= label.ignore[None, :, :2]) & (middle <= label.ignore[None, :, 2:])).all(-1)
+    false = np.logical_not((covered | inside).any(-1)).reshape(len(box))
+    false[found[found >= 0]] = False
+    return Match(found=found, false=false)

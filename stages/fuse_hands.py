@@ -27,7 +27,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[type[Table]] = Hands

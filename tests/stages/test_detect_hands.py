@@ -12,6 +12,7 @@ from stages.detect_hands import DetectHands, zooms_of
 from stages.detect_people import DetectPeople
 from stages.tables import HandDetections, People
 from tests.labelled_pictures import frames_of, labelled
+from tests.small_tables import columns
 
 
 def detect(*images: np.ndarray, people: People | None = None, settings: DetectHands | None = None) -> HandDetections:
@@ -127,10 +128,24 @@ def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(me
 def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
     forearm = np.zeros((1, 17, 3), np.float32)
     forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels
-    somebody = replace(People.empty(), keypoints=forearm)
+    somebody = columns(People, 1, keypoints=forearm)
     settings = DetectHands()
     assert zooms_of(somebody, 1280, 720, settings) == (1.0, 2.0)
     assert zooms_of(somebody, 640, 400, settings) == (1.0,)  # a hand of 17 % of the short side
-    small = replace(People.empty(), keypoints=forearm / 4)
+    small = columns(People, 1, keypoints=forearm / 4)
     assert zooms_of(small, 640, 400, settings) == (1.0,)  # tiles of 200 pixels would be enlarged
     assert zooms_of(People.empty(), 1280, 720, settings) == (1.0,)
+
+
+def test_a_hand_that_moves_is_looked_for_where_its_track_leads(media: Path) -> None:
+    image, row = labelled(media, "A023")
+    step = round(0.6 * float(boxes.long_side(np.array([row["hands"][0]["box"]]))[0]))
+    settings = DetectHands(min_palm_score=0.92)
+    moved = [cv2.copyMakeBorder(image, 0, 0, 2 * step - k * step, k * step, cv2.BORDER_REPLICATE) for k in range(3)]
+    weak = cv2.GaussianBlur(moved[2], (0, 0), 8)
+    assert len(detect(weak, people=People.empty(), settings=settings)) == 0
+    hands = detect(moved[0], moved[1], weak, people=People.empty(), settings=settings)
+    assert hands.frame.tolist() == [0, 1, 2]
+    assert hands.route[2] == "track"
+    centre = boxes.centre(hands.box)
+    np.testing.assert_allclose(centre[2] - centre[1], [-step, 0], atol=0.15 * step)

@@ -1,16 +1,16 @@
 """The command `whim`: what builds the data is the pipeline's, what learns from it is training's; neither knows the other."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
-TRAINING = ("train-detector", "evaluate-detector", "detect", "export-detector")
+_TRAINING = ("train-detector", "evaluate-detector", "detect", "export-detector")
 
 
 def main() -> None:
-    """Hand the words to whom they are for; `whim evaluate detector` is `evaluate-detector`."""
-    words = sys.argv[1:]
-    if words[:2] == ["evaluate", "detector"]:
-        words = ["evaluate-detector", *words[2:]]
-    if words[:1] and words[0] in TRAINING:
+    """Hand the words to whom they are for."""
+    words = _spelt(sys.argv[1:])
+    if _is_training(words):
         from training.cli import main as training
 
         training(words)
@@ -18,6 +18,26 @@ def main() -> None:
     from pipeline.cli import main as pipeline
 
     pipeline(words)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command, by the parser of whoever runs it."""
+    if _is_training(_spelt(words)):
+        from training.cli import build_parser as training
+
+        return training().parse_args(_spelt(words))
+    from pipeline.cli import build_parser as pipeline
+
+    return pipeline().parse_args(words)
+
+
+def _spelt(words: Sequence[str]) -> list[str]:
+    """`whim evaluate detector` is `whim evaluate-detector`."""
+    return ["evaluate-detector", *words[2:]] if list(words[:2]) == ["evaluate", "detector"] else list(words)
+
+
+def _is_training(words: Sequence[str]) -> bool:
+    return bool(words) and words[0] in _TRAINING
 
 
 if __name__ == "__main__":

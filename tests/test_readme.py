@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import build_parser
+import whim
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,7 +33,7 @@ def test_every_command_is_one(command: str) -> None:
         assert done.returncode == 0, done.stderr
         return
     starts = [i for i, word in enumerate(words) if word.endswith("whim") or word in ("pipeline", "--")]
-    arguments = build_parser().parse_args(words[starts[-1] + 1 :])
+    arguments = whim.parse(words[starts[-1] + 1 :])
     assert callable(arguments.command)
 
 

@@ -49,6 +49,12 @@ def two_tilts(objective: Objective, seen: Landmarks) -> tuple[State, State]:
     return first, second
 
 
+def rebent(objective: Objective, seen: Landmarks, state: State) -> State:
+    """The state with every finger at the bends that suit its palm and the landmarks best."""
+    camera = state.log_scale.exp()[:, None, None] * state.root[:, :2]
+    return state._replace(rotations=_best_bends(objective, seen, camera, state.shift))
+
+
 def _best_bends(
     objective: Objective, seen: Landmarks, camera: Float[Tensor, "n 2 3"], shift: Float[Tensor, "n 2"]
 ) -> Float[Tensor, "n 15 3 3"]:

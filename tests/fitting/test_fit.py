@@ -280,6 +280,22 @@ def test_no_hands_give_no_rows(fitter):
     assert fits.hand_pose.shape == (0, 45)
 
 
+def test_a_second_chance_only_lowers_totals(model, invent, monkeypatch):
+    hands = invent(400, noise=0.02).keypoints
+    fitter = Fitter(model)
+
+    def totals() -> torch.Tensor:
+        fits, w = fitter.fit(hands), fitter.settings.weights
+        pose = w.bone * fits.loss_bone + w.angle * fits.loss_angle + w.prior * fits.loss_prior
+        return fits.loss_reprojection + pose + w.shape * fits.loss_shape
+
+    after = totals()
+    monkeypatch.setattr("fitting.fit._SECOND_CHANCES", 0.0)
+    before = totals()
+    assert (after <= before * (1 + 1e-5)).all()
+    assert (after < 0.98 * before).any()
+
+
 def test_too_few_iterations_are_reported(model, invent):
     hands = invent(16, noise=0.03)
     fits = Fitter(model, FitSettings(num_iterations=2, tolerance=1e-6)).fit(hands.keypoints)

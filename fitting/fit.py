@@ -130,6 +130,10 @@ class Fitter:
         compiled = takes_compiled(self.settings.backend, model.v_template)
         self._measure = measurer(compiled=compiled)
         self._arithmetic = Arithmetic.of(compiled=compiled)
+        if compiled:
+            from fitting import compiled as twin  # numba, which the plain fit does not need
+
+            twin.settle()
 
     @torch.no_grad()
     def fit(

@@ -63,7 +63,9 @@ def load_graph(arguments: argparse.Namespace, *, remember: bool = False) -> Grap
         manifest = store.read(Manifest, "", "manifest")  # the videos were put away; what was made of them is here
     if remember:
         store.write_json("run.json", {"recipe": recipe, "videos": str(Path(videos).absolute())})
-        store.commit("", "manifest", manifest, {})
+        known = store.part("", "manifest").exists() and store.read(Manifest, "", "manifest").to_arrow()
+        if not known or not known.equals(manifest.to_arrow()):
+            store.commit("", "manifest", manifest, {})
     stages = find_recipe(recipe)(manifest, store.root)
     until = getattr(arguments, "until", None)
     if until:

@@ -63,7 +63,7 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(shards, tmp_path):
     paths = shards()
     settings = {"epochs": 2, "checkpoint_s": 1e-6}
     run(paths, tmp_path / "whole", MeanColour(), **settings).train()
-    (process,) = start(tmp_path / "killed", paths, task={"pause_s": 0.05}, **settings)
+    (process,) = start(tmp_path / "killed", paths, task={"pause_s": 0.4}, **settings)
     last = tmp_path / "killed" / "last.pt"
     before = time.monotonic()
     while not last.exists() or Checkpoint.load(last).progress.num_steps < 20:

@@ -24,6 +24,15 @@ def journal(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the runs in processes of their own: sums of two threads end in other digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, **settings) -> list[subprocess.Popen]:
     """The ranks of a run, each a process of its own."""
     told = json.dumps({"shards": [str(path) for path in shards], "folder": str(folder), "task": task or {}, "settings": settings})

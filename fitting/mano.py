@@ -95,8 +95,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def pose_hand(
     model: HandModel, betas: Float[Tensor, "n 10"], global_orient: Float[Tensor, "n 3"], hand_pose: Float[Tensor, "n 45"]
 ) -> PosedHand:
-    """The right hand in smplx's own placement: linear blend skinning with shape and pose blend shapes (Romero et al. 2017, eq. 1-3)."""
-    rotations = matrix_from_axis_angle(torch.cat([global_orient, hand_pose], 1).reshape(-1, 16, 3))
+    """The right hand in smplx's own placement, its rotations given as axis-angle."""
+    return pose_rotations(model, betas, matrix_from_axis_angle(torch.cat([global_orient, hand_pose], 1).reshape(-1, 16, 3)))
+
+
+def pose_rotations(model: HandModel, betas: Float[Tensor, "n 10"], rotations: Float[Tensor, "n 16 3 3"]) -> PosedHand:
+    """The same of rotation matrices: linear blend skinning with shape and pose blend shapes (Romero et al. 2017, eq. 1-3)."""
     shaped = model.v_template + torch.einsum("vcb,nb->nvc", model.shapedirs, betas)
     rest = torch.einsum("jv,nvc->njc", model.J_regressor, shaped)
     feature = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)

@@ -57,6 +57,19 @@ def axis_angle_from_matrix(matrix: Matrix) -> AxisAngle:
     return vector * factor
 
 
+def matrix_from_six(six: Float[Tensor, "*batch 6"]) -> Matrix:
+    """The rotation whose first two columns these are, made orthonormal in order (Zhou et al., CVPR 2019, eq. 15)."""
+    first = torch.nn.functional.normalize(six[..., :3], dim=-1)
+    second = six[..., 3:] - (first * six[..., 3:]).sum(-1, keepdim=True) * first
+    second = torch.nn.functional.normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], -1)
+
+
+def six_from_matrix(matrix: Matrix) -> Float[Tensor, "*batch 6"]:
+    """The first two columns, one after the other."""
+    return matrix[..., :2].mT.flatten(-2)
+
+
 def mirror_axis_angle(axis_angle: AxisAngle) -> AxisAngle:
     """The rotation seen in a mirror across x: (x, -y, -z)."""
     return axis_angle * axis_angle.new_tensor([1.0, -1.0, -1.0])

@@ -6,7 +6,15 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from fitting.rotation import axis_angle_from_matrix, cross_matrix, matrix_from_axis_angle, mirror_axis_angle, safe_atan2
+from fitting.rotation import (
+    axis_angle_from_matrix,
+    cross_matrix,
+    matrix_from_axis_angle,
+    matrix_from_six,
+    mirror_axis_angle,
+    safe_atan2,
+    six_from_matrix,
+)
 
 AXES = torch.nn.functional.normalize(torch.randn(200, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=1)
 
@@ -64,6 +72,20 @@ def test_gradient_at_zero_is_the_cross_matrix():
 def test_gradcheck():
     value = (AXES[:4] * torch.tensor([[1e-6], [0.3], [2.0], [3.1]])).requires_grad_()
     assert torch.autograd.gradcheck(matrix_from_axis_angle, value)
+
+
+def test_six_numbers_are_the_first_two_columns_and_come_back_as_the_matrix():
+    rotations = torch.from_numpy(Rotation.random(8, random_state=0).as_matrix())
+    assert six_from_matrix(rotations)[0].tolist() == [*rotations[0, :, 0].tolist(), *rotations[0, :, 1].tolist()]
+    torch.testing.assert_close(matrix_from_six(six_from_matrix(rotations)), rotations)
+
+
+def test_any_six_numbers_make_a_rotation_that_keeps_the_direction_of_the_first_column():
+    six = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    made = matrix_from_six(six)
+    torch.testing.assert_close(made @ made.mT, torch.eye(3, dtype=torch.float64).expand(8, 3, 3))
+    assert (torch.linalg.det(made) > 0.999).all()
+    torch.testing.assert_close(made[..., 0], six[:, :3] / six[:, :3].norm(dim=1, keepdim=True))
 
 
 def test_mirrored_rotation_is_the_rotation_between_mirrors():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from fitting.similarity import aligned
 from stages import boxes
 from stages.frames import grid_point
 from stages.labels import MATCH_IOU
@@ -122,13 +123,7 @@ def pa_mpjpe_mm(found: Float64[np.ndarray, "n points 3"], true: Float64[np.ndarr
     """
     known = np.isfinite(found).all((1, 2)) & np.isfinite(true).all((1, 2))
     error = np.full(len(found), np.nan)
-    a, b = (points[known] - points[known].mean(1, keepdims=True) for points in (found, true))
-    u, scale, vt = np.linalg.svd(np.swapaxes(a, 1, 2) @ b)
-    sign = np.ones_like(scale)
-    sign[:, 2] = np.sign(np.linalg.det(u @ vt))
-    spread = np.maximum((a**2).sum((1, 2)), 1e-18)
-    aligned = ((scale * sign).sum(1) / spread)[:, None, None] * (a @ ((u * sign[:, None]) @ vt))
-    error[known] = 1000 * np.linalg.norm(aligned - b, axis=2).mean(1)
+    error[known] = 1000 * np.linalg.norm(aligned(found[known], true[known]) - true[known], axis=2).mean(1)
     return error
 
 

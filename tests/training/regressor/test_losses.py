@@ -1,0 +1,138 @@
+"""The terms of the regressor's loss by hand, what they do not feel, their gradients, and what is masked."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from fitting.rotation import matrix_from_axis_angle
+from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, point_loss, rotation_loss, shape_loss
+from training.regressor.network import HandEstimate
+from training.regressor.objective import RegressorLossWeights, hand_terms, regressor_loss
+from training.regressor.truth import HandTruth
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.as_tensor(np.random.default_rng(seed).normal(size=shape))
+
+
+def truth_of(num: int = 3) -> HandTruth:
+    """Hands of which everything is known, float32."""
+    return HandTruth(
+        rotations=matrix_from_axis_angle(draw(num, 16, 3).float()),
+        betas=draw(num, 10, seed=1).float(),
+        vertices=0.1 * draw(num, 778, 3, seed=2).float(),
+        joints=0.1 * draw(num, 21, 3, seed=3).float(),
+        points=0.2 * draw(num, 21, 2, seed=4).float(),
+        confidence=torch.ones(num, 21),
+        has_mano=torch.ones(num, dtype=torch.bool),
+        has_betas=torch.ones(num, dtype=torch.bool),
+        has_joints=torch.ones(num, dtype=torch.bool),
+        weight=torch.ones(num),
+    )
+
+
+def estimate_of(truth: HandTruth, noise: float = 0.0, seed: int = 9) -> HandEstimate:
+    """The truth, or something beside it."""
+    values = (truth.rotations, truth.betas, torch.ones(len(truth.betas), 3), truth.vertices, truth.joints, truth.points)
+    return HandEstimate(*(v + noise * draw(*v.shape, seed=seed + k).float() for k, v in enumerate(values)))
+
+
+def test_terms_by_hand():
+    zero, one = torch.zeros(1, 21, 3), torch.zeros(1, 21, 3)
+    one[0, 5] = torch.tensor([0.03, -0.06, 0.0])
+    wrist = torch.zeros(1, 3)
+    assert shape_loss(one, zero, wrist, wrist).item() == pytest.approx(0.09 / 63)
+    assert shape_loss(one, zero, wrist + 0.01, wrist).item() == pytest.approx((20 * 0.03 + 0.02 + 0.07 + 0.01) / 63)
+    points, confidence = torch.zeros(1, 21, 2), torch.zeros(1, 21)
+    points[0, 0], points[0, 1], confidence[0, 0], confidence[0, 1] = 0.1, 0.2, 1.0, 0.5
+    assert point_loss(points, torch.zeros(1, 21, 2), confidence).item() == pytest.approx((2 * 0.1 + 0.5 * 2 * 0.2) / 42)
+    assert point_loss(points, torch.zeros(1, 21, 2), 0 * confidence).item() == 0
+    half_turn, still = torch.eye(3).repeat(1, 16, 1, 1), torch.eye(3).repeat(1, 16, 1, 1)
+    half_turn[0, 3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    assert rotation_loss(half_turn, still).item() == pytest.approx(2 * 4 / 144)
+    assert betas_loss(torch.full((1, 10), 3.0), torch.full((1, 10), 1.0)).item() == pytest.approx(4)
+
+
+def test_the_two_players_want_opposite_things():
+    real, fake = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 2.0]])
+    assert adversarial_loss(fake).item() == pytest.approx((1 + 1) / 2)
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.25 / 2 + 4 / 2)
+    assert adversarial_loss(torch.ones(1, 17)).item() == 0
+    assert discriminator_loss(torch.ones(1, 17), torch.zeros(1, 17)).item() == 0
+
+
+def test_place_is_not_felt_in_space_and_is_in_the_picture():
+    truth = truth_of()
+    moved = estimate_of(truth)
+    moved = moved._replace(vertices=moved.vertices + 0.5, joints=moved.joints + 0.5, points=moved.points + 0.5)
+    terms = hand_terms(moved, truth)
+    torch.testing.assert_close(terms.vertices, torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(terms.joints, torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(terms.points, torch.full((3,), 0.5))
+
+
+def test_gradients():
+    said, true, wrist, root = (
+        draw(2, 21, 3).requires_grad_(),
+        draw(2, 21, 3, seed=1),
+        draw(2, 3, seed=2).requires_grad_(),
+        draw(2, 3, seed=3),
+    )
+    assert gradcheck(lambda x, w: shape_loss(x, true, w, root), (said, wrist))
+    confidence = torch.rand(2, 21, dtype=torch.float64)
+    assert gradcheck(lambda x: point_loss(x, true[..., :2], confidence), draw(2, 21, 2, seed=4).requires_grad_())
+    rotations = draw(2, 16, 3, 3, seed=5)
+    assert gradcheck(lambda x: rotation_loss(x, rotations), draw(2, 16, 3, 3, seed=6).requires_grad_())
+    assert gradcheck(lambda x: betas_loss(x, draw(2, 10, seed=7)), draw(2, 10, seed=8).requires_grad_())
+    real, fake = draw(2, 17).requires_grad_(), draw(2, 17, seed=1).requires_grad_()
+    assert gradcheck(adversarial_loss, fake)
+    assert gradcheck(discriminator_loss, (real, fake))
+
+
+def test_what_is_unknown_neither_counts_nor_moves_anything():
+    truth = truth_of()
+    only_points = torch.tensor([True, False, True])
+    truth = truth._replace(has_mano=only_points, has_betas=only_points, has_joints=only_points)
+    said = HandEstimate(*(values.requires_grad_() for values in estimate_of(truth, 0.1)))
+    losses = regressor_loss([said], truth, RegressorLossWeights())
+    torch.stack(list(losses.values())).sum().backward()
+    for name in ("vertices", "rotations", "betas", "joints"):
+        gradient = getattr(said, name).grad
+        assert (gradient[1] == 0).all(), name
+        assert (gradient[[0, 2]] != 0).any(), name
+    assert (said.points.grad[1] != 0).all(), "its points are known"
+
+
+def test_weights_of_samples_terms_and_estimates():
+    truth = truth_of()._replace(weight=torch.tensor([1.0, 0.5, 0.0]))
+    coarse, refined = estimate_of(truth, 0.2, seed=20), estimate_of(truth, 0.1, seed=40)
+    weights = RegressorLossWeights(coarse=0.5)
+    losses = regressor_loss([coarse, refined], truth, weights)
+    for estimate, prefix, share in ((coarse, "coarse_", 0.5), (refined, "", 1.0)):
+        for name, values in hand_terms(estimate, truth)._asdict().items():
+            wanted = share * getattr(weights, name) * (values[0] + 0.5 * values[1]) / 3
+            assert losses[prefix + name].item() == pytest.approx(wanted.item(), rel=1e-5), prefix + name
+    assert "adversarial" not in losses
+    judged = [torch.zeros(3, 17), torch.full((3, 17), 2.0)]
+    assert regressor_loss([coarse, refined], truth, weights, judged)["adversarial"].item() == pytest.approx(0.008 * 1.5 / 3, rel=1e-5)
+    alone = regressor_loss([refined], truth, weights)
+    assert not any(name.startswith("coarse") for name in alone), "a network without refinement has one estimate, and it is the last"
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts():
+    """However many ranks share a batch, and whatever is known in each part."""
+    truth = truth_of(4)._replace(has_mano=torch.tensor([True, False, False, False]), weight=torch.tensor([0.9, 0.2, 0.5, 0.7]))
+    said = estimate_of(truth, 0.1)
+    whole = regressor_loss([said], truth, RegressorLossWeights())
+    parts = [
+        regressor_loss([HandEstimate(*(v[k] for v in said))], HandTruth(*(v[k] for v in truth)), RegressorLossWeights())
+        for k in (slice(0, 2), slice(2, 4))
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
+
+
+def test_a_bad_weight_is_named():
+    with pytest.raises(ValueError, match=r"regressor_loss_weights\.betas"):
+        RegressorLossWeights(betas=-1)

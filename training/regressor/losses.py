@@ -1,0 +1,39 @@
+"""The terms of the regressor's loss (WiLoR, eq. 8), one value a hand, unreduced: means over points, not sums.
+
+Frame of reference: as `training.regressor.truth`.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def shape_loss(
+    said: Float[Tensor, "b points 3"], true: Float[Tensor, "b points 3"], said_wrist: Float[Tensor, "b 3"], true_wrist: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b"]:
+    """L_3D of vertices or of joints: absolute difference of the coordinates relative to the wrist, metres, mean over points and axes."""
+    return ((said - said_wrist[:, None]) - (true - true_wrist[:, None])).abs().mean((1, 2))
+
+
+def point_loss(said: Float[Tensor, "b 21 2"], true: Float[Tensor, "b 21 2"], confidence: Float[Tensor, "b 21"]) -> Float[Tensor, "b"]:
+    """L_2D: absolute difference in the crop, crop units, times the confidence; mean over all points, so that a hand half seen says less."""
+    return (confidence[..., None] * (said - true).abs()).mean((1, 2))
+
+
+def rotation_loss(said: Float[Tensor, "b 16 3 3"], true: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
+    """L_mano's first half: squared difference of the rotation matrices, mean over their entries (HaMeR; the paper writes angles)."""
+    return ((said - true) ** 2).mean((1, 2, 3))
+
+
+def betas_loss(said: Float[Tensor, "b 10"], true: Float[Tensor, "b 10"]) -> Float[Tensor, "b"]:
+    """L_mano's second half: squared difference, mean over the ten."""
+    return ((said - true) ** 2).mean(1)
+
+
+def adversarial_loss(of_estimate: Float[Tensor, "b outputs"]) -> Float[Tensor, "b"]:
+    """L_adv: how far the discriminator's outputs are from 1, what it says of real hands (LSGAN; Mao et al., ICCV 2017, eq. 9)."""
+    return ((of_estimate - 1) ** 2).mean(1)
+
+
+def discriminator_loss(of_real: Float[Tensor, "b outputs"], of_estimate: Float[Tensor, "b outputs"]) -> Float[Tensor, "b"]:
+    """What the discriminator learns: 1 of real hands, 0 of estimated ones (the same, with a = 0, b = 1)."""
+    return ((of_real - 1) ** 2).mean(1) + (of_estimate**2).mean(1)

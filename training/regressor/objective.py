@@ -1,0 +1,87 @@
+"""The regressor's loss of a batch: the terms of eq. 8 of every estimate, from the coarse to the most refined, weighted and masked (WiLoR).
+
+A term is a mean over the batch; a hand whose truth is unknown counts as 0 in it. The divisor does not depend on which truth is known,
+so that the gradient is the same however a batch is shared among ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from training.regressor.losses import adversarial_loss, betas_loss, point_loss, rotation_loss, shape_loss
+from training.regressor.network import HandEstimate
+from training.regressor.truth import HandTruth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegressorLossWeights:
+    """Of the terms. The release sums where we take means: its weights times the numbers in its sums are ours, in round figures."""
+
+    vertices: float = 3.0
+    """The paper's L_3D, which the release lacks; as the joints."""
+    joints: float = 3.0
+    """Release: 0.05 x 63."""
+    points: float = 0.4
+    """Release: 0.01 x 42."""
+    rotations: float = 0.15
+    """Release: 0.001 x 144."""
+    betas: float = 0.005
+    """Release: 0.0005 x 10."""
+    adversarial: float = 0.008
+    """Release: 0.0005 x 17."""
+    coarse: float = 0.5
+    """Of every estimate before the last; the release supervises the last alone, and its coarse hand stays poor. Ours."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) < float("inf"):
+                raise ValueError(f"regressor_loss_weights.{field.name} must be 0 or more, got {getattr(self, field.name)}")
+
+
+class Terms(NamedTuple):
+    """One value a hand, unweighted; 0 where the truth is unknown."""
+
+    vertices: Float[Tensor, "b"]
+    joints: Float[Tensor, "b"]
+    points: Float[Tensor, "b"]
+    rotations: Float[Tensor, "b"]
+    betas: Float[Tensor, "b"]
+
+
+def hand_terms(said: HandEstimate, truth: HandTruth) -> Terms:
+    """The terms of one estimate, in float32 whatever the network ran in."""
+    said = HandEstimate(*(values.float() for values in said))
+    said_wrist, wrist = said.joints[:, 0], truth.joints[:, 0]
+    return Terms(
+        vertices=truth.has_mano * shape_loss(said.vertices, truth.vertices, said_wrist, wrist),
+        joints=truth.has_joints * shape_loss(said.joints, truth.joints, said_wrist, wrist),
+        points=point_loss(said.points, truth.points, truth.confidence),
+        rotations=truth.has_mano * rotation_loss(said.rotations, truth.rotations),
+        betas=truth.has_betas * betas_loss(said.betas, truth.betas),
+    )
+
+
+def regressor_loss(
+    said: Sequence[HandEstimate],
+    truth: HandTruth,
+    weights: RegressorLossWeights,
+    judged: Sequence[Float[Tensor, "b outputs"]] = (),
+) -> dict[str, Float[Tensor, ""]]:
+    """Weighted terms by name, those of earlier estimates as `coarse_...`; their sum is the loss.
+
+    `judged` is the discriminator's word on each estimate; without it there is no adversarial term.
+    """
+    losses: dict[str, Tensor] = {}
+    for number, estimate in enumerate(said):
+        last = number == len(said) - 1
+        terms = hand_terms(estimate, truth)._asdict()
+        if judged:
+            terms["adversarial"] = adversarial_loss(judged[number].float())
+        for name, values in terms.items():
+            key = name if last else f"coarse_{name}"
+            weight = getattr(weights, name) * (1.0 if last else weights.coarse)
+            losses[key] = losses.get(key, values.new_zeros(())) + weight * (truth.weight * values).mean()
+    return losses

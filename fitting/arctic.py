@@ -4,7 +4,6 @@ A file is a pickled dictionary of `right` and `left`, each with `rot` [t, 3], `p
 `hands_mean`), `trans`, `shape` and `fitting_err` [t]. The data are for non-commercial use and may not be passed on.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fitting.restricted_pickle import ARRAYS, as_array, object_of, read_pickle
+from fitting.restricted_pickle import as_array, objects_of_npy
 
 LARGEST_ANGLE = 2 * np.pi
 """Radians: a joint turned further is in another unit, or damaged."""
@@ -64,15 +63,10 @@ def read_sequence(path: Path, hands_mean: Float[np.ndarray, "45"], *, every: int
 
 def _dictionary(data: bytes) -> dict[str, Any]:
     """What `numpy.save` keeps of a dictionary: an array of one object."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    if not header(file)[2].hasobject:
-        raise ValueError("it holds numbers, not ARCTIC's dictionary")
-    content = object_of(read_pickle(data[file.tell() :], ARRAYS))
-    if not isinstance(content, dict):
+    content = objects_of_npy(data)
+    if len(content) != 1 or not isinstance(content[0], dict):
         raise ValueError("it holds no dictionary")
-    return content
+    return content[0]
 
 
 def _hand(content: Mapping[str, Any], side: str) -> tuple[Float[np.ndarray, "t 45"], Float[np.ndarray, "t"] | None]:

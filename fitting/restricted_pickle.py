@@ -160,8 +160,14 @@ def as_array(value: Any) -> np.ndarray:
     raise ValueError(f"not an array but {type(value).__name__.lstrip('_')}")
 
 
-def object_of(value: Any) -> Any:
-    """The one object in an array of objects, as `numpy.save` keeps a dictionary."""
-    if isinstance(value, _Array) and isinstance(value.values, list) and len(value.values) == 1:
-        return value.values[0]
-    raise ValueError("it is not an array of one object")
+def objects_of_npy(data: bytes) -> list[Any]:
+    """The objects in a file that `numpy.save` made of an array of objects. ValueError as `read_pickle`, and for an array of numbers."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if not header(file)[2].hasobject:
+        raise ValueError("it holds numbers, not objects")
+    content = read_pickle(data[file.tell() :], ARRAYS)
+    if not (isinstance(content, _Array) and isinstance(content.values, list)):
+        raise ValueError("it is not an array of objects")
+    return content.values

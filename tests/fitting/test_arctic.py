@@ -127,5 +127,5 @@ def test_file_that_is_no_npy_is_named(content, reason, tmp_path):
 
 def test_array_of_numbers_is_not_taken_for_a_sequence(tmp_path):
     np.save(tmp_path / "a.mano.npy", np.zeros((3, 45)))
-    with pytest.raises(ValueError, match="it holds numbers, not ARCTIC's dictionary"):
+    with pytest.raises(ValueError, match="it holds numbers, not objects"):
         read_sequence(tmp_path / "a.mano.npy", MEAN, every=1, worst=0)

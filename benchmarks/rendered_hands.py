@@ -10,12 +10,10 @@ from itertools import count
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from fitting.calibrate import LabelledHands
 from fitting.mano import LEFT
-from fitting.rotation import matrix_from_axis_angle
 from stages.detect_hands import DetectHands
 from stages.frames import Frames
 from stages.fuse_hands import FuseHands, fuse_frame
@@ -23,9 +21,9 @@ from stages.labels import LabelledFrame, match_hands
 from stages.tables import People
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model
-from studio.poses import SHAPES, key_angles
 from studio.render import Camera, Renderer
 from studio.scene import MIRROR, Track
+from studio.stills import between_shapes, facing, turn
 from studio.truth import CLEAR_VISIBLE
 from studio.video import NOISE_LEVEL, Film, pose_track, render_film
 
@@ -100,7 +98,7 @@ def _stills(kind: Kind, rng: np.random.Generator) -> Iterator[Scene]:
     """One hand a picture, right and left in turn, each with a shape, skin, sleeve and background of its own."""
     model, camera = studio_model(), Camera()
     for number in count():
-        track = _random_track(number % 2, _random_angles(5 if kind == "mixed" else 1, rng), rng)
+        track = _random_track(number % 2, between_shapes(5 if kind == "mixed" else 1, rng), rng)
         posed = pose_track(model, track)
         mesh = posed.hand.mesh(posed.vertices[0], track.elbow[0])
         noise = rng.normal(0, NOISE_LEVEL, (camera.height, camera.width, 3)).astype(np.float32)
@@ -116,23 +114,11 @@ def _stills(kind: Kind, rng: np.random.Generator) -> Iterator[Scene]:
         )
 
 
-def _random_angles(num_pairs: int, rng: np.random.Generator) -> Float64[np.ndarray, "15 3"]:
-    """Fingers on the way from one of the studio's shapes to another: all between the same two, or, with 5 pairs, each between its own."""
-    names = [str(name) for _ in range(num_pairs) for name in rng.choice(list(SHAPES), 2, replace=False)]
-    shapes = key_angles(names, rng).reshape(num_pairs, 2, 5, 3, 3)
-    share = rng.uniform(size=num_pairs)[:, None, None, None]
-    between = (1 - share) * shapes[:, 0] + share * shapes[:, 1]
-    return between[np.arange(5) % num_pairs, np.arange(5)].reshape(15, 3)
-
-
 def _random_track(side: int, angles: Float64[np.ndarray, "15 3"], rng: np.random.Generator) -> Track:
-    """One hand at one moment: palm or back to the camera, fingers up, then rolled and yawed by up to 0.9 and pitched by 0.7 radians."""
-    towards = rng.choice([-1.0, 1.0])
-    upright = np.array([[0, 0, -towards], [1, 0, 0], [0, -towards, 0]])
-    roll, yaw, pitch = (_turn(axis, rng.uniform(-most, most)) for axis, most in (("z", 0.9), ("y", 0.9), ("x", 0.7)))
-    orient = roll @ yaw @ pitch @ upright
+    """One hand at one moment."""
+    orient = facing(rng)
     wrist = np.array([*rng.uniform(-0.03, 0.03, 2), rng.uniform(0.6, 1.0)]) + 0.09 * orient[:, 0]  # the knuckles about the middle
-    bend = _turn("x", rng.uniform(-0.4, 0.4)) @ _turn("z", rng.uniform(-0.3, 0.3))
+    bend = turn("x", rng.uniform(-0.4, 0.4)) @ turn("z", rng.uniform(-0.3, 0.3))
     elbow = wrist + 0.25 * bend @ orient[:, 0]
     flip = MIRROR if side == LEFT else np.ones(3)
     skin, cloth = SKINS[int(rng.integers(len(SKINS)))], CLOTHS[int(rng.integers(len(CLOTHS)))]
@@ -145,11 +131,6 @@ def _random_track(side: int, angles: Float64[np.ndarray, "15 3"], rng: np.random
         wrist=(wrist * flip)[None],
         elbow=(elbow * flip)[None],
     )
-
-
-def _turn(axis: str, angle_rad: float) -> Float64[np.ndarray, "3 3"]:
-    """A rotation about one axis of the camera."""
-    return matrix_from_axis_angle(torch.as_tensor(angle_rad * np.eye(3)["xyz".index(axis)])).numpy()
 
 
 def _film_frames(seed: int) -> Iterator[Scene]:

@@ -99,7 +99,7 @@ def render_film(film: Film) -> Iterator[tuple[Picture, list[dict[str, np.ndarray
             picture = renderer.draw(mesh, background, grain[row : row + film.height, column : column + film.width])
             number = int(bounds[index]) + frame
             place = {"frame": np.int64(number), "time_s": np.float64(number / film.frames_per_second), "shot": np.int16(index)}
-            rows = [{name: np.asarray(v) for name, v in (place | _truth_row(p, frame, camera, picture)).items()} for p in posed]
+            rows = [{name: np.asarray(v) for name, v in (place | truth_row(p, frame, camera, picture)).items()} for p in posed]
             yield picture, rows
 
 
@@ -108,7 +108,8 @@ def _scene_mesh(posed: list[PosedTrack], figure: Person | None, frame: int, time
     return join([*meshes, figure.mesh(frame, time_s)] if figure else meshes)
 
 
-def _truth_row(posed: PosedTrack, frame: int, camera: Camera, picture: Picture) -> dict[str, Any]:
+def truth_row(posed: PosedTrack, frame: int, camera: Camera, picture: Picture) -> dict[str, Any]:
+    """What is known of one hand in one picture; where the picture stands in its video is for the caller to add."""
     pixels, keypoints = camera.project(posed.vertices[frame]), camera.project(posed.joints[frame])
     box = np.concatenate([pixels.min(0), pixels.max(0)])
     inside, area = _areas(posed, frame, pixels, box, camera)

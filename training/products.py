@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
 from training.order import key_of, shuffled
 from training.shards import CorruptSampleError, Dataset
@@ -153,15 +153,10 @@ class Crops:
     def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
         row, number, hand = self.hand[sample].tolist()
         data = self.dataset.shards[number].image(row - int(self.dataset.start[number]))
-        scale, dx, dy = self._to_picture(number, hand).tolist()
-        width, height = _size(data)
-        image = decode_jpeg(data, int(min(scale, 1) * max(width, height)))
-        shrunk = np.array([width / image.shape[1], height / image.shape[0]])
-        matrix = np.array([[scale * shrunk[0], 0, dx], [0, scale * shrunk[1], dy]])
-        matrix[:, 2] += 0.5 * (scale * shrunk - 1)  # OpenCV counts pixels from their middles
-        if self._is_left(number, hand):
-            matrix[0] = [-matrix[0, 0], 0, self.size - 1 - matrix[0, 2]]
-        cv2.warpAffine(image, matrix, (self.size, self.size), dst=out, flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
+        to_picture = self._to_picture(number, hand)
+        size = _size(data)
+        image = decode_jpeg(data, int(min(to_picture[0], 1) * max(size)))
+        cut(image, size, to_picture, out, mirrored=self._is_left(number, hand))
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
         """The columns of each hand as the shard has them (pixels of the stored image, its own side), with `image` and `to_picture`.
@@ -174,12 +169,35 @@ class Crops:
         return {"image": np.arange(len(where)), **columns, "to_picture": to_picture}
 
     def _to_picture(self, number: int, hand: int) -> Float32[np.ndarray, "3"]:
-        box = self.dataset.shards[number].columns["box"][hand].astype(np.float64)
-        scale = self.size / max(self.factor * (box[2:] - box[:2]).max(), 1.0)
-        return np.array([scale, *(self.size / 2 - scale * (box[:2] + box[2:]) / 2)], np.float32)
+        return squared(self.dataset.shards[number].columns["box"][hand], self.size, self.factor)
 
     def _is_left(self, number: int, hand: int) -> bool:
         return bool(self.dataset.shards[number].columns["side"][hand] == LEFT)
+
+
+def squared(box: Float[np.ndarray, "4"], size: int, factor: float) -> Float32[np.ndarray, "3"]:
+    """`to_picture` of the square around a box, `factor` times its longer side."""
+    box = box.astype(np.float64)
+    scale = size / max(factor * (box[2:] - box[:2]).max(), 1.0)
+    return np.array([scale, *(size / 2 - scale * (box[:2] + box[2:]) / 2)], np.float32)
+
+
+def cut(
+    image: UInt8[np.ndarray, "height width 3"],
+    full: tuple[int, int],
+    to_picture: Float32[np.ndarray, "3"],
+    out: UInt8[np.ndarray, "size size 3"],
+    *,
+    mirrored: bool = False,
+) -> None:
+    """Write the part of an image that `to_picture` takes into a square; `full` is the image's width and height before it was shrunk."""
+    scale, dx, dy = to_picture.tolist()
+    shrunk = np.array([full[0] / image.shape[1], full[1] / image.shape[0]])
+    matrix = np.array([[scale * shrunk[0], 0, dx], [0, scale * shrunk[1], dy]])
+    matrix[:, 2] += 0.5 * (scale * shrunk - 1)  # OpenCV counts pixels from their middles
+    if mirrored:
+        matrix[0] = [-matrix[0, 0], 0, len(out) - 1 - matrix[0, 2]]
+    cv2.warpAffine(image, matrix, out.shape[:2], dst=out, flags=cv2.INTER_LINEAR, borderValue=(FILL,) * 3)
 
 
 def moved(points: Float32[np.ndarray, "n *shape"], to_picture: Float32[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n *shape"]:

@@ -31,12 +31,16 @@ from training.readers.ho3d import TO_HO3D, ho3d
 from training.shards import CorruptSampleError
 
 
-@pytest.fixture
-def hands(tmp_path, monkeypatch) -> tuple[Posed, Posed]:
-    """Hands to train on and to be judged by; their model is in use."""
-    monkeypatch.setenv("WHIM_MANO", str(mano_file(tmp_path)))
-    model = exact_model(tmp_path / "MANO_RIGHT.pkl")
+@pytest.fixture(scope="module")
+def hands(tmp_path_factory) -> tuple[Posed, Posed]:
+    """Hands to train on and to be judged by."""
+    model = exact_model(mano_file(tmp_path_factory.getbasetemp()))
     return posed(5, model, seed=1), posed(4, model, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def _their_model(hands, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("WHIM_MANO", str(tmp_path_factory.getbasetemp() / "MANO_RIGHT.pkl"))
 
 
 @pytest.fixture

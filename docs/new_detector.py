@@ -4,17 +4,17 @@ Copy it, give `find_hands` something better to do, and fusion weighs it with the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from pipeline.members import with_detector
 from pipeline.recipes import whim
 from stages.detectors.found import FoundHands
 from stages.detectors.pictures import AnyPicture, rgb
 from stages.frames import Frames
-from stages.fuse_hands import FuseHands
 from stages.hand_members import check_settings, rows_of
 from stages.stage import Key, Resources, Stage
 from stages.tables import HandDetections, Manifest, People, Table
@@ -84,7 +84,4 @@ def patches(image: np.ndarray, min_share: float, max_share: float) -> np.ndarray
 
 def recipe(manifest: Manifest, root: Path) -> list[Stage]:
     """The usual chain with one more witness."""
-    stages = whim(manifest, root)
-    place, fuse = next((i, stage) for i, stage in enumerate(stages) if isinstance(stage, FuseHands))
-    fuse = replace(fuse, detectors=(*fuse.detectors, DetectHandsSkin.detector))
-    return [*stages[:place], DetectHandsSkin(), fuse, *stages[place + 1 :]]
+    return with_detector(whim(manifest, root), DetectHandsSkin())

@@ -1,10 +1,7 @@
-"""Evaluate the annotators on labelled frames: run people, hands and fusion around each, score, and draw what went wrong.
+"""Evaluate the annotators on labelled frames: run a recipe's detectors and fusion around each, score, and draw what went wrong."""
 
-Each labelled frame of a video is read with its neighbours in time, at the rate of annotation, so that tracks work as in a run.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +12,37 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.hand_scores import Score, score_hands
-from pipeline.members import hand_detectors
+from pipeline.observe import Seen, observe
+from pipeline.recipes import whim
 from pipeline.store import Store
-from stages.detect_hands import DetectHands
-from stages.detect_people import DetectPeople
-from stages.frames import Frames, decode, read_frames
 from stages.fuse_hands import FuseHands
 from stages.labels import LabelledFrame, load_labels, match_hands
 from stages.stage import Stage
-from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
+from stages.tables import LEFT, RIGHT, HandDetections, Hands, Manifest, People
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A labelled frame, its neighbours' rows with its own, and its picture."""
-
-    label: LabelledFrame
-    frame: int
-    image: UInt8[np.ndarray, "height width 3"]
-    videos: Videos
-    clips: Clips
-    people: People
-    detections: HandDetections
-
-    @property
-    def here(self) -> HandDetections:
-        """Detections on the labelled frame itself."""
-        return self.detections.take(self.detections.frame == self.frame)
-
-    def fused(self, fuse: Callable[[Videos, Clips, People, HandDetections], Hands]) -> Hands:
-        """The hands of the labelled frame itself, tracked with its neighbours'."""
-        hands = fuse(self.videos, self.clips, self.people, self.detections)
-        return hands.take(hands.frame == self.frame)
 
 
 def evaluate_hands(
     labels: Path,
     media: Path,
     *,
-    people: Stage | None = None,
-    hands: Sequence[Stage] = (),
-    fuse: FuseHands | None = None,
+    stages: Sequence[Stage] = (),
     overlays: Path | None = None,
     detections: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Score of the stages (their defaults when not given) on the frames of a label file whose paths are relative to `media`.
+    """Score of a recipe's stages (default: the recipe whim) on the frames of a label file whose paths are relative to `media`.
 
     With `overlays`, one PNG a labelled frame is written into that folder; with `detections`, the labelled frames' detections into that
     Parquet file, for `python -m stages.calibrate`. `tick(done, total)` is called after each frame. Raises ValueError for a label file
     of another format, or one that does not fit its videos, and FileNotFoundError for a missing file.
     """
-    frames, hands = load_labels(labels), hands or (DetectHands(),)
-    fuse = fuse or FuseHands(detectors=hand_detectors(hands))
+    frames = load_labels(labels)
+    finders, fuse = finders_and_fusion(stages or whim(Manifest.empty(), Path()))
     fuse_tables = fuse.build()
     found, everything = [], []
-    for done, seen in enumerate(observe(frames, media, people=people, hands=hands), 1):
+    for done, seen in enumerate(observe(frames, media, finders), 1):
         found.append(seen.fused(fuse_tables))
         everything.append(replace(seen, image=NO_IMAGE))
         if overlays is not None:
@@ -84,6 +54,14 @@ def evaluate_hands(
         with Store(detections.parent).aside(detections.absolute()) as temporary:
             pq.write_table(HandDetections.concat(here).to_arrow(), temporary)
     return replace(score_hands(frames, found, here), leave_one_out=leave_one_out(everything, fuse))
+
+
+def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]:
+    """The stages of clips before a recipe's fusion, and the fusion. Raises ValueError when it has none."""
+    for place, stage in enumerate(stages):
+        if isinstance(stage, FuseHands):
+            return [before for before in stages[:place] if before.key == "clip"], stage
+    raise ValueError("the recipe has no stage fuse-hands: there are no hands to score")
 
 
 def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str, float]]:
@@ -108,97 +86,6 @@ def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str
         score = score_hands([seen.label for seen in frames], [part(name, seen).fused(fuse_tables) for seen in frames])
         scores[name] = {"recall": score.recall, "precision": score.precision, "side_accuracy": score.side_accuracy}
     return scores
-
-
-def observe(
-    labels: Sequence[LabelledFrame],
-    media: Path,
-    *,
-    people: Stage | None = None,
-    hands: Sequence[Stage] = (),
-    rate: float = 5.0,
-    reach: int = 2,
-) -> Iterator[Seen]:
-    """People and hand detections in and around each labelled frame: `reach` frames before and after it at `rate` a second.
-
-    `hands` read frames and people.
-    """
-    find_people, find_hands = (people or DetectPeople()).build(), [stage.build() for stage in hands or (DetectHands(),)]
-    times: dict[Path, list[float]] = {}
-    for label in labels:
-        path = media / label.video
-        if label.video and path.exists():
-            if path not in times:
-                times[path] = [time_s for time_s, _ in decode(path)]
-            frames = _around(path, label, times[path], rate, reach)
-            frame = label.frame
-        else:
-            frames, frame = _still(media / label.image, label), 0
-        image = frames.images[frames.frame.tolist().index(frame)]
-        if image.shape[:2] != (label.height, label.width):
-            raise ValueError(
-                f"label {label.name} is of a {label.width}x{label.height} frame, {path} shows {image.shape[1]}x{image.shape[0]}"
-            )
-        bodies = find_people(frames)
-        yield Seen(
-            label=label,
-            frame=frame,
-            image=image,
-            videos=_video(frames.video, image),
-            clips=_clip(frames, rate),
-            people=bodies,
-            detections=HandDetections.concat([find(frames, bodies) for find in find_hands]),
-        )
-
-
-def _around(path: Path, label: LabelledFrame, times: list[float], rate: float, reach: int) -> Frames:
-    """The labelled frame and those nearest to k / rate seconds from it, as one stretch."""
-    if label.frame >= len(times):
-        raise ValueError(f"label {label.name} is of frame {label.frame}, but {path} has {len(times)} that can be decoded")
-    wanted = {int(np.abs(np.array(times) - (times[label.frame] + k / rate)).argmin()) for k in range(-reach, reach + 1)} | {label.frame}
-    first, last = min(wanted), max(wanted)
-    span = Frames(video=label.video, frame=np.array([first]), time_s=np.array([times[first]]), images=[])
-    clip = _clip(span, 0.0, num_frames=last - first + 1, end_s=times[last] + 1e-3)
-    kept = [
-        (f, t, i)
-        for s in read_frames(path, clip)
-        for f, t, i in zip(s.frame.tolist(), s.time_s.tolist(), s.images, strict=True)
-        if f in wanted
-    ]
-    index, time_s, images = zip(*kept, strict=True)
-    return Frames(video=label.video, frame=np.array(index), time_s=np.array(time_s), images=list(images))
-
-
-def _still(path: Path, label: LabelledFrame) -> Frames:
-    import cv2
-
-    image = cv2.imread(str(path)) if label.image else None
-    if image is None:
-        raise FileNotFoundError(f"label {label.name}: neither its video {label.video!r} nor a picture {path} can be read")
-    return Frames(video=label.name, frame=np.array([0]), time_s=np.array([0.0]), images=[np.ascontiguousarray(image[..., ::-1])])
-
-
-def _video(name: str, image: UInt8[np.ndarray, "height width 3"]) -> Videos:
-    """A row that knows the video's name and size, nothing else."""
-    known = {"video": name, "width": image.shape[1], "height": image.shape[0]}
-    columns = {}
-    for column in Videos.schema():
-        text = str(column.type) == "string"
-        columns[column.name] = np.array([known.get(column.name, "" if text else 0)], object if text else column.type.to_pandas_dtype())
-    return Videos(**columns)
-
-
-def _clip(frames: Frames, rate: float, num_frames: int | None = None, end_s: float | None = None) -> Clips:
-    return Clips(
-        clip=np.array([f"{frames.video}-0000"], object),
-        video=np.array([frames.video], object),
-        start_s=frames.time_s[:1],
-        end_s=np.array([frames.time_s[-1] + 1e-3 if end_s is None else end_s]),
-        first_frame=frames.frame[:1],
-        num_frames=np.array([len(frames.frame) if num_frames is None else num_frames]),
-        frames_per_second=np.array([rate]),
-        ends_with=np.array(["end"], object),
-    )
 
 
 def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands: Hands, path: Path) -> None:

@@ -5,9 +5,12 @@ A member is the stages that only make sense together, such as a pose network and
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from stages.detectors.weights import MissingWeights
 from stages.frames import Frames
+from stages.fuse_hands import FuseHands
+from stages.refuse_hands import RefuseHands
 from stages.stage import Stage
 from stages.tables import HandDetections
 
@@ -46,6 +49,15 @@ def _why_not(member: Member, written: set[type]) -> str:
             return f"nothing here writes the {' and '.join(lacking)} that it reads"
         here.add(stage.writes)
     return ""
+
+
+def with_detector(stages: Sequence[Stage], detector: Stage) -> list[Stage]:
+    """A recipe with one more source of hands after its others, and its fusion told of it."""
+    ((place, fuse),) = ((i, stage) for i, stage in enumerate(stages) if isinstance(stage, FuseHands))
+    finders = [*stages[:place], detector]
+    told = replace(fuse, detectors=hand_detectors(finders))
+    after = (replace(stage, fuse=told) if isinstance(stage, RefuseHands) else stage for stage in stages[place + 1 :])
+    return [*finders, told, *after]
 
 
 def hand_detectors(stages: Iterable[Stage]) -> tuple[str, ...]:

@@ -16,13 +16,15 @@ from stages.estimate_poses import EstimatePoses
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
 from stages.fit import Fit
 from stages.fuse_hands import FuseHands
+from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
 from stages.pack import Pack
 from stages.people_of_poses import PeopleOfPoses
+from stages.refuse_hands import RefuseHands
 from stages.review import Review
 from stages.split import Split
 from stages.stage import Stage
-from stages.tables import Manifest
+from stages.tables import HandDetections, Manifest
 
 Recipe = Callable[[Manifest, Path], list[Stage]]
 """Given the manifest and the data folder."""
@@ -39,6 +41,8 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
         DetectPeople(),
         DetectHands(),
         FuseHands(),
+        RefuseHands(fuse=FuseHands()),
+        FusePeople(),
         Fit(),
         Review(),
         Pack(num_shards=num_shards(len(manifest))),
@@ -58,9 +62,9 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
             (DetectHandsContactHands(),),
         ],
     )
-    finders = [*first, *members, DetectHands()]
+    finders = sorted([*first, *members, DetectHands()], key=lambda stage: stage.writes is HandDetections)  # who is there, then their hands
     fuse = FuseHands(detectors=hand_detectors(finders))
-    return [*finders, fuse, Fit(), Review(), Pack(num_shards=num_shards(len(manifest)))]
+    return [*finders, fuse, RefuseHands(fuse=fuse), FusePeople(), Fit(), Review(), Pack(num_shards=num_shards(len(manifest)))]
 
 
 def demo(manifest: Manifest, root: Path) -> list[Stage]:

@@ -19,11 +19,11 @@ from stages.tables import HandDetections, People, Table
 class DetectHandsOpenPose:
     """Find 21 keypoints of each hand whose wrist, elbow and shoulder are seen (Simon et al., 2017; WiLoR, sec. 3).
 
-    P(b|d) of WiLoR's eq. 1 is the mean of the 21 peaks. The side is the arm's, so the detector itself says none.
+    P(b|d) of WiLoR's eq. 1 is the mean of the 21 peaks. The side is the arm's, so the detector itself says none, but of doubtful arms.
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -34,6 +34,9 @@ class DetectHandsOpenPose:
     scales: tuple[float, ...] = (1.0,)
     """Each hand is looked at in crops this many times OpenPose's, and the surest look counts. OpenPose's best results take six from
     0.8 to 1.2."""
+    sure_wrist: float = 0.5
+    """An arm whose wrist is less sure than this is looked at as a left and as a right hand: the surer look counts, and is half a vote
+    for the side. Ours; 0 believes every arm."""
     min_joints: int = 10
     """A hand has this many joints whose peak is above 0.1. Ours: the network cannot say that there is none."""
     min_score: float = 0.2
@@ -53,7 +56,7 @@ class DetectHandsOpenPose:
 
     def __post_init__(self) -> None:
         positive = ("extent_width", "extent_height", "batch_size", "resolution")
-        check_settings("detect_hands_openpose", self, shares=("min_score",), positive=positive)
+        check_settings("detect_hands_openpose", self, shares=("min_score", "sure_wrist"), positive=positive)
         if self.resolution % 16:
             raise ValueError(f"detect_hands_openpose.resolution must be a multiple of 16, got {self.resolution}")
         if not self.scales or not all(0 < scale < 10 for scale in self.scales):
@@ -79,5 +82,12 @@ class DetectHandsOpenPose:
         network = hand_network(load_checkpoint(file), file)
         read = hand_reader(network, device=self.device, bf16=self.bf16, batch_size=self.batch_size, size=self.resolution)
         extent = self.extent_width, self.extent_height
-        find = find_hands(read, scales=self.scales, min_joints=self.min_joints, min_score=self.min_score, extent=extent)
+        find = find_hands(
+            read,
+            scales=self.scales,
+            sure_wrist=self.sure_wrist,
+            min_joints=self.min_joints,
+            min_score=self.min_score,
+            extent=extent,
+        )
         return rows_of(find, self.detector)

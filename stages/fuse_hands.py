@@ -4,8 +4,9 @@ Frame of reference as in `tables`: xyxy boxes in pixels of the full frame. Detec
 detectors that did not run do not count. Bodies are a weaker witness: their wrists say that a hand is there, whose and which.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,21 @@ from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoin
 from stages.calibration import EMBEDDED, calibrated, load_calibrations, uncalibrated
 from stages.people_union import union_of_people
 from stages.stage import Key, Resources
-from stages.tables import Clips, HandDetections, Hands, People, Table, Videos
+from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
+
+Weigh = Callable[[HandDetections], HandDetections]
+"""Detections to the same with boxes and scores as fusion takes them."""
+
+
+class Refusal(StrEnum):
+    """Why what detectors saw is no hand. The first that holds is the one written."""
+
+    WEAK = "weak"
+    """Its score is below what is asked for where it lies."""
+    LONE = "lone"
+    """One of several sources that looked saw it, and it is not sure enough, has no wrist nearby, or only follows arms."""
+    COVERED = "covered"
+    """It is a surer hand seen again in another size, or fingers of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,33 +126,45 @@ class FuseHands:
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], Hands]:
         """Load the calibration."""
+        return partial(self._fuse, self.weigher())
+
+    def weigher(self) -> Weigh:
+        """Calibrates detections, or with mode raw takes them as the paper does."""
         if self.mode == "raw":
-            return partial(self._fuse, uncalibrated)
-        return partial(self._fuse, partial(calibrated, calibrations=load_calibrations(self._calibration)))
+            return uncalibrated
+        return partial(calibrated, calibrations=load_calibrations(self._calibration))
 
-    def _fuse(
-        self, weigh: Callable[[HandDetections], HandDetections], videos: Videos, clips: Clips, people: People, detections: HandDetections
-    ) -> Hands:
-        """Hands of one clip, by frame, best score first within it.
-
-        Raises ValueError for rows of a detector that `detectors` does not name.
-        """
-        strangers = set(detections.source) - set(self.detectors)
-        if strangers:
-            raise ValueError(f"fuse_hands.detectors is {self.detectors}, but there are hands of {sorted(strangers)}: name them")
-        detections = weigh(detections)
-        frames = [
-            fuse_frame(
-                self, detections.take(detections.frame == f), people.take(people.frame == f), int(videos.width[0]), int(videos.height[0])
-            )
-            for f in np.unique(detections.frame)
-        ]
-        hands = Hands.concat(frames)
+    def _fuse(self, weigh: Weigh, videos: Videos, clips: Clips, people: People, detections: HandDetections) -> Hands:
+        """Hands of one clip, by frame, best score first within it."""
+        hands = Hands.concat([fuse_frame(self, *frame) for frame in frames_of(self, weigh, videos, people, detections)])
         return tracks.follow(hands, max_gap_s=self.max_gap_s, max_speed=self.max_speed) if len(hands) else Hands.empty()
+
+
+def frames_of(
+    settings: FuseHands, weigh: Weigh, videos: Videos, people: People, detections: HandDetections
+) -> Iterator[tuple[HandDetections, People, int, int]]:
+    """Weighed detections, people, width and height of each frame with a detection.
+
+    Raises ValueError for rows of a detector that `detectors` does not name.
+    """
+    strangers = set(detections.source) - set(settings.detectors)
+    if strangers:
+        raise ValueError(f"fuse_hands.detectors is {settings.detectors}, but there are hands of {sorted(strangers)}: name them")
+    detections = weigh(detections)
+    for f in np.unique(detections.frame):
+        yield detections.take(detections.frame == f), people.take(people.frame == f), int(videos.width[0]), int(videos.height[0])
 
 
 def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> Hands:
     """Hands of one frame (at least one detection), untracked: track -1, sides by this frame's votes alone."""
+    seen = candidates(settings, detections, people, width, height)
+    accepted = seen.take(seen.reason == "")
+    columns = {field.name: getattr(accepted, field.name) for field in fields(Hands)}
+    return Hands(**columns | {"hand": np.arange(len(accepted), dtype=np.int16)})
+
+
+def candidates(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> RefusedHands:
+    """All that the detections of one frame (at least one) make, with the reason why it is no hand, or '' where it is one."""
     everybody = union_of_people(people)  # numbered as the detectors number them
     people = everybody.take(everybody.score >= settings.person_score)
     detections = without_copies(detections, width, height, copy_iou=settings.copy_iou, copy_distance=settings.copy_distance)
@@ -153,34 +180,43 @@ def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, 
     support = np.where(person >= 0, witness[np.arange(len(box)), person, side] if len(people) else 0, 0.0)
     score = np.clip(1 - (1 - seen) * (1 - settings.wrist_weight * support), 0, 1)
     top = np.array([detections.score[c].max() for c in clusters])
-    exists = _exists(settings, score, member, run, top, support, settings.stray_score if len(people) else settings.bodiless_score)
-    exists &= ~covered(box, score, side, person >= 0, share=settings.cover_share, nested_share=settings.nested_share)
-    members = [clusters[i] for i in np.flatnonzero(exists)]
-    odds = bodies.side_log_odds(witness[exists], votes[exists], person[exists], side_weight=settings.wrist_side_weight)
-    n = len(members)
-    return Hands(
+    reason = _refusals(settings, score, member, run, top, support, settings.stray_score if len(people) else settings.bodiless_score)
+    standing = np.flatnonzero(reason == "")
+    again = covered(
+        box[standing],
+        score[standing],
+        side[standing],
+        person[standing] >= 0,
+        share=settings.cover_share,
+        nested_share=settings.nested_share,
+    )
+    reason[standing[again]] = Refusal.COVERED
+    owner = np.where(reason == "", person, -1)  # what was refused has no say in whose hand another is
+    n = len(clusters)
+    return RefusedHands(
         video=np.full(n, detections.video[0], object),
         frame=np.full(n, detections.frame[0]),
         time_s=np.full(n, detections.time_s[0]),
         hand=np.arange(n, dtype=np.int16),
         width=np.full(n, width, np.int32),
         height=np.full(n, height, np.int32),
-        box=box[exists].astype(np.float32),
-        score=score[exists].astype(np.float32),
-        side=side[exists].astype(np.int8),
-        side_log_odds=odds.astype(np.float32),
-        keypoints=keypoints[exists].astype(np.float32),
-        world=_world(detections, members),
-        person=np.append(people.person, -1)[person[exists]].astype(np.int16),
+        box=box.astype(np.float32),
+        score=score.astype(np.float32),
+        side=side.astype(np.int8),
+        side_log_odds=bodies.side_log_odds(witness, votes, owner, side_weight=settings.wrist_side_weight).astype(np.float32),
+        keypoints=keypoints.astype(np.float32),
+        world=_world(detections, clusters),
+        person=np.append(people.person, -1)[person].astype(np.int16),
         track=np.full(n, -1, np.int32),
         track_length=np.zeros(n, np.int32),
-        num_agree=np.array([len(c) for c in members], np.int16),
-        num_run=run[exists].sum(1).astype(np.int16),
-        keypoint_sources=joined[exists],
-        sources=_ragged([detections.source[c] for c in members]),
-        source_scores_raw=_ragged([detections.score_raw[c] for c in members]),
-        source_scores=_ragged([detections.score[c] for c in members]),
-        source_boxes=_ragged([detections.box[c] for c in members]),
+        num_agree=member.sum(1).astype(np.int16),
+        num_run=run.sum(1).astype(np.int16),
+        keypoint_sources=joined,
+        sources=_ragged([detections.source[c] for c in clusters]),
+        source_scores_raw=_ragged([detections.score_raw[c] for c in clusters]),
+        source_scores=_ragged([detections.score[c] for c in clusters]),
+        source_boxes=_ragged([detections.box[c] for c in clusters]),
+        reason=reason,
     )
 
 
@@ -198,7 +234,7 @@ def _fused(
     return clusters, box, np.stack([points for points, _ in joined]).astype(np.float64), np.stack([mask for _, mask in joined])
 
 
-def _exists(
+def _refusals(
     settings: FuseHands,
     score: Float64[np.ndarray, "n"],
     member: Bool[np.ndarray, "n sources"],
@@ -206,14 +242,15 @@ def _exists(
     top: Float[np.ndarray, "n"],
     support: Float64[np.ndarray, "n"],
     unclaimed_score: float,
-) -> Bool[np.ndarray, "n"]:
-    """Which hands are there: two sources that agree, the only one that looked, or one of several that is very sure by a wrist."""
+) -> Text:
+    """'' where two sources agree, the only one that looked is sure enough, or one of several is very sure by a wrist; else why not."""
     follows_arms = np.isin(settings.detectors, settings.arm_detectors)
     num_agree, num_run = member.sum(1), run.sum(1)
     agreed = (num_agree >= 2) & (score >= settings.min_agreed_score)
     only = (num_run == 1) & (score >= np.where(support > 0, settings.min_score, unclaimed_score))
-    by_eye = member[:, ~follows_arms].any(1)
-    return np.asarray(agreed | only | (by_eye & (top >= settings.lone_score) & (support > 0)), np.bool_)
+    sure = member[:, ~follows_arms].any(1) & (top >= settings.lone_score) & (support > 0)
+    lone = (num_agree == 1) & (num_run > 1)
+    return np.select([agreed | only | sure, lone], ["", Refusal.LONE.value], Refusal.WEAK.value).astype(object)
 
 
 def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> np.ndarray:

@@ -4,15 +4,16 @@ A whole-body network finds both hands of everybody, hidden ones too (HaMeR, issu
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 
 from stages.detectors.found import hull_boxes
+from stages.people_union import numbers_of
 from stages.stage import Key, Resources
-from stages.tables import HandDetections, Poses, Table
+from stages.tables import HandDetections, People, Poses, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +21,9 @@ class HandsOfPoses:
     """A hand wherever enough of its keypoints are sure (Pavlakos et al., HaMeR, CVPR 2024)."""
 
     name: ClassVar[str] = "hands-of-poses"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Poses,)
+    reads: ClassVar[tuple[type, ...]] = (Poses, People)
     writes: ClassVar[type[Table]] = HandDetections
     resources: ClassVar[Resources] = Resources(cpus=1)
 
@@ -53,11 +54,12 @@ class HandsOfPoses:
         """No model files."""
         return {}
 
-    def build(self) -> Callable[[Poses], HandDetections]:
+    def build(self) -> Callable[[Poses, People], HandDetections]:
         return self._hands
 
-    def _hands(self, poses: Poses) -> HandDetections:
+    def _hands(self, poses: Poses, people: People) -> HandDetections:
         mine = poses.take(poses.source == self.detector)
+        mine = replace(mine, person=everybodys_numbers(mine, people))
         of_side = [self._of_side(mine, keypoints, toward) for keypoints, toward in ((mine.left_hand, -1.0), (mine.right_hand, 1.0))]
         hands = HandDetections.concat(of_side)
         return hands.take(np.lexsort((hands.p_right > 0.5, hands.person, hands.frame)))
@@ -87,3 +89,17 @@ class HandsOfPoses:
             keypoints=keypoints,
             world=np.full((count, 21, 3), np.nan, np.float32),
         )
+
+
+def everybodys_numbers(poses: Poses, people: People) -> Int16[np.ndarray, "n"]:
+    """Which person of `Everybody` each pose is of, by its body among the people (as `PeopleOfPoses` lists it); -1 where it is not there."""
+    number = np.full(len(poses), -1, np.int16)
+    for frame in np.unique(poses.frame):
+        mine, here = np.flatnonzero(poses.frame == frame), people.take(people.frame == frame)
+        of_row = numbers_of(here)
+        for row in mine:
+            same = (here.box == poses.box[row]).all(1)
+            same &= np.isclose(here.keypoints, poses.body[row], rtol=0, atol=0, equal_nan=True).all((1, 2))
+            if same.any():
+                number[row] = of_row[same.argmax()]
+    return number

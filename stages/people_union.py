@@ -8,7 +8,7 @@ no witness against them.
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int16, Int64
 
 from stages import boxes
 from stages.tables import People, PersonBoxes
@@ -51,17 +51,25 @@ def union_of_boxes(found: PersonBoxes, *, min_iou: float = MIN_IOU) -> PersonBox
     return replace(surest, box=_fused(found.box, found.score, members))
 
 
-def union_of_people(people: People, *, min_iou: float = MIN_IOU) -> People:
+def union_of_people(people: People) -> People:
     """Everybody of one frame once, surest first, numbered anew; two bodies are one where boxes overlap and the limbs coincide.
 
     The box is the mean, weighted by score; the limbs are those of the member that sees most of them.
     """
-    members = groups(people.box, people.score, limbs_coincide(people), min_iou=min_iou)
+    members = groups(people.box, people.score, limbs_coincide(people), min_iou=MIN_IOU)
     seen = np.nan_to_num(people.keypoints[..., 2]).sum(1)
     clearest = people.take(np.array([rows[seen[rows].argmax()] for rows in members], np.int64))
     best = np.array([people.score[rows[0]] for rows in members], np.float32)
     box = _fused(people.box, people.score, members)
     return replace(clearest, person=np.arange(len(members), dtype=np.int16), box=box, score=best)
+
+
+def numbers_of(people: People) -> Int16[np.ndarray, "n"]:
+    """Of each body of one frame, the person that `union_of_people` makes of it."""
+    number = np.empty(len(people), np.int16)
+    for person, rows in enumerate(groups(people.box, people.score, limbs_coincide(people), min_iou=MIN_IOU)):
+        number[rows] = person
+    return number
 
 
 def limbs_coincide(people: People) -> Bool[np.ndarray, "n n"]:

@@ -230,6 +230,11 @@ class People(Table):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Everybody(People):
+    """One row a person and frame, however many detectors saw them: `person` is the number that hands and detections name."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class HandDetections(Table):
     """One row a hand that one detector found in one frame, merged over its routes."""
 
@@ -238,7 +243,7 @@ class HandDetections(Table):
     time_s: Float64[np.ndarray, "n"]
     source: Text  # the detector
     route: Text  # the crop it came from: frame, tile, wrist, person, track
-    person: Int16[np.ndarray, "n"]  # whose crop, or -1
+    person: Int16[np.ndarray, "n"]  # whose crop, as `Everybody` numbers them, or -1
     crop: Float32[np.ndarray, "n 4"]  # the region that was looked at
     box: Float32[np.ndarray, "n 4"]  # as the detector means it
     score_raw: Float32[np.ndarray, "n"]  # P(b|d) as the detector says it; for MediaPipe palm x presence
@@ -266,7 +271,7 @@ class Hands(Table):
     side_log_odds: Float32[np.ndarray, "n"]  # of right against left, summed over the votes and the track
     keypoints: Float32[np.ndarray, "n 21 3"]
     world: Float32[np.ndarray, "n 21 3"]
-    person: Int16[np.ndarray, "n"]
+    person: Int16[np.ndarray, "n"]  # whose, as `Everybody` numbers them, or -1
     track: Int32[np.ndarray, "n"]  # the same number for one hand through a clip
     track_length: Int32[np.ndarray, "n"]  # rows of that track
     num_agree: Int16[np.ndarray, "n"]  # how many sources saw it
@@ -276,6 +281,13 @@ class Hands(Table):
     source_scores: FloatList  # calibrated
     source_scores_raw: FloatList  # P(b|d) as the detector says it
     source_boxes: BoxList
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RefusedHands(Hands):
+    """What detectors saw and fusion did not take for a hand, untracked: one row a frame and place, in the columns of `Hands`."""
+
+    reason: Text  # weak, lone or covered
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

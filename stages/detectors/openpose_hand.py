@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, relu
 
@@ -102,6 +102,8 @@ class Arms:
     person: Int64[np.ndarray, "n"]
     """Index within the picture."""
     side: Int64[np.ndarray, "n"]
+    wrist: Float64[np.ndarray, "n"]
+    """The body's confidence in the wrist."""
     square: Float64[np.ndarray, "n 3"]
 
 
@@ -120,7 +122,13 @@ def arms_of(people: Sequence[People]) -> Arms:
     size = 1.5 * np.maximum(np.linalg.norm(along, axis=-1), 0.9 * upper_arm)[..., None]
     square = np.concatenate([wrist[..., :2] + 0.33 * along - size / 2, size], -1)
     row, side = np.nonzero(seen & np.isfinite(square).all(-1) & (size[..., 0] ** 2 > MIN_AREA))
-    return Arms(picture=picture[row], person=everybody.person[row].astype(np.int64), side=side, square=square[row, side])
+    return Arms(
+        picture=picture[row],
+        person=everybody.person[row].astype(np.int64),
+        side=side,
+        wrist=wrist[row, side, 2],
+        square=square[row, side],
+    )
 
 
 def scaled(square: Float64[np.ndarray, "n 3"], scale: float) -> Float64[np.ndarray, "n 3"]:
@@ -171,28 +179,50 @@ def hand_reader(network: HandNetwork, *, device: str, bf16: bool, batch_size: in
     return lambda looks: np.array(batches(looks), np.float32).reshape(-1, 21, 3)
 
 
-def find_hands(read: Reader, *, scales: Sequence[float], min_joints: int, min_score: float, extent: Extent) -> FindHands:
+def find_hands(read: Reader, *, scales: Sequence[float], sure_wrist: float, min_joints: int, min_score: float, extent: Extent) -> FindHands:
     """Hands of pictures with people; settings as in `DetectHandsOpenPose`. Of several scales a hand's surest is taken."""
 
     def find(images: Sequence[AnyPicture], people: Sequence[People]) -> FoundHands:
         pictures, arms = [rgb(image) for image in images], arms_of(people)
-        squares = np.stack([scaled(arms.square, scale) for scale in scales])  # [scale, hand, 3]
-        hands = list(zip(arms.picture, arms.side == LEFT, strict=True))
-        looks = [(pictures[p], square, bool(left)) for at in squares for (p, left), square in zip(hands, at, strict=True)]
+        squares = np.stack([scaled(arms.square, scale) for scale in scales])  # [scale, arm, 3]
+        doubtful = np.flatnonzero(arms.wrist < sure_wrist)
+        arm = np.concatenate([np.arange(len(arms.side)), doubtful])  # of each look
+        left = np.concatenate([arms.side == LEFT, arms.side[doubtful] != LEFT])
+        hands = list(zip(arms.picture[arm], left.tolist(), strict=True))
+        looks = [(pictures[p], square, of_left) for at in squares[:, arm] for (p, of_left), square in zip(hands, at, strict=True)]
         found = read(looks).reshape(len(scales), -1, 21, 3)
-        best = found[..., 2].mean(-1).argmax(0), np.arange(len(hands))
-        keypoints, square = found[best], squares[best]
-        keypoints[..., 2] = peak = keypoints[..., 2].clip(0, 1)
+        best = found[..., 2].mean(-1).argmax(0), np.arange(len(arm))
+        keypoints, square = found[best], squares[:, arm][best]
+        keypoints[..., 2] = keypoints[..., 2].clip(0, 1)
+        take, p_right = _surer_hand(keypoints[..., 2].mean(1), left, doubtful)
+        keypoints, square = keypoints[take], square[take]
+        peak = keypoints[..., 2]
         found_hands = FoundHands(
             picture=arms.picture,
-            route=np.full(len(hands), "wrist", object),
+            route=np.full(len(take), "wrist", object),
             person=arms.person,
             crop=np.concatenate([square[:, :2], square[:, :2] + square[:, 2:]], 1).astype(np.float32),
             box=hull_boxes(keypoints, min_score=SEEN, extent=extent),
             score=peak.mean(1),
-            p_right=np.full(len(hands), np.nan, np.float32),  # the arm's side is the body's word, which fusion hears from the body
+            p_right=p_right,
             keypoints=keypoints,
         )
         return found_hands.take(((peak > SEEN).sum(1) >= min_joints) & (found_hands.score >= min_score))
 
     return find
+
+
+def _surer_hand(
+    score: Float32[np.ndarray, "looks"], left: Bool[np.ndarray, "looks"], doubtful: Int64[np.ndarray, "k"]
+) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+    """The look that counts for each arm, and the probability of a right hand.
+
+    The last k looks are those at the `doubtful` arms' hands as the other hand. There the surer look counts, and half the log-odds of
+    right : left = score : score is the vote. Of the other arms the side is the body's word, which fusion hears from the body: NaN.
+    """
+    num_arms = len(score) - len(doubtful)
+    take, p_right = np.arange(num_arms), np.full(num_arms, np.nan, np.float32)
+    own, other = np.sqrt(np.maximum(score[doubtful], 1e-6)), np.sqrt(np.maximum(score[num_arms:], 1e-6))
+    take[doubtful] = np.where(other > own, num_arms + np.arange(len(doubtful)), doubtful)
+    p_right[doubtful] = np.where(left[doubtful], other, own) / (own + other)
+    return take, p_right

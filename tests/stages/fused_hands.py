@@ -40,12 +40,21 @@ def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, see
 
 
 def fuse(*detections: HandDetections, people: People | None = None, **changes) -> Hands:
+    """Hands of a clip of 30 frames; scores at which they count are low unless `changes` say otherwise."""
+    return fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
+
+
+def fusion(*detections: HandDetections, **changes) -> FuseHands:
     names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
-    stage = FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
+    return FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
+
+
+def clip_of(*detections: HandDetections, people: People | None = None) -> tuple[Videos, Clips, People, HandDetections]:
+    """The tables that fusion reads."""
     clip = Clips(
         clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
         first_frame=np.array([0]), num_frames=np.array([30]), frames_per_second=np.array([5.0]), ends_with=np.array(["end"], object),
     )  # fmt: skip
     known = {"width": SIZE[0], "height": SIZE[1]}
     blank = {n: np.array([known.get(n, "" if c.dtype == object else 0)], c.dtype) for n, c in vars(NO_VIDEOS).items()}
-    return stage.build()(Videos(**blank), clip, people or People.empty(), HandDetections.concat(detections))
+    return Videos(**blank), clip, people or People.empty(), HandDetections.concat(detections)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stages.association import associate, fuse_box, fuse_keypoints, weighted_box
 from stages.fuse_hands import FuseHands
-from stages.people_union import union_of_people
+from stages.fuse_people import everybody_of
 from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
 from tests.stages.fused_hands import body, detection, fuse, quick, shape_of
 
@@ -259,7 +259,8 @@ def test_people_are_numbered_as_the_detectors_number_them_a_doubtful_one_between
     )
     found = [detection([x - 30, 120, x + 30, 200], 0.9, p_right=0.05) for x in (100, 300, 500)]
     hands = fuse(*found, people=people)
-    numbers = union_of_people(people)
+    numbers = everybody_of(people)
     order = np.argsort(hands.box[:, 0])
     assert hands.person[order].tolist() == [0, -1, 1]  # the one of 0.6 is too doubtful to own a hand
+    assert numbers.person.tolist() == [0, 1, 2]
     assert numbers.box[hands.person[order][[0, 2]], 0].round().tolist() == [50, 401]

@@ -174,7 +174,7 @@ def test_a_left_hand_is_the_right_hand_of_the_mirrored_picture(weights: Path, me
     width = image.shape[1]
     file = weights / "openpose" / "hand_pose_model.pth"
     read = hand_reader(hand_network(load_checkpoint(file), file), device="cpu", bf16=False, batch_size=4, size=96)
-    find = find_hands(read, scales=(1.0,), min_joints=0, min_score=-1.0, extent=(1.0, 1.0))
+    find = find_hands(read, scales=(1.0,), sure_wrist=0.0, min_joints=0, min_score=-1.0, extent=(1.0, 1.0))
     arm = {"wrist": (300.0, 200.0), "elbow": (250.0, 280.0), "shoulder": (240.0, 180.0)}
     mirrored = {joint: (width - 1 - x, y) for joint, (x, y) in arm.items()}
     left = find([image], [somebody(**arm, side="left")])
@@ -194,10 +194,29 @@ def test_of_several_scales_the_surest_counts() -> None:
             row[:, 2] = 0.9 if square[2] > 100 else 0.3
         return joints
 
-    find = find_hands(read, scales=(0.8, 1.0, 1.2), min_joints=10, min_score=0.2, extent=(1.0, 1.0))
+    find = find_hands(read, scales=(0.8, 1.0, 1.2), sure_wrist=0.0, min_joints=10, min_score=0.2, extent=(1.0, 1.0))
     hands = find([np.zeros((300, 300, 3), np.uint8)], [somebody(wrist=(100, 50), elbow=(40, 50), shoulder=(40, 10), side="left")])
     assert hands.score.tolist() == pytest.approx([0.9])
     np.testing.assert_allclose(hands.crop[0, 2:] - hands.crop[0, :2], 108, rtol=1e-6)
+
+
+def test_a_doubtful_arms_hand_is_looked_at_both_ways_and_the_surer_look_is_half_a_vote() -> None:
+    def read(looks: list) -> np.ndarray:  # it is a right hand: mirrored crops show less
+        joints = np.full((len(looks), 21, 3), 10, np.float32)
+        for row, (_, square, mirrored) in zip(joints, looks, strict=True):
+            row[:, 0], row[:, 2] = square[0] + mirrored, 0.2 if mirrored else 0.8
+        return joints
+
+    find = find_hands(read, scales=(1.0, 1.2), sure_wrist=0.5, min_joints=10, min_score=0.1, extent=(1.0, 1.0))
+    sure, right_arm = (somebody(wrist=(100, 50), elbow=(40, 50), shoulder=(40, 10), side=side) for side in ("left", "right"))
+    faint = np.array([1, 1, 0.3], np.float32)
+    people = [sure, *(dataclasses.replace(person, keypoints=person.keypoints * faint) for person in (sure, right_arm))]
+    believed, asked, of_right_arm = (find([np.zeros((300, 300, 3), np.uint8)], [person]) for person in people)
+    assert (believed.score.tolist(), np.isnan(believed.p_right).all()) == (pytest.approx([0.2]), True)
+    assert asked.score.tolist() == pytest.approx([0.8])
+    assert asked.keypoints[0, 0, 0] == believed.keypoints[0, 0, 0] - 1
+    np.testing.assert_allclose(np.log(asked.p_right / (1 - asked.p_right)), 0.5 * np.log(0.8 / 0.2), rtol=1e-5)
+    np.testing.assert_allclose(of_right_arm.p_right, asked.p_right, rtol=1e-6)
 
 
 def test_weak_hands_are_not_listed_and_the_box_is_the_hull_of_what_is_seen() -> None:
@@ -212,7 +231,8 @@ def test_weak_hands_are_not_listed_and_the_box_is_the_hull_of_what_is_seen() -> 
     image = np.zeros((300, 300, 3), np.uint8)
 
     def find(**settings: float) -> object:
-        return find_hands(read, scales=(1.0,), extent=(1.2, 1.0), **{"min_joints": 10, "min_score": 0.2, **settings})([image], [person])
+        fixed = {"min_joints": 10, "min_score": 0.2, "sure_wrist": 0.0, **settings}
+        return find_hands(read, scales=(1.0,), extent=(1.2, 1.0), **fixed)([image], [person])
 
     np.testing.assert_allclose(find().box, [[55.5 - 6.6, 60, 55.5 + 6.6, 93]], rtol=1e-6)
     assert find().score.tolist() == pytest.approx([0.6 * 12 / 21])

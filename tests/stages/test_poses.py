@@ -1,5 +1,6 @@
 """From person boxes to poses, people and hands: the stages around ViTPose, with random weights of the published layout."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from stages.detectors.vitpose import views_of
 from stages.detectors.weights import MissingWeights, find_weights
 from stages.estimate_poses import EstimatePoses
 from stages.frames import Frames
+from stages.fuse_people import everybody_of
 from stages.hands_of_poses import HandsOfPoses
 from stages.people_of_poses import PeopleOfPoses
-from stages.tables import BODY_KEYPOINTS, PersonBoxes, Poses
+from stages.tables import BODY_KEYPOINTS, People, PersonBoxes, Poses
 from tests.labelled_pictures import frames_of, labelled
 from tests.stages.checkpoints import random_state
 from tests.vitpose_layouts import official
@@ -115,7 +117,7 @@ def test_nobody_is_an_empty_table(media: Path) -> None:
     frames = frames_of(np.zeros((90, 160, 3), np.uint8))
     poses = estimate(frames, PersonBoxes.empty())
     assert len(poses) == 0
-    assert len(HandsOfPoses().build()(poses)) == 0
+    assert len(HandsOfPoses().build()(poses, People.empty())) == 0
     assert poses.to_arrow().schema.equals(Poses.schema())
 
 
@@ -125,7 +127,7 @@ def test_network_of_the_body_alone_leaves_the_hands_unknown() -> None:
     assert np.isfinite(poses.body).all()
     assert np.isnan(poses.left_hand).all()
     assert np.isnan(poses.right_hand).all()
-    assert len(HandsOfPoses().build()(poses)) == 0
+    assert len(HandsOfPoses().build()(poses, People.empty())) == 0
 
 
 def test_weights_are_part_of_the_stages_identity_and_missing_ones_are_named(folder: Path) -> None:
@@ -152,16 +154,16 @@ def hand(num_sure: int, sure: float = 0.9) -> np.ndarray:
 
 
 def test_hands_need_more_than_three_sure_joints() -> None:
-    found = HandsOfPoses().build()(poses_with(hand(3), hand(4)))
+    found = HandsOfPoses().build()(poses_with(hand(3), hand(4)), People.empty())
     assert len(found) == 1
     assert found.p_right[0] > 0.5
-    assert found.person.tolist() == [3]
+    assert found.person.tolist() == [-1], "nobody is listed"
     assert found.frame.tolist() == [7]
-    assert len(HandsOfPoses().build()(poses_with(hand(9, sure=0.5), hand(9, sure=0.51)))) == 1, "more than 0.5, not 0.5"
+    assert len(HandsOfPoses().build()(poses_with(hand(9, sure=0.5), hand(9, sure=0.51)), People.empty())) == 1, "more than 0.5, not 0.5"
 
 
 def test_box_is_the_hull_of_the_sure_joints_and_the_crop_twice_that() -> None:
-    found = HandsOfPoses(extent_width=1.0, extent_height=1.0).build()(poses_with(hand(9), hand(9)))
+    found = HandsOfPoses(extent_width=1.0, extent_height=1.0).build()(poses_with(hand(9), hand(9)), People.empty())
     assert np.allclose(found.box, [10, 20, 30, 60])
     assert np.allclose(found.crop, [0, 0, 40, 80])
     assert found.p_right[0] < 0.5 < found.p_right[1], "left, then right"
@@ -177,8 +179,24 @@ def test_people_carry_the_arms_on_and_other_networks_poses_are_left_alone() -> N
     assert np.array_equal(people.keypoints, mine.body)
     assert people.keypoints.shape[1] == len(BODY_KEYPOINTS)
     assert people.score.tolist() == pytest.approx([0.8])
-    assert len(HandsOfPoses(detector="another").build()(Poses.concat([others, mine]))) == 2
+    assert len(HandsOfPoses(detector="another").build()(Poses.concat([others, mine]), People.empty())) == 2
     assert PeopleOfPoses(detector="another").detector == "another"
+
+
+def test_a_hand_names_its_person_of_everybody_whatever_the_networks_own_number() -> None:
+    poses = poses_with(hand(9), hand(9))
+    one = PeopleOfPoses().build()(poses)  # number 3 of its own network
+    again = replace(one, box=one.box + 2, score=np.array([0.7], np.float32), person=np.array([0], np.int16))  # as another detector has them
+    other = replace(
+        one, box=one.box + 400, keypoints=one.keypoints + 400, score=np.array([0.9], np.float32), person=np.array([1], np.int16)
+    )
+    later = replace(one, frame=one.frame + 1)
+    people = People.concat([again, later, other, one])
+    found, everybody = HandsOfPoses().build()(poses, people), everybody_of(people)
+    assert found.person.tolist() == [1, 1]
+    here = everybody.take(everybody.frame == 7)
+    assert (here.person.tolist(), len(everybody)) == ([0, 1], 3)
+    np.testing.assert_allclose(here.box[found.person[0]], one.box[0] + 2 * 0.7 / 1.5, rtol=1e-5)
 
 
 def test_bad_settings_are_named() -> None:

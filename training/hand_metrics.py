@@ -23,6 +23,7 @@ F_THRESHOLDS_M = (0.005, 0.015)
 
 WRIST, MIDDLE_KNUCKLE = HAND_KEYPOINTS.index("wrist"), HAND_KEYPOINTS.index("middle1")
 """The bone by which HO3D's script scales: its joints 0 and 4."""
+FINGERTIPS = [HAND_KEYPOINTS.index(f"{finger}4") for finger in ("thumb", "index", "middle", "ring", "little")]
 
 _Points = Float[np.ndarray, "n points 3"]
 

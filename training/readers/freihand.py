@@ -13,7 +13,7 @@ import numpy as np
 
 from fitting.mano import load_hand_model
 from training.hand_metrics import Hands3D
-from training.readers.hand_crops import HandCrops, box_of, columns_of, projected
+from training.readers.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
 
 SIDE = 224
 """Of the pictures, pixels."""
@@ -41,7 +41,8 @@ def freihand(folder: Path, split: Literal["training", "evaluation"], *, versions
     if missing:
         raise FileNotFoundError(f"{missing} is missing: {WHERE}")
     middle_half = np.tile([SIDE / 4, SIDE / 4, 3 * SIDE / 4, 3 * SIDE / 4], (len(joints), 1))
-    columns = columns_of(joints, matrix, **(_parameters(folder, len(joints)) if training else {}))
+    parameters = _parameters(folder, len(joints)) if training else {}
+    columns = columns_of(with_our_tips(joints, parameters), matrix, **parameters)
     return HandCrops(
         name=f"freihand {split}",
         pictures=pictures,

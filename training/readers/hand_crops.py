@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 
-from fitting.mano import RIGHT
-from training.hand_metrics import WRIST, Hands3D
+from fitting.mano import RIGHT, load_hand_model, pose_hand
+from training.hand_metrics import FINGERTIPS, WRIST, Hands3D
 from training.order import key_of
 from training.products import cut, squared
 from training.readers.labelled_picture import read_picture
@@ -103,6 +104,19 @@ def columns_of(
         "quality": np.ones(n),
     }
     return {"side": np.full(n, RIGHT, np.int8), **{name: values.astype(np.float32) for name, values in columns.items()}}
+
+
+def with_our_tips(joints: Float[np.ndarray, "n 21 3"], parameters: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n 21 3"]:
+    """Joints whose fingertips are the vertices that our hand model takes: a set that takes others would teach millimetres that are none."""
+    if not parameters:
+        return joints
+    joints, model = joints.copy(), load_hand_model()
+    for start in range(0, len(joints), 4096):
+        rows = slice(start, start + 4096)
+        told = {name: torch.as_tensor(values[rows].astype(np.float32)) for name, values in parameters.items()}
+        posed = pose_hand(model, **told).joints.numpy()
+        joints[rows, FINGERTIPS] = posed[:, FINGERTIPS] - posed[:, [WRIST]] + joints[rows, [WRIST]]
+    return joints
 
 
 def box_of(points: Float[np.ndarray, "n points 2"]) -> Float64[np.ndarray, "n 4"]:

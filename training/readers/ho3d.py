@@ -18,7 +18,7 @@ from fitting.mano import OPENPOSE_ORDER, load_hand_model
 from fitting.restricted_pickle import ARRAYS, as_array, read_pickle
 from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 from training.hand_metrics import Hands3D
-from training.readers.hand_crops import HandCrops, box_of, columns_of, projected
+from training.readers.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
 
 TO_CAMERA = np.array([1.0, -1.0, -1.0])
 """OpenGL's axes to ours, and back."""
@@ -46,12 +46,13 @@ def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1)
     matrix = _stacked(metas, "camMat", (3, 3))
     truth = None if training else _published(folder, len(_listed(folder, split)), every, rows)
     joints = truth.joints if truth else (TO_CAMERA * _stacked(metas, "handJoints3D", (21, 3)))[:, list(OPENPOSE_ORDER)]
+    parameters = _parameters(metas) if training else {}
     sequence, numbers = zip(*(name.split("/") for name in names), strict=True)
     return HandCrops(
         name=f"ho3d {split}",
         pictures=[_picture(folder / split / of / "rgb" / number) for of, number in zip(sequence, numbers, strict=True)],
         box=box_of(projected(joints, matrix)) if training else _stacked(metas, "handBoundingBox", (4,)),
-        columns=columns_of(joints, matrix, **(_parameters(metas) if training else {})),
+        columns=columns_of(with_our_tips(joints, parameters), matrix, **parameters),
         matrix=matrix,
         truth=truth,
         tips=TIPS,

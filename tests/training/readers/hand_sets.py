@@ -12,6 +12,8 @@ import torch
 
 from fitting.files import STANDIN
 from fitting.mano import OPENPOSE_ORDER, HandModel, load_hand_model, pose_hand
+from training.readers.freihand import TIPS as FREIHAND_TIPS
+from training.readers.ho3d import TIPS as HO3D_TIPS
 
 
 class Posed(NamedTuple):
@@ -43,6 +45,13 @@ def posed(count: int, model: HandModel, seed: int = 0) -> Posed:
     return Posed(betas, orient, pose, hand.joints.numpy() + place, hand.vertices.numpy() + place)
 
 
+def published(hands: Posed, tips: tuple[int, ...]) -> np.ndarray:
+    """The joints as a set has them, whose fingertips are vertices of its own choice."""
+    joints = hands.joints.copy()
+    joints[:, 4::4] = hands.vertices[:, list(tips)]
+    return joints
+
+
 def spotted(pixel: np.ndarray, width: int, height: int) -> np.ndarray:
     """Grey, with a bright spot centred where `pixel`, counted from pixels' middles, says."""
     y, x = np.mgrid[:height, :width]
@@ -64,7 +73,7 @@ def freihand_folder(folder: Path, training: Posed, evaluation: Posed, hands_mean
     for split, hands in (("training", training), ("evaluation", evaluation)):
         (folder / split / "rgb").mkdir(parents=True)
         count = len(hands.joints)
-        told = {"K": np.tile(FREIHAND_MATRIX, (count, 1, 1)), "xyz": hands.joints, "scale": np.full(count, 0.03)}
+        told = {"K": np.tile(FREIHAND_MATRIX, (count, 1, 1)), "xyz": published(hands, FREIHAND_TIPS), "scale": np.full(count, 0.03)}
         if split == "training":
             pose = np.concatenate([hands.global_orient, hands.hand_pose - hands_mean, hands.betas, np.zeros((count, 3))], 1)
             told["mano"] = pose[:, None]
@@ -91,7 +100,7 @@ def ho3d_folder(folder: Path, training: Posed, evaluation: Posed, *, suffix: str
             sequence, number = name.split("/")
             pixels = seen(hands.joints[k], HO3D_MATRIX)
             meta: dict[str, object] = {"camMat": HO3D_MATRIX, "objName": "004_sugar_box", "objLabel": 3}
-            joints = (hands.joints[k] * TO_OPENGL)[back]
+            joints = (published(hands, HO3D_TIPS)[k] * TO_OPENGL)[back]
             if split == "train":
                 turned = cv2.Rodrigues(np.diag(TO_OPENGL) @ cv2.Rodrigues(hands.global_orient[k])[0])[0][:, 0]
                 meta |= {"handPose": np.concatenate([turned, hands.hand_pose[k]]), "handBeta": hands.betas[k], "handJoints3D": joints}
@@ -105,7 +114,7 @@ def ho3d_folder(folder: Path, training: Posed, evaluation: Posed, *, suffix: str
             picture.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(picture), spotted(pixels[0], 640, 480))
         (folder / f"{split}.txt").write_text("\n".join(names) + "\n")
-    for kind, values in (("xyz", evaluation.joints[:, back]), ("verts", evaluation.vertices)):
+    for kind, values in (("xyz", published(evaluation, HO3D_TIPS)[:, back]), ("verts", evaluation.vertices)):
         (folder / f"evaluation_{kind}.json").write_text(json.dumps((values * TO_OPENGL).tolist()))
     return folder
 

@@ -57,7 +57,7 @@ def ho3d_set(tmp_path, hands, request) -> Path:
 
 
 def check_training(crops: HandCrops, truth: Posed, matrix: np.ndarray) -> None:
-    """MANO's parameters give the joints, our own fingertips too; they lie where the picture shows them, and where the fit's camera does, nearly."""
+    """MANO's parameters give the joints, our fingertips too; they lie where the picture and, nearly, the fit's camera have them."""
     assert isinstance(crops, Product)
     labels = crops.labels(range(len(crops)))
     assert (labels["side"] == RIGHT).all()

@@ -1,0 +1,193 @@
+"""A regressor judged on hands that are known: every figure of the coarse hand and of the refined one, side by side.
+
+Frames of reference: as `training.hand_metrics`; pixels of the picture for boxes and cameras. All is in terms of right hands: a left
+hand of a shard is mirrored with its crop, and so is its truth.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+
+from fitting.mano import TIP_VERTICES, load_hand_model
+from fitting.similarity import aligned
+from training.hand_metrics import FINGERTIPS, Hands3D, Judged, distances, judge
+from training.hand_motion import motion_figures, runs
+from training.products import Crops
+from training.readers.freihand import freihand
+from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
+from training.readers.ho3d import ho3d
+from training.regressor.camera import frame_translation
+from training.regressor.hand import HandLayer
+from training.regressor.labels import truth_of
+from training.regressor.network import Regressor
+from training.shards import Dataset
+
+CROP_FACTOR = 2.0
+"""Side of the crop that the network sees over the longer side of the hand's box (WiLoR's demo)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Benchmark:
+    """Crops, the hands in them, and how they are counted."""
+
+    name: str
+    protocol: str
+    """In words: which pictures, which boxes."""
+    crops: HandCrops | Crops
+    truth: Hands3D
+    matrix: Float64[np.ndarray, "n 3 3"] | None
+    """The camera's, pixels; None where the truth's place before the camera is not known."""
+    tracks: Sequence[Int64[np.ndarray, "frames"]]
+    """Rows of one hand in consecutive frames."""
+    frames_per_second: float = 30.0
+    tips: tuple[int, ...] = TIP_VERTICES
+    """The vertices that the set takes for fingertips."""
+
+
+class Said(NamedTuple):
+    """What a network says of all hands."""
+
+    hands: Hands3D
+    """About the wrist."""
+    camera: Float32[np.ndarray, "n 3"]
+
+
+class Outcome(NamedTuple):
+    """Of one benchmark."""
+
+    judged: Mapping[str, Judged]
+    """By estimate: `coarse`, and `refined` where the network refines."""
+    said: Mapping[str, Said]
+
+
+def freihand_benchmark(folder: Path) -> Benchmark:
+    """FreiHAND's evaluation split. Raises as the reader."""
+    return of_crops(freihand(folder, "evaluation"), "freihand", "FreiHAND evaluation, the whole picture as crop")
+
+
+def ho3d_benchmark(folder: Path, *, every: int = 1) -> Benchmark:
+    """HO3D's evaluation split, version 2 or 3 as the folder is. Raises as the reader."""
+    return of_crops(ho3d(folder, "evaluation", every=every), "ho3d", "HO3D evaluation, the set's own boxes")
+
+
+def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:
+    """Of a published set whose truth is known in space."""
+    assert crops.truth is not None
+    return Benchmark(
+        name=name,
+        protocol=protocol,
+        crops=replace(crops, factor=CROP_FACTOR),
+        truth=crops.truth,
+        matrix=crops.matrix,
+        tracks=list(runs(crops.sequence, crops.frame)),
+        frames_per_second=crops.frames_per_second,
+        tips=crops.tips,
+    )
+
+
+def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None = None) -> Benchmark:
+    """Hands of a split of our shards, or the first so many; their truth is what the shards say. Raises as `Dataset.open`."""
+    dataset = Dataset.open(folder, split)
+    crops = Crops.of(dataset, factor=CROP_FACTOR)
+    crops = replace(crops, hand=crops.hand[:max_hands])
+    layer, cpu = HandLayer(load_hand_model()), torch.device("cpu")
+    parts = [truth_of(crops.labels(rows), crops.size, 1.0, layer, cpu) for rows in _batches(len(crops), 1024)]
+    tracks, rate = _tracks(crops)
+    return Benchmark(
+        name=f"{folder.resolve().name}-{split}",
+        protocol=f"{len(dataset)} frames of {folder.resolve().name}, split {split}, the shards' boxes and hands",
+        crops=crops,
+        truth=Hands3D(*(torch.cat([getattr(part, name) for part in parts]).numpy() for name in Hands3D._fields)),
+        matrix=None,
+        tracks=tracks,
+        frames_per_second=rate,
+    )
+
+
+def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "frames"]], float]:
+    """Rows of one hand in consecutive frames, and their rate; none where the shards do not tell."""
+    wanted = ["clip", "frame", "time_s"]
+    files = [shard.path for shard in crops.dataset.shards]
+    if any(not set(wanted) <= set(pq.read_schema(path).names) for path in files):
+        return [], 30.0
+    tables = [pq.read_table(path, columns=wanted) for path in files]
+    clip, frame, time_s = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in wanted)
+    row = crops.hand[:, 0]
+    track = [crops.dataset.shards[number].columns["track"][hand] for _, number, hand in crops.hand.tolist()]
+    tracks = list(runs([f"{c}/{t}" for c, t in zip(clip[row], track, strict=True)], frame[row]))
+    steps = np.concatenate([np.diff(time_s[row[rows]]) for rows in tracks])
+    return tracks, float(1 / np.median(steps)) if len(steps) else 30.0
+
+
+@torch.inference_mode()
+def estimates(network: Regressor, crops: HandCrops | Crops, *, batch_size: int = 64) -> dict[str, Said]:
+    """What the network says of all crops, by estimate."""
+    device = next(network.parameters()).device
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    network = network.eval()
+    with ThreadPoolExecutor(4) as pool:
+        for rows in _batches(len(crops), batch_size):
+            pictures = np.empty((len(rows), *crops.shape), np.uint8)
+            list(pool.map(crops.decode, rows, pictures))
+            hands = network(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255)
+            named = {"coarse": hands[0]} | ({"refined": hands[-1]} if len(hands) > 1 else {})
+            for name, hand in named.items():
+                found.setdefault(name, []).append(
+                    tuple(values.float().cpu().numpy() for values in (hand.joints, hand.vertices, hand.camera))
+                )
+    columns = {name: [np.concatenate(values) for values in zip(*parts, strict=True)] for name, parts in found.items()}
+    return {name: Said(Hands3D(joints, vertices), camera) for name, (joints, vertices, camera) in columns.items()}
+
+
+def _batches(count: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def placed(said: Said, benchmark: Benchmark) -> Hands3D:
+    """The hands before the picture's camera, whose focal length and axis are known."""
+    assert benchmark.matrix is not None
+    labels = benchmark.crops.labels(range(len(benchmark.crops)))
+    scale, shift = labels["to_picture"][:, :1].astype(np.float64), labels["to_picture"][:, 1:]
+    centre, side = (benchmark.crops.size / 2 - shift) / scale, benchmark.crops.size / scale
+    focal, axis = benchmark.matrix[:, [0, 1], [0, 1]].mean(1), benchmark.matrix[:, :2, 2] + PIXEL_MIDDLE
+    box = torch.as_tensor(np.concatenate([centre - axis, side], 1))
+    place = frame_translation(torch.as_tensor(said.camera).double(), box, (0, 0), 1.0).numpy()
+    place[:, 2] *= focal
+    return Hands3D(*(points + place[:, None] for points in said.hands))
+
+
+def evaluate(network: Regressor, benchmark: Benchmark, *, batch_size: int = 64) -> Outcome:
+    """Run it and judge every estimate."""
+    said = estimates(network, benchmark.crops, batch_size=batch_size)
+    return Outcome({name: judged(one, benchmark) for name, one in said.items()}, said)
+
+
+def judged(said: Said, benchmark: Benchmark) -> Judged:
+    """All figures of one estimate; motion as `motion_` about the wrist and, where places are known, `camera_motion_`.
+
+    `own_tips_pa_mpjpe_mm` takes for fingertips the vertices that the set takes; WiLoR and HaMeR take smplx's.
+    """
+    in_camera = benchmark.matrix is not None
+    hands = placed(said, benchmark) if in_camera else said.hands
+    found = judge(hands, benchmark.truth, in_camera=in_camera)
+    own = hands.joints.copy()
+    own[:, FINGERTIPS] = hands.vertices[:, list(benchmark.tips)]
+    figures = dict(found.figures) | {"own_tips_pa_mpjpe_mm": _official_mm(own, benchmark.truth.joints)}
+    frames = {"motion_": (hands.about_wrist(), benchmark.truth.about_wrist())} | (
+        {"camera_motion_": (hands, benchmark.truth)} if in_camera else {}
+    )
+    for prefix, (estimate, truth) in frames.items():
+        motion = motion_figures(estimate, truth, benchmark.tracks, benchmark.frames_per_second)
+        figures |= {prefix + name: value for name, value in motion.items()}
+    return found._replace(figures=figures)
+
+
+def _official_mm(said: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 21 3"]) -> float:
+    return 1000 * float(distances(aligned(said, true, mirrored=True), true).mean())

@@ -1,4 +1,9 @@
-"""Where the model files lie, reading arrays, and the sha256 of any file, without importing torch: planners ask for them."""
+"""Where all model files lie, reading arrays, and the sha256 of any file, without importing torch: planners ask for them.
+
+One rule: what does not come with the code lies in one folder, `$WHIM_WEIGHTS` or else `weights/` of the checkout, under the name that
+`whim weights list` shows: `mano/MANO_RIGHT.pkl`, `mediapipe/*.tflite`, one folder a network, and what is learned here:
+`arctic/pose_prior.npz`, `calibration.json`. `$WHIM_MANO` and `$WHIM_PRIOR` name a single file that lies elsewhere.
+"""
 
 import hashlib
 import json
@@ -13,14 +18,24 @@ import numpy as np
 STANDIN = Path(__file__).parent / "assets" / "standin.npz"
 POSE_PRIOR = Path(__file__).parent / "assets" / "pose_prior.npz"
 
-TRAINED_PRIOR = Path(__file__).parents[1] / "weights" / "arctic" / "pose_prior.npz"
-"""Where `python -m fitting.pca --arctic` writes."""
 
-LICENSED_MODEL = Path(__file__).parents[1] / "weights" / "mano" / "MANO_RIGHT.pkl"
+def weights_folder() -> Path:
+    """The folder of all model files that do not come with the code."""
+    return Path(os.environ.get("WHIM_WEIGHTS", Path(__file__).parents[1] / "weights"))
+
+
+def licensed_model() -> Path:
+    """Where MANO's own file lies once its licence is agreed to."""
+    return weights_folder() / "mano" / "MANO_RIGHT.pkl"
+
+
+def trained_prior() -> Path:
+    """Where `python -m fitting.pca --arctic` writes."""
+    return weights_folder() / "arctic" / "pose_prior.npz"
 
 
 def model_file() -> Path:
-    """The hand model in use: $WHIM_MANO, else weights/mano/MANO_RIGHT.pkl, else the stand-in that ships with the code.
+    """The hand model in use: $WHIM_MANO, else MANO's own file, else the stand-in that ships with the code.
 
     Raises FileNotFoundError when WHIM_MANO names no file.
     """
@@ -29,11 +44,11 @@ def model_file() -> Path:
         raise FileNotFoundError(f"WHIM_MANO is {named}, where no file is: set it to your MANO_RIGHT.pkl, or unset it for the stand-in hand")
     if named:
         return Path(named)
-    return LICENSED_MODEL if LICENSED_MODEL.exists() else STANDIN
+    return licensed_model() if licensed_model().exists() else STANDIN
 
 
 def prior_file() -> Path:
-    """The pose prior in use: $WHIM_PRIOR, else with MANO's own file weights/arctic/pose_prior.npz, else the invented poses' that ships.
+    """The pose prior in use: $WHIM_PRIOR, else with MANO's own file the trained one, else the invented poses' that ships.
 
     ARCTIC's poses are turns of MANO's joints, which the stand-in's are not. Raises FileNotFoundError when WHIM_PRIOR names no file.
     """
@@ -44,7 +59,7 @@ def prior_file() -> Path:
         )
     if named:
         return Path(named)
-    return TRAINED_PRIOR if TRAINED_PRIOR.exists() and model_file() != STANDIN else POSE_PRIOR
+    return trained_prior() if trained_prior().exists() and model_file() != STANDIN else POSE_PRIOR
 
 
 def prior_source() -> str:

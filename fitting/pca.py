@@ -20,7 +20,7 @@ from torch import Tensor
 from fitting import anatomy
 from fitting.arctic import read_poses
 from fitting.bone_angles import bone_angles
-from fitting.files import POSE_PRIOR, STANDIN, TRAINED_PRIOR, model_file, sha256_of
+from fitting.files import POSE_PRIOR, STANDIN, licensed_model, model_file, sha256_of, trained_prior
 from fitting.hulls import hull_of, padded
 from fitting.kinematics import FROM_KEYPOINTS, JointModel
 from fitting.mano import HandModel, load_hand_model, pose_hand
@@ -133,8 +133,8 @@ def files_for(arctic: Path | None, model: Path | None, out: Path | None, method:
     if not arctic and not out and (model or method != "moment"):
         raise ValueError("only the plain command writes the prior that ships: say where to with --out")
     if arctic and not model and model_file() == STANDIN:
-        raise ValueError("ARCTIC's poses are MANO's: put MANO_RIGHT.pkl in weights/mano, or name it with --model")
-    model, out = (model or model_file(), out or TRAINED_PRIOR) if arctic else (model or STANDIN, out or POSE_PRIOR)
+        raise ValueError(f"ARCTIC's poses are MANO's: put MANO_RIGHT.pkl at {licensed_model()}, or name it with --model")
+    model, out = (model or model_file(), out or trained_prior()) if arctic else (model or STANDIN, out or POSE_PRIOR)
     if arctic and out.resolve().is_relative_to(POSE_PRIOR.parent):
         raise ValueError(f"{out} would ship with the code, and ARCTIC may not be redistributed: choose another --out")
     if out.suffix != ".npz":

@@ -1,7 +1,7 @@
 """The larger networks' weights: which there are, where they lie, and reading a checkpoint without running code that it carries.
 
-`manifests/weights.toml` lists them; `whim weights get NAME` fetches one. They lie in `$WHIM_WEIGHTS`, or else in `weights/` of the
-checkout. A file whose sha256 the manifest does not know is locked at its first use: `<file>.sha256` beside it, as sha256sum writes it.
+`manifests/weights.toml` lists them; `whim weights get NAME` fetches one. Where they lie, `fitting.files` says. A file whose
+sha256 the manifest does not know is locked at its first use: `<file>.sha256` beside it, as sha256sum writes it.
 """
 
 import pickle
@@ -11,11 +11,10 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from os import environ
 from pathlib import Path
 from typing import Any
 
-from fitting.files import sha256_of
+from fitting.files import sha256_of, weights_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "manifests" / "weights.toml"
@@ -59,7 +58,7 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        return folder() / self.file
+        return weights_folder() / self.file
 
     @property
     def lock(self) -> Path:
@@ -83,11 +82,6 @@ class Weights:
         command = f"whim weights get {self.name}" + (" --agree" if self.agreement else "")
         steps = f"{self.by_hand}, then put it at {self.path}" if self.by_hand else command
         return f"{self.network}, from {self.url} (licence: {terms}): {steps}"
-
-
-def folder() -> Path:
-    """Where weights lie."""
-    return Path(environ.get("WHIM_WEIGHTS", ROOT / "weights"))
 
 
 @cache

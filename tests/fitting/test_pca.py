@@ -144,7 +144,7 @@ def test_senseless_command_is_refused(arguments, reason, raw_seqs, tmp_path, mon
 def test_arctic_wants_manos_own_model(raw_seqs, tmp_path, monkeypatch):
     """Its poses are relative to MANO's mean pose; the stand-in's is another."""
     monkeypatch.setenv("WHIM_MANO", str(STANDIN))
-    with pytest.raises(SystemExit, match=r"put MANO_RIGHT\.pkl in weights/mano, or name it with --model"):
+    with pytest.raises(SystemExit, match=r"put MANO_RIGHT\.pkl at .*, or name it with --model"):
         pca.main(["--arctic", str(raw_seqs), "--out", str(tmp_path / "prior.npz")])
 
 

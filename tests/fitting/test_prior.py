@@ -143,13 +143,15 @@ def test_trained_prior_goes_with_manos_own_file_only(monkeypatch, tmp_path):
     """Its poses are turns of MANO's joints; the stand-in's have other axes."""
     for variable in ("WHIM_PRIOR", "WHIM_MANO"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(files, "TRAINED_PRIOR", tmp_path / "trained.npz")
-    monkeypatch.setattr(files, "LICENSED_MODEL", tmp_path / "MANO_RIGHT.pkl")
-    files.TRAINED_PRIOR.touch()
+    monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
+    assert tmp_path in files.trained_prior().parents
+    for file in (files.trained_prior(), files.licensed_model()):
+        file.parent.mkdir()
+    files.trained_prior().touch()
     assert prior_file() == POSE_PRIOR
-    files.LICENSED_MODEL.touch()
-    assert prior_file() == files.TRAINED_PRIOR
-    files.TRAINED_PRIOR.unlink()
+    files.licensed_model().touch()
+    assert prior_file() == files.trained_prior()
+    files.trained_prior().unlink()
     assert prior_file() == POSE_PRIOR
 
 

@@ -58,8 +58,8 @@ def split(state: dict[str, Tensor], expert: int) -> dict[str, Tensor]:
     return out
 
 
-def forward(state: dict[str, Tensor], crops: Tensor, *, heads: int, expert: int = 0) -> Tensor:
-    """Heatmaps by the official names, ViTPose+ unsplit included: experts widen the last layer of each block."""
+def features(state: dict[str, Tensor], crops: Tensor, *, heads: int, expert: int = 0) -> Tensor:
+    """The transformer's last map by the official names, ViTPose+ unsplit included: experts widen the last layer of each block."""
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -79,7 +79,12 @@ def forward(state: dict[str, Tensor], crops: Tensor, *, heads: int, expert: int 
         hidden = F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
         out = linear(hidden, f"{block}.mlp.fc2")
         x = x + (out if out.shape[-1] == width else torch.cat([out, linear(hidden, f"{block}.mlp.experts.{expert}")], -1))
-    x = norm(x, "backbone.last_norm").transpose(1, 2).reshape(count, width, rows, columns)
+    return norm(x, "backbone.last_norm").transpose(1, 2).reshape(count, width, rows, columns)
+
+
+def forward(state: dict[str, Tensor], crops: Tensor, *, heads: int, expert: int = 0) -> Tensor:
+    """Heatmaps, in the same way."""
+    x = features(state, crops, heads=heads, expert=expert)
     name = (
         f"associate_keypoint_heads.{expert - 1}"
         if expert and f"associate_keypoint_heads.{expert - 1}.final_layer.bias" in state

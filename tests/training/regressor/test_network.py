@@ -1,0 +1,211 @@
+"""The network has the size of the paper's, begins at the mean hand, refines by nothing at first, and every part of it learns."""
+
+import pytest
+import torch
+
+from fitting.mano import load_hand_model, pose_rotations
+from fitting.rotation import matrix_from_six
+from training.regressor.ablations import ABLATIONS
+from training.regressor.hand import HAND_SHARE
+from training.regressor.network import Regressor, RegressorSettings
+from training.regressor.refinement import Pyramid
+from training.regressor.vit import SHAPES, ViT
+
+IMAGES = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def spoken(network: Regressor) -> Regressor:
+    """With a last layer of the refinement as after some training; at zero it passes no gradient on."""
+    torch.nn.init.normal_(network.refinement.say.weight, std=0.01)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("size", "millions", "refine_millions", "features"),
+    [("s", 21.68, 0.78, 336), ("b", 85.83, 3.02, 672), ("l", 303.34, 5.34, 896), ("h", 630.96, 8.32, 1120)],
+)
+def test_parameters_are_those_of_the_released_network(size, millions, refine_millions, features):
+    """Transformer, embeddings and heads; and maps of independent branches with the release's one layer of 6-D poses, shape, camera."""
+    with torch.device("meta"):
+        backbone = ViT(SHAPES[size])
+        pyramid = Pyramid(backbone.width, (1, 2, 4), chain=False)
+    embeddings, heads = (6 + 10 + 3 + 3) * backbone.width, (6 + 10 + 3) * (backbone.width + 1)
+    assert (count(backbone) + embeddings + heads) / 1e6 == pytest.approx(millions, abs=5e-3)
+    assert sum(pyramid.channels) == features
+    assert (count(pyramid) + (96 + 10 + 3) * (features + 1)) / 1e6 == pytest.approx(refine_millions, abs=1e-2)
+
+
+def test_tokens_and_heads_are_as_large_as_counted():
+    network = Regressor(RegressorSettings(size="xs", tokens="released"))
+    assert count(network.tokens) == (6 + 10 + 3 + 3) * 192
+    assert count(network.heads) == (6 + 10 + 3) * 193
+    assert count(Regressor(RegressorSettings(size="xs")).tokens) == (6 + 10 + 3 + 3 + 18) * 192
+
+
+@pytest.mark.parametrize("settings", [{"size": "xs", "refine_steps": 3}, {"backbone": "fastvit"}])
+def test_residual_is_zero_before_the_first_step(settings):
+    hands = Regressor(RegressorSettings(**settings)).eval()(IMAGES)
+    assert len(hands) == 1 + settings.get("refine_steps", 1)
+    for hand in hands[1:]:
+        for mine, coarse in zip(hand, hands[0], strict=True):
+            torch.testing.assert_close(mine, coarse, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tokens": "released", "pyramid": "branches", "aggregation": ("max",)},
+        {"aggregation": ("sum", "joints"), "refine_steps": 2, "detach_vertices": False},
+        {"scales": (4,)},
+        {"backbone": "fastvit", "drop_path": 0.0},
+        {"checkpoint_activations": True},
+        {"drop_path": 0.5},
+    ],
+)
+def test_gradient_reaches_every_parameter_of_every_part(settings):
+    torch.manual_seed(0)
+    network = spoken(Regressor(RegressorSettings(**{"size": "xs"} | settings)).train())
+    coarse, *_, refined = network(IMAGES.repeat(2, 1, 1, 1))
+    sum(((v - 0.1) ** 2).sum() for v in (*coarse, *refined)).backward()
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not still
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_the_refined_hand_alone_teaches_every_part():
+    torch.manual_seed(0)
+    network = spoken(Regressor(RegressorSettings(size="xs")))
+    network(IMAGES)[-1].vertices.square().sum().backward()
+    parts = {"backbone": network.backbone, "tokens": network.tokens, "heads": network.heads, "refinement": network.refinement}
+    assert {name for name, part in parts.items() if not all(p.grad is not None for p in part.parameters())} == set()
+
+
+def test_the_first_layer_of_a_fresh_refinement_learns_from_the_second_step_on():
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs"))
+    optimizer = torch.optim.SGD(network.refinement.parameters(), 1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(IMAGES)[-1].joints[:, 8].sum().backward()
+        optimizer.step()
+    assert all(p.grad.abs().max() > 0 for p in network.refinement.parameters())
+
+
+def test_the_vertices_are_the_hands_that_the_numbers_say():
+    torch.manual_seed(0)
+    network = spoken(Regressor(RegressorSettings(size="xs"))).eval()
+    for hand in network(IMAGES):
+        torch.testing.assert_close(torch.linalg.det(hand.rotations), torch.ones(2, 16), atol=1e-5, rtol=0)
+        posed = pose_rotations(load_hand_model(), hand.betas, hand.rotations)
+        torch.testing.assert_close(hand.vertices, posed.vertices - posed.joints[:, :1])
+        torch.testing.assert_close(hand.joints, posed.joints - posed.joints[:, :1])
+        depth = 2 * 5000 / (256 * hand.camera[:, 0])
+        shifted = hand.joints + torch.stack([hand.camera[:, 1], hand.camera[:, 2], depth], 1)[:, None]
+        torch.testing.assert_close(hand.points, 5000 / 256 * shifted[..., :2] / shifted[..., 2:])
+
+
+def test_the_mean_hand_stands_upright_in_the_middle_and_takes_half_of_the_crop():
+    network = Regressor(RegressorSettings(size="xs"))
+    mean = network.hand.mean()
+    six = mean.pose.reshape(16, 2, 3)
+    torch.testing.assert_close(six @ six.mT, torch.eye(2).expand(16, 2, 2), atol=1e-6, rtol=0)
+    hand = network.hand(matrix_from_six(mean.pose)[None], mean.betas[None], mean.camera[None])
+    box = hand.vertices[0, :, :2] * mean.camera[0] / 2
+    assert (box.amax(0) - box.amin(0)).max() == pytest.approx(HAND_SHARE, abs=1e-5)
+    assert hand.points.abs().max() < 0.3
+
+
+def test_pictures_are_normalised_inside_and_only_the_middle_columns_are_seen():
+    network = Regressor(RegressorSettings(size="xs", refine_steps=0)).eval()
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network(IMAGES)
+    red = (IMAGES[:, 0, :, 32:224] - 0.485) / 0.229
+    torch.testing.assert_close(seen[0][:, 0], red)
+    assert seen[0].shape == (2, 3, 256, 192)
+
+
+def test_recomputed_activations_give_the_same_gradient():
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        network = Regressor(RegressorSettings(size="xs", checkpoint_activations=again, drop_path=0.5))
+        network(IMAGES)[-1].points.sum().backward()
+        gradients.append(network.backbone.patch_embed["proj"].weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_in_bfloat16_the_answer_is_nearly_the_same_and_rotations_stay_rotations():
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs")).eval()
+    with torch.no_grad():
+        single = network(IMAGES)[-1]
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = network(IMAGES)[-1]
+    assert all(values.dtype == torch.float32 for values in narrow)
+    torch.testing.assert_close(narrow.vertices, single.vertices, atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(narrow.rotations), torch.ones(2, 16), atol=1e-5, rtol=0)
+
+
+def test_the_hand_stays_before_the_camera_whatever_the_head_says():
+    network = Regressor(RegressorSettings(size="xs", refine_steps=0)).eval()
+    torch.nn.init.constant_(network.heads.camera.bias, -50.0)
+    (hand,) = network(IMAGES)
+    assert (hand.camera[:, 0] > 0).all()
+    assert torch.isfinite(hand.points).all()
+
+
+def test_drop_path_is_the_whole_block_on_average():
+    torch.manual_seed(0)
+    shape = SHAPES["xs"]._replace(width=24, depth=2)
+    network = ViT(shape, drop_path=0.5)
+    block = network.blocks[1].train()
+    x = torch.randn(8, 5, 24)
+    with torch.no_grad():
+        mean = torch.stack([block._add(x, block.norm2, block.mlp) for _ in range(600)]).mean(0)
+        torch.testing.assert_close(mean, x + block.mlp(block.norm2(x)), atol=0.05, rtol=0)
+
+
+def test_checkpoints_carry_no_arrays_of_the_hand_model():
+    network = Regressor(RegressorSettings(size="xs"))
+    assert not {name for name in network.state_dict() if name.startswith("hand.")}
+
+
+def test_a_network_of_another_hand_is_refused():
+    with pytest.raises(ValueError, match="rotations of the mano hand, and the hand in use is standin"):
+        Regressor(RegressorSettings(size="xs", hand="mano"), load_hand_model())
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"refine_steps": 4}, r"refine_steps must lie in \[0, 3\], got 4"),
+        ({"scales": ()}, r"scales must be some of \(1, 2, 4\)"),
+        ({"scales": (1, 3)}, r"scales must be some of"),
+        ({"aggregation": ("median",)}, "aggregation must be some of"),
+        ({"aggregation": ("max", "max")}, "each once"),
+        ({"drop_path": 1.0}, r"drop_path must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_settings_are_named(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        RegressorSettings(**settings)
+
+
+def test_lists_of_a_checkpoint_are_taken_as_tuples():
+    assert RegressorSettings(scales=[1, 2]) == RegressorSettings(scales=(1, 2))
+
+
+def test_every_row_of_table_5_changes_what_it_names_and_learns():
+    full = RegressorSettings(size="xs")
+    chosen = {name: (row.settings(full), row.vitpose, row.share) for name, row in ABLATIONS.items()}
+    assert len(set(chosen.values())) == len(ABLATIONS) == 7
+    assert chosen["full"] == (full, True, 1.0)
+    for settings, *_ in set(chosen.values()):
+        hands = Regressor(settings)(IMAGES[:1])
+        assert len(hands) == (1 if settings.refine_steps == 0 else 2)

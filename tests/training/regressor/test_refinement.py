@@ -1,0 +1,118 @@
+"""The refinement reads where the mesh is: a painted cell is found by the vertex on it, on every map, anywhere, by left hands too."""
+
+import pytest
+import torch
+
+from training.regressor.camera import crop_translation, mirrored_camera, mirrored_points, project_to_crop
+from training.regressor.network import Regressor, RegressorSettings
+from training.regressor.refinement import Pyramid, Refinement, sample_map
+
+CAMERA = torch.tensor([[5.5, 0.02, -0.03]])
+PLACES = [(0, 0), (0, 11), (15, 0), (15, 11), (7, 5), (3, 9), (12, 2)]
+"""Row and column among 16 x 12."""
+
+
+def middle_of(row: int, column: int, scale: int) -> torch.Tensor:
+    """Of a cell of a map that shows columns 32 to 224 of 256, in crop units."""
+    return torch.tensor([(32 + (column + 0.5) * 16 / scale) / 256 - 0.5, (row + 0.5) * 16 / scale / 256 - 0.5])
+
+
+def vertex_at(point: torch.Tensor, depth: float = 0.04) -> torch.Tensor:
+    """A point in space, metres about the wrist, that the camera sees there."""
+    wrist = crop_translation(CAMERA)[0]
+    return torch.cat([point * (wrist[2] + depth) * 256 / 5000 - wrist[:2], torch.tensor([depth])])
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize(("row", "column"), PLACES)
+def test_a_painted_cell_is_found_by_the_vertex_on_it(scale, row, column):
+    row, column = row * scale + scale // 2, column * scale + scale // 2
+    painted = torch.zeros(1, 3, 16 * scale, 12 * scale)
+    painted[0, :, row, column] = torch.tensor([1.0, -2.0, 3.0])
+    point = project_to_crop(vertex_at(middle_of(row, column, scale))[None, None], CAMERA)
+    torch.testing.assert_close(sample_map(painted, point)[0, 0], torch.tensor([1.0, -2.0, 3.0]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize(("row", "column"), PLACES)
+def test_a_left_hand_finds_it_in_the_mirrored_picture(scale, row, column):
+    left = torch.tensor([True])
+    painted = torch.zeros(1, 1, 16 * scale, 12 * scale)
+    painted[0, 0, row * scale, column * scale] = 1
+    vertex = vertex_at(middle_of(row * scale, column * scale, scale))[None, None]
+    seen = project_to_crop(mirrored_points(vertex, left), mirrored_camera(CAMERA, left))
+    torch.testing.assert_close(sample_map(painted.flip(-1), seen), torch.ones(1, 1, 1), atol=1e-3, rtol=0)
+
+
+def test_between_two_cells_both_count_by_their_distance():
+    painted = torch.zeros(1, 1, 16, 12)
+    painted[0, 0, 4, 6] = 1
+    point = 0.75 * middle_of(4, 6, 1) + 0.25 * middle_of(4, 7, 1)
+    assert sample_map(painted, point[None, None]).item() == pytest.approx(0.75, abs=1e-5)
+
+
+def test_beyond_the_map_its_border_is_read():
+    ramp = torch.arange(12.0).expand(1, 1, 16, 12)
+    points = torch.tensor([[[-0.49, 0.0], [0.49, 0.0], [7.0, 0.2]]])
+    assert sample_map(ramp, points).flatten().tolist() == [0, 11, 11]
+
+
+def test_another_crop_unit_is_another_cell():
+    """A map that says its own columns and rows is read as the points themselves."""
+    columns, rows = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="xy")
+    points = torch.rand(1, 778, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.7, 0.9]) - torch.tensor([0.35, 0.45])
+    read = sample_map(torch.stack([columns, rows])[None], points)
+    pixels = (points + 0.5) * 256 - torch.tensor([32.0, 0.0])
+    torch.testing.assert_close(read, pixels / 4 - 0.5, atol=1e-3, rtol=0)
+
+
+def test_the_network_lays_the_whole_coarse_mesh_on_its_maps():
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs")).eval()
+    seen = []
+    network.refinement.register_forward_pre_hook(lambda _, given: seen.append(given))
+    with torch.no_grad():
+        coarse, _ = network(torch.rand(2, 3, 256, 256))
+    maps, points, _ = seen[0]
+    assert [tuple(features.shape[1:]) for features in maps] == [(96, 16, 12), (48, 32, 24), (24, 64, 48)]
+    torch.testing.assert_close(points, project_to_crop(coarse.vertices, coarse.camera))
+    assert (points.amax(1) - points.amin(1)).max() == pytest.approx(0.5, abs=0.1)
+    assert points.abs().max() < 0.375
+
+
+def aggregated(kind: str, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """What a refinement of one map and one aggregation hands to its layers."""
+    refinement = Refinement(192, (1,), (kind,), weights)
+    got = []
+    refinement.read.register_forward_pre_hook(lambda _, given: got.append(given[0]))
+    points = torch.stack([middle_of(k // 12, k % 12, 1) for k in range(192)])[torch.arange(778) % 192]
+    features = torch.zeros(1, 96, 16, 12)
+    features[0, 0] = values.reshape(16, 12)
+    refinement([features], points[None], torch.zeros(1, 109))
+    return got[0][0, :-109].reshape(-1, 96)[:, 0]
+
+
+def test_aggregations_are_what_they_are_called():
+    values = torch.randn(192, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(778, 16, generator=torch.Generator().manual_seed(1))
+    each = values[torch.arange(778) % 192]
+    for kind, wanted in {"mean": each.mean(), "max": each.max(), "sum": each.sum()}.items():
+        torch.testing.assert_close(aggregated(kind, values, weights), wanted[None], atol=2e-3, rtol=1e-3)
+    about = torch.stack([(each * weights[:, j]).sum() / weights[:, j].sum() for j in range(16)])
+    torch.testing.assert_close(aggregated("joints", values, weights), about, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scales", [(1,), (2,), (4,), (1, 4), (1, 2, 4)])
+@pytest.mark.parametrize("chain", [True, False])
+def test_maps_of_the_chosen_scales_only(scales, chain):
+    maps = Pyramid(192, scales, chain=chain)(torch.rand(1, 192, 16, 12))
+    assert [tuple(features.shape[1:]) for features in maps] == [(96 // k, 16 * k, 12 * k) for k in scales]
+
+
+def test_a_hand_does_not_depend_on_who_shares_its_batch():
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs")).train()
+    images = torch.rand(3, 3, 256, 256)
+    with torch.no_grad():
+        together, alone = network(images)[-1], network(images[:1])[-1]
+    torch.testing.assert_close(together.vertices[:1], alone.vertices, atol=1e-5, rtol=0)

@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader train-detector readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader bench-regressor train-detector readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ env-loaders: .env-loaders/.ready ## the peers of bench-loader, in an environment
 
 bench-loader: setup env-loaders ## samples/s of our loader beside WebDataset, Mosaic MDS, LitData, HF datasets and row groups
 	$(BIN)/python -m benchmarks.loader
+
+bench-regressor: setup ## hands/s of the regressor, forward and in training, beside the plain style of the release
+	$(BIN)/python -m benchmarks.regressor
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
 	$(BIN)/whim train-detector --data $(DATA) --size $(or $(SIZE),s) $(OPTIONS)

@@ -12,7 +12,7 @@ from tests.training.conftest import HEIGHT, picture, rows, write
 from training.loader import Loader, Quarantine
 from training.order import Mixture
 from training.pages import extents, map_file
-from training.products import FILL, Crops, Frames, moved
+from training.products import FILL, Crops, Frames, cut, moved, squared
 from training.shards import CorruptSampleError, Dataset
 
 
@@ -168,6 +168,25 @@ def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards,
             assert out[int(corner[1]), int(corner[0])].min() > 200
         colour = picture(row)[30, 50].astype(int)
         assert np.abs(out[32, 32].astype(int) - colour).max() < 12
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("box", [[100, 80, 180, 140], [-20, 150, 70, 260], [5, 3, 620, 350], [900, 900, 950, 950]])
+def test_a_crop_is_what_a_warp_would_cut(box, mirrored):
+    import cv2
+
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (360, 640, 3), np.uint8), (0, 0), 6)
+    to_picture = squared(np.array(box, np.float32), 96, 2.0)
+    scale, dx, dy = to_picture.tolist()
+    half = 0.5 * (scale - 1)
+    wanted = cv2.warpAffine(image, np.array([[scale, 0, dx + half], [0, scale, dy + half]]), (96, 96), borderValue=(FILL,) * 3)
+    shrunk = [cv2.resize(image, (640 * k // 8, 360 * k // 8), interpolation=cv2.INTER_AREA) for k in (2, 4) if k >= 8 * scale]
+    for given in [image, *shrunk]:
+        out = np.empty((96, 96, 3), np.uint8)
+        cut(given, (640, 360), to_picture, out, mirrored=mirrored)
+        apart = np.abs((out[:, ::-1] if mirrored else out).astype(int) - wanted)
+        assert np.median(apart) <= 2
+        assert np.quantile(apart, 0.97) < 12, "but for the picture's edge, where a warp blends"
 
 
 def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):

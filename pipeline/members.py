@@ -60,6 +60,15 @@ def with_detector(stages: Sequence[Stage], detector: Stage) -> list[Stage]:
     return [*finders, told, *after]
 
 
+def say_uncalibrated(fuse: FuseHands) -> None:
+    """Log which detectors fusion takes at their word, and how to mend it."""
+    if fuse.uncalibrated:
+        _log.warning(
+            "nobody calibrated %s: their own boxes and scores count as they are; python -m stages.calibrate learns what they are worth",
+            ", ".join(fuse.uncalibrated),
+        )
+
+
 def hand_detectors(stages: Iterable[Stage]) -> tuple[str, ...]:
     """Names of the sources of hands among these stages: what `FuseHands.detectors` must list."""
     return tuple(stage.detector for stage in stages if stage.writes is HandDetections)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.members import hand_detectors, with_weights
+from pipeline.members import hand_detectors, say_uncalibrated, with_weights
 from stages.detect_hands import DetectHands
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
@@ -64,6 +64,7 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
     )
     finders = sorted([*first, *members, DetectHands()], key=lambda stage: stage.writes is HandDetections)  # who is there, then their hands
     fuse = FuseHands(detectors=hand_detectors(finders))
+    say_uncalibrated(fuse)
     return [*finders, fuse, RefuseHands(fuse=fuse), FusePeople(), Fit(), Review(), Pack(num_shards=num_shards(len(manifest)))]
 
 

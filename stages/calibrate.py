@@ -2,7 +2,8 @@
 
 Extents: a labelled hand's width and height over those of the detector's box, medians. Scores: isotonic regression from the detector's
 own score to whether its box, so scaled, is a labelled hand (IoU >= 0.3). Tables of detections come from `whim evaluate hands
---detections` or from a run's `hand_detections`; every set weighs by its detections.
+--recipe whim_full --detections FILE`, every member's whose weights are here, or from a run's `hand_detections`; every set weighs by its
+detections. What is learned lies among the weights, where fusion finds it.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float64, Shaped
 
-from fitting.files import sha256_of
+from fitting.files import sha256_of, weights_folder
 from stages import boxes
 from stages.calibration import Calibration
 from stages.labels import LabelledFrame, load_labels, match_hands
@@ -126,18 +127,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.calibrate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--labels", nargs="+", type=Path, required=True, help="files of the format handmedia-bench/1")
     parser.add_argument("--detections", nargs="+", type=Path, required=True, help="Parquet tables of the detections on those frames")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON to write, for FuseHands(calibration=...)")
+    parser.add_argument("--out", type=Path, default=weights_folder() / "calibration.json", help="the JSON to write (default: %(default)s)")
     arguments = parser.parse_args(argv)
     labels = [label for path in arguments.labels for label in load_labels(path)]
-    sources = learn(labels, HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in arguments.detections]))
+    detections = HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in arguments.detections])
+    sources = learn(labels, detections)
     if not sources:
         parser.error(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
     data = {path.name: sha256_of(path) for path in [*arguments.labels, *arguments.detections]}
     content = {"sources": sources, "learned_on": {"num_frames": len(labels), "sha256": data}}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     aside = arguments.out.with_name(f".{arguments.out.name}.aside")
     aside.write_text(json.dumps(content, indent=1) + "\n")
     aside.replace(arguments.out)
     print(f"{arguments.out}: {', '.join(sources)}")
+    for source in sorted(set(detections.source) - set(sources)):
+        print(f"{source}: fewer than {MIN_DETECTIONS} detections on the labelled frames, left as it is")
 
 
 if __name__ == "__main__":

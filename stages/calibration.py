@@ -12,11 +12,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from fitting.files import weights_folder
 from stages.detectors.found import hull_boxes
 from stages.tables import HandDetections
 
 EMBEDDED = Path(__file__).parent / "detectors" / "calibration.json"
 """Of the detectors that come with the project."""
+
+
+def calibration_file() -> Path:
+    """The calibration in use: the one that `python -m stages.calibrate` put among the weights, else the embedded one."""
+    learned = weights_folder() / "calibration.json"
+    return learned if learned.exists() else EMBEDDED
+
 
 SEEN = 0.1
 """A landmark less sure than this is no part of a hand's hull."""
@@ -61,7 +69,7 @@ def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
 
 
 def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibration]) -> HandDetections:
-    """The same detections, box and score calibrated by their source; those of a source that nobody calibrated stay as they are."""
+    """The same detections, box and score calibrated by their source; a source that nobody calibrated is taken at its word."""
     box, score = detections.box.copy(), detections.score.copy()
     for name in set(detections.source) & set(calibrations):
         rows = detections.source == name

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int16, Int64
 from fitting.files import sha256_of
 from stages import bodies, boxes, tracks
 from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
-from stages.calibration import EMBEDDED, calibrated, load_calibrations, uncalibrated
+from stages.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
 from stages.people_union import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
@@ -42,7 +42,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[type[Table]] = Hands
@@ -58,7 +58,8 @@ class FuseHands:
     """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
     calibrated or dropped."""
     calibration: str = ""
-    """A file that `python -m stages.calibrate` wrote; '' = the one that comes with the project."""
+    """A file that `python -m stages.calibrate` wrote; '' = the one among the weights, else the one that comes with the project. Sources
+    that it lacks have the project's own calibration, or none: they are taken at their word."""
     match_iou: float = 0.4
     """Boxes of two sources above this overlap are the same hand. Ours; hulls and full boxes overlap by 0.56 at the median."""
     match_distance: float = 0.35
@@ -117,12 +118,22 @@ class FuseHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the calibration."""
-        return {} if self.mode == "raw" else {"calibration": sha256_of(self._calibration)}
+        """sha256 of the calibrations."""
+        return {} if self.mode == "raw" else {f"calibration{i or ''}": sha256_of(path) for i, path in enumerate(self._calibrations[::-1])}
 
     @property
-    def _calibration(self) -> Path:
-        return Path(self.calibration) if self.calibration else EMBEDDED
+    def _calibrations(self) -> tuple[Path, ...]:
+        """Files of calibrations, what a later one says of a source counts."""
+        own = Path(self.calibration) if self.calibration else calibration_file()
+        return (own,) if own == EMBEDDED else (EMBEDDED, own)
+
+    @property
+    def uncalibrated(self) -> tuple[str, ...]:
+        """Detectors that nobody calibrated: their own boxes and scores count as if they were."""
+        return () if self.mode == "raw" else tuple(name for name in self.detectors if name not in self._load())
+
+    def _load(self) -> dict[str, Calibration]:
+        return {name: one for path in self._calibrations for name, one in load_calibrations(path).items()}
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], Hands]:
         """Load the calibration."""
@@ -132,7 +143,7 @@ class FuseHands:
         """Calibrates detections, or with mode raw takes them as the paper does."""
         if self.mode == "raw":
             return uncalibrated
-        return partial(calibrated, calibrations=load_calibrations(self._calibration))
+        return partial(calibrated, calibrations=self._load())
 
     def _fuse(self, weigh: Weigh, videos: Videos, clips: Clips, people: People, detections: HandDetections) -> Hands:
         """Hands of one clip, by frame, best score first within it."""

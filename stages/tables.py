@@ -278,7 +278,7 @@ class Hands(Table):
     num_run: Int16[np.ndarray, "n"]  # how many sources looked there
     keypoint_sources: Int16[np.ndarray, "n 21"]  # who each landmark is from: bit i stands for item i of `sources`
     sources: TextList  # one item a source that saw it, in the same order below
-    source_scores: FloatList  # calibrated
+    source_scores: FloatList  # calibrated; the source's own where nobody calibrated it
     source_scores_raw: FloatList  # P(b|d) as the detector says it
     source_boxes: BoxList
 

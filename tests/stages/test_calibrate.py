@@ -11,6 +11,7 @@ import pytest
 from fitting.files import sha256_of
 from stages.calibrate import learn, main
 from stages.calibration import EMBEDDED, load_calibrations
+from stages.fuse_hands import FuseHands
 from stages.labels import LabelledFrame
 from stages.tables import LEFT, HandDetections
 from tests.stages.fused_hands import detection
@@ -33,6 +34,15 @@ def hits_and_misses(num_frames: int = 400) -> tuple[list[LabelledFrame], HandDet
         labels.append(frame(number, (190, 180, 290, 300)) if rng.random() < score**2 else frame(number))
         found.append(replace(detection(hull, score, frame=number), video=np.array([f"v{number % 8}"], object)))
     return labels, HandDetections.concat(found)
+
+
+def label_file(labels: list[LabelledFrame]) -> str:
+    images = [
+        {"id": la.name, "video": la.video, "frame": la.frame, "width": la.width, "height": la.height,
+         "hands": [{"box": box.tolist(), "side": "left"} for box in la.box]}
+        for la in labels
+    ]  # fmt: skip
+    return json.dumps({"format": "handmedia-bench/1", "images": images})
 
 
 def test_extents_and_shares_of_hits_are_found_again():
@@ -60,13 +70,7 @@ def test_a_source_with_too_few_detections_is_left_as_it_is():
 
 def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path: Path):
     labels, found = hits_and_misses()
-    side = {LEFT: "left"}
-    images = [
-        {"id": la.name, "video": la.video, "frame": la.frame, "width": 640, "height": 480,
-         "hands": [{"box": b.tolist(), "side": side[LEFT]} for b in la.box]}
-        for la in labels
-    ]  # fmt: skip
-    (tmp_path / "labels.json").write_text(json.dumps({"format": "handmedia-bench/1", "images": images}))
+    (tmp_path / "labels.json").write_text(label_file(labels))
     pq.write_table(found.to_arrow(), tmp_path / "found.parquet")
     out = tmp_path / "calibration.json"
     command = ["--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet"), "--out", str(out)]
@@ -77,9 +81,31 @@ def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path
     assert load_calibrations(out)["a"].extent.tolist() == [1.25, 1.5]
     hashes = json.loads(first)["learned_on"]["sha256"]
     assert hashes == {name: sha256_of(tmp_path / name) for name in ("labels.json", "found.parquet")}
-    (tmp_path / "labels.json").write_text(json.dumps({"format": "handmedia-bench/1", "images": images[:5]}))
+    (tmp_path / "labels.json").write_text(label_file(labels[:5]))
     with pytest.raises(SystemExit):
         main(command)
+
+
+def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path / "weights"))
+    members = ("alphapose", "contacthands", "openpose", "vitpose")
+    assert FuseHands(detectors=("mediapipe", *members)).uncalibrated == members
+    labels, found = hits_and_misses()
+    everybodys = [replace(found, source=np.full(len(found), name, object)) for name in members]
+    few = replace(found.take(slice(0, 20)), source=np.full(20, "seldom", object))
+    pq.write_table(HandDetections.concat([*everybodys, few]).to_arrow(), tmp_path / "found.parquet")
+    (tmp_path / "labels.json").write_text(label_file(labels))
+    main(["--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet")])
+    assert "seldom: fewer than 50 detections" in capsys.readouterr().out
+    fuse = FuseHands(detectors=("mediapipe", *members, "seldom"))
+    assert fuse.uncalibrated == ("seldom",)
+    assert set(fuse.weights) == {"calibration", "calibration1"}
+    seen = HandDetections.concat([detection([100, 100, 200, 200], 0.5, source=name) for name in ("mediapipe", "vitpose", "seldom")])
+    weighed = fuse.weigher()(seen)
+    assert weighed.box[1].tolist() == pytest.approx([87.5, 75, 212.5, 225])
+    assert weighed.score[0] == pytest.approx(load_calibrations(EMBEDDED)["mediapipe"].score(np.array([0.5]))[0])
+    assert weighed.score[1] == pytest.approx(0.25, abs=0.2)
+    assert (weighed.score[2], weighed.box[2].tolist()) == (0.5, [100, 100, 200, 200])
 
 
 def test_the_embedded_calibration_says_what_it_was_learned_on():

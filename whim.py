@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-_TRAINING = ("train-detector", "evaluate-detector", "detect", "export-detector")
+_TRAINING = ("train-detector", "evaluate-detector", "detect", "export-detector", "train-regressor", "reconstruct", "export-regressor")
 
 
 def main() -> None:

@@ -46,6 +46,8 @@ class Checkpoint:
     progress: Progress
     data: str
     """Fingerprint of the data, seed and batch size, without which the order of samples is another."""
+    rival: Mapping[str, Any] = field(default_factory=dict)
+    """Network and optimizer of `training.rival`, where there is one."""
 
     def save(self, path: Path) -> None:
         """Write aside, flush to the disk, rename. Raises OSError with what to do about it; the file of before stays."""
@@ -69,7 +71,7 @@ class Checkpoint:
             values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen types for damaged files
             raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or set(values) != set(cls.__slots__):
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or {"rival", *values} != set(cls.__slots__):
             raise ValueError(f"{path} is no checkpoint of this version of training")
         if kind and values["kind"] != kind:
             raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")

@@ -22,6 +22,8 @@ from training.average import Average
 from training.checkpoint import Checkpoint, Progress, load_weights
 from training.journal import Journal
 from training.loader import Batch, Loader
+from training.order import key_of
+from training.rival import Adversarial, Rival
 
 _STEPS_A_NOTE = 20
 
@@ -86,6 +88,14 @@ class Task(Protocol):
         """A picture of what the network says."""
 
 
+@runtime_checkable
+class Layered(Protocol):
+    """A task whose parameters do not all learn at one rate."""
+
+    def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of parameters for the optimizer, each with its `weight_decay` and its `share` of the learning rate."""
+
+
 class NotFiniteError(RuntimeError):
     """Too many batches had no finite loss."""
 
@@ -101,7 +111,8 @@ class Run:
         torch.manual_seed(loader.seed)
         self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.plain, warmup=settings.average_warmup)
-        self.optimizer = _adamw(self.plain, settings, self.device)
+        self.optimizer = _adamw(task, self.plain, settings, self.device)
+        self.rival = Rival(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
@@ -123,6 +134,7 @@ class Run:
             network=self.plain.state_dict(),
             average=self.average.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
+            rival=self.rival.state() if self.rival else {},
             progress=replace(self.progress, minutes=self._minutes()),
             data=self._data(),
         )
@@ -169,10 +181,11 @@ class Run:
         """One step of the optimizer; nothing where the loss is not finite on some rank."""
         rate = self._learning_rate(share_done)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
+        torch.manual_seed(key_of(self.loader.seed, batch.epoch, batch.step, self.loader.rank))
         narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
         with narrow:
-            terms = self.task.loss(self.network, batch, self.device, share_done)
+            terms, said = self._terms(batch, share_done)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -181,9 +194,19 @@ class Run:
             self._skip(batch)
             return {}
         self.optimizer.step()
+        if self.rival:
+            terms = {**terms, **self.rival.gradient(said)}
+            self.rival.step(rate)
         self.progress.num_steps += 1
         self.average.update(self.plain, self.progress.num_steps)
         return dict(terms) | {"loss": total, "gradient": length}
+
+    def _terms(self, batch: Batch, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
+        """The network's terms, and what its rival is to judge where it has one."""
+        if self.rival is None:
+            return self.task.loss(self.network, batch, self.device, share_done), None
+        self.rival.plain.requires_grad_(False)
+        return self.rival.task.loss_against(self.network, self.rival.plain, batch, self.device, share_done)
 
     def _skip(self, batch: Batch) -> None:
         """Count a bad batch and undo what it did to running statistics; keep the batch when it was one too many."""
@@ -232,13 +255,19 @@ class Run:
         load_weights(self.average.network, saved.average, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.progress = saved.progress
+        if self.rival:
+            load_weights(self.rival.plain, saved.rival["network"], path)
+            self.rival.optimizer.load_state_dict(saved.rival["optimizer"])
 
 
-def _adamw(network: nn.Module, chosen: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+def _adamw(task: Task, network: nn.Module, chosen: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
     """Weights decay, biases and norms do not."""
-    heavy = [p for p in network.parameters() if p.ndim > 1]
-    light = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": heavy, "weight_decay": chosen.weight_decay}, {"params": light, "weight_decay": 0.0}]
+    if isinstance(task, Layered):
+        groups = task.groups(network, chosen.weight_decay)
+    else:
+        heavy = [p for p in network.parameters() if p.ndim > 1]
+        light = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [{"params": heavy, "weight_decay": chosen.weight_decay}, {"params": light, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=chosen.learning_rate, fused=device.type == "cuda")
 
 

@@ -33,9 +33,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, **settings) -> list[subprocess.Popen]:
+def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, contested: bool = False, **settings) -> list[subprocess.Popen]:
     """The ranks of a run, each a process of its own."""
-    told = json.dumps({"shards": [str(path) for path in shards], "folder": str(folder), "task": task or {}, "settings": settings})
+    what = {"task": task or {}, "contested": contested, "settings": settings}
+    told = json.dumps({"shards": [str(path) for path in shards], "folder": str(folder), **what})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +94,7 @@ def test_two_ranks_train_as_one(shards, tmp_path):
     settings = {"epochs": 2, "batch": 8}
     run(paths, tmp_path / "one", MeanColour(norm=False), **settings).train()
     ranks = start(tmp_path / "two", paths, ranks=2, task={"norm": False}, **settings)
-    assert [process.wait(120) for process in ranks] == [0, 0]
+    assert [process.wait(300) for process in ranks] == [0, 0]
     same(tmp_path / "one" / "last.pt", tmp_path / "two" / "last.pt", tolerance=2e-5)
     one, two = (Checkpoint.load(tmp_path / name / "last.pt").progress.best["good"] for name in ("one", "two"))
     assert one == pytest.approx(two, abs=1e-4)
@@ -101,7 +102,7 @@ def test_two_ranks_train_as_one(shards, tmp_path):
 
 def test_two_ranks_agree_on_the_clock(shards, tmp_path):
     ranks = start(tmp_path, shards(2), ranks=2, task={"pause_s": 0.02}, epochs=10_000, max_minutes=0.03, patience=10_000)
-    assert [process.wait(120) for process in ranks] == [0, 0]
+    assert [process.wait(300) for process in ranks] == [0, 0]
     assert 0.03 <= Checkpoint.load(tmp_path / "last.pt").progress.minutes < 0.5
 
 

@@ -65,6 +65,37 @@ class MeanColour:
         path.write_bytes(b"")
 
 
+@dataclass(kw_only=True)
+class ContestedColour(MeanColour):
+    """The same with a rival that learns to tell what the network says from the truth, and a network that draws random numbers."""
+
+    rival_rate = 2.0
+    frozen: str = "0."
+    """Parameters whose name begins so learn nothing."""
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(*super().network(), nn.Dropout(0.1))
+
+    def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        named = list(network.named_parameters())
+        parts = [[p for name, p in named if bool(self.frozen) and name.startswith(self.frozen)], []]
+        parts[1] = [p for _, p in named if not any(p is other for other in parts[0])]
+        return [{"params": part, "weight_decay": weight_decay, "share": float(share)} for share, part in enumerate(parts)]
+
+    def rival(self) -> nn.Module:
+        return nn.Linear(3, 1)
+
+    def loss_against(self, network, rival, batch: Any, device: torch.device, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
+        time.sleep(self.pause_s)
+        pictures = batch.images.permute(0, 3, 1, 2).float() / 255
+        wanted, said = pictures.mean((2, 3)), network(pictures)
+        return {"colour": ((said - wanted) ** 2).mean(), "fooled": 0.01 * ((rival(said) - 1) ** 2).mean()}, (said.detach(), wanted)
+
+    def rival_loss(self, rival: nn.Module, said: Any) -> Mapping[str, Tensor]:
+        invented, real = said
+        return {"rival": (rival(invented) ** 2).mean() + ((rival(real) - 1) ** 2).mean()}
+
+
 def run(shards: list[Path], folder: Path, task: MeanColour, *, batch: int = 8, rank: int = 0, world_size: int = 1, **settings: Any) -> Run:
     frames = Frames(dataset=Dataset.of(shards, shards[0].parents[1] / "cache"), size=32)
     loader = Loader(products=[frames], batch_size=batch, rank=rank, world_size=world_size, num_threads=1)
@@ -79,4 +110,5 @@ if __name__ == "__main__":
     if world_size > 1:
         torch.distributed.init_process_group("gloo")
     paths = [Path(path) for path in told["shards"]]
-    run(paths, Path(told["folder"]), MeanColour(**told["task"]), rank=rank, world_size=world_size, **told["settings"]).train()
+    kind = ContestedColour if told.get("contested") else MeanColour
+    run(paths, Path(told["folder"]), kind(**told["task"]), rank=rank, world_size=world_size, **told["settings"]).train()

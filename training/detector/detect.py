@@ -1,24 +1,18 @@
 """A detector on a picture, a video or a camera: what it sees drawn, and the hands as a table."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
 
 from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
-
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+from training.video import VideoFile, pictures_of
 
 
 @dataclass(eq=False, slots=True)
@@ -67,16 +61,16 @@ def detect(
     name = "webcam" if source.startswith("webcam") else Path(source).stem
     table, count = HandTable(), 0
     with ExitStack() as stack:
-        video: _Video | None = None
+        video: VideoFile | None = None
         try:
-            for count, (time_s, rate, picture) in enumerate(_pictures(source), 1):
+            for count, (time_s, rate, picture) in enumerate(pictures_of(source), 1):
                 (hands,) = detector([picture])
                 table.add(count - 1, time_s, hands)
                 draw_hands(picture, hands)
                 if rate is None:
                     cv2.imwrite(str(out / f"{name}.jpg"), picture[..., ::-1])
                     continue
-                video = video or stack.enter_context(_Video(out / f"{name}.mp4", rate, picture.shape))
+                video = video or stack.enter_context(VideoFile(out / f"{name}.mp4", rate, picture.shape))
                 video.add(picture)
                 if count == max_frames:
                     break
@@ -85,45 +79,3 @@ def detect(
         finally:
             table.write(out / f"{name}.{table_format}")
     return count, len(table.rows)
-
-
-class _Video:
-    """An MPEG-4 file that grows; its sides are even, as the codec wants."""
-
-    def __init__(self, path: Path, rate: Fraction, shape: tuple[int, ...]) -> None:
-        self.container = av.open(str(path), "w")
-        self.stream = self.container.add_stream("mpeg4", rate=rate)
-        self.stream.height, self.stream.width = (side - side % 2 for side in shape[:2])
-        self.stream.pix_fmt, self.stream.bit_rate = "yuv420p", 8_000_000
-
-    def __enter__(self) -> "_Video":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.container.mux(self.stream.encode())
-        self.container.close()
-
-    def add(self, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        inner = np.ascontiguousarray(picture[: self.stream.height, : self.stream.width])
-        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(inner, format="rgb24")))
-
-
-def _pictures(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
-    """Time, frame rate (None of a picture) and RGB of each, turned upright."""
-    if Path(source).suffix.lower() in PICTURES:
-        picture = cv2.imread(source, cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ValueError(f"{source} cannot be read as a picture: does it exist, and is it whole?")
-        yield 0.0, None, np.asarray(picture)
-        return
-    camera = source.startswith("webcam")
-    place = f"/dev/video{source.partition(':')[2] or 0}" if camera else source
-    try:
-        with av.open(place, format="v4l2" if camera else None) as container:
-            stream = container.streams.video[0]
-            rate = Fraction(stream.average_rate or 25).limit_denominator(60_000)
-            for frame in container.decode(stream):
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                yield float(frame.time or 0.0), rate, np.ascontiguousarray(turned)
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it a picture, a video or webcam?") from error

@@ -1,0 +1,105 @@
+"""The regressor in the loop: it learns, plays against its discriminator, is the same after a stop, and says how good it is."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.regressor.posed import crops_of, posed_hands, shard_of
+from training.checkpoint import Checkpoint
+from training.loader import Loader
+from training.loop import Layered, Run, Task, TrainSettings
+from training.regressor.augment import CropAugmentation
+from training.regressor.evaluate import shards_benchmark
+from training.regressor.network import RegressorSettings
+from training.regressor.task import FIGURES, AdversarialRegressorTask, RegressorTask
+from training.rival import Adversarial
+
+TINY = RegressorSettings(size="xs", drop_path=0.2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("posed")
+    shard_of(made / "train" / "train-0.parquet", posed_hands(8))
+    shard_of(made / "val" / "val-0.parquet", posed_hands(4, seed=1))
+    return made
+
+
+def run(folder, out, task, batch=4, **settings) -> Run:
+    crops = crops_of(folder / "train" / "train-0.parquet", size=384)
+    loader = Loader(products=[crops], batch_size=batch, num_threads=1)
+    chosen = {"epochs": 1, "learning_rate": 3e-4, "warmup_steps": 2, "average_warmup": 2.0, "clip_norm": 1.0} | settings
+    return Run(task, loader, TrainSettings(**chosen), out)
+
+
+def test_the_tasks_are_what_the_loop_asks_for():
+    plain, contested = RegressorTask(held_out=None), AdversarialRegressorTask(held_out=None)
+    assert isinstance(plain, Task)
+    assert isinstance(plain, Layered)
+    assert not isinstance(plain, Adversarial)
+    assert isinstance(contested, Adversarial)
+
+
+def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder, tmp_path):
+    task = AdversarialRegressorTask(held_out=shards_benchmark(folder, "val"), network_settings=TINY)
+    best = run(folder, tmp_path, task).train()
+    assert set(best) == {*FIGURES, *(f"coarse_{name}" for name in FIGURES)}
+    assert all(math.isfinite(value) for value in best.values())
+    saved = Checkpoint.load(tmp_path / "best.pt", "regressor")
+    assert saved.rival["optimizer"]["state"][0]["step"] == 2
+    assert RegressorSettings(**saved.settings) == TINY
+    notes = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert {"discriminator", "adversarial", "coarse_adversarial", "vertices", "coarse_points"} <= set(notes[0])
+    assert (tmp_path / "pictures" / "epoch-0001.jpg").stat().st_size > 10_000
+
+
+def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder, tmp_path):
+    task = AdversarialRegressorTask(held_out=None, network_settings=TINY)
+    torch.set_num_threads(1)
+    run(folder, tmp_path / "whole", task, epochs=2).train()
+    stopped = run(folder, tmp_path / "stopped", task, epochs=2)
+    stopped._epoch()
+    stopped._measure()
+    run(folder, tmp_path / "stopped", task, epochs=2).train()
+    one, other = (Checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "stopped"))
+    for name, values in one.network.items():
+        assert torch.equal(values, other.network[name]), name
+    for name, values in one.rival["network"].items():
+        assert torch.equal(values, other.rival["network"][name]), name
+
+
+def test_eight_crops_are_learnt_by_heart(folder, tmp_path):
+    """Loss of the last steps a fraction of the first's, on crops as they are."""
+    settings = RegressorSettings(size="xs")
+    task = RegressorTask(held_out=None, network_settings=settings, augmentation=CropAugmentation.none())
+    one = run(folder, tmp_path, task, batch=8, epochs=40, learning_rate=1e-3, warmup_steps=5)
+    one.train()
+    losses = [json.loads(line).get("loss") for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    losses = [loss for loss in losses if loss is not None]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_layer_decay_slows_the_first_blocks(folder, tmp_path):
+    one = run(folder, tmp_path, RegressorTask(held_out=None, network_settings=TINY, layer_decay=0.5))
+    shares = {group["share"] for group in one.optimizer.param_groups}
+    assert min(shares) == pytest.approx(0.5**7)
+    assert max(shares) == 1.0
+
+
+def test_hands_with_landmarks_alone_teach_their_points(folder, tmp_path):
+    task = AdversarialRegressorTask(held_out=None, network_settings=TINY)
+    one = run(folder, tmp_path, task)
+    batches = one.loader.epoch(0)
+    batch = next(batches)
+    for name in ("betas", "global_orient", "hand_pose", "joints_3d"):
+        batch.labels[name][:] = np.nan
+    one.rival.plain.requires_grad_(False)
+    terms, poses = task.loss_against(one.plain, one.rival.plain, batch, one.device, 0.0)
+    batches.close()
+    assert terms["points"] > 0
+    assert all(terms[name] == 0 for name in ("vertices", "joints", "rotations", "betas"))
+    one.rival.plain.requires_grad_(True)
+    assert task.rival_loss(one.rival.plain, poses)["discriminator"] == 0

@@ -1,0 +1,175 @@
+"""A trained regressor at work: pictures and boxes in, hands in space out, many pictures' hands in one batch.
+
+Frames of reference: pixels of the picture; camera axes x right, y down, z forward, metres. Hands are of their own side: parameters are
+smplx's for a hand of that side (left = right mirrored in x), vertices and joints about the wrist, `transl` the wrist before the camera.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, UInt8
+from torch import Tensor
+
+from fitting.mano import LEFT
+from fitting.rotation import axis_angle_from_matrix
+from training.checkpoint import Checkpoint, load_weights
+from training.products import cut, squared
+from training.regressor.camera import (
+    crop_to_frame,
+    frame_focal,
+    frame_translation,
+    mirrored_camera,
+    mirrored_points,
+    mirrored_rotations,
+    project_to_crop,
+)
+from training.regressor.evaluate import CROP_FACTOR
+from training.regressor.hand import HandEstimate
+from training.regressor.network import Regressor, RegressorSettings
+
+SIZE = 256
+_SHARPEST = 2.0
+"""Pixels of the picture for one of the crop, beyond which the picture is halved first: bilinear reading would skip some."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class ReconstructedHands:
+    """One row a hand."""
+
+    rotations: Float32[np.ndarray, "n 16 3 3"]  # global orientation, then MANO's joints
+    betas: Float32[np.ndarray, "n 10"]
+    camera: Float32[np.ndarray, "n 3"]  # of the square around the box: see `training.regressor.camera`
+    square: Float32[np.ndarray, "n 3"]  # that square: its middle and side, pixels
+    side: Int[np.ndarray, "n"]  # 0 left, 1 right
+    transl: Float32[np.ndarray, "n 3"]
+    vertices: Float32[np.ndarray, "n 778 3"]
+    joints: Float32[np.ndarray, "n 21 3"]  # OpenPose's order
+    vertices_2d: Float32[np.ndarray, "n 778 2"]
+    joints_2d: Float32[np.ndarray, "n 21 2"]
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+    def parameters(self) -> tuple[Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 45"]]:
+        """global_orient and hand_pose, axis-angle radians."""
+        turns = axis_angle_from_matrix(torch.from_numpy(self.rotations)).numpy()
+        return turns[:, 0], turns[:, 1:].reshape(-1, 45)
+
+    @classmethod
+    def joined(cls, parts: Sequence["ReconstructedHands"]) -> "ReconstructedHands":
+        """All rows, in order."""
+        return cls(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+
+class HandReconstructor:
+    """A network ready to be called."""
+
+    def __init__(self, network: Regressor, *, batch_size: int = 64) -> None:
+        self.network, self.batch_size = network.eval(), batch_size
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu", *, batch_size: int = 64) -> "HandReconstructor":
+        """The averaged weights of a checkpoint. Raises ValueError when it is none of a regressor, or of another hand model."""
+        return cls(read(path).to(device), batch_size=batch_size)
+
+    def __call__(
+        self,
+        pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        picture: Int[np.ndarray, "n"],
+        box: Float[np.ndarray, "n 4"],
+        side: Int[np.ndarray, "n"],
+        focal_px: float | None = None,
+    ) -> ReconstructedHands:
+        """The hands in boxes of RGB pictures of one size; `picture` says of which. Raises ValueError for a focal length no lens has.
+
+        A box may reach beyond its picture or have no area: the answer is then about what the grey around it suggests. See `usable`.
+        """
+        height, width = pictures[0].shape[:2] if pictures else (1, 1)
+        focal = frame_focal((width, height), focal_px)
+        square = np.zeros((len(box), 3), np.float32)
+        crops = np.empty((len(box), SIZE, SIZE, 3), np.uint8)
+        for row, (of, around, which) in enumerate(zip(picture.tolist(), box, side.tolist(), strict=True)):
+            to_picture = squared(around, SIZE, CROP_FACTOR)
+            crop_of(pictures[of], to_picture, crops[row], mirrored=which == LEFT)
+            square[row] = [*(SIZE / 2 - to_picture[1:]) / to_picture[0], SIZE / to_picture[0]]
+        starts = range(0, max(len(box), 1), self.batch_size)
+        parts = [
+            self._hands(*(values[k : k + self.batch_size] for values in (crops, square, side)), (width, height), focal) for k in starts
+        ]
+        return ReconstructedHands.joined(parts)
+
+    @torch.inference_mode()
+    def _hands(
+        self,
+        crops: UInt8[np.ndarray, "n 256 256 3"],
+        square: Float32[np.ndarray, "n 3"],
+        side: Int[np.ndarray, "n"],
+        size: tuple[int, int],
+        focal: float,
+    ) -> ReconstructedHands:
+        device = next(self.network.parameters()).device
+        said = self.network(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255)[-1]
+        return hands_of(HandEstimate(*(values.float().cpu() for values in said)), square, side, size, focal)
+
+
+def hands_of(
+    said: HandEstimate, square: Float32[np.ndarray, "n 3"], side: Int[np.ndarray, "n"], size: tuple[int, int], focal: float
+) -> ReconstructedHands:
+    """Right hands of crops, left ones mirrored, as the hands of the picture that they are."""
+    left, box = torch.from_numpy(side == LEFT), torch.from_numpy(square)
+    camera = mirrored_camera(said.camera, left)
+    vertices, joints = mirrored_points(said.vertices, left), mirrored_points(said.joints, left)
+    return ReconstructedHands(
+        rotations=mirrored_rotations(said.rotations, left).numpy(),
+        betas=said.betas.numpy(),
+        camera=camera.numpy(),
+        square=square,
+        side=side,
+        transl=frame_translation(camera, box, size, focal).numpy(),
+        vertices=vertices.numpy(),
+        joints=joints.numpy(),
+        vertices_2d=_seen(vertices, camera, box),
+        joints_2d=_seen(joints, camera, box),
+    )
+
+
+def usable(box: Float[np.ndarray, "n 4"], width: int, height: int) -> Bool[np.ndarray, "n"]:
+    """Boxes of finite numbers with some area, a part of which lies in the picture: of others nothing can be said."""
+    low, high = np.maximum(box[:, :2], 0), np.minimum(box[:, 2:], [width, height])
+    return np.isfinite(box).all(1) & ((box[:, 2:] - box[:, :2]) > 0).all(1) & ((high - low) > 0).all(1)
+
+
+def crop_of(
+    picture: UInt8[np.ndarray, "h w 3"], to_picture: Float32[np.ndarray, "3"], out: UInt8[np.ndarray, "256 256 3"], *, mirrored: bool
+) -> None:
+    """Write the square into `out`; what it shrinks is averaged first, of the square's surroundings alone."""
+    scale, shift = float(to_picture[0]), to_picture[1:].astype(np.float64)
+    if scale * _SHARPEST >= 1:
+        cut(picture, picture.shape[1::-1], to_picture, out, mirrored=mirrored)
+        return
+    height, width = picture.shape[:2]
+    low = np.clip(np.floor(-shift / scale), 0, [width, height]).astype(int)
+    high = np.clip(np.ceil((SIZE - shift) / scale), 0, [width, height]).astype(int)
+    part = picture[low[1] : high[1], low[0] : high[0]]
+    if not part.size:
+        cut(picture[:1, :1], (1, 1), np.array([1, -SIZE, -SIZE], np.float32), out)
+        return
+    small = np.maximum(np.round((high - low) * scale * _SHARPEST), 1).astype(int)
+    shrunk = cv2.resize(part, small.tolist(), interpolation=cv2.INTER_AREA)
+    cut(shrunk, part.shape[1::-1], np.array([scale, *(shift + scale * low)], np.float32), out, mirrored=mirrored)
+
+
+def read(path: Path) -> Regressor:
+    """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a regressor."""
+    saved = Checkpoint.load(path, "regressor")
+    network = Regressor(RegressorSettings(**saved.settings))
+    load_weights(network, saved.average, path)
+    return network.eval()
+
+
+def _seen(points: Float[Tensor, "n points 3"], camera: Float[Tensor, "n 3"], square: Float[Tensor, "n 3"]) -> np.ndarray:
+    return crop_to_frame(project_to_crop(points, camera), square).numpy()

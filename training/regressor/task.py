@@ -1,0 +1,145 @@
+"""What the training loop is told of the regressor: its loss, its rival, what good means, and a picture of what it says."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fitting.mano import RIGHT
+from training.detector.augment import as_floats
+from training.loader import Batch
+from training.regressor.augment import CropAugmentation, augment
+from training.regressor.camera import project_to_crop
+from training.regressor.discriminator import Discriminator
+from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
+from training.regressor.evaluate import Benchmark, evaluate
+from training.regressor.hand import HandLayer
+from training.regressor.initial import layer_decay_groups, load_vitpose
+from training.regressor.labels import truth_of
+from training.regressor.losses import discriminator_loss
+from training.regressor.network import Regressor, RegressorSettings
+from training.regressor.objective import RegressorLossWeights, regressor_loss
+from training.regressor.truth import HandTruth
+
+FIGURES = ("pa_mpjpe_mm", "pa_mpvpe_mm", "proper_pa_mpjpe_mm", "proper_pa_mpvpe_mm", "proper_pa_auc_j", "root_mpjpe_mm")
+"""Noted after every epoch, of those of `training.hand_metrics.judge`."""
+
+
+class Poses(NamedTuple):
+    """Hands that the discriminator looks at: real ones with their weight, and estimated ones, the last of each crop."""
+
+    real_pose: Float[Tensor, "b 15 3 3"]
+    real_betas: Float[Tensor, "b 10"]
+    real_weight: Float[Tensor, "b"]
+    pose: Float[Tensor, "b 15 3 3"]
+    betas: Float[Tensor, "b 10"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegressorTask:
+    """The regressor on crops of hands, without a rival."""
+
+    held_out: Benchmark | None
+    """Hands that are not trained on; without them nothing is measured."""
+    network_settings: RegressorSettings = field(default_factory=RegressorSettings)
+    augmentation: CropAugmentation = field(default_factory=CropAugmentation)
+    weights: RegressorLossWeights = field(default_factory=RegressorLossWeights)
+    margin: float = 1.5
+    """Side of the training pictures over the network's crop: room to turn and to shift."""
+    vitpose: Path | None = None
+    """Checkpoint that the transformer begins with."""
+    layer_decay: float = 1.0
+    """Of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
+
+    kind = "regressor"
+    metric = "proper_pa_auc_j"
+
+    def network(self) -> nn.Module:
+        network = Regressor(self.network_settings)
+        if self.vitpose:
+            load_vitpose(network.backbone, self.vitpose)  # type: ignore[arg-type]
+        return network
+
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self.network_settings)
+
+    def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        return layer_decay_groups(network, self.layer_decay, weight_decay)
+
+    def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        """Weighted terms of every estimate."""
+        crops, truth = self._augmented(network, batch, device)
+        return regressor_loss(network(crops), truth, self.weights)
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        """Figures of the last estimate, and of the first as `coarse_...` where the network refines."""
+        if self.held_out is None:
+            return {}
+        judged = evaluate(network, self.held_out).judged  # type: ignore[arg-type]
+        last = judged.get("refined", judged["coarse"]).figures
+        coarse = {f"coarse_{name}": judged["coarse"].figures[name] for name in FIGURES} if "refined" in judged else {}
+        return {name: last[name] for name in FIGURES} | coarse
+
+    def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
+        """A sheet of held-out crops: the last mesh, and the true joints as white dots."""
+        if self.held_out is None:
+            return
+        crops = self.held_out.crops
+        rows = np.linspace(0, len(crops) - 1, min(24, len(crops))).astype(int).tolist()
+        pictures = np.empty((len(rows), *crops.shape), np.uint8)
+        for row, picture in zip(rows, pictures, strict=True):
+            crops.decode(row, picture)
+        truth = truth_of(crops.labels(rows), crops.size, 1.0, hand_layer(network), device)
+        with torch.inference_mode():
+            said = network(as_floats(torch.from_numpy(pictures).to(device)))[-1]
+            pixels = (project_to_crop(said.vertices, said.camera) + 0.5) * crops.size
+        for k, picture in enumerate(pictures):
+            draw_mesh(picture, said.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), mesh_faces(RIGHT))
+            draw_dots(picture, (truth.points[k].cpu().numpy() + 0.5) * crops.size)
+        sheet = np.zeros((-(-len(rows) // 6) * 6, *crops.shape), np.uint8)
+        sheet[: len(rows)] = pictures
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.vstack([np.hstack(list(sheet[k : k + 6])) for k in range(0, len(sheet), 6)])[..., ::-1])
+
+    def _augmented(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[Float[Tensor, "b 3 256 256"], HandTruth]:
+        pictures = as_floats(batch.images.to(device, non_blocking=True))
+        with torch.no_grad():
+            truth = truth_of(batch.labels, batch.images.shape[1], self.margin, hand_layer(network), device)
+            return augment(pictures, truth, batch.key.to(device), self.augmentation, self.margin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdversarialRegressorTask(RegressorTask):
+    """The same with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
+
+    rival_rate = 1.0
+
+    def rival(self) -> nn.Module:
+        return Discriminator()
+
+    def loss_against(
+        self, network: nn.Module, rival: nn.Module, batch: Batch, device: torch.device, share_done: float
+    ) -> tuple[Mapping[str, Tensor], Poses]:
+        crops, truth = self._augmented(network, batch, device)
+        said = network(crops)
+        judged = [rival(hand.rotations[:, 1:], hand.betas) for hand in said]
+        last, known = said[-1], truth.weight * (truth.has_mano & truth.has_betas)
+        poses = Poses(truth.rotations[:, 1:], truth.betas, known, last.rotations[:, 1:].detach(), last.betas.detach())
+        return regressor_loss(said, truth, self.weights, judged), poses
+
+    def rival_loss(self, rival: nn.Module, said: Any) -> Mapping[str, Tensor]:
+        """Of crops whose true pose is known; the others have nothing to be told from."""
+        both = rival(torch.cat([said.real_pose, said.pose]), torch.cat([said.real_betas, said.betas]))
+        real, invented = both.chunk(2)
+        return {"discriminator": (said.real_weight * discriminator_loss(real, invented)).mean()}
+
+
+def hand_layer(network: nn.Module) -> HandLayer:
+    """The hand model inside a network, however the network is wrapped."""
+    return next(module for module in network.modules() if isinstance(module, HandLayer))

@@ -1,0 +1,55 @@
+"""Pictures, videos and cameras frame by frame, and a video file that grows."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+def pictures_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
+    """Time, frame rate (None of a picture) and RGB of each, turned upright."""
+    if Path(source).suffix.lower() in PICTURES:
+        picture = cv2.imread(source, cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise ValueError(f"{source} cannot be read as a picture: does it exist, and is it whole?")
+        yield 0.0, None, np.asarray(picture)
+        return
+    camera = source.startswith("webcam")
+    place = f"/dev/video{source.partition(':')[2] or 0}" if camera else source
+    try:
+        with av.open(place, format="v4l2" if camera else None) as container:
+            stream = container.streams.video[0]
+            rate = Fraction(stream.average_rate or 25).limit_denominator(60_000)
+            for frame in container.decode(stream):
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+                yield float(frame.time or 0.0), rate, np.ascontiguousarray(turned)
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it a picture, a video or webcam?") from error
+
+
+class VideoFile:
+    """An MP4 file that grows, H.264 where the library has it, so that browsers play it; its sides are even, as the codec wants."""
+
+    def __init__(self, path: Path, rate: Fraction, shape: tuple[int, ...]) -> None:
+        self.container = av.open(str(path), "w")
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        self.stream = self.container.add_stream(codec, rate=rate)
+        self.stream.height, self.stream.width = (side - side % 2 for side in shape[:2])
+        self.stream.pix_fmt, self.stream.bit_rate = "yuv420p", 8_000_000
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.mux(self.stream.encode())
+        self.container.close()
+
+    def add(self, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        inner = np.ascontiguousarray(picture[: self.stream.height, : self.stream.width])
+        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(inner, format="rgb24")))

@@ -19,6 +19,7 @@ from training.detector.objective import DetectorLossWeights
 from training.loader import Loader
 from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
+from training.regressor.cli import add_commands as add_regressor_commands
 from training.shards import Dataset, listed
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits 0 when done, 1 on a user's error."""
     arguments = build_parser().parse_args(argv)
     try:
-        if arguments.image % 32 or arguments.image <= 0:
+        if "image" in arguments and (arguments.image % 32 or arguments.image <= 0):
             raise ValueError(f"--image must be a multiple of 32, got {arguments.image}")
         arguments.command(arguments)
     except (ValueError, OSError, NotFiniteError) as error:
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     write = _on_checkpoint(commands, "export-detector", export_detector, "write a checkpoint for other runtimes")
     write.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
     write.add_argument("--hands", type=int, default=100, help="the most that a picture can have")
+    add_regressor_commands(commands)
     return parser
 
 

@@ -5,11 +5,13 @@ Frame of reference: pixels of the picture. A box to be ignored costs a detection
 
 import contextlib
 import io
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 Part = tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]
 """Picture, boxes, sides, scores, ignored."""
@@ -40,37 +42,80 @@ class Found:
         )
 
 
+IOUS = np.arange(10) * 0.05 + 0.5
+RECALLS = np.linspace(0, 1, 101)
+"""COCO's."""
+
+SIZES = {"<4%": 0.04, "4-10%": 0.1, "10-25%": 0.25, ">25%": math.inf}
+"""Classes of a hand's size, the square root of its box over the longer side of its picture, by their upper ends."""
+
+
 def average_precision(truth: Found, said: Found, num_images: int, *, by_side: bool) -> dict[str, float]:
     """COCO's `ap` (.5:.95), `ap50`, `ap75` and `ar`, by faster-coco-eval; `by_side` counts a hand of the wrong side as wrong."""
+    precision, recall = coco_curves(truth, said, num_images, by_side=by_side)
+    values = {"ap": precision, "ap50": precision[0], "ap75": precision[5], "ar": recall}
+    return {name: _mean(of[..., 0]) for name, of in values.items()}
+
+
+def average_precision_by_size(truth: Found, said: Found, long_side: Float[np.ndarray, "images"]) -> dict[str, float]:
+    """`ap` of the hands of each class of `SIZES`; those of other classes count neither way. NaN of a class without hands."""
+    truth, said = (replace(found, box=found.box / long_side[found.image, None]) for found in (truth, said))
+    ends = np.array([0, *SIZES.values()])
+    precision, _ = coco_curves(truth, said, len(long_side), by_side=False, sizes=ends)
+    classes = np.digitize(np.sqrt(_area(truth.box[truth.ignore == 0])), ends[1:-1])
+    return {name: _mean(precision[..., 1 + k]) if (classes == k).any() else math.nan for k, name in enumerate(SIZES)}
+
+
+def coco_curves(
+    truth: Found, said: Found, num_images: int, *, by_side: bool, sizes: Float[np.ndarray, "ends"] | None = None
+) -> tuple[Float[np.ndarray, "10 101 categories classes"], Float[np.ndarray, "10 categories classes"]]:
+    """Precision at `RECALLS`, and the recall reached, at each overlap of `IOUS`, of each side (or of hands); -1 where there is no hand.
+
+    The first class is of all sizes; with `sizes` those between two ends follow, sizes being square roots of areas.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    edges = [0.0, *(sizes[1:-1] ** 2 if sizes is not None else ()), 1e10]
+    ranges = list(itertools.pairwise(edges)) if sizes is not None else []
+    num_sides = 2 if by_side else 1
+    if not len(said.image):
+        return np.zeros((10, 101, num_sides, 1 + len(ranges))), np.zeros((10, num_sides, 1 + len(ranges)))
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(_coco(truth, num_images, by_side))
-        if not len(said.image):
-            return dict.fromkeys(("ap", "ap50", "ap75", "ar"), 0.0)
         evaluation = COCOeval_faster(known, known.loadRes(_results(said, by_side)), "bbox")
+        evaluation.params.areaRng = [[0.0, 1e10], *map(list, ranges)]
+        evaluation.params.areaRngLbl = [str(k) for k in range(1 + len(ranges))]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    stats = np.maximum(np.asarray(evaluation.stats[:9], np.float64), 0)
-    return {"ap": float(stats[0]), "ap50": float(stats[1]), "ap75": float(stats[2]), "ar": float(stats[8])}
+    return np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])[..., -1]
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over what is known, as COCO takes it; 0 where nothing is."""
+    known = values[values > -1]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def _area(box: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    return np.asarray(np.prod(np.maximum(box[:, 2:] - box[:, :2], 0), -1))
 
 
 def _coco(truth: Found, num_images: int, by_side: bool) -> dict[str, object]:
-    """Truth in COCO's format; a box to be ignored is a crowd of every category."""
+    """Truth in COCO's format; a box to be ignored is a crowd of every category, and so is, by side, a hand of unknown side."""
     sizes = truth.box[:, 2:] - truth.box[:, :2]
     names = ("left", "right") if by_side else ("hand",)
+    crowd = (truth.ignore > 0) | (by_side & (truth.side < 0))
     annotations = [
         {
             "image_id": int(truth.image[k]),
             "category_id": 1 + category,
             "bbox": [*truth.box[k, :2].tolist(), *sizes[k].tolist()],
             "area": float(sizes[k].prod()),
-            "iscrowd": int(truth.ignore[k]),
+            "iscrowd": int(crowd[k]),
         }
         for k in range(len(truth.image))
         for category in range(len(names))
-        if truth.ignore[k] or not by_side or category == truth.side[k]
+        if crowd[k] or not by_side or category == truth.side[k]
     ]
     annotations = [{"id": 1 + number} | annotation for number, annotation in enumerate(annotations)]
     categories = [{"id": 1 + k, "name": name} for k, name in enumerate(names)]
@@ -99,29 +144,36 @@ def at_threshold(truth: Found, said: Found, threshold: float, min_iou: float = 0
     found = sided = correct = wrong = 0
     for number in np.unique(np.concatenate([truth.image, said.image])):
         mine = np.flatnonzero((said.image == number) & (said.score >= threshold))
-        mine = mine[np.argsort(-said.score[mine], kind="stable")]
         hands = np.flatnonzero((truth.image == number) & (truth.ignore == 0))
-        ignored = np.flatnonzero((truth.image == number) & (truth.ignore > 0))
-        overlap, covered = iou(said.box[mine], truth.box[hands]), iou(said.box[mine], truth.box[ignored], crowd=True)
-        free = np.ones(len(hands), bool)
-        for row, detection in enumerate(mine):
-            match = np.where(free, overlap[row], 0)
-            best = int(match.argmax()) if len(match) else -1
-            if best >= 0 and match[best] >= min_iou:
-                free[best] = False
-                found += 1
-                sided += int(truth.side[hands[best]] >= 0)
-                correct += int(truth.side[hands[best]] == said.side[detection])
-            elif not (covered[row] >= min_iou).any():
-                wrong += 1
+        ignored = truth.box[(truth.image == number) & (truth.ignore > 0)]
+        match, false = matched(said.box[mine], said.score[mine], truth.box[hands], ignored, min_iou)
+        side, told = truth.side[hands[match[match >= 0]]], said.side[mine[match >= 0]]
+        found, wrong = found + len(side), wrong + int(false.sum())
+        sided, correct = sided + int((side >= 0).sum()), correct + int((side == told).sum())
     num_hands = int((truth.ignore == 0).sum())
     return {"precision": found / max(found + wrong, 1), "recall": found / max(num_hands, 1), "side": correct / max(sided, 1)}
+
+
+def matched(
+    box: Float[np.ndarray, "n 4"],
+    score: Float[np.ndarray, "n"],
+    hands: Float[np.ndarray, "m 4"],
+    ignored: Float[np.ndarray, "k 4"],
+    min_iou: float,
+) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """The hand that each detection of a picture finds, or -1, and whether it is false: the surest takes the free hand it overlaps most."""
+    overlap, covered = iou(box, hands), (iou(box, ignored, crowd=True) >= min_iou).any(1)
+    match, free = np.full(len(box), -1), np.ones(len(hands), bool)
+    for row in np.argsort(-score, kind="stable"):
+        best = int(np.where(free, overlap[row], -1).argmax()) if len(hands) else -1
+        if best >= 0 and free[best] and overlap[row, best] >= min_iou:
+            match[row], free[best] = best, False
+    return match, (match < 0) & ~covered
 
 
 def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], *, crowd: bool = False) -> Float[np.ndarray, "n m"]:
     """Intersection over union of every pair; of a `crowd` b over a alone, as COCO has it."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), -1)
-    areas = [np.prod(np.maximum(box[:, 2:] - box[:, :2], 0), -1) for box in (a, b)]
-    whole = areas[0][:, None] + (0 if crowd else areas[1][None] - shared)
+    whole = _area(a)[:, None] + (0 if crowd else _area(b)[None] - shared)
     return shared / np.maximum(whole, 1e-9)

@@ -7,11 +7,14 @@ and 32 pixels apart.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from training.detector.backbones import HRNet, ResNet50, Trunk
 
 NUM_KEYPOINTS, NUM_SIDES = 21, 2
 STRIDES = (8, 16, 32)
@@ -23,6 +26,8 @@ class DetectorSettings:
 
     size: Literal["s", "m"] = "s"
     """3.4 or 11.8 million parameters: 7 and 24 MB in half precision (paper, Table 1)."""
+    backbone: Literal["darknet", "resnet50", "hrnet"] = "darknet"
+    """What the pyramid stands on; the others are the paper's ablation, of one size whatever `size` is. Neck and heads stay."""
     num_bins: int = 16
     """Of the distance distributions of a box side (DFL; Li et al. 2020)."""
     landmarks: bool = True
@@ -205,11 +210,18 @@ class Detector(nn.Module):
         self.settings = settings = settings or DetectorSettings()
         channels = [int(c * settings.width) for c in (64, 128, 256, 512, 1024)]
         repeats = [max(1, round(n * settings.depth)) for n in (3, 6, 6, 3)]
-        self.backbone = DarkNet(channels, repeats)
+        trunks: dict[str, type[Trunk]] = {"resnet50": ResNet50, "hrnet": HRNet}
+        self.backbone = DarkNet(channels, repeats) if settings.backbone == "darknet" else trunks[settings.backbone]()
         self.neck = PathAggregation(self.backbone.channels, channels[2:], max(1, round(3 * settings.depth)))
         self.heads = Heads(channels[2:], settings)
         self.single = Heads(channels[2:], settings) if settings.one_to_one else None
         """The one-to-one head; it does not shape the features (its gradient stops here)."""
+
+    def load_backbone(self, path: Path) -> None:
+        """Start from a backbone learned on ImageNet. Raises ValueError where there is none of the kind."""
+        if not isinstance(self.backbone, Trunk):
+            raise ValueError(f"no weights of a {self.settings.backbone} learned on ImageNet are known: choose resnet50 or hrnet")
+        self.backbone.load(path)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Raw, Raw | None]:
         """What the one-to-many head says, and the one-to-one head where there is one."""

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from training.detector.augment import Augmentation, as_floats, augment, of_training
 from training.detector.draw import draw_box, draw_hands
+from training.detector.evaluation import LEAST_SCORE, figures, judge
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
 from training.loader import Batch
-from training.metrics import Found, at_threshold, average_precision
 from training.products import Frames
+from training.readers.shard_frames import shard_frames
 
 _TRUTH_COLOUR = (255, 255, 255)
 
@@ -35,12 +36,17 @@ class DetectorTask:
     """Of the end of a run that sees no mosaic and no mixup, so that it ends on pictures as they are (YOLOX)."""
     one_to_one: tuple[float, float] = (0.2, 0.9)
     """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
+    backbone_weights: Path | None = None
+    """Learned on ImageNet, for a backbone that has such."""
 
     kind = "detector"
     metric = "ap"
 
     def network(self) -> nn.Module:
-        return Detector(self.network_settings)
+        network = Detector(self.network_settings)
+        if self.backbone_weights:
+            network.load_backbone(self.backbone_weights)
+        return network
 
     def settings(self) -> Mapping[str, Any]:
         return asdict(self.network_settings)
@@ -67,11 +73,8 @@ class DetectorTask:
         """COCO's figures without regard to sides, and by side; precision, recall and side at a score of 0.3."""
         if self.held_out is None:
             return {}
-        truth, said = judged(HandDetector(network, size=self.held_out.size, threshold=0.01), self.held_out)  # type: ignore[arg-type]
-        count = len(self.held_out)
-        figures = average_precision(truth, said, count, by_side=False)
-        by_side = average_precision(truth, said, count, by_side=True)
-        return figures | {f"side_{name}": value for name, value in by_side.items()} | dict(at_threshold(truth, said, 0.3))
+        detector = HandDetector(network, size=self.held_out.size, threshold=LEAST_SCORE)  # type: ignore[arg-type]
+        return figures(judge(detector, shard_frames(self.held_out)))
 
     def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
         """A sheet of held-out frames: truth in white, left blue, right red."""
@@ -92,25 +95,6 @@ class DetectorTask:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [np.concatenate(sheet[k : k + 4], 1) for k in range(0, len(sheet), 4)]
         cv2.imwrite(str(path), np.concatenate(lines)[..., ::-1])
-
-
-def judged(detector: HandDetector, frames: Frames, batch_size: int = 16) -> tuple[Found, Found]:
-    """The truth of all frames and what the detector says of them, in pixels of the pictures."""
-    truth, said = [], []
-    for start in range(0, len(frames), batch_size):
-        rows = list(range(start, min(start + batch_size, len(frames))))
-        pictures = np.empty((len(rows), *frames.shape), np.uint8)
-        for row, picture in zip(rows, pictures, strict=True):
-            frames.decode(row, picture)
-        labels = frames.labels(rows)
-        for k, (row, hands) in enumerate(zip(rows, detector(list(pictures)), strict=True)):
-            mine, ignored = labels["image"] == k, labels["ignore"][labels["ignore_image"] == k]
-            kept = mine & labels["keep"]
-            dropped = np.concatenate([ignored, labels["box"][mine & ~labels["keep"]]])
-            truth.append((row, labels["box"][kept], labels["side"][kept], np.ones(kept.sum()), False))
-            truth.append((row, dropped, np.zeros(len(dropped)), np.ones(len(dropped)), True))
-            said.append((row, hands.box, hands.side, hands.score, False))
-    return Found.of(truth), Found.of(said)
 
 
 def _without_mosaic(chosen: Augmentation) -> Augmentation:

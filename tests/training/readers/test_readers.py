@@ -90,7 +90,7 @@ def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds):
 @pytest.mark.parametrize(("frames", "width", "words"), [(80, 400, "lasts 4.0 s, the labelled one 2.0 s"), (40, 300, "shows 300x200")])
 def test_a_video_of_another_length_or_shape_is_left_out_by_name(two_seconds, caplog, frames, width, words):
     official.film(two_seconds / "videos" / "V.mkv", frames, 20, width, 200)
-    with pytest.raises(FileNotFoundError, match="no picture for any label in .*: name the folder of the videos with --media"):
+    with pytest.raises(FileNotFoundError, match=r"no picture for any label in .*: name the folder of the videos with --media"):
         list(official_whim(two_seconds, two_seconds / "videos"))
     assert "video V left out" in caplog.text
     assert words in caplog.text

@@ -1,0 +1,102 @@
+"""The paper's other backbones: published sizes, ImageNet files in their published layouts, and every row of its Table 2."""
+
+import pytest
+import torch
+
+from stages.detectors.weights import BadWeights
+from tests.training.detector.imagenet_layouts import hrnet_w32, num_parameters, resnet50
+from tests.training.detector.small import random_detector
+from training.cli import _recipe, build_parser
+from training.detector.ablations import ablations
+from training.detector.backbones import HRNet, ResNet50
+from training.detector.inference import detections, fused
+from training.detector.network import Detector, DetectorSettings
+
+TRUNKS = {"resnet50": (ResNet50, resnet50), "hrnet": (HRNet, hrnet_w32)}
+
+
+def state_of(layout):
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(shape, generator=generator) if shape else torch.tensor(1) for name, shape in layout.items()}
+
+
+def test_the_layouts_have_the_published_numbers_of_parameters():
+    assert num_parameters(resnet50()) == 25_557_032
+    assert num_parameters(hrnet_w32()) == 41_232_680
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_an_imagenet_file_fills_the_whole_backbone(name, tmp_path):
+    trunk, layout = TRUNKS[name][0](), state_of(TRUNKS[name][1]())
+    torch.save(layout, tmp_path / "imagenet.pth")
+    trunk.load(tmp_path / "imagenet.pth")
+    own = trunk.state_dict()
+    assert set(own) <= set(layout)
+    for key, values in own.items():
+        assert torch.equal(values, layout[key]), key
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_another_networks_file_is_refused_by_name(name, tmp_path):
+    other = next(key for key in TRUNKS if key != name)
+    torch.save(state_of(TRUNKS[other][1]()), tmp_path / "other.pth")
+    with pytest.raises(BadWeights, match=r"other.pth is another network's checkpoint"):
+        TRUNKS[name][0]().load(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="no weights of a darknet learned on ImageNet are known: choose resnet50 or hrnet"):
+        Detector().load_backbone(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_detector_on_each_backbone_says_something_of_every_anchor_and_learns_everywhere(name):
+    network = random_detector(DetectorSettings(backbone=name)).train()
+    many, one = network(torch.rand(2, 3, 64, 96))
+    anchors = 64 * 96 // 64 + 64 * 96 // 256 + 64 * 96 // 1024
+    assert many.box.shape == (2, anchors, 64)
+    sum(values.square().mean() for values in (*many, *one)).backward()
+    still = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not still
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_folded_norms_change_nothing(name):
+    network = random_detector(DetectorSettings(backbone=name, one_to_one=False))
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = detections(network, picture)
+        after = detections(fused(network), picture)
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(after.box, before.box, atol=2e-2, rtol=1e-3)
+    torch.testing.assert_close(after.score, before.score, atol=1e-3, rtol=0)
+
+
+def test_the_default_network_is_as_it_was():
+    assert [sum(p.numel() for p in Detector(DetectorSettings(size=size, one_to_one=False)).parameters()) for size in "sm"] == [
+        3_385_253,
+        11_764_405,
+    ]
+    assert DetectorSettings().backbone == "darknet"
+
+
+def test_every_row_of_table_2_changes_one_thing_of_m():
+    rows = ablations()
+    full = rows["full"].recipe
+    assert (full.network.size, full.share, full.network.landmarks) == ("m", 1.0, True)
+    assert [rows[key].recipe.share for key in ("0.25m", "0.5m", "1m")] == [0.125, 0.25, 0.5]
+    assert {rows[key].recipe.network.backbone for key in ("resnet50", "hrnet")} == {"resnet50", "hrnet"}
+    assert rows["no-augmentation"].recipe.augmentation.mosaic == 0
+    plain = rows["no-landmarks"].recipe
+    assert not plain.network.landmarks
+    assert plain.weights.keypoints == plain.weights.visibility == 0
+    changed = {key: [name for name in full.__slots__ if getattr(row.recipe, name) != getattr(full, name)] for key, row in rows.items()}
+    assert [len(names) for key, names in changed.items() if key not in ("full", "no-landmarks")] == [1] * 6
+
+
+def test_the_command_line_takes_a_row_or_its_parts():
+    def asked(*words):
+        return _recipe(build_parser().parse_args(["train-detector", "--data", "x", *words]))
+
+    assert asked("--ablation", "no-landmarks") == asked("--size", "m", "--no-landmarks") == ablations()["no-landmarks"].recipe
+    assert asked("--ablation", "hrnet", "--size", "s").network == DetectorSettings(size="s", backbone="hrnet")
+    assert asked().network == DetectorSettings()
+    with pytest.raises(ValueError, match="--ablation says what to leave out"):
+        asked("--ablation", "hrnet", "--samples", "0.5")

@@ -1,0 +1,148 @@
+"""The report of a detector: WiLoR's Table 1 with its own row, all figures, curves and the worst pictures, in one folder.
+
+Each test set leaves `SET.json` there; the page and the plots are drawn anew from all that lie in the folder, so sets may be measured
+one by one, on different days.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fitting.files import sha256_of
+from training.detector.evaluation import Judged, figures_by_size
+from training.detector.inference import HandDetector
+from training.detector.worst import WorstPictures
+from training.metrics import RECALLS, SIZES, coco_curves
+
+PAPER_SETS = {"coco-wholebody": "COCO-WholeBody", "oxford-hands": "Oxford-Hands", "whim": "WHIM"}
+
+PAPER: Mapping[str, Sequence[float]] = {
+    "MediaPipe": (25, 25, 15.43, 3.72, 8.72, 1.80, 53.09, 12.01),
+    "OpenPose": (141, 29, 37.05, 9.06, 20.74, 4.41, 76.8, 34.25),
+    "ContactHands": (819, 3, 50.29, 16.67, 70.02, 36.41, 93.42, 49.44),
+    "ViTDet": (1400, 1, 41.64, 13.21, 67.56, 29.77, 84.76, 35.42),
+    "WiLoR, S": (7, 175, 46.96, 18.56, 75.21, 38.16, 91.80, 46.50),
+    "WiLoR, M": (25, 138, 62.48, 25.97, 82.64, 48.98, 96.06, 53.79),
+}
+"""Size (MB), frames a second (an RTX 4090), then AP at .5 and AP at .5:.95 on each of `PAPER_SETS`, percent: WiLoR, Table 1."""
+
+
+def write_report(
+    folder: Path, name: str, checkpoint: Path, detector: HandDetector, judged: Judged, found: Mapping[str, float], worst: WorstPictures
+) -> None:
+    """Add a test set's figures to the folder and draw the page again.
+
+    Raises ValueError when the folder's figures are another checkpoint's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    precision, _ = coco_curves(judged.truth, judged.said, judged.num_images, by_side=False)
+    mine = {
+        "checkpoint": sha256_of(checkpoint),
+        "network": network_facts(detector),
+        "num_pictures": judged.num_images,
+        "num_hands": int((judged.truth.ignore == 0).sum()),
+        "figures": dict(found),
+        "by_size": {size: value for size, value in figures_by_size(judged).items() if not math.isnan(value)},
+        "precision_at_recall": precision[0, :, 0, 0].clip(0).round(4).tolist(),
+    }
+    measured = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    others = sorted(key for key, of in measured.items() if of["checkpoint"] != mine["checkpoint"])
+    if others:
+        raise ValueError(f"{folder} holds figures of another checkpoint ({', '.join(others)}): name another folder, or remove them")
+    worst.write(folder / f"worst-{name}.jpg")
+    aside = folder / f"{name}.partial"
+    aside.write_text(json.dumps(mine, indent=1))
+    aside.replace(folder / f"{name}.json")
+    measured[name] = mine
+    _plot(folder, measured)
+    (folder / "report.md").write_text(page(measured, mine["network"], [path.name for path in sorted(folder.glob("worst-*.jpg"))]))
+
+
+def network_facts(detector: HandDetector, repeats: int = 10) -> dict[str, Any]:
+    """Size in half precision, one head (MB), and the median time of a picture of 1280 x 720, from pixels to hands (ms)."""
+    network = detector.network
+    spare = sum(p.numel() for p in network.heads.parameters()) if network.single is not None else 0
+    parameter = next(network.parameters())
+    picture = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
+    times_s = []
+    for _ in range(2 + repeats):
+        start = time.perf_counter()
+        detector([picture])
+        times_s.append(time.perf_counter() - start)
+    device = "CPU" if parameter.device.type == "cpu" else str(torch.cuda.get_device_name(parameter.device))
+    return {
+        "name": f"{network.settings.size.upper()}, {network.settings.backbone}",
+        "size_mb": 2 * (sum(p.numel() for p in network.parameters()) - spare) / 1e6,
+        "milliseconds": 1000 * float(np.median(times_s[2:])),
+        "device": device,
+        "side": detector.size,
+    }
+
+
+def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], sheets: Sequence[str]) -> str:
+    """The Markdown page."""
+    titles = [f"{title} {name}" for title in PAPER_SETS.values() for name in ("AP50", "AP")]
+    ours = [100 * measured[key]["figures"][name] if key in measured else math.nan for key in PAPER_SETS for name in ("ap50", "ap")]
+    rows = [(f"{method} (paper)", size, 1000 / rate, rate, *values) for method, (size, rate, *values) in PAPER.items()]
+    milliseconds = network["milliseconds"]
+    rows.append((f"ours, {network['name']}", network["size_mb"], milliseconds, 1000 / milliseconds, *ours))
+    names = list(dict.fromkeys(name for of in measured.values() for name in of["figures"]))
+    details = [
+        (key, of["num_pictures"], of["num_hands"], *(of["figures"].get(name, math.nan) for name in names)) for key, of in measured.items()
+    ]
+    sizes = [(key, *(of["by_size"].get(name, math.nan) for name in SIZES)) for key, of in measured.items()]
+    return "\n\n".join(
+        [
+            "# Hand detector",
+            f"Percent, without regard to sides. Speed at batch 1: ours at {network['side']} pixels on {network['device']}, the paper's on "
+            "an RTX 4090.",
+            _table(("method", "MB", "ms", "pictures/s", *titles), rows, "{:.4g}"),
+            "Every set, shares of 1. `side_` figures count a hand of the wrong side as wrong.",
+            _table(("set", "pictures", "hands", *names), details, "{:.4f}"),
+            "AP by size of the hand: the square root of its box over the longer side of the picture.",
+            _table(("set", *SIZES), sizes, "{:.4f}"),
+            "![precision and recall](precision.png)\n![AP by size](sizes.png)",
+            *(f"The worst pictures, truth in white: ![{sheet}]({sheet})" for sheet in sheets),
+            "",
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> str:
+    """Markdown; a number that is not known leaves its cell empty."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else number.format(value)
+
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plot(folder: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """`precision.png`, precision over recall at an overlap of .5, and `sizes.png`, AP by size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for key, of in measured.items():
+        axes.plot(RECALLS, of["precision_at_recall"], label=f"{key}, AP50 {of['figures']['ap50']:.3f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend()
+    figure.savefig(folder / "precision.png", dpi=120)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(measured)
+    for number, (key, of) in enumerate(measured.items()):
+        axes.bar(np.arange(len(SIZES)) + number * width, [of["by_size"].get(name, 0) for name in SIZES], width, label=key)
+    axes.set_xticks(np.arange(len(SIZES)) + 0.4 - width / 2, SIZES)
+    axes.set(xlabel="size of the hand over the longer side of the picture", ylabel="AP", ylim=(0, 1))
+    axes.legend()
+    figure.savefig(folder / "sizes.png", dpi=120)

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.average import warmup_for
-from training.detector.augment import Augmentation
+from training.detector.ablations import DetectorRecipe, ablations
 from training.detector.network import DetectorSettings
 from training.detector.objective import DetectorLossWeights
 from training.loader import Loader
@@ -24,6 +24,7 @@ from training.shards import Dataset, listed
 
 if TYPE_CHECKING:
     from training.detector.inference import HandDetector
+    from training.readers.labelled_picture import LabelledPicture
 
 console = Console(soft_wrap=True)
 
@@ -49,26 +50,37 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--weights", type=float, nargs="+", help="share of each folder in an epoch")
     train.add_argument("--held-out", type=Path, nargs="+", help="folders to measure on; default: the same")
     train.add_argument("--out", type=Path, default=Path("runs/detector"), help="folder of the run; one that exists is gone on with")
-    train.add_argument("--size", choices=("s", "m"), default="s", help="of the network")
+    train.add_argument("--size", choices=("s", "m"), help="of the network (default: s, of an ablation m)")
+    train.add_argument("--backbone", choices=("darknet", "resnet50", "hrnet"), default="darknet")
+    train.add_argument("--backbone-weights", type=Path, help="learned on ImageNet, as torchvision or timm save a resnet50 or hrnet_w32")
     train.add_argument("--image", type=int, default=640, help="side of the pictures, pixels, a multiple of 32")
     train.add_argument("--batch", type=int, default=16, help="pictures of a step, of all workers together")
     train.add_argument("--epochs", type=int, default=100)
     train.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
     train.add_argument("--rate", type=float, default=1e-3, help="learning rate")
-    train.add_argument("--samples", type=float, default=1.0, help="share of the data (ablation)")
-    train.add_argument("--no-augmentation", action="store_true", help="ablation")
-    train.add_argument("--no-landmarks", action="store_true", help="ablation")
+    train.add_argument(
+        "--ablation", choices=tuple(ablations()), help="a row of WiLoR's Table 2, instead of --backbone, --samples and the --no- options"
+    )
+    train.add_argument("--samples", type=float, default=1.0, help="share of the data")
+    train.add_argument("--no-augmentation", action="store_true")
+    train.add_argument("--no-landmarks", action="store_true", help="neither predict nor learn from keypoints")
     train.add_argument("--keypoint-loss", choices=("similarity", "distance"), default="similarity")
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(command=train_detector)
-    measure = _on_checkpoint(commands, "evaluate-detector", evaluate_detector, "figures of a checkpoint on shards or labelled frames")
+    measure = _on_checkpoint(commands, "evaluate-detector", evaluate_detector, "figures of a checkpoint on labelled pictures")
     on = measure.add_mutually_exclusive_group(required=True)
     on.add_argument("--data", type=Path, help="folder of shards")
     on.add_argument("--labels", type=Path, help="label file of frames of real video")
-    measure.add_argument("--media", type=Path, help="folder that the label file's paths start from; default: above the file's own")
+    on.add_argument("--coco-wholebody", type=Path, metavar="DIR", help="with annotations/coco_wholebody_val_v1.0.json and val2017/")
+    on.add_argument("--oxford-hands", type=Path, metavar="DIR", help="with test_dataset/")
+    on.add_argument("--whim", type=Path, metavar="DIR", help="the official labels, with test/anno/")
+    measure.add_argument(
+        "--media", type=Path, help="folder that --labels' paths start from (default: above the file's own), or of --whim's videos"
+    )
+    measure.add_argument("--report", type=Path, metavar="DIR", help="add the figures to a page with tables, curves and the worst pictures")
     measure.add_argument("--beside", type=Path, help="figures of the annotators on the same frames (JSON of whim evaluate hands)")
     measure.add_argument("--split", default="test")
     measure.add_argument("--json", action="store_true")
@@ -100,17 +112,18 @@ def train_detector(arguments: argparse.Namespace) -> None:
     from training.detector.task import DetectorTask
     from training.launch import launch
 
-    folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=arguments.samples) for folder in arguments.data]
+    recipe = _recipe(arguments)
+    folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=recipe.share) for folder in arguments.data]
     loader = Loader(products=folders, batch_size=arguments.batch, weights=arguments.weights, seed=arguments.seed)
     held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
     if held_out is None:
         console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
-    weights = DetectorLossWeights(keypoint_loss=arguments.keypoint_loss)
     task = DetectorTask(
         held_out=held_out,
-        network_settings=DetectorSettings(size=arguments.size, landmarks=not arguments.no_landmarks),
-        augmentation=Augmentation.none() if arguments.no_augmentation else Augmentation(),
-        weights=replace(weights, keypoints=0.0, visibility=0.0) if arguments.no_landmarks else weights,
+        network_settings=recipe.network,
+        augmentation=recipe.augmentation,
+        weights=recipe.weights,
+        backbone_weights=arguments.backbone_weights,
     )
     settings = TrainSettings(
         epochs=arguments.epochs,
@@ -125,28 +138,24 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
-    """Figures of the averaged weights: COCO's on shards; recall, precision and side on labelled frames, beside the annotators'."""
-    from training.detector.labelled import evaluate_labelled
-    from training.detector.task import judged
-    from training.metrics import at_threshold, average_precision
+    """COCO's figures, precision, recall and side of the averaged weights; on labelled frames of video beside the annotators'."""
+    from training.detector.evaluation import LEAST_SCORE, figures, judge
+    from training.detector.report import write_report
+    from training.detector.worst import WorstPictures
 
-    detector = _detector(arguments, threshold=0.01)
-    if arguments.labels:
-        figures = dict(evaluate_labelled(detector, arguments.labels, arguments.media, threshold=arguments.threshold))
-        title = f"{arguments.checkpoint} on {arguments.labels}"
-    else:
-        frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=arguments.image)
-        truth, said = judged(detector, frames)
-        figures = average_precision(truth, said, len(frames), by_side=False)
-        figures |= {f"side_{name}": value for name, value in average_precision(truth, said, len(frames), by_side=True).items()}
-        figures |= at_threshold(truth, said, arguments.threshold)
-        title = f"{arguments.checkpoint} on {len(frames)} frames"
+    detector = _detector(arguments, threshold=LEAST_SCORE)
+    name, pictures, min_iou = _test_set(arguments)
+    worst = WorstPictures(threshold=arguments.threshold, min_iou=min_iou)
+    judged = judge(detector, pictures, onlooker=worst if arguments.report else None)
+    found = figures(judged, threshold=arguments.threshold, min_iou=min_iou)
+    if arguments.report:
+        write_report(arguments.report, name, arguments.checkpoint, detector, judged, found, worst)
     beside = json.loads(arguments.beside.read_text()) if arguments.beside else {}
-    beside = {name: beside.get("side_accuracy" if name == "side" else name) for name in figures} if beside else {}
+    beside = {key: beside.get("side_accuracy" if key == "side" else key) for key in found} if beside else {}
     if arguments.json:
-        print(json.dumps(figures | ({"beside": beside} if beside else {})))
+        print(json.dumps(dict(found) | ({"beside": beside} if beside else {})))
     else:
-        _print(figures, title, beside)
+        _print(found, f"{arguments.checkpoint} on {judged.num_images} pictures of {name}", beside)
 
 
 def detect_hands(arguments: argparse.Namespace) -> None:
@@ -170,6 +179,42 @@ def _detector(arguments: argparse.Namespace, threshold: float | None = None) -> 
 
     device = "cuda" if arguments.gpu else "cpu"
     return HandDetector.load(arguments.checkpoint, device, size=arguments.image, threshold=threshold or arguments.threshold)
+
+
+def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
+    """What the options ask for, or the row of the paper's table."""
+    if arguments.ablation:
+        if arguments.no_augmentation or arguments.no_landmarks or arguments.samples != 1 or arguments.backbone != "darknet":
+            raise ValueError("--ablation says what to leave out: give it alone, or --backbone, --samples and the --no- options without it")
+        recipe = ablations()[arguments.ablation].recipe
+        return replace(recipe, network=replace(recipe.network, size=arguments.size or recipe.network.size))
+    recipe = DetectorRecipe(
+        network=DetectorSettings(size=arguments.size or "s", backbone=arguments.backbone),
+        weights=DetectorLossWeights(keypoint_loss=arguments.keypoint_loss),
+        share=arguments.samples,
+    )
+    recipe = recipe.without_augmentation() if arguments.no_augmentation else recipe
+    return recipe.without_landmarks() if arguments.no_landmarks else recipe
+
+
+def _test_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledPicture]", float]:
+    """Name of the labelled pictures asked for, the pictures, and the overlap at which a hand is found."""
+    from training.readers.coco_wholebody import coco_wholebody
+    from training.readers.labelled_frames import MIN_IOU, labelled_frames
+    from training.readers.official_whim import official_whim
+    from training.readers.oxford_hands import oxford_hands
+    from training.readers.shard_frames import shard_frames
+
+    if arguments.labels:
+        return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MIN_IOU
+    if arguments.coco_wholebody:
+        return "coco-wholebody", coco_wholebody(arguments.coco_wholebody), 0.5
+    if arguments.oxford_hands:
+        return "oxford-hands", oxford_hands(arguments.oxford_hands), 0.5
+    if arguments.whim:
+        return "whim", official_whim(arguments.whim, arguments.media), 0.5
+    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=arguments.image)
+    return f"{arguments.data.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
 
 
 def _held_out(folders: Sequence[Path], size: int) -> Frames | None:

@@ -5,6 +5,7 @@ in OpenPose's order. Unknown numbers are NaN.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +123,10 @@ def with_our_tips(joints: Float[np.ndarray, "n 21 3"], parameters: Mapping[str, 
 def box_of(points: Float[np.ndarray, "n points 2"]) -> Float64[np.ndarray, "n 4"]:
     """Around all points of each hand."""
     return np.concatenate([points.min(1), points.max(1)], 1).astype(np.float64)
+
+
+def write_predictions(path: Path, hands: Hands3D) -> None:
+    """The file that both official scripts and their servers take: all joints, then all vertices, metres."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        json.dump([np.round(points, 6).tolist() for points in hands], file)

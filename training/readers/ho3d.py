@@ -61,6 +61,11 @@ def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1)
     )
 
 
+def as_ho3d(hands: Hands3D) -> Hands3D:
+    """Our hands before the camera in its axes and its order of joints: what its script takes."""
+    return Hands3D(hands.joints[:, list(TO_HO3D)] * TO_CAMERA, hands.vertices * TO_CAMERA)
+
+
 def _published(folder: Path, count: int, every: int, rows: Sequence[int]) -> Hands3D:
     """The truth of the evaluation split, which was published apart from it."""
     arrays = []

@@ -4,7 +4,7 @@ Frames of reference: as `training.hand_metrics`; pixels of the picture for boxes
 hand of a shard is mirrored with its crop, and so is its truth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.hand_motion import motion_figures, runs
 from training.products import Crops
 from training.readers.freihand import freihand
 from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
-from training.readers.ho3d import ho3d
+from training.readers.ho3d import as_ho3d, ho3d
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer
 from training.regressor.labels import truth_of
@@ -44,11 +44,13 @@ class Benchmark:
     truth: Hands3D
     matrix: Float64[np.ndarray, "n 3 3"] | None
     """The camera's, pixels; None where the truth's place before the camera is not known."""
-    tracks: Sequence[Int64[np.ndarray, "frames"]]
+    tracks: Sequence[Int64[np.ndarray, "_"]]
     """Rows of one hand in consecutive frames."""
     frames_per_second: float = 30.0
     tips: tuple[int, ...] = TIP_VERTICES
     """The vertices that the set takes for fingertips."""
+    submitted: Callable[[Hands3D], Hands3D] | None = None
+    """Hands before the camera as the set's own script takes them."""
 
 
 class Said(NamedTuple):
@@ -69,12 +71,15 @@ class Outcome(NamedTuple):
 
 def freihand_benchmark(folder: Path) -> Benchmark:
     """FreiHAND's evaluation split. Raises as the reader."""
-    return of_crops(freihand(folder, "evaluation"), "freihand", "FreiHAND evaluation, the whole picture as crop")
+    crops = freihand(folder, "evaluation")
+    return replace(of_crops(crops, "freihand", "FreiHAND evaluation, the whole picture as crop"), submitted=lambda hands: hands)
 
 
 def ho3d_benchmark(folder: Path, *, every: int = 1) -> Benchmark:
     """HO3D's evaluation split, version 2 or 3 as the folder is. Raises as the reader."""
-    return of_crops(ho3d(folder, "evaluation", every=every), "ho3d", "HO3D evaluation, the set's own boxes")
+    crops = ho3d(folder, "evaluation", every=every)
+    protocol = "HO3D evaluation, the set's own boxes" + (f", one picture of {every}" if every > 1 else "")
+    return replace(of_crops(crops, "ho3d", protocol), submitted=as_ho3d if every == 1 else None)
 
 
 def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:
@@ -111,7 +116,7 @@ def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None
     )
 
 
-def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "frames"]], float]:
+def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "_"]], float]:
     """Rows of one hand in consecutive frames, and their rate; none where the shards do not tell."""
     wanted = ["clip", "frame", "time_s"]
     files = [shard.path for shard in crops.dataset.shards]

@@ -1,0 +1,196 @@
+"""A regressor judged: places before an uncentred camera, left hands of shards, tracks, the page, files that the official loops score."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from fitting.mano import LEFT, load_hand_model, pose_either_hand
+from tests.training.conftest import rows, write
+from tests.training.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
+from tests.training.test_hand_metrics import slow_figures
+from training.checkpoint import Checkpoint, Progress
+from training.hand_metrics import Hands3D
+from training.readers.ho3d import TO_CAMERA, TO_HO3D
+from training.regressor.camera import crop_camera
+from training.regressor.evaluate import Said, estimates, freihand_benchmark, ho3d_benchmark, judged, placed, shards_benchmark
+from training.regressor.evaluate_command import add_command
+from training.regressor.network import Regressor, RegressorSettings
+from training.regressor.report import page
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """FreiHAND's and HO3D's folders, and the hand model that their parameters are of."""
+    folder = tmp_path_factory.mktemp("sets")
+    mano = mano_file(folder)
+    model = exact_model(mano)
+    training, evaluation = posed(1, model, seed=1), steady(posed(6, model, seed=2))
+    return {
+        "mano": mano,
+        "freihand": freihand_folder(folder / "freihand", training, evaluation, hands_mean=model.hands_mean.numpy()),
+        "ho3d": ho3d_folder(folder / "ho3d", training, evaluation),
+    }
+
+
+def steady(hands: Posed) -> Posed:
+    """The first hand and, of every sequence, the same a millimetre further with every frame."""
+    path = np.arange(len(hands.joints))[:, None, None] // 2 * np.array([0.001, 0, 0])
+    return Posed(*(np.repeat(values[:1], len(values), 0) for values in hands[:3]), hands.joints[:1] + path, hands.vertices[:1] + path)
+
+
+@pytest.fixture
+def _their_model(folders, monkeypatch):
+    monkeypatch.setenv("WHIM_MANO", str(folders["mano"]))
+
+
+@pytest.fixture
+def checkpoint(folders, tmp_path, _their_model) -> Path:
+    """A tiny network whose refinement says something."""
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs"))
+    torch.nn.init.normal_(network.refinement.say.weight, std=0.05)
+    weights = network.state_dict()
+    made = {"kind": "regressor", "settings": asdict(network.settings), "network": weights, "average": weights}
+    Checkpoint(**made, optimizer={}, progress=Progress(), data="").save(tmp_path / "best.pt")
+    return tmp_path / "best.pt"
+
+
+def run(*words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_command(parser.add_subparsers())
+    arguments = parser.parse_args(["evaluate-regressor", *map(str, words)])
+    arguments.command(arguments)
+    return arguments
+
+
+@pytest.mark.usefixtures("_their_model")
+@pytest.mark.parametrize("name", ["freihand", "ho3d"])
+def test_a_hand_said_where_it_is_is_placed_where_it_is(folders, name):
+    """Crop -> frame with the set's own focal length and an axis off the middle of the picture."""
+    benchmark = (freihand_benchmark if name == "freihand" else ho3d_benchmark)(folders[name])
+    wrist = torch.as_tensor(benchmark.truth.joints[:, 0])
+    labels = benchmark.crops.labels(range(6))
+    scale = labels["to_picture"][:, :1].astype(float)
+    centre, side = (128 - labels["to_picture"][:, 1:]) / scale, 256 / scale
+    matrix = benchmark.matrix[0]
+    box = torch.as_tensor(np.concatenate([centre - matrix[:2, 2] - 0.5, side], 1))
+    camera = crop_camera(wrist, box, (0, 0), (matrix[0, 0] + matrix[1, 1]) / 2)
+    about = Said(benchmark.truth.about_wrist(), camera.float().numpy())
+    found = placed(about, benchmark)
+    np.testing.assert_allclose(found.joints, benchmark.truth.joints, atol=2e-5)
+    figures = judged(about, benchmark).figures
+    assert figures["camera_mpjpe_mm"] < 0.02
+    assert figures["pa_mpvpe_mm"] < 1e-3
+    assert figures["own_tips_pa_mpjpe_mm"] == pytest.approx(figures["pa_mpjpe_mm"], abs=1e-3), "the truth has the set's own tips"
+    pixels = found.joints @ benchmark.matrix[0].T
+    np.testing.assert_allclose(pixels[..., :2] / pixels[..., 2:] + 0.5, labels["joints_2d"], atol=0.1)
+
+
+@pytest.mark.usefixtures("_their_model")
+def test_motion_is_of_frames_that_follow_each_other(folders):
+    benchmark = ho3d_benchmark(folders["ho3d"])
+    assert [part.tolist() for part in benchmark.tracks] == [[0, 2, 4], [1, 3, 5]], "two sequences, every second number of each"
+    assert freihand_benchmark(folders["freihand"]).tracks[0].tolist() == [0], "FreiHAND is no video"
+
+
+def test_one_command_fills_the_tables(folders, checkpoint, tmp_path):
+    out, sent = tmp_path / "report", tmp_path / "sent"
+    run(checkpoint, "--ho3d", folders["ho3d"], "--report", out, "--predictions", sent)
+    text = (out / "report.md").read_text()
+    assert "| **ours, coarse** |  |  |  |  |" in text, "FreiHAND was not measured yet"
+    run(checkpoint, "--freihand", folders["freihand"], "--report", out, "--predictions", sent, "--json")
+    text = (out / "report.md").read_text()
+    told = {name: json.loads((out / f"{name}.json").read_text()) for name in ("freihand", "ho3d")}
+    for name, of in told.items():
+        figures = of["estimates"]["refined"]["figures"]
+        assert f"{figures['pa_mpjpe_mm']:.3f}" in text, name
+        assert figures["pa_mpjpe_mm"] != of["estimates"]["coarse"]["figures"]["pa_mpjpe_mm"]
+        assert of["num_hands"] == 6
+    assert "| WiLoR | 5.500 | 5.100 | 0.825 | 0.993 |" in text
+    for name in ("freihand-best.jpg", "freihand-worst.jpg", "ho3d-worst.jpg", "pck.png", "joints.png"):
+        assert (out / name).stat().st_size > 1000, name
+        assert name in text
+    check_submission(folders["freihand"], sent / "freihand/pred.json", told["freihand"])
+    check_submission(folders["ho3d"], sent / "ho3d/pred.json", told["ho3d"])
+    joints = np.array(json.loads((sent / "ho3d/pred.json").read_text())[0])
+    assert (joints[..., 2] < 0).all(), "in HO3D's axes a hand before the camera has a negative z"
+
+
+def check_submission(folder: Path, path: Path, told: dict) -> None:
+    """The written file, scored beside the set's own by the official formulas, has the figures of the report."""
+    said = Hands3D(*(np.array(part) for part in json.loads(path.read_text())))
+    true = Hands3D(*(np.array(json.loads((folder / f"evaluation_{kind}.json").read_text())) for kind in ("xyz", "verts")))
+    for name, value in slow_figures(said, true).items():
+        assert told["estimates"]["refined"]["figures"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    error = np.linalg.norm(said.joints - true.joints, axis=2).mean()
+    assert told["estimates"]["refined"]["figures"]["camera_mpjpe_mm"] == pytest.approx(1000 * error, rel=1e-4)
+
+
+def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
+    text = page({})
+    assert text.count("**ours, refined**") == 3
+    assert "| HaMeR | 10.600 | 1.768 | 20.430 | 2.920 |" in text
+    assert "whim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR" in text
+    assert "nan" not in text
+
+
+def test_nothing_to_measure_on_is_said(checkpoint):
+    with pytest.raises(ValueError, match="name --freihand DIR"):
+        run(checkpoint)
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    """Shards of one clip at 10 frames a second; hand h of each frame is track h."""
+    table = rows(0, 12)
+    hands = [[hand | {"track": h} for h, hand in enumerate(row)] for row in table.column("hands").to_pylist()]
+    kind = table.schema.field("hands").type.value_type
+    with_track = pa.struct([*kind, pa.field("track", pa.int32(), nullable=False)])
+    column = pa.field("hands", pa.list_(pa.field("element", with_track, nullable=False)), nullable=False)
+    table = table.set_column(0, column, pa.array(hands, column.type))
+    for name, values in (("clip", ["c"] * 12), ("frame", list(range(12))), ("time_s", [k / 10 for k in range(12)])):
+        table = table.append_column(name, pa.array(values))
+    write(tmp_path / "shards/test/test-0.parquet", table)
+    return tmp_path / "shards"
+
+
+def test_hands_of_shards_are_judged_as_right_hands(video, cache, monkeypatch):
+    monkeypatch.setenv("WHIM_CACHE", str(cache))
+    benchmark = shards_benchmark(video)
+    labels = benchmark.crops.labels(range(len(benchmark.crops)))
+    told = [torch.as_tensor(labels[name].astype(np.float32)) for name in ("betas", "global_orient", "hand_pose")]
+    either = pose_either_hand(load_hand_model(), torch.as_tensor(labels["side"].astype(np.int64)), *told).vertices.numpy()
+    left = labels["side"] == LEFT
+    assert left.any()
+    assert not left.all()
+    either[left] *= [-1, 1, 1]
+    np.testing.assert_allclose(benchmark.truth.vertices, either, atol=1e-6)
+    assert benchmark.matrix is None
+    assert benchmark.frames_per_second == pytest.approx(10)
+    times = [[int(benchmark.crops.hand[row, 0]) for row in rows] for rows in benchmark.tracks]
+    assert sorted(times) == [[1, 2], [2, 5, 8, 11], [4, 5], [7, 8], [10, 11]], "one hand in every third frame, another in two of three"
+    assert len(shards_benchmark(video, max_hands=3).truth.joints) == 3
+
+
+def test_estimates_are_in_the_order_of_the_crops_however_batched(video, cache, monkeypatch):
+    monkeypatch.setenv("WHIM_CACHE", str(cache))
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs"))
+    for layer in (network.heads.pose, network.heads.camera):
+        torch.nn.init.normal_(layer.weight, std=0.2)
+    crops = shards_benchmark(video).crops
+    one, other = estimates(network, crops, batch_size=3)["refined"], estimates(network, crops, batch_size=64)["refined"]
+    np.testing.assert_allclose(one.camera, other.camera, rtol=1e-4, atol=1e-5)
+    assert np.ptp(one.camera, 0).max() > 1e-4, "other pictures, other answers"
+
+
+def test_the_axes_of_ho3d_are_a_rotation():
+    assert np.prod(TO_CAMERA) == 1
+    assert sorted(TO_HO3D) == list(range(21))
+    assert TO_HO3D[4] == 9, "the joint that its script scales by is the middle finger's knuckle"

@@ -1,0 +1,183 @@
+"""The report of a regressor: WiLoR's tables with our own rows, all figures, curves, errors by joint, the best and the worst hands.
+
+Each test set leaves `SET.json` in the folder; the page and the plots are drawn anew from all that lie there, so sets may be measured one
+by one, on different days. A set that nobody has measured leaves its cells empty.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fitting.files import sha256_of
+from fitting.mano import RIGHT
+from stages.tables import HAND_KEYPOINTS
+from training.hand_metrics import THRESHOLDS_M
+from training.regressor.camera import project_to_crop
+from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
+from training.regressor.evaluate import Benchmark, Outcome, Said
+from training.regressor.labels import truth_of
+from training.regressor.network import Regressor
+from training.regressor.paper import FREIHAND, HO3D, MOTION
+
+Measured = Mapping[str, Mapping[str, Any]]
+"""What the `SET.json` hold, by set."""
+
+_OF_FREIHAND = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15")
+_OF_HO3D = ("pa_auc_j", "pa_mpjpe_mm", "pa_auc_v", "pa_mpvpe_mm", "pa_f5", "pa_f15")
+_OF_MOTION = ("mpfve_frobenius", "mpfje_frobenius", "jitter", "rte")
+_SHOWN = 8
+"""Of the best and of the worst hands."""
+
+
+def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoint: Path, network: Regressor) -> None:
+    """Add a set to the report in a folder: `SET.json`, `SET-best.jpg`, `SET-worst.jpg`; draw `report.md` and the plots anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = {
+        "checkpoint": checkpoint.name,
+        "sha256": sha256_of(checkpoint),
+        "network": f"ViT-{network.settings.size.upper()}" if network.settings.backbone == "vit" else "FastViT",
+        "hand": network.settings.hand,
+        "protocol": benchmark.protocol,
+        "num_hands": len(benchmark.crops),
+        "estimates": {
+            name: {
+                "figures": dict(judged.figures),
+                "curves": {key: values.tolist() for key, values in judged.curves.items()},
+                "joint_mm": {key: values.tolist() for key, values in judged.joint_mm.items()},
+            }
+            for name, judged in outcome.judged.items()
+        },
+    }
+    aside = folder / f"{benchmark.name}.json.partial"
+    aside.write_text(json.dumps(mine, indent=1))
+    aside.replace(folder / f"{benchmark.name}.json")
+    last = list(outcome.said)[-1]
+    order = np.argsort(outcome.judged[last].hand_mm, kind="stable")
+    for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
+        sheet = _drawn(benchmark, outcome.said[last], network, outcome.judged[last].hand_mm, rows.tolist())
+        cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), sheet[..., ::-1])
+    measured = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    _plot(folder, measured)
+    (folder / "report.md").write_text(page(measured))
+
+
+def page(measured: Measured) -> str:
+    """The Markdown page."""
+    freihand = _rows(FREIHAND, measured.get("freihand"), _OF_FREIHAND)
+    ho3d = _rows(HO3D, measured.get("ho3d"), _OF_HO3D)
+    motion = _rows(MOTION, measured.get("ho3d"), [f"camera_motion_{name}" for name in _OF_MOTION])
+    if "ho3d" in measured:
+        figures = next(iter(measured["ho3d"]["estimates"].values()))["figures"]
+        motion.append(("the truth's own", *(figures.get(f"camera_motion_true_{name}", math.nan) for name in _OF_MOTION)))
+    parts = [
+        "# MANO regressor",
+        "Rows named ours are of this report's checkpoints, before and after refinement; the others are WiLoR's tables. An empty cell has"
+        " not been measured: FreiHAND and HO3D are licensed. With their official files in place, one command fills both:",
+        "```sh\nwhim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR --report FOLDER\n```",
+        f"## FreiHAND (Table 3)\n\n{_protocol(measured.get('freihand'))}",
+        _table(("method", "PA-MPJPE mm", "PA-MPVPE mm", "F@5", "F@15"), freihand, "{:.3f}"),
+        f"## HO3D version 2 (Table 4)\n\n{_protocol(measured.get('ho3d'))}",
+        _table(("method", "AUC joints", "PA-MPJPE mm", "AUC vertices", "PA-MPVPE mm", "F@5", "F@15"), ho3d, "{:.3f}"),
+        "## Motion on HO3D (Table 6)\n\nBefore the camera. MPFVE and MPFJE as norms over all points, in metres x 100, which is what the"
+        " paper's numbers can be; RTE as WHAM defines it, per cent of the path. A frozen hand would have 0 in all of them.",
+        _table(("method", "MPFVE", "MPFJE", "jitter", "RTE"), motion, "{:.3f}"),
+    ]
+    if measured:
+        parts += _details(measured)
+    return "\n\n".join([*parts, ""])
+
+
+def _details(measured: Measured) -> list[str]:
+    """All figures, errors by joint, curves and pictures."""
+    columns = [(key, name, of) for key, one in measured.items() for name, of in one["estimates"].items()]
+    head = [f"{key}, {name}" for key, name, _ in columns]
+    names = list(dict.fromkeys(figure for *_, of in columns for figure in of["figures"]))
+    every = [(name, *(of["figures"].get(name, math.nan) for *_, of in columns)) for name in names]
+    joints = [(joint, *(of["joint_mm"]["proper_pa"][k] for *_, of in columns)) for k, joint in enumerate(HAND_KEYPOINTS)]
+    sets = [(key, one["num_hands"], one["network"], one["checkpoint"], one["hand"], one["protocol"]) for key, one in measured.items()]
+    pictures = [f"{key}, {title}, errors in mm:\n\n![{key} {title}]({key}-{title}.jpg)" for key in measured for title in ("best", "worst")]
+    return [
+        "## Every figure",
+        _table(("set", "hands", "network", "checkpoint", "hand model", "protocol"), sets, "{}"),
+        "`pa_` as the official scripts align, reflections allowed; `proper_pa_` rotations only; `root_` at the wrist; `camera_` as it"
+        " stands; `scaled_` HO3D's scale and translation. `true_` is the truth's own motion.",
+        _table(("figure", *head), every, "{:.4f}"),
+        "## Errors by joint\n\nMillimetres, aligned without reflections.",
+        _table(("joint", *head), joints, "{:.2f}"),
+        "![errors by joint](joints.png)\n\n![share of joints within a distance](pck.png)",
+        *pictures,
+    ]
+
+
+def _rows(paper: Mapping[str, Sequence[float]], mine: Mapping[str, Any] | None, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The paper's rows and ours, which are empty where nothing was measured."""
+    ours = mine["estimates"] if mine else {"coarse": {"figures": {}}, "refined": {"figures": {}}}
+    return [(method, *values) for method, values in paper.items()] + [
+        (f"**ours, {name}**", *(of["figures"].get(figure, math.nan) for figure in names)) for name, of in ours.items()
+    ]
+
+
+def _protocol(mine: Mapping[str, Any] | None) -> str:
+    return f"{mine['protocol']}, {mine['num_hands']} hands; {mine['network']}, {mine['checkpoint']}." if mine else "Not measured."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> str:
+    """Markdown; a number that is not known leaves its cell empty."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else number.format(value)
+
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _drawn(
+    benchmark: Benchmark, said: Said, network: Regressor, hand_mm: np.ndarray, rows: Sequence[int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Crops in pairs, bare and with the estimated mesh, the true joints as white dots and the error in millimetres."""
+    crops, faces = benchmark.crops, mesh_faces(RIGHT)
+    truth = truth_of(crops.labels(rows), crops.size, 1.0, network.hand, next(network.parameters()).device).points.cpu().numpy()
+    thumbs = []
+    for row, joints in zip(rows, truth, strict=True):
+        bare = np.empty(crops.shape, np.uint8)
+        crops.decode(row, bare)
+        drawn, vertices = bare.copy(), said.hands.vertices[row]
+        flat = project_to_crop(torch.as_tensor(vertices[None]), torch.as_tensor(said.camera[row][None]))[0].numpy()
+        draw_mesh(drawn, vertices, (flat + 0.5) * crops.size, faces)
+        draw_dots(drawn, (joints + 0.5) * crops.size)
+        cv2.putText(drawn, f"{hand_mm[row]:.1f}", (6, crops.size - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)
+        thumbs.append(np.hstack([bare, drawn]))
+    thumbs += [np.zeros_like(thumbs[0])] * (-len(thumbs) % 2)
+    return np.vstack([np.hstack(thumbs[k : k + 2]) for k in range(0, len(thumbs), 2)])
+
+
+def _plot(folder: Path, measured: Measured) -> None:
+    """`pck.png`, share of joints within a distance, and `joints.png`, errors by joint, both without reflections."""
+    from matplotlib.figure import Figure
+
+    columns = [(f"{key}, {name}", of) for key, one in measured.items() for name, of in one["estimates"].items()]
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for title, of in columns:
+        axes.plot(1000 * THRESHOLDS_M, of["curves"]["proper_pa_auc_j"], label=f"{title}, AUC {of['figures']['proper_pa_auc_j']:.3f}")
+    axes.set(xlabel="distance, mm", ylabel="share of joints within it", xlim=(0, 50), ylim=(0, 1.02))
+    axes.legend()
+    figure.savefig(folder / "pck.png", dpi=120)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(columns)
+    for number, (title, of) in enumerate(columns):
+        axes.bar(np.arange(len(HAND_KEYPOINTS)) + number * width, of["joint_mm"]["proper_pa"], width, label=title)
+    axes.set_xticks(np.arange(len(HAND_KEYPOINTS)) + 0.4 - width / 2, HAND_KEYPOINTS, rotation=60, ha="right")
+    axes.set(ylabel="error, mm")
+    axes.legend()
+    figure.savefig(folder / "joints.png", dpi=120)

@@ -4,7 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-_TRAINING = ("train-detector", "evaluate-detector", "detect", "export-detector", "train-regressor", "reconstruct", "export-regressor")
+_TRAINING = (
+    *("train-detector", "evaluate-detector", "detect", "export-detector"),
+    *("train-regressor", "evaluate-regressor", "reconstruct", "export-regressor"),
+)
 
 
 def main() -> None:
@@ -32,8 +35,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _spelt(words: Sequence[str]) -> list[str]:
-    """`whim evaluate detector` is `whim evaluate-detector`."""
-    return ["evaluate-detector", *words[2:]] if list(words[:2]) == ["evaluate", "detector"] else list(words)
+    """`whim evaluate detector` is `whim evaluate-detector`, and so with the regressor."""
+    networks = [["evaluate", "detector"], ["evaluate", "regressor"]]
+    return ["-".join(words[:2]), *words[2:]] if list(words[:2]) in networks else list(words)
 
 
 def _is_training(words: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from training.loader import Loader
 from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
 from training.regressor.cli import add_commands as add_regressor_commands
+from training.regressor.evaluate_command import add_command as add_regressor_evaluation
 from training.shards import Dataset, listed
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     write.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
     write.add_argument("--hands", type=int, default=100, help="the most that a picture can have")
     add_regressor_commands(commands)
+    add_regressor_evaluation(commands)
     return parser
 
 

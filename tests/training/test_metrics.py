@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.metrics import Found, at_threshold, average_precision, iou
+from training.metrics import SIZES, Found, at_threshold, average_precision, average_precision_by_size, iou, matched
 
 LEFT, RIGHT = 0, 1
 
@@ -13,28 +13,45 @@ def found(*rows: tuple, ignore: bool = False) -> list[tuple]:
     return [(image, np.array([box]), np.array([side]), np.array([score]), ignore) for image, box, side, score in rows]
 
 
-def slow_average_precision(truth: Found, said: Found, sides: list[int | None]) -> dict[str, float]:
-    """COCO's evaluation as its paper and code describe it: greedy matching by score, 101 recalls, the mean over ten overlaps."""
+def slow_average_precision(
+    truth: Found, said: Found, sides: list[int | None], between: tuple[float, float] = (0, np.inf)
+) -> dict[str, float]:
+    """COCO's evaluation as its paper and code describe it: greedy matching by score, 101 recalls, the mean over ten overlaps.
+
+    Hands whose size does not lie `between` are matched last and count neither way; nor do unmatched detections of such a size.
+    """
+
+    def outside(box: np.ndarray) -> bool:
+        return not between[0] <= np.sqrt((box[2] - box[0]) * (box[3] - box[1])) <= between[1]
+
     table = {}
     for threshold in np.arange(10) * 0.05 + 0.5:
         values = []
         for side in sides:
-            hands = [k for k in range(len(truth.image)) if side is None or truth.ignore[k] or truth.side[k] == side]
-            real = sum(truth.ignore[k] == 0 for k in hands)
+            hands = [k for k in range(len(truth.image)) if side is None or truth.ignore[k] or truth.side[k] in (side, -1)]
+            uncounted = {k for k in hands if truth.ignore[k] or outside(truth.box[k]) or (side is not None and truth.side[k] < 0)}
+            real = len(hands) - len(uncounted)
             if not real:
                 continue
             scores, hits = [], []
             for image in np.unique(said.image):
                 mine = [k for k in range(len(said.image)) if said.image[k] == image and (side is None or said.side[k] == side)]
-                free = {k for k in hands if truth.image[k] == image and not truth.ignore[k]}
-                crowd = [k for k in hands if truth.image[k] == image and truth.ignore[k]]
+                free = {k for k in hands if truth.image[k] == image and k not in uncounted}
+                crowd = [k for k in hands if truth.image[k] == image and (truth.ignore[k] or (side is not None and truth.side[k] < 0))]
+                other = {k for k in hands if truth.image[k] == image and k in uncounted and k not in crowd}
                 for k in sorted(mine, key=lambda k: -said.score[k])[:100]:
                     best = max(free, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
                     if best is not None and iou(said.box[[k]], truth.box[[best]])[0, 0] >= threshold:
                         free.remove(best)
                         scores.append(said.score[k])
                         hits.append(1.0)
-                    elif not any(iou(said.box[[k]], truth.box[[j]], crowd=True)[0, 0] >= threshold for j in crowd):
+                        continue
+                    odd = max(other, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
+                    if odd is not None and iou(said.box[[k]], truth.box[[odd]])[0, 0] >= threshold:
+                        other.remove(odd)
+                    elif not any(iou(said.box[[k]], truth.box[[j]], crowd=True)[0, 0] >= threshold for j in crowd) and not outside(
+                        said.box[k]
+                    ):
                         scores.append(said.score[k])
                         hits.append(0.0)
             order = np.argsort(-np.array(scores), kind="stable")
@@ -76,6 +93,39 @@ def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
     assert 0.05 < wanted["ap50"] < 0.99
     for name, value in wanted.items():
         assert got[name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
+    truth, said, count = crowded(seed)
+    long_side = np.full(count, 640.0)
+    got = average_precision_by_size(truth, said, long_side)
+    low = 0.0
+    for name, high in SIZES.items():
+        sizes = np.sqrt(np.prod(truth.box[:, 2:] - truth.box[:, :2], 1))[truth.ignore == 0] / 640
+        if not ((sizes >= low) & (sizes < high)).any():
+            assert np.isnan(got[name])
+        else:
+            wanted = slow_average_precision(truth, said, [None], (low * 640, high * 640))
+            assert got[name] == pytest.approx(wanted["ap"], abs=1e-6), name
+        low = high
+    assert sum(not np.isnan(value) for value in got.values()) >= 2
+
+
+def test_a_hand_of_unknown_side_is_no_mistake_on_either_side():
+    box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+    truth = Found.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
+    said = Found.of(found((0, other, RIGHT, 0.9), (0, box, LEFT, 0.8)))
+    assert average_precision(truth, said, 1, by_side=True)["ap"] == 1
+    assert average_precision(truth, said, 1, by_side=False)["ap"] == 1
+
+
+def test_the_surest_detection_takes_the_hand_it_overlaps_most():
+    hands = np.array([[0.0, 0, 10, 10], [4.0, 0, 14, 10]])
+    box = np.array([[1.0, 0, 11, 10], [0.0, 0, 10, 10], [0.0, 0, 10, 10], [70.0, 70, 80, 80]])
+    match, false = matched(box, np.array([0.5, 0.9, 0.1, 0.8]), hands, np.array([[60.0, 60, 90, 90]]), 0.5)
+    assert match.tolist() == [1, 0, -1, -1]  # the first finds its best hand taken
+    assert false.tolist() == [False, False, True, False]
 
 
 def test_average_precision_by_hand():

@@ -65,8 +65,7 @@ class RegressorSettings:
         if not 0 <= self.refine_steps <= 3:
             raise ValueError(f"regressor.refine_steps must lie in [0, 3], got {self.refine_steps}")
         for name, known in (("scales", (1, 2, 4)), ("aggregation", get_args(Aggregation))):
-            chosen = tuple(getattr(self, name))
-            object.__setattr__(self, name, chosen)
+            chosen = getattr(self, name)
             if not chosen or not set(chosen) <= set(known) or len(set(chosen)) < len(chosen):
                 raise ValueError(f"regressor.{name} must be some of {known}, each once, got {chosen}")
         if self.drop_path is not None and not 0 <= self.drop_path < 1:
@@ -74,15 +73,19 @@ class RegressorSettings:
 
 
 class Tokens(nn.Module):
-    """One token for each of 16 joints, one for the shape, one for the camera: the mean hand embedded, and what is learned of each."""
+    """One token for each of 16 joints, one for the shape, one for the camera: the mean hand embedded, and what is learned of each.
+
+    The mean shape is all zeros, so that of its embedding only the summand is left, where the release has a layer.
+    """
 
     def __init__(self, width: int, *, learned: bool) -> None:
         super().__init__()
-        self.pose, self.shape, self.camera = nn.Linear(6, width), nn.Linear(10, width), nn.Linear(3, width)
+        self.pose, self.camera = nn.Linear(6, width), nn.Linear(3, width)
+        self.shape = nn.Parameter(torch.randn(1, width) * 0.02)
         self.learned = nn.Parameter(torch.randn(18, width) * 0.02) if learned else None
 
-    def forward(self, pose: Float[Tensor, "16 6"], betas: Float[Tensor, "10"], camera: Float[Tensor, "3"]) -> Float[Tensor, "18 width"]:
-        tokens = torch.cat([self.pose(pose), self.shape(betas[None]), self.camera(camera[None])])
+    def forward(self, pose: Float[Tensor, "16 6"], camera: Float[Tensor, "3"]) -> Float[Tensor, "18 width"]:
+        tokens = torch.cat([self.pose(pose), self.shape, self.camera(camera[None])])
         return tokens if self.learned is None else tokens + self.learned
 
 
@@ -138,7 +141,7 @@ class Regressor(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 256 256"]) -> tuple[HandEstimate, ...]:
         pictures = (images[..., BORDER:-BORDER] - self.picture_mean) / self.picture_std
-        tokens = self.tokens(self.mean_pose, self.mean_betas, self.mean_camera)
+        tokens = self.tokens(self.mean_pose, self.mean_camera)
         tokens, cells = self.backbone(pictures, tokens.expand(len(images), -1, -1))
         maps = self.refinement.pyramid(cells) if self.refinement is not None else []
         with torch.autocast(images.device.type, enabled=False):

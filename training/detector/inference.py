@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint, load_weights
+from training.detector.best import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
 from training.products import FILL, placed
 
@@ -41,7 +42,8 @@ class HandDetector:
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int = 640, threshold: float = 0.3) -> "HandDetector":
         """The averaged weights of a checkpoint. Raises ValueError when it is none of a detector."""
-        return cls(fused(read(path)).to(device), size=size, threshold=threshold)
+        network = fused(read(path)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, size=size, threshold=threshold)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[DetectedHands]:
@@ -51,7 +53,8 @@ class HandDetector:
         device = next(self.network.parameters()).device
         fitted = [letterboxed(image, self.size) for image in images]
         batch = torch.from_numpy(np.stack([picture for picture, _ in fitted])).to(device)
-        said = detections(self.network, batch.permute(0, 3, 1, 2).float() / 255)
+        count = self.max_hands if self.network.single is not None else 4 * self.max_hands
+        said = best_hands(self.network, batch.permute(0, 3, 1, 2).float() / 255, count)
         return [
             self._hands(Detections(*(values[k] for values in said)), to_picture)  # type: ignore[arg-type]
             for k, (_, to_picture) in enumerate(fitted)
@@ -59,8 +62,7 @@ class HandDetector:
 
     def _hands(self, said: Detections, to_picture: Float32[np.ndarray, "3"]) -> DetectedHands:
         best, sides = said.score.max(1)
-        order = best.argsort(descending=True)[: 4 * self.max_hands]
-        order = order[best[order] >= self.threshold]
+        order = torch.nonzero(best >= self.threshold)[:, 0]
         if self.network.single is None:
             order = order[unduplicated(said.box[order], 0.6)]
         order = order[: self.max_hands]
@@ -81,7 +83,7 @@ def read(path: Path) -> Detector:
 
 
 def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detections:
-    """Decoded answers of the head that is meant for use: the one-to-one head where there is one."""
+    """Of every anchor, by the head that is meant for use: the one-to-one head where there is one. See `best_hands`."""
     many, one = network(images)
     raw = many if one is None else one
     return decode(raw, *anchors(images.shape[2], images.shape[3], raw.box))

@@ -56,6 +56,7 @@ def with_detector(stages: Sequence[Stage], detector: Stage) -> list[Stage]:
     ((place, fuse),) = ((i, stage) for i, stage in enumerate(stages) if isinstance(stage, FuseHands))
     finders = [*stages[:place], detector]
     told = replace(fuse, detectors=hand_detectors(finders))
+    say_uncalibrated(told)
     after = (replace(stage, fuse=told) if isinstance(stage, RefuseHands) else stage for stage in stages[place + 1 :])
     return [*finders, told, *after]
 

@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.members import hand_detectors, say_uncalibrated, with_weights
+from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
 from stages.detect_hands import DetectHands
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
+from stages.detect_hands_whim import DetectHandsWhim
 from stages.detect_people import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
+from stages.detectors.weights import find_weights
 from stages.download import Download
 from stages.estimate_poses import EstimatePoses
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
@@ -34,8 +36,11 @@ VIDEOS_PER_SHARD = 4
 
 
 def whim(manifest: Manifest, root: Path) -> list[Stage]:
-    """The WHIM dataset's chain on the embedded detectors (WiLoR, sec. 3), for any list of videos."""
-    return [
+    """The WHIM dataset's chain on the embedded detectors (WiLoR, sec. 3), for any list of videos.
+
+    The project's own detector joins them where it lies in the folder of weights: what the data taught labels them anew.
+    """
+    stages: list[Stage] = [
         Download(folder=root / "media"),
         Split(),
         DetectPeople(),
@@ -47,6 +52,7 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
         Review(),
         Pack(num_shards=num_shards(len(manifest))),
     ]
+    return with_detector(stages, DetectHandsWhim()) if find_weights("whim_detector").path.is_file() else stages
 
 
 def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
@@ -60,6 +66,7 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
             (EstimatePosesAlphaPose(), PeopleOfPoses(detector="alphapose"), HandsOfPoses(detector="alphapose", min_keypoint=0.05)),
             (DetectHandsOpenPose(),),
             (DetectHandsContactHands(),),
+            (DetectHandsWhim(),),
         ],
     )
     finders = sorted([*first, *members, DetectHands()], key=lambda stage: stage.writes is HandDetections)  # who is there, then their hands

@@ -1,0 +1,127 @@
+"""The detector that this project trains, as `whim export-detector` writes it: an ONNX file with decoding and the choice of hands inside.
+
+Convention. The network sees a grey square with the picture resized in its middle: square pixel = scale x picture pixel + shift.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from stages.detectors.found import FindHands, FoundHands
+from stages.detectors.networks import Batches
+from stages.detectors.pictures import AnyPicture, Picture, rgb
+from stages.detectors.roi import suppress
+from stages.detectors.weights import BadWeights
+from stages.tables import RIGHT, People
+
+FORMAT = "whim detector 2"
+OUTPUTS = ("box", "score", "side", "side_score", "keypoints")
+GREY = 114
+"""Of what lies outside the picture."""
+
+Answer = Sequence[np.ndarray]
+"""`OUTPUTS` of one picture, in its pixels."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class WhimNetwork:
+    """An open file."""
+
+    session: Any
+    size: int
+    """Side of the square, pixels."""
+    without_doubles: bool
+    """A hand is found once; otherwise boxes that overlap must be dropped."""
+    landmarks: bool
+    """It says keypoints."""
+
+
+def open_network(path: Path, *, device: str) -> WhimNetwork:
+    """The network of a file, on one core or on a GPU. Raises BadWeights when the file is none of this kind."""
+    import onnxruntime
+
+    on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "cuda" and not on_gpu:
+        raise ValueError(
+            "detect_hands_whim.device is cuda, which this onnxruntime cannot: pip install onnxruntime-gpu, or take auto or cpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(path, options, ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"])
+        facts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime raises types of its own for damaged files
+        raise BadWeights(f"{path} is no ONNX file, or cut short ({str(error).splitlines()[0]:.200})") from error
+    if facts.get("format") != FORMAT:
+        raise BadWeights(f"{path} has format {facts.get('format')!r}, this code reads {FORMAT!r}: whim export-detector writes it")
+    return WhimNetwork(
+        session=session,
+        size=int(facts["size"]),
+        without_doubles=facts["without_doubles"] == "true",
+        landmarks=facts["landmarks"] == "true",
+    )
+
+
+def in_square(image: Picture, size: int) -> tuple[Float32[np.ndarray, "3 {size} {size}"], Float32[np.ndarray, "3"]]:
+    """The network's input, in [0, 1], and scale and shift of x and y that lead there."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = size / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (size - wide) // 2, (size - high) // 2
+    square = np.full((size, size, 3), GREY, np.uint8)
+    resized = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    square[top : top + high, left : left + wide] = resized
+    return square.transpose(2, 0, 1).astype(np.float32) / 255, np.array([scale, left, top], np.float32)
+
+
+def find_hands(network: WhimNetwork, *, min_score: float, max_iou: float, batch_size: int) -> FindHands:
+    """The network as a function of pictures, the whole of each; settings as in `DetectHandsWhim`. It asks nobody who is there."""
+
+    def answers_of(images: Sequence[Picture]) -> list[Answer]:
+        squares = [in_square(image, network.size) for image in images]
+        said = network.session.run(OUTPUTS, {"images": np.stack([square for square, _ in squares])})
+        return [_in_picture([values[k] for values in said], to_square) for k, (_, to_square) in enumerate(squares)]
+
+    def chosen(answer: Answer) -> Answer:
+        box, score = answer[0], answer[1]
+        rows = np.flatnonzero(score >= min_score)
+        if not network.without_doubles:
+            rows = rows[suppress(torch.from_numpy(box[rows]), torch.from_numpy(score[rows]), max_iou).numpy()]
+        return [values[rows] for values in answer]
+
+    batches = Batches[Picture, Answer](answers_of, batch_size, "pictures")
+
+    def find(images: Sequence[AnyPicture], people: Sequence[People]) -> FoundHands:
+        pictures = [rgb(image) for image in images]
+        found = [chosen(answer) for answer in batches(pictures)]
+        counts = [len(answer[0]) for answer in found]
+        box, score, side, side_score, keypoints = (np.concatenate(values) for values in zip(*found, strict=True))
+        count = len(box)
+        frames = np.array([[0, 0, image.shape[1], image.shape[0]] for image in pictures], np.float32)
+        return FoundHands(
+            picture=np.repeat(np.arange(len(pictures)), counts),
+            route=np.full(count, "frame", object),
+            person=np.full(count, -1),
+            crop=np.repeat(frames, counts, 0),
+            box=box,
+            score=score,
+            p_right=np.where(side == RIGHT, side_score, 1 - side_score).astype(np.float32),
+            keypoints=keypoints if network.landmarks else np.full_like(keypoints, np.nan),
+        )
+
+    return find
+
+
+def _in_picture(answer: Answer, to_square: Float32[np.ndarray, "3"]) -> Answer:
+    """From pixels of the square to the picture's."""
+    box, score, side, side_score, keypoints = answer
+    scale, shift = to_square[0], to_square[1:]
+    places = np.concatenate([(keypoints[..., :2] - shift) / scale, keypoints[..., 2:]], -1)
+    return [(box - np.tile(shift, 2)) / scale, score, side, side_score, places]

@@ -1,0 +1,134 @@
+"""The trained detector, exported, is a member of the ensemble: it says there what it says in training, and the chain runs with it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.graph import Graph
+from pipeline.manifest import read_manifest
+from pipeline.recipes import whim
+from pipeline.run import Local, run
+from pipeline.store import Store
+from stages.detect_hands_whim import DetectHandsWhim
+from stages.detectors import models
+from stages.detectors.weights import BadWeights, MissingWeights, find_weights
+from stages.detectors.whim import find_hands, open_network
+from stages.fuse_hands import FuseHands
+from stages.tables import HandDetections, Hands, People
+from tests.labelled_pictures import frames_of
+from tests.training.detector.small import random_detector, save
+from training.detector.export import export
+from training.detector.inference import HandDetector
+
+SIZE, HANDS = 96, 20
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_detector()
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whim")
+    export(folder / "hands.onnx", save(network, folder / "best.pt"), size=SIZE, max_hands=HANDS)
+    return folder / "hands.onnx"
+
+
+def with_facts(exported: Path, to: Path, **facts: str) -> Path:
+    """The same file, saying something else of itself."""
+    model = onnx.load(exported)
+    for entry in model.metadata_props:
+        entry.value = facts.get(entry.key, entry.value)
+    onnx.save(model, to)
+    return to
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), shape) for shape in ((160, 120), (90, 200), (64, 48))]
+
+
+def found(file: Path, **settings):
+    find = find_hands(open_network(file, device="cpu"), **({"min_score": 0.0, "max_iou": 0.6, "batch_size": 2} | settings))
+    return find(pictures(), [People.empty()] * 3)
+
+
+def test_the_member_says_what_training_says(network, exported):
+    hands = found(exported)
+    wanted = HandDetector(network, size=SIZE, threshold=0.0, max_hands=HANDS)(pictures())
+    for number, true in enumerate(wanted):
+        here = hands.take(hands.picture == number)
+        np.testing.assert_allclose(here.score, true.score, atol=1e-4)
+        np.testing.assert_allclose(here.box, true.box, atol=5e-3)
+        np.testing.assert_allclose(here.keypoints, true.keypoints, atol=5e-3)
+        np.testing.assert_allclose(here.p_right, np.where(true.side == 1, true.side_score, 1 - true.side_score), atol=1e-4)
+        assert here.crop[0].tolist() == [0, 0, *pictures()[number].shape[1::-1]]
+
+
+def test_scores_below_the_least_are_left_out_and_doubles_where_the_file_has_them(exported, tmp_path):
+    everything = found(exported)
+    least = float(np.median(everything.score))
+    some = found(exported, min_score=least)
+    assert len(some.score) == (everything.score >= least).sum()
+    doubles = with_facts(exported, tmp_path / "doubles.onnx", without_doubles="false", landmarks="false")
+    alone = found(doubles, max_iou=0.05)
+    assert 0 < len(alone.score) < len(everything.score)
+    assert np.isnan(alone.keypoints).all()
+
+
+def test_what_is_no_detector_of_ours_is_named(exported, tmp_path):
+    with pytest.raises(BadWeights, match=r"other.onnx has format 'another', this code reads 'whim detector 2'"):
+        open_network(with_facts(exported, tmp_path / "other.onnx", format="another"), device="cpu")
+    (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:1000])
+    with pytest.raises(BadWeights, match=r"cut.onnx is no ONNX file, or cut short"):
+        open_network(tmp_path / "cut.onnx", device="cpu")
+    with pytest.raises(MissingWeights, match=r"gone.onnx is not there: whim export-detector"):
+        _ = DetectHandsWhim(file=str(tmp_path / "gone.onnx")).weights
+    with pytest.raises(ValueError, match=r"detect_hands_whim.min_score must lie in \[0, 1\], got 2"):
+        DetectHandsWhim(min_score=2)
+
+
+def test_a_files_place_is_no_setting_but_its_content_is(exported, tmp_path):
+    other = with_facts(exported, tmp_path / "other.onnx", max_hands="21")
+    here, copy, changed = (DetectHandsWhim(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
+    assert here == copy != changed
+    frames = frames_of(*pictures())
+    hands = DetectHandsWhim(file=str(exported), min_score=0.0).build()(frames, People.empty())
+    assert set(hands.source) == {"whim"}
+    assert set(hands.frame) == set(frames.frame)
+
+
+def with_copy(file: Path, folder: Path) -> Path:
+    (folder / "copy.onnx").write_bytes(file.read_bytes())
+    return folder / "copy.onnx"
+
+
+def test_the_chain_takes_the_detector_up_where_its_file_lies(exported, media, tmp_path, monkeypatch):
+    weights, data = tmp_path / "weights", tmp_path / "data"
+    weights.mkdir()
+    (weights / "mediapipe").symlink_to(models.find("pose_detection").parent)
+    monkeypatch.setenv("WHIM_WEIGHTS", str(weights))
+    manifest = read_manifest(media / "odd" / "oneframe_thanks.mp4")
+    before = whim(manifest, data)
+    assert not any(isinstance(stage, DetectHandsWhim) for stage in before)
+    path = find_weights("whim_detector").path
+    path.parent.mkdir()
+    path.write_bytes(exported.read_bytes())
+    stages = whim(manifest, data)
+    names = [stage.name for stage in stages]
+    assert len(stages) == len(before) + 1
+    (fuse,) = (stage for stage in stages if isinstance(stage, FuseHands))
+    assert fuse.detectors == ("mediapipe", "whim")
+    stages = stages[: names.index("fuse-hands") + 1]
+    run(Graph(stages, manifest, Store(data)).load(), Local(data, stages))
+    assert not list(data.rglob("*.error.json"))
+    (part,) = (data / "hand_detections" / "whim").glob("*.parquet")
+    said = Store(data).read(HandDetections, "hand_detections/whim", part.stem)
+    assert 0 < len(said) <= HANDS
+    assert np.isfinite(said.keypoints).all()
+    hands = Store(data).read(Hands, "hands", part.stem)
+    assert set(hands.num_run) == {2}

@@ -61,14 +61,11 @@ def runs(sequence: Sequence[object] | np.ndarray, frame: Int64[np.ndarray, "n"])
 def motion_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray], frames_per_second: float) -> Mapping[str, float]:
     """Means over all steps of all tracks (rows in time), of the estimates and, as `true_...`, of the truth.
 
-    `mpfve_frobenius` and `mpfje_frobenius` are Table 6's; `mpfve_mm`, `mpfje_mm` the same as a mean of points; `wrist_mm` its wording
-    of RTE, `rte` WHAM's. Tracks of fewer than four frames are left out; empty when none is left.
+    `mpfve_frobenius` and `mpfje_frobenius` are Table 6's, `mpfve_mm` and `mpfje_mm` the same as a mean of points. Tracks of fewer than
+    four frames are left out; empty when none is left.
     """
-    tracks = [rows for rows in tracks if len(rows) >= 4]
-    if not tracks:
-        return {}
     found: dict[str, list[np.ndarray]] = {}
-    for rows in tracks:
+    for rows in (rows for rows in tracks if len(rows) >= 4):
         for prefix, hands in (("", said), ("true_", true)):
             joints, vertices = hands.joints[rows], hands.vertices[rows]
             of_track = {
@@ -76,12 +73,20 @@ def motion_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray], f
                 "mpfje_frobenius": motion_frobenius(joints),
                 "mpfve_mm": motion_mm(vertices),
                 "mpfje_mm": motion_mm(joints),
-                "wrist_mm": motion_mm(joints[:, WRIST, None]),
                 "jitter": jitter(joints, frames_per_second),
             }
             for name, values in of_track.items():
                 found.setdefault(prefix + name, []).append(values)
-        joints, truth = said.joints[rows], true.joints[rows]
-        found.setdefault("error_of_motion_mm", []).append(error_of_motion_mm(joints, truth))
-        found.setdefault("rte", []).append(root_translation_error(joints[:, WRIST], truth[:, WRIST]))
+        found.setdefault("error_of_motion_mm", []).append(error_of_motion_mm(said.joints[rows], true.joints[rows]))
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+
+
+def path_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray]) -> Mapping[str, float]:
+    """The same of the wrist's path before the camera: `rte` is WHAM's, `wrist_mm` how Table 6 words it."""
+    found: dict[str, list[np.ndarray]] = {}
+    for rows in (rows for rows in tracks if len(rows) >= 4):
+        path, truth = said.joints[rows, WRIST], true.joints[rows, WRIST]
+        for name, values in (("wrist_mm", motion_mm(path[:, None])), ("true_wrist_mm", motion_mm(truth[:, None]))):
+            found.setdefault(name, []).append(values)
+        found.setdefault("rte", []).append(root_translation_error(path, truth))
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}

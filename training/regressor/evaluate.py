@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from fitting.mano import TIP_VERTICES, load_hand_model
 from fitting.similarity import aligned
 from training.hand_metrics import FINGERTIPS, Hands3D, Judged, distances, judge
-from training.hand_motion import motion_figures, runs
+from training.hand_motion import motion_figures, path_figures, runs
 from training.products import Crops
 from training.readers.freihand import freihand
 from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
@@ -31,6 +31,8 @@ from training.shards import Dataset
 
 CROP_FACTOR = 2.0
 """Side of the crop that the network sees over the longer side of the hand's box (WiLoR's demo)."""
+_SLOWEST = 5.0
+"""Frames a second, below which frames that follow each other tell no motion. Ours."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -128,7 +130,8 @@ def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "_"]], float]:
     track = [crops.dataset.shards[number].columns["track"][hand] for _, number, hand in crops.hand.tolist()]
     tracks = list(runs([f"{c}/{t}" for c, t in zip(clip[row], track, strict=True)], frame[row]))
     steps = np.concatenate([np.diff(time_s[row[rows]]) for rows in tracks])
-    return tracks, float(1 / np.median(steps)) if len(steps) else 30.0
+    rate = float(1 / np.median(steps)) if len(steps) else 0.0
+    return (tracks, rate) if rate >= _SLOWEST else ([], 30.0)
 
 
 @torch.inference_mode()
@@ -182,17 +185,16 @@ def judged(said: Said, benchmark: Benchmark) -> Judged:
     in_camera = benchmark.matrix is not None
     hands = placed(said, benchmark) if in_camera else said.hands
     found = judge(hands, benchmark.truth, in_camera=in_camera)
-    own = hands.joints.copy()
-    own[:, FINGERTIPS] = hands.vertices[:, list(benchmark.tips)]
-    figures = dict(found.figures) | {"own_tips_pa_mpjpe_mm": _official_mm(own, benchmark.truth.joints)}
-    frames = {"motion_": (hands.about_wrist(), benchmark.truth.about_wrist())} | (
-        {"camera_motion_": (hands, benchmark.truth)} if in_camera else {}
-    )
-    for prefix, (estimate, truth) in frames.items():
-        motion = motion_figures(estimate, truth, benchmark.tracks, benchmark.frames_per_second)
-        figures |= {prefix + name: value for name, value in motion.items()}
+    figures = dict(found.figures)
+    if benchmark.tips != TIP_VERTICES:
+        own = hands.joints.copy()
+        own[:, FINGERTIPS] = hands.vertices[:, list(benchmark.tips)]
+        apart = distances(aligned(own, benchmark.truth.joints, mirrored=True), benchmark.truth.joints)
+        figures["own_tips_pa_mpjpe_mm"] = 1000 * float(apart.mean())
+    turning = motion_figures(hands.about_wrist(), benchmark.truth.about_wrist(), benchmark.tracks, benchmark.frames_per_second)
+    figures |= {f"motion_{name}": value for name, value in turning.items()}
+    if in_camera:
+        moving = motion_figures(hands, benchmark.truth, benchmark.tracks, benchmark.frames_per_second)
+        moving = {**moving, **path_figures(hands, benchmark.truth, benchmark.tracks)}
+        figures |= {f"camera_motion_{name}": value for name, value in moving.items()}
     return found._replace(figures=figures)
-
-
-def _official_mm(said: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 21 3"]) -> float:
-    return 1000 * float(distances(aligned(said, true, mirrored=True), true).mean())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.store import Store
 from stages.frames import Frames
@@ -16,8 +16,14 @@ from stages.shards import shard_of
 from stages.stage import Stage
 from stages.tables import Clips, Manifest, Table, Videos
 
-Seat = tuple[float, float, str]
-"""What a worker holds: cpus, gpus, lane. Groups that ask for the same share a pool."""
+
+class Seat(NamedTuple):
+    """What a worker holds, as in `Resources`. Groups that ask for the same share a pool."""
+
+    cpus: float
+    gpus: float
+    lane: str
+    environment: str
 
 
 class State(StrEnum):
@@ -309,7 +315,8 @@ def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
 
 def seat_of(stage: Stage) -> Seat:
     """What a worker of the stage holds."""
-    return stage.resources.cpus, stage.resources.gpus, stage.resources.lane
+    held = stage.resources
+    return Seat(held.cpus, held.gpus, held.lane, held.environment)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Why:

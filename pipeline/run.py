@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.environments import check_environments, runtime_env
 from pipeline.graph import Graph, Item, Seat, State, Task, seat_of, table_of
 from pipeline.store import StoreError
 from pipeline.worker import Order, Outcome, Receipt, Worker, record_failure
@@ -41,6 +42,7 @@ class Local:
     finished: list[tuple[Order, Receipt | Reason]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_environments(self.stages, on_ray=False)
         self.worker = Worker(self.root, self.stages)
 
     def free(self, seat: Seat) -> bool:
@@ -99,6 +101,7 @@ class OnRay:
     def __post_init__(self) -> None:
         import ray
 
+        check_environments(self.stages, on_ray=True)
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
             options: dict[str, Any] = {} if address else {"include_dashboard": False}
@@ -111,26 +114,30 @@ class OnRay:
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
         self.busy: dict[Any, tuple[Seat, Any, Order, float]] = {}
         self.served: Counter[Any] = Counter()
+        self.stillborn: Counter[Seat] = Counter()
         self.quiet_since = self.fill_at = time.monotonic()
-        for (_, gpus, _), size in self._sizes().items():
+        for seat, size in self._sizes().items():
             if size == 0:
-                raise ValueError(f"a stage asks for {gpus} GPU a worker and the cluster has fewer: set its gpus to 0")
+                raise ValueError(f"a stage asks for {seat.gpus} GPU a worker and the cluster has fewer: set its gpus to 0")
+        asked, there = sum(s.cpus for s in set(self.seats) if not s.lane), float(ray.cluster_resources().get("CPU", 1))
+        if asked > there:
+            raise ValueError(f"a worker of each kind that the stages ask for takes {asked:g} CPUs, and the cluster has {there:g}")
         self._fill()
 
     def _sizes(self) -> dict[Seat, int]:
-        """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs to the others."""
+        """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs shared by the others."""
         total = self.ray.cluster_resources()
         cpus, gpus, sizes = float(total.get("CPU", 1)), float(total.get("GPU", 0)), {}
-        for seat in sorted(set(self.seats), key=lambda s: (not s[2], -s[1])):
-            need_cpus, need_gpus, lane = seat
-            if lane:
+        seats = sorted(set(self.seats), key=lambda s: (not s.lane, -s.gpus, -s.cpus, s.environment))
+        for position, seat in enumerate(seats):
+            if seat.lane:
                 size = sum(node["Alive"] for node in self.ray.nodes())
-            elif need_gpus:
-                size = math.floor(gpus / need_gpus)
+            elif seat.gpus:
+                size = math.floor(gpus / seat.gpus)
             else:
-                size = max(1, math.floor(cpus / max(need_cpus, 0.01)))
+                size = max(1, math.floor(cpus / (len(seats) - position) / max(seat.cpus, 0.01)))
             sizes[seat] = min(size, self.num_workers or size)
-            cpus -= 0 if lane else sizes[seat] * need_cpus
+            cpus -= 0 if seat.lane else sizes[seat] * seat.cpus
         return sizes
 
     def _fill(self) -> None:
@@ -141,9 +148,8 @@ class OnRay:
         held = Counter(seat for seat, *_ in (*self.starting.values(), *self.busy.values()))
         for seat, size in self._sizes().items():
             for _ in range(size - held[seat] - len(self.idle[seat])):
-                cpus, gpus, lane = seat
-                options = {"num_cpus": 0 if lane else cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-                worker = self.actor.options(**options).remote(self.root, self.stages)
+                options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
+                worker = self.actor.options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote(self.root, self.stages)
                 self.starting[worker.__ray_ready__.remote()] = (seat, worker)
 
     def free(self, seat: Seat) -> bool:
@@ -167,8 +173,10 @@ class OnRay:
             try:
                 receipt = self.ray.get(ref)
                 self._keep(seat, worker)
-            except self.ray.exceptions.RayActorError:
+            except self.ray.exceptions.RayActorError as error:
                 receipt, self.fill_at = Reason.WORKER_DIED, 0.0
+                if not order:
+                    self._mourn(seat, error)
             finished += [(one, receipt) for one in order]
         for ref, (_, worker, late, deadline) in list(self.busy.items()):
             if time.monotonic() > deadline:
@@ -184,7 +192,15 @@ class OnRay:
         elif time.monotonic() - self.quiet_since > self.start_limit_s:
             raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")
 
+    def _mourn(self, seat: Seat, error: Exception) -> None:
+        """A worker that dies as it starts is replaced; of a pool where none lives, the third is an error, not an endless try."""
+        self.stillborn[seat] += 1
+        if self.stillborn[seat] == 3:
+            where = f" in .env-{seat.environment}" if seat.environment else ""
+            raise NoWorkers(f"three workers{where} died as they started, the last so: {error}")
+
     def _keep(self, seat: Seat, worker: Any) -> None:
+        del self.stillborn[seat]
         self.served[worker] += 1
         if self.served[worker] > self.items_per_worker:
             self._dismiss(worker)

@@ -13,6 +13,8 @@ from stages.hand_members import check_settings, rows_of
 from stages.stage import Key, Resources, setting
 from stages.tables import HandDetections, People, Table
 
+ENGINES = ("torch", "detectron2")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectHandsContactHands:
@@ -28,6 +30,8 @@ class DetectHandsContactHands:
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "contacthands"
 
+    engine: str = "torch"
+    """Which of `ENGINES` runs it: our Faster R-CNN, or detectron2's in an environment of its own (`make env-detectron2`)."""
     min_score: float = 0.05
     """Below, a hand is not listed. Ours: its authors' 0.7 leaves too little to average."""
     max_iou: float = 0.3
@@ -48,13 +52,15 @@ class DetectHandsContactHands:
     """Pictures at once; halved when memory runs out."""
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"detect_hands_contacthands.engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         positive = ("person_gain", "max_zoom", "batch_size")
         check_settings("detect_hands_contacthands", self, shares=("min_score", "max_iou", "person_margin"), positive=positive)
 
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600)
+        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600, environment="detectron2" if self.engine == "detectron2" else "")
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -64,9 +70,11 @@ class DetectHandsContactHands:
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load the network."""
         from stages.detectors.contact_hands import contact_hands, find_hands
+        from stages.detectors.contact_hands_detectron2 import generalized_rcnn
 
         file = weight_file("contacthands")
-        network = contact_hands(load_checkpoint(file), file, min_score=self.min_score, max_iou=self.max_iou)
+        load = generalized_rcnn if self.engine == "detectron2" else contact_hands
+        network = load(load_checkpoint(file), file, min_score=self.min_score, max_iou=self.max_iou)
         find = find_hands(
             network,
             device=self.device,

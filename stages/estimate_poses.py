@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import ClassVar
 
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
@@ -13,6 +14,7 @@ from stages.tables import PersonBoxes, Poses, Table
 
 NETWORKS: Mapping[str, int] = {"vitpose_wholebody_huge": 133, "vitpose_wholebody_base": 133, "vitpose_huge": 17, "vitpose_base": 17}
 """Keypoints by name in the manifest."""
+ENGINES = ("transformers", "mmpose")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class EstimatePoses:
 
     network: str = "vitpose_wholebody_huge"
     """Which of `NETWORKS`; the largest has 61.2 AP on COCO-WholeBody, the base one 57.4."""
+    engine: str = "transformers"
+    """Which of `ENGINES` runs it. mmpose's crops, mirrors and decodes by mmpose too, in an environment of its own: `make env-mmpose`."""
     person_iou: float = MIN_IOU
     """Boxes of two person detectors above this overlap are one person."""
     flip: bool = True
@@ -44,6 +48,8 @@ class EstimatePoses:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"estimate_poses.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"estimate_poses.engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         if not 0 < self.person_iou < 1:
             raise ValueError(f"estimate_poses.person_iou must lie in (0, 1), got {self.person_iou}")
         if not self.batch_size >= 0:
@@ -52,7 +58,7 @@ class EstimatePoses:
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600)
+        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600, environment="mmpose" if self.engine == "mmpose" else "")
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -61,13 +67,16 @@ class EstimatePoses:
 
     def build(self) -> Callable[[Frames, PersonBoxes], Poses]:
         """Load the network."""
+        from stages.detectors import vitpose, vitpose_checkpoint, vitpose_mmpose
         from stages.detectors.networks import pick_device
-        from stages.detectors.vitpose import BODY, HANDS, keypoint_reader, views_of
-        from stages.detectors.vitpose_checkpoint import vitpose
 
         path, num_keypoints = weight_file(self.network), NETWORKS[self.network]
-        network = vitpose(load_checkpoint(path), num_keypoints, path)
+        engine: ModuleType
+        if self.engine == "mmpose":
+            engine, network = vitpose_mmpose, vitpose_mmpose.pose_estimator(load_checkpoint(path), num_keypoints, path)
+        else:
+            engine, network = vitpose, vitpose_checkpoint.vitpose(load_checkpoint(path), num_keypoints, path)
         batch_size = self.batch_size or (64 if pick_device(self.device).type == "cuda" else 8)
-        read = keypoint_reader(network, flip=self.flip, device=self.device, bf16=self.bf16, batch_size=batch_size)
-        hands = HANDS if num_keypoints == 133 else None
-        return rows_of(read, views_of, detector=self.detector, body=BODY, hands=hands, person_iou=self.person_iou)
+        read = engine.keypoint_reader(network, flip=self.flip, device=self.device, bf16=self.bf16, batch_size=batch_size)
+        hands = vitpose.HANDS if num_keypoints == 133 else None
+        return rows_of(read, engine.views_of, detector=self.detector, body=vitpose.BODY, hands=hands, person_iou=self.person_iou)

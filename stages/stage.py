@@ -73,6 +73,8 @@ class Resources:
     """How often a dying worker or an unexpected exception is tried within one run."""
     lane: str = ""
     """Stages with a lane run one item at a time on every node: a download lane is one address."""
+    environment: str = ""
+    """The worker runs by the Python of `.env-<environment>`, whose packages ours cannot live with; '' is our own."""
 
 
 def setting(default: Any, *, identity: bool = True) -> Any:

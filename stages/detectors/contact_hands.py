@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import nn
 
 from stages.detectors.faster_rcnn import FasterRCNN
 from stages.detectors.found import FindHands, FoundHands
@@ -102,8 +103,11 @@ def to_frame(box: Float32[np.ndarray, "n 4"], look: Look) -> Float32[np.ndarray,
     return (box * per_pixel + np.array([look.left, look.top] * 2)).astype(np.float32)
 
 
-def find_hands(network: FasterRCNN, *, device: str, bf16: bool, batch_size: int, margin: float, gain: float, max_zoom: float) -> FindHands:
-    """The network as a function of pictures and people; settings as in `DetectHandsContactHands`. Looks of one size share a batch."""
+def find_hands(network: nn.Module, *, device: str, bf16: bool, batch_size: int, margin: float, gain: float, max_zoom: float) -> FindHands:
+    """A network called as `FasterRCNN` is, as a function of pictures and people; settings as in `DetectHandsContactHands`.
+
+    Looks of one size share a batch.
+    """
     run = ready(network, device=device, bf16=bf16)
 
     def boxes_of(work: Sequence[tuple[Picture, Look]]) -> list[np.ndarray]:

@@ -20,6 +20,9 @@ EXPERTS: Mapping[int, int] = {17: 0, 133: 5}
 associates, the first is `keypoint_head`."""
 HEADS: Mapping[int, int] = {384: 12, 768: 12, 1024: 16, 1280: 16}
 """Attention heads by width: ViT-S, B, L, H."""
+POSITIONS = "backbone.embeddings.position_embeddings"
+"""The class token's position, then the patches': ViTPose has no such token, and adds its position to every patch's."""
+QKV = ("query", "key", "value")
 UNUSED = (r"backbone\.cls_token$",)
 
 Renaming = tuple[tuple[str, str], ...]
@@ -69,10 +72,7 @@ def vitpose(state: State, num_keypoints: int, source: Path) -> nn.Module:
     from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 
     state = plain(state, num_keypoints, source)
-    width = state["backbone.embeddings.position_embeddings"].shape[-1]
-    depth = len({name.split(".")[3] for name in state if name.startswith("backbone.encoder.layer.")})
-    if width not in HEADS or not depth:
-        raise BadWeights(f"{source} holds a ViT of width {width} and {depth} layers: known are the widths {', '.join(map(str, HEADS))}")
+    width, depth = size_of(state, source)
     backbone = VitPoseBackboneConfig(
         hidden_size=width, num_hidden_layers=depth, num_attention_heads=HEADS[width], out_indices=[depth], layer_norm_eps=1e-6
     )
@@ -84,6 +84,15 @@ def vitpose(state: State, num_keypoints: int, source: Path) -> nn.Module:
     return network
 
 
+def size_of(state: State, source: Path) -> tuple[int, int]:
+    """Width and number of layers of a plain checkpoint. Raises BadWeights for a width that no ViTPose has."""
+    width = state[POSITIONS].shape[-1]
+    depth = len({name.split(".")[3] for name in state if name.startswith("backbone.encoder.layer.")})
+    if width not in HEADS or not depth:
+        raise BadWeights(f"{source} holds a ViT of width {width} and {depth} layers: known are the widths {', '.join(map(str, HEADS))}")
+    return width, depth
+
+
 def plain(state: State, num_keypoints: int, source: Path) -> State:
     """The checkpoint as one network of so many keypoints, in transformers' names. Raises as `vitpose`."""
     layout = next((LAYOUTS[name] for name in LAYOUTS if name in state), None)
@@ -92,16 +101,22 @@ def plain(state: State, num_keypoints: int, source: Path) -> State:
     state = _one_expert(_one_head(state, num_keypoints, source), EXPERTS[num_keypoints])
     renamed: dict[str, Any] = {}
     for name, tensor in state.items():
-        for pattern, new in layout:
-            name = re.sub(pattern, new, name)
+        name = renamed_by(layout, name)
         if ".attention.qkv." in name:
-            renamed |= {name.replace("qkv", part): rows for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True)}
+            renamed |= {name.replace("qkv", part): rows for part, rows in zip(QKV, tensor.chunk(3), strict=True)}
         else:
             renamed[name] = tensor
-    positions = renamed["backbone.embeddings.position_embeddings"]
+    positions = renamed[POSITIONS]
     if positions.shape[1] == 192:  # mmpose 1.x adds the class token's position, which the others keep apart, to all
-        renamed["backbone.embeddings.position_embeddings"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
+        renamed[POSITIONS] = torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
     return renamed
+
+
+def renamed_by(layout: Renaming, name: str) -> str:
+    """A tensor's name after every rule of a layout, in order."""
+    for pattern, new in layout:
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def _one_head(state: State, num_keypoints: int, source: Path) -> State:

@@ -1,0 +1,57 @@
+"""Recipes of one detector by either of its engines: `whim run --recipe tests/heavy/engines.py:vitpose_by_mmpose --videos FILE`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from stages.detect_hands_contacthands import DetectHandsContactHands
+from stages.detect_people import DetectPeople
+from stages.download import Download
+from stages.estimate_poses import EstimatePoses
+from stages.split import Split
+from stages.stage import Key, Resources, Stage
+from stages.tables import Manifest, People, PersonBoxes, Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxesOfPeople:
+    """The people whom BlazePose finds, as a person detector would box them."""
+
+    name: ClassVar[str] = "boxes-of-people"
+    version: ClassVar[int] = 1
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (People,)
+    writes: ClassVar[type[Table]] = PersonBoxes
+    detector: ClassVar[str] = "blazepose"
+    resources: ClassVar[Resources] = Resources(cpus=1)
+    weights: ClassVar[Mapping[str, str]] = {}
+
+    def build(self) -> Callable[[People], PersonBoxes]:
+        """Nothing to load."""
+
+        def boxes(people: People) -> PersonBoxes:
+            source = np.full(len(people), self.detector, object)
+            return PersonBoxes(
+                video=people.video, frame=people.frame, time_s=people.time_s, source=source, box=people.box, score=people.score
+            )
+
+        return boxes
+
+
+def vitpose(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
+    people = [Download(folder=root / "media"), Split(), DetectPeople(), BoxesOfPeople()]
+    return [*people, EstimatePoses(network="vitpose_wholebody_base", bf16=False, **settings)]
+
+
+def contacthands(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
+    return [Download(folder=root / "media"), Split(), DetectPeople(), DetectHandsContactHands(**settings)]
+
+
+vitpose_by_transformers = partial(vitpose, engine="transformers")
+vitpose_by_mmpose = partial(vitpose, engine="mmpose")
+contacthands_by_torch = partial(contacthands, engine="torch")
+contacthands_by_detectron2 = partial(contacthands, engine="detectron2")

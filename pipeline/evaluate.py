@@ -28,32 +28,34 @@ def evaluate_hands(
     media: Path,
     *,
     stages: Sequence[Stage] = (),
+    mirror: bool = False,
     overlays: Path | None = None,
     detections: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score of a recipe's stages (default: the recipe whim) on the frames of a label file whose paths are relative to `media`.
 
-    With `overlays`, one PNG a labelled frame is written into that folder; with `detections`, the labelled frames' detections into that
-    Parquet file, for `python -m stages.calibrate`. `tick(done, total)` is called after each frame. Raises ValueError for a label file
-    of another format, or one that does not fit its videos, and FileNotFoundError for a missing file.
+    With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `overlays`, one PNG a labelled
+    frame is written into that folder; with `detections`, the labelled frames' detections into that Parquet file, for
+    `python -m stages.calibrate`. `tick(done, total)` is called after each frame. Raises ValueError for a label file of another format,
+    or one that does not fit its videos, and FileNotFoundError for a missing file.
     """
     frames = load_labels(labels)
     finders, fuse = finders_and_fusion(stages or whim(Manifest.empty(), Path()))
     fuse_tables = fuse.build()
     found, everything = [], []
-    for done, seen in enumerate(observe(frames, media, finders), 1):
+    for done, seen in enumerate(observe(frames, media, finders, mirror=mirror), 1):
         found.append(seen.fused(fuse_tables))
         everything.append(replace(seen, image=NO_IMAGE))
         if overlays is not None:
             overlays.mkdir(parents=True, exist_ok=True)
-            draw(seen.image, seen.label, found[-1], overlays / f"{seen.label.name}.png")
+            draw(seen.image, seen.label, found[-1], overlays / f"{Path(seen.label.name).name}.png")
         tick(done, len(frames))
     here = [seen.here for seen in everything]
     if detections is not None:
         with Store(detections.parent).aside(detections.absolute()) as temporary:
             pq.write_table(HandDetections.concat(here).to_arrow(), temporary)
-    return replace(score_hands(frames, found, here), leave_one_out=leave_one_out(everything, fuse))
+    return replace(score_hands([seen.label for seen in everything], found, here), leave_one_out=leave_one_out(everything, fuse))
 
 
 def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stages.frames import Frames, decode, read_frames
-from stages.labels import LabelledFrame
+from stages.labels import MIRRORED, LabelledFrame, mirrored
 from stages.stage import Stage
 from stages.tables import Clips, HandDetections, Hands, People, Videos
 
@@ -38,10 +38,12 @@ class Seen:
         return hands.take(hands.frame == self.frame)
 
 
-def observe(labels: Sequence[LabelledFrame], media: Path, stages: Sequence[Stage], *, rate: float = 5.0, reach: int = 2) -> Iterator[Seen]:
+def observe(
+    labels: Sequence[LabelledFrame], media: Path, stages: Sequence[Stage], *, mirror: bool = False, rate: float = 5.0, reach: int = 2
+) -> Iterator[Seen]:
     """What `stages` find in and around each labelled frame: `reach` frames before and after it at `rate` a second.
 
-    They are a recipe's stages of clips up to the last detector, in its order.
+    They are a recipe's stages of clips up to the last detector, in its order. With `mirror` they are shown all frames mirrored.
     """
     functions = [(stage, stage.build()) for stage in stages]
     times: dict[Path, list[float]] = {}
@@ -58,6 +60,8 @@ def observe(labels: Sequence[LabelledFrame], media: Path, stages: Sequence[Stage
             raise ValueError(
                 f"label {label.name} is of a {label.width}x{label.height} frame, {path} shows {image.shape[1]}x{image.shape[0]}"
             )
+        if mirror:
+            label, frames, image = mirrored(label), _mirrored(frames), image[:, ::-1]
         made: dict[type[Any], list[Any]] = defaultdict(list)
         made[Videos], made[Clips] = [_video(frames.video, image)], [_clip(frames, rate)]
         for stage, function in functions:
@@ -72,6 +76,11 @@ def observe(labels: Sequence[LabelledFrame], media: Path, stages: Sequence[Stage
             people=People.concat(made[People]),
             detections=HandDetections.concat(made[HandDetections]),
         )
+
+
+def _mirrored(frames: Frames) -> Frames:
+    images = [np.ascontiguousarray(image[:, ::-1]) for image in frames.images]
+    return Frames(video=MIRRORED + frames.video, frame=frames.frame, time_s=frames.time_s, images=images)
 
 
 def _around(path: Path, label: LabelledFrame, times: list[float], rate: float, reach: int) -> Frames:

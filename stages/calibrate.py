@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from fitting.files import sha256_of, weights_folder
 from stages import boxes
 from stages.calibration import Calibration
-from stages.labels import LabelledFrame, load_labels, match_hands
+from stages.labels import MIRRORED, LabelledFrame, load_labels, match_hands, mirrored
 from stages.tables import HandDetections
 
 MIN_DETECTIONS = 50
@@ -101,7 +101,7 @@ def _hits(
         counts = is_hand | match.false | (again & ~is_hand)
         score.append(here.score_raw[counts].astype(np.float64))
         hit.append(is_hand[counts].astype(np.float64))
-        video.append(here.video[counts])
+        video.append(np.full(counts.sum(), (label.video or label.name).removeprefix(MIRRORED), object))
     return np.concatenate(score), np.concatenate(hit), np.concatenate(video)
 
 
@@ -130,12 +130,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=weights_folder() / "calibration.json", help="the JSON to write (default: %(default)s)")
     arguments = parser.parse_args(argv)
     labels = [label for path in arguments.labels for label in load_labels(path)]
+    labels += [mirrored(label) for label in labels]  # of `whim evaluate hands --mirror`
     detections = HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in arguments.detections])
     sources = learn(labels, detections)
     if not sources:
         parser.error(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
     data = {path.name: sha256_of(path) for path in [*arguments.labels, *arguments.detections]}
-    content = {"sources": sources, "learned_on": {"num_frames": len(labels), "sha256": data}}
+    content = {"sources": sources, "learned_on": {"num_frames": len(labels) // 2, "sha256": data}}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     aside = arguments.out.with_name(f".{arguments.out.name}.aside")
     aside.write_text(json.dumps(content, indent=1) + "\n")

@@ -5,7 +5,7 @@ Boxes are xyxy in pixels of the full frame; a labelled hand is found when a hand
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,26 @@ class LabelledFrame:
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right, -1 not decidable
     ignore: Float[np.ndarray, "m 4"]  # detections in here count neither way
     num_persons: int = 0  # labelled, 0 where nobody counted
+
+
+MIRRORED = "mirrored/"
+"""Before the name of a frame that is shown mirrored, left for right, and of its video."""
+
+
+def mirrored(label: LabelledFrame) -> LabelledFrame:
+    """The labels of the mirrored frame: as good a frame as the one that was labelled, on which nobody has tuned anything."""
+
+    def flipped(box: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+        return np.column_stack([label.width - box[:, 2], box[:, 1], label.width - box[:, 0], box[:, 3]])
+
+    return replace(
+        label,
+        name=MIRRORED + label.name,
+        video=label.video and MIRRORED + label.video,
+        box=flipped(label.box),
+        side=np.where(label.side == UNKNOWN, UNKNOWN, LEFT + RIGHT - label.side),
+        ignore=flipped(label.ignore),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.evaluate import evaluate_hands, print_score, write_score
 from pipeline.hand_scores import score_hands
-from stages.labels import LabelledFrame, load_labels, match_hands
+from stages.labels import LabelledFrame, load_labels, match_hands, mirrored
 from stages.tables import LEFT, RIGHT, HandDetections, Hands
 
 NO_HANDS = Hands.empty()
@@ -155,6 +155,18 @@ def test_frames_of_several_people_are_counted_by_themselves():
     two = replace(label((A, LEFT), (B, RIGHT)), num_persons=2)
     score = score_hands([two, label((A, LEFT))], [found((A, 0.9, LEFT), (FAR, 0.9, LEFT)), found()])
     assert score.multi_person == {"recall": 0.5, "precision": 0.5, "side_accuracy": 1.0, "num_hands": 2}
+
+
+def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Path, tmp_path: Path):
+    plain = load_labels(few)[0]
+    twice = mirrored(mirrored(plain))
+    np.testing.assert_allclose(twice.box, plain.box)
+    assert twice.side.tolist() == plain.side.tolist() != mirrored(plain).side.tolist()
+    score = evaluate_hands(few, media, mirror=True, detections=tmp_path / "found.parquet")
+    assert score.recall >= 0.75
+    assert score.side_accuracy >= 0.85
+    found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
+    assert set(found_there.video) <= {f"mirrored/{label.video}" for label in load_labels(few)}
 
 
 def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path):

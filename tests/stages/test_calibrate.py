@@ -63,6 +63,21 @@ def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not
     assert kept["num_hands"] == kept["num_detections"]
 
 
+def test_mirrored_frames_count_beside_the_others(tmp_path: Path):
+    labels, found = hits_and_misses(200)
+    flipped = np.column_stack([640 - found.box[:, 2], found.box[:, 1], 640 - found.box[:, 0], found.box[:, 3]]).astype(np.float32)
+    beside = replace(found, box=flipped, video=np.array([f"mirrored/{video}" for video in found.video], object))
+    (tmp_path / "labels.json").write_text(label_file(labels))
+    for name, table in (("plain", found), ("mirrored", beside)):
+        pq.write_table(table.to_arrow(), tmp_path / f"{name}.parquet")
+    tables = [str(tmp_path / f"{name}.parquet") for name in ("plain", "mirrored")]
+    main(["--labels", str(tmp_path / "labels.json"), "--detections", *tables, "--out", str(tmp_path / "c.json")])
+    learned = json.loads((tmp_path / "c.json").read_text())["sources"]["a"]
+    alone = learn(labels, found)["a"]
+    assert (learned["num_detections"], learned["num_hands"]) == (2 * alone["num_detections"], 2 * alone["num_hands"])
+    assert learned["extent"] == alone["extent"]
+
+
 def test_a_source_with_too_few_detections_is_left_as_it_is():
     labels, found = hits_and_misses(20)
     assert learn(labels, found) == {}

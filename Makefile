@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader bench-regressor train-detector readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader bench-regressor train-detector readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,18 +55,36 @@ test: lint types layers ## the gate: lint, types, layers, the test suite and a s
 
 check: test ## the same gate
 
+# What a worker imports of ours, in an environment of another engine.
+WORKER := ray pyarrow jaxtyping av safetensors numpy scipy opencv-python-headless
+
 # mmpose 1.3.2 asks for packages that it never uses and for wheels built against numpy 1: without its dependencies, then what it imports.
-env-mmpose: .env-mmpose/.ready ## mmpose in an environment of its own, against which ViTPose is held
+env-mmpose: .env-mmpose/.ready ## mmpose in an environment of its own: ViTPose's second engine
 .env-mmpose/.ready: constraints.txt
 	$(PYTHON) -m venv .env-mmpose
-	.env-mmpose/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy scipy opencv-python-headless pillow tqdm rich \
+	.env-mmpose/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(WORKER) torch pillow tqdm rich \
 		matplotlib pyyaml addict yapf termcolor six importlib_metadata lazy_importer einops json_tricks munkres model-index ordered-set \
 		mat4py markdown click pycocotools shapely terminaltables cython wheel setuptools==80.10.2
 	.env-mmpose/bin/pip install --quiet --disable-pip-version-check --no-deps mmengine==0.10.7 mmcv-lite==2.1.0 mmdet==3.3.0 mmpretrain==1.2.0 mmpose==1.3.2
 	.env-mmpose/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3
 	@touch $@
 
-test-heavy: setup ## the tests that need an environment of their own (make env-mmpose)
+# detectron2 is not on PyPI. Its source runs as it is: what ContactHands needs of it is not compiled. It wants torchvision, which loads beside
+# a torch of the same build only, and setuptools that still have pkg_resources.
+DETECTRON2 := 02b5c4e295e990042a714712c21dc79b731e8833
+env-detectron2: .env-detectron2/.ready ## detectron2, from GitHub, in an environment of its own: ContactHands' second engine
+.env-detectron2/.ready: constraints.txt
+	$(PYTHON) -m venv .env-detectron2
+	.env-detectron2/bin/pip install --quiet --disable-pip-version-check -c <(grep -v '^torch==' constraints.txt) $(WORKER) torch==2.15.0 torchvision==0.29.2 \
+		pillow matplotlib pycocotools termcolor yacs tabulate cloudpickle tqdm tensorboard 'fvcore<0.1.6' 'iopath<0.1.10' 'omegaconf<2.4' hydra-core \
+		packaging setuptools==80.10.2
+	git init --quiet .env-detectron2/detectron2
+	git -C .env-detectron2/detectron2 fetch --quiet --depth 1 https://github.com/facebookresearch/detectron2.git $(DETECTRON2)
+	git -C .env-detectron2/detectron2 checkout --quiet FETCH_HEAD
+	echo $(CURDIR)/.env-detectron2/detectron2 > $$(.env-detectron2/bin/python -c 'import site; print(site.getsitepackages()[0])')/detectron2.pth
+	@touch $@
+
+test-heavy: setup ## the tests that need an environment of their own (make env-mmpose env-detectron2)
 	$(BIN)/python -m pytest -m heavy tests/heavy
 
 weights: setup ## fetch the larger networks that bind nobody to terms; whim weights list names the rest

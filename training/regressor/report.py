@@ -63,9 +63,14 @@ def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoin
     for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
         sheet = _drawn(benchmark, outcome.said[last], network, outcome.judged[last].hand_mm, rows.tolist())
         cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), sheet[..., ::-1])
-    measured = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    measured = measured_in(folder)
     _plot(folder, measured)
     (folder / "report.md").write_text(page(measured))
+
+
+def measured_in(folder: Path) -> Measured:
+    """The sets of a report."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def page(measured: Measured) -> str:

@@ -21,7 +21,7 @@ from training.regressor.camera import crop_camera
 from training.regressor.evaluate import Said, estimates, freihand_benchmark, ho3d_benchmark, judged, placed, shards_benchmark
 from training.regressor.evaluate_command import add_command
 from training.regressor.network import Regressor, RegressorSettings
-from training.regressor.report import page
+from training.regressor.report import measured_in, page
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,11 @@ def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
     assert "| HaMeR | 10.600 | 1.768 | 20.430 | 2.920 |" in text
     assert "whim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR" in text
     assert "nan" not in text
+
+
+def test_the_page_in_the_docs_says_what_its_figures_say():
+    folder = Path(__file__).parents[3] / "docs/results_regressor"
+    assert (folder / "report.md").read_text() == page(measured_in(folder)), "write it anew: whim evaluate regressor --report"
 
 
 def test_nothing_to_measure_on_is_said(checkpoint):

@@ -20,11 +20,11 @@ from stages.detectors.hand_search import (
     wrist_views,
 )
 from stages.detectors.hand_tracks import fill_gaps
-from stages.detectors.models import pinned_sha256
+from stages.detectors.models import Engine, check_engine, pinned_sha256
 from stages.detectors.palm import FindPalms, load_palm_detector
 from stages.frames import Frames
 from stages.people_union import union_of_people
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, setting
 from stages.tables import HandDetections, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
@@ -43,8 +43,9 @@ class DetectHands:
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"
-    resources: ClassVar[Resources] = Resources(cpus=1)
 
+    engine: Engine = "litert"
+    """Who runs the networks: `openvino`, an extra, is faster and gives the same hands but for rounding."""
     min_palm_score: float = 0.2
     """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
     min_presence: float = 0.2
@@ -73,8 +74,13 @@ class DetectHands:
     """A hand's box is this many times as wide as the hull of its landmarks. Median of 53 hands boxed by eye. Ours."""
     extent_height: float = 1.21
     """The same for the height. Ours."""
+    cpus: int = setting(1, identity=False)
+    """Cores of a worker. More than one pay where there are fewer clips than cores; the result is the same."""
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
+        if self.cpus < 1:
+            raise ValueError(f"detect_hands.cpus must be 1 or more, got {self.cpus}")
         for name in ("min_palm_score", "min_presence", "min_score", "track_min_score", "track_min_presence", "track_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"detect_hands.{name} must lie in (0, 1], got {getattr(self, name)}")
@@ -88,13 +94,18 @@ class DetectHands:
                 raise ValueError(f"detect_hands.{name} must be 1 or more, got {getattr(self, name)}")
 
     @property
+    def resources(self) -> Resources:
+        """The cores that the networks run on."""
+        return Resources(cpus=self.cpus)
+
+    @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the two networks."""
         return pinned_sha256(*NETWORKS)
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load both networks."""
-        find_palms, find_landmarks = load_palm_detector(), load_hand_landmarks()
+        find_palms, find_landmarks = load_palm_detector(self.engine, self.cpus), load_hand_landmarks(self.engine, self.cpus)
         extent = np.array([self.extent_width, self.extent_height])
 
         def detect(frames: Frames, people: People) -> HandDetections:

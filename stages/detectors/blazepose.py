@@ -50,7 +50,7 @@ def load_person_detector() -> FindPeople:
     network, anchors = load("pose_detection"), anchor_centres(DETECTOR_SIZE, STRIDES)
 
     def find(image: UInt8[np.ndarray, "height width 3"], region: Region, min_score: float) -> Candidates:
-        values, logits = network(cut(image, region, DETECTOR_SIZE, border="zero") * np.float32(2) - np.float32(1))
+        (values,), (logits,) = network(cut(image, region, DETECTOR_SIZE, border="zero")[None] * np.float32(2) - np.float32(1))
         found = weighted_suppression(decode(values, logits, anchors, size=DETECTOR_SIZE, min_score=min_score), max_iou=0.3)
         return found.in_frame(region)
 
@@ -62,7 +62,7 @@ def load_body_landmarks() -> FindBody:
     network = load("pose_landmark_full")
 
     def find(image: UInt8[np.ndarray, "height width 3"], region: Region) -> Body:
-        screen, presence, _, _, _ = network(cut(image, region, LANDMARK_SIZE, border="repeat"))
+        screen, (presence,), _, _, _ = network(cut(image, region, LANDMARK_SIZE, border="repeat")[None])
         values = screen.reshape(-1, 5)[:NUM_LANDMARKS].astype(np.float64)
         visibility, inside = (1 / (1 + np.exp(-values[:, column])) for column in (3, 4))
         points = to_frame(values[:, :2] / LANDMARK_SIZE, region)

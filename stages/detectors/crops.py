@@ -5,12 +5,15 @@ and radians clockwise as seen on the screen. Crop pixel (u, v) of a crop of n pi
 centre + side / n * R(angle) (u - n / 2, v - n / 2). MediaPipe samples without half-pixel shift; so does `cut`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 Region = Float64[np.ndarray, "4"]
+Look = tuple[UInt8[np.ndarray, "_ _ 3"], Region]
+"""A picture, and what of it is looked at."""
 
 
 def region_of_box(box: Float[np.ndarray, "4"], *, scale: float = 1.0) -> Region:
@@ -56,11 +59,18 @@ def cut(
     border: Literal["zero", "repeat"],
 ) -> Float32[np.ndarray, "{size} {size} 3"]:
     """The region resampled to size x size pixels in [0, 1], bilinear; what lies outside the frame is black or the nearest edge pixel."""
+    return cut_all([(image, region)], size, border=border)[0]
+
+
+def cut_all(looks: Sequence[Look], size: int, *, border: Literal["zero", "repeat"]) -> Float32[np.ndarray, "n {size} {size} 3"]:
+    """`cut` of each look, in one array."""
     import cv2
 
-    step = region[2] / size
-    turn = step * _rotation(region[3])
-    matrix = np.column_stack([turn, region[:2] - turn @ np.full(2, size / 2)])
     mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
-    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=mode)
-    return np.asarray(crop, np.float32) / np.float32(255)
+    crops = np.empty((len(looks), size, size, 3), np.float32)
+    for crop, (image, region) in zip(crops, looks, strict=True):
+        turn = region[2] / size * _rotation(region[3])
+        matrix = np.column_stack([turn, region[:2] - turn @ np.full(2, size / 2)])
+        cells = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=mode)
+        np.divide(cells, np.float32(255), out=crop)
+    return crops

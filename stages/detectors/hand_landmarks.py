@@ -1,13 +1,13 @@
 """MediaPipe's hand landmark network: presence, side, 21 landmarks and their metric shape in a turned region of a frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 
-from stages.detectors.crops import Region, cut, to_crop, to_frame, upright_angle
-from stages.detectors.models import load
+from stages.detectors.crops import Look, Region, cut_all, to_crop, to_frame, upright_angle
+from stages.detectors.models import Engine, load
 from stages.tables import HAND_KEYPOINTS
 
 SIZE = 224
@@ -26,19 +26,24 @@ class Landmarks:
     world: Float64[np.ndarray, "21 3"]  # metres about the hand's centre, camera axes
 
 
-FindLandmarks = Callable[[UInt8[np.ndarray, "height width 3"], Region], Landmarks]
+FindLandmarks = Callable[[Sequence[Look]], list[Landmarks]]
 
 
-def load_hand_landmarks() -> FindLandmarks:
-    """The network as a function of image and region."""
-    network = load("hand_landmark_full")
+def load_hand_landmarks(engine: Engine = "litert", num_threads: int = 1) -> FindLandmarks:
+    """The network as a function of looks."""
+    network = load("hand_landmark_full", engine, num_threads)
 
-    def find(image: UInt8[np.ndarray, "height width 3"], region: Region) -> Landmarks:
-        screen, presence, side, world = network(cut(image, region, SIZE, border="repeat"))
-        points = screen.reshape(21, 3)[:, :2].astype(np.float64) / SIZE
-        cos, sin = np.cos(region[3]), np.sin(region[3])
-        turned = world.reshape(21, 3).astype(np.float64) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-        return Landmarks(presence=float(presence[0]), p_right=float(side[0]), points=to_frame(points, region), world=turned)
+    def find(looks: Sequence[Look]) -> list[Landmarks]:
+        if not looks:
+            return []
+        outputs = network(cut_all(looks, SIZE, border="repeat"))
+        found = []
+        for screen, presence, side, world, (_, region) in zip(*outputs, looks, strict=True):
+            points = screen.reshape(21, 3)[:, :2].astype(np.float64) / SIZE
+            cos, sin = np.cos(region[3]), np.sin(region[3])
+            turned = world.reshape(21, 3).astype(np.float64) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+            found.append(Landmarks(presence=float(presence[0]), p_right=float(side[0]), points=to_frame(points, region), world=turned))
+        return found
 
     return find
 

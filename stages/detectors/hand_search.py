@@ -142,8 +142,9 @@ def palm_starts(
 ) -> list[Start]:
     """Palms of each view; those cut by a border where the frame goes on are left to the views that hold them whole."""
     found = []
-    for route, person, view in views:
-        palms = find_palms(image, region_of_box(view), min_score)
+    views = list(views)
+    everywhere = find_palms([(image, region_of_box(view)) for _, _, view in views], min_score)
+    for (route, person, view), palms in zip(views, everywhere, strict=True):
         palms = palms.take(~boxes.is_cut(palms.box, view, *image.shape[1::-1]))
         for score, box, keypoints in zip(palms.score, palms.box, palms.keypoints, strict=True):
             found.append(Start(route=route, person=person, crop=view, region=hand_region(box, keypoints), score=float(score)))
@@ -167,10 +168,10 @@ def confirm(
     for start in _distinct(starts):
         if any(hand.score >= SURE_SCORE and alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in hands):
             continue
-        first = find_landmarks(image, start.region)
+        (first,) = find_landmarks([(image, start.region)])
         if first.presence < 0.05:
             continue
-        second = find_landmarks(image, tracked_region(first.points))
+        (second,) = find_landmarks([(image, tracked_region(first.points))])
         hand = Hand(start=start, landmarks=second)
         if second.presence >= min_presence and is_plausible(hand, image.shape[1], image.shape[0]):
             hands.append(hand)

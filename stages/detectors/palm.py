@@ -3,30 +3,35 @@
 Keypoints of a palm: wrist, then the knuckles of index, middle, ring and little finger, then the thumb's first two joints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from stages.detectors.crops import Region, cut, upright_angle
-from stages.detectors.models import load
+from stages.detectors.crops import Look, Region, cut_all, upright_angle
+from stages.detectors.models import Engine, load
 from stages.detectors.ssd import Candidates, anchor_centres, decode, weighted_suppression
 
 SIZE = 192
 STRIDES = (8, 16, 16, 16)
 WRIST, MIDDLE_KNUCKLE = 0, 2
 
-FindPalms = Callable[[UInt8[np.ndarray, "height width 3"], Region, float], Candidates]
+FindPalms = Callable[[Sequence[Look], float], list[Candidates]]
 
 
-def load_palm_detector() -> FindPalms:
-    """The network as a function of image, upright region and least score; boxes and keypoints come back in pixels of the frame."""
-    network, anchors = load("palm_detection_full"), anchor_centres(SIZE, STRIDES)
+def load_palm_detector(engine: Engine = "litert", num_threads: int = 1) -> FindPalms:
+    """The network as a function of looks at upright regions and least score; boxes and keypoints come back in pixels of the frame."""
+    network, anchors = load("palm_detection_full", engine, num_threads), anchor_centres(SIZE, STRIDES)
 
-    def find(image: UInt8[np.ndarray, "height width 3"], region: Region, min_score: float) -> Candidates:
-        values, logits = network(cut(image, region, SIZE, border="zero"))
-        found = weighted_suppression(decode(values, logits, anchors, size=SIZE, min_score=min_score), max_iou=0.3)
-        return found.in_frame(region)
+    def find(looks: Sequence[Look], min_score: float) -> list[Candidates]:
+        if not looks:
+            return []
+        outputs = network(cut_all(looks, SIZE, border="zero"))
+        found = []
+        for values, logits, (_, region) in zip(*outputs, looks, strict=True):
+            palms = weighted_suppression(decode(values, logits, anchors, size=SIZE, min_score=min_score), max_iou=0.3)
+            found.append(palms.in_frame(region))
+        return found
 
     return find
 

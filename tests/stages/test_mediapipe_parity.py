@@ -30,7 +30,7 @@ def nearest(points: np.ndarray, candidates: list[np.ndarray]) -> int:
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_palms_and_landmarks_are_those_of_mediapipe_0_10_21(media: Path, name: str) -> None:
     image, recorded = picture(media, name), RECORDED[name]
-    palms = load_palm_detector()(image, region_of_box(whole(image.shape[1], image.shape[0])), 0.3)
+    (palms,) = load_palm_detector()([(image, region_of_box(whole(image.shape[1], image.shape[0])))], 0.3)
     np.testing.assert_allclose(sorted(palms.score), sorted(recorded["palm_scores"]), atol=0.005)
     regions = [hand_region(box, keypoints) for box, keypoints in zip(palms.box, palms.keypoints, strict=True)]
     find = load_hand_landmarks()
@@ -39,7 +39,7 @@ def test_palms_and_landmarks_are_those_of_mediapipe_0_10_21(media: Path, name: s
         ours = regions[nearest(np.array([x, y]), [r[:2] for r in regions])]
         np.testing.assert_allclose(ours[:3], [x, y, width], atol=0.005 * width)
         assert ours[3] == pytest.approx(angle, abs=0.02)
-        points = find(image, np.array([x, y, width, angle])).points
+        points = find([(image, np.array([x, y, width, angle]))])[0].points
         assert np.linalg.norm(points - np.array(landmarks), axis=1).mean() < 0.1
         np.testing.assert_allclose(tracked_region(np.array(landmarks)), np.array(following), atol=0.1)
 
@@ -56,9 +56,9 @@ def tasks() -> Iterator[tuple[Any, Any]]:
 def test_hands_agree_with_the_installed_package(media: Path, tasks: tuple[Any, Any], name: str) -> None:
     image = picture(media, name)
     height, width = image.shape[:2]
-    palms = load_palm_detector()(image, region_of_box(whole(width, height)), 0.5)
+    (palms,) = load_palm_detector()([(image, region_of_box(whole(width, height)))], 0.5)
     find = load_hand_landmarks()
-    ours: list[Landmarks] = [find(image, hand_region(b, k)) for b, k in zip(palms.box, palms.keypoints, strict=True)]
+    ours: list[Landmarks] = find([(image, hand_region(b, k)) for b, k in zip(palms.box, palms.keypoints, strict=True)])
     theirs = tasks[0](image)
     assert len(theirs.hand_landmarks) == len(ours) > 0
     for landmarks, side, world in zip(theirs.hand_landmarks, theirs.handedness, theirs.hand_world_landmarks, strict=True):

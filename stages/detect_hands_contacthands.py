@@ -5,7 +5,7 @@ Its code is MIT; its weights learned from pictures for research, on a base that 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
@@ -13,7 +13,7 @@ from stages.hand_members import check_settings, rows_of
 from stages.stage import Key, Resources, setting
 from stages.tables import HandDetections, People, Table
 
-ENGINES = ("torch", "detectron2")
+Engine = Literal["torch", "detectron2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class DetectHandsContactHands:
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "contacthands"
 
-    engine: str = "torch"
-    """Which of `ENGINES` runs it: our Faster R-CNN, or detectron2's in an environment of its own (`make env-detectron2`)."""
+    engine: Engine = "torch"
+    """Who runs it: our Faster R-CNN, or detectron2's in an environment of its own (`make env-detectron2`)."""
     min_score: float = 0.05
     """Below, a hand is not listed. Ours: its authors' 0.7 leaves too little to average."""
     max_iou: float = 0.3
@@ -52,8 +52,8 @@ class DetectHandsContactHands:
     """Pictures at once; halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"detect_hands_contacthands.engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"detect_hands_contacthands.engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
         positive = ("person_gain", "max_zoom", "batch_size")
         check_settings("detect_hands_contacthands", self, shares=("min_score", "max_iou", "person_margin"), positive=positive)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
@@ -14,7 +14,7 @@ from stages.tables import PersonBoxes, Poses, Table
 
 NETWORKS: Mapping[str, int] = {"vitpose_wholebody_huge": 133, "vitpose_wholebody_base": 133, "vitpose_huge": 17, "vitpose_base": 17}
 """Keypoints by name in the manifest."""
-ENGINES = ("transformers", "mmpose")
+Engine = Literal["transformers", "mmpose"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class EstimatePoses:
 
     network: str = "vitpose_wholebody_huge"
     """Which of `NETWORKS`; the largest has 61.2 AP on COCO-WholeBody, the base one 57.4."""
-    engine: str = "transformers"
-    """Which of `ENGINES` runs it. mmpose's crops, mirrors and decodes by mmpose too, in an environment of its own: `make env-mmpose`."""
+    engine: Engine = "transformers"
+    """Who runs it. mmpose crops, mirrors and decodes in its own way too, in an environment of its own: `make env-mmpose`."""
     person_iou: float = MIN_IOU
     """Boxes of two person detectors above this overlap are one person."""
     flip: bool = True
@@ -48,8 +48,8 @@ class EstimatePoses:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"estimate_poses.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"estimate_poses.engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
+        if self.engine not in get_args(Engine):
+            raise ValueError(f"estimate_poses.engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
         if not 0 < self.person_iou < 1:
             raise ValueError(f"estimate_poses.person_iou must lie in (0, 1), got {self.person_iou}")
         if not self.batch_size >= 0:

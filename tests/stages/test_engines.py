@@ -49,5 +49,7 @@ def test_a_missing_tensor_is_missed_and_a_foreign_one_kept() -> None:
 def test_a_second_engine_works_in_its_environment(stage: type, second: str) -> None:
     assert stage().resources.environment == ""
     assert stage(engine=second).resources.environment == second
+    settings = stage()
+    object.__setattr__(settings, "engine", "caffe")  # as nothing checks types outside of tests
     with pytest.raises(ValueError, match=r"engine must be one of \w+, \w+, got 'caffe'"):
-        stage(engine="caffe")
+        settings.__post_init__()

@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader bench-regressor train-detector readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor train-detector readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -112,6 +112,16 @@ env-loaders: .env-loaders/.ready ## the peers of bench-loader, in an environment
 
 bench-loader: setup env-loaders ## samples/s of our loader beside WebDataset, Mosaic MDS, LitData, HF datasets and row groups
 	$(BIN)/python -m benchmarks.loader
+
+# torch and torchvision as PyPI pairs them: torchvision does not load beside the torch of .venv.
+env-ultralytics: .env-ultralytics/.ready ## the peer of bench-detector (AGPL-3.0), in an environment of its own; nothing of ours imports it
+.env-ultralytics/.ready:
+	$(PYTHON) -m venv .env-ultralytics
+	.env-ultralytics/bin/pip install --quiet --disable-pip-version-check torch==2.15.0 torchvision==0.29.2 ultralytics==8.4.190 onnx onnxruntime onnxslim
+	@touch $@
+
+bench-detector: setup env-ultralytics ## size, speed and training speed of the hand detector beside yolov8n-pose and yolov8s-pose
+	$(BIN)/python -m benchmarks.detector
 
 bench-regressor: setup ## hands/s of the regressor, forward and in training, beside the plain style of the release
 	$(BIN)/python -m benchmarks.regressor

@@ -233,5 +233,5 @@ def _print(figures: Mapping[str, float], title: str, beside: Mapping[str, float 
         grid.add_column("annotators", justify="right")
     for name, value in figures.items():
         other = (beside or {}).get(name)
-        grid.add_row(name, f"{value:.4f}", "" if other is None else f"{other:.4f}")
+        grid.add_row(name, f"{value:.4f}", *([] if other is None else [f"{other:.4f}"]))
     console.print(grid)

@@ -1,7 +1,8 @@
 """The detector as a file for other runtimes: ONNX, or torch.export's own, with decoding and the choice of the best hands inside.
 
 Input `images` float32 [batch, 3, size, size], red, green, blue in [0, 1]. Outputs `box` [batch, k, 4] and `keypoints`
-[batch, k, 21, 3] (x, y, visibility) in pixels of the input, `score` [batch, k] in falling order, `side` [batch, k], 0 left, 1 right.
+[batch, k, 21, 3] (x, y, visibility) in pixels of the input, `score` [batch, k] in falling order, `side` [batch, k], 0 left, 1 right,
+`side_score` [batch, k] of that side beside the other, in [0.5, 1]. `stages/detectors/whim.py` reads such files.
 """
 
 import json
@@ -12,7 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from training.detector.inference import detections, fused, read
+from training.detector.best import best_hands
+from training.detector.inference import fused, read
 from training.detector.network import Detector
 
 OPSET = 18
@@ -27,13 +29,10 @@ class BestHands(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b k 4"], Float[Tensor, "b k"], Int64[Tensor, "b k"], Float[Tensor, "b k 21 3"]]:
-        said = detections(self.network, images)
-        best, sides = said.score.max(2)
-        score, order = best.topk(self.max_hands, 1)
-        box = said.box.gather(1, order[..., None].expand(-1, -1, 4))
-        keypoints = said.keypoints.flatten(2).gather(1, order[..., None].expand(-1, -1, 63))
-        return box, score, sides.gather(1, order), keypoints.reshape(*order.shape, 21, 3)
+    ) -> tuple[Float[Tensor, "b k 4"], Float[Tensor, "b k"], Int64[Tensor, "b k"], Float[Tensor, "b k"], Float[Tensor, "b k 21 3"]]:
+        said = best_hands(self.network, images, self.max_hands)
+        score, side = said.score.max(2)
+        return said.box, score, side, score / said.score.sum(2).clamp_min(1e-9), said.keypoints
 
 
 def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 100) -> None:
@@ -54,12 +53,13 @@ def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 10
     with torch.no_grad():
         program = torch.export.export(model, (pictures,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     facts = {
-        "format": "whim detector 1",
+        "format": "whim detector 2",
         "size": str(size),
         "max_hands": str(max_hands),
         "classes": "left,right",
         "pictures": "float32 RGB in [0, 1], letterboxed with 114 / 255",
         "without_doubles": str(without_doubles).lower(),
+        "landmarks": str(network.settings.landmarks).lower(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"partial-{path.name}")
@@ -77,7 +77,7 @@ def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping
         opset_version=OPSET,
         dynamo=True,
         input_names=["images"],
-        output_names=["box", "score", "side", "keypoints"],
+        output_names=["box", "score", "side", "side_score", "keypoints"],
         dynamic_shapes=({0: "batch"},),
         verbose=False,
     )

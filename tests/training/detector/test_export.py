@@ -31,7 +31,7 @@ def wanted(network, pictures):
     best, side = said.score.max(2)
     rows = best.argsort(1, descending=True)[:, :HANDS]
     pick = lambda values: torch.stack([values[k, row] for k, row in enumerate(rows)])  # noqa: E731
-    return pick(said.box), pick(best), pick(side), pick(said.keypoints)
+    return pick(said.box), pick(best), pick(side), pick(best / said.score.sum(2)), pick(said.keypoints)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -39,9 +39,9 @@ def test_onnxruntime_says_what_torch_says(files, batch):
     network, folder = files
     pictures = torch.rand(batch, 3, SIZE, SIZE)
     session = onnxruntime.InferenceSession(folder / "hands.onnx", providers=["CPUExecutionProvider"])
-    names = ["box", "score", "side", "keypoints"]
-    box, score, side, keypoints = session.run(names, {"images": pictures.numpy()})
-    true_box, true_score, true_side, true_keypoints = wanted(network, pictures)
+    names = ["box", "score", "side", "side_score", "keypoints"]
+    box, score, side, side_score, keypoints = session.run(names, {"images": pictures.numpy()})
+    true_box, true_score, true_side, true_side_score, true_keypoints = wanted(network, pictures)
     assert true_score.diff(dim=1).max() < -1e-5, "ties, whose order nobody promises"
     np.testing.assert_allclose(score, true_score, atol=1e-4)
     assert box.shape == (batch, HANDS, 4)
@@ -49,6 +49,7 @@ def test_onnxruntime_says_what_torch_says(files, batch):
     np.testing.assert_allclose(keypoints[..., :2], true_keypoints[..., :2], atol=1e-3, rtol=0)
     np.testing.assert_allclose(keypoints[..., 2], true_keypoints[..., 2], atol=1e-4)
     assert np.array_equal(side, true_side)
+    np.testing.assert_allclose(side_score, true_side_score, atol=1e-4)
 
 
 def test_the_file_holds_one_head_and_says_what_it_is(files):
@@ -57,8 +58,9 @@ def test_the_file_holds_one_head_and_says_what_it_is(files):
     onnx.checker.check_model(model)
     assert model.opset_import[0].version >= 17
     facts = {entry.key: entry.value for entry in model.metadata_props}
-    assert facts["format"] == "whim detector 1"
+    assert facts["format"] == "whim detector 2"
     assert (facts["size"], facts["max_hands"], facts["classes"]) == (str(SIZE), str(HANDS), "left,right")
+    assert facts["landmarks"] == "true"
     assert facts["without_doubles"] == str(network.single is not None).lower()
     assert (folder / "hands.onnx").stat().st_size < 1.1 * 4 * 3.385e6
     assert not list(folder.glob("partial-*"))

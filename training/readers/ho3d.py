@@ -26,6 +26,8 @@ TO_HO3D = tuple(int(k) for k in np.argsort(OPENPOSE_ORDER))
 """Of each of HO3D's joints, its row in OpenPose's order."""
 TIPS = (744, 333, 444, 555, 672)
 """Those that its `setup_mano.py` writes into MANO's code."""
+NUM_EVALUATION_V3 = 20_137
+"""Pictures of version 3's evaluation split; version 2 has 11,524, in the same layout."""
 WHERE = "get HO3D v2 or v3 from tugraz.at/index.php?id=40231, with evaluation_xyz.json and evaluation_verts.json, and unzip it"
 
 

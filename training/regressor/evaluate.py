@@ -22,7 +22,7 @@ from training.hand_motion import motion_figures, path_figures, runs
 from training.products import Crops
 from training.readers.freihand import freihand
 from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
-from training.readers.ho3d import as_ho3d, ho3d
+from training.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer
 from training.regressor.labels import truth_of
@@ -78,10 +78,11 @@ def freihand_benchmark(folder: Path) -> Benchmark:
 
 
 def ho3d_benchmark(folder: Path, *, every: int = 1) -> Benchmark:
-    """HO3D's evaluation split, version 2 or 3 as the folder is. Raises as the reader."""
+    """HO3D's evaluation split: `ho3d-v3` when there are as many pictures as in version 3, else `ho3d`. Raises as the reader."""
     crops = ho3d(folder, "evaluation", every=every)
+    name = "ho3d-v3" if len(crops) == -(-NUM_EVALUATION_V3 // every) else "ho3d"
     protocol = "HO3D evaluation, the set's own boxes" + (f", one picture of {every}" if every > 1 else "")
-    return replace(of_crops(crops, "ho3d", protocol), submitted=as_ho3d if every == 1 else None)
+    return replace(of_crops(crops, name, protocol), submitted=as_ho3d if every == 1 else None)
 
 
 def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:

@@ -158,7 +158,8 @@ def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
     overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
     stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
     labels, media = Path(arguments.labels), Path(arguments.media)
-    score = evaluate_hands(labels, media, stages=stages, mirror=arguments.mirror, overlays=overlays, detections=detections)
+    shown = {"mirror": arguments.mirror, "alone": arguments.alone}
+    score = evaluate_hands(labels, media, stages=stages, **shown, overlays=overlays, detections=detections)
     print_score(score, console)
     if arguments.json:
         write_score(score, Path(arguments.json))
@@ -241,6 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
     hands.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and pictures")
     hands.add_argument("--recipe", default="whim", help="whose detectors: whim, whim_full, or path/to/file.py:function")
     hands.add_argument("--mirror", action="store_true", help="show all frames mirrored: nothing was tuned on those")
+    hands.add_argument("--alone", action="store_true", help="show each frame without its neighbours: no track helps")
     hands.add_argument("--json", metavar="FILE", help="write the figures there too")
     hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
     hands.add_argument("--detections", metavar="FILE", help="write what was found there, for python -m stages.calibrate")

@@ -29,22 +29,24 @@ def evaluate_hands(
     *,
     stages: Sequence[Stage] = (),
     mirror: bool = False,
+    alone: bool = False,
     overlays: Path | None = None,
     detections: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
     """Score of a recipe's stages (default: the recipe whim) on the frames of a label file whose paths are relative to `media`.
 
-    With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `overlays`, one PNG a labelled
-    frame is written into that folder; with `detections`, the labelled frames' detections into that Parquet file, for
-    `python -m stages.calibrate`. `tick(done, total)` is called after each frame. Raises ValueError for a label file of another format,
-    or one that does not fit its videos, and FileNotFoundError for a missing file.
+    With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `alone` they are shown without
+    their neighbours, so that no track helps. With `overlays`, one PNG a labelled frame is written into that folder; with `detections`,
+    the labelled frames' detections into that Parquet file, for `python -m stages.calibrate`. `tick(done, total)` is called after each
+    frame. Raises ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a
+    missing file.
     """
     frames = load_labels(labels)
     finders, fuse = finders_and_fusion(stages or whim(Manifest.empty(), Path()))
     fuse_tables = fuse.build()
     found, everything = [], []
-    for done, seen in enumerate(observe(frames, media, finders, mirror=mirror), 1):
+    for done, seen in enumerate(observe(frames, media, finders, mirror=mirror, reach=0 if alone else 2), 1):
         found.append(seen.fused(fuse_tables))
         everything.append(replace(seen, image=NO_IMAGE))
         if overlays is not None:

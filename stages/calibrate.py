@@ -2,8 +2,9 @@
 
 Extents: a labelled hand's width and height over those of the detector's box, medians. Scores: isotonic regression from the detector's
 own score to whether its box, so scaled, is a labelled hand (IoU >= 0.3). Tables of detections come from `whim evaluate hands
---recipe whim_full --detections FILE`, every member's whose weights are here, or from a run's `hand_detections`; every set weighs by its
-detections. What is learned lies among the weights, where fusion finds it.
+--alone [--mirror] --recipe whim_full --detections FILE`, every member's whose weights are here, or from a run's `hand_detections`;
+every set weighs by its detections. Frames alone and mirrored teach more than those that tracks have tidied. What is learned lies
+among the weights, where fusion finds it.
 """
 
 import argparse

@@ -17,7 +17,8 @@ from stages.detectors import models
 from stages.detectors.person_boxes import person_detector, person_finder
 from stages.detectors.weights import find_weights
 from stages.frames import decode
-from stages.tables import HandDetections, Hands, People, PersonBoxes, Poses, Table
+from stages.fuse_hands import Refusal
+from stages.tables import Everybody, HandDetections, Hands, People, PersonBoxes, Poses, RefusedHands, Table
 from tests.chain.conftest import plan
 from tests.detr_layouts import rtdetr_r50
 from tests.stages import rcnn_reference, test_alphapose, test_openpose_hand
@@ -98,6 +99,24 @@ def test_every_detector_writes_its_own_table(data: Path) -> None:
 def test_the_sources_are_fused(data: Path) -> None:
     hands = table(data, Hands, "hands")
     assert set(hands.num_run) <= set(range(1, len(HAND_SOURCES) + 1))  # those that read arms are silent where nobody is
+    refused = table(data, RefusedHands, "refused_hands")
+    assert len(hands) + len(refused) > 0
+    assert set(refused.reason) <= set(Refusal)
+
+
+def test_persons_of_hands_are_rows_of_everybody(data: Path) -> None:
+    everybody = table(data, Everybody, "everybody")
+    known = set(zip(everybody.frame.tolist(), everybody.person.tolist(), strict=True))
+    assert len(known) == len(everybody)
+    named = [table(data, HandDetections, f"hand_detections/{source}") for source in HAND_SOURCES]
+    named += [table(data, Hands, "hands"), table(data, RefusedHands, "refused_hands")]
+    for hands in named:
+        owned = hands.take(hands.person >= 0)
+        assert set(zip(owned.frame.tolist(), owned.person.tolist(), strict=True)) <= known
+    for source in ("alphapose", "vitpose"):
+        people, hands = table(data, People, f"people/{source}"), table(data, HandDetections, f"hand_detections/{source}")
+        assert (hands.person >= 0).all()
+        assert len(set(hands.person)) <= len(people)
 
 
 def test_removing_one_members_weights_removes_just_its_column(weights: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.members import hand_detectors, with_weights
+from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
 from stages.detect_hands import DetectHands
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_people import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
+from stages.fuse_hands import FuseHands
 from stages.hands_of_poses import HandsOfPoses
+from stages.refuse_hands import RefuseHands
 from stages.stage import Stage
 
 BEFORE: list[Stage] = [DetectPeople(), DetectHands()]
@@ -64,3 +66,20 @@ def test_without_person_boxes_there_are_no_poses(weights: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert hand_detectors(with_weights(BEFORE, MEMBERS)) == ("openpose", "contacthands")
     assert "nothing here writes the PersonBoxes" in caplog.records[1].getMessage()
+
+
+def test_one_more_detector_comes_after_the_others_and_both_halves_of_fusion_are_told() -> None:
+    fuse = FuseHands(min_score=0.3)
+    stages = with_detector([*BEFORE, fuse, RefuseHands(fuse=fuse)], DetectHandsContactHands())
+    told = FuseHands(detectors=("mediapipe", "contacthands"), min_score=0.3)
+    assert stages == [*BEFORE, DetectHandsContactHands(), told, RefuseHands(fuse=told)]
+
+
+def test_who_is_taken_at_their_word_is_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    say_uncalibrated(FuseHands())
+    say_uncalibrated(FuseHands(detectors=("mediapipe", "openpose"), mode="raw"))
+    assert not caplog.records
+    say_uncalibrated(FuseHands(detectors=("mediapipe", "openpose", "vitpose")))
+    (record,) = caplog.records
+    assert "openpose, vitpose" in record.getMessage()
+    assert "stages.calibrate" in record.getMessage()

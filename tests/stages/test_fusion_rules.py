@@ -168,6 +168,21 @@ def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them():
     assert hands.person.tolist() == [0]
 
 
+def test_two_hundred_people_and_their_hands_are_told_apart():
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20) * 32 + 6, np.arange(10) * 48 + 20))
+    people = People.concat(
+        [body((a, b), (a + 14, b), box=(a - 5, b - 18, a + 25, b + 28), person=i) for i, (a, b) in enumerate(zip(x, y, strict=True))]
+    )
+    found = [
+        detection([a + shift - 5, b - 10, a + shift + 5, b], 0.9, p_right=p)
+        for a, b in zip(x, y, strict=True)
+        for shift, p in ((0, 0.1), (14, 0.9))
+    ]
+    hands = fuse(*found, people=people)
+    assert len(hands) == 400
+    assert set(zip(hands.person.tolist(), hands.side.tolist(), strict=True)) == {(p, side) for p in range(200) for side in (LEFT, RIGHT)}
+
+
 def test_a_third_source_decides_between_two_and_who_gave_each_landmark_is_kept():
     box = np.array([0, 0, 100, 100])
     a, b = shape_of(box, True), shape_of(box, True)

@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor train-detector readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio studio-shards train-detector train-regressor readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openss
 bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop
 	$(BIN)/python -m benchmarks.annotate
 
+bench-detectors: setup ## ms a frame or crop of every network at batches of 1, 8 and 32, beside the peer that users would pick
+	$(BIN)/python -m benchmarks.detectors
+
 bench-fit: setup ## hands/s and objective of the fit beside smplx + Adam and joints + Adam, and 100,000 hands refit from tables
 	$(BIN)/python -m benchmarks.fit_speed
 
@@ -125,6 +128,15 @@ bench-detector: setup env-ultralytics ## size, speed and training speed of the h
 
 bench-regressor: setup ## hands/s of the regressor, forward and in training, beside the plain style of the release
 	$(BIN)/python -m benchmarks.regressor
+
+studio-shards: setup ## rendered hands with exact truth to train on: make studio-shards DATA=data/studio_shards
+	$(BIN)/python -m pipeline.studio_shards $(or $(DATA),data/studio_shards)
+
+bench-regressor-studio: setup ## train on rendered hands for half an hour each, with and without refinement, and measure
+	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)
+
+train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h
+	$(BIN)/whim train-regressor --data $(DATA) --size $(or $(SIZE),h) $(OPTIONS)
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
 	$(BIN)/whim train-detector --data $(DATA) --size $(or $(SIZE),s) $(OPTIONS)

@@ -134,9 +134,10 @@ def _products(arguments: argparse.Namespace) -> list[Any]:
     for folder in arguments.data:
         _refuse_other_hand(folder)
         products.append(Crops.of(Dataset.open(folder, "train"), arguments.min_quality, size=SIDE, share=share))
-    for read, folder, split in ((freihand, arguments.freihand, "training"), (ho3d, arguments.ho3d, "train")):
-        if folder:
-            products.append(replace(read(folder, split), size=SIDE))
+    if arguments.freihand:
+        products.append(replace(freihand(arguments.freihand, "training"), size=SIDE))
+    if arguments.ho3d:
+        products.append(replace(ho3d(arguments.ho3d, "train"), size=SIDE))
     return products
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from fitting.mano import LEFT
 from fitting.rotation import axis_angle_from_matrix
 from training.checkpoint import Checkpoint, load_weights
-from training.products import cut, squared
+from training.products import FILL, cut, squared
 from training.regressor.camera import (
     crop_to_frame,
     frame_focal,
@@ -33,7 +33,7 @@ from training.regressor.network import Regressor, RegressorSettings
 
 SIZE = 256
 _SHARPEST = 2.0
-"""Pixels of the picture for one of the crop, beyond which the picture is halved first: bilinear reading would skip some."""
+"""Pixels of the picture for one of the crop, beyond which they are averaged: bilinear reading would skip some."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -97,9 +97,9 @@ class HandReconstructor:
             crop_of(pictures[of], to_picture, crops[row], mirrored=which == LEFT)
             square[row] = [*(SIZE / 2 - to_picture[1:]) / to_picture[0], SIZE / to_picture[0]]
         starts = range(0, max(len(box), 1), self.batch_size)
-        parts = [
-            self._hands(*(values[k : k + self.batch_size] for values in (crops, square, side)), (width, height), focal) for k in starts
-        ]
+        parts = []
+        for part in (slice(k, k + self.batch_size) for k in starts):
+            parts.append(self._hands(crops[part], square[part], side[part], (width, height), focal))
         return ReconstructedHands.joined(parts)
 
     @torch.inference_mode()
@@ -146,21 +146,20 @@ def usable(box: Float[np.ndarray, "n 4"], width: int, height: int) -> Bool[np.nd
 def crop_of(
     picture: UInt8[np.ndarray, "h w 3"], to_picture: Float32[np.ndarray, "3"], out: UInt8[np.ndarray, "256 256 3"], *, mirrored: bool
 ) -> None:
-    """Write the square into `out`; what it shrinks is averaged first, of the square's surroundings alone."""
+    """Write the square that `squared` chose, averaging what shrinks by more than half; of a vast one only the picture's part is read."""
     scale, shift = float(to_picture[0]), to_picture[1:].astype(np.float64)
     if scale * _SHARPEST >= 1:
         cut(picture, picture.shape[1::-1], to_picture, out, mirrored=mirrored)
         return
-    height, width = picture.shape[:2]
-    low = np.clip(np.floor(-shift / scale), 0, [width, height]).astype(int)
-    high = np.clip(np.ceil((SIZE - shift) / scale), 0, [width, height]).astype(int)
-    part = picture[low[1] : high[1], low[0] : high[0]]
-    if not part.size:
-        cut(picture[:1, :1], (1, 1), np.array([1, -SIZE, -SIZE], np.float32), out)
-        return
-    small = np.maximum(np.round((high - low) * scale * _SHARPEST), 1).astype(int)
-    shrunk = cv2.resize(part, small.tolist(), interpolation=cv2.INTER_AREA)
-    cut(shrunk, part.shape[1::-1], np.array([scale, *(shift + scale * low)], np.float32), out, mirrored=mirrored)
+    low = np.maximum(np.round(-shift / scale), 0).astype(int)
+    high = np.minimum(np.round((SIZE - shift) / scale), picture.shape[1::-1]).astype(int)
+    (u0, v0), (u1, v1) = np.round(low * scale + shift).astype(int), np.round(high * scale + shift).astype(int)
+    out[:] = FILL
+    if u1 > u0 and v1 > v0:
+        part = picture[low[1] : high[1], low[0] : high[0]]
+        out[v0:v1, u0:u1] = cv2.resize(part, (u1 - u0, v1 - v0), interpolation=cv2.INTER_AREA)
+    if mirrored:
+        cv2.flip(out, 1, dst=out)
 
 
 def read(path: Path) -> Regressor:

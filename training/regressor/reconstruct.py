@@ -93,7 +93,9 @@ def reconstruct(
     if settings.meshes != "none":
         for frame in np.unique(seen.found.frame):
             rows = np.flatnonzero(seen.found.frame == frame)
-            write_meshes(out / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", [_mesh(hands, seen.found, row) for row in rows])
+            write_meshes(
+                out / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", [_mesh(hands, seen.found, row) for row in rows.tolist()]
+            )
     drawn = _draw(source, seen, hands, out / name, settings)
     (out / f"{name}.html").write_text(page(name, drawn.name, seen))
     return len(seen.time_s), len(hands)

@@ -49,7 +49,7 @@ def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: Tra
     """The same hands with their tracks, gaps filled, each track of the side that it was said to be most surely; by frame and track."""
     last: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # frame, box and pixels a frame of each track
     track = np.full(len(found.frame), -1)
-    for frame in np.unique(found.frame):
+    for frame in np.unique(found.frame).tolist():
         rows = np.flatnonzero(found.frame == frame)
         alive = [
             k for k, (before, _, _) in last.items() if time_s[frame] - time_s[before] <= settings.max_gap_s + 1e-9 or before == frame - 1
@@ -65,7 +65,7 @@ def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: Tra
                 track[row] = track.max() + 1
             before = last.get(int(track[row]))
             speed = (found.box[row] - before[1]) / (frame - before[0]) if before else np.zeros(4)
-            last[int(track[row])] = (int(frame), found.box[row], speed)
+            last[int(track[row])] = (frame, found.box[row], speed)
     return _filled(FoundHands(frame=found.frame, box=found.box, side=found.side, score=found.score, track=track))
 
 
@@ -124,7 +124,7 @@ def _of_places(places: Float[np.ndarray, "k 3"], square: Float[np.ndarray, "k 3"
 def _filled(found: FoundHands) -> FoundHands:
     """Gaps of tracks on straight lines, sides by vote; rows by frame and track."""
     parts = []
-    for number in np.unique(found.track):
+    for number in np.unique(found.track).tolist():
         rows = np.flatnonzero(found.track == number)
         frame = np.arange(found.frame[rows[0]], found.frame[rows[-1]] + 1)
         seen = np.isin(frame, found.frame[rows])

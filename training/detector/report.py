@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fitting.files import sha256_of
+from training.detector.ablations import ablations
 from training.detector.evaluation import Judged, figures_by_size
 from training.detector.inference import HandDetector
 from training.detector.worst import WorstPictures
@@ -93,6 +94,8 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
     milliseconds = network["milliseconds"]
     rows.append((f"ours, {network['name']}", network["size_mb"], milliseconds, 1000 / milliseconds, *ours))
     names = list(dict.fromkeys(name for of in measured.values() for name in of["figures"]))
+    parts = [(f"{row.title} (paper)", row.oxford_ap50, row.oxford_ap, row.whim_ap50, row.whim_ap) for row in ablations().values()]
+    parts.append((f"ours, {network['name']}", *ours[2:]))
     details = [
         (key, of["num_pictures"], of["num_hands"], *(of["figures"].get(name, math.nan) for name in names)) for key, of in measured.items()
     ]
@@ -103,6 +106,8 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
             f"Percent, without regard to sides. Speed at batch 1: ours at {network['side']} pixels on {network['device']}, the paper's on "
             "an RTX 4090.",
             _table(("method", "MB", "ms", "pictures/s", *titles), rows, "{:.4g}"),
+            "The paper's ablations, each trained with `whim train-detector --ablation`.",
+            _table(("detector", *titles[2:]), parts, "{:.4g}"),
             "Every set, shares of 1. `side_` figures count a hand of the wrong side as wrong.",
             _table(("set", "pictures", "hands", *names), details, "{:.4f}"),
             "AP by size of the hand: the square root of its box over the longer side of the picture.",

@@ -11,6 +11,7 @@ from tests.training.detector.small import random_detector, save
 from tests.training.detector.test_detect import labels
 from tests.training.readers import official
 from training.cli import main
+from training.detector.ablations import ablations
 from training.detector.evaluation import figures, figures_by_size, judge
 from training.detector.inference import HandDetector
 from training.detector.report import PAPER, network_facts
@@ -111,10 +112,12 @@ def test_each_set_adds_to_one_page(checkpoint, photo, tmp_path, capsys):
     assert "side_ap" not in said[1]  # nobody says which hand it is
     page = (report / "report.md").read_text()
     assert all(f"| {method} (paper) |" in page for method in PAPER)
-    (ours,) = (line.split(" | ") for line in page.splitlines() if line.startswith("| ours, S, darknet"))
+    assert all(f"| {row.title} (paper) |" in page for row in ablations().values())
+    ours, parts = (line.split(" | ") for line in page.splitlines() if line.startswith("| ours, S, darknet"))
     assert ours[4] == f"{100 * said[0]['ap50']:.4g}"
     assert ours[6] == f"{100 * said[1]['ap50']:.4g}"
-    assert ours[8].strip() == ""  # WHIM was not measured
+    assert parts[1] == ours[6]
+    assert ours[8].strip() == parts[3].strip() == ""  # WHIM was not measured
     assert re.search(r"\| some \| 1 \| 1 \|", page)
     for name in ("precision.png", "sizes.png", "worst-some.jpg", "worst-coco-wholebody.jpg"):
         assert cv2.imread(str(report / name)) is not None

@@ -34,7 +34,8 @@ def check_environments(stages: Iterable[Stage], *, on_ray: bool) -> None:
         environment = stage.resources.environment
         fault = "" if not environment else _fault(environment) if on_ray else "a run in one process cannot enter: leave --local out"
         if fault:
-            raise ValueError(f"{stage.name} by {stage.detector} needs .env-{environment}, which {fault}")
+            who = " by ".join(filter(None, (stage.name, stage.detector)))
+            raise ValueError(f"{who} needs .env-{environment}, which {fault}")
 
 
 def _python(environment: str) -> Path:

@@ -54,7 +54,7 @@ def test_a_stage_of_another_environment_works_by_its_python_beside_the_others(tm
 
 
 def test_a_missing_environment_is_named_with_what_makes_it(tmp_path: Path, stages: list) -> None:
-    with pytest.raises(ValueError, match=rf"^count by  needs \.env-other, which is not in {tmp_path}: make env-other$"):
+    with pytest.raises(ValueError, match=rf"^count needs \.env-other, which is not in {tmp_path}: make env-other$"):
         on_ray(tmp_path, stages)
 
 

@@ -26,7 +26,6 @@ from training.regressor.network import HandEstimate, Regressor, RegressorSetting
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = (1920, 1080)
-NUM_TIMED = {"forward": 4, "train": 3}
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Of dense products in bfloat16, by the maker's data sheets."""
 
@@ -69,11 +68,11 @@ class Bench:
         hands = self.peer(normalised(list(self.crops)).to(self.device))[-1]
         return list(hand_by_hand(hands, self.box, self.right, SIZE, frame_focal(SIZE)))
 
-    def rates(self) -> dict[str, float]:
-        """Hands/s of both sides, forward and in training."""
+    def rates(self, num_forward: int = 4, num_train: int = 3) -> dict[str, float]:
+        """Hands/s of both sides, forward and in training, of so many timed calls each."""
         self.network.eval()
         self.peer.eval()
-        ours, theirs = self.timed([self.forward, self.forward_release], NUM_TIMED["forward"])
+        ours, theirs = self.timed([self.forward, self.forward_release], num_forward)
         self.network.train()
         self.peer.train()
         step, step_release = self.step(self.network, fused=True), self.step(self.peer, fused=False)
@@ -86,7 +85,7 @@ class Bench:
         def train_release() -> None:
             step_release(self.peer(normalised(list(self.crops)).to(self.device)))
 
-        trained, trained_release = self.timed([train, train_release], NUM_TIMED["train"])
+        trained, trained_release = self.timed([train, train_release], num_train)
         return {
             "forward_hands_per_s": ours,
             "forward_hands_per_s_release_style": theirs,

@@ -34,7 +34,7 @@ SHAPES = {
 
 
 class Attention(nn.Module):
-    """Self-attention, fused."""
+    """Self-attention, fused, but for training in bfloat16 on a processor, where torch's fused one takes 2.8 times as long as products."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -44,8 +44,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b tokens width"]) -> Float[Tensor, "b tokens width"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return mixed
+        if q.requires_grad and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+            mixed = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class Mlp(nn.Module):

@@ -9,7 +9,7 @@ from training.regressor.ablations import ABLATIONS
 from training.regressor.hand import HAND_SHARE
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.refinement import Pyramid
-from training.regressor.vit import SHAPES, ViT
+from training.regressor.vit import SHAPES, Attention, ViT
 
 IMAGES = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
 
@@ -151,6 +151,15 @@ def test_in_bfloat16_the_answer_is_nearly_the_same_and_rotations_stay_rotations(
     assert all(values.dtype == torch.float32 for values in narrow)
     torch.testing.assert_close(narrow.vertices, single.vertices, atol=1e-3, rtol=0)
     torch.testing.assert_close(torch.linalg.det(narrow.rotations), torch.ones(2, 16), atol=1e-5, rtol=0)
+
+
+def test_attention_by_products_in_training_is_the_fused_one():
+    torch.manual_seed(0)
+    attention = Attention(48, 3).bfloat16()
+    x = torch.randn(2, 30, 48, dtype=torch.bfloat16)
+    with torch.no_grad():
+        fused = attention(x)
+    torch.testing.assert_close(attention(x), fused, atol=2e-2, rtol=2e-2)
 
 
 def test_the_hand_stays_before_the_camera_whatever_the_head_says():

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Column
 from rich.table import Table as Grid
 
-from fitting.files import sha256_of
+from fitting.files import sha256_of, weights_folder
 from pipeline.store import room
 from stages.detectors.weights import Weights, catalogue, find_weights
 
@@ -139,7 +139,7 @@ def _write(answer: HTTPResponse, part: Path, mode: str, total: int, on_bytes: On
 
 def list_weights(console: Console) -> None:
     """Every network: what it is, how large, under which licence, and whether it is here."""
-    grid = Grid(Column("name", no_wrap=True), "network", "MB", "licence", "here")
+    grid = Grid(Column("name", no_wrap=True), "network", "MB", "licence", "here", title=f"weights in {weights_folder()}")
     for row in catalogue().values():
         here = "yes" if row.path.is_file() else ("by hand" if row.by_hand else "no")
         grid.add_row(row.name, row.network, str(row.size_mb or "?"), row.licence, here)

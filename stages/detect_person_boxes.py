@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.frames import Frames
+from stages.hand_members import check_settings
 from stages.stage import Key, Resources, setting
 from stages.tables import PersonBoxes, Table
 
@@ -40,8 +41,7 @@ class DetectPersonBoxes:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ValueError(f"detect_person_boxes.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
-        if not 0 < self.min_score < 1:
-            raise ValueError(f"detect_person_boxes.min_score must lie in (0, 1), got {self.min_score}")
+        check_settings("detect_person_boxes", self, shares=("min_score",))
         if not self.batch_size >= 0:
             raise ValueError(f"detect_person_boxes.batch_size must not be negative, got {self.batch_size}")
 

@@ -1,7 +1,7 @@
 """The pinned MediaPipe networks: where they lie, how they get there, and running one on the CPU by either of two engines.
 
-`python -m stages.detectors.models` fetches them. They lie in `$WHIM_WEIGHTS/mediapipe`, or else in `weights/mediapipe` of the
-checkout, or in the user's cache, where a worker on another node puts them on first use.
+`python -m stages.detectors.models` fetches them. They lie in `mediapipe/` where all weights lie (`fitting.files`), or, unless
+`WHIM_WEIGHTS` says where that is, in the user's cache, where a worker on another node puts them on first use.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float32
 
-from fitting.files import sha256_of
+from fitting.files import sha256_of, weights_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "manifests" / "mediapipe.toml"
@@ -45,10 +45,8 @@ def pinned_sha256(*names: str) -> dict[str, str]:
 
 def folders() -> list[Path]:
     """Where networks may lie, first the place that the fetching command fills."""
-    if "WHIM_WEIGHTS" in os.environ:
-        return [Path(os.environ["WHIM_WEIGHTS"]) / "mediapipe"]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return [ROOT / "weights" / "mediapipe", cache / "whim" / "mediapipe"]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whim"
+    return [place / "mediapipe" for place in (weights_folder(), *(() if "WHIM_WEIGHTS" in os.environ else (cache,)))]
 
 
 def _is_intact(path: Path, sha256: str) -> bool:

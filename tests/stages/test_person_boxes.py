@@ -155,6 +155,8 @@ def test_bad_settings_are_named() -> None:
         DetectPersonBoxes(min_score=65)
     with pytest.raises(ValueError, match=r"detect_person_boxes\.batch_size"):
         DetectPersonBoxes(batch_size=-1)
+    with pytest.raises(ValueError, match=r"detect_person_boxes\.device"):
+        DetectPersonBoxes(device="tpu")
 
 
 @pytest.mark.gpu

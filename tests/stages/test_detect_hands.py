@@ -125,6 +125,16 @@ def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(me
     np.testing.assert_allclose(again.box, once.box, atol=3)
 
 
+def test_people_without_an_area_without_limbs_and_outside_the_frame_change_nothing(media: Path) -> None:
+    image, _ = labelled(media, "A000")
+    box = [[50, 50, 50, 90], [60, 60, 30, 30], [-900, -900, -500, -400], [np.nan] * 4]
+    odd = columns(
+        People, 4, box=np.array(box, np.float32), keypoints=np.full((4, 17, 3), np.nan, np.float32), score=np.full(4, 0.9, np.float32)
+    )
+    alone, beside = (detect(image, people=people) for people in (People.empty(), odd))
+    np.testing.assert_array_equal(beside.box, alone.box)
+
+
 def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
     forearm = np.zeros((1, 17, 3), np.float32)
     forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels

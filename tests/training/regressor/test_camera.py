@@ -124,9 +124,10 @@ def test_a_left_hand_is_where_it_was_before_the_picture_was_mirrored():
     torch.testing.assert_close(mirrored_points(right_hand, left), true.vertices)
     torch.testing.assert_close(mirrored_rotations(matrix_from_axis_angle(seen), left), matrix_from_axis_angle(angles))
     focal = frame_focal(SIZE, 1500.0)
-    for back, points in ((mirrored_camera(camera, left), mirrored_points(right_hand[:, :1] * 0, left)),):
-        by_frame = project_to_frame(points, frame_translation(back, BOX[:2], SIZE, focal), SIZE, focal)
-        torch.testing.assert_close(by_frame, crop_to_frame(project_to_crop(points, CAMERA[:2]), BOX[:2]), **THOUSANDTH)
+    wrist = mirrored_points(right_hand[:, :1] * 0, left)
+    shift = frame_translation(mirrored_camera(camera, left), BOX[:2], SIZE, focal)
+    by_crop = crop_to_frame(project_to_crop(wrist, CAMERA[:2]), BOX[:2])
+    torch.testing.assert_close(project_to_frame(wrist, shift, SIZE, focal), by_crop, **THOUSANDTH)
 
 
 def test_gradient_of_the_projection_is_right():

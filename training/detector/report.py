@@ -94,7 +94,9 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
     milliseconds = network["milliseconds"]
     rows.append((f"ours, {network['name']}", network["size_mb"], milliseconds, 1000 / milliseconds, *ours))
     names = list(dict.fromkeys(name for of in measured.values() for name in of["figures"]))
-    parts = [(f"{row.title} (paper)", row.oxford_ap50, row.oxford_ap, row.whim_ap50, row.whim_ap) for row in ablations().values()]
+    parts: list[tuple[Any, ...]] = [
+        (f"{row.title} (paper)", row.oxford_ap50, row.oxford_ap, row.whim_ap50, row.whim_ap) for row in ablations().values()
+    ]
     parts.append((f"ours, {network['name']}", *ours[2:]))
     details = [
         (key, of["num_pictures"], of["num_hands"], *(of["figures"].get(name, math.nan) for name in names)) for key, of in measured.items()

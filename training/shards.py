@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
@@ -39,11 +39,17 @@ class Shard:
 
     path: Path
     cache: Path
+    identity: str
+    """Of its contents, wherever it lies."""
     num_rows: int
     group_end: Int64[np.ndarray, "groups"]
     """Row after the last one of each row group."""
-    mapped: mmap
+    mapped: mmap | None
     found: Extents | None
+    far: Callable[[int, int], memoryview] | None = None
+    """Bytes from an offset on, of a file that is not here; then nothing is mapped."""
+    again: tuple[Any, ...] | None = None
+    """How another process opens it, as `__reduce__` says it; None: by its path."""
     hand_start: Int64[np.ndarray, "rows_and_1"]
     """First hand of each row; the last entry is the number of hands."""
     columns: Mapping[str, np.ndarray]
@@ -58,25 +64,28 @@ class Shard:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the file for itself."""
-        return open_shard, (self.path, self.cache)
+        return self.again or (open_shard, (self.path, self.cache))
 
     def image(self, row: int) -> memoryview:
         """The JPEG bytes of a row. Raises CorruptSampleError when the page's checksum is another."""
         if self.found is None:
             return memoryview(self._from_group(row))
+        start, size = int(self.found.offset[row]), int(self.found.size[row])
+        if self.mapped is None:
+            assert self.far
+            return self.far(start, size)
         page = int(self.found.page[row])
         if page not in self.sound:
             self.sound[page] = page_is_sound(self.mapped, self.found, page)
         if not self.sound[page]:
             raise CorruptSampleError(f"{self.path}, row {row}: the page's checksum does not hold: fetch the shard again")
-        start = int(self.found.offset[row])
-        return memoryview(self.mapped)[start : start + int(self.found.size[row])]
+        return memoryview(self.mapped)[start : start + size]
 
     def _from_group(self, row: int) -> bytes:
         with self.lock:
             group = int(np.searchsorted(self.group_end, row, side="right"))
             if group not in self.groups:
-                file = pq.ParquetFile(self.path, page_checksum_verification=True)
+                file = pq.ParquetFile(pa.py_buffer(self.mapped), page_checksum_verification=True)
                 while len(self.groups) >= _GROUPS_KEPT:
                     self.groups.pop(next(iter(self.groups)))
                 try:
@@ -98,22 +107,32 @@ class Dataset:
     start: Int64[np.ndarray, "shards_and_1"]
 
     @classmethod
-    def open(cls, folder: Path, split: str = "train", cache: Path | None = None) -> "Dataset":
+    def open(cls, folder: Path | str, split: str = "train", cache: Path | None = None) -> "Dataset":
         """The shards of a split, checked against index.json; without one, the files of `folder/split`, for train else of the folder.
 
+        A folder of an object store (`s3://bucket/prefix`) needs its index.json; see `training.cache`.
         Raises FileNotFoundError for a shard that is missing, ValueError for one that is damaged, of another schema or without rows.
         """
-        return cls.of(list(listed(folder, split)), cache)
+        scheme, _, place = str(folder).partition(":/")  # a Path makes s3:/bucket of s3://bucket
+        if place and len(scheme) > 1:
+            from training.cache import remote_shards
+
+            uri = f"{scheme}://{place.removeprefix('/')}"
+            return cls._of(remote_shards(uri, split, cache or default_cache()), f"the {split} split of {uri}")
+        return cls.of(list(listed(Path(folder), split)), cache)
 
     @classmethod
     def of(cls, paths: Sequence[Path], cache: Path | None = None) -> "Dataset":
         """The rows of some files."""
-        shards = [open_shard(path, cache or default_cache()) for path in paths]
+        return cls._of([open_shard(path, cache or default_cache()) for path in paths], ", ".join(map(str, paths)) or "no shards")
+
+    @classmethod
+    def _of(cls, shards: Sequence[Shard], where: str) -> "Dataset":
         shards = [shard for shard in shards if shard.num_rows]
         if not shards:
-            raise ValueError(f"no rows in {', '.join(map(str, paths)) or 'no shards'}: nothing to train on")
+            raise ValueError(f"no rows in {where}: nothing to train on")
         start = np.cumsum([0, *(shard.num_rows for shard in shards)])
-        return cls(shards, f"{key_of(*(_identity(shard.path) for shard in shards)):016x}", start)
+        return cls(shards, f"{key_of(*(shard.identity for shard in shards)):016x}", start)
 
     def __len__(self) -> int:
         return int(self.start[-1])
@@ -147,20 +166,26 @@ def default_cache() -> Path:
 def open_shard(path: Path, cache: Path) -> Shard:
     """Open one file; its index and hand columns are made at the first time. Raises as `Dataset.open`."""
     file = _parquet(path)
-    mapped = map_file(path)
-    arrays = _unpacked(path, file, mapped, cache / _identity(path))
-    found = Extents(*(arrays.pop(f"extents.{name}") for name in Extents._fields)) if "extents.offset" in arrays else None
+    mapped, identity = map_file(path), _identity(path)
+    arrays = _unpacked(path, file, mapped, cache / identity)
+    groups = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64)
+    return _shard(arrays, path=path, cache=cache, identity=identity, group_end=groups, mapped=mapped)
+
+
+def far_shard(path: Path, cache: Path, identity: str, far: Callable[[int, int], memoryview]) -> Shard:
+    """A shard that was opened here once and is not here any more: its hands are."""
+    return _shard(_kept(cache / identity), path=path, cache=cache, identity=identity, group_end=np.zeros(0, np.int64), mapped=None, far=far)
+
+
+def _shard(arrays: dict[str, np.ndarray], **facts: Any) -> Shard:
     return Shard(
-        path=path,
-        cache=cache,
-        num_rows=file.metadata.num_rows,
-        group_end=np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64),
-        mapped=mapped,
-        found=found,
+        num_rows=len(arrays["hand_start"]) - 1,
+        found=Extents(*(arrays.pop(f"extents.{name}") for name in Extents._fields)) if "extents.offset" in arrays else None,
         hand_start=arrays.pop("hand_start"),
         ignore_start=arrays.pop("ignore_start"),
         ignore=arrays.pop("ignore"),
         columns={name.removeprefix("hand."): values for name, values in arrays.items()},
+        **facts,
     )
 
 
@@ -210,6 +235,10 @@ def _unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, folder: Path) -> d
             _keep(arrays, folder)
         except OSError:
             return arrays
+    return _kept(folder)
+
+
+def _kept(folder: Path) -> dict[str, np.ndarray]:
     mapped_arrays = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in folder.glob("*.npy")}
     return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
 

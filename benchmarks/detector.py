@@ -157,8 +157,9 @@ def cost(size: str) -> dict[str, float]:
     parameters = sum(p.numel() for p in network.parameters())
     counts = {}
     for name, run in (("gflops", lambda x: detections(network, x)), ("gflops_best_hands", lambda x: best_hands(network, x, HANDS))):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():  # type: ignore[no-untyped-call]
-            run(torch.zeros(1, 3, SIDE, SIDE))
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            run(torch.zeros(1, 3, SIDE, SIDE))  # type: ignore[no-untyped-call]
         counts[name] = round(counter.get_total_flops() / 1e9, 2)
     return {"parameters": parameters, "megabytes": round(2 * parameters / 1e6, 2), **counts}
 

@@ -19,8 +19,7 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
     """The `count` anchors of the highest scores, best first, of the one-to-one head where there is one."""
     levels = network.neck(network.backbone(images))
     heads = network.heads if network.single is None else network.single
-    sides: list[nn.Sequential] = list(heads.branches["side"])  # type: ignore[arg-type]
-    said = torch.cat([branch(x).flatten(2) for branch, x in zip(sides, levels, strict=True)], 2).mT
+    said = torch.cat([branch(x).flatten(2) for branch, x in zip(heads.branches["side"], levels, strict=True)], 2).mT  # type: ignore[call-overload]
     count = min(count, said.shape[1])
     order = said.amax(2).topk(count, 1).indices
     side = said.gather(1, order[..., None].expand(-1, -1, said.shape[2]))
@@ -32,7 +31,7 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
     points, strides = anchors(images.shape[2], images.shape[3], side)
     rows = Raw(*(values.flatten(0, 1)[None] for values in (box, side, keypoints)))
     found = decode(rows, points[order.flatten()], strides[order.flatten()])
-    return Detections(*(values[0].unflatten(0, (-1, count)) for values in found))
+    return Detections(*(values[0].reshape(*order.shape, *values.shape[2:]) for values in found))
 
 
 def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:

@@ -251,6 +251,8 @@ class Run:
         saved = Checkpoint.load(path, self.task.kind)
         if saved.data != self._data():
             raise ValueError(f"{path} was trained on other data, seed or batch size: name another folder, or remove it to begin anew")
+        if bool(saved.rival) != bool(self.rival):
+            raise ValueError(f"{path} was trained {'with' if saved.rival else 'without'} a rival: name another folder, or train as then")
         load_weights(self.plain, saved.network, path)
         load_weights(self.average.network, saved.average, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))

@@ -86,6 +86,9 @@ def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards, tmp_pat
 
 
 @pytest.mark.parametrize("task", [MeanColour(), ContestedColour()])
-def test_a_run_with_a_rival_and_one_without_keep_it_or_not(shards, tmp_path, task):
+def test_a_run_with_a_rival_keeps_it_and_is_not_gone_on_with_without_one(shards, tmp_path, task):
     run(shards(1), tmp_path, task, epochs=1).train()
     assert bool(Checkpoint.load(Path(tmp_path / "last.pt")).rival) == isinstance(task, ContestedColour)
+    other = MeanColour() if isinstance(task, ContestedColour) else ContestedColour(frozen="")
+    with pytest.raises(ValueError, match=r"trained with(out)? a rival"):
+        run(shards(1), tmp_path, other, epochs=2)

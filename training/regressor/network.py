@@ -142,7 +142,7 @@ class Regressor(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 256 256"]) -> tuple[HandEstimate, ...]:
         pictures = (images[..., BORDER:-BORDER] - self.picture_mean) / self.picture_std
         tokens = self.tokens(self.mean_pose, self.mean_camera)
-        tokens, cells = self.backbone(pictures, tokens.expand(len(images), -1, -1))
+        tokens, cells = self.backbone(pictures, tokens.expand(images.shape[0], -1, -1))
         maps = self.refinement.pyramid(cells) if self.refinement is not None else []
         with torch.autocast(images.device.type, enabled=False):
             return self._hands(tokens.float(), [features.float() for features in maps])

@@ -80,7 +80,7 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, norm: nn.Module, layer: nn.Module) -> Tensor:
         """In training only for some of the samples, the others cost nothing (stochastic depth as DINOv2 batches it; Oquab et al. 2023)."""
-        kept = max(1, round(len(x) * (1 - self.drop)))
+        kept = max(1, round(len(x) * (1 - self.drop))) if self.training else 0
         if not self.training or kept == len(x):
             out: Tensor = layer(norm(x))
             return x + out

@@ -35,7 +35,7 @@ from training.loop import Run, TrainSettings
 from training.products import Frames
 from training.shards import Dataset
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.absolute()
 SIZES, SIDE, HANDS = ("s", "m"), 640, 100
 TRAIN_BATCH, TRAIN_STEPS = 8, 3
 THREADS = min(2, os.cpu_count() or 1)
@@ -52,7 +52,9 @@ class Peer:
         environment = os.environ | {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(folder.absolute())}
         command = [str(python.absolute()), str(HERE / "detector_peer.py"), str(folder.absolute())]
         log = (folder / "peer.log").open("w")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder
+        )
         self.facts = self._answer()
 
     def __call__(self, measure: str, *arguments: Any) -> Any:

@@ -18,12 +18,11 @@ class Average:
     def update(self, network: nn.Module, num_steps: int) -> None:
         """Take in the weights after step `num_steps` (counted from 1); integer buffers are copied."""
         keep = self.decay * (1 - math.exp(-num_steps / self.warmup))
-        fresh = network.state_dict()
-        for name, mine in self.network.state_dict().items():
-            if mine.is_floating_point():
-                mine.lerp_(fresh[name].to(mine), 1 - keep)
-            else:
-                mine.copy_(fresh[name])
+        averaged, fresh = self.network.state_dict(), network.state_dict()
+        real = [name for name, values in averaged.items() if values.is_floating_point()]
+        torch._foreach_lerp_([averaged[name] for name in real], [fresh[name].to(averaged[name]) for name in real], 1 - keep)
+        for name in averaged.keys() - set(real):
+            averaged[name].copy_(fresh[name])
 
 
 def warmup_for(num_steps: int) -> float:

@@ -111,7 +111,7 @@ class Run:
         torch.manual_seed(loader.seed)
         self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.plain, warmup=settings.average_warmup)
-        self.optimizer = _adamw(task, self.plain, settings, self.device)
+        self.optimizer = _adamw(task, self.plain, settings)
         self.rival = Rival(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
@@ -262,7 +262,7 @@ class Run:
             self.rival.optimizer.load_state_dict(saved.rival["optimizer"])
 
 
-def _adamw(task: Task, network: nn.Module, chosen: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+def _adamw(task: Task, network: nn.Module, chosen: TrainSettings) -> torch.optim.Optimizer:
     """Weights decay, biases and norms do not."""
     if isinstance(task, Layered):
         groups = task.groups(network, chosen.weight_decay)
@@ -270,7 +270,7 @@ def _adamw(task: Task, network: nn.Module, chosen: TrainSettings, device: torch.
         heavy = [p for p in network.parameters() if p.ndim > 1]
         light = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": heavy, "weight_decay": chosen.weight_decay}, {"params": light, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=chosen.learning_rate, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, lr=chosen.learning_rate, fused=True)
 
 
 def _from_first(value: float, device: torch.device) -> float:

@@ -60,7 +60,7 @@ def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: Tra
         overlap *= np.where(found.side[rows][:, None] == np.array(sides, int), 1.0, 0.6)
         for row, k in _pairs(overlap, settings.match_iou):
             track[rows[row]] = alive[k]
-        for row in rows:
+        for row in rows.tolist():
             if track[row] < 0:
                 track[row] = track.max() + 1
             before = last.get(int(track[row]))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 console = Console(soft_wrap=True)
 
+_LEAST_STEPS = 50
+"""Of an epoch: little data is gone through several times before it is measured."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits 0 when done, 1 on a user's error."""
@@ -116,7 +119,10 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
     recipe = _recipe(arguments)
     folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=recipe.share) for folder in arguments.data]
-    loader = Loader(products=folders, batch_size=arguments.batch, weights=arguments.weights, seed=arguments.seed)
+    counts = [len(folder) for folder in folders]
+    few = _LEAST_STEPS * arguments.batch if sum(counts) < _LEAST_STEPS * arguments.batch else None
+    shares = arguments.weights or (counts if few else None)
+    loader = Loader(products=folders, batch_size=arguments.batch, weights=shares, num_samples=few, seed=arguments.seed)
     held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
     if held_out is None:
         console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")

@@ -182,7 +182,7 @@ def dense(system: Banded) -> tuple[torch.Tensor, torch.Tensor]:
 def test_banded_solution_is_the_dense_one(t, f, s):
     system = random_system(3, t, f, s)
     matrix, right = dense(system)
-    exact = torch.from_numpy(np.linalg.solve(matrix.numpy(), right.numpy()[..., None])[..., 0])  # torch's loses its pivots on busy machines
+    exact = torch.from_numpy(np.linalg.solve(matrix.numpy(), right.numpy()[..., None])[..., 0])  # torch's once lost its pivots
     frames, shared = solve_banded(system)
     torch.testing.assert_close(torch.cat([frames.flatten(1), shared], 1), exact)
     frames, shared = solve_banded_compiled(system)

@@ -82,6 +82,7 @@ def test_the_command_trains_measures_and_goes_on(eight, tmp_path, capsys, monkey
     assert "ap50" in capsys.readouterr().out
     lines = (tmp_path / "run" / "journal.jsonl").read_text()
     assert lines.count('"minutes"') == 2
+    assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight pictures are 50 steps each"
     main(["evaluate-detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"])
     with pytest.raises(SystemExit):
         main([*words, "--samples", "0"])

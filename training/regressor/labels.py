@@ -20,10 +20,12 @@ from training.regressor.truth import HandTruth
 def truth_of(labels: Mapping[str, np.ndarray], side: int, margin: float, hand: HandLayer, device: torch.device) -> HandTruth:
     """The truth of a batch of `training.products.Crops` or readers alike, whose pictures are `side` pixels, `margin` crops, wide.
 
+    Rows are in the order of the pictures; the labels of a batch of several products are not (`image` says of which picture each is).
     NaN means unknown. The points are the joints of the fit, or the landmarks where nothing was fitted; the landmarks' confidence says
     how well each is seen.
     """
-    told = {name: torch.as_tensor(np.asarray(values, np.float32)).to(device) for name, values in labels.items() if name != "image"}
+    order = np.argsort(labels["image"])
+    told = {name: torch.as_tensor(np.asarray(values, np.float32)[order]).to(device) for name, values in labels.items() if name != "image"}
     left = told["side"] == LEFT
     points, landmarks = told["joints_2d"], told["keypoints"]
     seen = torch.where(points.isfinite(), points, landmarks[..., :2])

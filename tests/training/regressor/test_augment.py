@@ -8,6 +8,7 @@ from fitting.mano import load_hand_model
 from fitting.rotation import matrix_from_axis_angle
 from tests.training.regressor.posed import DOT, crops_of, posed_hands, shard_of
 from training.detector.augment import as_floats
+from training.loader import Loader
 from training.regressor.augment import CropAugmentation, augment
 from training.regressor.hand import HandLayer
 from training.regressor.labels import truth_of
@@ -53,6 +54,15 @@ def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
     assert truth.has_mano.all()
     assert truth.has_betas.all()
     assert truth.has_joints.all()
+
+
+def test_in_a_batch_of_several_products_each_picture_has_its_own_truth(tmp_path, layer):
+    shards = [shard_of(tmp_path / str(k) / "train" / "train-0.parquet", posed_hands(6, seed=k)) for k in range(2)]
+    products = [crops_of(path, factor=2.0) for path in shards]
+    (batch,) = Loader(products=products, batch_size=12, num_threads=1).epoch(0)
+    assert not np.array_equal(batch.labels["image"], np.arange(12)), "labels come product by product"
+    truth = truth_of(batch.labels, 256, 1.0, layer, CPU)
+    torch.testing.assert_close(dots(as_floats(batch.images)), truth.points[:, DOT], atol=3e-3, rtol=0)
 
 
 def test_without_augmentation_the_crop_is_the_middle_of_the_picture(batch):

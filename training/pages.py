@@ -53,23 +53,34 @@ def extents(path: Path, column: str, mapped: mmap) -> Extents | None:
     pages: list[tuple[int, int, int]] = []
     for group, chunk in enumerate(chunks):
         at, left = chunk.data_page_offset, chunk.num_values
-        while left:
-            header, start = _page_header(mapped, at, path)
-            values, skipped = _values(header, path)
-            if values is None:
-                return None
-            at = start + header[3]
-            pages.append((start, header[3], header[4] & 0xFFFFFFFF if 4 in header else NO_CHECKSUM))
-            here = start + skipped
-            for _ in range(values):
-                (length,) = struct.unpack_from("<I", mapped, here)
-                offset.append(here + 4)
-                size.append(length)
-                here += 4 + length
-            page += [len(pages) - 1] * values
-            left -= values
-            if here != at or left < 0:
-                raise ValueError(f"{path}: the pages of row group {group} do not hold what the footer says: fetch the shard again")
+        try:
+            while left:
+                header, start = _struct(mapped, at)
+                values, skipped = _values(header)
+                if values is None:
+                    return None
+                at = start + header[3]
+                pages.append((start, header[3], header[4] & 0xFFFFFFFF if 4 in header else NO_CHECKSUM))
+                here = start + skipped
+                for _ in range(values):
+                    (length,) = struct.unpack_from("<I", mapped, here)
+                    offset.append(here + 4)
+                    size.append(length)
+                    here += 4 + length
+                page += [len(pages) - 1] * values
+                left -= values
+                if here != at or at < start or left < 0:
+                    raise ValueError(f"{values} values end at byte {here}, their page at {at}")
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            struct.error,
+        ) as error:  # bytes that are no page header may say anything
+            raise ValueError(
+                f"{path}: the pages of row group {group} are not what the footer says ({error}): fetch the shard again"
+            ) from error
     page_offset, page_size, page_crc = np.array(pages, np.int64).reshape(-1, 3).T
     return Extents(np.array(offset, np.int64), np.array(size, np.int32), np.array(page, np.int32), page_offset, page_size, page_crc)
 
@@ -80,22 +91,17 @@ def page_is_sound(mapped: mmap, found: Extents, page: int) -> bool:
     return crc == NO_CHECKSUM or zlib.crc32(memoryview(mapped)[start : start + int(found.page_size[page])]) == crc
 
 
-def _page_header(mapped: mmap, at: int, path: Path) -> tuple[dict[int, Any], int]:
-    """A page header's fields by their Thrift ids (3 compressed size, 4 checksum, 5 and 8 data page), and where its values start."""
-    try:
-        return _struct(mapped, at)
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"{path}: no page header at byte {at}: the file is damaged, fetch it again") from error
+def _values(header: dict[int, Any]) -> tuple[int | None, int]:
+    """How many values a data page holds and how many bytes of levels come before them; None where they are not PLAIN.
 
-
-def _values(header: dict[int, Any], path: Path) -> tuple[int | None, int]:
-    """How many values a data page holds and how many bytes of levels come before them; None where they are not PLAIN."""
+    `header` by Thrift's ids: 1 type, 3 compressed size, 4 checksum, 5 and 8 data page.
+    """
     if header[1] == _DATA_PAGE:
         return (header[5][1] if header[5][2] == _PLAIN else None), 0
     if header[1] == _DATA_PAGE_V2:
         page = header[8]
         return (page[1] if page[4] == _PLAIN else None), page[5] + page[6]
-    raise ValueError(f"{path}: a page of type {header[1]} among data pages")
+    raise ValueError(f"a page of type {header[1]} among data pages")
 
 
 def _struct(data: mmap, at: int) -> tuple[dict[int, Any], int]:

@@ -7,8 +7,6 @@ unpacked once into plain arrays beside a cache key, and mapped from then on.
 
 import json
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from stages.tables import SCHEMA_VERSION
 from training.order import key_of
-from training.pages import Extents, extents, map_file, page_is_sound
+from training.pages import Extents, map_file, page_is_sound
+from training.unpacked import identity_of, kept, open_parquet, unpacked
 
 _GROUPS_KEPT = 4
 """Row groups held in memory of a shard whose images cannot be mapped."""
@@ -90,10 +88,12 @@ class Shard:
                     self.groups.pop(next(iter(self.groups)))
                 try:
                     self.groups[group] = file.read_row_group(group, columns=["image"]).column("image").combine_chunks()
-                except OSError as error:
+                except (OSError, pa.ArrowException) as error:
                     raise CorruptSampleError(f"{self.path}, row {row}: {error}: fetch the shard again") from error
             first = int(self.group_end[group]) - len(self.groups[group])
-            image: bytes = self.groups[group][row - first].as_py()
+            image: bytes | None = self.groups[group][row - first].as_py()
+            if image is None:
+                raise CorruptSampleError(f"{self.path}, row {row} has no image")
             return image
 
 
@@ -145,16 +145,25 @@ class Dataset:
         return self.shards[shard], row - int(self.start[shard])
 
     def hands(self, rows: Sequence[int], columns: Sequence[str]) -> tuple[Int64[np.ndarray, "n"], dict[str, np.ndarray]]:
-        """Columns of all hands on some rows, and for each hand which of the rows it is on."""
-        spans = [(shard, shard.hand_start[row], shard.hand_start[row + 1]) for shard, row in map(self.place, rows)]
-        of = np.repeat(np.arange(len(rows)), [end - start for _, start, end in spans])
-        return of, {name: np.concatenate([shard.columns[name][start:end] for shard, start, end in spans]) for name in columns}
+        """Columns of all hands on some rows, and for each hand which of the rows it is on. Raises ValueError for a column that lacks."""
+        spans = [(shard, int(shard.hand_start[row]), int(shard.hand_start[row + 1])) for shard, row in map(self.place, rows)]
+        some = [span for span in spans if span[2] > span[1]] or [(self.shards[0], 0, 0)]
+        try:
+            found = {name: np.concatenate([shard.columns[name][start:end] for shard, start, end in some]) for name in columns}
+        except KeyError as error:
+            lacking = next(shard.path for shard, *_ in some if error.args[0] not in shard.columns)
+            raise ValueError(f"the hands of {lacking} have no column {error} of numbers, the same count for each of them") from error
+        return _which(spans), found
 
     def ignore(self, rows: Sequence[int]) -> tuple[Int64[np.ndarray, "n"], np.ndarray]:
         """Boxes that are neither hand nor background, and for each which of the rows it is on."""
-        spans = [(shard, shard.ignore_start[row], shard.ignore_start[row + 1]) for shard, row in map(self.place, rows)]
-        of = np.repeat(np.arange(len(rows)), [end - start for _, start, end in spans])
-        return of, np.concatenate([shard.ignore[start:end] for shard, start, end in spans]).reshape(-1, 4)
+        spans = [(shard, int(shard.ignore_start[row]), int(shard.ignore_start[row + 1])) for shard, row in map(self.place, rows)]
+        return _which(spans), np.concatenate([shard.ignore[start:end] for shard, start, end in [(self.shards[0], 0, 0), *spans]])
+
+
+def _which(spans: Sequence[tuple[Shard, int, int]]) -> Int64[np.ndarray, "n"]:
+    """For each item of the spans the span it is of."""
+    return np.repeat(np.arange(len(spans)), np.array([end - start for _, start, end in spans], np.int64))
 
 
 def default_cache() -> Path:
@@ -165,16 +174,16 @@ def default_cache() -> Path:
 
 def open_shard(path: Path, cache: Path) -> Shard:
     """Open one file; its index and hand columns are made at the first time. Raises as `Dataset.open`."""
-    file = _parquet(path)
-    mapped, identity = map_file(path), _identity(path)
-    arrays = _unpacked(path, file, mapped, cache / identity)
+    file = open_parquet(path)
+    mapped, identity = map_file(path), identity_of(path)
+    arrays = unpacked(path, file, mapped, cache / identity)
     groups = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64)
     return _shard(arrays, path=path, cache=cache, identity=identity, group_end=groups, mapped=mapped)
 
 
 def far_shard(path: Path, cache: Path, identity: str, far: Callable[[int, int], memoryview]) -> Shard:
     """A shard that was opened here once and is not here any more: its hands are."""
-    return _shard(_kept(cache / identity), path=path, cache=cache, identity=identity, group_end=np.zeros(0, np.int64), mapped=None, far=far)
+    return _shard(kept(cache / identity), path=path, cache=cache, identity=identity, group_end=np.zeros(0, np.int64), mapped=None, far=far)
 
 
 def _shard(arrays: dict[str, np.ndarray], **facts: Any) -> Shard:
@@ -203,88 +212,3 @@ def listed(folder: Path, split: str) -> Iterator[Path]:
         if path.stat().st_size != entry["bytes"]:
             raise ValueError(f"shard {path} has {path.stat().st_size} bytes, {index} says {entry['bytes']}: fetch it again")
         yield path
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"shard {path} is damaged ({error}): fetch it again") from error
-    missing = {"image", "hands"} - set(file.schema_arrow.names)
-    if missing:
-        raise ValueError(f"{path} has no column {' and no '.join(sorted(missing))}: it is no shard of frames with hands")
-    version = (file.schema_arrow.metadata or {}).get(b"schema_version")
-    if version is not None and version.decode() != str(SCHEMA_VERSION):
-        raise ValueError(f"shard {path} has schema version {version.decode()}, this code reads {SCHEMA_VERSION}: pack it again")
-    return file
-
-
-def _identity(path: Path) -> str:
-    """Names a file's contents: the fingerprint that `pack` wrote, else its name, size and time; and the version of what is unpacked."""
-    facts = pq.read_schema(path).metadata or {}
-    stat = path.stat()
-    own = facts.get(b"fingerprint", f"{path.name} {stat.st_mtime_ns}".encode()).decode()
-    return f"{key_of('unpacked 1', own, stat.st_size):016x}"
-
-
-def _unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a shard, mapped from the cache; made first where they are not there. Without a cache they are held in memory."""
-    if not folder.exists():
-        arrays = _unpack(path, file, mapped)
-        try:
-            _keep(arrays, folder)
-        except OSError:
-            return arrays
-    return _kept(folder)
-
-
-def _kept(folder: Path) -> dict[str, np.ndarray]:
-    mapped_arrays = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in folder.glob("*.npy")}
-    return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
-
-
-def _keep(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Write arrays to a folder that is complete as soon as it has its name."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
-        for name, values in arrays.items():
-            np.save(aside / f"{name}.npy", values)
-        if not folder.exists():
-            aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _unpack(path: Path, file: pq.ParquetFile, mapped: mmap) -> dict[str, np.ndarray]:
-    arrays: dict[str, Any] = {}
-    found = extents(path, "image", mapped)
-    if found:
-        arrays |= {f"extents.{name}": values for name, values in found._asdict().items()}
-    names = [name for name in ("hands", "ignore_boxes") if name in file.schema_arrow.names]
-    table = file.read(columns=names)
-    hands = table.column("hands").combine_chunks()
-    arrays["hand_start"] = np.concatenate([[0], np.cumsum(hands.value_lengths().to_numpy(zero_copy_only=False))]).astype(np.int64)
-    flat = hands.flatten()
-    for i in range(flat.type.num_fields):
-        values = _numbers(flat.field(i))
-        if values is not None:
-            arrays[f"hand.{flat.type.field(i).name}"] = values
-    lists = (
-        table.column("ignore_boxes").combine_chunks() if "ignore_boxes" in names else pa.array([[]] * len(table), pa.list_(pa.float32()))
-    )
-    arrays["ignore_start"] = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))]).astype(np.int64)
-    boxes = _numbers(lists.flatten())
-    arrays["ignore"] = np.zeros((0, 4), np.float32) if boxes is None else boxes.reshape(-1, 4)
-    return arrays
-
-
-def _numbers(values: pa.Array) -> np.ndarray | None:
-    """Numbers or fixed-size lists of them as an array [n, *shape]; None for what has no fixed shape or is text."""
-    shape = []
-    while pa.types.is_fixed_size_list(values.type):
-        shape.append(values.type.list_size)
-        values = values.flatten()
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
-        return None
-    return values.to_numpy(zero_copy_only=False).reshape(-1, *shape)

@@ -1,9 +1,13 @@
 """Reading shards: byte for byte what Parquet's own reader gives, and a clear word on everything that is not a sound shard."""
 
 import json
+import re
 import threading
+from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -92,7 +96,103 @@ def test_a_flipped_byte_is_seen(shards, cache):
     assert dataset.shards[0].image(39)  # of another page
 
 
-def listed(paths, **change):
+def opened(data: bytearray, path: Path) -> Dataset | str:
+    """Of these bytes, or what is said of them."""
+    path.write_bytes(data)
+    try:
+        return Dataset.of([path], path.with_suffix(""))
+    except ValueError as error:
+        return str(error)
+
+
+def flipped(data: bytes, place: int, bit: int) -> bytearray:
+    other = bytearray(data)
+    other[place] ^= 1 << bit
+    return other
+
+
+def test_a_flipped_bit_among_the_hands_is_named_or_does_no_harm(shards, tmp_path):
+    """Of the pages' headers a few bits say nothing that is read."""
+    (path,) = shards(1, row_group_size=40)
+    wanted = Dataset.of([path], tmp_path / "sound").shards[0].columns
+    group, said = pq.read_metadata(path).row_group(0), []
+    for chunk in (group.column(k) for k in range(group.num_columns) if group.column(k).path_in_schema.startswith("hands")):
+        for place in np.linspace(chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size - 1, 4).astype(int).tolist():
+            said.append(opened(flipped(path.read_bytes(), place, place % 8), tmp_path / f"damaged-{place}.parquet"))
+    assert sum(isinstance(each, str) for each in said) > 0.7 * len(said)
+    for each in said:
+        if isinstance(each, str):
+            assert re.search(r"damaged-\d+.parquet is damaged", each)
+        else:
+            assert all(np.array_equal(each.shards[0].columns[name], values, equal_nan=True) for name, values in wanted.items())
+
+
+def test_a_damaged_page_header_is_named(shards, tmp_path):
+    (path,) = shards(1)
+    end = int(extents(path, "image", map_file(path)).page_offset[1])
+    said = [opened(flipped(path.read_bytes(), end - 1 - k // 3, k % 8), tmp_path / f"damaged-{k}.parquet") for k in range(60)]
+    named = [each for each in said if isinstance(each, str)]
+    assert len(named) > 10
+    assert all(re.search(r"damaged-\d+.parquet", each) for each in named)
+
+
+def test_what_other_writers_make_of_a_shard_is_read_too(shards, cache, tmp_path):
+    """DuckDB knows neither lists of a fixed length nor columns without nulls."""
+    (path,) = shards(1)
+    other = tmp_path / "other.parquet"
+    duckdb.sql(f"copy (select nullif(hands, []) as hands, ignore_boxes, image from '{path}') to '{other}'")
+    assert pq.read_schema(other).field("hands").type.value_type.field("box").type == pa.list_(pa.field("element", pa.float32()))
+    assert pq.read_table(other)["hands"].null_count == 14
+    got, wanted = (Dataset.of([each], cache) for each in (other, path))
+    assert [bytes(got.shards[0].image(k)) for k in range(40)] == [bytes(wanted.shards[0].image(k)) for k in range(40)]
+    for rows_of in (
+        lambda dataset: dataset.hands(range(40), ["box", "side", "keypoints", "keep"]),
+        lambda dataset: dataset.ignore(range(40)),
+    ):
+        (of, values), (true_of, true_values) = rows_of(got), rows_of(wanted)
+        assert np.array_equal(of, true_of)
+        np.testing.assert_equal(values, true_values)
+
+
+def test_hands_that_lack_something_are_unknown_and_rows_that_lack_an_image_corrupt(cache, tmp_path):
+    hand = {"box": [1.0, 2, 3, 4], "keypoints": [[5.0, 6, 1]] * 2, "side": 1}
+    table = pa.table(
+        {
+            "hands": [[hand, hand | {"keypoints": None}], None, [hand | {"keypoints": [[7.0, 8, 1]] * 2}]],
+            "image": pa.array([b"a", None, b"c"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    dataset = Dataset.of([tmp_path / "a.parquet"], cache)
+    of, hands = dataset.hands([0, 1, 2], ["box", "keypoints", "side"])
+    assert of.tolist() == [0, 0, 2]
+    assert hands["keypoints"][:, 0, 0].tolist() == pytest.approx([5, np.nan, 7], nan_ok=True)
+    assert hands["box"].shape == (3, 4)
+    assert bytes(dataset.shards[0].image(2)) == b"c"
+    with pytest.raises(CorruptSampleError, match="row 1 has no image"):
+        dataset.shards[0].image(1)
+    with pytest.raises(ValueError, match=r"the hands of .*a.parquet have no column 'keep'"):
+        dataset.hands([2], ["box", "keep"])
+
+
+def test_no_rows_have_no_hands(shards, cache):
+    """A batch of several datasets may hold nothing of one of them."""
+    dataset = Dataset.of(shards(1), cache)
+    of, hands = dataset.hands([], ["box", "keypoints"])
+    assert (of.shape, hands["box"].shape, hands["keypoints"].shape) == ((0,), (0, 4), (0, 21, 3))
+    assert hands["box"].dtype == np.float32
+    assert dataset.ignore([])[1].shape == (0, 4)
+
+
+def test_what_is_no_shard_is_named(cache, tmp_path):
+    pq.write_table(pa.table({"hands": [[1.0]], "image": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        ValueError, match=r"a.parquet has images of type string and hands of type list<.*: they must be JPEG bytes and lists"
+    ):
+        Dataset.of([tmp_path / "a.parquet"], cache)
+
+
+def listed(paths):
     """Write the index beside the split's folder."""
     folder = paths[0].parents[1]
     entries = [{"path": f"train/{p.name}", "split": "train", "bytes": p.stat().st_size} for p in paths]

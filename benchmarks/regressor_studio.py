@@ -15,7 +15,6 @@ from rich.table import Table as Grid
 
 from benchmarks.machine import describe
 from pipeline.studio_shards import StudioShards, write_studio_shards
-from training.average import warmup_for
 from training.checkpoint import Checkpoint
 from training.loader import Loader
 from training.loop import Run, TrainSettings
@@ -48,7 +47,6 @@ def train(folder: Path, out: Path, settings: RegressorSettings, minutes: float, 
         max_minutes=minutes,
         precision="bfloat16",
         warmup_steps=min(200, expected // 10),
-        average_warmup=warmup_for(expected),
     )
     task = RegressorTask(held_out=None, network_settings=settings, augmentation=AUGMENTATION)
     run = Run(task, loader, chosen, out, device)

@@ -1,33 +1,31 @@
 """The moving average of a network's weights: what is evaluated and shipped."""
 
 import copy
-import math
 
 import torch
 from torch import nn
 
+RECENT = 20
+"""The average is over about the last twentieth of the steps so far, until `decay` bounds it."""
+
 
 class Average:
-    """Exponential, in float32, slow at the start: decay 0.9999 (1 - exp(-n / 2000)) at the n-th step."""
+    """Exponential, in float32: after step n it keeps n / (n + 20) of what it was, `decay` at the most.
 
-    def __init__(self, network: nn.Module, decay: float = 0.9999, warmup: float = 2000.0) -> None:
+    The window grows with the run, so that a run of any length, known or not, ends with an average of its end: neither of steps of the
+    start, nor of a handful, as a window has that opens by a fixed number of steps.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.9999) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay, self.warmup = decay, warmup
+        self.decay = decay
 
     @torch.no_grad()
     def update(self, network: nn.Module, num_steps: int) -> None:
         """Take in the weights after step `num_steps` (counted from 1); integer buffers are copied."""
-        keep = self.decay * (1 - math.exp(-num_steps / self.warmup))
+        keep = min(self.decay, num_steps / (num_steps + RECENT))
         averaged, fresh = self.network.state_dict(), network.state_dict()
         real = [name for name, values in averaged.items() if values.is_floating_point()]
         torch._foreach_lerp_([averaged[name] for name in real], [fresh[name].to(averaged[name]) for name in real], 1 - keep)
         for name in averaged.keys() - set(real):
             averaged[name].copy_(fresh[name])
-
-
-def warmup_for(num_steps: int) -> float:
-    """The `warmup` by which a run of so many steps ends with an average over about its last twentieth; 2000 at the most.
-
-    A shorter one would freeze the average at weights of the middle of the run.
-    """
-    return min(2000.0, num_steps / math.log(max(num_steps / 20, math.e)))

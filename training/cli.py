@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from training.average import warmup_for
 from training.detector.ablations import DetectorRecipe, ablations
 from training.detector.network import DetectorSettings
 from training.detector.objective import DetectorLossWeights
@@ -139,7 +138,6 @@ def train_detector(arguments: argparse.Namespace) -> None:
         max_minutes=arguments.minutes,
         precision=arguments.precision,
         warmup_steps=min(500, max(1, len(loader) * arguments.epochs // 20)),
-        average_warmup=warmup_for(len(loader) * arguments.epochs),
     )
     metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     _print(metrics, f"{arguments.out / 'best.pt'}")

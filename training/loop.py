@@ -55,11 +55,9 @@ class TrainSettings:
     """Batches whose loss is not finite are skipped and counted; more than these end the run, the last one saved."""
     max_minutes: float = math.inf
     """The run ends after this time, over all its starts, as if all epochs had been trained: the learning rate follows the clock then."""
-    average_warmup: float = 2000.0
-    """Steps over which the average of the weights becomes slow."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes", "average_warmup"):
+        for name in ("epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name} must be more than 0, got {getattr(self, name)}")
 
@@ -110,7 +108,7 @@ class Run:
         self.progress = Progress()
         torch.manual_seed(loader.seed)
         self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.plain, warmup=settings.average_warmup)
+        self.average = Average(self.plain)
         self.optimizer = _adamw(task, self.plain, settings)
         self.rival = Rival(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()

@@ -10,7 +10,7 @@ from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
 from training.shards import Dataset
 
-SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, warmup_steps=5, average_warmup=5.0)
+SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, warmup_steps=5)
 
 
 def loader(paths) -> Loader:

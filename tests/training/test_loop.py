@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.training.tiny import MeanColour, run
-from training.average import Average, warmup_for
+from training.average import Average
 from training.checkpoint import Checkpoint, load_weights
 from training.loop import NotFiniteError, TrainSettings
 
@@ -171,8 +171,8 @@ def test_warm_up_and_cosine_by_hand(shards, tmp_path):
 
 def test_average_by_hand():
     network = torch.nn.BatchNorm1d(1)
-    average = Average(network, decay=0.9, warmup=2.0)
-    kept, wanted = [0.9 * (1 - math.exp(-n / 2)) for n in (1, 2)], 1.0
+    average = Average(network, decay=0.08)
+    kept, wanted = [1 / 21, 0.08], 1.0
     for n, value in enumerate((3.0, 7.0)):
         with torch.no_grad():
             network.weight.fill_(value)
@@ -185,10 +185,10 @@ def test_average_by_hand():
 
 
 @pytest.mark.parametrize("num_steps", [200, 1_000, 10_000])
-def test_at_the_end_of_a_run_the_average_holds_its_last_steps(num_steps):
+def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps):
     """Of a weight that grows by one a step, the average lags behind by about a twentieth of the run."""
     network = torch.nn.Linear(1, 1, bias=False)
-    average = Average(network, warmup=warmup_for(num_steps))
+    average = Average(network)
     for n in range(1, num_steps + 1):
         with torch.no_grad():
             network.weight.fill_(n)
@@ -249,7 +249,7 @@ def test_weights_are_all_or_nothing():
     assert torch.equal(network.weight, before)
 
 
-@pytest.mark.parametrize("name", ["epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes", "average_warmup"])
+@pytest.mark.parametrize("name", ["epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes"])
 def test_senseless_settings_are_refused(name):
     with pytest.raises(ValueError, match=f"train.{name} must be more than 0"):
         TrainSettings(**{name: 0})

@@ -99,7 +99,7 @@ class ContestedColour(MeanColour):
 def run(shards: list[Path], folder: Path, task: MeanColour, *, batch: int = 8, rank: int = 0, world_size: int = 1, **settings: Any) -> Run:
     frames = Frames(dataset=Dataset.of(shards, shards[0].parents[1] / "cache"), size=32)
     loader = Loader(products=[frames], batch_size=batch, rank=rank, world_size=world_size, num_threads=1)
-    chosen = TrainSettings(**({"epochs": 2, "learning_rate": 1e-2, "warmup_steps": 5, "average_warmup": 5.0} | settings))
+    chosen = TrainSettings(**({"epochs": 2, "learning_rate": 1e-2, "warmup_steps": 5} | settings))
     return Run(task, loader, chosen, folder)
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.average import warmup_for
 from training.loop import TrainSettings
 from training.regressor.ablations import ABLATIONS
 
@@ -88,7 +87,6 @@ def train_regressor(arguments: argparse.Namespace) -> None:
         compile=arguments.compile,
         patience=arguments.epochs,
         warmup_steps=min(arguments.warmup, max(1, num_steps // 20)),
-        average_warmup=warmup_for(num_steps),
     )
     figures = launch(_task(arguments), loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     console = Console(soft_wrap=True)

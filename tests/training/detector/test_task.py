@@ -9,7 +9,6 @@ import simplejpeg
 import torch
 
 from tests.training.conftest import rows, write
-from training.average import warmup_for
 from training.cli import main
 from training.detector.augment import Augmentation
 from training.detector.task import DetectorTask
@@ -60,7 +59,7 @@ def test_eight_pictures_are_learnt_by_heart(eight, tmp_path):
     eight = replace(eight, size=96)
     loader = Loader(products=[eight], batch_size=8, num_threads=1)
     task = DetectorTask(held_out=eight, augmentation=Augmentation.none())
-    settings = TrainSettings(epochs=260, learning_rate=4e-3, warmup_steps=10, average_warmup=warmup_for(260))
+    settings = TrainSettings(epochs=260, learning_rate=4e-3, warmup_steps=10)
     run = Run(task, loader, settings, tmp_path / "run")
     for _ in range(settings.epochs):
         run._epoch()

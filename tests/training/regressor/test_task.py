@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def run(folder, out, task, batch=4, **settings) -> Run:
     crops = crops_of(folder / "train" / "train-0.parquet", size=384)
     loader = Loader(products=[crops], batch_size=batch, num_threads=1)
-    chosen = {"epochs": 1, "learning_rate": 3e-4, "warmup_steps": 2, "average_warmup": 2.0, "clip_norm": 1.0} | settings
+    chosen = {"epochs": 1, "learning_rate": 3e-4, "warmup_steps": 2, "clip_norm": 1.0} | settings
     return Run(task, loader, TrainSettings(**chosen), out)
 
 

@@ -5,9 +5,10 @@ global batch is the unit: rank r of w takes its w-th part, so that the same samp
 """
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,8 @@ _SUBSTITUTES = 256
 """Samples tried in place of a corrupt one: a damaged page takes a hundred small pictures with it."""
 _HANDFUL = 8
 """Pictures that a thread takes at a time: handing over each on its own costs two threads a tenth of their time."""
+_STEPS_AT_ONCE = 64
+"""Whose order is computed in one go: for few samples it costs as much as for many."""
 
 
 class Samples(NamedTuple):
@@ -128,25 +131,17 @@ class Loader:
         """Steps of an epoch: the same for every rank, what is left over waits for another epoch."""
         return len(self.mixture) // self.batch_size
 
-    def samples(self, epoch: int, step: int) -> Samples:
-        """This rank's samples of a step, computed from nothing."""
-        share = self.batch_size // self.world_size
-        position = step * self.batch_size + self.rank * share + np.arange(share)
-        dataset, sample = self.mixture.at(epoch, position, shuffle=self.shuffle)
-        base = np.uint64(key_of(self.seed, "augment", epoch))
-        key = mixed(position.astype(np.uint64) + base).view(np.int64)
-        return Samples(dataset, sample, key)
-
     def epoch(self, epoch: int, step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from a step on."""
         shape = (self.batch_size // self.world_size, *self.products[0].shape)
         ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory) for _ in range(self.prefetch + 2)]
         ahead: deque[tuple[Samples, Tensor, list[Future[list[int]]]]] = deque()
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        order = enumerate(self._order(epoch, step), step)
         try:
             for now in range(step, len(self)):
-                for later in range(now + len(ahead), min(now + self.prefetch + 1, len(self))):
-                    samples, images = self.samples(epoch, later), ring[later % len(ring)]
+                for later, samples in islice(order, self.prefetch + 1 - len(ahead)):
+                    images = ring[later % len(ring)]
                     ahead.append((samples, images, self._decoded(pool, samples, images.numpy())))
                 samples, images, read = ahead.popleft()
                 sample = np.array([sample for future in read for sample in future.result()], np.int64)
@@ -155,6 +150,18 @@ class Loader:
                 yield Batch(epoch=epoch, step=now, images=images, key=key, samples=samples, labels=self._labels(samples))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, epoch: int, step: int) -> Iterator[Samples]:
+        """This rank's samples of each step from one on, computed from nothing."""
+        share = self.batch_size // self.world_size
+        base = np.uint64(key_of(self.seed, "augment", epoch))
+        mixture, here = self.mixture, self.rank * share + np.arange(share)
+        for start in range(step, len(self), _STEPS_AT_ONCE):
+            steps = np.arange(start, min(start + _STEPS_AT_ONCE, len(self)))
+            position = (steps[:, None] * self.batch_size + here).ravel()
+            dataset, sample = mixture.at(epoch, position, shuffle=self.shuffle)
+            key = mixed(position.astype(np.uint64) + base).view(np.int64)
+            yield from map(Samples, *(values.reshape(-1, share) for values in (dataset, sample, key)))
 
     def _labels(self, samples: Samples) -> dict[str, np.ndarray]:
         """The labels of all datasets as one, `image` counting within the batch."""

@@ -2,8 +2,8 @@
 
 A shard is fetched once, aside, checked against the sha256 of index.json and renamed; ranks of one machine share it. What was used
 longest ago makes room, never a shard of the split that is being opened. Shards for which there is no room are taken apart and dropped:
-their hands stay on disk, and their pictures are read one by one, by byte range. So the order of samples is the same full shuffle
-wherever the shards lie.
+their hands stay on disk, and their pictures are read one by one, by byte range, each checked by a CRC-32 of its own. So the order of
+samples is the same full shuffle wherever the shards lie.
 """
 
 import dataclasses
@@ -12,13 +12,16 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
+from jaxtyping import UInt32
 from pyarrow import NativeFile, fs
 
 from training.shards import CorruptSampleError, Shard, far_shard, open_shard
@@ -69,7 +72,7 @@ def limit_bytes(cache: Path) -> int:
     if named:
         try:
             return int(float(named) * 1e9)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"WHIM_CACHE_GB must be a number of gigabytes, got {named!r}") from error
     cache.mkdir(parents=True, exist_ok=True)
     held = sum(path.stat().st_size for path in cache.glob("shards/*.parquet"))
@@ -91,33 +94,54 @@ def make_room(cache: Path, num_bytes: int, wanted: Iterable[Path]) -> None:
 def fetched(origin: Origin, cache: Path) -> Shard:
     """A shard from the cache, else from the store. Raises as `remote_shards`."""
     local = _local(origin, cache)
-    note = local.with_suffix(".json")  # the identity of a shard that was taken apart
     local.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(local.with_suffix(".lock")):
         if local.exists():
             os.utime(local)
         elif origin.keep:
             _download(origin, local)
-        elif not note.exists():
-            with tempfile.TemporaryDirectory(dir=local.parent) as aside:
-                whole = Path(aside) / local.name
-                _download(origin, whole)
-                note.write_text(json.dumps(open_shard(whole, cache).identity))
         if local.exists():
             shard = open_shard(local, cache)
         else:
-            shard = far_shard(local, cache, json.loads(note.read_text()), partial(_read, origin))
+            identity, crc = _taken_apart(origin, local, cache)
+            shard = far_shard(local, cache, identity, partial(_picture, origin, crc))
     if shard.mapped is None and shard.found is None:
         raise ValueError(f"{origin.path} of {origin.uri} does not fit into {cache} and cannot be read by byte range: raise WHIM_CACHE_GB")
     return dataclasses.replace(shard, again=(fetched, (origin, cache)))
 
 
+def _taken_apart(origin: Origin, local: Path, cache: Path) -> tuple[str, UInt32[np.ndarray, "rows"]]:
+    """Identity of a shard that may not stay, and a CRC-32 of each picture, by which it is known when it comes alone. Fetched whole once."""
+    note = local.with_suffix(".npz")
+    if note.exists():
+        with np.load(note, allow_pickle=False) as told:
+            identity, crc = str(told["identity"]), told["crc"]
+        if (cache / identity).exists():
+            return identity, crc
+    with tempfile.TemporaryDirectory(dir=local.parent) as aside:
+        whole, written = Path(aside) / local.name, Path(aside) / note.name
+        _download(origin, whole)
+        shard = open_shard(whole, cache)
+        if not (cache / shard.identity).exists():
+            raise OSError(f"cannot keep the hands of {origin.path} of {origin.uri} in {cache}: make room there, or set WHIM_CACHE")
+        extents = zip(shard.found.offset.tolist(), shard.found.size.tolist(), strict=True) if shard.found else ()
+        assert shard.mapped
+        crc = np.array([zlib.crc32(memoryview(shard.mapped)[start : start + size]) for start, size in extents], np.uint32)
+        np.savez(written, identity=shard.identity, crc=crc)
+        written.rename(note)
+    return shard.identity, crc
+
+
+def _picture(origin: Origin, crc: UInt32[np.ndarray, "rows"], row: int, offset: int, size: int) -> memoryview:
+    return _read(origin, offset, size, int(crc[row]))
+
+
 @lru_cache(maxsize=1024)  # a batch asks for a picture's bytes twice: to decode it, and for its size
-def _read(origin: Origin, offset: int, size: int) -> memoryview:
-    """Bytes of a file of the store. Raises CorruptSampleError where the file is shorter."""
+def _read(origin: Origin, offset: int, size: int, crc: int) -> memoryview:
+    """Bytes of a file of the store. Raises CorruptSampleError where they are not those that were there."""
     data = _opened(origin).read_at(size, offset)
-    if len(data) != size:
-        raise CorruptSampleError(f"{origin.path} of {origin.uri} ends before byte {offset + size}: upload it again")
+    if zlib.crc32(data) != crc:
+        raise CorruptSampleError(f"{origin.path} of {origin.uri}, bytes {offset} to {offset + size}, has changed: upload it again")
     return memoryview(data)
 
 

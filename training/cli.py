@@ -20,7 +20,7 @@ from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
 from training.regressor.cli import add_commands as add_regressor_commands
 from training.regressor.evaluate_command import add_command as add_regressor_evaluation
-from training.shards import Dataset, listed
+from training.shards import Dataset
 
 if TYPE_CHECKING:
     from training.detector.inference import HandDetector
@@ -220,13 +220,14 @@ def _test_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledPic
     if arguments.whim:
         return "whim", official_whim(arguments.whim, arguments.media), 0.5
     frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=arguments.image)
-    return f"{arguments.data.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
+    place = Path(str(arguments.data).partition("?")[0])  # of a store without what only leads there
+    return f"{place.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
 
 
 def _held_out(folders: Sequence[Path], size: int) -> Frames | None:
     """Frames of val, else of test, of all folders that have any."""
-    paths = [path for folder in folders for path in list(listed(folder, "val")) or list(listed(folder, "test"))]
-    return Frames(dataset=Dataset.of(paths), size=size) if paths else None
+    dataset = Dataset.held_out(folders)
+    return Frames(dataset=dataset, size=size) if dataset else None
 
 
 def _print(figures: Mapping[str, float], title: str, beside: Mapping[str, float | None] | None = None) -> None:

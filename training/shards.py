@@ -8,7 +8,7 @@ unpacked once into plain arrays beside a cache key, and mapped from then on.
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
@@ -44,8 +44,8 @@ class Shard:
     """Row after the last one of each row group."""
     mapped: mmap | None
     found: Extents | None
-    far: Callable[[int, int], memoryview] | None = None
-    """Bytes from an offset on, of a file that is not here; then nothing is mapped."""
+    far: Callable[[int, int, int], memoryview] | None = None
+    """The image of a row, its offset and size being these, of a file that is not here; then nothing is mapped."""
     again: tuple[Any, ...] | None = None
     """How another process opens it, as `__reduce__` says it; None: by its path."""
     hand_start: Int64[np.ndarray, "rows_and_1"]
@@ -71,7 +71,7 @@ class Shard:
         start, size = int(self.found.offset[row]), int(self.found.size[row])
         if self.mapped is None:
             assert self.far
-            return self.far(start, size)
+            return self.far(row, start, size)
         page = int(self.found.page[row])
         if page not in self.sound:
             self.sound[page] = page_is_sound(self.mapped, self.found, page)
@@ -113,24 +113,25 @@ class Dataset:
         A folder of an object store (`s3://bucket/prefix`) needs its index.json; see `training.cache`.
         Raises FileNotFoundError for a shard that is missing, ValueError for one that is damaged, of another schema or without rows.
         """
-        scheme, _, place = str(folder).partition(":/")  # a Path makes s3:/bucket of s3://bucket
-        if place and len(scheme) > 1:
-            from training.cache import remote_shards
+        return cls._of(opened(folder, split, cache), f"the {split} split of {folder}")
 
-            uri = f"{scheme}://{place.removeprefix('/')}"
-            return cls._of(remote_shards(uri, split, cache or default_cache()), f"the {split} split of {uri}")
-        return cls.of(list(listed(Path(folder), split)), cache)
+    @classmethod
+    def held_out(
+        cls, folders: Sequence[Path | str], splits: Sequence[str] = ("val", "test"), cache: Path | None = None
+    ) -> "Dataset | None":
+        """Of each folder the first of these splits that has rows; None where no folder has any. Raises as `open`."""
+        shards = [shard for folder in folders for shard in next(filter(None, (opened(folder, split, cache) for split in splits)), [])]
+        return cls._of(shards, "what is held out") if shards else None
 
     @classmethod
     def of(cls, paths: Sequence[Path], cache: Path | None = None) -> "Dataset":
         """The rows of some files."""
-        return cls._of([open_shard(path, cache or default_cache()) for path in paths], ", ".join(map(str, paths)) or "no shards")
+        return cls._of(_with_rows(open_shard(path, cache or default_cache()) for path in paths), ", ".join(map(str, paths)) or "no shards")
 
     @classmethod
     def _of(cls, shards: Sequence[Shard], where: str) -> "Dataset":
-        shards = [shard for shard in shards if shard.num_rows]
         if not shards:
-            raise ValueError(f"no rows in {where}: nothing to train on")
+            raise ValueError(f"no rows in {where}: nothing to train on, nothing to measure")
         start = np.cumsum([0, *(shard.num_rows for shard in shards)])
         return cls(shards, f"{key_of(*(shard.identity for shard in shards)):016x}", start)
 
@@ -172,6 +173,21 @@ def default_cache() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whim"
 
 
+def opened(folder: Path | str, split: str, cache: Path | None = None) -> list[Shard]:
+    """The shards of a split that have rows, here or in an object store. Raises as `Dataset.open`, but for there being none."""
+    cache = cache or default_cache()
+    scheme, _, place = str(folder).partition(":/")  # a Path makes s3:/bucket of s3://bucket
+    if place and len(scheme) > 1:
+        from training.cache import remote_shards
+
+        return _with_rows(remote_shards(f"{scheme}://{place.removeprefix('/')}", split, cache))
+    return _with_rows(open_shard(path, cache) for path in _listed(Path(folder), split))
+
+
+def _with_rows(shards: Iterable[Shard]) -> list[Shard]:
+    return [shard for shard in shards if shard.num_rows]
+
+
 def open_shard(path: Path, cache: Path) -> Shard:
     """Open one file; its index and hand columns are made at the first time. Raises as `Dataset.open`."""
     file = open_parquet(path)
@@ -181,7 +197,7 @@ def open_shard(path: Path, cache: Path) -> Shard:
     return _shard(arrays, path=path, cache=cache, identity=identity, group_end=groups, mapped=mapped)
 
 
-def far_shard(path: Path, cache: Path, identity: str, far: Callable[[int, int], memoryview]) -> Shard:
+def far_shard(path: Path, cache: Path, identity: str, far: Callable[[int, int, int], memoryview]) -> Shard:
     """A shard that was opened here once and is not here any more: its hands are."""
     return _shard(kept(cache / identity), path=path, cache=cache, identity=identity, group_end=np.zeros(0, np.int64), mapped=None, far=far)
 
@@ -198,7 +214,7 @@ def _shard(arrays: dict[str, np.ndarray], **facts: Any) -> Shard:
     )
 
 
-def listed(folder: Path, split: str) -> Iterator[Path]:
+def _listed(folder: Path, split: str) -> Iterator[Path]:
     """The files of a split. Raises as `Dataset.open`."""
     index = folder / "index.json"
     if not index.exists():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from moto.server import ThreadedMotoServer
 
 from fitting.files import sha256_of
 from tests.training.conftest import rows, write
-from training.cache import make_room
+from training.cache import limit_bytes, make_room
+from training.cli import _held_out, _test_set, build_parser
 from training.loader import Loader
 from training.products import Frames
-from training.shards import Dataset
+from training.shards import CorruptSampleError, Dataset
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,10 @@ def packed(tmp_path, store) -> tuple[Path, str]:
     client, options = store
     folder, prefix = tmp_path / "packed", tmp_path.name
     entries = []
-    for k in range(3):
-        path = write(folder / "train" / f"train-{k}.parquet", rows(40 * k, 40))
-        entries.append({"path": f"train/{path.name}", "split": "train", "bytes": path.stat().st_size, "sha256": sha256_of(path)})
-        client.upload_file(str(path), "hands", f"{prefix}/train/{path.name}")
+    for k, split in enumerate(("train", "train", "train", "test")):
+        path = write(folder / split / f"{split}-{k}.parquet", rows(40 * k, 40))
+        entries.append({"path": f"{split}/{path.name}", "split": split, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        client.upload_file(str(path), "hands", f"{prefix}/{split}/{path.name}")
     index = json.dumps({"shards": entries})
     (folder / "index.json").write_text(index)
     client.put_object(Bucket="hands", Key=f"{prefix}/index.json", Body=index.encode())
@@ -68,6 +70,55 @@ def test_the_same_batches_as_from_a_disk_whatever_fits(packed, tmp_path, monkeyp
     for (images, box), (wanted, wanted_box) in zip(batches(far), batches(near), strict=True):
         assert torch.equal(images, wanted)
         assert np.array_equal(box, wanted_box)
+
+
+def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(packed, tmp_path, cache, monkeypatch):
+    folder, uri = packed
+    monkeypatch.setenv("WHIM_CACHE", str(cache))
+    far, near = (_held_out([Path(place)], 96) for place in (uri, str(folder)))
+    assert far.dataset.fingerprint == near.dataset.fingerprint
+    assert bytes(far.dataset.shards[0].image(3)) == bytes(near.dataset.shards[0].image(3))
+    assert len(far) == 40, "no shard of val: those of test"
+    write(tmp_path / "other" / "val" / "one.parquet", rows(7, 3))
+    assert len(_held_out([Path(uri), tmp_path / "other"], 96)) == 43
+    (tmp_path / "nothing").mkdir()
+    assert _held_out([tmp_path / "nothing"], 96) is None
+    name, pictures, _ = _test_set(build_parser().parse_args(["evaluate-detector", "best.pt", "--data", uri, "--image", "96"]))
+    assert name == f"{tmp_path.name}-test", "a file's name: without the store's options"
+    assert len(list(pictures)) == 40
+
+
+def test_a_picture_that_has_changed_in_the_store_is_quarantined(packed, store, tmp_path, monkeypatch):
+    folder, uri = packed
+    monkeypatch.setenv("WHIM_CACHE_GB", "0")
+    dataset = Dataset.open(uri, "train", tmp_path / "far")
+    shard = dataset.shards[1]
+    place = int(shard.found.offset[7]) + 300
+    client, _ = store
+    changed = bytearray((folder / "train" / "train-1.parquet").read_bytes())
+    changed[place] ^= 1
+    client.put_object(Bucket="hands", Key=f"{uri.split('/')[3].split('?')[0]}/train/train-1.parquet", Body=bytes(changed))
+    with pytest.raises(CorruptSampleError, match=r"train-1.parquet of s3://.*, bytes \d+ to \d+, has changed: upload it again"):
+        shard.image(7)
+    loader = Loader(products=[Frames(dataset=dataset, size=96)], batch_size=24)
+    assert 47 not in np.concatenate([batch.samples.sample for batch in loader.epoch(0)])
+    assert list(loader.quarantine.reasons) == [(0, 47)]
+
+
+def test_a_cache_that_lost_the_hands_of_a_shard_fetches_them_again(packed, tmp_path, monkeypatch):
+    _, uri = packed
+    monkeypatch.setenv("WHIM_CACHE_GB", "0")
+    first = Dataset.open(uri, "train", tmp_path / "far")
+    shutil.rmtree(tmp_path / "far" / first.shards[0].identity)
+    again = Dataset.open(uri, "train", tmp_path / "far")
+    assert np.array_equal(again.hands(range(40), ["box"])[1]["box"], first.hands(range(40), ["box"])[1]["box"])
+
+
+@pytest.mark.parametrize("words", ["much", "inf"])
+def test_a_limit_that_is_no_number_is_named(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHIM_CACHE_GB", words)
+    with pytest.raises(ValueError, match=f"WHIM_CACHE_GB must be a number of gigabytes, got '{words}'"):
+        limit_bytes(tmp_path)
 
 
 def test_what_is_here_is_not_fetched_again(packed, store, tmp_path, monkeypatch):

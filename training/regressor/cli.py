@@ -146,14 +146,14 @@ def _task(arguments: argparse.Namespace) -> Any:
     from training.regressor.network import RegressorSettings
     from training.regressor.objective import RegressorLossWeights
     from training.regressor.task import AdversarialRegressorTask, RegressorTask
-    from training.shards import listed
+    from training.shards import Dataset
 
     row = ABLATIONS[arguments.ablation]
     asked = {"size": arguments.size, "drop_path": arguments.drop_path, "checkpoint_activations": arguments.checkpoint_activations}
     asked |= {} if arguments.refine_steps is None else {"refine_steps": arguments.refine_steps}
     asked |= {} if arguments.aggregation is None else {"aggregation": tuple(arguments.aggregation)}
     held_out = arguments.held_out or arguments.data[0]
-    measured = any(listed(held_out, "val"))
+    measured = Dataset.held_out([held_out], ("val",)) is not None
     if not measured:
         print(f"{held_out} has no shard of a val split: nothing is measured, best.pt is the last epoch's")
     vitpose = arguments.vitpose if row.vitpose else None

@@ -14,6 +14,7 @@ from training.loop import Layered, Run, Task, TrainSettings
 from training.regressor.augment import CropAugmentation
 from training.regressor.evaluate import shards_benchmark
 from training.regressor.network import RegressorSettings
+from training.regressor.objective import RegressorLossWeights
 from training.regressor.task import FIGURES, AdversarialRegressorTask, RegressorTask
 from training.rival import Adversarial
 
@@ -54,6 +55,29 @@ def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder, tmp_pa
     notes = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert {"discriminator", "adversarial", "coarse_adversarial", "vertices", "coarse_points"} <= set(notes[0])
     assert (tmp_path / "pictures" / "epoch-0001.jpg").stat().st_size > 10_000
+
+
+def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(folder, tmp_path):
+    """Of its term alone; it sees poses and shapes, so that the camera's head learns nothing of it."""
+    nothing = dict.fromkeys(("vertices", "joints", "points", "rotations", "betas"), 0.0)
+    task = AdversarialRegressorTask(held_out=None, network_settings=TINY, weights=RegressorLossWeights(**nothing, adversarial=1.0))
+    one = run(folder, tmp_path, task)
+    batches = one.loader.epoch(0)
+    one.rival.plain.requires_grad_(False)
+    terms, poses = task.loss_against(one.plain, one.rival.plain, next(batches), one.device, 0.0)
+    batches.close()
+    sum(terms.values()).backward()
+    felt = {name for name, p in one.plain.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {
+        "backbone.patch_embed.proj.weight",
+        "tokens.learned",
+        "heads.pose.weight",
+        "heads.shape.weight",
+        "refinement.say.weight",
+    } <= felt
+    assert not {name for name in felt if name.startswith("heads.camera")}
+    assert all(p.grad is None for p in one.rival.plain.parameters())
+    assert not poses.pose.requires_grad, "nor does what it learns from reach the network"
 
 
 def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder, tmp_path):

@@ -28,6 +28,7 @@ from training.regressor.camera import (
     project_to_crop,
 )
 from training.regressor.evaluate import CROP_FACTOR
+from training.regressor.fastvit import folded
 from training.regressor.hand import HandEstimate
 from training.regressor.network import Regressor, RegressorSettings
 
@@ -163,10 +164,11 @@ def crop_of(
 
 
 def read(path: Path) -> Regressor:
-    """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a regressor."""
+    """The network of a checkpoint with its averaged weights, convolutions folded. Raises ValueError when it is none of a regressor."""
     saved = Checkpoint.load(path, "regressor")
     network = Regressor(RegressorSettings(**saved.settings))
     load_weights(network, saved.average, path)
+    folded(network)
     return network.eval()
 
 

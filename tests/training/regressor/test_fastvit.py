@@ -1,10 +1,15 @@
 """FastViT: shapes of the transformer's, and folded convolutions that answer what the sums did."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
+from training.checkpoint import Checkpoint, Progress
 from training.regressor.fastvit import FastViT, RepConv, RepMixer, folded
+from training.regressor.inference import read
+from training.regressor.network import Regressor, RegressorSettings
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -38,6 +43,19 @@ def test_the_whole_folded_network_answers_the_same():
     assert not any(isinstance(module, RepConv | RepMixer) for module in network.modules())
     for mine, theirs in zip(said, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_a_checkpoint_is_read_folded_and_answers_as_the_network_that_was_trained(tmp_path):
+    network = trained(Regressor(RegressorSettings(backbone="fastvit")))
+    weights = network.state_dict()
+    made = {"settings": asdict(network.settings), "network": weights, "average": weights}
+    Checkpoint(kind="regressor", **made, optimizer={}, progress=Progress(), data="").save(tmp_path / "best.pt")
+    ready = read(tmp_path / "best.pt")
+    assert not any(isinstance(module, RepConv | RepMixer) for module in ready.modules())
+    pictures = torch.rand(2, 3, 256, 256)
+    with torch.no_grad():
+        for mine, theirs in zip(ready(pictures)[-1], network(pictures)[-1], strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_it_has_the_parameters_of_sa12_and_the_two_blocks():

@@ -1,5 +1,6 @@
 """Pictures, videos and cameras frame by frame, and a video file that grows."""
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,11 @@ from jaxtyping import UInt8
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
+def is_camera(source: str) -> bool:
+    """webcam, or webcam:2 for /dev/video2."""
+    return re.fullmatch(r"webcam(:\d+)?", source) is not None
+
+
 def pictures_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
     """Time, frame rate (None of a picture) and RGB of each, turned upright."""
     if Path(source).suffix.lower() in PICTURES:
@@ -20,15 +26,16 @@ def pictures_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.
             raise ValueError(f"{source} cannot be read as a picture: does it exist, and is it whole?")
         yield 0.0, None, np.asarray(picture)
         return
-    camera = source.startswith("webcam")
+    camera = is_camera(source)
     place = f"/dev/video{source.partition(':')[2] or 0}" if camera else source
     try:
         with av.open(place, format="v4l2" if camera else None) as container:
             stream = container.streams.video[0]
             rate = Fraction(stream.average_rate or 25).limit_denominator(60_000)
-            for frame in container.decode(stream):
+            for number, frame in enumerate(container.decode(stream)):
                 turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                yield float(frame.time or 0.0), rate, np.ascontiguousarray(turned)
+                time_s = number / rate if frame.time is None else frame.time  # a bare stream has no clock
+                yield float(time_s), rate, np.ascontiguousarray(turned)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it a picture, a video or webcam?") from error
 

@@ -4,19 +4,22 @@ A video is read three times: to find the hands, to reconstruct those of many fra
 draw them when they are smooth. No more than a batch of frames is in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from html import escape
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
+from fitting.mano import load_hand_model
 from training.detector.inference import HandDetector
 from training.regressor.camera import frame_focal
 from training.regressor.draw import COLOURS, draw_mesh, mesh_faces
@@ -63,6 +66,8 @@ class ReconstructSettings:
     def __post_init__(self) -> None:
         if self.meshes not in ("glb", "obj", "none"):
             raise ValueError(f"reconstruct.meshes must be glb, obj or none, got {self.meshes}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"reconstruct.max_frames must be 1 or more, got {self.max_frames}")
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -80,24 +85,26 @@ def reconstruct(
 ) -> tuple[int, int]:
     """Write `out/NAME.mp4` or `.jpg`, `NAME.parquet`, `NAME.html` and `NAME-meshes/`; how many frames and hands.
 
-    Raises ValueError for what cannot be read, and for a focal length that no lens has.
+    Raises ValueError for what cannot be read, for a focal length that no lens has, and where the source itself would be written over.
     """
     out.mkdir(parents=True, exist_ok=True)
     name = Path(source).stem
     seen = look(detector, source, settings)
+    overlay = out / f"{name}.{'jpg' if seen.rate is None else 'mp4'}"
+    if overlay.exists() and overlay.samefile(source):
+        raise ValueError(f"the hands drawn on {source} would be written over it: name another folder by --out")
     hands = _reconstructed(reconstructor, source, seen, settings)
-    layer: HandLayer = reconstructor.network.cpu().hand
-    time_s = seen.time_s[seen.found.frame]
+    time_s, layer = seen.time_s[seen.found.frame], HandLayer(load_hand_model())
     hands = smooth(hands, seen.found.track, time_s, layer, seen.size, settings.focal_px, settings.tracks)
     pq.write_table(_table(hands, seen, time_s, settings), out / f"{name}.parquet")
+    faces = [mesh_faces(side) for side in (0, 1)]
     if settings.meshes != "none":
         for frame in np.unique(seen.found.frame):
-            rows = np.flatnonzero(seen.found.frame == frame)
-            write_meshes(
-                out / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", [_mesh(hands, seen.found, row) for row in rows.tolist()]
-            )
-    drawn = _draw(source, seen, hands, out / name, settings)
-    (out / f"{name}.html").write_text(page(name, drawn.name, seen))
+            rows = np.flatnonzero(seen.found.frame == frame).tolist()
+            meshes = [_mesh(hands, seen.found, row, faces) for row in rows]
+            write_meshes(out / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", meshes)
+    _draw(source, seen, hands, overlay, faces, settings)
+    (out / f"{name}.html").write_text(page(name, overlay.name, seen))
     return len(seen.time_s), len(hands)
 
 
@@ -142,10 +149,15 @@ def _reconstructed(reconstructor: HandReconstructor, source: str, seen: Seen, se
     return ReconstructedHands.joined(parts)
 
 
-def _draw(source: str, seen: Seen, hands: ReconstructedHands, stem: Path, settings: ReconstructSettings) -> Path:
-    """The meshes over every frame, far hands first; where it lies."""
-    faces = [mesh_faces(side) for side in (0, 1)]
-    path = stem.with_name(f"{stem.name}.{'jpg' if seen.rate is None else 'mp4'}")
+def _draw(
+    source: str,
+    seen: Seen,
+    hands: ReconstructedHands,
+    path: Path,
+    faces: Sequence[Int[np.ndarray, "faces 3"]],
+    settings: ReconstructSettings,
+) -> None:
+    """The meshes over every frame, far hands first."""
     with ExitStack() as stack:
         video: VideoFile | None = None
         for start, frames in _stretches(source, settings):
@@ -159,13 +171,12 @@ def _draw(source: str, seen: Seen, hands: ReconstructedHands, stem: Path, settin
                     continue
                 video = video or stack.enter_context(VideoFile(path, rate, picture.shape))
                 video.add(picture)
-    return path
 
 
-def _mesh(hands: ReconstructedHands, found: FoundHands, row: int) -> NamedMesh:
+def _mesh(hands: ReconstructedHands, found: FoundHands, row: int, faces: Sequence[Int[np.ndarray, "faces 3"]]) -> NamedMesh:
     side = int(hands.side[row])
     name = f"{('left', 'right')[side]}-{found.track[row]}"
-    return NamedMesh(name=name, vertices=hands.vertices[row] + hands.transl[row], faces=mesh_faces(side), colour=COLOURS[side])
+    return NamedMesh(name=name, vertices=hands.vertices[row] + hands.transl[row], faces=faces[side], colour=COLOURS[side])
 
 
 def _table(hands: ReconstructedHands, seen: Seen, time_s: Float[np.ndarray, "n"], settings: ReconstructSettings) -> pa.Table:
@@ -196,8 +207,9 @@ def page(name: str, shown: str, seen: Seen) -> str:
         first, last = seen.time_s[seen.found.frame[mine][[0, -1]]]
         side = ("left", "right")[int(seen.found.side[mine][0])]
         rows.append(f"<tr><td>{track}</td><td>{side}</td><td>{first:.2f} s</td><td>{last:.2f} s</td><td>{int(mine.sum())}</td></tr>")
-    look = f'<img src="{shown}" alt="hands">' if seen.rate is None else f'<video src="{shown}" controls loop muted autoplay></video>'
-    return PAGE.format(name=name, look=look, rows="\n".join(rows))
+    link = quote(shown)
+    look = f'<img src="{link}" alt="hands">' if seen.rate is None else f'<video src="{link}" controls loop muted autoplay></video>'
+    return PAGE.format(name=escape(name), look=look, rows="\n".join(rows))
 
 
 PAGE = """<!doctype html>

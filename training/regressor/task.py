@@ -99,8 +99,9 @@ class RegressorTask:
         with torch.inference_mode():
             said = network(as_floats(torch.from_numpy(pictures).to(device)))[-1]
             pixels = (project_to_crop(said.vertices, said.camera) + 0.5) * crops.size
+        faces = mesh_faces(RIGHT)
         for k, picture in enumerate(pictures):
-            draw_mesh(picture, said.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), mesh_faces(RIGHT))
+            draw_mesh(picture, said.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), faces)
             draw_dots(picture, (truth.points[k].cpu().numpy() + 0.5) * crops.size)
         sheet = np.zeros((-(-len(rows) // 6) * 6, *crops.shape), np.uint8)
         sheet[: len(rows)] = pictures

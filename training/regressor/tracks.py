@@ -8,11 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
+from scipy.sparse import csr_array
 
+from fitting.mano import LEFT
 from training.metrics import iou
-from training.regressor.camera import frame_focal
+from training.regressor.camera import frame_focal, mirrored_camera, mirrored_rotations
 from training.regressor.hand import HandEstimate, HandLayer
 from training.regressor.inference import ReconstructedHands, hands_of
+
+_AT_ONCE = 1024
+"""Hands that are posed together: the intermediate arrays of one take half a megabyte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +92,33 @@ def smooth(
     rotations, betas, camera = (values.copy() for values in (hands.rotations, hands.betas, hands.camera))
     for number in np.unique(track):
         rows = np.flatnonzero(track == number)
-        weights = np.exp(-0.5 * ((time_s[rows][:, None] - time_s[rows]) / settings.smooth_s) ** 2)
-        weights /= weights.sum(1, keepdims=True)
-        rotations[rows] = nearest_rotations(np.einsum("ab,bjcd->ajcd", weights, hands.rotations[rows]))
+        rows = rows[np.argsort(time_s[rows], kind="stable")]
+        weights = over_time(time_s[rows], settings.smooth_s)
+        rotations[rows] = nearest_rotations((weights @ hands.rotations[rows].reshape(-1, 16 * 9)).reshape(-1, 16, 3, 3))
         betas[rows] = hands.betas[rows].mean(0)
         camera[rows] = _of_places(weights @ _places(hands, rows), hands.square[rows])
-    mirror = np.where(hands.side == 0, -1.0, 1.0).astype(np.float32)
-    sign = np.stack([mirror, np.ones_like(mirror), np.ones_like(mirror)], 1)
-    as_right = rotations * sign[:, None, :, None] * sign[:, None, None, :]
-    camera = camera * np.stack([np.ones_like(mirror), mirror, np.ones_like(mirror)], 1)
+    left = torch.from_numpy(hands.side == LEFT)
+    rotation, place = mirrored_rotations(torch.from_numpy(rotations), left), mirrored_camera(torch.from_numpy(camera), left)
+    as_right = (torch.split(values, _AT_ONCE) for values in (rotation, torch.from_numpy(betas), place))
     with torch.no_grad():
-        said: HandEstimate = layer(*(torch.from_numpy(values.astype(np.float32)) for values in (as_right, betas, camera)))
+        parts = [layer(*some) for some in zip(*as_right, strict=True)]
+    said = HandEstimate(*(torch.cat(values) for values in zip(*parts, strict=True)))
     return hands_of(said, hands.square, hands.side, size, frame_focal(size, focal_px))
+
+
+def over_time(time_s: Float[np.ndarray, "n"], deviation_s: float) -> csr_array:
+    """Gaussian weights of moments about each moment, [n, n], that sum to 1 in each row; times in order.
+
+    Beyond five deviations there are none, so that an hour of one hand takes no more memory a frame than a second.
+    """
+    first = np.searchsorted(time_s, time_s - 5 * deviation_s, "left")
+    end = np.searchsorted(time_s, time_s + 5 * deviation_s, "right")
+    count = end - first
+    starts = np.concatenate([[0], np.cumsum(count)])
+    column = np.arange(starts[-1]) + np.repeat(first - starts[:-1], count)
+    weight = np.exp(-0.5 * ((time_s[column] - np.repeat(time_s, count)) / deviation_s) ** 2)
+    weight /= np.repeat(np.add.reduceat(weight, starts[:-1]), count)
+    return csr_array((weight, column, starts), shape=(len(time_s), len(time_s)))
 
 
 def nearest_rotations(matrices: Float[np.ndarray, "*batch 3 3"]) -> Float32[np.ndarray, "*batch 3 3"]:

@@ -12,7 +12,7 @@ from training.products import cut, squared
 from training.regressor.hand import HandLayer
 from training.regressor.inference import HandReconstructor, ReconstructedHands, crop_of, usable
 from training.regressor.network import Regressor, RegressorSettings
-from training.regressor.tracks import FoundHands, TrackSettings, follow, nearest_rotations, smooth
+from training.regressor.tracks import FoundHands, TrackSettings, follow, nearest_rotations, over_time, smooth
 
 SETTINGS = TrackSettings()
 
@@ -201,6 +201,15 @@ def test_smoothing_takes_noise_away_and_leaves_a_still_hand_where_it_is(reconstr
         < 0.3 * np.abs(np.diff(noisy.camera[:, 0], 2)).mean() / noisy.camera[:, 0].mean() * calm.transl[0, 2]
     )
     assert smooth(noisy, settings=TrackSettings(smooth_s=0), **told) is noisy
+
+
+def test_neighbours_in_time_weigh_as_a_gaussian_and_a_long_track_takes_little_memory():
+    time_s = np.cumsum(np.random.default_rng(0).uniform(0.005, 0.08, 60))
+    dense = np.exp(-0.5 * ((time_s[:, None] - time_s) / 0.05) ** 2)
+    np.testing.assert_allclose(over_time(time_s, 0.05).toarray(), dense / dense.sum(1, keepdims=True), atol=1e-5)
+    hour = over_time(np.arange(108_000) / 30, 0.05)
+    assert hour.nnz < 20 * 108_000
+    np.testing.assert_allclose(hour.sum(1), 1)
 
 
 def test_bad_settings_are_named():

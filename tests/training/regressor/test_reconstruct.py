@@ -23,6 +23,7 @@ from training.regressor.inference import HandReconstructor
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.reconstruct import SCHEMA, ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
+from training.video import pictures_of
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 5
 
@@ -133,6 +134,7 @@ def test_the_command_on_a_picture(checkpoints, tmp_path, monkeypatch, capsys):
         (["nowhere.mp4"], "cannot be read as a video"),
         (["{photo}", "--focal", "1e9"], "focal length of 1e"),
         (["{photo}", "--smooth", "-1"], "smooth_s"),
+        (["{photo}", "--frames", "0"], "max_frames must be 1 or more"),
     ],
 )
 def test_what_cannot_be_done_is_said(checkpoints, tmp_path, monkeypatch, capsys, words, told):
@@ -144,13 +146,41 @@ def test_what_cannot_be_done_is_said(checkpoints, tmp_path, monkeypatch, capsys,
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "film.mp4"])
+def test_a_source_is_never_written_over(checkpoints, film, tmp_path, name):
+    source = tmp_path / name
+    if name == "photo.jpg":
+        cv2.imwrite(str(source), np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    else:
+        source.write_bytes(film.read_bytes())
+    before = source.read_bytes()
+    networks = HandDetector.load(checkpoints[0], size=64, threshold=0.4), HandReconstructor.load(checkpoints[1])
+    with pytest.raises(ValueError, match="would be written over it: name another folder by --out"):
+        reconstruct(*networks, str(source), tmp_path, ReconstructSettings())
+    assert source.read_bytes() == before
+
+
+def test_frames_of_a_stream_without_a_clock_are_apart_in_time(tmp_path):
+    if "libx264" not in av.codecs_available:
+        pytest.skip("no encoder of H.264 here")
+    path = tmp_path / "bare.h264"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    assert [time_s for time_s, _, _ in pictures_of(str(path))] == pytest.approx([0.0, 0.04, 0.08, 0.12])
+
+
 def test_nobody_in_the_picture_is_no_hand_and_no_error(checkpoints, tmp_path):
-    photo = tmp_path / "grey.png"
+    photo = tmp_path / "grey #1.png"
     cv2.imwrite(str(photo), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
     networks = HandDetector.load(checkpoints[0], size=64, threshold=0.999), HandReconstructor.load(checkpoints[1])
     assert reconstruct(*networks, str(photo), tmp_path / "out", ReconstructSettings()) == (1, 0)
-    assert len(pq.read_table(tmp_path / "out" / "grey.parquet")) == 0
-    assert (tmp_path / "out" / "grey.jpg").exists()
+    assert len(pq.read_table(tmp_path / "out" / "grey #1.parquet")) == 0
+    assert (tmp_path / "out" / "grey #1.jpg").exists()
+    assert 'src="grey%20%231.jpg"' in (tmp_path / "out" / "grey #1.html").read_text()
 
 
 def test_a_detector_is_no_regressor(checkpoints):

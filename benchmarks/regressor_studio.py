@@ -37,7 +37,6 @@ def train(folder: Path, out: Path, settings: RegressorSettings, minutes: float, 
     crops = Crops.of(Dataset.open(folder, "train"), size=384)
     loader = Loader(products=[crops], batch_size=batch, num_threads=1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    expected = max(20, int(minutes * 60 * 10 / batch))
     chosen = TrainSettings(
         epochs=1000,
         patience=1000,
@@ -46,7 +45,7 @@ def train(folder: Path, out: Path, settings: RegressorSettings, minutes: float, 
         clip_norm=1.0,
         max_minutes=minutes,
         precision="bfloat16",
-        warmup_steps=min(200, expected // 10),
+        warmup_steps=50,
     )
     task = RegressorTask(held_out=None, network_settings=settings, augmentation=AUGMENTATION)
     run = Run(task, loader, chosen, out, device)

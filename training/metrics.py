@@ -62,7 +62,7 @@ def average_precision_by_size(truth: Found, said: Found, long_side: Float[np.nda
     truth, said = (replace(found, box=found.box / long_side[found.image, None]) for found in (truth, said))
     ends = np.array([0, *SIZES.values()])
     precision, _ = coco_curves(truth, said, len(long_side), by_side=False, sizes=ends)
-    classes = np.digitize(np.sqrt(_area(truth.box[truth.ignore == 0])), ends[1:-1])
+    classes = np.digitize(np.sqrt(area(truth.box[truth.ignore == 0])), ends[1:-1])
     return {name: _mean(precision[..., 1 + k]) if (classes == k).any() else math.nan for k, name in enumerate(SIZES)}
 
 
@@ -96,7 +96,8 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def _area(box: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+def area(box: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    """Square pixels."""
     return np.asarray(np.prod(np.maximum(box[:, 2:] - box[:, :2], 0), -1))
 
 
@@ -175,5 +176,5 @@ def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], *, crowd: bool
     """Intersection over union of every pair; of a `crowd` b over a alone, as COCO has it."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), -1)
-    whole = _area(a)[:, None] + (0 if crowd else _area(b)[None] - shared)
+    whole = area(a)[:, None] + (0 if crowd else area(b)[None] - shared)
     return shared / np.maximum(whole, 1e-9)

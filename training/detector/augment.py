@@ -57,7 +57,8 @@ class Augmentation:
 
 
 Labels = dict[str, Tensor]
-"""Flat columns `image`, `box`, `side`, `keypoints`, `ignore_image`, `ignore`."""
+"""Flat columns `image`, `box`, `side`, `keypoints`, `ignore_image`, `ignore`; where `augment` begins also `shown`, the box [b, 4] that each
+picture fills of its square. Boxes and keypoints may lie beyond it, where nobody can see them."""
 
 
 def augment(
@@ -147,9 +148,10 @@ def _moved(
     size: int,
 ) -> Labels:
     """The labels of each picture's partner, where they come to lie; hands of which little is left are dropped."""
+    window = _cut(window, labels["shown"][partner] + corner.repeat(1, 2))
     row, new = torch.nonzero(labels["image"][:, None] == partner, as_tuple=True)
     box, keypoints = labels["box"][row], labels["keypoints"][row]
-    inverse = torch.linalg.inv(to_source[:, :, :2])[new]
+    inverse = _inverse(to_source[new, :, :2])
     offset, shown = corner[new], window[new]
 
     def moved(points: Float[Tensor, "n k 2"]) -> Float[Tensor, "n k 2"]:
@@ -157,19 +159,18 @@ def _moved(
         return canvas
 
     on_canvas = box + offset.repeat(1, 2)
-    share = _area(_cut(on_canvas, shown)) / _area(on_canvas).clamp_min(1e-6)
+    visible = _cut(on_canvas, shown)
     points = moved(keypoints[..., :2])
-    turned = _turned_box(box, keypoints, points, moved, inverse)
+    turned = _cut(_turned_box(box, keypoints, points, moved, inverse), _hull(visible, to_source[new]))
     clipped = turned.clamp(0, size)
-    share = share * _area(clipped) / _area(turned).clamp_min(1e-6)
+    share = _area(visible) / _area(on_canvas).clamp_min(1e-6) * _area(clipped) / _area(turned).clamp_min(1e-6)
     sides = clipped[:, 2:] - clipped[:, :2]
     kept = (share > 0.1) & (sides > 2).all(1)
     out_of_sight = ((points < 0) | (points >= size)).any(-1)
     on = keypoints[..., :2] + offset[:, None]
     out_of_sight |= ((on < shown[:, None, :2]) | (on >= shown[:, None, 2:])).any(-1)
     weight = torch.where(out_of_sight, 0, keypoints[..., 2])
-    mirrored = torch.linalg.det(to_source[:, :, :2])[new] < 0
-    side = torch.where(mirrored, 1 - labels["side"][row], labels["side"][row])
+    side = torch.where(_determinant(inverse) < 0, 1 - labels["side"][row], labels["side"][row])
     ignored, of = torch.nonzero(labels["ignore_image"][:, None] == partner, as_tuple=True)
     area = _cut(labels["ignore"][ignored] + corner[of].repeat(1, 2), window[of])
     of, area = of[_area(area) > 0], area[_area(area) > 0]
@@ -179,7 +180,7 @@ def _moved(
         "side": side[kept],
         "keypoints": torch.cat([points, weight[..., None]], 2)[kept],
         "ignore_image": of,
-        "ignore": _hull(_corners(area), to_source[of]),
+        "ignore": _hull(area, to_source[of]),
     }
 
 
@@ -194,7 +195,7 @@ def _turned_box(
     ellipse inside the box. The hull of a turned box would be up to twice too large."""
     known = keypoints[..., 2:] > 0
     low, high = torch.where(known, keypoints[..., :2], torch.inf).amin(1), torch.where(known, keypoints[..., :2], -torch.inf).amax(1)
-    margin = (torch.cat([low - box[:, :2], box[:, 2:] - high], 1)).mean(1) * torch.linalg.det(inverse).abs().sqrt()
+    margin = (torch.cat([low - box[:, :2], box[:, 2:] - high], 1)).mean(1) * _determinant(inverse).abs().sqrt()
     low, high = torch.where(known, points, torch.inf).amin(1), torch.where(known, points, -torch.inf).amax(1)
     of_points = torch.cat([low - margin[:, None], high + margin[:, None]], 1)
     middle = moved(((box[:, :2] + box[:, 2:]) / 2)[:, None])[:, 0]
@@ -203,15 +204,20 @@ def _turned_box(
     return torch.where(known.all(1), of_points, of_ellipse)
 
 
-def _hull(corners: Float[Tensor, "n 4 2"], to_source: Float[Tensor, "n 2 3"]) -> Float[Tensor, "n 4"]:
-    inverse = torch.linalg.inv(to_source[:, :, :2])
-    points = (corners - to_source[:, None, :, 2]) @ inverse.mT
-    return torch.cat([points.amin(1), points.amax(1)], 1) if len(points) else corners.new_zeros(0, 4)
+def _hull(box: Float[Tensor, "n 4"], to_source: Float[Tensor, "n 2 3"]) -> Float[Tensor, "n 4"]:
+    """The upright box around a box of the canvas, moved."""
+    corners = box[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)
+    points = (corners - to_source[:, None, :, 2]) @ _inverse(to_source[:, :, :2]).mT
+    return torch.cat([points.amin(1), points.amax(1)], 1)
 
 
-def _corners(box: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4 2"]:
-    x0, y0, x1, y1 = box.unbind(1)
-    return torch.stack([torch.stack([x0, y0], 1), torch.stack([x1, y0], 1), torch.stack([x0, y1], 1), torch.stack([x1, y1], 1)], 1)
+def _inverse(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 2 2"]:
+    (a, b), (c, d) = (row.unbind(1) for row in matrix.unbind(1))
+    return torch.stack([d, -b, -c, a], 1).reshape(-1, 2, 2) / _determinant(matrix)[:, None, None]
+
+
+def _determinant(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n"]:
+    return matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
 
 
 def _cut(box: Float[Tensor, "n 4"], window: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
@@ -280,10 +286,20 @@ def as_floats(images: Tensor) -> Float[Tensor, "b 3 h w"]:
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
-def of_training(labels: Mapping[str, Tensor]) -> Labels:
-    """The columns that augmentation knows; hands that were not kept become boxes to ignore."""
+def of_training(labels: Mapping[str, Tensor], picture: Int64[Tensor, "b"], size: int) -> Labels:
+    """The columns that augmentation knows; hands that were not kept become boxes to ignore, and unknown keypoints count for nothing.
+
+    `picture`: which one of the batch each row of `to_picture` is of.
+    """
     kept = labels["keep"]
-    ignore = torch.cat([labels["ignore"], labels["box"][~kept]])
-    ignore_image = torch.cat([labels["ignore_image"], labels["image"][~kept]])
-    columns = {name: labels[name][kept] for name in ("image", "box", "side", "keypoints")}
-    return columns | {"side": columns["side"].long(), "ignore": ignore, "ignore_image": ignore_image}
+    border = torch.empty_like(labels["to_picture"][:, 1:])
+    border[picture] = labels["to_picture"][:, 1:]
+    return {
+        "image": labels["image"][kept],
+        "box": labels["box"][kept],
+        "side": labels["side"][kept].long(),
+        "keypoints": labels["keypoints"][kept].nan_to_num(0.0),
+        "ignore_image": torch.cat([labels["ignore_image"], labels["image"][~kept]]),
+        "ignore": torch.cat([labels["ignore"], labels["box"][~kept]]),
+        "shown": torch.cat([border, size - border], 1),
+    }

@@ -54,7 +54,8 @@ class DetectorTask:
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """Terms of both heads, each head by its share."""
         images = as_floats(batch.images.to(device, non_blocking=True))
-        labels = of_training(tensors(batch.labels, device))
+        picture = np.argsort(batch.samples.dataset, kind="stable")  # the loader has the pictures of one dataset after those of another
+        labels = of_training(tensors(batch.labels, device), torch.from_numpy(picture).to(device), images.shape[2])
         chosen = self.augmentation if share_done < 1 - self.plain_share else _without_mosaic(self.augmentation)
         with torch.no_grad():
             images, labels = augment(images, labels, batch.key.to(device), chosen)
@@ -83,14 +84,15 @@ class DetectorTask:
         detector = HandDetector(network, size=self.held_out.size)  # type: ignore[arg-type]
         rows = np.linspace(0, len(self.held_out) - 1, min(12, len(self.held_out))).astype(int).tolist()
         sheet = []
-        for row in rows:
-            picture = np.empty(self.held_out.shape, np.uint8)
-            self.held_out.decode(row, picture)
+        for frame in shard_frames(self.held_out, rows):
+            picture = frame.image()
             (hands,) = detector([picture])
-            for box in self.held_out.labels([row])["box"]:
+            for box in frame.box:
                 draw_box(picture, box, _TRUTH_COLOUR)
             draw_hands(picture, hands)
             sheet.append(picture)
+        if not sheet:
+            return
         sheet += [np.zeros_like(sheet[0])] * (-len(sheet) % 4)
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [np.concatenate(sheet[k : k + 4], 1) for k in range(0, len(sheet), 4)]

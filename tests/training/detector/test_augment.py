@@ -40,6 +40,7 @@ def case(b: int = 8, seed: int = 0):
         "keypoints": torch.cat([keypoints, torch.ones(b, 21, 1)], 2),
         "ignore_image": torch.tensor([0]),
         "ignore": torch.tensor([[10.0, 20, 30, 50]]),
+        "shown": torch.tensor([[0.0, 0, SIZE, SIZE]]).repeat(b, 1),
     }
     return images, labels, torch.arange(1000, 1000 + b)
 
@@ -79,8 +80,9 @@ def test_nothing_asked_nothing_changed():
     images, labels, key = case()
     seen, moved = augment(images, labels, key, Augmentation.none())
     torch.testing.assert_close(seen, images, atol=1e-4, rtol=0)
-    for name, values in labels.items():
-        torch.testing.assert_close(moved[name], values, atol=1e-3, rtol=0)
+    assert set(moved) == set(labels) - {"shown"}
+    for name, values in moved.items():
+        torch.testing.assert_close(values, labels[name], atol=1e-3, rtol=0)
 
 
 def test_a_flip_makes_left_hands_right_ones():
@@ -128,6 +130,37 @@ def test_a_hand_of_which_little_is_left_is_dropped():
     assert len(moved["image"]) < 4
 
 
+@pytest.mark.parametrize("change", [{}, {"flip": 1.0}, {"mosaic": 1.0}, {"mosaic": 1.0, "scale": (0.5, 0.7), "shift": 0.1}], ids=str)
+def test_no_box_reaches_beyond_what_is_shown_of_its_picture(change):
+    """Pictures white, twice as wide as high, in grey squares; hands that reach over every border."""
+    _, labels, key = case(16)
+    images = torch.full((16, 3, SIZE, SIZE), 114 / 255)
+    images[:, :, 32:96] = 1
+    middle = torch.rand(16, 1, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([128.0, 64]) + torch.tensor([0.0, 32])
+    points = middle + 0.4 * (labels["keypoints"][..., :2] - 64)
+    labels |= {"keypoints": torch.cat([points, torch.ones(16, 21, 1)], 2), "shown": torch.tensor([[0.0, 32, 128, 96]]).repeat(16, 1)}
+    labels["box"] = torch.cat([points.amin(1) - 4, points.amax(1) + 4], 1)
+    seen, moved = augment(images, labels, key, Augmentation(**STILL | change))
+    assert len(moved["box"]) > 10
+    for i, box, keypoints in zip(moved["image"], moved["box"], moved["keypoints"], strict=True):
+        x0, y0, x1, y1 = box.tolist()
+        inside = seen[i, 0, math.ceil(y0) : math.floor(y1), math.ceil(x0) : math.floor(x1)]
+        assert inside.min() > 0.9
+        visible = keypoints[keypoints[:, 2] > 0]
+        assert ((visible[:, :2] > box[:2] - 1) & (visible[:, :2] < box[2:] + 1)).all()
+
+
+def test_a_batch_without_hands_is_augmented_too():
+    images, labels, key = case(4)
+    for name in ("image", "box", "side", "keypoints", "ignore_image", "ignore"):
+        labels[name] = labels[name][:0]
+    _, moved = augment(images, labels, key, Augmentation(mixup=1.0))
+    assert {name: tuple(values.shape) for name, values in moved.items()} == {
+        **{"image": (0,), "box": (0, 4), "side": (0,), "keypoints": (0, 21, 3)},
+        **{"ignore_image": (0,), "ignore": (0, 4)},
+    }
+
+
 @pytest.mark.parametrize("part", [4, 8])
 def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part):
     images, labels, key = case(16)
@@ -138,7 +171,7 @@ def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part):
         rows = slice(start, start + part)
         mine = (labels["image"] >= start) & (labels["image"] < start + part)
         own = {name: labels[name][mine] for name in ("box", "side", "keypoints")} | {"image": labels["image"][mine] - start}
-        own |= {"ignore_image": torch.zeros(0, dtype=torch.int64), "ignore": torch.zeros(0, 4)}
+        own |= {"ignore_image": torch.zeros(0, dtype=torch.int64), "ignore": torch.zeros(0, 4), "shown": labels["shown"][rows]}
         pieces.append(augment(images[rows], own, key[rows], chosen)[0])
     torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-6, rtol=0)
 
@@ -186,10 +219,15 @@ def test_random_numbers_are_even_and_hang_on_key_and_stream_only():
     assert torch.corrcoef(numbers.T).fill_diagonal_(0).abs().max() < 4 / math.sqrt(20_000)
 
 
-def test_hands_that_were_not_kept_are_ignored():
+def test_hands_that_were_not_kept_are_ignored_and_unknown_keypoints_count_for_nothing():
     _, labels, _ = case(4)
-    labels["keep"] = torch.tensor([True, False, True, True])
-    columns = of_training(labels)
+    labels |= {"keep": torch.tensor([True, False, True, True]), "to_picture": torch.tensor([[0.2, 0, 16], [0.2, 16, 0]]).repeat(2, 1)}
+    labels["keypoints"][2, 5] = torch.nan
+    columns = of_training(labels, torch.tensor([0, 2, 1, 3]), SIZE)
     assert columns["image"].tolist() == [0, 2, 3]
     assert columns["ignore_image"].tolist() == [0, 1]
     assert torch.equal(columns["ignore"][1], labels["box"][1])
+    assert columns["keypoints"][1, 5].tolist() == [0, 0, 0]
+    assert columns["keypoints"].isfinite().all()
+    wide, high = [0.0, 16, SIZE, SIZE - 16], [16.0, 0, SIZE - 16, SIZE]
+    assert columns["shown"].tolist() == [wide, wide, high, high]

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from training.detector.ablations import DetectorRecipe, ablations
 from training.detector.network import DetectorSettings
-from training.detector.objective import DetectorLossWeights
 from training.loader import Loader
 from training.loop import NotFiniteError, TrainSettings
 from training.products import Frames
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if "image" in arguments and (arguments.image % 32 or arguments.image <= 0):
             raise ValueError(f"--image must be a multiple of 32, got {arguments.image}")
+        if getattr(arguments, "gpu", False) and not getattr(arguments, "workers", 0) and not torch.cuda.is_available():
+            raise ValueError("--gpu: torch sees no GPU here: leave it out, or look at nvidia-smi and python -m torch.utils.collect_env")
         arguments.command(arguments)
     except (ValueError, OSError, NotFiniteError) as error:
         console.print(f"whim: {error}", style="red", markup=False)
@@ -69,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--no-landmarks", action="store_true", help="neither predict nor learn from keypoints")
     train.add_argument("--keypoint-loss", choices=("similarity", "distance"), default="similarity")
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    train.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster steps on a GPU")
+    train.add_argument("--threads", type=int, default=2, help="that decode pictures, of each worker")
     train.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
@@ -121,7 +125,14 @@ def train_detector(arguments: argparse.Namespace) -> None:
     counts = [len(folder) for folder in folders]
     few = _LEAST_STEPS * arguments.batch if sum(counts) < _LEAST_STEPS * arguments.batch else None
     shares = arguments.weights or (counts if few else None)
-    loader = Loader(products=folders, batch_size=arguments.batch, weights=shares, num_samples=few, seed=arguments.seed)
+    loader = Loader(
+        products=folders,
+        batch_size=arguments.batch,
+        weights=shares,
+        num_samples=few,
+        seed=arguments.seed,
+        num_threads=arguments.threads,
+    )
     held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
     if held_out is None:
         console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
@@ -137,6 +148,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
         learning_rate=arguments.rate,
         max_minutes=arguments.minutes,
         precision=arguments.precision,
+        compile=arguments.compile,
         warmup_steps=min(500, max(1, len(loader) * arguments.epochs // 20)),
     )
     metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
@@ -146,9 +158,11 @@ def train_detector(arguments: argparse.Namespace) -> None:
 def evaluate_detector(arguments: argparse.Namespace) -> None:
     """COCO's figures, precision, recall and side of the averaged weights; on labelled frames of video beside the annotators'."""
     from training.detector.evaluation import LEAST_SCORE, figures, judge
-    from training.detector.report import write_report
+    from training.detector.report import measured_in, write_report
     from training.detector.worst import WorstPictures
 
+    if arguments.report:
+        measured_in(arguments.report, arguments.checkpoint)
     detector = _detector(arguments, threshold=LEAST_SCORE)
     name, pictures, min_iou = _test_set(arguments)
     worst = WorstPictures(threshold=arguments.threshold, min_iou=min_iou)
@@ -193,12 +207,11 @@ def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
         if arguments.no_augmentation or arguments.no_landmarks or arguments.samples != 1 or arguments.backbone != "darknet":
             raise ValueError("--ablation says what to leave out: give it alone, or --backbone, --samples and the --no- options without it")
         recipe = ablations()[arguments.ablation].recipe
-        return replace(recipe, network=replace(recipe.network, size=arguments.size or recipe.network.size))
-    recipe = DetectorRecipe(
-        network=DetectorSettings(size=arguments.size or "s", backbone=arguments.backbone),
-        weights=DetectorLossWeights(keypoint_loss=arguments.keypoint_loss),
-        share=arguments.samples,
-    )
+        recipe = replace(recipe, network=replace(recipe.network, size=arguments.size or recipe.network.size))
+    else:
+        network = DetectorSettings(size=arguments.size or "s", backbone=arguments.backbone)
+        recipe = DetectorRecipe(network=network, share=arguments.samples)
+    recipe = replace(recipe, weights=replace(recipe.weights, keypoint_loss=arguments.keypoint_loss))
     recipe = recipe.without_augmentation() if arguments.no_augmentation else recipe
     return recipe.without_landmarks() if arguments.no_landmarks else recipe
 

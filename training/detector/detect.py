@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
-from training.video import VideoFile, pictures_of
+from training.video import VideoFile, is_camera, pictures_of
 
 
 @dataclass(eq=False, slots=True)
@@ -55,10 +55,12 @@ def detect(
     """Write `out/NAME.jpg` or `.mp4`, drawn, and `out/NAME.parquet` or `.json`; how many pictures were seen and hands found.
 
     `source` is a picture, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. Raises ValueError for what
-    cannot be read as either.
+    cannot be read as either, and where the source itself would be written over.
     """
+    name = "webcam" if is_camera(source) else Path(source).stem
+    if any(drawn.exists() and drawn.samefile(source) for drawn in (out / f"{name}.jpg", out / f"{name}.mp4")):
+        raise ValueError(f"the hands drawn on {source} would be written over it: name another folder by --out")
     out.mkdir(parents=True, exist_ok=True)
-    name = "webcam" if source.startswith("webcam") else Path(source).stem
     table, count = HandTable(), 0
     with ExitStack() as stack:
         video: VideoFile | None = None

@@ -37,11 +37,9 @@ PAPER: Mapping[str, Sequence[float]] = {
 def write_report(
     folder: Path, name: str, checkpoint: Path, detector: HandDetector, judged: Judged, found: Mapping[str, float], worst: WorstPictures
 ) -> None:
-    """Add a test set's figures to the folder and draw the page again.
-
-    Raises ValueError when the folder's figures are another checkpoint's.
-    """
+    """Add a test set's figures to the folder and draw the page again. Raises as `measured_in`."""
     folder.mkdir(parents=True, exist_ok=True)
+    measured = measured_in(folder, checkpoint)
     precision, _ = coco_curves(judged.truth, judged.said, judged.num_images, by_side=False)
     mine = {
         "checkpoint": sha256_of(checkpoint),
@@ -52,10 +50,6 @@ def write_report(
         "by_size": {size: value for size, value in figures_by_size(judged).items() if not math.isnan(value)},
         "precision_at_recall": precision[0, :, 0, 0].clip(0).round(4).tolist(),
     }
-    measured = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    others = sorted(key for key, of in measured.items() if of["checkpoint"] != mine["checkpoint"])
-    if others:
-        raise ValueError(f"{folder} holds figures of another checkpoint ({', '.join(others)}): name another folder, or remove them")
     worst.write(folder / f"worst-{name}.jpg")
     aside = folder / f"{name}.partial"
     aside.write_text(json.dumps(mine, indent=1))
@@ -63,6 +57,16 @@ def write_report(
     measured[name] = mine
     _plot(folder, measured)
     (folder / "report.md").write_text(page(measured, mine["network"], [path.name for path in sorted(folder.glob("worst-*.jpg"))]))
+
+
+def measured_in(folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """The test sets whose figures lie in a folder. Raises ValueError when they are another checkpoint's."""
+    measured = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    mine = sha256_of(checkpoint)
+    others = [key for key, of in measured.items() if not isinstance(of, dict) or of.get("checkpoint") != mine]
+    if others:
+        raise ValueError(f"{folder} holds figures of another checkpoint ({', '.join(others)}): name another folder, or remove them")
+    return measured
 
 
 def network_facts(detector: HandDetector, repeats: int = 10) -> dict[str, Any]:

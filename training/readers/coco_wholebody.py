@@ -4,7 +4,6 @@ Boxes are the hulls of 21 drawn keypoints. A hand counts when it is marked valid
 ignored. A hand that nobody drew a box around is unknown to the set: a detector that finds it is charged with it.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.tables import LEFT, RIGHT
-from training.readers.labelled_picture import LabelledPicture
+from training.readers.labelled_picture import LabelledPicture, read_json
 
 LABELS = "coco_wholebody_val_v1.0.json"
 PICTURES = "val2017"
@@ -32,7 +31,7 @@ def coco_wholebody(folder: Path) -> Iterator[LabelledPicture]:
         raise FileNotFoundError(
             f"{folder} has no {lacking}: take the labels from github.com/jin-s13/COCO-WholeBody, the pictures from COCO"
         )
-    told = json.loads(labels.read_text())
+    told = read_json(labels)
     people = defaultdict(list)
     for person in told["annotations"]:
         if "lefthand_box" not in person:

@@ -1,13 +1,12 @@
 """Labelled frames of real video, files of the format handmedia-bench/1: the annotators' own test set."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from stages.tables import LEFT, RIGHT
-from training.readers.labelled_picture import UNKNOWN, LabelledPicture
+from training.readers.labelled_picture import UNKNOWN, LabelledPicture, read_json
 
 FORMAT = "handmedia-bench/1"
 MIN_IOU = 0.3
@@ -20,7 +19,7 @@ def labelled_frames(labels: Path, media: Path | None = None) -> Iterator[Labelle
 
     Raises ValueError for a file of another format, FileNotFoundError for a picture that is not there.
     """
-    told = json.loads(labels.read_text())
+    told = read_json(labels)
     if told.get("format") != FORMAT:
         raise ValueError(f"{labels} has format {told.get('format')!r}, this code reads {FORMAT!r}")
     media = media or labels.resolve().parents[1]

@@ -3,8 +3,10 @@
 Convention. Boxes are xyxy in pixels of the picture as it is read, x right, y down; the first pixel reaches from 0 to 1.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,6 +34,14 @@ class LabelledPicture:
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises FileNotFoundError as `read_picture`."""
         return read_picture(self.picture) if isinstance(self.picture, Path) else self.picture
+
+
+def read_json(path: Path) -> Any:
+    """What a file of labels holds. Raises ValueError that names one that is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): is it cut short?") from error
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -98,5 +98,6 @@ def test_the_command_line_takes_a_row_or_its_parts():
     assert asked("--ablation", "no-landmarks") == asked("--size", "m", "--no-landmarks") == ablations()["no-landmarks"].recipe
     assert asked("--ablation", "hrnet", "--size", "s").network == DetectorSettings(size="s", backbone="hrnet")
     assert asked().network == DetectorSettings()
+    assert asked("--ablation", "full", "--keypoint-loss", "distance").weights.keypoint_loss == "distance"
     with pytest.raises(ValueError, match="--ablation says what to leave out"):
         asked("--ablation", "hrnet", "--samples", "0.5")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import whim
 from tests.training.detector.small import random_detector, save
@@ -81,6 +82,19 @@ def test_what_is_no_picture_and_no_video_is_named(checkpoint, tmp_path):
         detect(detector, "webcam:77", tmp_path / "out")
 
 
+def test_a_source_is_not_drawn_over(checkpoint, photo, tmp_path):
+    before = photo.read_bytes()
+    with pytest.raises(ValueError, match=r"the hands drawn on .*photo.jpg would be written over it: name another folder by --out"):
+        detect(HandDetector.load(checkpoint, size=64), str(photo), tmp_path)
+    assert photo.read_bytes() == before
+
+
+def test_a_file_may_be_called_as_a_camera(checkpoint, photo, tmp_path):
+    photo = photo.rename(tmp_path / "webcam-still.jpg")
+    assert detect(HandDetector.load(checkpoint, size=64), str(photo), tmp_path / "out")[0] == 1
+    assert (tmp_path / "out" / "webcam-still.jpg").exists()
+
+
 def labels(folder, **entry):
     picture = {"id": "A0", "jpeg": "photo.jpg", "width": 120, "height": 80, "hands": [], "ignore": []} | entry
     path = folder / "labels" / "some.json"
@@ -105,3 +119,7 @@ def test_the_command_line_reaches_training(checkpoint, photo, tmp_path, monkeypa
     with pytest.raises(SystemExit):
         say("detect", checkpoint, photo, "--image", 100)
     assert "--image must be a multiple of 32, got 100" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        say("detect", checkpoint, photo, "--gpu")
+    assert "--gpu: torch sees no GPU here" in capsys.readouterr().out

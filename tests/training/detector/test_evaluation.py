@@ -56,6 +56,9 @@ def test_labelled_frames_are_counted(detector, photo):
 
 
 def test_labels_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / "cut.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match=r"cut.json cannot be read as JSON \(.*\): is it cut short"):
+        list(labelled_frames(tmp_path / "cut.json"))
     with pytest.raises(FileNotFoundError, match=r"label A0: no picture .*gone.jpg: name the folder of the pictures with --media"):
         list(labelled_frames(labels(tmp_path, jpeg="gone.jpg")))
     (tmp_path / "other.json").write_text("{}")
@@ -124,5 +127,5 @@ def test_each_set_adds_to_one_page(checkpoint, photo, tmp_path, capsys):
         assert name in page
     other = save(random_detector(seed=1), tmp_path / "other.pt")
     with pytest.raises(SystemExit):
-        main(["evaluate-detector", str(other), *options[1:], "--oxford-hands", str(tmp_path / "oxford")])
+        main(["evaluate-detector", str(other), *options[1:], "--oxford-hands", str(tmp_path / "not looked at")])
     assert "holds figures of another checkpoint (coco-wholebody, oxford-hands, some)" in capsys.readouterr().out.replace("\n", " ")

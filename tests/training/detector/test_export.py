@@ -11,7 +11,7 @@ from training.detector.export import export
 from training.detector.inference import detections
 from training.detector.network import DetectorSettings
 
-SIZE, HANDS = 96, 20
+SIZE, HANDS = 96, 12  # the finest level has cells enough that only those of its best hands are computed, the others have not
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["one to one", "one to many"])

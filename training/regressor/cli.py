@@ -17,9 +17,9 @@ SIDE = 384
 def add_commands(commands: Any) -> None:
     """`train-regressor`, `reconstruct`, `export-regressor`."""
     train = commands.add_parser("train-regressor", help="train the MANO regressor on shards")
-    train.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards (with index.json)")
-    train.add_argument("--freihand", type=Path, help="folder of the official files, to train on besides")
-    train.add_argument("--ho3d", type=Path, help="folder of the official files, to train on besides")
+    train.add_argument("--data", type=Path, nargs="+", default=[], help="folders of shards (with index.json)")
+    train.add_argument("--freihand", type=Path, help="folder of the official files, to train on besides or alone")
+    train.add_argument("--ho3d", type=Path, help="folder of the official files, to train on besides or alone")
     train.add_argument("--weights", type=float, nargs="+", help="share of each set in an epoch: folders, then FreiHAND, then HO3D")
     train.add_argument("--held-out", type=Path, help="folder to measure on (default: the first); its split val")
     train.add_argument("--held-out-hands", type=int, default=1000, help="of it, the most that an epoch is measured on")
@@ -125,17 +125,20 @@ def _products(arguments: argparse.Namespace) -> list[Any]:
     from training.products import Crops
     from training.readers.freihand import freihand
     from training.readers.ho3d import ho3d
+    from training.regressor.labels import refuse_other_hand
     from training.shards import Dataset
 
     share = ABLATIONS[arguments.ablation].share if arguments.samples is None else arguments.samples
     products: list[Any] = []
     for folder in arguments.data:
-        _refuse_other_hand(folder)
+        refuse_other_hand(folder)
         products.append(Crops.of(Dataset.open(folder, "train"), arguments.min_quality, size=SIDE, share=share))
     if arguments.freihand:
         products.append(replace(freihand(arguments.freihand, "training"), size=SIDE))
     if arguments.ho3d:
         products.append(replace(ho3d(arguments.ho3d, "train"), size=SIDE))
+    if not products:
+        raise ValueError("nothing to train on: name --data DIR, --freihand DIR or --ho3d DIR")
     return products
 
 
@@ -152,10 +155,10 @@ def _task(arguments: argparse.Namespace) -> Any:
     asked = {"size": arguments.size, "drop_path": arguments.drop_path, "checkpoint_activations": arguments.checkpoint_activations}
     asked |= {} if arguments.refine_steps is None else {"refine_steps": arguments.refine_steps}
     asked |= {} if arguments.aggregation is None else {"aggregation": tuple(arguments.aggregation)}
-    held_out = arguments.held_out or arguments.data[0]
-    measured = Dataset.held_out([held_out], ("val",)) is not None
+    held_out = arguments.held_out or next(iter(arguments.data), None)
+    measured = held_out is not None and Dataset.held_out([held_out], ("val",)) is not None
     if not measured:
-        print(f"{held_out} has no shard of a val split: nothing is measured, best.pt is the last epoch's")
+        print(f"{held_out or 'the sets named'}: no shard of a val split; nothing is measured, best.pt is the last epoch's")
     vitpose = arguments.vitpose if row.vitpose else None
     kind = RegressorTask if arguments.no_adversary else AdversarialRegressorTask
     return kind(
@@ -166,16 +169,3 @@ def _task(arguments: argparse.Namespace) -> Any:
         vitpose=vitpose,
         layer_decay=arguments.layer_decay or (0.75 if vitpose else 1.0),
     )
-
-
-def _refuse_other_hand(folder: Path) -> None:
-    """Raises ValueError when the shards' parameters are another hand model's than the one in use."""
-    from training.regressor.network import hand_in_use
-
-    index = folder / "index.json"
-    theirs = json.loads(index.read_text()).get("hand_model") if index.exists() else None
-    if theirs and theirs != hand_in_use():
-        raise ValueError(
-            f"the hands of {folder} are told in the {theirs} model's parameters, the model in use is {hand_in_use()}: "
-            "pack them again, or set WHIM_MANO"
-        )

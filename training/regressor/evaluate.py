@@ -4,6 +4,7 @@ Frames of reference: as `training.hand_metrics`; pixels of the picture for boxes
 hand of a shard is mirrored with its crop, and so is its truth.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,9 +26,11 @@ from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
 from training.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer
-from training.regressor.labels import truth_of
+from training.regressor.labels import refuse_other_hand, truth_of
 from training.regressor.network import Regressor
-from training.shards import Dataset
+from training.shards import CorruptSampleError, Dataset
+
+_log = logging.getLogger(__name__)
 
 CROP_FACTOR = 2.0
 """Side of the crop that the network sees over the longer side of the hand's box (WiLoR's demo)."""
@@ -101,10 +104,15 @@ def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:
 
 
 def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None = None) -> Benchmark:
-    """Hands of a split of our shards, or the first so many; their truth is what the shards say. Raises as `Dataset.open`."""
+    """Hands of a split of our shards, or so many from all over it; their truth is what the shards say.
+
+    Hands whose picture is corrupt are left out, by name. Raises as `Dataset.open` and `refuse_other_hand`.
+    """
+    refuse_other_hand(folder)
     dataset = Dataset.open(folder, split)
     crops = Crops.of(dataset, factor=CROP_FACTOR)
-    crops = replace(crops, hand=crops.hand[:max_hands])
+    some = np.linspace(0, len(crops) - 1, min(max_hands or len(crops), len(crops))).astype(int)
+    crops = _sound(replace(crops, hand=crops.hand[some]))
     layer, cpu = HandLayer(load_hand_model()), torch.device("cpu")
     parts = [truth_of(crops.labels(rows), crops.size, 1.0, layer, cpu) for rows in _batches(len(crops), 1024)]
     tracks, rate = _tracks(crops)
@@ -117,6 +125,20 @@ def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None
         tracks=tracks,
         frames_per_second=rate,
     )
+
+
+def _sound(crops: Crops) -> Crops:
+    """Without the hands whose picture cannot be read."""
+    picture, sound = np.empty(crops.shape, np.uint8), []
+    for row in range(len(crops)):
+        try:
+            crops.decode(row, picture)
+            sound.append(row)
+        except CorruptSampleError as error:
+            _log.warning("a hand is left out: %s", error)
+    if not sound:
+        raise ValueError(f"none of {len(crops)} hands has a picture that can be read: fetch the shards again")
+    return replace(crops, hand=crops.hand[sound])
 
 
 def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "_"]], float]:

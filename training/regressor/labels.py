@@ -3,7 +3,9 @@
 Frame of reference: as `training.regressor.truth`.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +16,19 @@ from fitting.mano import LEFT
 from fitting.rotation import matrix_from_axis_angle
 from training.regressor.camera import mirrored_points, mirrored_rotations
 from training.regressor.hand import HandLayer
+from training.regressor.network import hand_in_use
 from training.regressor.truth import HandTruth
+
+
+def refuse_other_hand(folder: Path) -> None:
+    """Raises ValueError when the parameters of a folder of shards are another hand model's than the one in use."""
+    index = folder / "index.json"
+    theirs = json.loads(index.read_text()).get("hand_model") if index.exists() else None
+    if theirs and theirs != hand_in_use():
+        raise ValueError(
+            f"the hands of {folder} are told in the {theirs} model's parameters, the model in use is {hand_in_use()}: "
+            "pack them again, or set WHIM_MANO"
+        )
 
 
 def truth_of(labels: Mapping[str, np.ndarray], side: int, margin: float, hand: HandLayer, device: torch.device) -> HandTruth:

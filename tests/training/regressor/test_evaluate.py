@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -180,7 +181,26 @@ def test_hands_of_shards_are_judged_as_right_hands(video, cache, monkeypatch):
     assert benchmark.frames_per_second == pytest.approx(10)
     times = [[int(benchmark.crops.hand[row, 0]) for row in rows] for rows in benchmark.tracks]
     assert sorted(times) == [[1, 2], [2, 5, 8, 11], [4, 5], [7, 8], [10, 11]], "one hand in every third frame, another in two of three"
-    assert len(shards_benchmark(video, max_hands=3).truth.joints) == 3
+    some = shards_benchmark(video, max_hands=3)
+    assert len(some.truth.joints) == 3
+    assert some.crops.hand[:, 0].tolist() == [1, 5, 11], "from all over the split"
+
+
+def test_a_hand_whose_picture_is_corrupt_is_left_out_by_name(video, cache, monkeypatch, caplog):
+    monkeypatch.setenv("WHIM_CACHE", str(cache))
+    whole = shards_benchmark(video)
+    path = video / "test/test-0.parquet"
+    table = pq.read_table(path)
+    images = table.column("image").to_pylist()
+    images[5] = b"no picture"
+    at = table.schema.get_field_index("image")
+    write(path, table.set_column(at, table.schema.field(at), pa.array(images, pa.binary())))
+    benchmark = shards_benchmark(video)
+    sound = whole.crops.hand[:, 0] != 5
+    assert (~sound).sum() >= 1
+    np.testing.assert_array_equal(benchmark.crops.hand, whole.crops.hand[sound])
+    np.testing.assert_allclose(benchmark.truth.vertices, whole.truth.vertices[sound], atol=1e-6)
+    assert caplog.text.count("a hand is left out: no JPEG") == (~sound).sum()
 
 
 def test_estimates_are_in_the_order_of_the_crops_however_batched(video, cache, monkeypatch):

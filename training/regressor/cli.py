@@ -156,13 +156,15 @@ def _task(arguments: argparse.Namespace) -> Any:
     asked |= {} if arguments.refine_steps is None else {"refine_steps": arguments.refine_steps}
     asked |= {} if arguments.aggregation is None else {"aggregation": tuple(arguments.aggregation)}
     held_out = arguments.held_out or next(iter(arguments.data), None)
-    measured = held_out is not None and Dataset.held_out([held_out], ("val",)) is not None
-    if not measured:
+    benchmark = None
+    if held_out is not None and Dataset.held_out([held_out], ("val",)):
+        benchmark = shards_benchmark(held_out, "val", max_hands=arguments.held_out_hands)
+    else:
         print(f"{held_out or 'the sets named'}: no shard of a val split; nothing is measured, best.pt is the last epoch's")
     vitpose = arguments.vitpose if row.vitpose else None
     kind = RegressorTask if arguments.no_adversary else AdversarialRegressorTask
     return kind(
-        held_out=shards_benchmark(held_out, "val", max_hands=arguments.held_out_hands) if measured else None,
+        held_out=benchmark,
         network_settings=replace(row.settings(RegressorSettings()), **asked),
         augmentation=replace(CropAugmentation.none() if arguments.no_augmentation else CropAugmentation(), **arguments.augmentation),
         weights=replace(RegressorLossWeights(), **arguments.loss),

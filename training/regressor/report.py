@@ -1,12 +1,15 @@
 """The report of a regressor: WiLoR's tables with our own rows, all figures, curves, errors by joint, the best and the worst hands.
 
 Each test set leaves `SET.json` in the folder; the page and the plots are drawn anew from all that lie there, so sets may be measured one
-by one, on different days. A set that nobody has measured leaves its cells empty.
+by one, on different days. A set that nobody has measured leaves its cells empty. A folder in it that is called as a row of Table 5 holds
+that row's own report.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +22,35 @@ from fitting.files import sha256_of
 from fitting.mano import RIGHT
 from stages.tables import HAND_KEYPOINTS
 from training.hand_metrics import THRESHOLDS_M
+from training.regressor.ablations import ABLATIONS
 from training.regressor.camera import project_to_crop
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, Outcome, Said
 from training.regressor.labels import truth_of
 from training.regressor.network import Regressor
 from training.regressor.paper import FREIHAND, HO3D, MOTION
+from training.video import VideoFile
 
 Measured = Mapping[str, Mapping[str, Any]]
 """What the `SET.json` hold, by set."""
 
 _OF_FREIHAND = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15")
+_FREIHAND_HEAD = ("PA-MPJPE mm", "PA-MPVPE mm", "F@5", "F@15")
 _OF_HO3D = ("pa_auc_j", "pa_mpjpe_mm", "pa_auc_v", "pa_mpvpe_mm", "pa_f5", "pa_f15")
 _OF_MOTION = ("mpfve_frobenius", "mpfje_frobenius", "jitter", "rte")
 _SHOWN = 8
 """Of the best and of the worst hands."""
+_FILMED = 300
+"""Frames of the longest track, the most."""
 
 
 def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoint: Path, network: Regressor) -> None:
-    """Add a set to the report in a folder: `SET.json`, `SET-best.jpg`, `SET-worst.jpg`; draw `report.md` and the plots anew."""
+    """Add a set to the report in a folder: `SET.json`, `SET-best.jpg`, `SET-worst.jpg` and, of frames that follow each other,
+    `SET-track.mp4`; draw `report.md` and the plots anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    track = max(benchmark.tracks, key=len, default=np.zeros(0, int))[:_FILMED].tolist()
+    film = f"{benchmark.name}-track.mp4" if len(track) > 1 else None
     mine = {
         "checkpoint": checkpoint.name,
         "sha256": sha256_of(checkpoint),
@@ -46,6 +58,7 @@ def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoin
         "hand": network.settings.hand,
         "protocol": benchmark.protocol,
         "num_hands": len(benchmark.crops),
+        "film": film,
         "estimates": {
             name: {
                 "figures": dict(judged.figures),
@@ -58,14 +71,10 @@ def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoin
     aside = folder / f"{benchmark.name}.json.partial"
     aside.write_text(json.dumps(mine, indent=1))
     aside.replace(folder / f"{benchmark.name}.json")
-    last = list(outcome.said)[-1]
-    order = np.argsort(outcome.judged[last].hand_mm, kind="stable")
-    for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
-        sheet = _drawn(benchmark, outcome.said[last], network, outcome.judged[last].hand_mm, rows.tolist())
-        cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), sheet[..., ::-1])
+    _draw(folder, benchmark, outcome, network, track if film else [])
     measured = measured_in(folder)
     _plot(folder, measured)
-    (folder / "report.md").write_text(page(measured))
+    (folder / "report.md").write_text(page(measured, {name: measured_in(folder / name) for name in ABLATIONS}))
 
 
 def measured_in(folder: Path) -> Measured:
@@ -73,8 +82,8 @@ def measured_in(folder: Path) -> Measured:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def page(measured: Measured) -> str:
-    """The Markdown page."""
+def page(measured: Measured, ablations: Mapping[str, Measured] | None = None) -> str:
+    """The Markdown page; `ablations` are the reports of Table 5's rows, by name."""
     freihand = _rows(FREIHAND, measured.get("freihand"), _OF_FREIHAND)
     ho3d = _rows(HO3D, measured.get("ho3d"), _OF_HO3D)
     motion = _rows(MOTION, measured.get("ho3d"), [f"camera_motion_{name}" for name in _OF_MOTION])
@@ -87,12 +96,19 @@ def page(measured: Measured) -> str:
         " not been measured: FreiHAND and HO3D are licensed. With their official files in place, one command fills both:",
         "```sh\nwhim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR --report FOLDER\n```",
         f"## FreiHAND (Table 3)\n\n{_protocol(measured.get('freihand'))}",
-        _table(("method", "PA-MPJPE mm", "PA-MPVPE mm", "F@5", "F@15"), freihand, "{:.3f}"),
+        _table(("method", *_FREIHAND_HEAD), freihand, "{:.3f}"),
         f"## HO3D version 2 (Table 4)\n\n{_protocol(measured.get('ho3d'))}",
         _table(("method", "AUC joints", "PA-MPJPE mm", "AUC vertices", "PA-MPVPE mm", "F@5", "F@15"), ho3d, "{:.3f}"),
         "## Motion on HO3D (Table 6)\n\nBefore the camera. MPFVE and MPFJE as norms over all points, in metres x 100, which is what the"
         " paper's numbers can be; RTE as WHAM defines it, per cent of the path. A frozen hand would have 0 in all of them.",
         _table(("method", "MPFVE", "MPFJE", "jitter", "RTE"), motion, "{:.3f}"),
+        "## Ablations on FreiHAND (Table 5)\n\nEach row is one recipe, `whim train-regressor --ablation NAME`; measured into"
+        " FOLDER/NAME, it stands here beside the paper's.",
+        _table(
+            ("row", "NAME", *(f"{of}, {name}" for of in ("paper", "ours") for name in _FREIHAND_HEAD)),
+            _of_ablations(ablations or {}),
+            "{:.3f}",
+        ),
     ]
     if measured:
         parts += _details(measured)
@@ -108,6 +124,7 @@ def _details(measured: Measured) -> list[str]:
     joints = [(joint, *(of["joint_mm"]["proper_pa"][k] for *_, of in columns)) for k, joint in enumerate(HAND_KEYPOINTS)]
     sets = [(key, one["num_hands"], one["network"], one["checkpoint"], one["hand"], one["protocol"]) for key, one in measured.items()]
     pictures = [f"{key}, {title}, errors in mm:\n\n![{key} {title}]({key}-{title}.jpg)" for key in measured for title in ("best", "worst")]
+    films = [f"[{key}, the longest track, as a video]({one['film']})" for key, one in measured.items() if one.get("film")]
     return [
         "## Every figure",
         _table(("set", "hands", "network", "checkpoint", "hand model", "protocol"), sets, "{}"),
@@ -118,6 +135,7 @@ def _details(measured: Measured) -> list[str]:
         _table(("joint", *head), joints, "{:.2f}"),
         "![errors by joint](joints.png)\n\n![share of joints within a distance](pck.png)",
         *pictures,
+        *films,
     ]
 
 
@@ -127,6 +145,16 @@ def _rows(paper: Mapping[str, Sequence[float]], mine: Mapping[str, Any] | None, 
     return [(method, *values) for method, values in paper.items()] + [
         (f"**ours, {name}**", *(of["figures"].get(figure, math.nan) for figure in names)) for name, of in ours.items()
     ]
+
+
+def _of_ablations(reports: Mapping[str, Measured]) -> list[tuple[Any, ...]]:
+    """Table 5: the paper's figures and ours, of the last estimate."""
+    rows = []
+    for name, row in ABLATIONS.items():
+        estimates = reports.get(name, {}).get("freihand", {}).get("estimates", {})
+        figures = list(estimates.values())[-1]["figures"] if estimates else {}
+        rows.append((row.row, f"`{name}`", *row.paper, *(figures.get(figure, math.nan) for figure in _OF_FREIHAND)))
+    return rows
 
 
 def _protocol(mine: Mapping[str, Any] | None) -> str:
@@ -145,13 +173,27 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> s
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _drawn(
+def _draw(folder: Path, benchmark: Benchmark, outcome: Outcome, network: Regressor, track: Sequence[int]) -> None:
+    """`SET-best.jpg`, `SET-worst.jpg`, and of a track's rows `SET-track.mp4`, of the last estimate."""
+    last = list(outcome.said)[-1]
+    hand_mm = outcome.judged[last].hand_mm
+    pairs = partial(_pairs, benchmark, outcome.said[last], network, hand_mm)
+    order = np.argsort(hand_mm, kind="stable")
+    for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
+        cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), _sheet(list(pairs(rows.tolist())))[..., ::-1])
+    if track:
+        rate, size = Fraction(benchmark.frames_per_second).limit_denominator(1000), benchmark.crops.size
+        with VideoFile(folder / f"{benchmark.name}-track.mp4", rate, (size, 2 * size)) as film:
+            for pair in pairs(track):
+                film.add(pair)
+
+
+def _pairs(
     benchmark: Benchmark, said: Said, network: Regressor, hand_mm: np.ndarray, rows: Sequence[int]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Crops in pairs, bare and with the estimated mesh, the true joints as white dots and the error in millimetres."""
+) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """Crops twice, bare and with the estimated mesh, the true joints as white dots and the error in millimetres."""
     crops, faces = benchmark.crops, mesh_faces(RIGHT)
     truth = truth_of(crops.labels(rows), crops.size, 1.0, network.hand, next(network.parameters()).device).points.cpu().numpy()
-    thumbs = []
     for row, joints in zip(rows, truth, strict=True):
         bare = np.empty(crops.shape, np.uint8)
         crops.decode(row, bare)
@@ -160,9 +202,13 @@ def _drawn(
         draw_mesh(drawn, vertices, (flat + 0.5) * crops.size, faces)
         draw_dots(drawn, (joints + 0.5) * crops.size)
         cv2.putText(drawn, f"{hand_mm[row]:.1f}", (6, crops.size - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)
-        thumbs.append(np.hstack([bare, drawn]))
-    thumbs += [np.zeros_like(thumbs[0])] * (-len(thumbs) % 2)
-    return np.vstack([np.hstack(thumbs[k : k + 2]) for k in range(0, len(thumbs), 2)])
+        yield np.hstack([bare, drawn])
+
+
+def _sheet(pairs: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "height width 3"]:
+    """Two pairs a line."""
+    pairs = [*pairs, *[np.zeros_like(pairs[0])] * (len(pairs) % 2)]
+    return np.vstack([np.hstack(pairs[k : k + 2]) for k in range(0, len(pairs), 2)])
 
 
 def _plot(folder: Path, measured: Measured) -> None:

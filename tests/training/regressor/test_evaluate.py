@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,6 +118,10 @@ def test_one_command_fills_the_tables(folders, checkpoint, tmp_path):
     for name in ("freihand-best.jpg", "freihand-worst.jpg", "ho3d-worst.jpg", "pck.png", "joints.png"):
         assert (out / name).stat().st_size > 1000, name
         assert name in text
+    with av.open(str(out / "ho3d-track.mp4")) as film:
+        assert [(frame.height, frame.width) for frame in film.decode(video=0)] == [(256, 512)] * 3, "three frames, bare and drawn"
+    assert "(ho3d-track.mp4)" in text
+    assert "freihand-track" not in text, "FreiHAND is no video"
     check_submission(folders["freihand"], sent / "freihand/pred.json", told["freihand"])
     check_submission(folders["ho3d"], sent / "ho3d/pred.json", told["ho3d"])
     joints = np.array(json.loads((sent / "ho3d/pred.json").read_text())[0])
@@ -136,9 +141,16 @@ def check_submission(folder: Path, path: Path, told: dict) -> None:
 def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
     text = page({})
     assert text.count("**ours, refined**") == 3
+    assert "| Proposed w/o Refinement | `no_refinement` | 6.100 | 5.800 | 0.795 | 0.991 |  |  |  |  |" in text
     assert "| HaMeR | 10.600 | 1.768 | 20.430 | 2.920 |" in text
     assert "whim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR" in text
     assert "nan" not in text
+
+
+def test_a_row_of_table_5_stands_beside_the_papers():
+    said = {"pa_mpjpe_mm": 7.25, "pa_mpvpe_mm": 7.0, "pa_f5": 0.7, "pa_f15": 0.98}
+    text = page({}, {"single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": said}}}}})
+    assert "`single_scale` | 6.000 | 5.900 | 0.793 | 0.991 | 7.250 | 7.000 | 0.700 | 0.980 |" in text
 
 
 def test_the_page_in_the_docs_says_what_its_figures_say():

@@ -130,7 +130,7 @@ class Crops:
 
     @classmethod
     def of(cls, dataset: Dataset, min_quality: float = 0.0, size: int = 256, factor: float = 3.0, share: float = 1.0) -> "Crops":
-        """The hands that were kept, fitted, and are good enough, or a share of them, always the same ones.
+        """The hands that were kept, fitted, are good enough and have a box of some area, or a share of them, always the same ones.
 
         Raises ValueError when there are none.
         """
@@ -140,6 +140,7 @@ class Crops:
         for number, shard in enumerate(dataset.shards):
             columns = shard.columns
             good = columns["keep"] & (columns["quality"] >= min_quality) & np.isfinite(columns["hand_pose"]).all(1)
+            good &= np.isfinite(columns["box"]).all(1) & (columns["box"][:, 2:] > columns["box"][:, :2]).all(1)
             hand = np.flatnonzero(good)
             row = np.searchsorted(shard.hand_start, hand, side="right") - 1 + dataset.start[number]
             chosen.append(np.stack([row, np.full_like(row, number), hand], 1))

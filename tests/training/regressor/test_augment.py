@@ -139,6 +139,14 @@ def test_unknown_truth_is_masked_and_never_a_nan(tmp_path, layer):
     assert (moved.points[0, 5] == 0).all()
 
 
+def test_hands_whose_box_has_no_area_or_is_none_are_not_trained_on(tmp_path):
+    hands = posed_hands(6)
+    hands["box"][1, 2:] = hands["box"][1, :2]
+    hands["box"][2] = hands["box"][2, [2, 1, 0, 3]]
+    hands["box"][3, 0], hands["box"][4, 3] = np.nan, np.inf
+    assert crops_of(shard_of(tmp_path / "train" / "train-0.parquet", hands)).hand[:, 2].tolist() == [0, 5]
+
+
 def test_hands_are_weighed_by_their_quality(tmp_path, layer):
     path = shard_of(tmp_path / "train" / "train-0.parquet", posed_hands(3), quality=np.array([0.2, 1.0, 0.7]))
     assert truth_of(crops_of(path).labels(range(3)), 256, MARGIN, layer, CPU).weight.tolist() == pytest.approx([0.2, 1.0, 0.7])

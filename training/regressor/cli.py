@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,16 @@ def _task(arguments: argparse.Namespace) -> Any:
     return kind(
         held_out=benchmark,
         network_settings=replace(row.settings(RegressorSettings()), **asked),
-        augmentation=replace(CropAugmentation.none() if arguments.no_augmentation else CropAugmentation(), **arguments.augmentation),
-        weights=replace(RegressorLossWeights(), **arguments.loss),
+        augmentation=_changed(CropAugmentation.none() if arguments.no_augmentation else CropAugmentation(), arguments.augmentation),
+        weights=_changed(RegressorLossWeights(), arguments.loss),
         vitpose=vitpose,
         layer_decay=arguments.layer_decay or (0.75 if vitpose else 1.0),
     )
+
+
+def _changed(settings: Any, asked: Any) -> Any:
+    """Settings with some of other values, as JSON told them. Raises ValueError for names and values that they do not have."""
+    known = [field.name for field in fields(settings)]
+    if not isinstance(asked, dict) or not asked.keys() <= set(known) or any(not isinstance(value, int | float) for value in asked.values()):
+        raise ValueError(f"expected a JSON object of numbers by some of these names: {', '.join(known)}; got {json.dumps(asked)}")
+    return replace(settings, **asked)

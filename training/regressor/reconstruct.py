@@ -98,6 +98,8 @@ def reconstruct(
     hands = smooth(hands, seen.found.track, time_s, layer, seen.size, settings.focal_px, settings.tracks)
     pq.write_table(_table(hands, seen, time_s, settings), out / f"{name}.parquet")
     faces = [mesh_faces(side) for side in (0, 1)]
+    for stale in (out / f"{name}-meshes").glob("[0-9]" * 6 + ".*"):  # of a run with other settings: its frames need not be ours
+        stale.unlink()
     if settings.meshes != "none":
         for frame in np.unique(seen.found.frame):
             rows = np.flatnonzero(seen.found.frame == frame).tolist()

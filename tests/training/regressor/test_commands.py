@@ -72,3 +72,12 @@ def test_hands_of_another_model_and_no_hands_are_refused(tmp_path, monkeypatch, 
         assert told in " ".join(capsys.readouterr().out.split())
     with pytest.raises(ValueError, match=theirs):
         shards_benchmark(tmp_path, "val")
+
+
+@pytest.mark.parametrize("words", [["--loss", '{"vertexes": 1}'], ["--loss", "3"], ["--augmentation", '{"turned": "often"}']])
+def test_settings_that_are_none_are_named_beside_those_that_are(shards, tmp_path, monkeypatch, capsys, words):
+    with pytest.raises(SystemExit):
+        train(monkeypatch, tmp_path, "--data", shards, "--held-out-hands", 1, *words)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "expected a JSON object of numbers by some of these names: " in told
+    assert f"got {words[1]}" in told

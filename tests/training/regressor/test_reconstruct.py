@@ -20,6 +20,7 @@ from training.checkpoint import Checkpoint, Progress
 from training.detector.inference import HandDetector
 from training.regressor.export import export
 from training.regressor.inference import HandReconstructor
+from training.regressor.mesh_files import write_meshes
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.reconstruct import SCHEMA, ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
@@ -177,7 +178,10 @@ def test_nobody_in_the_picture_is_no_hand_and_no_error(checkpoints, tmp_path):
     photo = tmp_path / "grey #1.png"
     cv2.imwrite(str(photo), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
     networks = HandDetector.load(checkpoints[0], size=64, threshold=0.999), HandReconstructor.load(checkpoints[1])
+    before = tmp_path / "out" / "grey #1-meshes" / "000000.glb"
+    write_meshes(before, [])
     assert reconstruct(*networks, str(photo), tmp_path / "out", ReconstructSettings()) == (1, 0)
+    assert not before.exists(), "a mesh of an earlier run"
     assert len(pq.read_table(tmp_path / "out" / "grey #1.parquet")) == 0
     assert (tmp_path / "out" / "grey #1.jpg").exists()
     assert 'src="grey%20%231.jpg"' in (tmp_path / "out" / "grey #1.html").read_text()

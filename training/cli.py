@@ -134,6 +134,8 @@ def train_detector(arguments: argparse.Namespace) -> None:
         num_threads=arguments.threads,
     )
     held_out = _held_out(arguments.held_out or arguments.data, arguments.image)
+    if held_out is None and arguments.held_out:
+        raise ValueError(f"no shard of a val or test split in {', '.join(map(str, arguments.held_out))}: nothing to measure on")
     if held_out is None:
         console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
     task = DetectorTask(

@@ -146,7 +146,7 @@ class Dataset:
         return self.shards[shard], row - int(self.start[shard])
 
     def hands(self, rows: Sequence[int], columns: Sequence[str]) -> tuple[Int64[np.ndarray, "n"], dict[str, np.ndarray]]:
-        """Columns of all hands on some rows, and for each hand which of the rows it is on. Raises ValueError for a column that lacks."""
+        """Columns of all hands on some rows, and for each hand which of the rows it is on. Raises ValueError for a column they lack."""
         spans = [(shard, int(shard.hand_start[row]), int(shard.hand_start[row + 1])) for shard, row in map(self.place, rows)]
         some = [span for span in spans if span[2] > span[1]] or [(self.shards[0], 0, 0)]
         try:
@@ -216,6 +216,8 @@ def _shard(arrays: dict[str, np.ndarray], **facts: Any) -> Shard:
 
 def _listed(folder: Path, split: str) -> Iterator[Path]:
     """The files of a split. Raises as `Dataset.open`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: name one of shards, as `whim run` leaves them")
     index = folder / "index.json"
     if not index.exists():
         yield from sorted((folder / split).glob("*.parquet")) or (sorted(folder.glob("*.parquet")) if split == "train" else ())

@@ -234,6 +234,12 @@ def test_an_empty_split_is_refused(shards, cache):
         Dataset.open(folder, "val", cache)
 
 
+def test_a_folder_that_is_not_there_is_named(cache, tmp_path):
+    for wanted in (Dataset.open, lambda folder: Dataset.held_out([folder])):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*mistyped: name one of shards"):
+            wanted(tmp_path / "mistyped")
+
+
 def test_without_an_index_only_training_takes_a_folder_as_it_is(shards, cache):
     (path,) = shards(1)
     assert len(Dataset.open(path.parent, "train", cache)) == 40

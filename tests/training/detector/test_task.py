@@ -86,3 +86,6 @@ def test_the_command_trains_measures_and_goes_on(eight, tmp_path, capsys, monkey
     with pytest.raises(SystemExit):
         main([*words, "--samples", "0"])
     assert "frames.share must lie in (0, 1], got 0.0" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--held-out", str(tmp_path / "run")])
+    assert "no shard of a val or test split in" in capsys.readouterr().out

@@ -168,6 +168,8 @@ class Loader:
         parts = []
         for k, product in enumerate(self.products):
             mine = np.flatnonzero(samples.dataset == k)
+            if not len(mine):
+                continue
             labels = product.labels(samples.sample[mine].tolist())
             parts.append({name: mine[values] if name.endswith("image") else values for name, values in labels.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

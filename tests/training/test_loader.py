@@ -93,6 +93,16 @@ def test_datasets_are_mixed_by_weight(frames, shards, tmp_path, cache):
             assert (batch.labels["box"][on_it, 0] == number % 20).all()
 
 
+def test_a_batch_may_lack_crops_of_a_rare_dataset(shards, tmp_path, cache):
+    crops = Crops.of(Dataset.of(shards(), cache), size=64)
+    rare = Crops.of(Dataset.of([write(tmp_path / "rare.parquet", rows(500, 10))], cache), size=64)
+    loader = Loader(products=[crops, rare], batch_size=4, weights=[39, 1], num_samples=40)
+    drawn = [(batch.samples.dataset.tolist(), batch.labels["keypoints"].shape) for batch in loader.epoch(0)]
+    assert [0] * 4 in [datasets for datasets, _ in drawn]
+    assert sum(map(sum, (datasets for datasets, _ in drawn))) == 1
+    assert {shape for _, shape in drawn} == {(4, 21, 3)}
+
+
 def flip(path, row: int, byte: int) -> None:
     found = extents(path, "image", map_file(path))
     data = bytearray(path.read_bytes())

@@ -56,13 +56,16 @@ def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
     assert truth.has_joints.all()
 
 
-def test_in_a_batch_of_several_products_each_picture_has_its_own_truth(tmp_path, layer):
+@pytest.mark.parametrize("batch_size", [1, 12])
+def test_in_a_batch_of_several_products_each_picture_has_its_own_truth(tmp_path, layer, batch_size):
+    """Of a batch of one, all products but one have no part."""
     shards = [shard_of(tmp_path / str(k) / "train" / "train-0.parquet", posed_hands(6, seed=k)) for k in range(2)]
     products = [crops_of(path, factor=2.0) for path in shards]
-    (batch,) = Loader(products=products, batch_size=12, num_threads=1).epoch(0)
-    assert not np.array_equal(batch.labels["image"], np.arange(12)), "labels come product by product"
-    truth = truth_of(batch.labels, 256, 1.0, layer, CPU)
-    torch.testing.assert_close(dots(as_floats(batch.images)), truth.points[:, DOT], atol=3e-3, rtol=0)
+    for batch in Loader(products=products, batch_size=batch_size, num_threads=1).epoch(0):
+        in_order = np.array_equal(batch.labels["image"], np.arange(batch_size))
+        assert in_order == (batch_size == 1), "labels come product by product"
+        truth = truth_of(batch.labels, 256, 1.0, layer, CPU)
+        torch.testing.assert_close(dots(as_floats(batch.images)), truth.points[:, DOT], atol=3e-3, rtol=0)
 
 
 def test_without_augmentation_the_crop_is_the_middle_of_the_picture(batch):

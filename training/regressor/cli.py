@@ -45,6 +45,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster steps on a GPU")
     train.add_argument("--checkpoint-activations", action="store_true", help="less memory, more arithmetic: for l and h")
+    train.add_argument("--threads", type=int, default=2, help="that decode pictures, of each worker")
     train.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
@@ -75,7 +76,13 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     from training.launch import launch
     from training.loader import Loader
 
-    loader = Loader(products=_products(arguments), batch_size=arguments.batch, weights=arguments.weights, seed=arguments.seed)
+    loader = Loader(
+        products=_products(arguments),
+        batch_size=arguments.batch,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        num_threads=arguments.threads,
+    )
     num_steps = len(loader) * arguments.epochs
     settings = TrainSettings(
         epochs=arguments.epochs,

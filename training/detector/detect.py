@@ -58,7 +58,8 @@ def detect(
     cannot be read as either, and where the source itself would be written over.
     """
     name = "webcam" if is_camera(source) else Path(source).stem
-    if any(drawn.exists() and drawn.samefile(source) for drawn in (out / f"{name}.jpg", out / f"{name}.mp4")):
+    drawn = (out / f"{name}.jpg", out / f"{name}.mp4")
+    if Path(source).exists() and any(path.exists() and path.samefile(source) for path in drawn):
         raise ValueError(f"the hands drawn on {source} would be written over it: name another folder by --out")
     out.mkdir(parents=True, exist_ok=True)
     table, count = HandTable(), 0

@@ -78,6 +78,7 @@ def test_what_is_no_picture_and_no_video_is_named(checkpoint, tmp_path):
     for source, words in ((tmp_path / "text.mp4", "cannot be read as a video"), (tmp_path / "none.jpg", "cannot be read as a picture")):
         with pytest.raises(ValueError, match=words):
             detect(detector, str(source), tmp_path / "out")
+    (tmp_path / "out" / "webcam.mp4").touch()  # of an earlier run
     with pytest.raises(ValueError, match="/dev/video77 cannot be read"):
         detect(detector, "webcam:77", tmp_path / "out")
 

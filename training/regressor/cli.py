@@ -41,6 +41,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--epochs", type=int, default=100)
     train.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
     train.add_argument("--rate", type=float, default=1e-4, help="learning rate")
+    train.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon learns faster from scratch")
     train.add_argument("--warmup", type=int, default=2000, help="steps over which it rises, a twentieth of the run at the most")
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster steps on a GPU")
@@ -87,6 +88,7 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     settings = TrainSettings(
         epochs=arguments.epochs,
         learning_rate=arguments.rate,
+        optimizer=arguments.optimizer,
         weight_decay=1e-4,
         clip_norm=1.0,
         max_minutes=arguments.minutes,

@@ -70,7 +70,7 @@ def layer_decay_groups(network: nn.Module, decay: float = 0.75, weight_decay: fl
     """Parameters for an optimizer, with the share of the learning rate that each group takes, `share` (BEiT; Bao et al., ICLR 2022).
 
     Block k of n takes decay^(n + 1 - k), patches and positions decay^(n + 1), what is not the backbone 1. `weight_decay` is not for norms
-    and biases.
+    and biases. The matrices of the blocks are `inner`.
     """
     backbone = getattr(network, "backbone", None)
     depth = len(backbone.blocks) if isinstance(backbone, ViT) else 0
@@ -79,6 +79,7 @@ def layer_decay_groups(network: nn.Module, decay: float = 0.75, weight_decay: fl
         layer = _layer(name, depth) if depth else depth + 1
         heavy = parameter.ndim > 1
         made = {"params": [], "share": decay ** (depth + 1 - layer), "weight_decay": weight_decay if heavy else 0.0}
+        made["inner"] = heavy and 0 < layer <= depth
         groups.setdefault((layer, heavy), made)["params"].append(parameter)
     return list(groups.values())
 

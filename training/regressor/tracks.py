@@ -56,10 +56,8 @@ def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: Tra
     track = np.full(len(found.frame), -1)
     for frame in np.unique(found.frame).tolist():
         rows = np.flatnonzero(found.frame == frame)
-        alive = [
-            k for k, (before, _, _) in last.items() if time_s[frame] - time_s[before] <= settings.max_gap_s + 1e-9 or before == frame - 1
-        ]
-        where = [last[k][1] + last[k][2] * (frame - last[k][0]) for k in alive]
+        last = {k: at for k, at in last.items() if at[0] == frame - 1 or time_s[frame] - time_s[at[0]] <= settings.max_gap_s + 1e-9}
+        alive, where = list(last), [box + speed * (frame - before) for before, box, speed in last.values()]
         overlap = iou(found.box[rows], np.array(where).reshape(-1, 4))
         sides = [_side(found, track, k) for k in alive]
         overlap *= np.where(found.side[rows][:, None] == np.array(sides, int), 1.0, 0.6)

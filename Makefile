@@ -132,7 +132,7 @@ bench-regressor: setup ## hands/s of the regressor, forward and in training, bes
 studio-shards: setup ## rendered hands with exact truth to train on: make studio-shards DATA=data/studio_shards
 	$(BIN)/python -m pipeline.studio_shards $(or $(DATA),data/studio_shards)
 
-bench-regressor-studio: setup ## train on rendered hands for half an hour each, with and without refinement, and measure
+bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
 	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)
 
 train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h

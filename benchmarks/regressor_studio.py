@@ -1,7 +1,8 @@
 """`make bench-regressor-studio`: what a regressor learns from rendered hands in so many minutes here, with and without refinement.
 
-Two networks of one size see the same crops for the same time, from scratch; both are judged on the albums of the test split, which
-nobody trained on. Beside them the mean hand, which knows nothing of the picture. A run that was stopped is gone on with.
+A network is judged by its coarse hands and by its refined ones, and beside it, unless `--alone`, one of the same size without refinement
+that saw the same crops for the same time; both from scratch, on albums of the test split, which nobody trained on. Beside them stands the
+mean hand, which knows nothing of the picture. A run that was stopped is gone on with.
 """
 
 import argparse
@@ -67,9 +68,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/studio_shards"), help="rendered shards; made where there are none")
     parser.add_argument("--out", type=Path, default=Path("runs/regressor_studio"), help="folder of the runs")
     parser.add_argument("--size", choices=("xs", "s", "b"), default="s")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=40.0, help="of each training")
+    parser.add_argument("--alone", action="store_true", help="train no second network without refinement")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--test-hands", type=int, help="the most to measure on (default: all)")
     parser.add_argument("--results", type=Path, default=RESULTS / "regressor_studio.json")
     given = parser.parse_args()
@@ -77,16 +79,14 @@ def main() -> None:
     machine = describe()
     if not (given.data / "index.json").exists():
         write_studio_shards(given.data, StudioShards(), console)
-    settings = RegressorSettings(size=given.size, drop_path=0.0)
     plain = RegressorSettings(size=given.size, drop_path=0.0, refine_steps=0)
-    runs = {
-        name: train(given.data, given.out / name, one, given.minutes, given.batch, given.rate)
-        for name, one in (("refined", settings), ("without_refinement", plain))
-    }
+    networks = {"refined": RegressorSettings(size=given.size, drop_path=0.0)} | ({} if given.alone else {"without_refinement": plain})
+    runs = {name: train(given.data, given.out / name, one, given.minutes, given.batch, given.rate) for name, one in networks.items()}
     benchmark = shards_benchmark(given.data, "test", max_hands=given.test_hands)
     torch.manual_seed(0)
     judged = measure(read(given.out / "refined" / "last.pt"), benchmark)
-    judged["without_refinement"] = measure(read(given.out / "without_refinement" / "last.pt"), benchmark)["coarse"]
+    if not given.alone:
+        judged["without_refinement"] = measure(read(given.out / "without_refinement" / "last.pt"), benchmark)["coarse"]
     judged["mean_hand"] = measure(Regressor(plain), benchmark)["coarse"]
     index = json.loads((given.data / "index.json").read_text())["shards"]
     report = {

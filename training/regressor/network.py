@@ -135,7 +135,7 @@ class Regressor(nn.Module):
             else None
         )
         for name, values in self.hand.mean()._asdict().items():
-            self.register_buffer(f"mean_{name}", values)
+            self.register_buffer(f"mean_{name}", values, persistent=False)  # the hand model's, as `HandLayer`'s arrays
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(f"picture_{name}", torch.tensor(values).reshape(3, 1, 1), persistent=False)
 

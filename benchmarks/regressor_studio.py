@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--test-hands", type=int, help="the most to measure on (default: all)")
     parser.add_argument("--results", type=Path, default=RESULTS / "regressor_studio.json")
     given = parser.parse_args()
-    console = Console(soft_wrap=True)
+    console = Console(width=120)
     machine = describe()
     if not (given.data / "index.json").exists():
         write_studio_shards(given.data, StudioShards(), console)

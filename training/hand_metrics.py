@@ -67,7 +67,7 @@ def f_scores(said: _Points, true: _Points) -> Float64[np.ndarray, "n 2"]:
     """F@5 and F@15 of each hand: harmonic mean of the shares of either cloud's points that lie nearer than that to the other."""
     found = np.zeros((len(said), len(F_THRESHOLDS_M)))
     for row, (one, other) in enumerate(zip(said, true, strict=True)):
-        there, back = cKDTree(other).query(one)[0], cKDTree(one).query(other)[0]
+        there, back = (cKDTree(a).query(b, distance_upper_bound=max(F_THRESHOLDS_M))[0] for a, b in ((other, one), (one, other)))
         for k, threshold in enumerate(F_THRESHOLDS_M):
             recall, precision = (there < threshold).mean(), (back < threshold).mean()
             found[row, k] = 2 * recall * precision / max(recall + precision, 1e-12)

@@ -96,7 +96,7 @@ def test_a_files_place_is_no_setting_but_its_content_is(exported, tmp_path):
     other = with_facts(exported, tmp_path / "other.onnx", max_hands="21")
     here, copy, changed = (DetectHandsWhim(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
     assert here == copy != changed
-    frames = frames_of(*pictures())
+    frames = frames_of(*(cv2.resize(picture, (160, 120)) for picture in pictures()))
     hands = DetectHandsWhim(file=str(exported), min_score=0.0).build()(frames, People.empty())
     assert set(hands.source) == {"whim"}
     assert set(hands.frame) == set(frames.frame)

@@ -5,9 +5,10 @@ Names of parameters are those of ViTPose's official checkpoints. Pictures are 25
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -103,7 +104,7 @@ class ViT(nn.Module):
         self.last_norm = nn.LayerNorm(shape.width, eps=1e-6)
         self.apply(initialise)
         with torch.no_grad():
-            self.pos_embed[:, 1:] = waves(shape.width)
+            self.pos_embed[:, 1:] = torch.from_numpy(waves(shape.width)).to(self.pos_embed.device)
 
     def forward(
         self, images: Float[Tensor, "b 3 256 192"], tokens: Float[Tensor, "b tokens width"]
@@ -117,15 +118,15 @@ class ViT(nn.Module):
         return tokens, cells.mT.unflatten(2, (ROWS, COLUMNS))
 
 
-def waves(width: int) -> Float[Tensor, "192 width"]:
+def waves(width: int) -> Float32[np.ndarray, "192 width"]:
     """Where each patch is, as sines and cosines of its column, then of its row, from one radian a patch to 1 / 10000 (MAE; He et al. 2022).
 
     From scratch a network learns where things are sooner from these than from small random numbers.
     """
-    frequency = 10_000 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
-    row, column = torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij")
-    angles = [place.reshape(-1, 1) * frequency for place in (column, row)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
+    frequency = 10_000.0 ** -np.linspace(0, 1, width // 4, endpoint=False)
+    row, column = np.divmod(np.arange(ROWS * COLUMNS), COLUMNS)
+    angles = [place[:, None] * frequency for place in (column, row)]
+    return np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], 1).astype(np.float32)
 
 
 def initialise(module: nn.Module) -> None:

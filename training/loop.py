@@ -22,7 +22,7 @@ from training.average import Average
 from training.checkpoint import Checkpoint, Progress, load_weights
 from training.journal import Journal
 from training.loader import Batch, Loader
-from training.optimizer import Kind, optimizer_of, plain_groups
+from training.optimizer import Both, Kind, optimizer_of, plain_groups
 from training.order import key_of
 from training.rival import Adversarial, Rival
 
@@ -257,6 +257,8 @@ class Run:
             raise ValueError(f"{path} was trained on other data, seed or batch size: name another folder, or remove it to begin anew")
         if bool(saved.rival) != bool(self.rival):
             raise ValueError(f"{path} was trained {'with' if saved.rival else 'without'} a rival: name another folder, or train as then")
+        if ("parts" in saved.optimizer) != isinstance(self.optimizer, Both):
+            raise ValueError(f"{path} was trained by another optimizer: name another folder, or train as then")
         load_weights(self.plain, saved.network, path)
         load_weights(self.average.network, saved.average, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))

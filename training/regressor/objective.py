@@ -27,7 +27,7 @@ class RegressorLossWeights:
     points: float = 0.4
     """Release: 0.01 x 42."""
     rotations: float = 1.5
-    """Ten times the release's 0.001 x 144: with that, from scratch, fingers bend to make up for the turn of the hand. Ours."""
+    """Ten times the release's 0.001 x 144, by which, from scratch, fingers bend to make up for the turn of the hand. Ours."""
     betas: float = 0.005
     """Release: 0.0005 x 10."""
     adversarial: float = 0.008

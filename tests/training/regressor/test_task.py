@@ -112,6 +112,15 @@ def test_eight_crops_are_learnt_by_heart(folder, tmp_path):
     assert after < 0.5 * before
 
 
+def test_a_run_by_muon_goes_on_by_muon_alone(folder, tmp_path):
+    task = RegressorTask(held_out=None, network_settings=TINY)
+    run(folder, tmp_path, task, batch=8, optimizer="muon").train()
+    run(folder, tmp_path, task, batch=8, optimizer="muon", epochs=2).train()
+    assert Checkpoint.load(tmp_path / "last.pt").progress.num_steps == 2
+    with pytest.raises(ValueError, match=r"last.pt was trained by another optimizer: name another folder"):
+        run(folder, tmp_path, task, batch=8, epochs=2)
+
+
 def test_layer_decay_slows_the_first_blocks(folder, tmp_path):
     one = run(folder, tmp_path, RegressorTask(held_out=None, network_settings=TINY, layer_decay=0.5))
     shares = {group["share"] for group in one.optimizer.param_groups}

@@ -72,7 +72,15 @@ def started(videos: Path, data: Path, *flags: str) -> "subprocess.Popen[str]":
     """A run that has committed something new and is in the middle of the rest."""
     before = set(data.rglob("*.parquet"))
     line = command("run", "--videos", videos, "--data", data, *flags)
-    driver = subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = subprocess.Popen(
+        line,
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs, this test's too, ignore it
+    )
     limit = time.monotonic() + 120
     while driver.poll() is None and time.monotonic() < limit and set(data.rglob("*.parquet")) <= before:
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import resource
 import signal
 import socket
@@ -33,13 +34,17 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def is_free(port: int) -> bool:
+    """Of ports below those that the system hands out: there a rank that asks before the first one listens may meet itself."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, contested: bool = False, **settings) -> list[subprocess.Popen]:
     """The ranks of a run, each a process of its own."""
     what = {"task": task or {}, "contested": contested, "settings": settings}
     told = json.dumps({"shards": [str(path) for path in shards], "folder": str(folder), **what})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = next(port for port in random.sample(range(20_000, 32_000), 100) if is_free(port))
     shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     command = [sys.executable, "-m", "tests.training.tiny", told]
     return [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(ranks)]

@@ -174,10 +174,7 @@ class Crops:
         A left hand's picture is mirrored after `to_picture`: x -> size - x.
         """
         where = [self.hand[sample].tolist() for sample in samples]
-        shards = [shard.columns for shard in self.dataset.shards]
-        columns = {
-            name: np.array([shards[n][name][h] for _, n, h in where]).reshape(-1, *shards[0][name].shape[1:]) for name in self.columns
-        }
+        columns = {name: np.array([self.dataset.shards[n].columns[name][h] for _, n, h in where]) for name in self.columns}
         to_picture = np.array([self._to_picture(n, h) for _, n, h in where], np.float32).reshape(-1, 3)
         return {"image": np.arange(len(where)), **columns, "to_picture": to_picture}
 

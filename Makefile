@@ -22,7 +22,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m stages.detectors.models
+	$(BIN)/python -m stages.detectors.mediapipe.models
 	@touch $@
 
 demo: setup ## the whole chain on a rendered video (or VIDEOS=my.txt), scored against the truth
@@ -130,7 +130,7 @@ bench-regressor: setup ## hands/s of the regressor, forward and in training, bes
 	$(BIN)/python -m benchmarks.regressor
 
 studio-shards: setup ## rendered hands with exact truth to train on: make studio-shards DATA=data/studio_shards
-	$(BIN)/python -m pipeline.studio_shards $(or $(DATA),data/studio_shards)
+	$(BIN)/python -m pipeline.dataset.studio_shards $(or $(DATA),data/studio_shards)
 
 bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
 	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)

@@ -15,12 +15,12 @@ from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.peer import landmarker
-from pipeline.graph import Graph, seat_of
+from pipeline.engine.graph import Graph, seat_of
+from pipeline.engine.run import Executor, Local, OnRay, run
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from pipeline.run import Executor, Local, OnRay, run
-from pipeline.store import Store
-from stages.frames import read_frames
+from stages.media.frames import read_frames
 from stages.tables import Clips, Hands, Videos
 
 ROOT = Path(__file__).resolve().parents[1]

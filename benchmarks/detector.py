@@ -24,16 +24,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loader_pictures import HEIGHT, WIDTH, write_files, write_parquet
 from benchmarks.machine import describe
-from training.checkpoint import Checkpoint, Progress
-from training.detector.best import best_hands
+from training.data.loader import Loader
+from training.data.samples import Frames
+from training.data.shard import Dataset
 from training.detector.export import export
+from training.detector.fast_decode import best_hands
 from training.detector.inference import detections, fused
 from training.detector.network import Detector, DetectorSettings
 from training.detector.task import DetectorTask
-from training.loader import Loader
-from training.loop import Run, TrainSettings
-from training.products import Frames
-from training.shards import Dataset
+from training.run.checkpoint import Checkpoint, Progress
+from training.run.loop import Run, TrainSettings
 
 HERE = Path(__file__).parent.absolute()
 SIZES, SIDE, HANDS = ("s", "m"), 640, 100

@@ -15,13 +15,17 @@ import torch
 
 from benchmarks import detectors_peers as peers
 from benchmarks.rendered_hands import render
-from stages.detectors import alphapose, contact_hands, models, openpose_hand, person_boxes, vitpose
-from stages.detectors.crops import region_of_box
-from stages.detectors.faster_rcnn import FasterRCNN
-from stages.detectors.fastpose import FastPose
-from stages.detectors.hand_landmarks import load_hand_landmarks
-from stages.detectors.palm import load_palm_detector
+from stages.detectors import openpose_hand, person_boxes
+from stages.detectors.alphapose import keypoints as alphapose
+from stages.detectors.alphapose.network import FastPose
+from stages.detectors.contacthands import boxes as contact_hands
+from stages.detectors.contacthands.network import FasterRCNN
+from stages.detectors.mediapipe import models
+from stages.detectors.mediapipe.crops import region_of_box
+from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
+from stages.detectors.mediapipe.palm import load_palm_detector
 from stages.detectors.views import whole
+from stages.detectors.vitpose import keypoints as vitpose
 from stages.tables import People
 
 LARGEST_BATCH = 32

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from fitting.prior import NUM_COMPONENTS as COMPONENTS
+from fitting.priors.prior import NUM_COMPONENTS as COMPONENTS
 
 POINTS, BONES, FINGERS, BETAS, ROWS_OF_G, VERTICES, UNKNOWNS = 21, 15, 5, 10, 135, 778, 61
 

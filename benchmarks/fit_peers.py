@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.mano import OPENPOSE_ORDER, TIP_VERTICES, HandModel
+from fitting.hand.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 from fitting.initial import two_tilts
-from fitting.kinematics import FROM_KEYPOINTS
 from fitting.losses import bone_length_loss, joint_angle_loss, prior_loss, reprojection_loss
-from fitting.mano import OPENPOSE_ORDER, TIP_VERTICES, HandModel
 from fitting.objective import NUM_UNKNOWNS, Landmarks, Losses, Objective, State
-from fitting.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 
 LEARNING_RATE = 0.05
 Timed = tuple[State, float]

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation, Slerp
 
-from fitting import anatomy
 from fitting.fit import HandFits
-from fitting.kinematics import FROM_KEYPOINTS
+from fitting.hand import anatomy
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.objective import Landmarks, Objective, State, projected
-from fitting.rotation import matrix_from_axis_angle
-from pipeline.truth import pa_mpjpe_mm
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from studio.poses import SHAPES, glide, key_angles
 
 SIDE_PX, NOISE_SHARE = 200.0, 0.02

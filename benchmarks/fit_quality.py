@@ -1,7 +1,7 @@
 """Millimetres of the fit: under landmark noise and outliers beside simpler objectives, from picture to hand, and along tracks.
 
 `python -m benchmarks.fit_quality` writes benchmarks/results/fit_quality.json. Test hands are the studio's: its vocabulary of named
-shapes, each a few degrees off, and moments of the way from one to another. The prior learned from `fitting.anatomy.sample_poses`,
+shapes, each a few degrees off, and moments of the way from one to another. The prior learned from `fitting.hand.anatomy.sample_poses`,
 another generator; hands of that one, on which any prior looks better than it is, stand beside. Truth are the joints without noise.
 """
 
@@ -24,13 +24,13 @@ from benchmarks.end_to_end import end_to_end, flipped
 from benchmarks.fit_problems import SIDE_PX, TO_KEYPOINTS, Problems
 from benchmarks.machine import describe
 from benchmarks.tracks import tracks
-from fitting import anatomy
 from fitting.files import STANDIN
 from fitting.fit import FitSettings, Fitter
-from fitting.kinematics import JointModel
-from fitting.mano import load_hand_model
+from fitting.hand import anatomy
+from fitting.hand.kinematics import JointModel
+from fitting.hand.mano import load_hand_model
 from fitting.objective import LossWeights
-from pipeline.truth import pa_mpjpe_mm
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from studio.poses import SHAPES, glide, key_angles
 
 RESULT = Path(__file__).parent / "results" / "fit_quality.json"
@@ -179,7 +179,7 @@ def main() -> None:
         "flip_rate": max(rendered["flip_rate"], *(of["flip_rate"] for of in ours.values())),
         "limit_violation_share": max(rendered["limit_violation_share"], *(of["limit_violation_share"] for of in ours.values())),
         "jitter_ratio": along["jitter_ratio"],
-        "poses": "test: studio.poses; the prior's training: fitting.anatomy.sample_poses, another generator",
+        "poses": "test: studio.poses; the prior's training: fitting.hand.anatomy.sample_poses, another generator",
         "num_hands": given.hands,
         "by_noise": figures,
         "end_to_end": rendered,

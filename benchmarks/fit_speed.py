@@ -22,8 +22,8 @@ from benchmarks.fit_cost import flops_of_hand, multiply_adds_of_iteration, sgemm
 from benchmarks.fit_problems import Judged, Problems, invent, judge, state_of
 from benchmarks.machine import describe
 from fitting.fit import FitSettings, Fitter, HandFits
+from fitting.hand.mano import HandModel, load_hand_model
 from fitting.initial import two_tilts
-from fitting.mano import HandModel, load_hand_model
 from fitting.objective import Objective
 
 RESULTS = Path(__file__).parent / "results"

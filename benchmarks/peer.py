@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.detectors import models
+from stages.detectors.mediapipe import models
 
 PARTS = {
     "hand": (("hand_detector", "palm_detection_full", 0.0, 255.0), ("hand_landmarks_detector", "hand_landmark_full", 0.0, 255.0)),

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.fit_problems import invent_track
 from fitting.objective import Objective
-from pipeline.graph import Graph, State, Task, table_of
+from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from pipeline.store import Store
 from stages.tables import LEFT, Clips, Hands, Table, Videos
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from benchmarks.machine import describe
-from pipeline.studio_shards import StudioShards, write_studio_shards
-from training.checkpoint import Checkpoint
-from training.loader import Loader
-from training.loop import Run, TrainSettings
-from training.products import Crops
+from pipeline.dataset.studio_shards import StudioShards, write_studio_shards
+from training.data.loader import Loader
+from training.data.samples import Crops
+from training.data.shard import Dataset
 from training.regressor.augment import CropAugmentation
 from training.regressor.evaluate import Benchmark, evaluate, shards_benchmark
 from training.regressor.inference import read
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.task import RegressorTask
-from training.shards import Dataset
+from training.run.checkpoint import Checkpoint
+from training.run.loop import Run, TrainSettings
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ("pa_mpjpe_mm", "proper_pa_mpjpe_mm", "pa_mpvpe_mm", "root_mpjpe_mm", "pa_f5", "pa_f15")

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from fitting.calibrate import LabelledHands
-from fitting.mano import LEFT
-from stages.detect_hands import DetectHands
-from stages.frames import Frames
+from fitting.hand.mano import LEFT
+from fitting.landmarks.learn_offsets import LabelledHands
+from hands.metrics.labels import LabelledFrame, match_hands
+from stages.detect_hands_mediapipe import DetectHands
 from stages.fuse_hands import FuseHands, fuse_frame
-from stages.labels import LabelledFrame, match_hands
+from stages.media.frames import Frames
 from stages.tables import People
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model

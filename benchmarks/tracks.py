@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from fitting import anatomy
 from fitting.files import STANDIN
 from fitting.fit import Fitter
-from fitting.mano import LEFT, HandModel, load_hand_model, pose_hand
-from fitting.rotation import axis_angle_from_matrix
-from pipeline.truth import pa_mpjpe_mm
+from fitting.hand import anatomy
+from fitting.hand.mano import LEFT, HandModel, load_hand_model, pose_hand
+from fitting.hand.rotation import axis_angle_from_matrix
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from studio.render import Camera
 from studio.scene import MIRROR, Track, make_shot
 

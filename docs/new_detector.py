@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline.members import with_detector
 from pipeline.recipes import whim
+from stages.detectors.as_hand_stage import check_settings, rows_of
 from stages.detectors.found import FoundHands
 from stages.detectors.pictures import AnyPicture, rgb
-from stages.frames import Frames
-from stages.hand_members import check_settings, rows_of
+from stages.media.frames import Frames
 from stages.stage import Key, Resources, Stage
 from stages.tables import HandDetections, Manifest, People, Table
 

@@ -30,7 +30,7 @@ def licensed_model() -> Path:
 
 
 def trained_prior() -> Path:
-    """Where `python -m fitting.pca --arctic` writes."""
+    """Where `python -m fitting.priors.pca --arctic` writes."""
     return weights_folder() / "arctic" / "pose_prior.npz"
 
 
@@ -55,7 +55,7 @@ def prior_file() -> Path:
     named = os.environ.get("WHIM_PRIOR")
     if named and not Path(named).is_file():
         raise FileNotFoundError(
-            f"WHIM_PRIOR is {named}, where no file is: make one with python -m fitting.pca, or unset it for the shipped prior"
+            f"WHIM_PRIOR is {named}, where no file is: make one with python -m fitting.priors.pca, or unset it for the shipped prior"
         )
     if named:
         return Path(named)
@@ -72,7 +72,7 @@ def prior_source() -> str:
 
 
 def hulls_file() -> Path:
-    """The hulls of bone angles, which `fitting.pca` writes beside the prior."""
+    """The hulls of bone angles, which `fitting.priors.pca` writes beside the prior."""
     return prior_file().with_suffix(".hulls.npz")
 
 

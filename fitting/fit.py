@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fitting.batches import in_batches
-from fitting.chains import Chain, chains, segments, whole_tracks
-from fitting.depth_cue import depth_cue
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.mano import HandModel, project
+from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.initial import rebent, two_tilts
-from fitting.kinematics import FROM_KEYPOINTS
-from fitting.mano import HandModel, project
+from fitting.landmarks.depth_cue import depth_cue
 from fitting.measures import measurer
 from fitting.objective import Landmarks, LossWeights, Objective, State
-from fitting.paths import cheapest_path, mend_jumps
-from fitting.prior import NOISE, NUM_COMPONENTS, pose_prior
-from fitting.rotation import axis_angle_from_matrix
+from fitting.priors.prior import NOISE, NUM_COMPONENTS, pose_prior
 from fitting.solver import Backend, Solution, solver, takes_compiled
-from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
+from fitting.tracks.chains import Chain, chains, segments, whole_tracks
+from fitting.tracks.paths import cheapest_path, mend_jumps
+from fitting.tracks.solve import Arithmetic, TrackSettings, solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -62,7 +62,7 @@ class FitSettings:
     num_components: int = NUM_COMPONENTS
     """Of the pose PCA, d in eq. 4."""
     prior_noise: float = NOISE
-    """Square metres, see `fitting.prior.pose_prior`; 0 is eq. 4 as printed."""
+    """Square metres, see `fitting.priors.prior.pose_prior`; 0 is eq. 4 as printed."""
     num_iterations: int = 40
     """Of Levenberg-Marquardt, at most."""
     tolerance: float = 1e-4
@@ -72,7 +72,7 @@ class FitSettings:
     batch_size: int = 2048
     """Hands solved at once."""
     backend: Backend = "auto"
-    """Which solver: `fitting.compiled` for a float32 model on the CPU, `fitting.solver` for all others; or one of them by name."""
+    """Which solver: `fitting.compiled.solver` for a float32 model on the CPU, `fitting.solver` for all others; or one of them by name."""
     num_threads: int = 1
     """Of the compiled solver."""
 
@@ -131,7 +131,7 @@ class Fitter:
         self._measure = measurer(compiled=compiled)
         self._arithmetic = Arithmetic.of(compiled=compiled)
         if compiled:
-            from fitting import compiled as twin  # numba, which the plain fit does not need
+            from fitting.compiled import solver as twin  # numba, which the plain fit does not need
 
             twin.settle()
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.anatomy import compose
+from fitting.hand.anatomy import compose
 from fitting.losses import prior_loss
 from fitting.objective import Landmarks, Objective, State
 

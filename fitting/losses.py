@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fitting.anatomy import decompose
-from fitting.prior import PosePrior, bone_rotations
+from fitting.hand.anatomy import decompose
+from fitting.priors.prior import PosePrior, bone_rotations
 
 
 def reprojection_loss(

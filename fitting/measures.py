@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting import anatomy
+from fitting.hand import anatomy
+from fitting.hand.mano import HandModel, pose_hand
+from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.losses import angle_excess
-from fitting.mano import HandModel, pose_hand
 from fitting.objective import Landmarks, Losses, Objective, State
-from fitting.rotation import axis_angle_from_matrix
 
 
 class Measures(NamedTuple):
@@ -27,7 +27,7 @@ def measurer(*, compiled: bool) -> Callable[[HandModel, Objective, State, Landma
     """`measure`, or its compiled twin."""
     if not compiled:
         return measure
-    from fitting import compiled as twin  # numba, which not every reader of this module needs
+    from fitting.compiled import solver as twin  # numba, which not every reader of this module needs
 
     return twin.measure
 

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting import anatomy
-from fitting.kinematics import JointModel, Points
+from fitting.hand import anatomy
+from fitting.hand.kinematics import JointModel, Points
+from fitting.hand.mano import HandModel
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.losses import (
     angle_excess,
     beyond,
@@ -24,9 +26,7 @@ from fitting.losses import (
     prior_loss,
     reprojection_loss,
 )
-from fitting.mano import HandModel
-from fitting.prior import PosePrior, bone_rotations
-from fitting.rotation import matrix_from_axis_angle
+from fitting.priors.prior import PosePrior, bone_rotations
 
 NUM_UNKNOWNS = 61
 _JOINTS, _ROOT, _BETAS, _SCALE, _SHIFT = slice(0, 45), slice(45, 48), slice(48, 58), 58, slice(59, 61)
@@ -82,7 +82,7 @@ class State(NamedTuple):
 
 
 class Landmarks(NamedTuple):
-    """What was seen, in the order of `fitting.kinematics`."""
+    """What was seen, in the order of `fitting.hand.kinematics`."""
 
     keypoints: Float[Tensor, "n 21 2"]  # box sides
     confidence: Float[Tensor, "n 21"]  # 0 where unknown

@@ -41,10 +41,10 @@ def takes_compiled(backend: Backend, like: Tensor) -> bool:
 
 
 def solver(backend: Backend, like: Tensor, num_threads: int = 1) -> Callable[..., Solution]:
-    """`solve`, or its twin `fitting.compiled.solve` on so many threads: see `takes_compiled`."""
+    """`solve`, or its twin `fitting.compiled.solver.solve` on so many threads: see `takes_compiled`."""
     if not takes_compiled(backend, like):
         return solve
-    from fitting import compiled  # numba, which not every reader of this module needs
+    from fitting.compiled import solver as compiled  # numba, which not every reader of this module needs
 
     return partial(compiled.solve, num_threads=num_threads)
 

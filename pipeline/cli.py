@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.graph import Graph, State, table_of
+from pipeline.engine.graph import Graph, State, table_of
+from pipeline.engine.run import NoWorkers, stop_on_sigterm
+from pipeline.engine.store import Store, StoreError
 from pipeline.manifest import read_manifest
-from pipeline.progress import finish
 from pipeline.recipes import find_recipe
-from pipeline.run import NoWorkers, stop_on_sigterm
-from pipeline.status import failures, print_status, status_rows
-from pipeline.store import Store, StoreError
+from pipeline.report.progress import finish
+from pipeline.report.status import failures, print_status, status_rows
 from stages.stage import Reason
 from stages.tables import Manifest
 
@@ -143,7 +143,7 @@ def cmd_retry(arguments: argparse.Namespace) -> None:
 
 def cmd_report(arguments: argparse.Namespace) -> None:
     """One self-contained HTML page of a run."""
-    from pipeline.report import write_report
+    from pipeline.report.page import write_report
 
     graph = load_graph(arguments)
     out = Path(arguments.out or graph.store.root / "report.html")
@@ -153,7 +153,7 @@ def cmd_report(arguments: argparse.Namespace) -> None:
 
 def cmd_evaluate_hands(arguments: argparse.Namespace) -> None:
     """Recall, precision and side accuracy of the detectors on labelled frames."""
-    from pipeline.evaluate import evaluate_hands, print_score, write_score
+    from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
 
     overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
     stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
@@ -245,7 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
     hands.add_argument("--alone", action="store_true", help="show each frame without its neighbours: no track helps")
     hands.add_argument("--json", metavar="FILE", help="write the figures there too")
     hands.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
-    hands.add_argument("--detections", metavar="FILE", help="write what was found there, for python -m stages.calibrate")
+    hands.add_argument("--detections", metavar="FILE", help="write what was found there, for python -m pipeline.evaluate.calibrate")
     truth = on_data(command("truth", cmd_evaluate_truth, evaluate))
     truth.add_argument("--truth", help="folder of *.truth.parquet (default: <data>/studio)")
     weights = commands.add_parser("weights", help="The larger networks' files.").add_subparsers(required=True, metavar="WHAT")

@@ -13,14 +13,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.graph import Graph, State
+from pipeline.engine.graph import Graph, State
+from pipeline.engine.store import Store
+from pipeline.evaluate.studio_truth import score_run
 from pipeline.manifest import read_manifest
-from pipeline.progress import finish
 from pipeline.recipes import demo as recipe
-from pipeline.report import write_report
-from pipeline.status import print_status, status_rows
-from pipeline.store import Store
-from pipeline.truth import score_run
+from pipeline.report.page import write_report
+from pipeline.report.progress import finish
+from pipeline.report.status import print_status, status_rows
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import read_truth
 from studio.video import Film, make_videos

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from stages.detectors.weights import MissingWeights
-from stages.frames import Frames
 from stages.fuse_hands import FuseHands
+from stages.media.frames import Frames
 from stages.refuse_hands import RefuseHands
 from stages.stage import Stage
 from stages.tables import HandDetections
@@ -65,7 +65,7 @@ def say_uncalibrated(fuse: FuseHands) -> None:
     """Log which detectors fusion takes at their word, and how to mend it."""
     if fuse.uncalibrated:
         _log.warning(
-            "nobody calibrated %s: their own boxes and scores count as they are; python -m stages.calibrate learns what they are worth",
+            "nobody calibrated %s: their own boxes and scores count as they are; python -m pipeline.evaluate.calibrate learns what they are worth",
             ", ".join(fuse.uncalibrated),
         )
 

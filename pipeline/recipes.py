@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
-from stages.detect_hands import DetectHands
 from stages.detect_hands_contacthands import DetectHandsContactHands
+from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_hands_whim import DetectHandsWhim
-from stages.detect_people import DetectPeople
+from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.detectors.weights import find_weights
 from stages.download import Download
-from stages.estimate_poses import EstimatePoses
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
+from stages.estimate_poses_vitpose import EstimatePoses
 from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import FusePeople

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from stages.detectors.as_hand_stage import check_settings, rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
-from stages.frames import Frames
-from stages.hand_members import check_settings, rows_of
+from stages.media.frames import Frames
 from stages.stage import Key, Resources, setting
 from stages.tables import HandDetections, People, Table
 
@@ -71,8 +71,8 @@ class DetectHandsContactHands:
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load the network."""
-        from stages.detectors.contact_hands import contact_hands, find_hands
-        from stages.detectors.contact_hands_detectron2 import generalized_rcnn
+        from stages.detectors.contacthands.boxes import contact_hands, find_hands
+        from stages.detectors.contacthands.detectron2 import generalized_rcnn
         from stages.detectors.networks import pick_device
 
         file = weight_file("contacthands")

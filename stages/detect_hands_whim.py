@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from stages.detectors.as_hand_stage import check_settings, rows_of
 from stages.detectors.weights import MissingWeights, hash_of, weight_file, weight_sha256
-from stages.frames import Frames
-from stages.hand_members import check_settings, rows_of
+from stages.media.frames import Frames
 from stages.stage import Key, Resources, setting
 from stages.tables import HandDetections, People, Table
 

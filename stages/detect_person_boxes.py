@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from stages.detectors.as_hand_stage import check_settings
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
-from stages.frames import Frames
-from stages.hand_members import check_settings
+from stages.media.frames import Frames
 from stages.stage import Key, Resources, setting
 from stages.tables import PersonBoxes, Table
 

@@ -20,8 +20,8 @@ import numpy as np
 
 import stages
 from fitting.files import sha256_of
-from stages.fetch import Answer, Request, classify
-from stages.probe import Probe, probe
+from stages.media.fetch import Answer, Request, classify
+from stages.media.probe import Probe, probe
 from stages.stage import Failure, Key, Reason, Resources, setting
 from stages.tables import Manifest, Table, Videos
 
@@ -197,7 +197,7 @@ def _attempt(request: Request, limit_s: float) -> Answer | Failure:
     """One run of yt-dlp in a process of its own, killed with all it started at the limit."""
     root = str(Path(stages.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "stages.fetch", json.dumps(asdict(request))]
+    command = [sys.executable, "-m", "stages.media.fetch", json.dumps(asdict(request))]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=out, stderr=errors, env=environment, start_new_session=True, text=True

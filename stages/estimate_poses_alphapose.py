@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from stages.detectors.as_hand_stage import check_settings
+from stages.detectors.as_pose_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
-from stages.frames import Frames
-from stages.hand_members import check_settings
-from stages.people_union import MIN_IOU
-from stages.pose_members import rows_of
+from stages.fusion.people import MIN_IOU
+from stages.media.frames import Frames
 from stages.stage import Key, Resources, setting
 from stages.tables import PersonBoxes, Poses, Table
 
 if TYPE_CHECKING:
-    from stages.detectors.alphapose import Decode
+    from stages.detectors.alphapose.keypoints import Decode
 
 DECODE: Mapping[str, "Decode"] = {"alphapose_136": "integral", "alphapose_26": "peak"}
 """By network: the one of 136 keypoints was trained by regression, the one of 26 on heatmaps."""
@@ -68,8 +68,8 @@ class EstimatePosesAlphaPose:
 
     def build(self) -> Callable[[Frames, PersonBoxes], Poses]:
         """Load the network."""
-        from stages.detectors.alphapose import BODY, HANDS, keypoint_reader, views_of
-        from stages.detectors.fastpose import fastpose
+        from stages.detectors.alphapose.keypoints import BODY, HANDS, keypoint_reader, views_of
+        from stages.detectors.alphapose.network import fastpose
 
         file, decode = weight_file(self.network), DECODE[self.network]
         network = fastpose(load_checkpoint(file), file)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fitting.files import model_file, prior_file, sha256_of
-from fitting.landmark_offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
+from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
 from stages.stage import Key, Resources, setting
 from stages.tables import LEFT, Clips, Fits, Hands, Table
 
@@ -109,9 +109,9 @@ class Fit:
         import torch
 
         from fitting.fit import FitSettings, Fitter
-        from fitting.mano import load_hand_model
+        from fitting.hand.mano import load_hand_model
         from fitting.objective import LossWeights
-        from fitting.tracks import TrackSettings
+        from fitting.tracks.solve import TrackSettings
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         loss_weights = LossWeights(

@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int16, Int64
 
 from fitting.files import sha256_of
-from stages import bodies, boxes, tracks
-from stages.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
-from stages.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
-from stages.people_union import union_of_people
+from stages import boxes
+from stages.fusion import tracks
+from stages.fusion import wrists as bodies
+from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
+from stages.fusion.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
+from stages.fusion.people import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
 
@@ -58,7 +60,7 @@ class FuseHands:
     """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
     calibrated or dropped."""
     calibration: str = ""
-    """A file that `python -m stages.calibrate` wrote; '' = the one among the weights, else the one that comes with the project. Sources
+    """A file that `python -m pipeline.evaluate.calibrate` wrote; '' = the one among the weights, else the one that comes with the project. Sources
     that it lacks have the project's own calibration, or none: they are taken at their word."""
     match_iou: float = 0.4
     """Boxes of two sources above this overlap are the same hand. Ours; hulls and full boxes overlap by 0.56 at the median."""

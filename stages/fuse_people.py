@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stages.people_union import union_of_people
+from stages.fusion.people import union_of_people
 from stages.stage import Key, Resources
 from stages.tables import Everybody, People, Table
 

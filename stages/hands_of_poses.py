@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from stages.detectors.found import hull_boxes
-from stages.people_union import numbers_of
+from stages.fusion.people import numbers_of
 from stages.stage import Key, Resources
 from stages.tables import HandDetections, People, Poses, Table
 

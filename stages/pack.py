@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, UInt8
 
-from stages.frames import read_frames
+from stages.media.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
 from stages.stage import Key, Resources
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from stages.frames import decode
+from stages.media.frames import decode
 from stages.stage import Failure, Key, Reason, Resources
 from stages.tables import Clips, Table, Videos
 

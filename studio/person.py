@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from fitting.mano import LEFT
+from fitting.hand.mano import LEFT
 from studio.render import Mesh, join, tube_faces
 from studio.scene import MIRROR, SHOULDER, Shot
 

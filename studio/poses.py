@@ -1,6 +1,6 @@
 """A small vocabulary of hand shapes as joint angles, and smooth movement between them.
 
-Angles are `fitting.anatomy`'s twist, bend and splay of the 15 finger joints in MANO's order (index, middle, little, ring, thumb,
+Angles are `fitting.hand.anatomy`'s twist, bend and splay of the 15 finger joints in MANO's order (index, middle, little, ring, thumb,
 three joints each); positive bend closes the finger, positive splay leans it towards the thumb.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from fitting.anatomy import FINGERS, limits
+from fitting.hand.anatomy import FINGERS, limits
 
 STRAIGHT, SOFT, CURLED, HOOKED = (4, 6, 4), (22, 28, 16), (78, 96, 60), (15, 85, 55)
 THUMB_OUT, THUMB_SOFT, THUMB_IN, THUMB_UP = (-8, -4, -2), (4, 10, 10), (20, 34, 40), (-14, -6, -8)
@@ -28,7 +28,7 @@ SHAPES: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float], Se
     "ell": (STRAIGHT, CURLED, CURLED, CURLED, THUMB_UP),
     "claw": (HOOKED, HOOKED, HOOKED, HOOKED, THUMB_SOFT),
 }
-"""Bend in degrees of the three joints of each finger, in `fitting.anatomy.FINGERS`' order."""
+"""Bend in degrees of the three joints of each finger, in `fitting.hand.anatomy.FINGERS`' order."""
 
 SPREAD: Mapping[str, float] = {"open": 1.0, "victory": 0.8, "three": 0.8, "flat": -0.1, "claw": 0.8, "relaxed": 0.3}
 """How far straight fingers fan out, as a share of a full spread; 0.2 where nothing is said."""

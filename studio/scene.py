@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from fitting.mano import LEFT, RIGHT
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.mano import LEFT, RIGHT
+from fitting.hand.rotation import matrix_from_axis_angle
 from studio.hand import CLOTHS, SKINS, Dress
 from studio.poses import SHAPES, glide, key_angles, key_times
 

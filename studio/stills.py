@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from fitting.anatomy import sample_angles
-from fitting.mano import LEFT
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.anatomy import sample_angles
+from fitting.hand.mano import LEFT
+from fitting.hand.rotation import matrix_from_axis_angle
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model
 from studio.poses import SHAPES, key_angles
@@ -37,7 +37,7 @@ class Album:
     distance_m: tuple[float, float] = (0.75, 1.2)
     """Of the wrist. A focal length of three sides makes an open hand 115 to 185 of 256 pixels long."""
     sampled: float = 0.4
-    """Share of the pictures whose pose is `fitting.anatomy.sample_angles`'; of the others each finger is between two named shapes."""
+    """Share of the pictures whose pose is `fitting.hand.anatomy.sample_angles`'; of the others each finger is between two named shapes."""
 
     def __post_init__(self) -> None:
         if self.size % 4 or self.size < 64:

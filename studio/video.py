@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 
-from fitting.anatomy import compose
-from fitting.mano import LEFT, HandModel, pose_either_hand
-from fitting.rotation import axis_angle_from_matrix, mirror_axis_angle
+from fitting.hand.anatomy import compose
+from fitting.hand.mano import LEFT, HandModel, pose_either_hand
+from fitting.hand.rotation import axis_angle_from_matrix, mirror_axis_angle
 from studio.backdrop import Backdrop
 from studio.hand import DressedHand, finger_axes, studio_model
 from studio.person import Person

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stages.frames import Frames
+from stages.media.frames import Frames
 
 
 def frames_of(*images: np.ndarray) -> Frames:

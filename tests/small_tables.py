@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fitting.mano import load_hand_model, pose_either_hand, project
-from stages.frames import read_frames
+from fitting.hand.mano import load_hand_model, pose_either_hand, project
+from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 

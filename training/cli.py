@@ -13,18 +13,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from training.data.loader import Loader
+from training.data.samples import Frames
+from training.data.shard import Dataset
 from training.detector.ablations import DetectorRecipe, ablations
 from training.detector.network import DetectorSettings
-from training.loader import Loader
-from training.loop import NotFiniteError, TrainSettings
-from training.products import Frames
 from training.regressor.cli import add_commands as add_regressor_commands
 from training.regressor.evaluate_command import add_command as add_regressor_evaluation
-from training.shards import Dataset
+from training.run.loop import NotFiniteError, TrainSettings
 
 if TYPE_CHECKING:
+    from training.data.readers.labelled_picture import LabelledPicture
     from training.detector.inference import HandDetector
-    from training.readers.labelled_picture import LabelledPicture
 
 console = Console(soft_wrap=True)
 
@@ -118,7 +118,7 @@ def _on_checkpoint(commands: Any, name: str, command: Callable[[argparse.Namespa
 def train_detector(arguments: argparse.Namespace) -> None:
     """Train, and say how good the best epoch was."""
     from training.detector.task import DetectorTask
-    from training.launch import launch
+    from training.run.launch import launch
 
     recipe = _recipe(arguments)
     folders = [Frames(dataset=Dataset.open(folder, "train"), size=arguments.image, share=recipe.share) for folder in arguments.data]
@@ -159,9 +159,9 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
     """COCO's figures, precision, recall and side of the averaged weights; on labelled frames of video beside the annotators'."""
-    from training.detector.evaluation import LEAST_SCORE, figures, judge
+    from hands.drawing.sheets import WorstPictures
+    from training.detector.evaluate import LEAST_SCORE, figures, judge
     from training.detector.report import measured_in, write_report
-    from training.detector.worst import WorstPictures
 
     if arguments.report:
         measured_in(arguments.report, arguments.checkpoint)
@@ -220,11 +220,11 @@ def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
 
 def _test_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledPicture]", float]:
     """Name of the labelled pictures asked for, the pictures, and the overlap at which a hand is found."""
-    from training.readers.coco_wholebody import coco_wholebody
-    from training.readers.labelled_frames import MIN_IOU, labelled_frames
-    from training.readers.official_whim import official_whim
-    from training.readers.oxford_hands import oxford_hands
-    from training.readers.shard_frames import shard_frames
+    from training.data.readers.coco_wholebody import coco_wholebody
+    from training.data.readers.labelled_frames import MIN_IOU, labelled_frames
+    from training.data.readers.official_whim import official_whim
+    from training.data.readers.oxford_hands import oxford_hands
+    from training.data.readers.shard_frames import shard_frames
 
     if arguments.labels:
         return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MIN_IOU

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, relu
 
 from stages.detectors.found import Extent, FindHands, FoundHands, hull_boxes
-from stages.detectors.hand_search import ELBOWS, SHOULDERS, WRISTS
+from stages.detectors.mediapipe.hand_search import ELBOWS, SHOULDERS, WRISTS
 from stages.detectors.networks import Batches, ready
 from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.detectors.weights import State, fill

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
-"""RGB, upright, square pixels: a frame as `stages.frames` reads it."""
+"""RGB, upright, square pixels: a frame as `stages.media.frames` reads it."""
 AnyPicture = UInt8[np.ndarray, "_ _ ..."]
 """The same in grey or with transparency."""
 

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.end_to_end import end_to_end, flipped, joined, mirrored
 from benchmarks.rendered_hands import RenderedHands, find, render
-from fitting.mano import LEFT
+from fitting.hand.mano import LEFT
 from studio.hand import studio_model
 
 

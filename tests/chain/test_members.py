@@ -5,22 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.graph import Graph
+from pipeline.engine.graph import Graph
+from pipeline.engine.run import Local, run
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.members import hand_detectors, with_weights
-from pipeline.run import Local, run
-from pipeline.store import Store
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
-from stages.detect_people import DetectPeople
-from stages.detectors import models
+from stages.detect_people_blazepose import DetectPeople
+from stages.detectors.mediapipe import models
 from stages.download import Download
 from stages.fuse_hands import FuseHands
 from stages.split import Split
 from stages.stage import Stage
 from stages.tables import HandDetections
-from tests.stages import rcnn_reference, test_openpose_hand
-from tests.stages.checkpoints import random_state, save
+from tests.stages.detectors import rcnn_reference, test_openpose_hand
+from tests.stages.detectors.checkpoints import random_state, save
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.graph import Graph
+from pipeline.engine.graph import Graph
+from pipeline.engine.run import Local, run
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe
-from pipeline.run import Local, run
-from pipeline.store import Store
 from stages.tables import HandDetections, Hands
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "new_detector.py"

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.graph import Graph, State, table_of
+from pipeline.engine.graph import Graph, State, table_of
+from pipeline.engine.run import Local, run
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim as whim_recipe
-from pipeline.run import Local, run
-from pipeline.store import Store
 from stages.shards import Shards
 from stages.tables import Clips, Fits, Hands, Videos
 from tests.chain.conftest import plan, shard_bytes

@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.graph import Graph
+from pipeline.engine.graph import Graph
+from pipeline.engine.run import Local, run
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from pipeline.run import Local, run
-from pipeline.store import Store
 from stages.detect_hands_whim import DetectHandsWhim
-from stages.detectors import models
+from stages.detectors.mediapipe import models
 from stages.detectors.weights import BadWeights, MissingWeights, find_weights
 from stages.detectors.whim import find_hands, open_network
 from stages.fuse_hands import FuseHands

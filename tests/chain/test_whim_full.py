@@ -10,19 +10,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim_full
-from pipeline.store import Store
-from stages.detectors import models
+from stages.detectors.mediapipe import models
 from stages.detectors.person_boxes import person_detector, person_finder
 from stages.detectors.weights import find_weights
-from stages.frames import decode
 from stages.fuse_hands import Refusal
+from stages.media.frames import decode
 from stages.tables import Everybody, HandDetections, Hands, People, PersonBoxes, Poses, RefusedHands, Table
 from tests.chain.conftest import plan
 from tests.detr_layouts import rtdetr_r50
-from tests.stages import rcnn_reference, test_alphapose, test_openpose_hand
-from tests.stages.checkpoints import random_state, save
+from tests.stages.detectors import rcnn_reference, test_alphapose, test_openpose_hand
+from tests.stages.detectors.checkpoints import random_state, save
 from tests.vitpose_layouts import official
 
 VIDEO = "odd/oneframe_thanks.mp4"

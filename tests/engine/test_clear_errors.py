@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.graph import Graph, State, Why, seat_of
-from pipeline.run import Local, OnRay, run
-from pipeline.store import ErrorRecord, Store
-from stages.detect_hands import DetectHands
-from stages.detect_people import DetectPeople
+from pipeline.engine.graph import Graph, State, Why, seat_of
+from pipeline.engine.run import Local, OnRay, run
+from pipeline.engine.store import ErrorRecord, Store
+from stages.detect_hands_mediapipe import DetectHands
+from stages.detect_people_blazepose import DetectPeople
 from stages.stage import Resources
 from tests.engine import toy
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.graph import Graph, State, Why, seat_of
-from pipeline.run import Local, OnRay, Summary, run
-from pipeline.store import Store, StoreError
+from pipeline.engine.graph import Graph, State, Why, seat_of
+from pipeline.engine.run import Local, OnRay, Summary, run
+from pipeline.engine.store import Store, StoreError
 from stages.tables import Reviews
 from tests.engine import toy
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.graph import Graph, State, seat_of
-from pipeline.run import Local, NoWorkers, OnRay, run
-from pipeline.store import Store
+from pipeline.engine.graph import Graph, State, seat_of
+from pipeline.engine.run import Local, NoWorkers, OnRay, run
+from pipeline.engine.store import Store
 from stages.stage import Resources
 from tests.engine import toy
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fitting import anatomy
 from fitting.files import STANDIN
-from fitting.mano import HandModel, load_hand_model, pose_hand
-from fitting.rotation import axis_angle_from_matrix
+from fitting.hand import anatomy
+from fitting.hand.mano import HandModel, load_hand_model, pose_hand
+from fitting.hand.rotation import axis_angle_from_matrix
 
 torch.set_num_threads(1)
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from fitting import compiled, compiled_loop, solver
-from fitting.compiled_functions import angle_of, exponential, half_turn_parts
-from fitting.compiled_lanes import LANES, empty, load, store
-from fitting.compiled_model import SOURCES
+from fitting import solver
+from fitting.compiled import loop as compiled_loop
+from fitting.compiled import solver as compiled
+from fitting.compiled.functions import angle_of, exponential, half_turn_parts
+from fitting.compiled.lanes import LANES, empty, load, store
+from fitting.compiled.layout import SOURCES
 from fitting.fit import FitSettings, Fitter
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.mano import HandModel
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
-from fitting.kinematics import FROM_KEYPOINTS
-from fitting.mano import HandModel
 from fitting.measures import measure
 from fitting.objective import Landmarks, LossWeights, Objective, State, projected
-from fitting.prior import pose_prior
-from fitting.rotation import matrix_from_axis_angle
+from fitting.priors.prior import pose_prior
 
 TERMS = ("bone", "angle", "prior", "shape", "depth")
 WEIGHTS = LossWeights(depth=0.7)
@@ -243,7 +245,7 @@ def test_kept_machine_code_is_known_by_all_its_sources():
     """Not by the file of the function alone that Python calls: an edit of a function that it calls would go unnoticed."""
     (name,) = SOURCES.dtype.names
     folder = Path(compiled.__file__).parent
-    called = sorted(path for path in folder.glob("*.py") if path.name.startswith("compiled") or path.name in ("objective.py", "solver.py"))
+    called = sorted([*folder.glob("*.py"), folder.parent / "objective.py", folder.parent / "solver.py"])
     assert name == f"sources_{hashlib.sha256(b''.join(path.read_bytes() for path in called)).hexdigest()}"
     signatures = [str(kind) for kind in compiled_loop.solve_queue.signatures]
     assert all(name in kind for kind in signatures)

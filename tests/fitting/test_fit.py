@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from benchmarks import fit_quality
-from fitting import anatomy
 from fitting.fit import FitSettings, Fitter, HandFits, Outcome, disagreement, flip_margin
+from fitting.hand import anatomy
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.mano import pose_hand, project
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
-from fitting.kinematics import FROM_KEYPOINTS
-from fitting.mano import pose_hand, project
 from fitting.objective import Landmarks, LossWeights, Objective, State, projected
-from fitting.prior import pose_prior
-from fitting.rotation import matrix_from_axis_angle
+from fitting.priors.prior import pose_prior
 from fitting.solver import solve
 
 FITTED = {Outcome.CONVERGED, Outcome.STALLED}
@@ -63,7 +63,7 @@ def test_poses_are_found_again(fitter, invent, noise, outliers, most_mm, most_sh
 
 @pytest.mark.parametrize("row", fit_quality.ROWS)
 def test_poses_of_another_generator_are_found_as_well_as_promised(fitter, row):
-    """The prior learned from `fitting.anatomy`'s sampler, these are the studio's."""
+    """The prior learned from `fitting.hand.anatomy`'s sampler, these are the studio's."""
     rng = np.random.default_rng(3)
     hands = fit_quality.hands_of(fit_quality.studio_angles(256, rng), rng)
     figures = fit_quality.measure(fitter, hands.seen(*fit_quality.ROWS[row], rng), hands.frontal)

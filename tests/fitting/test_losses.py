@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from fitting import anatomy
-from fitting.kinematics import JointModel
+from fitting.hand import anatomy
+from fitting.hand.kinematics import JointModel
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.losses import bone_length_loss, bone_lengths, depth_loss, joint_angle_loss, outside_hulls, prior_loss, reprojection_loss
 from fitting.objective import bone_length_limits
-from fitting.prior import mesh_map, pose_prior
-from fitting.rotation import matrix_from_axis_angle
+from fitting.priors.prior import mesh_map, pose_prior
 
 LIMITS = torch.as_tensor(anatomy.limits()[:, 0]), torch.as_tensor(anatomy.hulls())
 
@@ -176,7 +176,7 @@ def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
 def test_prior_by_hand(exact, prior):
     """The reference is the equation as printed, on the mesh: X - ((X - mu) U^T U + mu)."""
     from fitting.files import POSE_PRIOR
-    from fitting.prior import bone_rotations, mesh_components, read_second_moment
+    from fitting.priors.prior import bone_rotations, mesh_components, read_second_moment
 
     basis, _, mean = mesh_components(exact, read_second_moment(POSE_PRIOR), 20)
     offset, matrix = mesh_map(exact)

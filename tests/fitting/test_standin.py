@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fitting import anatomy
 from fitting.files import STANDIN, sha256_of
-from fitting.mano import TIP_VERTICES, pose_hand
-from fitting.rotation import axis_angle_from_matrix
-from fitting.standin_rig import WRIST_RING
-from fitting.standin_surface import signed_distance, skeleton
+from fitting.hand import anatomy
+from fitting.hand.mano import TIP_VERTICES, pose_hand
+from fitting.hand.rotation import axis_angle_from_matrix
+from fitting.standin.rig import WRIST_RING
+from fitting.standin.surface import signed_distance, skeleton
 
 
 @pytest.fixture(scope="module")

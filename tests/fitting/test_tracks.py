@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from benchmarks.tracks import flip_share, jitter_mm, landmarks, studio_motion
-from fitting.banded import Banded, solve_banded
-from fitting.chains import chains, segments, whole_tracks
-from fitting.compiled_banded import solve_banded as solve_banded_compiled
+from fitting.compiled.banded import solve_banded as solve_banded_compiled
 from fitting.fit import FitSettings, Fitter, Outcome
+from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
-from fitting.kinematics import FROM_KEYPOINTS
 from fitting.objective import Landmarks, State
-from fitting.paths import cheapest_path, mend_jumps
-from fitting.rotation import matrix_from_axis_angle
-from fitting.smoothness import Smoothness
 from fitting.solver import solve
-from fitting.tracks import Arithmetic, TrackSettings, solve_tracks
-from pipeline.truth import pa_mpjpe_mm
+from fitting.tracks.banded import Banded, solve_banded
+from fitting.tracks.chains import chains, segments, whole_tracks
+from fitting.tracks.paths import cheapest_path, mend_jumps
+from fitting.tracks.smoothness import Smoothness
+from fitting.tracks.solve import Arithmetic, TrackSettings, solve_tracks
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
 SPREAD = (2.5, 8.0, 0.25)
 

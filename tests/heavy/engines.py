@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from stages.detect_hands_contacthands import DetectHandsContactHands
-from stages.detect_people import DetectPeople
+from stages.detect_people_blazepose import DetectPeople
 from stages.download import Download
-from stages.estimate_poses import EstimatePoses
+from stages.estimate_poses_vitpose import EstimatePoses
 from stages.split import Split
 from stages.stage import Key, Resources, Stage
 from stages.tables import Manifest, People, PersonBoxes, Table

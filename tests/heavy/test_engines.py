@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.store import Store
+from pipeline.engine.store import Store
 from stages import boxes
-from stages.detectors import models
-from stages.detectors.vitpose import CELLS_X, CELLS_Y, views_of
+from stages.detectors.mediapipe import models
+from stages.detectors.vitpose.keypoints import CELLS_X, CELLS_Y, views_of
 from stages.detectors.weights import find_weights
 from stages.tables import HandDetections, Poses, Table
 from tests.chain.conftest import ROOT, command, environment
-from tests.stages import rcnn_reference
-from tests.stages.checkpoints import random_state, save
+from tests.stages.detectors import rcnn_reference
+from tests.stages.detectors.checkpoints import random_state, save
 from tests.vitpose_layouts import official
 
 RECIPES = Path(__file__).parent / "engines.py"

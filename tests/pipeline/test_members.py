@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
-from stages.detect_hands import DetectHands
 from stages.detect_hands_contacthands import DetectHandsContactHands
+from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
-from stages.detect_people import DetectPeople
+from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
 from stages.fuse_hands import FuseHands
@@ -82,4 +82,4 @@ def test_who_is_taken_at_their_word_is_said(weights: Path, caplog: pytest.LogCap
     say_uncalibrated(FuseHands(detectors=("mediapipe", "openpose", "vitpose")))
     (record,) = caplog.records
     assert "openpose, vitpose" in record.getMessage()
-    assert "stages.calibrate" in record.getMessage()
+    assert "pipeline.evaluate.calibrate" in record.getMessage()

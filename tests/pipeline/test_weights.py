@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import weights
 from pipeline.cli import main
-from pipeline.store import StoreError
+from pipeline.engine.store import StoreError
 from pipeline.weights import DownloadError, Standing, fetch, standing
 from stages.detectors import weights as catalogue_module
 from stages.detectors.weights import BadWeights, MissingWeights, Weights, catalogue, weight_file, weight_sha256

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.tracks import jitter_mm, landmarks, studio_motion
 from fitting.files import STANDIN, sha256_of
-from fitting.mano import load_hand_model, pose_either_hand, project
+from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from stages.fit import Fit
 from stages.tables import LEFT, RIGHT, Clips, Fits, Hands
 
@@ -43,8 +43,8 @@ def seen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Twelve hands, left and right by turns: sides, keypoints, wrist-centred joints in metres."""
     import torch
 
-    from fitting import anatomy
-    from fitting.rotation import axis_angle_from_matrix, mirror_axis_angle
+    from fitting.hand import anatomy
+    from fitting.hand.rotation import axis_angle_from_matrix, mirror_axis_angle
 
     model = load_hand_model(STANDIN)
     rng = np.random.default_rng(4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fitting.files import sha256_of
-from fitting.landmark_offsets import LANDMARK_OFFSETS, Offsets, load_offsets
+from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, load_offsets
 from stages.fit import Fit, on_joints
 from stages.tables import Clips, Hands
 from tests.small_tables import columns

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.association import associate, fuse_box, fuse_keypoints, weighted_box
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import everybody_of
+from stages.fusion.association import associate, fuse_box, fuse_keypoints, weighted_box
 from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
 from tests.stages.fused_hands import body, detection, fuse, quick, shape_of
 

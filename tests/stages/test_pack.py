@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shard_file import write_shard
-from stages.frames import read_frames
+from pipeline.engine.shard_file import write_shard
+from stages.media.frames import read_frames
 from stages.pack import ClipTables, Pack
 from stages.shards import Shards, shard_of, split_of
 from tests.small_tables import clip_row, render_video, source_of, video_row

@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.detectors.vitpose import views_of
+from stages.detectors.vitpose.keypoints import views_of
 from stages.detectors.weights import MissingWeights, find_weights
-from stages.estimate_poses import EstimatePoses
-from stages.frames import Frames
+from stages.estimate_poses_vitpose import EstimatePoses
 from stages.fuse_people import everybody_of
 from stages.hands_of_poses import HandsOfPoses
+from stages.media.frames import Frames
 from stages.people_of_poses import PeopleOfPoses
 from stages.tables import BODY_KEYPOINTS, People, PersonBoxes, Poses
 from tests.labelled_pictures import frames_of, labelled
-from tests.stages.checkpoints import random_state
+from tests.stages.detectors.checkpoints import random_state
 from tests.vitpose_layouts import official
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.frames import decode, read_frames
-from stages.probe import Probe, probe
+from stages.media.frames import decode, read_frames
+from stages.media.probe import Probe, probe
 from stages.split import Split, divide, scene_scores
 from stages.stage import Failure, Reason
 from stages.tables import Clips, Videos

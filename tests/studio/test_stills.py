@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.mano import pose_either_hand
+from fitting.hand.mano import pose_either_hand
 from studio.hand import studio_model
 from studio.render import SUPERSAMPLE
 from studio.stills import Album, render_album

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.mano import LEFT, RIGHT, pose_either_hand
-from stages.frames import decode
+from fitting.hand.mano import LEFT, RIGHT, pose_either_hand
+from stages.media.frames import decode
 from studio.hand import studio_model
 from studio.poses import glide
 from studio.render import SUPERSAMPLE, Camera, Mesh, Renderer
@@ -161,10 +161,10 @@ def test_a_film_that_cannot_be_made_is_refused_by_name() -> None:
 
 
 def test_detectors_find_the_hands_and_the_person(pictures: list) -> None:
-    from stages.detect_hands import DetectHands
-    from stages.detect_people import DetectPeople
-    from stages.detectors.models import find
-    from stages.frames import Frames
+    from stages.detect_hands_mediapipe import DetectHands
+    from stages.detect_people_blazepose import DetectPeople
+    from stages.detectors.mediapipe.models import find
+    from stages.media.frames import Frames
     from stages.tables import People
 
     try:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.loader import Loader
-from training.loop import Run, TrainSettings
-from training.products import Frames
-from training.shards import Dataset
+from training.data.loader import Loader
+from training.data.samples import Frames
+from training.data.shard import Dataset
+from training.run.loop import Run, TrainSettings
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from training.products import FILL
-from training.random import between, uniform
+from training.data.keyed_random import between, uniform
+from training.data.samples import FILL
 
 GROUP = 4
 """Pictures of a mosaic; a rank's share of a batch is a multiple of it."""

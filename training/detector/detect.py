@@ -10,9 +10,9 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.data.video import VideoFile, is_camera, pictures_of
 from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
-from training.video import VideoFile, is_camera, pictures_of
 
 
 @dataclass(eq=False, slots=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from training.detector.best import best_hands
+from training.detector.fast_decode import best_hands
 from training.detector.inference import fused, read
 from training.detector.network import Detector
 

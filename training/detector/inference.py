@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from training.checkpoint import Checkpoint, load_weights
-from training.detector.best import best_hands
+from training.data.samples import FILL, placed
+from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
-from training.products import FILL, placed
+from training.run.checkpoint import Checkpoint, load_weights
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from fitting.files import sha256_of
+from hands.drawing.sheets import WorstPictures
+from hands.metrics.detections import RECALLS, SIZES, coco_curves
 from training.detector.ablations import ablations
-from training.detector.evaluation import Judged, figures_by_size
+from training.detector.evaluate import Judged, figures_by_size
 from training.detector.inference import HandDetector
-from training.detector.worst import WorstPictures
-from training.metrics import RECALLS, SIZES, coco_curves
 
 PAPER_SETS = {"coco-wholebody": "COCO-WholeBody", "oxford-hands": "Oxford-Hands", "whim": "WHIM"}
 

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.loader import Batch
+from training.data.readers.shard_frames import shard_frames
+from training.data.samples import Frames
 from training.detector.augment import Augmentation, as_floats, augment, of_training
 from training.detector.draw import draw_box, draw_hands
-from training.detector.evaluation import LEAST_SCORE, figures, judge
+from training.detector.evaluate import LEAST_SCORE, figures, judge
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
-from training.loader import Batch
-from training.products import Frames
-from training.readers.shard_frames import shard_frames
 
 _TRUTH_COLOUR = (255, 255, 255)
 

@@ -1,7 +1,7 @@
 """From pictures around hands to the crops that the network sees, all of a batch at once on its device: turned, scaled, shifted, coloured,
 partly hidden, and the truth with them.
 
-Frame of reference: as `training.regressor.truth`. Everything is drawn by the sample's key. A turn is about the camera's axis, so that the
+Frame of reference: as `training.regressor.targets`. Everything is drawn by the sample's key. A turn is about the camera's axis, so that the
 hand in space turns with its picture.
 """
 
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from training.products import FILL
-from training.random import between, uniform
-from training.regressor.truth import HandTruth
+from training.data.keyed_random import between, uniform
+from training.data.samples import FILL
+from training.regressor.targets import HandTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,7 @@ def crop_camera(translation: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"], si
 
 
 def weak_crop_camera(camera: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The crop's camera of a fit's: pixels a metre, then the wrist's pixel (`fitting.mano.project`)."""
+    """The crop's camera of a fit's: pixels a metre, then the wrist's pixel (`fitting.hand.mano.project`)."""
     wrist = frame_to_crop(camera[:, None, 1:], box)[:, 0]
     metres = box[:, 2:] / camera[:, :1]
     return torch.cat([2 / metres, wrist * metres], 1)

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from training.loop import TrainSettings
 from training.regressor.ablations import ABLATIONS
+from training.run.loop import TrainSettings
 
 SIDE = 384
 """Of the training pictures, pixels: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
@@ -74,8 +74,8 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     """Train, and print how good the best epoch was."""
     from rich.console import Console
 
-    from training.launch import launch
-    from training.loader import Loader
+    from training.data.loader import Loader
+    from training.run.launch import launch
 
     loader = Loader(
         products=_products(arguments),
@@ -131,11 +131,11 @@ def export_regressor(arguments: argparse.Namespace) -> None:
 
 def _products(arguments: argparse.Namespace) -> list[Any]:
     """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
-    from training.products import Crops
-    from training.readers.freihand import freihand
-    from training.readers.ho3d import ho3d
+    from training.data.readers.freihand import freihand
+    from training.data.readers.ho3d import ho3d
+    from training.data.samples import Crops
+    from training.data.shard import Dataset
     from training.regressor.labels import refuse_other_hand
-    from training.shards import Dataset
 
     share = ABLATIONS[arguments.ablation].share if arguments.samples is None else arguments.samples
     products: list[Any] = []
@@ -153,12 +153,12 @@ def _products(arguments: argparse.Namespace) -> list[Any]:
 
 def _task(arguments: argparse.Namespace) -> Any:
     """What the options and the row of the paper's table ask for."""
+    from training.data.shard import Dataset
     from training.regressor.augment import CropAugmentation
     from training.regressor.evaluate import shards_benchmark
     from training.regressor.network import RegressorSettings
     from training.regressor.objective import RegressorLossWeights
     from training.regressor.task import AdversarialRegressorTask, RegressorTask
-    from training.shards import Dataset
 
     row = ABLATIONS[arguments.ablation]
     asked = {"size": arguments.size, "drop_path": arguments.drop_path, "checkpoint_activations": arguments.checkpoint_activations}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
-from fitting.mano import RIGHT, closed_faces, load_hand_model
+from fitting.hand.mano import RIGHT, closed_faces, load_hand_model
 
 COLOURS = ((56, 168, 255), (255, 146, 60))
 """Left, right."""

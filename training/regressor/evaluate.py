@@ -1,6 +1,6 @@
 """A regressor judged on hands that are known: every figure of the coarse hand and of the refined one, side by side.
 
-Frames of reference: as `training.hand_metrics`; pixels of the picture for boxes and cameras. All is in terms of right hands: a left
+Frames of reference: as `hands.metrics.hands`; pixels of the picture for boxes and cameras. All is in terms of right hands: a left
 hand of a shard is mirrored with its crop, and so is its truth.
 """
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float32, Float64, Int64
 
-from fitting.mano import TIP_VERTICES, load_hand_model
-from fitting.similarity import aligned
-from training.hand_metrics import FINGERTIPS, Hands3D, Judged, distances, judge
-from training.hand_motion import motion_figures, path_figures, runs
-from training.products import Crops
-from training.readers.freihand import freihand
-from training.readers.hand_crops import PIXEL_MIDDLE, HandCrops
-from training.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
+from fitting.hand.mano import TIP_VERTICES, load_hand_model
+from fitting.hand.similarity import aligned
+from hands.metrics.hands import FINGERTIPS, Hands3D, Judged, distances, judge
+from hands.metrics.motion import motion_figures, path_figures, runs
+from training.data.readers.freihand import freihand
+from training.data.readers.hand_crops import PIXEL_MIDDLE, HandCrops
+from training.data.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
+from training.data.samples import Crops
+from training.data.shard import CorruptSampleError, Dataset
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer
 from training.regressor.labels import refuse_other_hand, truth_of
 from training.regressor.network import Regressor
-from training.shards import CorruptSampleError, Dataset
 
 _log = logging.getLogger(__name__)
 

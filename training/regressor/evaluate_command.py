@@ -35,7 +35,7 @@ def add_command(commands: Any) -> None:
 
 def evaluate_regressor(arguments: argparse.Namespace) -> None:
     """Measure on every set that is named. Raises ValueError when none is."""
-    from training.readers.hand_crops import write_predictions
+    from training.data.readers.hand_crops import write_predictions
     from training.regressor.evaluate import evaluate, placed
     from training.regressor.inference import read
     from training.regressor.report import write_report

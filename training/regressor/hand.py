@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fitting.mano import HandModel, pose_rotations
-from fitting.rotation import matrix_from_axis_angle, matrix_from_six, six_from_matrix
+from fitting.hand.mano import HandModel, pose_rotations
+from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_from_matrix
 from training.regressor.camera import project_to_crop
 
 HAND_SHARE = 0.5

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-from fitting.mano import LEFT
-from fitting.rotation import axis_angle_from_matrix
-from training.checkpoint import Checkpoint, load_weights
-from training.products import FILL, cut, squared
+from fitting.hand.mano import LEFT
+from fitting.hand.rotation import axis_angle_from_matrix
+from training.data.samples import FILL, cut, squared
 from training.regressor.camera import (
     crop_to_frame,
     frame_focal,
@@ -31,6 +30,7 @@ from training.regressor.evaluate import CROP_FACTOR
 from training.regressor.fastvit import folded
 from training.regressor.hand import HandEstimate
 from training.regressor.network import Regressor, RegressorSettings
+from training.run.checkpoint import Checkpoint, load_weights
 
 SIZE = 256
 _SHARPEST = 2.0

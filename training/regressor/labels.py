@@ -1,6 +1,6 @@
 """What products say of hands, in pixels of stored images and of either side, as the regressor's truth: right hands in crop units.
 
-Frame of reference: as `training.regressor.truth`.
+Frame of reference: as `training.regressor.targets`.
 """
 
 import json
@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.mano import LEFT
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.mano import LEFT
+from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.camera import mirrored_points, mirrored_rotations
 from training.regressor.hand import HandLayer
 from training.regressor.network import hand_in_use
-from training.regressor.truth import HandTruth
+from training.regressor.targets import HandTruth
 
 
 def refuse_other_hand(folder: Path) -> None:
@@ -32,7 +32,7 @@ def refuse_other_hand(folder: Path) -> None:
 
 
 def truth_of(labels: Mapping[str, np.ndarray], side: int, margin: float, hand: HandLayer, device: torch.device) -> HandTruth:
-    """The truth of a batch of `training.products.Crops` or readers alike, whose pictures are `side` pixels, `margin` crops, wide.
+    """The truth of a batch of `training.data.samples.Crops` or readers alike, whose pictures are `side` pixels, `margin` crops, wide.
 
     Rows are in the order of the pictures; the labels of a batch of several products are not (`image` says of which picture each is).
     NaN means unknown. The points are the joints of the fit, or the landmarks where nothing was fitted; the landmarks' confidence says

@@ -1,6 +1,6 @@
 """The terms of the regressor's loss (WiLoR, eq. 8), one value a hand, unreduced: means over points, not sums.
 
-Frame of reference: as `training.regressor.truth`.
+Frame of reference: as `training.regressor.targets`.
 """
 
 from jaxtyping import Float

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fitting.files import model_file
-from fitting.mano import HandModel, load_hand_model
-from fitting.rotation import matrix_from_axis_angle, matrix_from_six, six_from_matrix
+from fitting.hand.mano import HandModel, load_hand_model
+from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_from_matrix
 from training.regressor.camera import project_to_crop
 from training.regressor.fastvit import FastViT
 from training.regressor.hand import HandEstimate, HandLayer

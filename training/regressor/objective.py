@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.regressor.losses import adversarial_loss, betas_loss, point_loss, rotation_loss, shape_loss
 from training.regressor.network import HandEstimate
-from training.regressor.truth import HandTruth
+from training.regressor.targets import HandTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 
-from fitting.mano import load_hand_model
+from fitting.hand.mano import load_hand_model
+from training.data.video import VideoFile, pictures_of
 from training.detector.inference import HandDetector
 from training.regressor.camera import frame_focal
 from training.regressor.draw import COLOURS, draw_mesh, mesh_faces
@@ -27,7 +28,6 @@ from training.regressor.hand import HandLayer
 from training.regressor.inference import HandReconstructor, ReconstructedHands, usable
 from training.regressor.mesh_files import NamedMesh, write_meshes
 from training.regressor.tracks import FoundHands, TrackSettings, follow, smooth
-from training.video import VideoFile, pictures_of
 
 _F32 = pa.float32()
 SCHEMA = pa.schema(

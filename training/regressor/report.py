@@ -19,9 +19,10 @@ import torch
 from jaxtyping import UInt8
 
 from fitting.files import sha256_of
-from fitting.mano import RIGHT
+from fitting.hand.mano import RIGHT
+from hands.metrics.hands import THRESHOLDS_M
 from stages.tables import HAND_KEYPOINTS
-from training.hand_metrics import THRESHOLDS_M
+from training.data.video import VideoFile
 from training.regressor.ablations import ABLATIONS
 from training.regressor.camera import project_to_crop
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
@@ -29,7 +30,6 @@ from training.regressor.evaluate import Benchmark, Outcome, Said
 from training.regressor.labels import truth_of
 from training.regressor.network import Regressor
 from training.regressor.paper import FREIHAND, HO3D, MOTION
-from training.video import VideoFile
 
 Measured = Mapping[str, Mapping[str, Any]]
 """What the `SET.json` hold, by set."""

@@ -11,24 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fitting.mano import RIGHT
+from fitting.hand.mano import RIGHT
+from training.data.loader import Batch
 from training.detector.augment import as_floats
-from training.loader import Batch
 from training.regressor.augment import CropAugmentation, augment
 from training.regressor.camera import project_to_crop
 from training.regressor.discriminator import Discriminator
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, evaluate
 from training.regressor.hand import HandLayer
-from training.regressor.initial import layer_decay_groups, load_vitpose
 from training.regressor.labels import truth_of
 from training.regressor.losses import discriminator_loss
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.objective import RegressorLossWeights, regressor_loss
-from training.regressor.truth import HandTruth
+from training.regressor.pretrained import layer_decay_groups, load_vitpose
+from training.regressor.targets import HandTruth
 
 FIGURES = ("pa_mpjpe_mm", "pa_mpvpe_mm", "proper_pa_mpjpe_mm", "proper_pa_mpvpe_mm", "proper_pa_auc_j", "root_mpjpe_mm")
-"""Noted after every epoch, of those of `training.hand_metrics.judge`."""
+"""Noted after every epoch, of those of `hands.metrics.hands.judge`."""
 
 
 class Poses(NamedTuple):

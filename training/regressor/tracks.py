@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from scipy.sparse import csr_array
 
-from fitting.mano import LEFT
-from training.metrics import iou
+from fitting.hand.mano import LEFT
+from hands.metrics.detections import iou
 from training.regressor.camera import frame_focal, mirrored_camera, mirrored_rotations
 from training.regressor.hand import HandEstimate, HandLayer
 from training.regressor.inference import ReconstructedHands, hands_of

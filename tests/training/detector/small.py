@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import Checkpoint, Progress
 from training.detector.network import Detector, DetectorSettings
+from training.run.checkpoint import Checkpoint, Progress
 
 
 def random_detector(settings: DetectorSettings | None = None, seed: int = 0) -> Detector:

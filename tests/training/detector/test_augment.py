@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from training.data.keyed_random import uniform
 from training.detector.augment import Augmentation, augment, of_training
-from training.random import uniform
 
 SIZE = 128
 STILL = {

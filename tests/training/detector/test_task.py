@@ -10,12 +10,12 @@ import torch
 
 from tests.training.conftest import rows, write
 from training.cli import main
+from training.data.loader import Loader
+from training.data.samples import Frames
+from training.data.shard import Dataset
 from training.detector.augment import Augmentation
 from training.detector.task import DetectorTask
-from training.loader import Loader
-from training.loop import Run, TrainSettings
-from training.products import Frames
-from training.shards import Dataset
+from training.run.loop import Run, TrainSettings
 
 SIZE = 128
 

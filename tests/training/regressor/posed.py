@@ -8,10 +8,10 @@ import pyarrow as pa
 import simplejpeg
 import torch
 
-from fitting.mano import load_hand_model, pose_either_hand, project
+from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from tests.training.conftest import write
-from training.products import Crops
-from training.shards import Dataset
+from training.data.samples import Crops
+from training.data.shard import Dataset
 
 SIDE, DOT = 240, 8
 """Of the pictures, pixels; the keypoint that is marked, the tip of the index finger."""

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.mano import load_hand_model
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.mano import load_hand_model
+from fitting.hand.rotation import matrix_from_axis_angle
 from tests.training.regressor.posed import DOT, crops_of, posed_hands, shard_of
+from training.data.loader import Loader
 from training.detector.augment import as_floats
-from training.loader import Loader
 from training.regressor.augment import CropAugmentation, augment
 from training.regressor.hand import HandLayer
 from training.regressor.labels import truth_of

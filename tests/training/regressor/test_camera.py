@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fitting.mano import LEFT, RIGHT, load_hand_model, pose_either_hand, pose_rotations, project
-from fitting.rotation import matrix_from_axis_angle, mirror_axis_angle
+from fitting.hand.mano import LEFT, RIGHT, load_hand_model, pose_either_hand, pose_rotations, project
+from fitting.hand.rotation import matrix_from_axis_angle, mirror_axis_angle
 from training.regressor.camera import (
     crop_camera,
     crop_to_frame,

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import whim
-from fitting.mano import load_hand_model
-from tests.training.readers.hand_sets import freihand_folder, posed
+from fitting.hand.mano import load_hand_model
+from tests.training.data.readers.hand_sets import freihand_folder, posed
 from tests.training.regressor.posed import posed_hands, shard_of
-from training.checkpoint import Checkpoint
 from training.regressor.ablations import ABLATIONS
 from training.regressor.evaluate import shards_benchmark
 from training.regressor.network import hand_in_use
+from training.run.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

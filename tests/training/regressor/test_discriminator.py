@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.discriminator import NUM_OPINIONS, Discriminator
 from training.regressor.task import AdversarialRegressorTask, Poses
 

@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fitting.mano import LEFT, load_hand_model, pose_either_hand
+from fitting.hand.mano import LEFT, load_hand_model, pose_either_hand
+from hands.metrics.hands import Hands3D
+from tests.hands.test_hands import slow_figures
 from tests.training.conftest import rows, write
-from tests.training.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
-from tests.training.test_hand_metrics import slow_figures
-from training.checkpoint import Checkpoint, Progress
-from training.hand_metrics import Hands3D
-from training.readers.ho3d import TO_CAMERA, TO_HO3D
+from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
+from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
 from training.regressor.camera import crop_camera
 from training.regressor.evaluate import Said, estimates, freihand_benchmark, ho3d_benchmark, judged, placed, shards_benchmark
 from training.regressor.evaluate_command import add_command
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
+from training.run.checkpoint import Checkpoint, Progress
 
 
 @pytest.fixture(scope="module")

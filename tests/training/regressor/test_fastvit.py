@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import Checkpoint, Progress
 from training.regressor.fastvit import FastViT, RepConv, RepMixer, folded
 from training.regressor.inference import read
 from training.regressor.network import Regressor, RegressorSettings
+from training.run.checkpoint import Checkpoint, Progress
 
 
 def trained(network: nn.Module) -> nn.Module:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fitting.mano import load_hand_model, pose_either_hand
-from fitting.rotation import matrix_from_axis_angle
-from training.products import cut, squared
+from fitting.hand.mano import load_hand_model, pose_either_hand
+from fitting.hand.rotation import matrix_from_axis_angle
+from training.data.samples import cut, squared
 from training.regressor.hand import HandLayer
 from training.regressor.inference import HandReconstructor, ReconstructedHands, crop_of, usable
 from training.regressor.network import Regressor, RegressorSettings

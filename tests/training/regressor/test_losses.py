@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from fitting.rotation import matrix_from_axis_angle
+from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, point_loss, rotation_loss, shape_loss
 from training.regressor.network import HandEstimate
 from training.regressor.objective import RegressorLossWeights, hand_terms, regressor_loss
-from training.regressor.truth import HandTruth
+from training.regressor.targets import HandTruth
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from fitting.mano import load_hand_model
+from fitting.hand.mano import load_hand_model
 from training.regressor.draw import mesh_faces
 from training.regressor.mesh_files import NamedMesh, write_meshes
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fitting.mano import load_hand_model, pose_rotations
-from fitting.rotation import matrix_from_six
+from fitting.hand.mano import load_hand_model, pose_rotations
+from fitting.hand.rotation import matrix_from_six
 from training.regressor.ablations import ABLATIONS
 from training.regressor.hand import HAND_SHARE
 from training.regressor.network import Regressor, RegressorSettings

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 import whim
-from fitting.mano import load_hand_model, pose_either_hand
+from fitting.hand.mano import load_hand_model, pose_either_hand
 from tests.training.detector.small import random_detector
 from tests.training.detector.small import save as save_detector
 from tests.training.regressor.test_mesh_files import read_glb
-from training.average import Average
-from training.checkpoint import Checkpoint, Progress
+from training.data.video import pictures_of
 from training.detector.inference import HandDetector
 from training.regressor.export import export
 from training.regressor.inference import HandReconstructor
@@ -24,7 +23,8 @@ from training.regressor.mesh_files import write_meshes
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.reconstruct import SCHEMA, ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
-from training.video import pictures_of
+from training.run.checkpoint import Checkpoint, Progress
+from training.run.ema import Average
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 5
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from tests.training.regressor.posed import crops_of, posed_hands, shard_of
-from training.checkpoint import Checkpoint
-from training.loader import Loader
-from training.loop import Layered, Run, Task, TrainSettings
+from training.data.loader import Loader
 from training.regressor.augment import CropAugmentation
 from training.regressor.evaluate import shards_benchmark
 from training.regressor.network import RegressorSettings
 from training.regressor.objective import RegressorLossWeights
 from training.regressor.task import FIGURES, AdversarialRegressorTask, RegressorTask
-from training.rival import Adversarial
+from training.run.adversary import Adversarial
+from training.run.checkpoint import Checkpoint
+from training.run.loop import Layered, Run, Task, TrainSettings
 
 TINY = RegressorSettings(size="xs", drop_path=0.2)
 

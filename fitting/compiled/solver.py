@@ -1,0 +1,180 @@
+"""The fit's solver for CPUs: the same mathematics and rules as `fitting.solver`, in float32, many hands to a SIMD register, by numba.
+
+Numba compiles once, for about half a minute, and keeps the result beside the modules (or where NUMBA_CACHE_DIR says).
+"""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from fitting.compiled import banded as compiled_banded
+from fitting.compiled import loop as compiled_loop
+from fitting.compiled.lanes import empty
+from fitting.compiled.layout import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, SOURCES, Constants, constants
+from fitting.compiled.loop import LANE_ROWS
+from fitting.compiled.mesh import mesh_of
+from fitting.hand.kinematics import FROM_KEYPOINTS, Points
+from fitting.hand.mano import HandModel
+from fitting.measures import Measures
+from fitting.objective import NUM_UNKNOWNS, Landmarks, Losses, Objective, State
+from fitting.solver import FIRST_DAMPING, Solution
+
+_log = logging.getLogger(__name__)
+
+_COMPILING = "WHIM_COMPILING"
+"""Set in the process that compiles for the others."""
+
+_TO_OPENPOSE = np.argsort(FROM_KEYPOINTS)
+
+
+def solve(
+    objective: Objective,
+    start: State,
+    seen: Landmarks,
+    *,
+    num_iterations: int,
+    tolerance: float,
+    damping: Float[Tensor, "n"] | None = None,
+    num_threads: int = 1,
+) -> Solution:
+    """As `fitting.solver.solve`, on CPU tensors; a step longer than a million radians or units counts as one that cannot be taken."""
+    states, landmarks = _packed(start, seen)
+    n = len(states)
+    damped = np.full(n, FIRST_DAMPING, np.float32) if damping is None else damping.float().numpy().copy()
+    total, converged, used = np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.int64)
+    fixed = constants(objective)
+    if num_iterations < 1:
+        total = objective.total(losses(objective, start, seen)[0]).numpy()
+    else:
+
+        def work(rows: slice) -> None:
+            hands, results = (states[rows], landmarks[rows], damped[rows]), (total[rows], converged[rows], used[rows])
+            compiled_loop.solve_queue(SOURCES, *hands, fixed, *_room(fixed), empty(LANE_ROWS), num_iterations, tolerance, *results)
+
+        _in_threads(work, n, num_threads)
+    return Solution(_unpacked(states), *(torch.as_tensor(values) for values in (total, converged, damped, used)))
+
+
+@cache
+def settle() -> None:
+    """Have everything compiled by a process of its own, once, and load what it kept.
+
+    A process that compiled a function itself runs code that rounds otherwise than the kept code does, by parts in a million (numba
+    0.68), and the same hands must give the same bytes in every process.
+    """
+    folder = compiled_loop.solve_queue.stats.cache_path
+    if not folder or os.environ.get(_COMPILING):
+        return
+    times = [Path(module.__file__ or "").stat().st_mtime_ns for module in (compiled_loop, compiled_banded)]
+    done = Path(folder) / f"settled-{hashlib.sha256(repr((SOURCES, times, sys.version, numba.__version__)).encode()).hexdigest()[:16]}"
+    if done.exists():
+        return
+    environment = {**os.environ, _COMPILING: "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-m", "fitting.compiled.solver"], env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        _log.warning("the fit compiles in this process, the last digits of its results may differ: %s", ran.stderr[-500:])
+        return
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.touch()
+
+
+def losses(objective: Objective, state: State, seen: Landmarks) -> tuple[Losses, Points]:
+    """As `Objective.losses`, on CPU tensors."""
+    return _evaluated(objective, state, seen, 0)[2:]
+
+
+def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
+    """As `Objective.normal_equations`, on CPU tensors."""
+    matrix, gradient, _, _ = _evaluated(objective, state, seen, len(seen.keypoints))
+    return matrix, gradient
+
+
+def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
+    """As `fitting.measures.measure`, on CPU tensors, without keeping the mesh."""
+    states, landmarks = _packed(state, seen)
+    fixed = constants(objective)
+    points = np.empty((len(states), 63), np.float32)
+    values = np.empty((len(states), len(Losses._fields) + 5), np.float32)
+    compiled_loop.measure(SOURCES, states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
+    columns = torch.as_tensor(values)
+    joints = torch.as_tensor(points).reshape(-1, 21, 3)[:, _TO_OPENPOSE]
+    return Measures(Losses(*columns[:, :6].unbind(1)), joints, columns[:, 6:10], columns[:, 10])
+
+
+def _evaluated(
+    objective: Objective, state: State, seen: Landmarks, num_equations: int
+) -> tuple[Float[Tensor, "m 61 61"], Float[Tensor, "m 61"], Losses, Points]:
+    states, landmarks = _packed(state, seen)
+    fixed = constants(objective)
+    matrix = np.empty((num_equations, NUM_UNKNOWNS, NUM_UNKNOWNS), np.float32)
+    gradient = np.empty((num_equations, NUM_UNKNOWNS), np.float32)
+    values = np.empty((len(states), len(Losses._fields)), np.float32)
+    posed = [np.empty((len(states), *shape), np.float32) for shape in ((21, 3), (5, 3, 3, 3), (5, 4, 3))]
+    flat = [part.reshape(len(states), -1) for part in posed]
+    compiled_loop.evaluate(SOURCES, states, landmarks, fixed, *_room(fixed), matrix, gradient, values, *flat)
+    whole = Losses(*torch.as_tensor(values).unbind(1)), Points(*(torch.as_tensor(part) for part in posed))
+    return torch.as_tensor(matrix), torch.as_tensor(gradient), *whole
+
+
+def _packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 105"]]:
+    """Hands as rows, in the order of `fitting.compiled.layout`."""
+    scale = state.log_scale.exp()[:, None]
+    states = torch.cat([state.rotations.flatten(1), state.root.flatten(1), state.betas, scale, state.shift], 1)
+    landmarks = torch.cat([seen.keypoints.flatten(1), seen.confidence, seen.depth, seen.depth_confidence], 1)
+    return np.ascontiguousarray(states.float().numpy()), np.ascontiguousarray(landmarks.float().numpy())
+
+
+def _unpacked(states: Float32[np.ndarray, "n 157"]) -> State:
+    rows = torch.as_tensor(states)
+    return State(
+        rotations=rows[:, :ROOT].reshape(-1, 15, 3, 3),
+        root=rows[:, ROOT:BETAS].reshape(-1, 3, 3),
+        betas=rows[:, BETAS:SCALE],
+        log_scale=rows[:, SCALE].log(),
+        shift=rows[:, SHIFT:],
+    )
+
+
+def _room(fixed: Constants) -> tuple[Float32[np.ndarray, "rows lanes"], Float32[np.ndarray, "entries lanes"]]:
+    """A work array, and one for the normal equations."""
+    return empty(COMPONENTS + COMPONENT_ROWS * len(fixed.prior.explained)), empty((NUM_UNKNOWNS + 1) * NUM_UNKNOWNS)
+
+
+def _in_threads(work: Callable[[slice], None], num_hands: int, num_threads: int) -> None:
+    """Share hands out evenly; what runs holds no lock."""
+    ends = [num_hands * k // num_threads for k in range(num_threads + 1)]
+    slices = [slice(a, b) for a, b in pairwise(ends) if a < b]
+    if len(slices) == 1:
+        work(slices[0])
+    elif slices:
+        with ThreadPoolExecutor(len(slices)) as pool:
+            list(pool.map(work, slices))
+
+
+def main() -> None:
+    """Compile everything: fit the hand at rest, seen on a few frames."""
+    from fitting.files import STANDIN
+    from fitting.fit import Fitter
+    from fitting.hand.mano import load_hand_model, pose_hand
+
+    model, zero = load_hand_model(STANDIN), torch.zeros(1, 58)
+    rest = pose_hand(model, zero[:, :10], zero[:, 10:13], zero[:, 13:]).joints[:, :, :2].numpy()
+    seen = np.concatenate([1000 * rest, np.ones((1, 21, 1))], 2).repeat(4, 0)
+    Fitter(model).fit(seen, track=np.zeros(4, np.int64), time_s=np.arange(4) / 30)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""MANO itself: geometry, kinematics, anatomy and the readers of its file."""

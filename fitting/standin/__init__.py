@@ -1,0 +1,1 @@
+"""How the stand-in hand is made: a procedural hand in MANO's format."""

@@ -1,0 +1,1 @@
+"""Hands of one track fitted together: smooth in time, one shape."""

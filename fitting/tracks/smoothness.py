@@ -1,0 +1,115 @@
+"""A loss on the acceleration of a hand along its track, and its normal equations.
+
+The parts of a moving hand are 17: its 15 joints, its root, and the logarithm of its size in the image.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fitting.hand.rotation import axis_angle_from_matrix
+from fitting.objective import State
+from fitting.tracks.chains import Chain
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Smoothness:
+    """The acceleration loss of some tracks of like length.
+
+    With v the mean velocity between two frames, a difference of two velocities that follow each other has, if velocity does a random
+    walk with variance q a second, variance q (dt1 + dt2) / 3. The loss is Huber's of its length in such spreads, for each of 17 parts.
+    """
+
+    index: Int[Tensor, "k t"]  # of each frame among the states; a shorter track's last one is repeated
+    log_size: Float[Tensor, "k t"]  # of the box, log pixels
+    time_step: Float[Tensor, "k pairs"]
+    tied: Bool[Tensor, "k triples"]
+    spread: Float[Tensor, "k triples 17"]
+    robust_scale: float
+
+    @classmethod
+    def of(cls, chain: Chain, log_size: Float[Tensor, "n"], *, spread: tuple[float, float, float], robust_scale: float) -> "Smoothness":
+        """Of a chain whose states are in the order of `chain.member`; `spread` as in `fitting.tracks.solve.TrackSettings`."""
+        index = (chain.there.flatten().cumsum(0) - 1).view(chain.there.shape)
+        step = torch.where(chain.there[:, 1:], chain.time_s.diff(dim=1), 1).to(log_size)
+        fingers, root, size = spread
+        part = torch.tensor([fingers] * 15 + [root, size]).to(log_size)
+        return cls(
+            index=index,
+            log_size=log_size[chain.rows],
+            time_step=step,
+            tied=chain.there[:, 2:],
+            spread=((step[:, :-1] + step[:, 1:]) / 3).sqrt()[..., None] * part,
+            robust_scale=robust_scale,
+        )
+
+    def turns(self, state: State) -> Float[Tensor, "k pairs 17 3"]:
+        """From each frame to the next: of the joints and the root in axis-angle, and of the log size, first component only."""
+        rotations = torch.cat([state.rotations, state.root[:, None]], 1)[self.index]
+        turns = axis_angle_from_matrix(rotations[:, :-1].mT @ rotations[:, 1:])
+        growth = (state.log_scale[self.index] + self.log_size).diff(dim=1)[..., None, None]
+        return torch.cat([turns, torch.nn.functional.pad(growth, (0, 2))], 2)
+
+    def accelerations(self, turns: Float[Tensor, "k pairs 17 3"]) -> Float[Tensor, "k triples 17 3"]:
+        """Differences of velocities, in spreads."""
+        return (turns / self.time_step[..., None, None]).diff(dim=1) / self.spread[..., None]
+
+    def loss(self, state: State) -> Float[Tensor, "k triples"]:
+        """One value for every three frames that follow each other; 0 where there are none."""
+        squared = (self.accelerations(self.turns(state)) ** 2).sum(-1)
+        core = squared < self.robust_scale**2
+        length = torch.where(core, torch.ones_like(squared), squared).sqrt()
+        robust = torch.where(core, squared / 2, self.robust_scale * (length - self.robust_scale / 2))
+        return torch.where(self.tied, robust.sum(-1), 0)
+
+    def equations(self, state: State) -> tuple[Float[Tensor, "k t 51"], ...]:
+        """Gradient, and the Gauss-Newton matrix by its three diagonals: in a frame, with the next one, with the one after that.
+
+        The gradient is exact; the matrix takes turns between frames for small.
+        """
+        turns = self.turns(state)
+        excess = self.accelerations(turns)
+        weight = (self.robust_scale / excess.norm(dim=-1).clamp_min(self.robust_scale)) * self.tied[..., None] / self.spread
+        pull = weight[..., None] * excess
+        before, after = turns[:, :-1], turns[:, 1:]
+        first, last = 1 / self.time_step[:, :-1, None], 1 / self.time_step[:, 1:, None]
+        gradient = _by_frame(
+            first[..., None] * _tangent(pull, before),
+            -first[..., None] * _tangent(pull, -before) - last[..., None] * _tangent(pull, after),
+            last[..., None] * _tangent(pull, -after),
+        )
+        weight = (weight / self.spread)[..., None].expand(excess.shape)
+        first, last = first[..., None], last[..., None]
+        middle = first + last
+        return (
+            _unknowns(gradient),
+            _unknowns(_by_frame(weight * first**2, weight * middle**2, weight * last**2)),
+            _unknowns(_by_frame(-weight * first * middle, -weight * middle * last, torch.zeros_like(weight))),
+            _unknowns(_by_frame(weight * first * last, torch.zeros_like(weight), torch.zeros_like(weight))),
+        )
+
+
+def _tangent(vector: Float[Tensor, "*batch 3"], turn: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """The inverse right Jacobian of SO(3) at `turn`, applied; at -turn its transpose."""
+    squared = (turn**2).sum(-1, keepdim=True)
+    half = squared.sqrt() / 2
+    small = squared < 1e-4
+    series = 1 / 12 + squared / 720
+    factor = torch.where(small, series, (1 - half * torch.cos(half) / torch.sin(half).clamp_min(1e-9)) / squared.clamp_min(1e-9))
+    once = torch.linalg.cross(turn, vector)
+    return vector + once / 2 + factor * torch.linalg.cross(turn, once)
+
+
+def _by_frame(
+    first: Float[Tensor, "k triples 17 3"], middle: Float[Tensor, "k triples 17 3"], last: Float[Tensor, "k triples 17 3"]
+) -> Float[Tensor, "k t 17 3"]:
+    """Add up what falls on each frame as the first, the middle and the last of three."""
+    pad = torch.nn.functional.pad
+    return pad(first, (0, 0, 0, 0, 0, 2)) + pad(middle, (0, 0, 0, 0, 1, 1)) + pad(last, (0, 0, 0, 0, 2, 0))
+
+
+def _unknowns(parts: Float[Tensor, "k t 17 3"]) -> Float[Tensor, "k t 51"]:
+    """Of the 17 parts, the 51 unknowns of a frame; the shift is free."""
+    return torch.nn.functional.pad(parts.flatten(2)[..., :49], (0, 2))

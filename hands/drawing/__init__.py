@@ -1,0 +1,1 @@
+"""Hands drawn on images, contact sheets, charts and tables."""

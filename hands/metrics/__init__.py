@@ -1,0 +1,1 @@
+"""How good hands are: pure functions over predictions and labels."""

@@ -1,0 +1,1 @@
+"""What lies beside the shards: index, statistics and card; shards of rendered hands."""

@@ -1,0 +1,327 @@
+"""Which parts a run wants, which it has, and why the rest is missing: the plan, kept current while parts land."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.engine.store import Store
+from stages.media.frames import Frames
+from stages.shards import shard_of
+from stages.stage import Stage
+from stages.tables import Clips, Manifest, Table, Videos
+
+
+class Seat(NamedTuple):
+    """What a worker holds, as in `Resources`. Groups that ask for the same share a pool."""
+
+    cpus: float
+    gpus: float
+    lane: str
+    environment: str
+
+
+class State(StrEnum):
+    """Where a task stands. The last four are settled: nothing more happens to them in this run."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+    RETRY = "retry"
+    BLOCKED = "blocked"
+
+
+class Why(StrEnum):
+    """Why a task is pending."""
+
+    NEW = "new"
+    SETTINGS = "settings changed"
+    CODE = "code version changed"
+    WEIGHTS = "weights changed"
+    UPSTREAM = "upstream changed"
+    INPUT = "input changed"
+    RETRY = "retry"
+
+
+def table_of(stage: Stage) -> str:
+    """Folder of a stage's parts: hand_detections/mediapipe."""
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in stage.writes.__name__).lstrip("_")
+    return f"{name}/{stage.detector}" if stage.detector else name
+
+
+def _origin(stage: Stage) -> dict[str, Any]:
+    """What of a stage decides its result: name, code version, settings, weights; as JSON would give it back."""
+    fields = [f.name for f in dataclasses.fields(stage) if f.metadata.get("identity", True)]  # type: ignore[arg-type]
+    origin = {
+        "stage": stage.name,
+        "detector": stage.detector,
+        "version": stage.version,
+        "settings": {name: getattr(stage, name) for name in fields},
+        "weights": dict(stage.weights),
+    }
+    as_json: dict[str, Any] = json.loads(json.dumps(origin, default=str))
+    return as_json
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One part: made, or to be made, by one stage for one key."""
+
+    stage: int
+    """Position in the recipe's list of stages."""
+    key: str
+    shard: str
+    recipe: dict[str, Any]
+    """Everything the part is made from; `fingerprint` is its sha256."""
+    needs: tuple["Task", ...] = ()
+    row: Table | None = None
+    """The line of the manifest or of the clip list that the task is about."""
+    state: State = State.PENDING
+    why: Why | None = None
+    reason: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.recipe["fingerprint"])
+
+    @property
+    def settled(self) -> bool:
+        return self.state is not State.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a worker does in one go: the pending tasks of one group of stages for one key."""
+
+    group: int
+    key: str
+    tasks: tuple[Task, ...]
+
+
+@dataclass(eq=False)
+class Graph:
+    """The tasks of a recipe over a manifest. `load` reads the folder; `ready` and `settle` drive a run."""
+
+    stages: Sequence[Stage]
+    manifest: Manifest
+    store: Store
+    tasks: list[Task] = field(default_factory=list)
+    unknown_clips: set[str] = field(default_factory=set)
+    """Videos whose clip list has not landed yet."""
+
+    def __post_init__(self) -> None:
+        self._origins = [_origin(stage) for stage in self.stages]
+        self._schemas = [stage.writes.schema() for stage in self.stages]
+        self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
+        self.groups = _groups(self.stages)
+        self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
+        self._dependents: dict[Task, list[Task]] = defaultdict(list)
+        self._videos: dict[str, dict[int, Task]] = {}
+        self._shards: dict[str, list[Task]] = defaultdict(list)
+        self._waiting: Counter[str] = Counter()  # unsettled tasks by shard
+        self._touched: set[str] = set()  # shards that got a new part in this run
+        self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
+        self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
+
+    def load(self) -> "Graph":
+        """Every task that is known from the files alone."""
+        for row in self.manifest.rows():
+            self._add_video(row)
+        for shard in list(self._shards):
+            self._close_shard(shard)
+        return self
+
+    def _shard(self, row: Manifest) -> str:
+        if self._pack is None:
+            return ""
+        return shard_of(row.video[0], row.split[0], self.stages[self._pack].num_shards)  # type: ignore[attr-defined]
+
+    def _add_video(self, row: Manifest) -> None:
+        video, shard = row.video[0], self._shard(row)
+        made = self._videos.setdefault(video, {})
+        for position, stage in enumerate(self.stages):
+            if stage.key == "video":
+                item = self._manifest_identity(stage, row) if Manifest in stage.reads else {}
+                made[position] = self._add(position, video, shard, item, row, made)
+        lister = next((t for p, t in made.items() if self.stages[p].writes is Clips), None)
+        if lister is not None and lister.state is State.DONE:
+            self._add_clips(video)
+        elif lister is not None and lister.state is State.PENDING:
+            self.unknown_clips.add(video)
+
+    def _manifest_identity(self, stage: Stage, row: Manifest) -> dict[str, Any]:
+        """What of a manifest line decides the download: where from and which size; a local file by its size and time.
+
+        Of a local file that is gone, the ones it had when it was here: what was made from it stays good, and can be refitted.
+        """
+        source = row.source[0]
+        identity = {"source": source, "width": int(row.width[0]), "height": int(row.height[0]), "fps": float(row.frames_per_second[0])}
+        if not source.startswith("/"):
+            return identity
+        if Path(source).is_file():
+            stat = Path(source).stat()
+            return identity | {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
+        return {name: before[name] for name in ("size_bytes", "modified_ns") if name in before} | identity
+
+    def _add_clips(self, video: str) -> None:
+        self.unknown_clips.discard(video)
+        made = self._videos[video]
+        lister = next(t for p, t in made.items() if self.stages[p].writes is Clips)
+        for clip in self.store.read(Clips, table_of(self.stages[lister.stage]), video).rows():
+            of_clip = dict(made)
+            for position, stage in enumerate(self.stages):
+                if stage.key == "clip":
+                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, {}, clip, of_clip)
+
+    def _add(self, position: int, key: str, shard: str, item: Mapping[str, Any], row: Table | None, made: Mapping[int, Task]) -> Task:
+        needs = tuple(made[p] for p in self._upstream(position) if p in made)
+        task = Task(position, key, shard, self._recipe(position, key, item, needs), needs, row)
+        self._judge(task)
+        for need in needs:
+            self._dependents[need].append(task)
+        self._enter(task)
+        return task
+
+    def _enter(self, task: Task) -> None:
+        self.tasks.append(task)
+        self._shards[task.shard].append(task)
+        if not task.settled:
+            self._waiting[task.shard] += 1
+            place = self._group_of[task.stage], task.key
+            self._todo[place].append(task)
+            self._fresh[place] = None
+
+    def _upstream(self, position: int) -> list[int]:
+        """Positions of the stages whose tables a stage reads; frames come from the video and its clip list."""
+        wanted = set(self.stages[position].reads)
+        if Frames in wanted:
+            wanted |= {Videos, Clips}
+        return [p for p, stage in enumerate(self.stages[:position]) if stage.writes in wanted]
+
+    def _recipe(self, position: int, key: str, item: Mapping[str, Any], needs: Iterable[Task]) -> dict[str, Any]:
+        upstream = {f"{table_of(self.stages[n.stage])}/{n.key}": n.fingerprint for n in needs}
+        recipe = {**self._origins[position], "key": key, "item": dict(item), "upstream": upstream}
+        return {**recipe, "fingerprint": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()}
+
+    def _judge(self, task: Task) -> None:
+        """Settle a task from what lies in the folder, or say why it is pending."""
+        table = table_of(self.stages[task.stage])
+        if any(need.state in (State.FAILED, State.RETRY, State.BLOCKED) for need in task.needs):
+            task.state, task.reason = State.BLOCKED, "upstream failed"
+            return
+        if any(not need.settled for need in task.needs):
+            task.why = Why.UPSTREAM
+        made_by = self.store.made_by(table, task.key, self._schemas[task.stage])
+        if made_by and made_by.get("fingerprint") == task.fingerprint:
+            if task.why is None:
+                task.state = State.DONE
+            return
+        error = self.store.error(table, task.key)
+        if error and error.fingerprint == task.fingerprint:
+            if error.permanent and task.why is None:
+                task.state, task.reason = State.FAILED, error.reason
+            else:
+                task.why, task.reason = Why.RETRY, error.reason
+            return
+        task.why = Why.NEW if made_by is None else _difference(made_by, task.recipe)
+
+    def _close_shard(self, shard: str) -> None:
+        """Add the shard's own task once all of its videos are settled: it is made from what there is."""
+        if self._pack is None or self._waiting[shard] or any(t.stage == self._pack for t in self._shards[shard]):
+            return
+        last = self._upstream(self._pack)[-1]
+        needs = tuple(sorted((t for t in self._shards[shard] if t.stage == last and t.state is State.DONE), key=lambda t: t.key))
+        if not needs:
+            return
+        task = Task(self._pack, shard, shard, self._recipe(self._pack, shard, {}, needs), needs)
+        self._judge(task)
+        if task.state is State.DONE and shard in self._touched:
+            task.state, task.why = State.PENDING, Why.UPSTREAM
+        self._enter(task)
+
+    def ready(self) -> Iterator[Item]:
+        """Items that can run now and have not been handed out before."""
+        fresh, self._fresh = self._fresh, {}
+        for place in fresh:
+            tasks = [t for t in self._todo.get(place, ()) if not t.settled]
+            if tasks and all(need.settled or need in tasks for task in tasks for need in task.needs):
+                del self._todo[place]
+                yield Item(*place, tuple(tasks))
+
+    def settle(self, task: Task, state: State, reason: str = "") -> None:
+        """Record an outcome; dependents that cannot run any more are settled with it, new clips and shards appear."""
+        if task.settled:
+            return
+        task.state, task.reason = state, reason
+        self._waiting[task.shard] -= 1
+        if state is State.DONE:
+            self._touched.add(task.shard)
+            if self.stages[task.stage].writes is Clips:
+                self._add_clips(task.key)
+            self._fresh.update(((self._group_of[d.stage], d.key), None) for d in self._dependents[task])
+        else:
+            self.unknown_clips.discard(task.key)
+            for dependent in self._dependents[task]:
+                self.settle(dependent, State.BLOCKED, "upstream failed")
+        self._close_shard(task.shard)
+
+    @property
+    def pending(self) -> list[Task]:
+        """Tasks still to do, in the order of the recipe."""
+        return [t for t in self.tasks if not t.settled]
+
+    @property
+    def open_shards(self) -> list[str]:
+        """Shards that are looked at again once their videos are settled."""
+        if self._pack is None:
+            return []
+        return [s for s, n in self._waiting.items() if n and not any(t.stage == self._pack for t in self._shards[s])]
+
+    def group_of(self, stage: int) -> int:
+        """The group a stage belongs to."""
+        return self._group_of[stage]
+
+    def video_of(self, task: Task) -> str:
+        """The video a task is about; '' for a shard."""
+        key = self.stages[task.stage].key
+        if key == "clip":
+            assert isinstance(task.row, Clips)
+            return str(task.row.video[0])
+        return task.key if key == "video" else ""
+
+    def counts(self) -> Counter[tuple[str, State, str]]:
+        """Tasks by stage name, state and reason."""
+        return Counter((self.stages[t.stage].name, t.state, t.reason if t.settled else str(t.why)) for t in self.tasks)
+
+
+def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
+    """Stages that read frames and ask for the same worker form one group: the clip is decoded once for all of them."""
+    groups: list[list[int]] = []
+    for position, stage in enumerate(stages):
+        previous = stages[groups[-1][-1]] if groups else None
+        shares = previous and Frames in stage.reads and Frames in previous.reads and seat_of(stage) == seat_of(previous)
+        if shares:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    return [tuple(g) for g in groups]
+
+
+def seat_of(stage: Stage) -> Seat:
+    """What a worker of the stage holds."""
+    held = stage.resources
+    return Seat(held.cpus, held.gpus, held.lane, held.environment)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Why:
+    """The first thing that differs between the recipe of the part that lies there and the one wanted."""
+    for name, why in (("version", Why.CODE), ("settings", Why.SETTINGS), ("weights", Why.WEIGHTS), ("item", Why.INPUT)):
+        if old.get(name) != new.get(name):
+            return why
+    return Why.UPSTREAM

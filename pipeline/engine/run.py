@@ -1,0 +1,294 @@
+"""Runs a graph: in this process, or on Ray actors. Ray carries names and receipts; tables travel through the store."""
+
+import json
+import math
+import os
+import signal
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.engine.environments import check_environments, runtime_env
+from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
+from pipeline.engine.store import StoreError
+from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
+from stages.stage import Failure, Reason, Stage
+
+
+class Executor(Protocol):
+    """Where items run."""
+
+    def free(self, seat: Seat) -> bool:
+        """Whether a worker of that kind is idle."""
+        ...
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        """At least one finished order, with its receipt or with why its worker is gone."""
+        ...
+
+
+@dataclass(eq=False)
+class Local:
+    """One worker in this process: for tests and debugging. A crash of native code ends the run."""
+
+    root: Path
+    stages: Sequence[Stage]
+    finished: list[tuple[Order, Receipt | Reason]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_environments(self.stages, on_ray=False)
+        self.worker = Worker(self.root, self.stages)
+
+    def free(self, seat: Seat) -> bool:
+        return not self.finished
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        with _alarm(limit_s):
+            try:
+                self.finished.append((order, self.worker.do(order)))
+            except _Overtime:
+                self.finished.append((order, Reason.TIMEOUT))
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        finished, self.finished = self.finished, []
+        return finished
+
+
+class _Overtime(BaseException):
+    """Raised by the alarm; a BaseException so that no stage takes it for an error of its own."""
+
+
+@contextmanager
+def _alarm(limit_s: float) -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise _Overtime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class NoWorkers(Exception):
+    """The cluster starts no worker: it is full, or smaller than a stage asks."""
+
+
+@dataclass(eq=False)
+class OnRay:
+    """Plain Ray actors, one pool a seat, one item in flight per worker; dead workers are replaced."""
+
+    root: Path
+    stages: Sequence[Stage]
+    seats: Sequence[Seat]
+    num_workers: int | None = None
+    """At most so many workers of each pool; None = what the cluster holds."""
+    items_per_worker: int = 200
+    """A worker is replaced after so many items, so that no leak of a library grows without end."""
+    start_limit_s: float = 180.0
+    """A cluster that starts no worker for so long is an error."""
+    refill_s: float = 10.0
+    """How often the cluster is asked whether it has grown."""
+
+    def __post_init__(self) -> None:
+        import ray
+
+        check_environments(self.stages, on_ray=True)
+        if not ray.is_initialized():
+            address = os.environ.get("RAY_ADDRESS")
+            options: dict[str, Any] = {} if address else {"include_dashboard": False}
+            on_sigterm = signal.getsignal(signal.SIGTERM)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there: it ends the driver in the middle of a call
+        self.ray = ray
+        self.actor = ray.remote(Worker)
+        self.starting: dict[Any, tuple[Seat, Any]] = {}
+        self.idle: dict[Seat, list[Any]] = defaultdict(list)
+        self.busy: dict[Any, tuple[Seat, Any, Order, float]] = {}
+        self.served: Counter[Any] = Counter()
+        self.stillborn: Counter[Seat] = Counter()
+        self.quiet_since = self.fill_at = time.monotonic()
+        for seat, size in self._sizes().items():
+            if size == 0:
+                raise ValueError(f"a stage asks for {seat.gpus} GPU a worker and the cluster has fewer: set its gpus to 0")
+        asked, there = sum(s.cpus for s in set(self.seats) if not s.lane), float(ray.cluster_resources().get("CPU", 1))
+        if asked > there:
+            raise ValueError(f"a worker of each kind that the stages ask for takes {asked:g} CPUs, and the cluster has {there:g}")
+        self._fill()
+
+    def _sizes(self) -> dict[Seat, int]:
+        """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs shared by the others."""
+        total = self.ray.cluster_resources()
+        cpus, gpus, sizes = float(total.get("CPU", 1)), float(total.get("GPU", 0)), {}
+        seats = sorted(set(self.seats), key=lambda s: (not s.lane, -s.gpus, -s.cpus, s.environment))
+        for position, seat in enumerate(seats):
+            if seat.lane:
+                size = sum(node["Alive"] for node in self.ray.nodes())
+            elif seat.gpus:
+                size = math.floor(gpus / seat.gpus)
+            else:
+                size = max(1, math.floor(cpus / (len(seats) - position) / max(seat.cpus, 0.01)))
+            sizes[seat] = min(size, self.num_workers or size)
+            cpus -= 0 if seat.lane else sizes[seat] * seat.cpus
+        return sizes
+
+    def _fill(self) -> None:
+        """Bring every pool to its size: lost workers are replaced at once, nodes that joined are used within `refill_s`."""
+        if time.monotonic() < self.fill_at:
+            return
+        self.fill_at = time.monotonic() + self.refill_s
+        held = Counter(seat for seat, *_ in (*self.starting.values(), *self.busy.values()))
+        for seat, size in self._sizes().items():
+            for _ in range(size - held[seat] - len(self.idle[seat])):
+                options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
+                worker = self.actor.options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote(self.root, self.stages)
+                self.starting[worker.__ray_ready__.remote()] = (seat, worker)
+
+    def free(self, seat: Seat) -> bool:
+        return bool(self.idle[seat])
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        worker = self.idle[seat].pop()
+        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s)
+
+    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+        finished: list[tuple[Order, Receipt | Reason]] = []
+        self._fill()
+        self._check_start()
+        watched = [*self.busy, *self.starting]
+        if not watched:
+            time.sleep(1.0)  # the pool that is asked for has lost its nodes: wait for others
+            return []
+        done, _ = self.ray.wait(watched, num_returns=1, timeout=1.0)
+        for ref in done:
+            seat, worker, *order = self.starting.pop(ref) if ref in self.starting else self.busy.pop(ref)[:3]
+            try:
+                receipt = self.ray.get(ref)
+                self._keep(seat, worker)
+            except self.ray.exceptions.RayActorError as error:
+                receipt, self.fill_at = Reason.WORKER_DIED, 0.0
+                if not order:
+                    self._mourn(seat, error)
+            finished += [(one, receipt) for one in order]
+        for ref, (_, worker, late, deadline) in list(self.busy.items()):
+            if time.monotonic() > deadline:
+                del self.busy[ref]
+                self._dismiss(worker)
+                finished.append((late, Reason.TIMEOUT))
+        return finished
+
+    def _check_start(self) -> None:
+        """A cluster that gives no worker at all is an error, not a silent wait."""
+        if self.busy or any(self.idle.values()):
+            self.quiet_since = time.monotonic()
+        elif time.monotonic() - self.quiet_since > self.start_limit_s:
+            raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")
+
+    def _mourn(self, seat: Seat, error: Exception) -> None:
+        """A worker that dies as it starts is replaced; of a pool where none lives, the third is an error, not an endless try."""
+        self.stillborn[seat] += 1
+        if self.stillborn[seat] == 3:
+            where = f" in .env-{seat.environment}" if seat.environment else ""
+            raise NoWorkers(f"three workers{where} died as they started, the last so: {error}")
+
+    def _keep(self, seat: Seat, worker: Any) -> None:
+        del self.stillborn[seat]
+        self.served[worker] += 1
+        if self.served[worker] > self.items_per_worker:
+            self._dismiss(worker)
+        else:
+            self.idle[seat].append(worker)
+
+    def _dismiss(self, worker: Any) -> None:
+        self.ray.kill(worker)
+        self.fill_at = 0.0
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did."""
+
+    num_made: int = 0
+    """Parts committed."""
+    counts: Counter[tuple[str, State, str]] = field(default_factory=Counter)
+    started_s: float = 0.0
+    """Unix time."""
+    wall_s: float = 0.0
+
+
+def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
+    """Bring every task of the graph to an end. Raises StoreError when the folder cannot be written."""
+    summary, start = Summary(started_s=time.time()), time.perf_counter()
+    queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
+    deaths: Counter[tuple[int, str]] = Counter()
+    flying: dict[tuple[int, str], Item] = {}
+    log = graph.store.root / "runs" / time.strftime("%Y%m%dT%H%M%SZ.jsonl", time.gmtime())
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as journal:
+        while True:
+            for item in graph.ready():
+                queues[item.group].append(item)
+            for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
+                stages = [graph.stages[p] for p in graph.groups[group]]
+                while queues[group] and executor.free(seat_of(stages[0])):
+                    item = queues[group].popleft()
+                    flying[item.group, item.key] = item
+                    executor.submit(seat_of(stages[0]), _order(graph, item), sum(s.resources.limit_s for s in stages))
+            if not flying and not any(queues.values()):
+                break
+            for order, result in executor.wait():
+                group = graph.group_of(order.stages[0])
+                item = flying.pop((group, order.key))
+                if isinstance(result, Reason):
+                    again = _bury(graph, item, result, deaths)
+                    if again:
+                        queues[group].append(again)
+                    continue
+                if result.fatal:
+                    raise StoreError(result.fatal)
+                journal.write(json.dumps(asdict(result)) + "\n")
+                journal.flush()
+                for task, outcome in zip(item.tasks, result.outcomes, strict=True):
+                    summary.num_made += outcome.state is State.DONE
+                    graph.settle(task, outcome.state, outcome.reason)
+                    on_outcome(task, outcome)
+    summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
+    return summary
+
+
+def _order(graph: Graph, item: Item) -> Order:
+    first = item.tasks[0]
+    clips = tuple((graph.video_of(need), need.key) for need in first.needs) if graph.stages[first.stage].key == "shard" else ()
+    recipes: tuple[Mapping[str, Any], ...] = tuple(t.recipe for t in item.tasks)
+    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips)
+
+
+def _bury(graph: Graph, item: Item, reason: Reason, deaths: Counter[tuple[int, str]]) -> Item | None:
+    """A worker died on an item, or was killed at its limit: try again, then quarantine the first part still missing."""
+    place = item.group, item.key
+    deaths[place] += 1
+    allowed = min(graph.stages[t.stage].resources.attempts for t in item.tasks)
+    if deaths[place] < allowed:
+        return item
+    task = item.tasks[0]
+    message = f"{'ran over its limit' if reason is Reason.TIMEOUT else 'its worker died'} {deaths[place]} times"
+    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(reason, message))
+    graph.settle(task, State.FAILED, reason)
+    return None
+
+
+def stop_on_sigterm() -> None:
+    """SIGTERM ends a run as Ctrl-C does: parts in work are dropped, committed ones stay."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,249 @@
+"""Does one item: reads its tables, calls its stages, commits or records the failure, and returns a receipt."""
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.graph import State, table_of
+from pipeline.engine.shard_file import earlier_pictures, write_shard
+from pipeline.engine.store import ErrorRecord, Store, StoreError, room
+from stages.media.frames import Frames, read_frames
+from stages.pack import ClipTables, Pack
+from stages.stage import Failure, Reason, Stage
+from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An item as it travels to a worker: names and fingerprints, never payload."""
+
+    key: str
+    stages: tuple[int, ...]
+    recipes: tuple[Mapping[str, Any], ...]
+    video: str
+    row: Table | None = None
+    """The manifest line or the clip."""
+    clips: tuple[tuple[str, str], ...] = ()
+    """Of a shard: (video, clip) of every clip it is made from."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one part."""
+
+    stage: int
+    state: State
+    reason: str = ""
+    message: str = ""
+    num_rows: int = 0
+    num_frames: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a worker sends back."""
+
+    key: str
+    outcomes: list[Outcome]
+    started_s: float = 0.0
+    """Unix time."""
+    wall_s: float = 0.0
+    decode_s: float = 0.0
+    peak_mb: float = 0.0
+    fatal: str = ""
+    """The folder cannot be written: the run stops, nothing is recorded against the item."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """Builds a stage when its first item comes and keeps it."""
+
+    root: Path
+    stages: Sequence[Stage]
+    functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.root)
+
+    def do(self, order: Order) -> Receipt:
+        """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""
+        start = time.perf_counter()
+        receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
+        try:
+            if Frames in self.stages[order.stages[0]].reads:
+                self._on_frames(order, receipt)
+            else:
+                self._on_tables(order, receipt)
+        except StoreError as error:
+            receipt.fatal = str(error)
+        except Exception as error:  # before any stage: an input or the frames cannot be read
+            self._note_exception(order.stages[0], order.key, order.recipes[0], receipt.outcomes[0], error)
+            _block(receipt.outcomes[1:])
+        receipt.wall_s = time.perf_counter() - start
+        receipt.peak_mb = _peak_mb()
+        return receipt
+
+    def _function(self, position: int) -> Callable[..., Any]:
+        if position not in self.functions:
+            self.functions[position] = self.stages[position].build()
+        return self.functions[position]
+
+    def _on_tables(self, order: Order, receipt: Receipt) -> None:
+        (position,), (recipe,), (outcome,) = order.stages, order.recipes, receipt.outcomes
+        stage = self.stages[position]
+        with self._recording(position, order.key, recipe, outcome):
+            if isinstance(stage, Pack):
+                left_out: list[str] = []
+                batches = self._function(position)(self._sources(order, stage), left_out)
+                with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
+                    outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
+                self.store.error_file(table_of(stage), order.key).unlink(missing_ok=True)
+                outcome.state = State.DONE
+                if left_out:
+                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: no video, no picture in the earlier shard"
+            else:
+                result = self._function(position)(*(self._input(kind, order, position) for kind in stage.reads))
+                self._finish(position, order.key, recipe, result, outcome)
+
+    def _on_frames(self, order: Order, receipt: Receipt) -> None:
+        """Decode the clip once, stretch by stretch, and hand each stretch to every stage of the group in turn."""
+        videos, clip = self._videos(order.video), order.row
+        assert isinstance(clip, Clips)
+        run = list(zip(order.stages, order.recipes, receipt.outcomes, strict=True))
+        made: dict[int, list[Table]] = {position: [] for position in order.stages}
+        inputs = {p: [self._input(k, order, p, skip=made) for k in self.stages[p].reads] for p in order.stages}
+        stretches = read_frames(Path(videos.path[0]), clip)
+        while run:
+            start = time.perf_counter()
+            frames = next(stretches, None)
+            receipt.decode_s += time.perf_counter() - start
+            if frames is None:
+                break
+            for position, recipe, outcome in tuple(run):
+                with self._recording(position, order.key, recipe, outcome):
+                    arguments = [
+                        frames if kind is Frames else self._of_stretch(kind, position, given, made, frames)
+                        for kind, given in zip(self.stages[position].reads, inputs[position], strict=True)
+                    ]
+                    result = self._function(position)(*arguments)
+                    outcome.num_frames += len(frames.frame)
+                    if isinstance(result, Failure):
+                        self._finish(position, order.key, recipe, result, outcome)
+                    else:
+                        made[position].append(result)
+                if outcome.state is not State.PENDING:  # it failed: what follows in the group cannot run
+                    failed = run.index((position, recipe, outcome))
+                    _block([later for _, _, later in run[failed + 1 :]])
+                    del run[failed:]
+                    break
+        for position, recipe, outcome in run:
+            with self._recording(position, order.key, recipe, outcome):
+                self._finish(position, order.key, recipe, self.stages[position].writes.concat(made[position]), outcome)
+
+    def _of_stretch(self, kind: type[Table], position: int, given: Table | None, made: Mapping[int, list[Table]], frames: Frames) -> Table:
+        """The rows of an input on the frames of one stretch: from the store, or just made by the stages before it in the group."""
+        fresh = [tables[-1] for p, tables in made.items() if p < position and self.stages[p].writes is kind]
+        if given is not None and hasattr(given, "frame"):
+            fresh.append(given.take(np.isin(given.frame, frames.frame)))
+        elif given is not None:
+            return given
+        return kind.concat(fresh)
+
+    def _input(self, kind: Any, order: Order, position: int, skip: Mapping[int, Any] | None = None) -> Table | None:
+        """One argument of a stage, from the order or the store; all rows of the several detectors before it in the recipe."""
+        if kind is Frames:
+            return None
+        if order.row is not None and isinstance(order.row, kind):
+            return order.row
+        if kind is Videos:
+            return self._videos(order.video)
+        producers = [(p, s) for p, s in enumerate(self.stages[:position]) if s.writes is kind and p not in (skip or ())]
+        key = order.video if producers and producers[0][1].key == "video" else order.key
+        tables: list[Any] = [self.store.read(kind, table_of(s), key) for _, s in producers]
+        return kind.concat(tables) if tables else None
+
+    def _videos(self, video: str) -> Videos:
+        """The video's row with its path made absolute."""
+        videos = self.store.read(Videos, "videos", video)
+        return dataclasses.replace(videos, path=np.array([str(self.store.root / p) for p in videos.path], object))
+
+    def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
+        """The clips of a shard, one at a time."""
+        earlier = earlier_pictures(stage, self.store.part(table_of(stage), order.key))
+        for video, clip in order.clips:
+            clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
+            yield ClipTables(
+                videos=videos,
+                clips=clips.take(clips.clip == clip),
+                hands=self.store.read(Hands, "hands", clip),
+                fits=self.store.read(Fits, "fits", clip),
+                reviews=self.store.read(Reviews, "reviews", clip),
+                earlier=earlier and earlier(clip, videos.sha256[0]),
+            )
+
+    @contextmanager
+    def _recording(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome) -> Iterator[None]:
+        """Time a stage; an unexpected exception becomes a recorded failure that the next run tries again."""
+        start = time.perf_counter()
+        try:
+            with room(self.store.root):
+                yield
+        except StoreError:
+            raise
+        except Exception as error:
+            self._note_exception(position, key, recipe, outcome, error)
+        finally:
+            outcome.wall_s += time.perf_counter() - start
+
+    def _note_exception(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))[-4000:]
+        record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(Reason.EXCEPTION, message, False), trace)
+        outcome.state, outcome.reason, outcome.message = State.RETRY, Reason.EXCEPTION, message
+
+    def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Table | Failure, outcome: Outcome) -> None:
+        table = table_of(self.stages[position])
+        if isinstance(result, Failure):
+            record_failure(self.store, table, key, recipe, result)
+            outcome.state = State.FAILED if result.permanent else State.RETRY
+            outcome.reason, outcome.message = result.reason, result.message
+            return
+        if isinstance(result, Videos):
+            result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
+        self.store.commit(table, key, result, recipe)
+        outcome.state, outcome.num_rows = State.DONE, len(result)
+
+
+def _block(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.state, outcome.reason = State.BLOCKED, "upstream failed"
+
+
+def record_failure(store: Store, table: str, key: str, recipe: Mapping[str, Any], failure: Failure, trace: str = "") -> None:
+    """Write the error file of a part, counting the attempts made under the same fingerprint."""
+    fingerprint = str(recipe["fingerprint"])
+    before = store.error(table, key)
+    attempts = before.attempts + 1 if before and before.fingerprint == fingerprint else 1
+    store.fail(table, key, ErrorRecord(fingerprint, str(failure.reason), failure.message, failure.permanent, attempts, trace))
+
+
+def _relative(path: str, root: Path) -> str:
+    """A path inside the data folder is kept relative to it, so that the folder can move."""
+    inside = Path(path).is_relative_to(root)
+    return str(Path(path).relative_to(root)) if inside else path
+
+
+def _peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

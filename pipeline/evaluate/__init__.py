@@ -1,0 +1,1 @@
+"""The chain measured against labelled frames and against the studio's truth."""

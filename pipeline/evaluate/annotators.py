@@ -1,0 +1,148 @@
+"""Evaluate the annotators on labelled frames: run a recipe's detectors and fusion around each, score, and draw what went wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.table import Table as Grid
+
+from hands.metrics.labelled_frames import Score, score_hands
+from hands.metrics.labels import LabelledFrame, load_labels, match_hands
+from pipeline.engine.store import Store
+from pipeline.evaluate.observe import Seen, observe
+from pipeline.recipes import whim
+from stages.fuse_hands import FuseHands
+from stages.stage import Stage
+from stages.tables import LEFT, RIGHT, HandDetections, Hands, Manifest, People
+
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+
+
+def evaluate_hands(
+    labels: Path,
+    media: Path,
+    *,
+    stages: Sequence[Stage] = (),
+    mirror: bool = False,
+    alone: bool = False,
+    overlays: Path | None = None,
+    detections: Path | None = None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Score:
+    """Score of a recipe's stages (default: the recipe whim) on the frames of a label file whose paths are relative to `media`.
+
+    With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `alone` they are shown without
+    their neighbours, so that no track helps. With `overlays`, one PNG a labelled frame is written into that folder; with `detections`,
+    the labelled frames' detections into that Parquet file, for `python -m pipeline.evaluate.calibrate`. `tick(done, total)` is called after each
+    frame. Raises ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a
+    missing file.
+    """
+    frames = load_labels(labels)
+    finders, fuse = finders_and_fusion(stages or whim(Manifest.empty(), Path()))
+    fuse_tables = fuse.build()
+    found, everything = [], []
+    for done, seen in enumerate(observe(frames, media, finders, mirror=mirror, reach=0 if alone else 2), 1):
+        found.append(seen.fused(fuse_tables))
+        everything.append(replace(seen, image=NO_IMAGE))
+        if overlays is not None:
+            overlays.mkdir(parents=True, exist_ok=True)
+            draw(seen.image, seen.label, found[-1], overlays / f"{Path(seen.label.name).name}.png")
+        tick(done, len(frames))
+    here = [seen.here for seen in everything]
+    if detections is not None:
+        with Store(detections.parent).aside(detections.absolute()) as temporary:
+            pq.write_table(HandDetections.concat(here).to_arrow(), temporary)
+    return replace(score_hands([seen.label for seen in everything], found, here), leave_one_out=leave_one_out(everything, fuse))
+
+
+def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]:
+    """The stages of clips before a recipe's fusion, and the fusion. Raises ValueError when it has none."""
+    for place, stage in enumerate(stages):
+        if isinstance(stage, FuseHands):
+            return [before for before in stages[:place] if before.key == "clip"], stage
+    raise ValueError("the recipe has no stage fuse-hands: there are no hands to score")
+
+
+def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str, float]]:
+    """Recall, precision and side accuracy without the people, without each detector and without each of its routes.
+
+    A detector lists a hand once, by its best route: without that route's rows the hand is gone even where another route saw it too, so
+    the loss is the most that the route can add.
+    """
+
+    def part(name: str, seen: Seen) -> Seen:
+        if name == "people":
+            return replace(seen, people=People.empty())
+        source, _, route = name.partition("/")
+        rows = (seen.detections.source == source) & ((seen.detections.route == route) | (route == ""))
+        return replace(seen, detections=seen.detections.take(~rows))
+
+    routes = {f"{s}/{r}" for seen in frames for s, r in zip(seen.detections.source, seen.detections.route, strict=True)}
+    scores = {}
+    for name in ["people", *fuse.detectors, *sorted(routes)]:
+        others = tuple(detector for detector in fuse.detectors if detector != name) or fuse.detectors
+        fuse_tables = replace(fuse, detectors=others).build()
+        score = score_hands([seen.label for seen in frames], [part(name, seen).fused(fuse_tables) for seen in frames])
+        scores[name] = {"recall": score.recall, "precision": score.precision, "side_accuracy": score.side_accuracy}
+    return scores
+
+
+def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands: Hands, path: Path) -> None:
+    """Write a PNG: labels green, or red when missed; hands blue, or red when false (a wrong side has '!'); ignored regions grey."""
+    import cv2
+
+    canvas = np.ascontiguousarray(image[..., ::-1])
+    thick = max(1, round(max(canvas.shape) / 500))
+    match = match_hands(label, hands.box, hands.score)
+    green, blue, red, grey = (60, 200, 60), (255, 120, 30), (40, 40, 255), (150, 150, 150)
+
+    def rectangle(box: Any, colour: tuple[int, int, int], text: str, below: bool) -> None:
+        x0, y0, x1, y1 = (round(float(v)) for v in box)
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thick)
+        place = (x0, y1 + 12 * thick) if below else (x0, y0 - 3 * thick)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thick, colour, thick)
+
+    for box in label.ignore:
+        rectangle(box, grey, "ignore", False)
+    letters = {RIGHT: "R", LEFT: "L"}
+    for i, box in enumerate(label.box):
+        rectangle(box, green if match.found[i] >= 0 else red, letters.get(int(label.side[i]), "?"), False)
+    for i, box in enumerate(hands.box):
+        truth = label.side[match.found == i]
+        wrong = "!" if len(truth) and truth[0] >= 0 and truth[0] != hands.side[i] else ""
+        text = f"{letters[int(hands.side[i])]}{wrong} {hands.score[i]:.2f} t{hands.track_length[i]}"
+        rectangle(box, red if match.false[i] else blue, ("false " if match.false[i] else "") + text, True)
+    cv2.imwrite(str(path), canvas)
+
+
+def write_score(score: Score, path: Path) -> None:
+    """The score as JSON, whole or not at all."""
+    with Store(path.parent).aside(path.absolute()) as temporary:
+        temporary.write_text(score.to_json() + "\n")
+
+
+def print_score(score: Score, console: Console) -> None:
+    """The score as a table on the terminal: everything, then by size, of several people, by route, and without each part."""
+
+    def share(value: float) -> str:
+        return f"{value:.3f}" if value == value else ""  # NaN: there was nothing to count
+
+    table = Grid(title=f"hands at IoU 0.3, {score.num_frames} frames")
+    for column in ("hands", "number", "recall", "precision", "side accuracy"):
+        table.add_column(column, justify="left" if column == "hands" else "right")
+    table.add_row("all", str(score.num_hands), share(score.recall), share(score.precision), share(score.side_accuracy))
+    for name, part in score.by_size.items():
+        table.add_row(f"{name} of the frame", f"{part['num_hands']:.0f}", share(part["recall"]), "", share(part["side_accuracy"]))
+    several = score.multi_person
+    shares = [share(several[name]) for name in ("recall", "precision", "side_accuracy")]
+    table.add_row("of several people", f"{several['num_hands']:.0f}", *shares)
+    for name, count in score.routes.items():
+        table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
+    for name, part in score.leave_one_out.items():
+        table.add_row(f"without {name}", "", *(share(part[of]) for of in ("recall", "precision", "side_accuracy")))
+    console.print(table)

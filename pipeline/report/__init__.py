@@ -1,0 +1,1 @@
+"""A run as a person sees it: progress, status and the report page."""

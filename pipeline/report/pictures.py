@@ -1,0 +1,113 @@
+"""Which hands a report shows, and their pictures: the frame and a close-up, as JPEG within a budget of bytes."""
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hands.drawing.hands import around, draw_hands, outline, whole
+from stages.media.frames import read_frames
+from stages.pack import ClipTables
+from stages.shards import unit_hash
+
+FRAME_HEIGHT, CLOSE_UP_HEIGHT = 320, 320
+"""Of the pictures, in pixels."""
+_QUALITIES = (84, 76, 66, 54, 40)
+"""Of the JPEGs, tried in turn until a picture is within its share of the budget."""
+_APART_S = 1.0
+"""Two hands of one video that are nearer in time show the same thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One hand to show: a row of its clip's `Hands`."""
+
+    video: str
+    clip: str
+    row: int
+    frame: int
+    time_s: float
+    index: int  # among all hands of the run
+
+
+def spread(ranked: Iterable[Example], count: int) -> list[Example]:
+    """The first of a ranking, but every video once before any is shown again, and never twice about the same moment."""
+    candidates = list(ranked)
+    chosen: list[Example] = []
+    of_video: Counter[str] = Counter()
+    for limit in range(1, count + 1):
+        for example in candidates:
+            if len(chosen) == count:
+                return chosen
+            near = (c for c in chosen if c.video == example.video)
+            if of_video[example.video] < limit and all(abs(c.time_s - example.time_s) >= _APART_S for c in near):
+                chosen.append(example)
+                of_video[example.video] += 1
+    return chosen
+
+
+def by_chance(examples: Iterable[Example]) -> list[Example]:
+    """An order that is arbitrary and always the same."""
+    return sorted(examples, key=lambda e: unit_hash(f"{e.clip}/{e.frame}/{e.row}"))
+
+
+def draw_examples(examples: Sequence[Example], load: Callable[[str], ClipTables], *, budget_bytes: int) -> dict[Example, tuple[str, str]]:
+    """The frame and the close-up of each example as data URIs; one that can no longer be read is left out."""
+    share = budget_bytes * 3 // 4 // max(1, 2 * len(examples))  # base64 makes four bytes of three
+    pictures: dict[Example, tuple[str, str]] = {}
+    by_clip: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_clip[example.clip].append(example)
+    for clip, of_clip in by_clip.items():
+        tables = load(clip)
+        for frame, image in _frames_of(tables, {e.frame for e in of_clip}):
+            for example in (e for e in of_clip if e.frame == frame and tables.hands.frame[e.row : e.row + 1] == [frame]):
+                pictures[example] = _draw_example(image, tables, example, share)
+    return pictures
+
+
+def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.ndarray]]:
+    """The wanted frames as far as the video can be read, decoding no further than the last of them."""
+    import av
+
+    try:
+        for frames in read_frames(Path(tables.videos.path[0]), tables.clips, max_frames=8):
+            for frame, image in zip(frames.frame.tolist(), frames.images, strict=True):
+                if frame in wanted:
+                    yield frame, image
+            if frames.frame[-1] >= max(wanted):
+                return
+    except (OSError, av.error.FFmpegError):  # moved or damaged since: the report says so in the picture's place
+        return
+
+
+def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share: int) -> tuple[str, str]:
+    """The frame with all of its hands, and the close-up with the one alone."""
+    on_frame = tables.hands.frame == example.frame
+    hands, fits, reviews = tables.hands.take(on_frame), tables.fits.take(on_frame), tables.reviews.take(on_frame)
+    box = tables.hands.box[example.row]
+    frame, close_up = whole(image, FRAME_HEIGHT), around(image, box, CLOSE_UP_HEIGHT)
+    drawn = draw_hands(image, hands, fits, reviews, view=frame, labels=False)
+    outline(drawn, frame, close_up)
+    one = slice(example.row, example.row + 1)
+    alone = draw_hands(image, tables.hands.take(one), tables.fits.take(one), tables.reviews.take(one), view=close_up, labels=False)
+    return _jpeg(drawn, share), _jpeg(alone, share)
+
+
+def _jpeg(image: np.ndarray, share: int) -> str:
+    """A data URI of at most `share` bytes of JPEG: coarser, then smaller, until it fits or is 40 pixels high."""
+    import cv2
+    import simplejpeg
+
+    data, height, width = b"", *image.shape[:2]
+    while not data or (len(data) > share and height > 40):
+        for quality in _QUALITIES:
+            data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="420")
+            if len(data) <= share:
+                break
+        height, width = height * 3 // 4, max(1, width * 3 // 4)
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

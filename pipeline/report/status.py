@@ -1,0 +1,37 @@
+"""What a run's state looks like to a person: parts by stage, state and reason, every failure with its message."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from pipeline.engine.graph import Graph, State, Task, table_of
+from stages.stage import ADVICE, Reason
+
+
+def status_rows(graph: Graph) -> list[dict[str, Any]]:
+    """Stage, state, reason, count and advice, in the order of the recipe."""
+    order = {stage.name: position for position, stage in enumerate(graph.stages)}
+    rows = []
+    for (stage, state, reason), count in sorted(graph.counts().items(), key=lambda kv: (order[kv[0][0]], kv[0][1], kv[0][2])):
+        advice = ADVICE[Reason(reason)] if reason in set(Reason) else ""
+        rows.append({"stage": stage, "state": str(state), "reason": str(reason), "count": count, "advice": advice})
+    return rows
+
+
+def print_status(graph: Graph, console: Console) -> None:
+    """The status as a table, then every failure with its message."""
+    grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
+    for row in status_rows(graph):
+        style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
+        grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)
+    console.print(grid)
+    for task in failures(graph)[:50]:
+        error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
+        if error:
+            console.print(f"  {graph.stages[task.stage].name} {task.key}: {error.message}", markup=False)
+
+
+def failures(graph: Graph) -> list[Task]:
+    """Tasks that ended without a part of their own fault."""
+    return [task for task in graph.tasks if task.state in (State.FAILED, State.RETRY) or (not task.settled and task.reason)]

@@ -1,0 +1,185 @@
+"""Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
+from stages.detectors.mediapipe.hand_search import (
+    Hand,
+    confirm,
+    each_once,
+    frame_views,
+    hand_length,
+    palm_starts,
+    person_views,
+    wrist_starts,
+    wrist_views,
+)
+from stages.detectors.mediapipe.hand_tracks import fill_gaps
+from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha256
+from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
+from stages.fusion.people import union_of_people
+from stages.media.frames import Frames
+from stages.stage import Key, Resources, setting
+from stages.tables import HandDetections, People, Table
+
+NETWORKS = ("palm_detection_full", "hand_landmark_full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectHands:
+    """Find hands on the whole frame, on tiles, on people, at their wrists, and where the neighbouring frames had one.
+
+    P(b|d) of WiLoR's eq. 1 is palm score x presence: MediaPipe's packages expose neither. Fusion calibrates it.
+    """
+
+    name: ClassVar[str] = "detect-hands"
+    version: ClassVar[int] = 5
+    key: ClassVar[Key] = "clip"
+    reads: ClassVar[tuple[type, ...]] = (Frames, People)
+    writes: ClassVar[type[Table]] = HandDetections
+    detector: ClassVar[str] = "mediapipe"
+
+    engine: Engine = "litert"
+    """Who runs the networks: `openvino`, an extra, is faster and gives the same hands but for rounding."""
+    min_palm_score: float = 0.2
+    """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
+    min_presence: float = 0.2
+    """The landmark network's word that a hand is there. Ours; MediaPipe has 0.5."""
+    min_score: float = 0.1
+    """Palm score x presence below which a hand is not listed; fusion decides on the rest. Ours."""
+    tile_zooms: tuple[float, ...] = (1.0,)
+    """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours."""
+    small_zooms: tuple[float, ...] = (2.0,)
+    """And by these where somebody's hands are small. Ours: 2 labelled hands of 100 more; everywhere it costs 3 times the time."""
+    small_hand: float = 0.15
+    """Hands are small when the body's limbs suggest less than this share of the frame's short side. Ours."""
+    min_tile_px: float = 240.0
+    """Tiles are at least so wide: less would be enlarged for the palm network's 192 pixels, and show no more. Ours."""
+    person_margin: float = 0.1
+    """A person's crop is the box grown by this share on every side. Ours."""
+    wrist_scale: float = 4.0
+    """A wrist's crop is as wide as this many expected hands. Ours: tighter crops starve the palm network."""
+    track_min_score: float = 0.4
+    """Only hands of this score are followed to the next frame. Ours."""
+    track_min_presence: float = 0.5
+    """A followed hand must be this present. MediaPipe's tracker has 0.5."""
+    track_decay: float = 0.9
+    """The palm score fades by this factor a frame. Ours."""
+    extent_width: float = 1.24
+    """A hand's box is this many times as wide as the hull of its landmarks. Median of 53 hands boxed by eye. Ours."""
+    extent_height: float = 1.21
+    """The same for the height. Ours."""
+    cpus: int = setting(1, identity=False)
+    """Cores of a worker. More than one pay where there are fewer clips than cores; the result is the same."""
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine)
+        if self.cpus < 1:
+            raise ValueError(f"detect_hands.cpus must be 1 or more, got {self.cpus}")
+        for name in ("min_palm_score", "min_presence", "min_score", "track_min_score", "track_min_presence", "track_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"detect_hands.{name} must lie in (0, 1], got {getattr(self, name)}")
+        for name in ("small_hand", "min_tile_px", "wrist_scale", "extent_width", "extent_height"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"detect_hands.{name} must be positive, got {getattr(self, name)}")
+        if not self.person_margin >= 0:
+            raise ValueError(f"detect_hands.person_margin must not be negative, got {self.person_margin}")
+        for name in ("tile_zooms", "small_zooms"):
+            if not all(1 <= zoom < np.inf for zoom in getattr(self, name)):
+                raise ValueError(f"detect_hands.{name} must be 1 or more, got {getattr(self, name)}")
+
+    @property
+    def resources(self) -> Resources:
+        """The cores that the networks run on."""
+        return Resources(cpus=self.cpus)
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """sha256 of the two networks."""
+        return pinned_sha256(*NETWORKS)
+
+    def build(self) -> Callable[[Frames, People], HandDetections]:
+        """Load both networks."""
+        find_palms, find_landmarks = load_palm_detector(self.engine, self.cpus), load_hand_landmarks(self.engine, self.cpus)
+        extent = np.array([self.extent_width, self.extent_height])
+
+        def detect(frames: Frames, people: People) -> HandDetections:
+            hands = []
+            for frame, image in zip(frames.frame, frames.images, strict=True):
+                here = union_of_people(people.take(people.frame == frame))
+                hands.append(hands_of_image(image, here, find_palms, find_landmarks, self))
+            hands = fill_gaps(
+                frames.images,
+                hands,
+                find_landmarks,
+                min_parent=self.track_min_score,
+                min_presence=self.track_min_presence,
+                decay=self.track_decay,
+            )
+            rows = [
+                _rows(frames.video, int(frame), float(time_s), [h for h in found if h.score >= self.min_score], extent)
+                for frame, time_s, found in zip(frames.frame, frames.time_s, hands, strict=True)
+            ]
+            return HandDetections.concat(rows)
+
+        return detect
+
+
+def zooms_of(people: People, width: int, height: int, settings: DetectHands) -> tuple[float, ...]:
+    """How finely the frame is tiled: by its size, and by how large the hands of those in it should be."""
+    short = min(width, height)
+    small = any(1 <= hand_length(keypoints) < settings.small_hand * short for keypoints in people.keypoints)
+    finer = [zoom for zoom in settings.small_zooms if short / zoom >= settings.min_tile_px]
+    return (*settings.tile_zooms, *(finer if small else ()))
+
+
+def hands_of_image(
+    image: UInt8[np.ndarray, "height width 3"],
+    people: People,
+    find_palms: FindPalms,
+    find_landmarks: FindLandmarks,
+    settings: DetectHands,
+) -> list[Hand]:
+    """Hands of one picture, best first, each once. Wrists are cropped for palms only where the other routes found no hand."""
+    height, width = image.shape[:2]
+    views = frame_views(width, height, zooms_of(people, width, height, settings)) + person_views(people, settings.person_margin)
+    starts = palm_starts(image, views, find_palms, settings.min_palm_score) + wrist_starts(people, settings.min_score)
+    hands = each_once(confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
+    views = wrist_views(people, hands, settings.wrist_scale)
+    if views:
+        starts = palm_starts(image, views, find_palms, settings.min_palm_score)
+        hands = each_once(hands + confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
+    return hands
+
+
+def _rows(video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"]) -> HandDetections:
+    if not hands:
+        return HandDetections.empty()
+    count = len(hands)
+    hulls = np.stack([hand.hull for hand in hands])
+    centre, half = (hulls[:, :2] + hulls[:, 2:]) / 2, (hulls[:, 2:] - hulls[:, :2]) / 2 * extent
+    presence = np.array([hand.landmarks.presence for hand in hands])
+    score = np.array([hand.score for hand in hands], np.float32)
+    points = np.stack([hand.landmarks.points for hand in hands])
+    return HandDetections(
+        video=np.full(count, video, object),
+        frame=np.full(count, frame, np.int64),
+        time_s=np.full(count, time_s, np.float64),
+        source=np.full(count, DetectHands.detector, object),
+        route=np.array([hand.start.route for hand in hands], object),
+        person=np.array([hand.start.person for hand in hands], np.int16),
+        crop=np.stack([hand.start.crop for hand in hands]).astype(np.float32),
+        box=np.concatenate([centre - half, centre + half], axis=1).astype(np.float32),
+        score_raw=score,
+        score=score,
+        palm_score=np.array([hand.start.score for hand in hands], np.float32),
+        presence=presence.astype(np.float32),
+        p_right=np.array([hand.landmarks.p_right for hand in hands], np.float32),
+        keypoints=np.concatenate([points, np.tile(presence[:, None, None], (1, 21, 1))], axis=2).astype(np.float32),
+        world=np.stack([hand.landmarks.world for hand in hands]).astype(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""AlphaPose's FastPose: whole-body keypoints."""

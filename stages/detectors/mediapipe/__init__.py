@@ -1,0 +1,1 @@
+"""MediaPipe's networks (palm, hand landmarks, BlazePose) and the search for hands with them."""

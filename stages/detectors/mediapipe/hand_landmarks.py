@@ -1,0 +1,60 @@
+"""MediaPipe's hand landmark network: presence, side, 21 landmarks and their metric shape in a turned region of a frame."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from stages.detectors.mediapipe.crops import Look, Region, cut_all, to_crop, to_frame, upright_angle
+from stages.detectors.mediapipe.models import Engine, load
+from stages.tables import HAND_KEYPOINTS
+
+SIZE = 224
+WRIST, INDEX_KNUCKLE, MIDDLE_KNUCKLE, RING_KNUCKLE = (HAND_KEYPOINTS.index(name) for name in ("wrist", "index1", "middle1", "ring1"))
+PALM_AND_KNUCKLES = [k for k, name in enumerate(HAND_KEYPOINTS) if name == "thumb3" or not name.endswith(("3", "4"))]
+"""The joints that fix the next region in MediaPipe's tracker (`hand_landmark_landmarks_to_roi`): the fingertips move too much."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Landmarks:
+    """One hand as the network sees it in one region."""
+
+    presence: float
+    p_right: float
+    points: Float64[np.ndarray, "21 2"]  # pixels of the frame
+    world: Float64[np.ndarray, "21 3"]  # metres about the hand's centre, camera axes
+
+
+FindLandmarks = Callable[[Sequence[Look]], list[Landmarks]]
+
+
+def load_hand_landmarks(engine: Engine = "litert", num_threads: int = 1) -> FindLandmarks:
+    """The network as a function of looks."""
+    network = load("hand_landmark_full", engine, num_threads)
+
+    def find(looks: Sequence[Look]) -> list[Landmarks]:
+        if not looks:
+            return []
+        outputs = network(cut_all(looks, SIZE, border="repeat"))
+        found = []
+        for screen, presence, side, world, (_, region) in zip(*outputs, looks, strict=True):
+            points = screen.reshape(21, 3)[:, :2].astype(np.float64) / SIZE
+            cos, sin = np.cos(region[3]), np.sin(region[3])
+            turned = world.reshape(21, 3).astype(np.float64) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+            found.append(Landmarks(presence=float(presence[0]), p_right=float(side[0]), points=to_frame(points, region), world=turned))
+        return found
+
+    return find
+
+
+def tracked_region(points: Float[np.ndarray, "21 2"], *, scale: float = 2.0) -> Region:
+    """Where the hand of these landmarks is looked for again: about the palm and knuckles, moved 10 % towards the fingers."""
+    knuckles = (points[INDEX_KNUCKLE] + points[RING_KNUCKLE]) / 2
+    angle = upright_angle(points[WRIST], (knuckles + points[MIDDLE_KNUCKLE]) / 2)
+    upright = np.array([0.0, 0.0, 1.0, angle], np.float64)
+    turned = to_crop(points[PALM_AND_KNUCKLES].astype(np.float64), upright)
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    middle = (low + high) / 2 + np.array([0.0, -0.1]) * (high[1] - low[1])
+    centre = to_frame(middle[None], upright)[0]
+    return np.array([*centre, scale * max(*(high - low), 1.0), angle], np.float64)

@@ -1,0 +1,220 @@
+"""Finding the hands of one picture: where to look, what the landmark network says there, and each hand once.
+
+Every hand is looked at in the full frame, whatever crop its palm was found in, so no view of a hand is cut by a tile's border.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from stages import boxes
+from stages.detectors.mediapipe.crops import Region, alike, region_of_box, upright_angle
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
+from stages.detectors.mediapipe.palm import FindPalms, hand_region
+from stages.detectors.views import tiles, whole
+from stages.tables import BODY_KEYPOINTS, People
+
+SHOULDERS, ELBOWS, WRISTS, HIPS = (
+    [BODY_KEYPOINTS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "elbow", "wrist", "hip")
+)
+HAND_OVER_FOREARM, HAND_OVER_SHOULDERS, HAND_OVER_TORSO = 0.7, 0.5, 0.35
+"""An adult's hand is 18 to 19 cm long, the forearm 26, the shoulder joints 36 apart, the torso 50. Ours."""
+
+SURE_SCORE = 0.6
+"""Of a hand that needs no second route to confirm it. Ours."""
+
+View = tuple[str, int, Float64[np.ndarray, "4"]]
+"""Route, person whose view it is (-1: nobody's), and the xyxy box that is looked at."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Start:
+    """A region where a hand may be, and why."""
+
+    route: str
+    person: int
+    crop: Float64[np.ndarray, "4"]  # xyxy, what was looked at to get here
+    region: Region
+    score: float
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Hand:
+    """A hand that the landmark network confirmed."""
+
+    start: Start
+    landmarks: Landmarks
+
+    @property
+    def score(self) -> float:
+        """P(b|d): palm score x presence."""
+        return self.start.score * self.landmarks.presence
+
+    @property
+    def hull(self) -> Float64[np.ndarray, "4"]:
+        """The box of the landmarks."""
+        points = self.landmarks.points
+        return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+    @property
+    def size(self) -> float:
+        """The longer side of the hull, in pixels."""
+        return float(np.ptp(self.landmarks.points, axis=0).max())
+
+
+def frame_views(width: int, height: int, zooms: Sequence[float]) -> list[View]:
+    """The whole frame and its tiles: squares of the short side divided by each zoom."""
+    found = [("frame", -1, whole(width, height))]
+    for zoom in zooms:
+        squares = tiles(width, height, min(width, height) / zoom)
+        if len(squares) > 1:
+            found += [("tile", -1, square) for square in squares]
+    return found
+
+
+def person_views(people: People, margin: float) -> list[View]:
+    """Each person's box, grown by a share of it on every side."""
+    box = people.box.astype(np.float64)
+    grown = box + margin * np.tile(box[:, 2:] - box[:, :2], 2) * np.array([-1, -1, 1, 1])
+    return [("person", int(person), view) for person, view in zip(people.person, grown, strict=True)]
+
+
+def hand_length(keypoints: Float[np.ndarray, "17 3"]) -> float:
+    """Expected length of a person's hands in pixels: the largest that its limbs suggest (foreshortening only shrinks)."""
+    points = keypoints[:, :2].astype(np.float64)
+
+    def apart(a: int, b: int) -> float:
+        return float(np.linalg.norm(points[a] - points[b]))
+
+    return max(
+        *(HAND_OVER_FOREARM * apart(elbow, wrist) for elbow, wrist in zip(ELBOWS, WRISTS, strict=True)),
+        HAND_OVER_SHOULDERS * apart(*SHOULDERS),
+        *(HAND_OVER_TORSO * apart(shoulder, hip) for shoulder, hip in zip(SHOULDERS, HIPS, strict=True)),
+    )
+
+
+def wrist_starts(people: People, min_score: float) -> list[Start]:
+    """Where each wrist says its hand is: beyond the wrist along the forearm, fingers away from the elbow, no palm needed.
+
+    The person's score x the wrist's confidence stands in for the palm's score.
+    """
+    found = []
+    for row in range(len(people)):
+        keypoints = people.keypoints[row].astype(np.float64)
+        length = hand_length(keypoints)
+        for elbow, wrist in zip(ELBOWS, WRISTS, strict=True):
+            score = float(people.score[row] * keypoints[wrist, 2])
+            if score < min_score or length < 1:
+                continue
+            along = keypoints[wrist, :2] - keypoints[elbow, :2]
+            centre = keypoints[wrist, :2] + 0.5 * length * along / max(float(np.linalg.norm(along)), 1e-6)
+            region = np.array([*centre, 2 * length, upright_angle(keypoints[elbow, :2], keypoints[wrist, :2])], np.float64)
+            found.append(Start(route="wrist", person=int(people.person[row]), crop=_around(centre, length), region=region, score=score))
+    return found
+
+
+def wrist_views(people: People, hands: Sequence[Hand], scale: float) -> list[View]:
+    """Squares, `scale` hands wide, about the expected hand of each wrist that no hand found so far begins at."""
+    found = []
+    for row in range(len(people)):
+        keypoints = people.keypoints[row].astype(np.float64)
+        length = hand_length(keypoints)
+        for elbow, wrist in zip(ELBOWS, WRISTS, strict=True):
+            here = keypoints[wrist, :2]
+            if length < 1 or any(np.linalg.norm(hand.landmarks.points[0] - here) < 0.5 * max(length, hand.size) for hand in hands):
+                continue
+            centre = here + 0.33 * (here - keypoints[elbow, :2])
+            found.append(("wrist", int(people.person[row]), _around(centre, scale * length / 2)))
+    return found
+
+
+def _around(centre: Float64[np.ndarray, "2"], half: float) -> Float64[np.ndarray, "4"]:
+    return np.concatenate([centre - half, centre + half])
+
+
+def palm_starts(
+    image: UInt8[np.ndarray, "height width 3"],
+    views: Iterable[View],
+    find_palms: FindPalms,
+    min_score: float,
+) -> list[Start]:
+    """Palms of each view; those cut by a border where the frame goes on are left to the views that hold them whole."""
+    found = []
+    views = list(views)
+    everywhere = find_palms([(image, region_of_box(view)) for _, _, view in views], min_score)
+    for (route, person, view), palms in zip(views, everywhere, strict=True):
+        palms = palms.take(~boxes.is_cut(palms.box, view, *image.shape[1::-1]))
+        for score, box, keypoints in zip(palms.score, palms.box, palms.keypoints, strict=True):
+            found.append(Start(route=route, person=person, crop=view, region=hand_region(box, keypoints), score=float(score)))
+    return found
+
+
+def confirm(
+    image: UInt8[np.ndarray, "height width 3"],
+    starts: Sequence[Start],
+    find_landmarks: FindLandmarks,
+    *,
+    min_presence: float,
+) -> list[Hand]:
+    """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
+
+    The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
+    another's, or about that of a hand already sure, is not looked at; a first look below 0.05 ends the matter (measured: none of
+    those became a hand).
+    """
+    hands: list[Hand] = []
+    for start in _distinct(starts):
+        if any(hand.score >= SURE_SCORE and alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in hands):
+            continue
+        (first,) = find_landmarks([(image, start.region)])
+        if first.presence < 0.05:
+            continue
+        (second,) = find_landmarks([(image, tracked_region(first.points))])
+        hand = Hand(start=start, landmarks=second)
+        if second.presence >= min_presence and is_plausible(hand, image.shape[1], image.shape[0]):
+            hands.append(hand)
+    return hands
+
+
+def _last_region(hand: Hand) -> Region:
+    return tracked_region(hand.landmarks.points)
+
+
+def _distinct(starts: Sequence[Start]) -> list[Start]:
+    """Best first, without those that look at nearly the same place in nearly the same way."""
+    kept: list[Start] = []
+    for start in sorted(starts, key=lambda start: -start.score):
+        if not any(alike(start.region, other.region, shift=0.05, growth=1.25, turn=0.25) for other in kept):
+            kept.append(start)
+    return kept
+
+
+def is_plausible(hand: Hand, width: int, height: int) -> bool:
+    """Whether the landmarks can be a hand: not collapsed, not larger than the frame, not all outside it."""
+    points = hand.landmarks.points
+    inside = ((points >= 0) & (points < (width, height))).all(axis=1).mean()
+    return bool(4 <= hand.size <= 1.5 * max(width, height) and inside >= 0.15)
+
+
+def overlap(one: Hand, other: Hand) -> float:
+    """Intersection over union of two hands' hulls."""
+    return float(boxes.iou(one.hull[None], other.hull[None])[0, 0])
+
+
+def same_hand(one: Hand, other: Hand) -> bool:
+    """Whether two views are of one hand: their boxes overlap by half, or their landmarks lie within a quarter of the smaller."""
+    if overlap(one, other) > 0.5:
+        return True
+    distance = np.linalg.norm(one.landmarks.points - other.landmarks.points, axis=1).mean()
+    return bool(distance < 0.25 * min(one.size, other.size))
+
+
+def each_once(hands: Sequence[Hand]) -> list[Hand]:
+    """The best view of every hand, best first."""
+    kept: list[Hand] = []
+    for hand in sorted(hands, key=lambda hand: -hand.score):
+        if not any(same_hand(hand, other) for other in kept):
+            kept.append(hand)
+    return kept

@@ -1,0 +1,1 @@
+"""ViTPose: whole-body keypoints, by transformers or by mmpose."""

@@ -1,0 +1,1 @@
+"""Video files: what they hold, their frames, and fetching them."""

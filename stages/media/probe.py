@@ -1,0 +1,89 @@
+"""Probing a file: what it is and how it is shown, or the reason why it cannot be used. One frame is decoded, no more."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.media.frames import Shape, open_video, raw_frames, video_stream
+from stages.stage import Failure, Reason
+
+_HEAD_MARKS = {
+    0: (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"FLV", b"GIF8", b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x47"),
+    4: (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"),
+}
+"""First bytes, at an offset, of the containers videos come in: what begins so and does not open is broken, the rest is no video."""
+_NO_VIDEO_FORMATS = ("image2", "tty", "hls", "dash", "concat", "sdp", "subviewer", "srt", "webvtt", "ass")
+"""Readers that accept pictures, texts and playlists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a video file says of itself, and how its frames are shown."""
+
+    width: int  # upright, square pixels: the size of every image `read_frames` gives
+    height: int
+    frames_per_second: float  # average; NaN when unknown
+    duration_s: float  # claimed; NaN when unknown
+    codec: str
+    pixel_format: str
+    rotation_deg: int  # clockwise turn that makes it upright
+
+
+def probe(path: Path) -> Probe | Failure:
+    """Size, rate, duration and codec of a file's video stream; a Failure with its reason for what is none."""
+    import av
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        return Failure(Reason.FILE_MISSING, f"{path}: {error.strerror}")
+    if not head:
+        return Failure(Reason.EMPTY_FILE, f"{path} has no bytes")
+    try:
+        container = open_video(path)
+    except (av.error.FFmpegError, ValueError) as error:
+        marked = any(head.startswith(mark, offset) for offset, marks in _HEAD_MARKS.items() for mark in marks)
+        reason = Reason.BROKEN_FILE if marked else Reason.NOT_A_VIDEO
+        return Failure(
+            reason, f"{path}: {'its index is missing or damaged' if marked else 'no video container'} ({getattr(error, 'strerror', error)})"
+        )
+    with container:
+        names = container.format.name.split(",")
+        if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
+            return Failure(Reason.NOT_A_VIDEO, f"{path} is a picture, a text or a playlist ({names[0]})")
+        stream = video_stream(container)
+        if stream is None:
+            return Failure(Reason.NO_VIDEO_STREAM, f"{path} ({names[0]}) has no video stream, only {_kinds(container)}")
+        frame = next(raw_frames(container, stream), None)
+        if frame is None:
+            return Failure(Reason.NO_FRAMES, f"{path}: no frame of its {stream.codec_context.name} stream could be decoded")
+        return _probe(container, stream, frame)
+
+
+def _probe(container: Any, stream: Any, frame: Any) -> Probe:
+    shape = Shape.of(stream, frame)
+    return Probe(
+        width=shape.width,
+        height=shape.height,
+        frames_per_second=float(stream.average_rate or math.nan),
+        duration_s=_duration_s(container, stream),
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=frame.format.name,
+        rotation_deg=round(-frame.rotation / 90) * 90 % 360,
+    )
+
+
+def _duration_s(container: Any, stream: Any) -> float:
+    """Length of the stream as claimed. Matroska claims the last time, not a length: timestamps may start at 100 s."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration is None or container.duration <= 0:
+        return math.nan
+    start = container.start_time or 0
+    return float((container.duration - (start if "matroska" in container.format.name else 0)) / 1e6)
+
+
+def _kinds(container: Any) -> str:
+    return " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -1,0 +1,46 @@
+"""A detector's depths come in the image's unit, and are not believed where they contradict the image."""
+
+import numpy as np
+import torch
+
+from fitting.fit import FitSettings, Fitter
+from fitting.landmarks.depth_cue import depth_cue
+from fitting.objective import LossWeights
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
+
+
+def test_depth_is_what_the_hand_has_in_the_image(invent):
+    hands = invent(8)
+    keypoints = torch.as_tensor(hands.pixels / hands.size[:, None, None])
+    world = torch.as_tensor(0.8 * hands.joints + np.array([0.3, -0.1, 0.05]))
+    depth, confidence = depth_cue(keypoints, torch.full((8, 21), 0.7, dtype=torch.float64), world)
+    metre = np.ptp(hands.pixels, axis=1)[:, 0] / np.ptp(hands.joints, axis=1)[:, 0] / hands.size
+    torch.testing.assert_close(depth, torch.as_tensor(hands.joints[..., 2] * metre[:, None]), rtol=1e-6, atol=1e-6)
+    assert (confidence[:, 0] == 0).all()
+    assert (confidence[:, 1:] == 0.7).all()
+
+
+def test_what_is_unknown_or_contradicts_the_image_has_no_confidence(invent):
+    hands = invent(6)
+    keypoints, sure = torch.as_tensor(hands.pixels / hands.size[:, None, None]), torch.ones(6, 21, dtype=torch.float64)
+    world = torch.as_tensor(hands.joints).clone()
+    world[0] = torch.nan
+    world[1, 5] = torch.nan
+    world[2, 0] = torch.nan
+    world[3, :, :2] *= -1
+    world[4] = world[4, torch.randperm(21, generator=torch.Generator().manual_seed(0))]
+    depth, confidence = depth_cue(keypoints, sure, world)
+    assert (confidence.count_nonzero(1) == torch.tensor([0, 19, 0, 0, 0, 20])).all()
+    assert torch.isfinite(depth).all()
+    assert (depth[confidence == 0] == 0).all()
+
+
+def test_depths_help_the_fit(model, invent):
+    hands = invent(96, noise=0.03)
+    world = hands.joints + 0.004 * np.random.default_rng(0).normal(size=hands.joints.shape)
+    without, told = (Fitter(model, FitSettings(weights=LossWeights(depth=weight))).fit(hands.keypoints, world) for weight in (0.0, 0.3))
+    error = [pa_mpjpe_mm(fits.joints_3d.double().numpy(), hands.joints).mean() for fits in (without, told)]
+    assert error[1] < 0.8 * error[0]
+    assert (without.loss_depth > 0).all()
+    unknown = Fitter(model, FitSettings(weights=LossWeights(depth=0.3))).fit(hands.keypoints)
+    assert (unknown.loss_depth == 0).all()

@@ -1,0 +1,160 @@
+"""The prior's training: both routes learn one subspace, files say what they are made of, and what ARCTIC gives is kept apart."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fitting.files import POSE_PRIOR, STANDIN, sha256_of
+from fitting.hand import anatomy
+from fitting.hand.rotation import axis_angle_from_matrix
+from fitting.losses import prior_loss
+from fitting.priors import pca
+from fitting.priors.bone_angles import bone_angle_loss, bone_angles, hull_distance, read_hulls
+from fitting.priors.prior import mesh_components, pose_prior, read_second_moment
+
+
+def sampled(exact, n: int, seed: int) -> torch.Tensor:
+    return anatomy.sample_poses(n, anatomy.joint_axes(*exact.rest_joints()), np.random.default_rng(seed))
+
+
+@pytest.fixture
+def raw_seqs(exact, tmp_path) -> Path:
+    """Three sequences in ARCTIC's format, of poses that we know: right hands, and left hands that mirror them."""
+    folder = tmp_path / "arctic" / "raw_seqs"
+    poses = axis_angle_from_matrix(sampled(exact, 600, 4)).flatten(1) - exact.hands_mean
+    for number, part in enumerate(poses.numpy().reshape(3, 200, 45)):
+        path = folder / f"s0{number + 1}" / "box_grab_01.mano.npy"
+        path.parent.mkdir(parents=True)
+        frames = {name: np.zeros((200, 3)) for name in ("rot", "trans")} | {"fitting_err": np.zeros(200), "shape": np.zeros(10)}
+        mirrored = (part.reshape(200, 15, 3) * [1, -1, -1]).reshape(200, 45)
+        np.save(path, {"right": frames | {"pose": part}, "left": frames | {"pose": mirrored}}, allow_pickle=True)
+    return folder
+
+
+def trained(*arguments: object) -> Path:
+    """What the command writes."""
+    pca.main([str(argument) for argument in arguments])
+    return Path(arguments[-1])
+
+
+def test_both_routes_learn_one_subspace(exact, monkeypatch):
+    """Six steps of scikit-learn's IncrementalPCA on posed meshes, and one pass over bone rotations."""
+    monkeypatch.setattr(pca, "MESHES", 500)
+    rotations = sampled(exact, 3000, 8)
+    basis, variance, mean = mesh_components(exact, pca.second_moment(rotations), 20)
+    others = mesh_components(exact, pca.incremental_moment(exact, rotations), 20)
+    assert torch.linalg.svdvals(basis @ others[0].T).min() > 1 - 1e-6
+    torch.testing.assert_close(others[1], variance, rtol=1e-4, atol=0)
+    torch.testing.assert_close(others[2], mean, atol=1e-9, rtol=0)
+
+
+def test_batches_make_no_difference(exact, monkeypatch):
+    rotations = sampled(exact, 500, 8)
+    whole = pca.second_moment(rotations), pca.learn_hulls(exact, rotations)
+    monkeypatch.setattr(pca, "BATCH", 70)
+    torch.testing.assert_close(pca.second_moment(rotations), whole[0])
+    np.testing.assert_allclose(pca.learn_hulls(exact, rotations), whole[1], atol=1e-9)
+
+
+def test_prior_of_arctic_is_that_of_its_poses(exact, raw_seqs, tmp_path):
+    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 1, "--worst", 0, "--out", tmp_path / "mine" / "prior.npz")
+    wanted = pca.second_moment(sampled(exact, 600, 4))
+    torch.testing.assert_close(read_second_moment(out), wanted, atol=1e-6, rtol=0)
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(".")], "written aside, then renamed"
+
+
+def test_hulls_of_arctic_hold_its_poses(exact, raw_seqs, tmp_path):
+    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 1, "--worst", 0, "--out", tmp_path / "prior.npz")
+    hulls = read_hulls(out.with_suffix(".hulls.npz"))
+    angles = bone_angles(pca.points_of(exact, sampled(exact, 600, 4)))
+    assert ((hull_distance(angles, hulls) < 1e-6).double().mean(0) >= 0.9995).all()
+
+
+def test_provenance_of_arctic(raw_seqs, tmp_path, capsys):
+    (raw_seqs / "s03" / "box_grab_01.mano.npy").write_bytes(b"cut")
+    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 2, "--out", tmp_path / "prior.npz")
+    about = json.loads(out.with_suffix(".json").read_text())
+    assert "non-commercial, not to be redistributed" in about["licence"]
+    assert about["sequences"] == ["s01/box_grab_01", "s02/box_grab_01"]
+    assert (about["num_poses"], about["num_skipped"], about["every"], about["worst"]) == (2 * 2 * 100, 1, 2, 0.02)
+    assert about["sha256"] == sha256_of(out)
+    assert about["hulls_sha256"] == sha256_of(out.with_suffix(".hulls.npz"))
+    assert about["hand_model"] == sha256_of(STANDIN)
+    said = capsys.readouterr()
+    assert "skipped s03/box_grab_01" in said.err
+    assert "not to be redistributed" in said.out
+
+
+def test_incremental_route_writes_the_same_kind_of_file(exact, raw_seqs, tmp_path):
+    arguments = ("--arctic", raw_seqs, "--model", STANDIN, "--every", 1)
+    one = trained(*arguments, "--out", tmp_path / "one.npz")
+    other = trained(*arguments, "--method", "incremental", "--out", tmp_path / "other.npz")
+    poses = sampled(exact, 50, 9)
+    first, second = (prior_loss(poses, pose_prior(exact, path=path)) for path in (one, other))
+    torch.testing.assert_close(second, first, rtol=1e-2, atol=1e-6)
+    assert json.loads(other.with_suffix(".json").read_text())["method"] == "incremental"
+
+
+def test_plain_command_makes_what_ships(tmp_path):
+    """In a process of its own: with checked annotations it takes minutes."""
+    command = [sys.executable, "-m", "fitting.priors.pca", "--model", str(STANDIN), "--out", str(tmp_path / "made.npz")]
+    said = subprocess.run(command, check=True, cwd=STANDIN.parents[2], capture_output=True, text=True).stdout
+    assert "invented, not measured on people" in said
+    for made, shipped, name in (("made.npz", "pose_prior.npz", "second_moment"), ("made.hulls.npz", "pose_prior.hulls.npz", "hulls")):
+        with np.load(tmp_path / made) as new, np.load(POSE_PRIOR.with_name(shipped)) as old:
+            np.testing.assert_allclose(new[name], old[name], atol=1e-5)
+
+
+def test_sidecar_names_the_shipped_hulls_and_the_hand_behind_them():
+    about = json.loads(POSE_PRIOR.with_suffix(".json").read_text())
+    assert about["hulls_sha256"] == sha256_of(POSE_PRIOR.with_suffix(".hulls.npz"))
+    assert about["hand_model"] == sha256_of(STANDIN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--arctic", "ABSENT"], r"ABSENT holds no \*\.mano\.npy: get raw_seqs\.zip"),
+        (["--arctic", "ARCTIC", "--every", "100"], "12 poses are too few"),
+        (["--arctic", "ARCTIC", "--out", str(POSE_PRIOR)], "ARCTIC may not be redistributed: choose another --out"),
+        (["--arctic", "ARCTIC", "--out", "prior.txt"], "it must end in .npz"),
+        (["--arctic", "ARCTIC", "--model", "ABSENT.npz"], "ABSENT.npz"),
+        (["--arctic", "ARCTIC", "--every", "0"], "--every must be 1 or more .* got 0"),
+        (["--arctic", "ARCTIC", "--worst", "1"], r"--worst lie in \[0, 1\), got 4 and 1.0"),
+        (["--method", "incremental"], "say where to with --out"),
+        (["--model", str(STANDIN)], "say where to with --out"),
+    ],
+)
+def test_senseless_command_is_refused(arguments, reason, raw_seqs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sha256_of(POSE_PRIOR)
+    arguments = [str(raw_seqs) if argument == "ARCTIC" else argument for argument in arguments]
+    elsewhere = [] if "--out" in arguments or "--arctic" not in arguments else ["--out", "prior.npz"]
+    model = [] if "--model" in arguments or "--arctic" not in arguments else ["--model", str(STANDIN)]
+    with pytest.raises(SystemExit, match=f"fitting.priors.pca: .*{reason}"):
+        pca.main([*arguments, *elsewhere, *model])
+    assert sha256_of(POSE_PRIOR) == before
+    assert not (tmp_path / "prior.npz").exists()
+
+
+def test_arctic_wants_manos_own_model(raw_seqs, tmp_path, monkeypatch):
+    """Its poses are relative to MANO's mean pose; the stand-in's is another."""
+    monkeypatch.setenv("WHIM_MANO", str(STANDIN))
+    with pytest.raises(SystemExit, match=r"put MANO_RIGHT\.pkl at .*, or name it with --model"):
+        pca.main(["--arctic", str(raw_seqs), "--out", str(tmp_path / "prior.npz")])
+
+
+def test_poses_outside_the_hulls_cost(exact, raw_seqs, tmp_path):
+    """The learned limits are limits: fingers bent backwards are outside."""
+    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 1, "--out", tmp_path / "prior.npz")
+    hulls, axes = read_hulls(out.with_suffix(".hulls.npz")), anatomy.joint_axes(*exact.rest_joints())
+    backwards = torch.zeros(1, 15, 3, dtype=torch.float64)
+    backwards[:, :, 1] = -0.9
+    points = pca.points_of(exact, torch.cat([sampled(exact, 100, 2), anatomy.compose(backwards, axes)]))
+    loss = bone_angle_loss(points, hulls)
+    assert loss[-1] > 10 * loss[:-1].mean()

@@ -1,0 +1,167 @@
+"""COCO's figures beside a slow reference, and precision, recall and side by hand."""
+
+import numpy as np
+import pytest
+
+from hands.metrics.detections import SIZES, Found, at_threshold, average_precision, average_precision_by_size, iou, matched
+
+LEFT, RIGHT = 0, 1
+
+
+def found(*rows: tuple, ignore: bool = False) -> list[tuple]:
+    """Rows of (picture, box, side, score) as parts of `Found.of`."""
+    return [(image, np.array([box]), np.array([side]), np.array([score]), ignore) for image, box, side, score in rows]
+
+
+def slow_average_precision(
+    truth: Found, said: Found, sides: list[int | None], between: tuple[float, float] = (0, np.inf)
+) -> dict[str, float]:
+    """COCO's evaluation as its paper and code describe it: greedy matching by score, 101 recalls, the mean over ten overlaps.
+
+    Hands whose size does not lie `between` are matched last and count neither way; nor do unmatched detections of such a size.
+    """
+
+    def outside(box: np.ndarray) -> bool:
+        return not between[0] <= np.sqrt((box[2] - box[0]) * (box[3] - box[1])) <= between[1]
+
+    table = {}
+    for threshold in np.arange(10) * 0.05 + 0.5:
+        values = []
+        for side in sides:
+            hands = [k for k in range(len(truth.image)) if side is None or truth.ignore[k] or truth.side[k] in (side, -1)]
+            uncounted = {k for k in hands if truth.ignore[k] or outside(truth.box[k]) or (side is not None and truth.side[k] < 0)}
+            real = len(hands) - len(uncounted)
+            if not real:
+                continue
+            scores, hits = [], []
+            for image in np.unique(said.image):
+                mine = [k for k in range(len(said.image)) if said.image[k] == image and (side is None or said.side[k] == side)]
+                free = {k for k in hands if truth.image[k] == image and k not in uncounted}
+                crowd = [k for k in hands if truth.image[k] == image and (truth.ignore[k] or (side is not None and truth.side[k] < 0))]
+                other = {k for k in hands if truth.image[k] == image and k in uncounted and k not in crowd}
+                for k in sorted(mine, key=lambda k: -said.score[k])[:100]:
+                    best = max(free, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
+                    if best is not None and iou(said.box[[k]], truth.box[[best]])[0, 0] >= threshold:
+                        free.remove(best)
+                        scores.append(said.score[k])
+                        hits.append(1.0)
+                        continue
+                    odd = max(other, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
+                    if odd is not None and iou(said.box[[k]], truth.box[[odd]])[0, 0] >= threshold:
+                        other.remove(odd)
+                    elif not any(iou(said.box[[k]], truth.box[[j]], crowd=True)[0, 0] >= threshold for j in crowd) and not outside(
+                        said.box[k]
+                    ):
+                        scores.append(said.score[k])
+                        hits.append(0.0)
+            order = np.argsort(-np.array(scores), kind="stable")
+            hit = np.cumsum(np.array(hits)[order])
+            recall, precision = hit / real, hit / np.arange(1, len(hit) + 1)
+            precision = np.maximum.accumulate(precision[::-1])[::-1]
+            place = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+            values.append(np.mean([precision[p] if p < len(precision) else 0 for p in place]))
+        table[round(threshold, 2)] = float(np.mean(values))
+    return {"ap": float(np.mean(list(table.values()))), "ap50": table[0.5], "ap75": table[0.75]}
+
+
+def crowded(seed: int) -> tuple[Found, Found, int]:
+    """Pictures with hands, ignored areas, near misses, doubles, swapped sides and false alarms."""
+    rng = np.random.default_rng(seed)
+    truth, said = [], []
+    for image in range(12):
+        for _ in range(rng.integers(0, 4)):
+            low = rng.uniform(0, 300, 2)
+            box, side = np.concatenate([low, low + rng.uniform(20, 120, 2)]), int(rng.integers(2))
+            truth += found((image, box, side, 1.0))
+            for _ in range(rng.integers(0, 3)):
+                other = side if rng.random() < 0.8 else 1 - side
+                said += found((image, box + rng.normal(0, 6, 4), other, float(rng.random())))
+        if rng.random() < 0.5:
+            area = np.array([200.0, 200, 420, 420])
+            truth += found((image, area, 0, 1.0), ignore=True)
+            said += found((image, [250.0, 250, 300, 300], int(rng.integers(2)), float(rng.random())))
+        said += found((image, rng.uniform(0, 150, 4).cumsum(), int(rng.integers(2)), float(rng.random() * 0.5)))
+    return Found.of(truth), Found.of(said), 12
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("by_side", [False, True])
+def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
+    truth, said, count = crowded(seed)
+    got = average_precision(truth, said, count, by_side=by_side)
+    wanted = slow_average_precision(truth, said, [LEFT, RIGHT] if by_side else [None])
+    assert 0.05 < wanted["ap50"] < 0.99
+    for name, value in wanted.items():
+        assert got[name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
+    truth, said, count = crowded(seed)
+    long_side = np.full(count, 640.0)
+    got = average_precision_by_size(truth, said, long_side)
+    low = 0.0
+    for name, high in SIZES.items():
+        sizes = np.sqrt(np.prod(truth.box[:, 2:] - truth.box[:, :2], 1))[truth.ignore == 0] / 640
+        if not ((sizes >= low) & (sizes < high)).any():
+            assert np.isnan(got[name])
+        else:
+            wanted = slow_average_precision(truth, said, [None], (low * 640, high * 640))
+            assert got[name] == pytest.approx(wanted["ap"], abs=1e-6), name
+        low = high
+    assert sum(not np.isnan(value) for value in got.values()) >= 2
+
+
+def test_a_hand_of_unknown_side_is_no_mistake_on_either_side():
+    box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+    truth = Found.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
+    said = Found.of(found((0, other, RIGHT, 0.9), (0, box, LEFT, 0.8)))
+    assert average_precision(truth, said, 1, by_side=True)["ap"] == 1
+    assert average_precision(truth, said, 1, by_side=False)["ap"] == 1
+
+
+def test_the_surest_detection_takes_the_hand_it_overlaps_most():
+    hands = np.array([[0.0, 0, 10, 10], [4.0, 0, 14, 10]])
+    box = np.array([[1.0, 0, 11, 10], [0.0, 0, 10, 10], [0.0, 0, 10, 10], [70.0, 70, 80, 80]])
+    match, false = matched(box, np.array([0.5, 0.9, 0.1, 0.8]), hands, np.array([[60.0, 60, 90, 90]]), 0.5)
+    assert match.tolist() == [1, 0, -1, -1]  # the first finds its best hand taken
+    assert false.tolist() == [False, False, True, False]
+
+
+def test_average_precision_by_hand():
+    box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+    truth = Found.of(found((0, box, LEFT, 1.0), (0, other, RIGHT, 1.0)))
+    assert average_precision(truth, truth, 1, by_side=True) == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0, "ar": 1.0}
+    half = Found.of(found((0, box, LEFT, 0.9)))
+    assert average_precision(truth, half, 1, by_side=False)["ap50"] == pytest.approx(51 / 101)
+    swapped = Found.of(found((0, box, RIGHT, 0.9), (0, other, LEFT, 0.8)))
+    assert average_precision(truth, swapped, 1, by_side=False)["ap"] == 1
+    assert average_precision(truth, swapped, 1, by_side=True)["ap"] == 0
+    seven = Found.of(found((0, [0.0, 0, 10, 7], LEFT, 0.9), (0, [50.0, 50, 60, 57], RIGHT, 0.8)))  # overlap .70: five of ten thresholds
+    assert average_precision(truth, seven, 1, by_side=False)["ap"] == pytest.approx(0.5)
+
+
+def test_nothing_said_and_nothing_there_are_no_error():
+    truth = Found.of(found((0, [0.0, 0, 10, 10], LEFT, 1.0)))
+    nothing = Found.of([])
+    assert set(average_precision(truth, nothing, 1, by_side=False).values()) == {0.0}
+    assert set(average_precision(nothing, truth, 1, by_side=True).values()) == {0.0}
+    assert at_threshold(truth, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
+
+
+def test_precision_recall_and_side_by_hand():
+    truth = Found.of(
+        found((0, [0.0, 0, 10, 10], LEFT, 1.0), (0, [20.0, 0, 30, 10], RIGHT, 1.0), (1, [0.0, 0, 10, 10], LEFT, 1.0))
+        + found((1, [100.0, 100, 200, 200], LEFT, 1.0), ignore=True)
+    )
+    said = Found.of(
+        found(
+            (0, [0.0, 0, 10, 9], LEFT, 0.9),  # found
+            (0, [0.0, 0, 10, 10], LEFT, 0.8),  # a double: wrong
+            (0, [20.0, 0, 30, 8], LEFT, 0.7),  # found, wrong side
+            (1, [110.0, 110, 120, 120], RIGHT, 0.9),  # small within the ignored area: counts neither way
+            (1, [190.0, 190, 230, 230], RIGHT, 0.9),  # mostly outside of it: wrong
+            (1, [0.0, 0, 10, 10], LEFT, 0.2),  # below the threshold
+        )
+    )
+    assert at_threshold(truth, said, 0.3) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "side": 1 / 2})

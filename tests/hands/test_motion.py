@@ -1,0 +1,79 @@
+"""Figures of motion by hand: steady, accelerating, shaking and frozen hands; and which frames are one run."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from hands.metrics.hands import Hands3D
+from hands.metrics.motion import (
+    error_of_motion_mm,
+    jitter,
+    motion_figures,
+    motion_frobenius,
+    motion_mm,
+    path_figures,
+    root_translation_error,
+    runs,
+)
+
+
+def track(path: np.ndarray, points: int = 21) -> np.ndarray:
+    """A rigid hand that follows a path of places, metres."""
+    shape = np.random.default_rng(0).normal(size=(points, 3)) / 30
+    return path[:, None] + shape
+
+
+def test_motion_in_both_readings():
+    steady = track(np.outer(np.arange(5), [0.003, 0, 0.004]))
+    np.testing.assert_allclose(motion_mm(steady), 5)
+    np.testing.assert_allclose(motion_frobenius(steady), 100 * 0.005 * np.sqrt(21))
+    ratio = motion_frobenius(track(np.outer(np.arange(5), [1, 0, 0]), 778)) / motion_frobenius(track(np.outer(np.arange(5), [1, 0, 0])))
+    np.testing.assert_allclose(ratio, 6.087, atol=1e-3)
+
+
+def test_jitter_is_the_jerk():
+    time = np.arange(8) / 30
+    cubic = track(np.outer(time**3, [1, 0, 0]))
+    np.testing.assert_allclose(jitter(cubic, 30), 6 / 10, rtol=1e-6)
+    np.testing.assert_allclose(jitter(track(np.outer(time**2, [5, 1, 0])), 30), 0, atol=1e-9)
+
+
+def test_a_frozen_hand_is_smooth_and_wrong():
+    true = track(np.outer(np.arange(6), [0.002, 0, 0]))
+    frozen = np.repeat(true[:1], 6, 0)
+    assert motion_mm(frozen).max() == 0
+    np.testing.assert_allclose(error_of_motion_mm(frozen, true), 2)
+    np.testing.assert_allclose(error_of_motion_mm(true + 1, true), 0, atol=1e-9)
+
+
+def test_root_error_forgives_place_and_turn_but_not_size():
+    true = np.cumsum(np.random.default_rng(1).normal(size=(20, 3)) / 100, 0)
+    turned = true @ Rotation.from_rotvec([1, 2, 3]).as_matrix() + [5, 0, 0]
+    np.testing.assert_allclose(root_translation_error(turned, true), 0, atol=1e-9)
+    line = np.outer(np.arange(3.0), [1, 0, 0])
+    np.testing.assert_allclose(root_translation_error(2 * line, line), [50, 0, 50], atol=1e-9)
+
+
+def test_runs_end_where_a_frame_is_missing():
+    sequence = ["b", "a", "a", "b", "a", "a", "a", "b"]
+    frame = np.array([10, 4, 2, 20, 6, 12, 14, 30])
+    assert [rows.tolist() for rows in runs(sequence, frame)] == [[2, 1, 4], [5, 6], [0, 3, 7]]
+    assert [rows.tolist() for rows in runs(["a"], np.array([3]))] == [[0]]
+
+
+def test_figures_stand_beside_the_truths_own():
+    path = np.outer(np.arange(8), [0.002, 0, 0])
+    true = Hands3D(track(path), track(path, 778))
+    shaking = path + np.random.default_rng(2).normal(size=path.shape) * 0.003
+    said = Hands3D(track(shaking), track(shaking, 778))
+    figures = motion_figures(said, true, [np.arange(8), np.arange(2)], 30)
+    assert figures["true_mpfje_mm"] == pytest.approx(2)
+    assert path_figures(said, true, [np.arange(8)])["true_wrist_mm"] == pytest.approx(2)
+    assert figures["true_jitter"] == pytest.approx(0, abs=1e-6)
+    assert figures["jitter"] > 1
+    assert figures["mpfve_frobenius"] == pytest.approx(figures["mpfje_frobenius"] * np.sqrt(778 / 21), rel=1e-6)
+    assert figures["error_of_motion_mm"] > 2
+    same = motion_figures(true, true, [np.arange(8)], 30)
+    assert same["error_of_motion_mm"] == pytest.approx(0, abs=1e-9)
+    assert path_figures(true, true, [np.arange(8)])["rte"] == pytest.approx(0, abs=1e-9)
+    assert motion_figures(said, true, [np.arange(3)], 30) == {}, "three frames have no jerk"

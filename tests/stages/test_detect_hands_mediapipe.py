@@ -1,0 +1,161 @@
+"""Hands: found, once each, on the right side, by every route; none where none are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stages import boxes
+from stages.detect_hands_mediapipe import DetectHands, zooms_of
+from stages.detect_people_blazepose import DetectPeople
+from stages.tables import HandDetections, People
+from tests.labelled_pictures import frames_of, labelled
+from tests.small_tables import columns
+
+
+def detect(*images: np.ndarray, people: People | None = None, settings: DetectHands | None = None) -> HandDetections:
+    frames = frames_of(*images)
+    people = DetectPeople().build()(frames) if people is None else people
+    return (settings or DetectHands()).build()(frames, people)
+
+
+def nearest(hands: HandDetections, box: list[float]) -> HandDetections:
+    overlap = boxes.iou(np.array([box]), hands.box)[0]
+    assert overlap.max() > 0.3
+    return hands.take(slice(int(overlap.argmax()), int(overlap.argmax()) + 1))
+
+
+def test_both_hands_of_a_signer_are_found_once_with_their_sides(media: Path) -> None:
+    for name in ("A000", "A012"):
+        image, row = labelled(media, name)
+        hands = detect(image, people=People.empty())
+        strong = hands.take(hands.score_raw > 0.4)
+        assert len(strong) == 2
+        for hand in row["hands"]:
+            assert (nearest(strong, hand["box"]).p_right[0] > 0.5) == (hand["side"] == "right")
+
+
+def test_a_right_hand_is_right_and_its_mirror_image_left(media: Path) -> None:
+    image, row = labelled(media, "A062")
+    assert row["hands"][0]["side"] == "right"
+    assert detect(image, people=People.empty()).p_right[0] > 0.9
+    assert detect(np.ascontiguousarray(image[:, ::-1]), people=People.empty()).p_right[0] < 0.1
+
+
+def test_mirrored_pictures_give_mirrored_world_landmarks(media: Path) -> None:
+    image, _ = labelled(media, "A062")
+    hand, mirrored = (detect(i, people=People.empty()) for i in (image, np.ascontiguousarray(image[:, ::-1])))
+    assert np.linalg.norm(hand.world[0] * [-1, 1, 1] - mirrored.world[0], axis=1).mean() < 0.015
+    up_in_picture = hand.keypoints[0, 12, :2] - hand.keypoints[0, 0, :2]
+    up_in_world = hand.world[0, 12, :2] - hand.world[0, 0, :2]
+    cosine = up_in_picture @ up_in_world / np.linalg.norm(up_in_picture) / np.linalg.norm(up_in_world)
+    assert cosine > 0.95
+
+
+def test_people_lead_to_small_hands_that_the_frame_alone_hides(media: Path) -> None:
+    image, row = labelled(media, "A034")
+    alone = detect(image, people=People.empty())
+    led = detect(image)
+    assert len(alone.take(alone.score_raw > 0.4)) < len(row["hands"])
+    for hand in row["hands"]:
+        found = nearest(led, hand["box"])
+        assert found.route[0] in ("wrist", "person")
+        assert found.person[0] == 0
+
+
+def test_a_hand_on_the_seam_of_two_tiles_is_one_hand(media: Path) -> None:
+    image, _ = labelled(media, "A027")
+    hands = detect(image, people=People.empty())
+    assert len(hands.take(hands.score_raw > 0.4)) == 1
+
+
+def test_a_hand_that_one_frame_hides_is_tracked_into_it(media: Path) -> None:
+    image, row = labelled(media, "A023")
+    weak = cv2.GaussianBlur(image, (0, 0), 12)
+    settings = DetectHands(min_palm_score=0.92)
+    without = detect(weak, people=People.empty(), settings=settings)
+    hands = detect(image, weak, people=People.empty(), settings=settings)
+    assert len(without) == 0
+    assert hands.frame.tolist() == [0, 1]
+    assert hands.route.tolist()[1] == "track"
+    assert hands.palm_score[1] == pytest.approx(0.9 * hands.palm_score[0])
+    nearest(hands.take(hands.frame == 1), row["hands"][0]["box"])
+
+
+def test_box_is_the_hull_scaled_and_score_is_palm_times_presence(media: Path) -> None:
+    image, _ = labelled(media, "A000")
+    settings = DetectHands()
+    hands = detect(image, people=People.empty(), settings=settings)
+    low, high = hands.keypoints[:, :, :2].min(axis=1), hands.keypoints[:, :, :2].max(axis=1)
+    np.testing.assert_allclose(
+        hands.box[:, 2:] - hands.box[:, :2], (high - low) * [settings.extent_width, settings.extent_height], rtol=1e-4
+    )
+    np.testing.assert_allclose((hands.box[:, 2:] + hands.box[:, :2]) / 2, (high + low) / 2, rtol=1e-4)
+    np.testing.assert_allclose(hands.score_raw, hands.palm_score * hands.presence, rtol=1e-5)
+    np.testing.assert_allclose(hands.keypoints[:, :, 2], np.tile(hands.presence[:, None], 21))
+
+
+def test_cars_black_and_tiny_pictures_hold_no_hand(media: Path) -> None:
+    cars, _ = labelled(media, "A022")
+    for image in (cars, np.zeros((90, 160, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)):
+        assert len(detect(image)) == 0
+
+
+def test_the_same_frames_give_the_same_bytes(media: Path) -> None:
+    image, _ = labelled(media, "A000")
+    assert detect(image).to_arrow().equals(detect(image).to_arrow())
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"detect_hands\.min_presence"):
+        DetectHands(min_presence=0.0)
+    with pytest.raises(ValueError, match=r"detect_hands\.extent_width"):
+        DetectHands(extent_width=-1.0)
+
+
+def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(media: Path) -> None:
+    image, _ = labelled(media, "A034")
+    people = DetectPeople().build()(frames_of(image))
+    twice = People.concat([people, replace(people, score=people.score - 0.01, box=people.box + 1, person=people.person + 5)])
+    once, again = detect(image, people=people), detect(image, people=twice)
+    assert len(once)
+    assert again.person.tolist() == once.person.tolist()
+    np.testing.assert_allclose(again.box, once.box, atol=3)
+
+
+def test_people_without_an_area_without_limbs_and_outside_the_frame_change_nothing(media: Path) -> None:
+    image, _ = labelled(media, "A000")
+    box = [[50, 50, 50, 90], [60, 60, 30, 30], [-900, -900, -500, -400], [np.nan] * 4]
+    odd = columns(
+        People, 4, box=np.array(box, np.float32), keypoints=np.full((4, 17, 3), np.nan, np.float32), score=np.full(4, 0.9, np.float32)
+    )
+    alone, beside = (detect(image, people=people) for people in (People.empty(), odd))
+    np.testing.assert_array_equal(beside.box, alone.box)
+
+
+def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
+    forearm = np.zeros((1, 17, 3), np.float32)
+    forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels
+    somebody = columns(People, 1, keypoints=forearm)
+    settings = DetectHands()
+    assert zooms_of(somebody, 1280, 720, settings) == (1.0, 2.0)
+    assert zooms_of(somebody, 640, 400, settings) == (1.0,)  # a hand of 17 % of the short side
+    small = columns(People, 1, keypoints=forearm / 4)
+    assert zooms_of(small, 640, 400, settings) == (1.0,)  # tiles of 200 pixels would be enlarged
+    assert zooms_of(People.empty(), 1280, 720, settings) == (1.0,)
+
+
+def test_a_hand_that_moves_is_looked_for_where_its_track_leads(media: Path) -> None:
+    image, row = labelled(media, "A023")
+    step = round(0.6 * float(boxes.long_side(np.array([row["hands"][0]["box"]]))[0]))
+    settings = DetectHands(min_palm_score=0.92)
+    moved = [cv2.copyMakeBorder(image, 0, 0, 2 * step - k * step, k * step, cv2.BORDER_REPLICATE) for k in range(3)]
+    weak = cv2.GaussianBlur(moved[2], (0, 0), 8)
+    assert len(detect(weak, people=People.empty(), settings=settings)) == 0
+    hands = detect(moved[0], moved[1], weak, people=People.empty(), settings=settings)
+    assert hands.frame.tolist() == [0, 1, 2]
+    assert hands.route[2] == "track"
+    centre = boxes.centre(hands.box)
+    np.testing.assert_allclose(centre[2] - centre[1], [-step, 0], atol=0.15 * step)

@@ -1,0 +1,131 @@
+"""One function judges a detector on every test set, and the report says what it found."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from hands.drawing.sheets import WorstPictures
+from tests.training.data.readers import official
+from tests.training.detector.small import random_detector, save
+from tests.training.detector.test_detect import labels
+from training.cli import main
+from training.data.readers.labelled_frames import labelled_frames
+from training.data.readers.labelled_picture import LabelledPicture
+from training.detector.ablations import ablations
+from training.detector.evaluate import figures, figures_by_size, judge
+from training.detector.inference import HandDetector
+from training.detector.report import PAPER, network_facts
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(random_detector(), tmp_path_factory.mktemp("net") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def detector(checkpoint):
+    return HandDetector.load(checkpoint, size=64, threshold=0.01)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return official.photo(tmp_path / "photo.jpg")
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+
+
+def test_labelled_frames_are_counted(detector, photo):
+    (found,) = detector([read(photo)])
+    best = found.box[0].tolist()
+    name = ("left", "right")[int(found.side[0])]
+    threshold = float(found.score[0]) - 1e-6
+
+    def measured(**entry):
+        said = figures(judge(detector, labelled_frames(labels(photo.parent, **entry))), threshold=threshold, min_iou=0.3)
+        return [said.get(key) for key in ("precision", "recall", "side")]
+
+    assert measured(hands=[{"box": best, "side": name}]) == [1, 1, 1]
+    assert measured(hands=[{"box": best, "side": None}, {"box": [0, 0, 1, 1], "side": "left"}]) == [1, 0.5, 0]
+    assert measured(hands=[{"box": best, "side": None}]) == [1, 1, None]
+    assert measured(ignore=[best]) == [0, 0, None]
+
+
+def test_labels_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / "cut.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match=r"cut.json cannot be read as JSON \(.*\): is it cut short"):
+        list(labelled_frames(tmp_path / "cut.json"))
+    with pytest.raises(FileNotFoundError, match=r"label A0: no picture .*gone.jpg: name the folder of the pictures with --media"):
+        list(labelled_frames(labels(tmp_path, jpeg="gone.jpg")))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="has format None, this code reads 'handmedia-bench/1'"):
+        list(labelled_frames(tmp_path / "other.json"))
+
+
+def truth_of(detector, path, rows, name="a") -> LabelledPicture:
+    """A picture labelled with what the detector says."""
+    (found,) = detector([read(path)])
+    return LabelledPicture(name=name, picture=path, box=found.box[rows].astype(np.float64), side=found.side[rows])
+
+
+def test_batches_do_not_change_what_is_found(detector, tmp_path):
+    pictures = [truth_of(detector, official.photo(tmp_path / f"{k}.jpg", seed=k), [0, 3], str(k)) for k in range(5)]
+    one, three = (judge(detector, pictures, batch_size=size) for size in (1, 3))
+    assert one.num_images == three.num_images == 5
+    assert one.truth.image.tolist() == three.truth.image.tolist() == np.repeat(range(5), 2).tolist()
+    np.testing.assert_allclose(one.said.box, three.said.box, atol=1e-3)
+    assert figures(one)["ap"] == pytest.approx(figures(three)["ap"], abs=1e-6)
+    assert set(figures_by_size(one)) == {"<4%", "4-10%", "10-25%", ">25%"}
+
+
+def test_the_worst_pictures_are_kept_worst_first(detector, tmp_path):
+    worst = WorstPictures(threshold=2.0, min_iou=0.5, count=2)  # nothing is said: every label is a miss
+    for number, count in enumerate((1, 3, 0, 2)):
+        picture = truth_of(detector, official.photo(tmp_path / f"{number}.jpg", seed=number), list(range(count)), str(number))
+        judge(detector, [picture], onlooker=worst)
+    assert sorted(faults for faults, *_ in worst.kept) == [2, 3]
+    worst.write(tmp_path / "worst.jpg")
+    assert cv2.imread(str(tmp_path / "worst.jpg")).shape == (400, 1600, 3)
+    nothing = WorstPictures(threshold=2.0, min_iou=0.5)
+    nothing.write(tmp_path / "none.jpg")
+    assert not (tmp_path / "none.jpg").exists()
+
+
+def test_size_counts_one_head_in_half_precision(detector):
+    facts = network_facts(detector, repeats=1)
+    assert facts["size_mb"] == pytest.approx(6.77, abs=0.02)
+    assert facts["milliseconds"] > 0
+
+
+def test_each_set_adds_to_one_page(checkpoint, photo, tmp_path, capsys):
+    report = tmp_path / "report"
+    options = [str(checkpoint), "--image", "64", "--report", str(report), "--threshold", "0.5"]
+    hands = [{"box": [10, 10, 60, 60], "side": "left"}]
+    main(["evaluate-detector", *options, "--labels", str(labels(tmp_path, hands=hands))])
+    people = [official.person(0, [10.0, 20, 30, 15], [60.0, 20, 10, 12])]
+    main(["evaluate-detector", *options, "--coco-wholebody", str(official.coco(tmp_path / "coco", people, 2)), "--json"])
+    square = [(10.0, 10), (50, 10), (50, 50), (10, 50)]
+    main(["evaluate-detector", *options, "--oxford-hands", str(official.oxford(tmp_path / "oxford", {"a": [square]})), "--json"])
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert "side_ap" in said[0]
+    assert "side_ap" not in said[1]  # nobody says which hand it is
+    page = (report / "report.md").read_text()
+    assert all(f"| {method} (paper) |" in page for method in PAPER)
+    assert all(f"| {row.title} (paper) |" in page for row in ablations().values())
+    ours, parts = (line.split(" | ") for line in page.splitlines() if line.startswith("| ours, S, darknet"))
+    assert ours[4] == f"{100 * said[0]['ap50']:.4g}"
+    assert ours[6] == f"{100 * said[1]['ap50']:.4g}"
+    assert parts[1] == ours[6]
+    assert ours[8].strip() == parts[3].strip() == ""  # WHIM was not measured
+    assert re.search(r"\| some \| 1 \| 1 \|", page)
+    for name in ("precision.png", "sizes.png", "worst-some.jpg", "worst-coco-wholebody.jpg"):
+        assert cv2.imread(str(report / name)) is not None
+        assert name in page
+    other = save(random_detector(seed=1), tmp_path / "other.pt")
+    with pytest.raises(SystemExit):
+        main(["evaluate-detector", str(other), *options[1:], "--oxford-hands", str(tmp_path / "not looked at")])
+    assert "holds figures of another checkpoint (coco-wholebody, oxford-hands, some)" in capsys.readouterr().out.replace("\n", " ")

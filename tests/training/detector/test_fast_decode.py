@@ -1,0 +1,33 @@
+"""The best hands, computed alone, are those that a look at every anchor finds."""
+
+import pytest
+import torch
+
+from tests.training.detector.small import random_detector
+from training.detector.fast_decode import at_cells, best_hands
+from training.detector.inference import detections, fused
+from training.detector.network import DetectorSettings
+
+
+@pytest.mark.parametrize("settings", [DetectorSettings(), DetectorSettings(one_to_one=False), DetectorSettings(landmarks=False)], ids=str)
+@pytest.mark.parametrize(("count", "folded"), [(10, True), (30, False), (150, True)])
+def test_the_best_alone_are_the_best_of_all(settings, count, folded):
+    network = random_detector(settings)
+    network = fused(network) if folded else network
+    pictures = torch.rand(2, 3, 160, 128)  # 320, 80 and 20 anchors
+    with torch.no_grad():
+        many, one = network(pictures)
+        all_of_them, best = detections(network, pictures), best_hands(network, pictures, count)
+    order = (many if one is None else one).side.amax(2).argsort(1, descending=True)
+    pick = torch.arange(2)[:, None], order[:, :count]
+    for got, dense in zip(best, all_of_them, strict=True):
+        torch.testing.assert_close(got, dense[pick], atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (1, 2), (4, 3)])
+def test_a_cell_alone_says_what_it_says_among_all_even_at_the_edge(shape):
+    branch, x = random_detector().heads.branches["keypoints"][0], torch.randn(2, 64, *shape)
+    cells = torch.arange(x[0, 0].numel()).flip(0).expand(2, -1)
+    with torch.no_grad():
+        dense, alone = branch(x).flatten(2).mT, at_cells(branch, x, cells)
+    torch.testing.assert_close(alone, dense.flip(1), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,1 @@
+"""Shards in, batches out: reading, order, loading, and the readers of other data sets."""

@@ -1,0 +1,148 @@
+"""The official WHIM labels (WiLoR, sec. 3): `test/anno/VIDEO/FRAME.npy`, an array of one dictionary a hand, read without running code.
+
+FRAME counts frames of the video that its annotators had. A video fetched today may have another rate, size or cut, so labels are laid
+on it by time, FRAME over that rate, and scaled to its size; a video of another length or shape is left out, by name. Rates, sizes and
+lengths are those of `manifests/whim.txt`. Pictures cut out by somebody else (FRAME.jpg beside the labels) are taken as they are.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from fitting.hand.restricted_pickle import as_array, objects_of_npy
+from training.data.readers.labelled_picture import LabelledPicture, read_picture
+
+MANIFEST = Path(__file__).resolve().parents[3] / "manifests" / "whim.txt"
+ENDINGS = (".mp4", ".mkv", ".webm", ".mov")
+ASPECT_TOLERANCE = 0.02
+LENGTH_TOLERANCE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class AnotherCutError(ValueError):
+    """A video is not the one that was labelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Of a video as its annotators had it."""
+
+    frames_per_second: float
+    num_frames: int
+    width: int
+    height: int
+
+
+def official_whim(folder: Path, videos: Path | None = None) -> Iterator[LabelledPicture]:
+    """Labelled pictures of the test split below `folder` (the unpacked WHIM/), from `videos`/VIDEO.mp4 or from JPEGs beside the labels.
+
+    Raises FileNotFoundError when there are no labels, or no picture for any; ValueError that names a file that is not the labels'.
+    """
+    place = next((path for path in (folder / "test" / "anno", folder / "anno") if path.is_dir()), None)
+    if place is None:
+        raise FileNotFoundError(f"{folder} has no test/anno: unpack the test split of WHIM (huggingface.co/rolpotamias/WHIM) there")
+    facts, count = known_videos(), 0
+    for labels in sorted(path for path in place.iterdir() if path.is_dir()):
+        try:
+            for picture in _of_video(labels, facts, videos):
+                count += 1
+                yield picture
+        except (AnotherCutError, FileNotFoundError, av.FFmpegError) as error:
+            _log.warning("video %s left out: %s", labels.name, error)
+    if not count:
+        raise FileNotFoundError(f"no picture for any label in {place}: name the folder of the videos with --media")
+
+
+def _of_video(labels: Path, facts: Mapping[str, Facts], videos: Path | None) -> Iterator[LabelledPicture]:
+    known = facts.get(labels.name)
+    for file, image in _beside(labels) if videos is None else _in_video(labels, videos, known):
+        height, width = image.shape[:2]
+        scale = np.array([width / known.width, height / known.height] * 2) if known else np.ones(4)
+        box, side = read_hands(file)
+        box = np.clip(box * scale, 0, [width, height, width, height])
+        seen = (box[:, 2:] > box[:, :2]).all(1)
+        yield LabelledPicture(name=f"{labels.name}/{file.stem}", picture=image, box=box[seen], side=side[seen])
+
+
+def _beside(labels: Path) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w 3"]]]:
+    """Labels with their pictures, named as the official downloader does or as everybody renames them."""
+    for file in sorted(labels.glob("*.npy")):
+        picture = next((path for path in (file.with_suffix(".jpg"), Path(f"{file}.jpg")) if path.is_file()), None)
+        if picture:
+            yield file, read_picture(picture)
+
+
+def _in_video(labels: Path, videos: Path, known: Facts | None) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w 3"]]]:
+    """Labels with the frames of their video that show their times."""
+    video = next((path for path in (videos / f"{labels.name}{end}" for end in ENDINGS) if path.is_file()), None)
+    if video is None:
+        raise FileNotFoundError(f"{videos} has no {labels.name} of {', '.join(ENDINGS)}")
+    if known is None:
+        raise AnotherCutError(f"{MANIFEST.name} knows neither its rate nor its size")
+    files = sorted(labels.glob("*.npy"))
+    yield from zip(files, frames_at(video, [int(file.stem) / known.frames_per_second for file in files], known), strict=True)
+
+
+def read_hands(file: Path) -> tuple[Float64[np.ndarray, "n 4"], np.ndarray]:
+    """Boxes, pixels of the labelled frame, and sides (0 left, 1 right). Raises ValueError that names the file and its fault."""
+    try:
+        hands = objects_of_npy(file.read_bytes())
+        box = np.array([as_array(hand["bbox"]) for hand in hands], np.float64).reshape(-1, 4)
+        side = np.array([as_array(hand["side"]).item() for hand in hands]).astype(np.int64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no label of WHIM ({error}): unpack the split again") from error
+    if not (np.isfinite(box).all() and np.isin(side, (0, 1)).all()):
+        raise ValueError(f"{file} has boxes that are no numbers, or sides that are neither 0 nor 1: unpack the split again")
+    return box, side
+
+
+def frames_at(path: Path, times_s: Sequence[float], known: Facts) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames nearest to these rising times after the first one, upright.
+
+    Raises AnotherCutError when the video's shape or length is not what is known of it.
+    """
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        known_s = known.num_frames / known.frames_per_second
+        length_s = container.duration / av.time_base if container.duration else known_s
+        if abs(length_s - known_s) > LENGTH_TOLERANCE_S + 0.01 * known_s:
+            raise AnotherCutError(f"{path} lasts {length_s:.1f} s, the labelled one {known_s:.1f} s")
+        frames = ((float(frame.time or 0), frame) for frame in container.decode(stream))
+        before = after = next(frames, None)
+        if before is None or after is None:
+            raise AnotherCutError(f"{path} has no frame that can be decoded")
+        first_s = before[0]
+        for time_s in times_s:
+            while after[0] - first_s < time_s and (following := next(frames, None)):
+                before, after = after, following
+            shown_s, shown = min(before, after, key=lambda one: abs(one[0] - first_s - time_s))
+            if abs(shown_s - first_s - time_s) > LENGTH_TOLERANCE_S:
+                raise AnotherCutError(f"{path} ends at {shown_s - first_s:.1f} s, a label is of {time_s:.1f} s")
+            yield _upright(shown, path, known)
+
+
+def _upright(frame: av.VideoFrame, path: Path, known: Facts) -> UInt8[np.ndarray, "h w 3"]:
+    image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
+    height, width = image.shape[:2]
+    if abs(np.log(width / height * known.height / known.width)) > ASPECT_TOLERANCE:
+        raise AnotherCutError(f"{path} shows {width}x{height}, the labelled one {known.width}x{known.height}")
+    return image
+
+
+def known_videos() -> dict[str, Facts]:
+    """What the manifest says of each video of WHIM."""
+    found = {}
+    for line in MANIFEST.read_text().splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        name, *fields = line.split()
+        of = dict(field.split("=", 1) for field in fields)
+        width, height = map(int, of["size"].split("x"))
+        found[name] = Facts(frames_per_second=float(of["fps"]), num_frames=int(of["frames"]), width=width, height=height)
+    return found

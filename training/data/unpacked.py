@@ -1,0 +1,138 @@
+"""The hands of a shard as plain arrays, and where its images lie: unpacked once into a cache, beside its identity, and mapped from then on.
+
+Checksums of pages are verified where they were written. Lists of numbers may be of any kind that Parquet has, as long as those of one
+column are of one length.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from stages.tables import SCHEMA_VERSION
+from training.data.order import key_of
+from training.data.pages import extents
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Raises ValueError for a file that is damaged, of another schema version, or no frames with hands."""
+    with _damage_named(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    schema = file.schema_arrow
+    missing = {"image", "hands"} - set(schema.names)
+    if missing:
+        raise ValueError(f"{path} has no column {' and no '.join(sorted(missing))}: it is no shard of frames with hands")
+    image, hands = schema.field("image").type, schema.field("hands").type
+    if image not in (pa.binary(), pa.large_binary()) or not (_is_list(hands) and pa.types.is_struct(hands.value_type)):
+        raise ValueError(f"{path} has images of type {image} and hands of type {hands!s:.60}: they must be JPEG bytes and lists of structs")
+    version = (schema.metadata or {}).get(b"schema_version")
+    if version is not None and version.decode() != str(SCHEMA_VERSION):
+        raise ValueError(f"shard {path} has schema version {version.decode()}, this code reads {SCHEMA_VERSION}: pack it again")
+    return file
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """What Parquet's reader says of a damaged file, with the file's name."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"shard {path} is damaged ({error}): fetch it again") from error
+
+
+def identity_of(path: Path) -> str:
+    """Names a file's contents: the fingerprint that `pack` wrote, else its name, size and time; and the version of what is unpacked."""
+    facts = pq.read_schema(path).metadata or {}
+    stat = path.stat()
+    own = facts.get(b"fingerprint", f"{path.name} {stat.st_mtime_ns}".encode()).decode()
+    return f"{key_of('unpacked 1', own, stat.st_size):016x}"
+
+
+def unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a shard, mapped from the cache; made first where they are not there. Without a cache they are held in memory."""
+    if not folder.exists():
+        with _damage_named(path):
+            arrays = _unpack(path, file, mapped)
+        try:
+            _keep(arrays, folder)
+        except OSError:
+            return arrays
+    return kept(folder)
+
+
+def kept(folder: Path) -> dict[str, np.ndarray]:
+    mapped_arrays = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in folder.glob("*.npy")}
+    return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
+
+
+def _keep(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Write arrays to a folder that is complete as soon as it has its name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        for name, values in arrays.items():
+            np.save(aside / f"{name}.npy", values)
+        if not folder.exists():
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unpack(path: Path, file: pq.ParquetFile, mapped: mmap) -> dict[str, np.ndarray]:
+    arrays: dict[str, Any] = {}
+    found = extents(path, "image", mapped)
+    if found:
+        arrays |= {f"extents.{name}": values for name, values in found._asdict().items()}
+    names = [name for name in ("hands", "ignore_boxes") if name in file.schema_arrow.names]
+    table = file.read(columns=names)
+    arrays["hand_start"], hands = _items(table.column("hands"))
+    for i in range(hands.type.num_fields):
+        values = _numbers(hands.field(i))
+        if values is not None:
+            arrays[f"hand.{hands.type.field(i).name}"] = values
+    arrays["ignore_start"], boxes = np.zeros(len(table) + 1, np.int64), None
+    if "ignore_boxes" in names:
+        arrays["ignore_start"], items = _items(table.column("ignore_boxes"))
+        boxes = _numbers(items)
+    arrays["ignore"] = np.zeros((0, 4), np.float32) if boxes is None else boxes.reshape(-1, 4)
+    return arrays
+
+
+def _items(column: pa.ChunkedArray) -> tuple[Int64[np.ndarray, "rows_and_1"], pa.Array]:
+    """First item of each row's list, and after them how many there are; all items. A row without a list has none."""
+    lists = column.combine_chunks()
+    counts = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists.flatten()
+
+
+def _numbers(values: pa.Array) -> np.ndarray | None:
+    """Numbers, or lists of them of one length, as an array [n, *shape], NaN for a list that lacks; None where they have no such shape."""
+    if not _is_list(values.type):
+        known = pa.types.is_floating(values.type) or not values.null_count
+        is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
+        return values.to_numpy(zero_copy_only=False) if is_number and known else None
+    lengths = values.value_lengths().drop_null().unique().to_pylist()
+    inner = _numbers(values.flatten())
+    if inner is None or len(lengths) > 1 or (values.null_count and inner.dtype.kind != "f"):
+        return None
+    size = values.type.list_size if pa.types.is_fixed_size_list(values.type) else sum(lengths)
+    inner = inner.reshape(len(values) - values.null_count, size, *inner.shape[1:])
+    if not values.null_count:
+        return inner
+    whole = np.full((len(values), *inner.shape[1:]), np.nan, inner.dtype)
+    whole[values.is_valid().to_numpy(zero_copy_only=False)] = inner
+    return whole
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

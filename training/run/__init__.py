@@ -1,0 +1,1 @@
+"""A training run of any task: loop, launch, optimizer, checkpoints, log."""

@@ -1,0 +1,89 @@
+"""What a run is at one step, written whole or not at all, and taken up again to the batch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    step: int = 0
+    """Of the epoch, the next to be taken."""
+    num_steps: int = 0
+    """Taken altogether."""
+    minutes: float = 0.0
+    """Spent, by all its starts."""
+    bad_batches: int = 0
+    """Skipped, for their loss was not finite."""
+    since_best: int = 0
+    """Epochs since the metrics were best."""
+    best: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the best epoch."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Checkpoint:
+    """Everything that decides the steps to come."""
+
+    kind: str
+    """What was trained: detector or regressor."""
+    settings: Mapping[str, Any]
+    """Of the network, as plain values."""
+    network: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    """Of the weights over the steps: what is evaluated and shipped."""
+    optimizer: Mapping[str, Any]
+    progress: Progress
+    data: str
+    """Fingerprint of the data, seed and batch size, without which the order of samples is another."""
+    rival: Mapping[str, Any] = field(default_factory=dict)
+    """Network and optimizer of `training.run.adversary`, where there is one."""
+
+    def save(self, path: Path) -> None:
+        """Write aside, flush to the disk, rename. Raises OSError with what to do about it; the file of before stays."""
+        aside = path.with_suffix(".partial")
+        values = {name: getattr(self, name) for name in self.__slots__} | {"progress": asdict(self.progress)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                torch.save({"format": FORMAT, **values}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(path)
+        except (OSError, RuntimeError) as error:
+            aside.unlink(missing_ok=True)
+            raise OSError(f"cannot write checkpoint {path} ({error}): make room and run again, it goes on from the last one") from error
+
+    @classmethod
+    def load(cls, path: Path, kind: str | None = None) -> "Checkpoint":
+        """Read one, running no code of its. Raises ValueError for what is no checkpoint of that kind."""
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises half a dozen types for damaged files
+            raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or {"rival", *values} != set(cls.__slots__):
+            raise ValueError(f"{path} is no checkpoint of this version of training")
+        if kind and values["kind"] != kind:
+            raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")
+        return cls(**values | {"progress": Progress(**values["progress"])})
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a network of the same make. Raises ValueError that says how they differ."""
+    own = network.state_dict()
+    other = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    strange = sorted(own.keys() ^ weights.keys())
+    if other or strange:
+        first = other[0] if other else strange[0]
+        raise ValueError(f"{path} is of another network: {len(other)} shapes and {len(strange)} names differ, the first is {first}")
+    network.load_state_dict(dict(weights))

@@ -1,0 +1,291 @@
+"""The training loop, one for every network: plain PyTorch, the same alone and as one rank of many.
+
+The global batch is the unit of everything. A run that is killed goes on from its last checkpoint and sees the same batches as a
+run that was not; the order of samples is the loader's, the randomness of augmentation each sample's own.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.loader import Batch, Loader
+from training.data.order import key_of
+from training.run.adversary import Adversarial, Rival
+from training.run.checkpoint import Checkpoint, Progress, load_weights
+from training.run.ema import Average
+from training.run.log import Journal
+from training.run.optimizer import Both, Kind, optimizer_of, plain_groups
+
+_STEPS_A_NOTE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train; what is trained says the task."""
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    """At its highest."""
+    optimizer: Kind = "adamw"
+    """muon takes the matrices of a transformer's blocks: from scratch it learns in fewer, somewhat longer steps."""
+    final_share: float = 0.01
+    """Of the learning rate that is left at the end of the cosine."""
+    warmup_steps: int = 500
+    """Over which the learning rate rises from nothing."""
+    weight_decay: float = 5e-4
+    """Of weights with two dimensions or more."""
+    clip_norm: float = 10.0
+    """Longest gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward pass; bfloat16 needs no scaling of the loss."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, faster steps on a GPU."""
+    checkpoint_s: float = 300.0
+    """Seconds between checkpoints; each epoch ends with one."""
+    patience: int = 20
+    """Epochs without a better metric before the run ends."""
+    max_bad_batches: int = 10
+    """Batches whose loss is not finite are skipped and counted; more than these end the run, the last one saved."""
+    max_minutes: float = math.inf
+    """The run ends after this time, over all its starts, as if all epochs had been trained: the learning rate follows the clock then."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name} must be more than 0, got {getattr(self, name)}")
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained, on what, and what good means."""
+
+    kind: str
+    metric: str
+    """Of `evaluate`, the higher the better."""
+
+    def network(self) -> nn.Module:
+        """A fresh network."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Of the network, as plain values: enough to build it again."""
+
+    def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        """The weighted terms of a batch, whose sum is minimised; `share_done` of the run lies behind."""
+
+    def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        """Metrics on held-out data."""
+
+    def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
+        """A picture of what the network says."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A task whose parameters do not all learn at one rate."""
+
+    def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of parameters for the optimizer, each with its `weight_decay`, its `share` of the learning rate, and whether they are
+        `inner` matrices of a transformer."""
+
+
+class NotFiniteError(RuntimeError):
+    """Too many batches had no finite loss."""
+
+
+class Run:
+    """One rank's part of a run in a folder. `last.pt` there is taken up; `best.pt` is the best by the task's metric."""
+
+    def __init__(self, task: Task, loader: Loader, settings: TrainSettings, folder: Path, device: torch.device | str = "cpu") -> None:
+        self.task, self.loader, self.chosen, self.folder = task, loader, settings, folder
+        self.device = torch.device(device)
+        self.first = loader.rank == 0
+        self.progress = Progress()
+        torch.manual_seed(loader.seed)
+        self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.plain)
+        decay = settings.weight_decay
+        groups = task.groups(self.plain, decay) if isinstance(task, Layered) else plain_groups(self.plain, decay)
+        self.optimizer = optimizer_of(settings.optimizer, groups, settings.learning_rate)
+        self.rival = Rival(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
+        self._take_up()
+        network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
+        self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
+        self.journal = Journal(folder, first=self.first)
+        self.minutes_before, self.started = self.progress.minutes, time.monotonic()
+
+    def train(self) -> Mapping[str, float]:
+        """Train to the end; the best metrics. Raises NotFiniteError, and OSError when the disk is full."""
+        while self._share_done() < 1 and self.progress.since_best < self.chosen.patience:
+            self._epoch()
+            self._measure()
+        return self.progress.best
+
+    def checkpoint(self) -> Checkpoint:
+        """The run as it stands."""
+        return Checkpoint(
+            kind=self.task.kind,
+            settings=dict(self.task.settings()),
+            network=self.plain.state_dict(),
+            average=self.average.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            rival=self.rival.state() if self.rival else {},
+            progress=replace(self.progress, minutes=self._minutes()),
+            data=self._data(),
+        )
+
+    def _epoch(self) -> None:
+        """The steps of an epoch from where the run stands, or as many as there is time for."""
+        here, saved = self.progress, time.monotonic()
+        self.network.train()
+        title = f"epoch {here.epoch + 1} of {self.chosen.epochs}"
+        with closing(self.loader.epoch(here.epoch, here.step)) as batches:
+            for batch in self.journal.bar(batches, title, here.step, len(self.loader)):
+                share = self._share_done()
+                if share >= 1:
+                    break
+                terms = self._step(batch, share)
+                here.step = batch.step + 1
+                if self.first and terms and (here.num_steps % _STEPS_A_NOTE == 0 or here.step == len(self.loader)):
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    self.journal.write(here.num_steps, {"epoch": here.epoch, "step": here.step, "rate": rate, **_numbers(terms)})
+                if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
+                    self.checkpoint().save(self.folder / "last.pt")
+                    saved = time.monotonic()
+
+    def _measure(self) -> None:
+        """Close an epoch: metrics, a picture, a checkpoint. Where nothing is measured the last epoch counts as the best."""
+        here, better, metrics = self.progress, False, dict[str, float]()
+        if self.first:
+            metrics = dict(self.task.evaluate(self.average.network, self.device))
+            better = self.task.metric not in metrics or metrics[self.task.metric] > here.best.get(self.task.metric, -math.inf)
+        better = bool(_from_first(float(better), self.device))
+        here.since_best = 0 if better else here.since_best + 1
+        here.best = metrics if better else here.best
+        here.epoch, here.step = here.epoch + 1, 0
+        if not self.first:
+            return
+        corrupt = len(self.loader.quarantine.reasons)
+        self.journal.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
+        self.task.draw(self.average.network, self.device, self.folder / "pictures" / f"epoch-{here.epoch:04d}.jpg")
+        if better:
+            self.checkpoint().save(self.folder / "best.pt")
+        self.checkpoint().save(self.folder / "last.pt")
+
+    def _step(self, batch: Batch, share_done: float) -> Mapping[str, Tensor]:
+        """One step of the optimizer; nothing where the loss is not finite on some rank."""
+        rate = self._learning_rate(share_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+        torch.manual_seed(key_of(self.loader.seed, batch.epoch, batch.step, self.loader.rank))
+        narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
+        with narrow:
+            terms, said = self._terms(batch, share_done)
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        length = nn.utils.clip_grad_norm_(self.plain.parameters(), self.chosen.clip_norm)
+        if not _everywhere(bool(torch.isfinite(total) & torch.isfinite(length)), self.device):
+            self._skip(batch)
+            return {}
+        self.optimizer.step()
+        if self.rival:
+            terms = {**terms, **self.rival.gradient(said)}
+            self.rival.step(rate)
+        self.progress.num_steps += 1
+        self.average.update(self.plain, self.progress.num_steps)
+        return dict(terms) | {"loss": total, "gradient": length}
+
+    def _terms(self, batch: Batch, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
+        """The network's terms, and what its rival is to judge where it has one."""
+        if self.rival is None:
+            return self.task.loss(self.network, batch, self.device, share_done), None
+        self.rival.plain.requires_grad_(False)
+        return self.rival.task.loss_against(self.network, self.rival.plain, batch, self.device, share_done)
+
+    def _skip(self, batch: Batch) -> None:
+        """Count a bad batch and undo what it did to running statistics; keep the batch when it was one too many."""
+        self.progress.bad_batches += 1
+        averaged = dict(self.average.network.named_buffers())
+        for name, values in self.plain.named_buffers():
+            if not torch.isfinite(values).all():
+                values.copy_(averaged[name])
+        bad = {"epoch": batch.epoch, "step": batch.step, "not_finite": batch.samples.sample.tolist()}
+        self.journal.write(self.progress.num_steps, bad)
+        if self.progress.bad_batches > self.chosen.max_bad_batches:
+            path = self.folder / f"bad_batch-{self.loader.rank}.pt"
+            labels = {name: torch.from_numpy(values) for name, values in batch.labels.items()}
+            torch.save(bad | {"images": batch.images, "key": batch.key, "labels": labels}, path)
+            raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; the last one is {path}: lower the learning rate")
+
+    def _learning_rate(self, share_done: float) -> float:
+        """Linear warm-up, then half a cosine down to `final_share`."""
+        rise = min(1.0, (self.progress.num_steps + 1) / max(1, self.chosen.warmup_steps))
+        fall = 0.5 * (1 + math.cos(math.pi * share_done))
+        return self.chosen.learning_rate * rise * (self.chosen.final_share + (1 - self.chosen.final_share) * fall)
+
+    def _share_done(self) -> float:
+        """Of the run, in [0, 1]: of its steps, or of its time where that is shorter. Every rank must ask at once."""
+        share = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
+        if math.isfinite(self.chosen.max_minutes):
+            share = _from_first(max(share, self._minutes() / self.chosen.max_minutes), self.device)
+        return min(share, 1.0)
+
+    def _minutes(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    def _data(self) -> str:
+        loader = self.loader
+        return json.dumps([loader.mixture.fingerprint, list(loader.mixture.counts), loader.seed, loader.batch_size])
+
+    def _take_up(self) -> None:
+        """Go on from `last.pt`. Raises ValueError when it is of other data or another network."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        saved = Checkpoint.load(path, self.task.kind)
+        if saved.data != self._data():
+            raise ValueError(f"{path} was trained on other data, seed or batch size: name another folder, or remove it to begin anew")
+        if bool(saved.rival) != bool(self.rival):
+            raise ValueError(f"{path} was trained {'with' if saved.rival else 'without'} a rival: name another folder, or train as then")
+        if ("parts" in saved.optimizer) != isinstance(self.optimizer, Both):
+            raise ValueError(f"{path} was trained by another optimizer: name another folder, or train as then")
+        load_weights(self.plain, saved.network, path)
+        load_weights(self.average.network, saved.average, path)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.progress = saved.progress
+        if self.rival:
+            load_weights(self.rival.plain, saved.rival["network"], path)
+            self.rival.optimizer.load_state_dict(saved.rival["optimizer"])
+
+
+def _from_first(value: float, device: torch.device) -> float:
+    """The first rank's number, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def _everywhere(fine: bool, device: torch.device) -> bool:
+    """Whether it holds on every rank: they step together or not at all."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return fine
+    flag = torch.tensor([float(fine)], device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag > 0)
+
+
+def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """All of them with one wait for the device."""
+    return dict(zip(terms, torch.stack([value.detach().float() for value in terms.values()]).tolist(), strict=True))

@@ -16,6 +16,7 @@ from fitting.hand.mano import HandModel, closed_faces, load_hand_model, pose_eit
 from stages.tables import HAND_KEYPOINTS, LEFT, Fits, Hands, Reviews
 
 Image = UInt8[np.ndarray, "height width 3"]
+Canvas = UInt8[np.ndarray, "rows columns 3"]
 Colour = tuple[int, int, int]
 
 SIDE_COLOURS: tuple[Colour, Colour] = ((56, 168, 255), (255, 146, 60))
@@ -67,7 +68,7 @@ class View:
         low, high = np.array(self.region[:2]), np.array(self.region[2:])
         return bool((box[2:] > low).all() and (box[:2] < high).all())
 
-    def picture(self, image: Image) -> UInt8[np.ndarray, "rows columns 3"]:
+    def picture(self, image: Image) -> Canvas:
         """The region, resampled."""
         x0, y0, x1, y1 = self.region
         how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
@@ -89,7 +90,7 @@ def around(image: Image, box: Float32[np.ndarray, "4"], height: int, *, margin: 
     return View(region=(x0, y0, x1, y1), height=height)
 
 
-def draw_hands(image: Image, hands: Hands, fits: Fits, reviews: Reviews, *, view: View | None = None, labels: bool = True) -> Image:
+def draw_hands(image: Image, hands: Hands, fits: Fits, reviews: Reviews, *, view: View | None = None, labels: bool = True) -> Canvas:
     """The view of an image (default: all of it at its own size) with the hands on it; rows of the three tables belong together.
 
     Hands that were not fitted lack a mesh. Dropped ones have a grey, dashed box.

@@ -1,7 +1,7 @@
 """The 21 joints alone, without the mesh: forward kinematics and its Jacobian, exact in closed form.
 
-Frame: that of `fitting.hand.mano`, a right hand. Points are in MANO's order of fingers (`fitting.hand.anatomy.FINGERS`): the wrist, then four a
-finger from palm to tip. Rotations are perturbed on the right: R exp([delta]x).
+Frame: that of `fitting.hand.mano`, a right hand. Points are in MANO's order of fingers (`fitting.hand.anatomy.FINGERS`):
+the wrist, then four a finger from palm to tip. Rotations are perturbed on the right: R exp([delta]x).
 """
 
 from dataclasses import dataclass, fields, replace

@@ -1,4 +1,6 @@
-"""Learn a detector's landmark offsets: `python -m fitting.landmarks.learn_offsets LABELLED.npz`, from hands it found beside the model's true joints.
+"""Learn a detector's landmark offsets from hands it found beside the model's true joints.
+
+`python -m fitting.landmarks.learn_offsets LABELLED.npz` writes them to the table that the fit reads.
 
 The table comes from studio renders (`python -m benchmarks.end_to_end --labelled FILE`) or from any set whose true joints are the hand
 model's. Landmarks and joints share one frame: pixels of the image, and metres in camera axes. Either side, as it is in the image.

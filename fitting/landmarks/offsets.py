@@ -1,5 +1,6 @@
-"""Where a detector's landmarks lie beside the hand model's joints: learned by `python -m fitting.landmarks.learn_offsets`, stored as data, taken off
-before the fit.
+"""Where a detector's landmarks lie beside the hand model's joints: learned, stored as data, taken off before the fit.
+
+`python -m fitting.landmarks.learn_offsets` learns them.
 
 A joint's offset is a weighted sum of the hand's own landmarks about their centre, so it moves, turns, grows and mirrors with the hand:
 one set of weights serves both sides and all sizes. Chosen on 796 held-out renders by the fit's PA-MPJPE: 6.7 mm, against 7.0 with

@@ -1,8 +1,9 @@
 """The pose prior of WiLoR's eq. 4: a PCA of hand meshes, evaluated exactly without the mesh.
 
 Meshes are aligned at the wrist, with the root's rotation and the betas at zero and no pose correctives. Such a mesh is affine in the 15
-bone rotations G (135 numbers), X = N g + x0, so that ||(I - U'U)(X - mu)||^2 is a quadratic form in g. The same holds for training: all
-that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is what the asset holds (`fitting.priors.pca` makes it).
+bone rotations G (135 numbers), X = N g + x0, so that ||(I - U'U)(X - mu)||^2 is a quadratic form in g. The same
+holds for training: all that a PCA needs of the poses is the second moment of [g, 1], a 136 x 136 matrix, which is
+what the asset holds (`fitting.priors.pca` makes it).
 """
 
 from dataclasses import dataclass

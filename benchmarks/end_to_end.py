@@ -1,8 +1,8 @@
 """Render -> detect -> fit, against the exact truth: how far fitted hands are off, and which part of the way is to blame.
 
 `python -m benchmarks.end_to_end` writes benchmarks/results/end_to_end.json. With `--labelled FILE` it writes hands of other seeds for
-`python -m fitting.landmarks.learn_offsets` instead. All poses come from the studio's vocabulary of shapes, the prior's from `fitting.hand.anatomy`'s sampler.
-The hand model is the stand-in on both sides.
+`python -m fitting.landmarks.learn_offsets` instead. All poses come from the studio's vocabulary of shapes, the prior's
+from `fitting.hand.anatomy`'s sampler. The hand model is the stand-in on both sides.
 """
 
 import argparse

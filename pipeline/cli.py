@@ -12,12 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.dataset.index import renew_index
+from pipeline.engine.finish import finish, shards_folder
 from pipeline.engine.graph import Graph, State, table_of
 from pipeline.engine.run import NoWorkers, stop_on_sigterm
 from pipeline.engine.store import Store, StoreError
 from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe
-from pipeline.report.progress import finish
+from pipeline.report.progress import Bars
 from pipeline.report.status import failures, print_status, status_rows
 from stages.stage import Reason
 from stages.tables import Manifest
@@ -111,7 +113,9 @@ def cmd_run(arguments: argparse.Namespace) -> int:
     store = Store(data_folder(arguments))
     with store.lock():
         graph = load_graph(arguments, remember=True)
-        summary = finish(graph, console, local=arguments.local, num_workers=arguments.workers)
+        with Bars(graph, console) as bars:
+            summary = finish(graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
+        renew_index(shards_folder(graph))
     print_status(graph, console)
     console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
     return 2 if any(task.state is State.RETRY for task in graph.tasks) else 0

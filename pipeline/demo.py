@@ -13,13 +13,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.dataset.index import renew_index
+from pipeline.engine.finish import finish, shards_folder
 from pipeline.engine.graph import Graph, State
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
 from pipeline.manifest import read_manifest
 from pipeline.recipes import demo as recipe
 from pipeline.report.page import write_report
-from pipeline.report.progress import finish
+from pipeline.report.progress import Bars
 from pipeline.report.status import print_status, status_rows
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import read_truth
@@ -72,7 +74,9 @@ def demo(root: Path, console: Console, *, local: bool = False, num_workers: int 
         store.write_json("run.json", {"recipe": "demo", "videos": str(manifest.absolute())})
         listed = read_manifest(manifest)
         graph = Graph(recipe(listed, store.root), listed, store).load()
-        summary = finish(graph, console, local=local, num_workers=num_workers)
+        with Bars(graph, console) as bars:
+            summary = finish(graph, local=local, num_workers=num_workers, on_outcome=bars)
+        renew_index(shards_folder(graph))
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fitting.files import sha256_of
+from fitting.files import STANDIN, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.store import Store
 from stages.shards import SPLITS, Shards
@@ -44,6 +44,20 @@ class Tally:
     histograms: dict[str, np.ndarray] = field(default_factory=lambda: {n: np.zeros(len(e) - 1, np.int64) for n, e in MEASURED.items()})
     pose: np.ndarray = field(default_factory=lambda: np.zeros(45))
     betas: np.ndarray = field(default_factory=lambda: np.zeros(10))
+
+
+def renew_index(shards: Path | None) -> None:
+    """Bring what lies beside a run's shards up to date, with the hand model and the prior in use; without a shard it goes.
+
+    None, the folder of a recipe that makes no shards, is left alone.
+    """
+    if shards is None:
+        return
+    if any(shards.glob("*/*.parquet")):
+        write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano", pose_prior=prior_source())
+    else:  # the last video was removed: nothing may go on naming it
+        for name in ("index.json", "stats.json", "README.md"):
+            (shards / name).unlink(missing_ok=True)
 
 
 def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> None:

@@ -1,4 +1,6 @@
-"""Shards of rendered hands with exact truth, `python -m pipeline.dataset.studio_shards OUT`: what a regressor can learn from with no download.
+"""Shards of rendered hands with exact truth, what a regressor can learn from with no download.
+
+`python -m pipeline.dataset.studio_shards OUT` writes them.
 
 An album of `studio.stills` stands for a video: its hands are dealt to train, val or test together. The rows are `pack`'s own; the
 studio's truth fills the columns of hands, fits and reviews. Run again, it writes only what is missing.

@@ -1,4 +1,6 @@
-"""Learn what each detector's word is worth: `python -m pipeline.evaluate.calibrate --labels LABELS --detections TABLES`, on any labelled frames.
+"""Learn what each detector's word is worth, on any labelled frames.
+
+`python -m pipeline.evaluate.calibrate --labels LABELS --detections TABLES` writes a calibration.
 
 Extents: a labelled hand's width and height over those of the detector's box, medians. Scores: isotonic regression from the detector's
 own score to whether its box, so scaled, is a labelled hand (IoU >= 0.3). Tables of detections come from `whim evaluate hands

@@ -1,4 +1,6 @@
-"""What each detector's word is worth, learned on labelled frames by `python -m pipeline.evaluate.calibrate`: extents of boxes, shares of hits.
+"""What each detector's word is worth: extents of boxes, shares of hits.
+
+`python -m pipeline.evaluate.calibrate` learns it on labelled frames.
 
 A box is an xyxy box in pixels; its extent is scaled about its centre. A score is the detector's own P(b|d), mapped to the share of
 such detections that are hands.

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fitting.files import STANDIN, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.store import Store
+from stages.digest import CorruptFileError
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
 
@@ -70,7 +71,7 @@ def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> 
     store = Store(shards)
     paths = sorted(shards.glob("*/*.parquet"), key=lambda p: (SPLITS.index(p.parent.name), p.name))
     _refuse_mixture(shards, paths)
-    before = {s["path"]: s for s in (store.read_json("index.json") or {}).get("shards", ())}
+    before = _before(store)
     tallies: dict[str, Tally] = {}
     videos: dict[str, dict[str, Any]] = {}
     entries = []
@@ -85,6 +86,15 @@ def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> 
     store.write_json("stats.json", stats)
     with store.aside(shards / "README.md") as temporary:
         temporary.write_text(dataset_card(stats, entries, hand_model, pose_prior))
+
+
+def _before(store: Store) -> dict[str, dict[str, Any]]:
+    """The shards of the earlier index by path; none when it is damaged: all of it is made from the shards anew."""
+    try:
+        shards = (store.read_json("index.json") or {}).get("shards", [])
+        return {shard["path"]: shard for shard in shards if {"path", "sha256"} <= shard.keys()}
+    except (CorruptFileError, AttributeError, TypeError):
+        return {}
 
 
 def _refuse_mixture(shards: Path, paths: Sequence[Path]) -> None:

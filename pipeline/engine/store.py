@@ -1,7 +1,10 @@
 """Durable tables: every (stage, item) commits exactly one Parquet file, written aside and renamed.
 
-<root>/<table>/<key>.parquet      metadata: fingerprint and the recipe it was made by
-<root>/<table>/<key>.error.json   why there is none: reason, message, attempts, permanent or not, traceback
+<root>/<table>/<key>.parquet          metadata: fingerprint, the recipe it was made by, the digest of its content
+<root>/<table>/<key>.error.json       why there is none: reason, message, attempts, permanent or not, traceback
+<root>/<table>/<key>.parquet.corrupt  a part whose content is not what its digest says, until it has a successor
+
+Written means: flushed, renamed, and the folder flushed. Read means: held against its digest.
 """
 
 import errno
@@ -19,9 +22,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.digest import CorruptFileError, digest_of, fingerprint_of, seal, unseal
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
+
+UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
+"""What pyarrow was seen to raise over damaged files."""
 
 
 class StoreError(Exception):
@@ -53,28 +60,52 @@ class Store:
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
 
-        `schema`: the columns it must have, with their version as metadata (`Table.schema()`); None for any.
+        `schema`: the columns it must have, with their version as metadata (`Table.schema()`); None for any. A part whose footer
+        cannot be read or whose recipe is not what its fingerprint says counts as none.
         """
         try:
             found = pq.read_schema(self.part(table, key))
-        except (FileNotFoundError, pa.ArrowException, OSError):
+        except UNREADABLE:
             return None
         metadata = found.metadata or {}
         if schema and not (found.equals(schema) and metadata.get(b"schema_version") == schema.metadata[b"schema_version"]):
             return {}
-        return dict(json.loads(metadata.get(b"recipe", b"{}")))
+        try:
+            recipe = json.loads(metadata.get(b"recipe", b"{}"))
+        except ValueError:
+            return None
+        if not isinstance(recipe, dict) or (b"digest" in metadata and not _is_true(recipe)):
+            return None
+        return recipe
 
     def read(self, kind: type[T], table: str, key: str) -> T:
-        """The columns of a committed part."""
-        return kind.from_arrow(pq.read_table(self.part(table, key), memory_map=True))
+        """The columns of a committed part, held against its digest.
+
+        Raises CorruptFileError that names the part when it is not what was written, FileNotFoundError when there is none.
+        """
+        return kind.from_arrow(read_sealed(self.part(table, key)))
 
     def commit(self, table: str, key: str, content: Table, recipe: Mapping[str, Any]) -> None:
-        """Write a part whole: aside, flushed, renamed; its error file goes."""
+        """Write a part whole: aside, flushed, renamed; its error file and a corrupt predecessor go."""
         arrow = content.to_arrow()
-        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"recipe": json.dumps(recipe, sort_keys=True).encode()})
+        sealed = {b"recipe": json.dumps(recipe, sort_keys=True).encode(), b"digest": digest_of(arrow).encode()}
         with self.aside(self.part(table, key)) as temporary:
-            pq.write_table(arrow, temporary, compression="zstd")
+            write_part(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed}), temporary)
+        self.succeeded(table, key)
+
+    def succeeded(self, table: str, key: str) -> None:
+        """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
         self.error_file(table, key).unlink(missing_ok=True)
+        self.corrupt_file(table, key).unlink(missing_ok=True)
+
+    def corrupt_file(self, table: str, key: str) -> Path:
+        """Where a corrupt part waits for its successor."""
+        return self.root / table / f"{key}.parquet.corrupt"
+
+    def set_corrupt_aside(self, path: Path) -> None:
+        """Take a corrupt part out of the way of its successor; it is kept until that is committed."""
+        with suppress(FileNotFoundError):  # another worker has found it as well
+            path.replace(path.with_name(path.name + ".corrupt"))
 
     @contextmanager
     def aside(self, final: Path) -> Iterator[Path]:
@@ -91,9 +122,9 @@ class Store:
         try:
             with room(final.parent):
                 yield temporary
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
+                flush(temporary)
                 temporary.replace(final)
+                flush(final.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -105,26 +136,27 @@ class Store:
     def error(self, table: str, key: str) -> ErrorRecord | None:
         """The recorded failure of `key`, if there is one that can be read."""
         try:
-            return ErrorRecord(**json.loads(self.error_file(table, key).read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+            return ErrorRecord(**unseal(self.error_file(table, key)))
+        except (OSError, CorruptFileError, TypeError):
             return None
 
     def fail(self, table: str, key: str, record: ErrorRecord) -> None:
-        """Write down why `key` has no part; a part of another fingerprint that still lies there goes."""
+        """Write down why `key` has no part of this fingerprint. An earlier part stays: it is stale, and may be the last of its kind."""
         with self.aside(self.error_file(table, key)) as temporary:
-            temporary.write_text(json.dumps(asdict(record), indent=1))
-        if (self.made_by(table, key) or {}).get("fingerprint") != record.fingerprint:
-            self.part(table, key).unlink(missing_ok=True)
+            temporary.write_text(seal(asdict(record)))
 
-    def write_json(self, name: str, value: Any) -> None:
-        """A small file of the run itself."""
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a small file of the run itself, with its digest."""
         with self.aside(self.root / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
+            temporary.write_text(seal(value))
 
-    def read_json(self, name: str) -> Any:
-        """A small file of the run itself, or None."""
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The content of a small file of the run itself; None when there is none.
+
+        Raises CorruptFileError that names a file which is not what was written.
+        """
         try:
-            return json.loads((self.root / name).read_text())
+            return unseal(self.root / name)
         except FileNotFoundError:
             return None
 
@@ -149,6 +181,43 @@ class Store:
                 for leftover in self.root.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
                 yield
+
+
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write a table as parts are written: the same bytes from the same table and the same pyarrow."""
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_sealed(path: Path) -> pa.Table:
+    """The table of a part, held against the digest that it carries; one of an earlier version carries none.
+
+    Raises CorruptFileError that names the file, FileNotFoundError.
+    """
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    stated = (table.schema.metadata or {}).get(b"digest")
+    if stated is not None and stated.decode(errors="replace") != digest_of(table):
+        raise CorruptFileError(path, "its content is not what its digest says")
+    return table
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk: what was renamed is there after a power loss."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _is_true(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe is the one that its fingerprint was taken of; some small parts carry an empty one."""
+    without = {name: value for name, value in recipe.items() if name != "fingerprint"}
+    return not recipe or recipe.get("fingerprint") == fingerprint_of(without)
 
 
 @contextmanager

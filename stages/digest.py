@@ -1,0 +1,94 @@
+"""Digests that files of ours carry, so that a flipped bit is found when they are read: of a table's content, of a small JSON file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_LARGEST_JSON_CHARACTERS = 256 << 20
+
+
+class CorruptFileError(ValueError):
+    """A file of ours is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why)
+        self.path, self.why = path, why
+
+    def __str__(self) -> str:
+        return f"{self.path} is corrupt: {self.why}"
+
+
+def fingerprint_of(recipe: Mapping[str, Any]) -> str:
+    """sha256 of everything that a part is made from."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(table: pa.Table) -> str:
+    """sha256 of a table's columns, names and values, and of its metadata but for the digest itself; chunks and encodings do not count."""
+    stated = {key: value for key, value in (table.schema.metadata or {}).items() if key in (b"table", b"schema_version")}
+    running = hashlib.sha256(repr((table.column_names, sorted(stated.items()))).encode())
+    for column in table.columns:
+        _feed(running, pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type))
+    return running.hexdigest()
+
+
+def _feed(running: Any, array: pa.Array) -> None:
+    running.update(len(array).to_bytes(8, "little"))
+    if array.null_count:
+        running.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    kind = array.type
+    if pa.types.is_struct(kind):
+        for child in array.flatten():
+            _feed(running, child)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        _feed(running, array.value_lengths())
+        _feed(running, array.flatten())
+    elif pa.types.is_fixed_size_list(kind):
+        _feed(running, array.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        _feed(running, pc.binary_length(array))
+        _, offsets, data = array.buffers()
+        if data is not None and len(array):
+            places = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+            running.update(memoryview(data)[places[0] : places[-1]])
+    else:
+        running.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).tobytes())
+
+
+def seal(value: Mapping[str, Any]) -> str:
+    """A mapping as the text of a small JSON file that carries its own sha256."""
+    assert "sha256" not in value, "the name of the digest itself"
+    plain = json.loads(json.dumps(value))  # as it is read back: keys are text
+    return json.dumps({**plain, "sha256": _digest_of_json(plain)}, indent=1, sort_keys=True) + "\n"
+
+
+def unseal(path: Path) -> dict[str, Any]:
+    """The mapping of a small JSON file, held against its sha256; files of an earlier version carry none.
+
+    Raises CorruptFileError that names the file, FileNotFoundError.
+    """
+    try:
+        with path.open() as file:
+            text = file.read(_LARGEST_JSON_CHARACTERS)
+        value = json.loads(text)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptFileError(path, f"no JSON can be read from it ({error})") from error
+    if not isinstance(value, dict):
+        raise CorruptFileError(path, "it holds no JSON object")
+    is_sealed = "sha256" in value or text.endswith("\n")  # two marks: no single flip makes a sealed file one of an earlier version
+    value.pop("sha256", None)
+    if is_sealed and text != seal(value):
+        raise CorruptFileError(path, "its content is not what its sha256 says")
+    return value
+
+
+def _digest_of_json(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

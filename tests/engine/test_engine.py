@@ -131,7 +131,7 @@ def test_a_dead_driver_does_not_hold_the_lock(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from pipeline.store import Store
+from pipeline.engine.store import Store
 with Store(Path({str(tmp_path)!r})).lock():
     print("held", flush=True)
     time.sleep(60)

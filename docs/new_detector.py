@@ -12,11 +12,11 @@ import numpy as np
 
 from pipeline.members import with_detector
 from pipeline.recipes import whim
-from stages.detectors.as_hand_stage import check_settings, rows_of
+from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.found import FoundHands
 from stages.detectors.pictures import AnyPicture, rgb
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, Stage
+from stages.stage import Key, Resources, Stage, check_settings, setting
 from stages.tables import HandDetections, Manifest, People, Table
 
 LOW, HIGH = (0, 133, 77), (255, 173, 127)
@@ -35,13 +35,13 @@ class DetectHandsSkin:
     detector: ClassVar[str] = "skin"
     resources: ClassVar[Resources] = Resources(cpus=1)
 
-    min_share: float = 0.001
+    min_share: float = setting(0.001, least=0, most=1)
     """Least area of a patch, as a share of the frame."""
-    max_share: float = 0.1
+    max_share: float = setting(0.1, least=0, most=1)
     """Largest area of a patch, as a share of the frame."""
 
     def __post_init__(self) -> None:
-        check_settings("detect_hands_skin", self, shares=("min_share", "max_share"))
+        check_settings(self)
 
     @property
     def weights(self) -> Mapping[str, str]:

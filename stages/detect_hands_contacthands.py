@@ -5,12 +5,12 @@ Its code is MIT; its weights learned from pictures for research, on a base that 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from stages.detectors.as_hand_stage import check_settings, rows_of
+from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
 
 Engine = Literal["torch", "detectron2"]
@@ -32,32 +32,27 @@ class DetectHandsContactHands:
 
     engine: Engine = "torch"
     """Who runs it: our Faster R-CNN, or detectron2's in an environment of its own (`make env-detectron2`)."""
-    min_score: float = 0.05
+    min_score: float = setting(0.05, least=0, most=1)
     """Below, a hand is not listed. Ours: its authors' 0.7 leaves too little to average."""
-    max_iou: float = 0.3
+    max_iou: float = setting(0.3, least=0, most=1)
     """Of boxes that overlap by more the best stays. The authors'."""
-    person_margin: float = 0.125
+    person_margin: float = setting(0.125, least=0, most=1)
     """A person's crop is the box grown by this share on every side. Ours."""
-    person_gain: float = 1.5
+    person_gain: float = setting(1.5, above=0)
     """People are looked at by themselves where that shows them this many times larger than the whole frame does. Ours."""
-    max_zoom: float = 4.0
+    max_zoom: float = setting(4.0, above=0)
     """Nothing is enlarged further: there is no more to see. Ours."""
     bf16: bool = False
     """Convolutions in bfloat16: on recent CPUs and GPUs much faster, boxes within a pixel or so."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds."""
-    batch_size: int = setting(0, identity=False)
+    batch_size: int = setting(0, least=0, identity=False)
     """Pictures at once, halved when memory runs out. 0: 4 on a GPU, 1 on a CPU, where 8 take half as long again a picture."""
 
     def __post_init__(self) -> None:
-        if self.engine not in get_args(Engine):
-            raise ValueError(f"detect_hands_contacthands.engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
-        positive = ("person_gain", "max_zoom")
-        check_settings("detect_hands_contacthands", self, shares=("min_score", "max_iou", "person_margin"), positive=positive)
-        if not self.batch_size >= 0:
-            raise ValueError(f"detect_hands_contacthands.batch_size must not be negative, got {self.batch_size}")
+        check_settings(self)
 
     @property
     def resources(self) -> Resources:

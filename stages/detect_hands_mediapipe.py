@@ -24,7 +24,7 @@ from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha25
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.fusion.people import union_of_people
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
@@ -46,52 +46,40 @@ class DetectHands:
 
     engine: Engine = "litert"
     """Who runs the networks: `openvino`, an extra, is faster and gives the same hands but for rounding."""
-    min_palm_score: float = 0.2
+    min_palm_score: float = setting(0.2, above=0, most=1)
     """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
-    min_presence: float = 0.2
+    min_presence: float = setting(0.2, above=0, most=1)
     """The landmark network's word that a hand is there. Ours; MediaPipe has 0.5."""
-    min_score: float = 0.1
+    min_score: float = setting(0.1, above=0, most=1)
     """Palm score x presence below which a hand is not listed; fusion decides on the rest. Ours."""
-    tile_zooms: tuple[float, ...] = (1.0,)
+    tile_zooms: tuple[float, ...] = setting((1.0,), least=1)
     """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours."""
-    small_zooms: tuple[float, ...] = (2.0,)
+    small_zooms: tuple[float, ...] = setting((2.0,), least=1)
     """And by these where somebody's hands are small. Ours: 2 labelled hands of 100 more; everywhere it costs 3 times the time."""
-    small_hand: float = 0.15
+    small_hand: float = setting(0.15, above=0)
     """Hands are small when the body's limbs suggest less than this share of the frame's short side. Ours."""
-    min_tile_px: float = 240.0
+    min_tile_px: float = setting(240.0, above=0)
     """Tiles are at least so wide: less would be enlarged for the palm network's 192 pixels, and show no more. Ours."""
-    person_margin: float = 0.1
+    person_margin: float = setting(0.1, least=0)
     """A person's crop is the box grown by this share on every side. Ours."""
-    wrist_scale: float = 4.0
+    wrist_scale: float = setting(4.0, above=0)
     """A wrist's crop is as wide as this many expected hands. Ours: tighter crops starve the palm network."""
-    track_min_score: float = 0.4
+    track_min_score: float = setting(0.4, above=0, most=1)
     """Only hands of this score are followed to the next frame. Ours."""
-    track_min_presence: float = 0.5
+    track_min_presence: float = setting(0.5, above=0, most=1)
     """A followed hand must be this present. MediaPipe's tracker has 0.5."""
-    track_decay: float = 0.9
+    track_decay: float = setting(0.9, above=0, most=1)
     """The palm score fades by this factor a frame. Ours."""
-    extent_width: float = 1.24
+    extent_width: float = setting(1.24, above=0)
     """A hand's box is this many times as wide as the hull of its landmarks. Median of 53 hands boxed by eye. Ours."""
-    extent_height: float = 1.21
+    extent_height: float = setting(1.21, above=0)
     """The same for the height. Ours."""
-    cpus: int = setting(1, identity=False)
+    cpus: int = setting(1, least=1, identity=False)
     """Cores of a worker. More than one pay where there are fewer clips than cores; the result is the same."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_engine(self.engine)
-        if self.cpus < 1:
-            raise ValueError(f"detect_hands.cpus must be 1 or more, got {self.cpus}")
-        for name in ("min_palm_score", "min_presence", "min_score", "track_min_score", "track_min_presence", "track_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"detect_hands.{name} must lie in (0, 1], got {getattr(self, name)}")
-        for name in ("small_hand", "min_tile_px", "wrist_scale", "extent_width", "extent_height"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"detect_hands.{name} must be positive, got {getattr(self, name)}")
-        if not self.person_margin >= 0:
-            raise ValueError(f"detect_hands.person_margin must not be negative, got {self.person_margin}")
-        for name in ("tile_zooms", "small_zooms"):
-            if not all(1 <= zoom < np.inf for zoom in getattr(self, name)):
-                raise ValueError(f"detect_hands.{name} must be 1 or more, got {getattr(self, name)}")
 
     @property
     def resources(self) -> Resources:

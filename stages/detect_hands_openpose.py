@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stages.detectors.as_hand_stage import check_settings, rows_of
+from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
 
 
@@ -29,40 +29,37 @@ class DetectHandsOpenPose:
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "openpose"
 
-    resolution: int = 368
+    resolution: int = setting(368, least=16)
     """Crops are this many pixels wide, a multiple of 16 (OpenPose's net_resolution of hands)."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = setting((1.0,), above=0, below=10)
     """Each hand is looked at in crops this many times OpenPose's, and the surest look counts. OpenPose's best results take six from
     0.8 to 1.2."""
-    sure_wrist: float = 0.5
+    sure_wrist: float = setting(0.5, least=0, most=1)
     """An arm whose wrist is less sure than this is looked at as a left and as a right hand: the surer look counts, and is half a vote
     for the side. Ours; 0 believes every arm."""
-    min_joints: int = 10
+    min_joints: int = setting(10, least=0, most=21)
     """A hand has this many joints whose peak is above 0.1. Ours: the network cannot say that there is none."""
-    min_score: float = 0.2
+    min_score: float = setting(0.2, least=0, most=1)
     """Mean peak below which a hand is not listed. Ours."""
-    extent_width: float = 1.24
+    extent_width: float = setting(1.24, above=0)
     """A hand's box is this many times as wide as the hull of its keypoints. MediaPipe's figure, to be measured. Ours."""
-    extent_height: float = 1.21
+    extent_height: float = setting(1.21, above=0)
     """The same for the height. Ours."""
     bf16: bool = False
     """Convolutions in bfloat16: on recent CPUs and GPUs much faster, peaks within 1 % or so."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds."""
-    batch_size: int = setting(16, identity=False)
+    batch_size: int = setting(16, least=1, identity=False)
     """Crops at once; halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        positive = ("extent_width", "extent_height", "batch_size", "resolution")
-        check_settings("detect_hands_openpose", self, shares=("min_score", "sure_wrist"), positive=positive)
+        check_settings(self)
         if self.resolution % 16:
             raise ValueError(f"detect_hands_openpose.resolution must be a multiple of 16, got {self.resolution}")
-        if not self.scales or not all(0 < scale < 10 for scale in self.scales):
-            raise ValueError(f"detect_hands_openpose.scales must lie in (0, 10), at least one, got {self.scales}")
-        if not 0 <= self.min_joints <= 21:
-            raise ValueError(f"detect_hands_openpose.min_joints must lie in [0, 21], got {self.min_joints}")
+        if not self.scales:
+            raise ValueError("detect_hands_openpose.scales must be one or more, got none")
 
     @property
     def resources(self) -> Resources:

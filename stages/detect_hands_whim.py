@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from stages.detectors.as_hand_stage import check_settings, rows_of
+from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.weights import MissingWeights, hash_of, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
 
 
@@ -28,19 +28,19 @@ class DetectHandsWhim:
 
     file: str = setting("", identity=False)
     """An ONNX file of `whim export-detector`; '' = `whim_detector` of manifests/weights.toml. Its sha256 counts, not its place."""
-    min_score: float = 0.1
+    min_score: float = setting(0.1, least=0, most=1)
     """Below, a hand is not listed. Ours: calibration wants to see the doubtful ones too."""
-    max_iou: float = 0.6
+    max_iou: float = setting(0.6, least=0, most=1)
     """Of boxes that overlap by more the best stays, where the network was trained without its one-to-one head. Ours."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if onnxruntime has one), cpu or cuda."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds."""
-    batch_size: int = setting(8, identity=False)
+    batch_size: int = setting(8, least=1, identity=False)
     """Pictures at once."""
 
     def __post_init__(self) -> None:
-        check_settings("detect_hands_whim", self, shares=("min_score", "max_iou"), positive=("batch_size",))
+        check_settings(self)
 
     @property
     def resources(self) -> Resources:

@@ -22,7 +22,7 @@ from stages.detectors.mediapipe.crops import Region, alike, region_of_box
 from stages.detectors.mediapipe.models import pinned_sha256
 from stages.detectors.views import tiles, whole
 from stages.media.frames import Frames
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import People, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
@@ -44,20 +44,16 @@ class DetectPeople:
     detector: ClassVar[str] = "blazepose"
     resources: ClassVar[Resources] = Resources(cpus=1)
 
-    min_score: float = 0.7
+    min_score: float = setting(0.7, above=0, below=1)
     """Detector's score x the landmark network's presence. Ours: the people of our labelled frames have 0.72 and more, knees, arms and
     curtains mostly less. The paper's 0.65 (sec. 3) is for other detectors' boxes."""
-    min_detector_score: float = 0.5
+    min_detector_score: float = setting(0.5, above=0, below=1)
     """What goes on to the landmark network (MediaPipe)."""
-    tile_zooms: tuple[float, ...] = (1.0,)
+    tile_zooms: tuple[float, ...] = setting((1.0,), least=1)
     """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours."""
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "min_detector_score"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"detect_people.{name} must lie in (0, 1), got {getattr(self, name)}")
-        if not all(1 <= zoom < np.inf for zoom in self.tile_zooms):
-            raise ValueError(f"detect_people.tile_zooms must be 1 or more, got {self.tile_zooms}")
+        check_settings(self)
 
     @property
     def weights(self) -> Mapping[str, str]:

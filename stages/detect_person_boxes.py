@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from stages.detectors.as_hand_stage import check_settings
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import PersonBoxes, Table
 
 NETWORKS = ("rtdetr_r50", "dfine_large")
@@ -25,25 +24,21 @@ class DetectPersonBoxes:
     reads: ClassVar[tuple[type, ...]] = (Frames,)
     writes: ClassVar[type[Table]] = PersonBoxes
 
-    network: str = "rtdetr_r50"
+    network: str = setting("rtdetr_r50", choices=NETWORKS)
     """Which detector: rtdetr_r50 (55.3 AP on COCO) or dfine_large (54.0 AP)."""
-    min_score: float = 0.65
+    min_score: float = setting(0.65, least=0, most=1)
     """Least score, in [0, 1]. Paper, sec. 3."""
     bf16: bool = False
     """Compute in bfloat16: faster, with boxes and scores a little off. Ours: off, the choice of queries hangs on close scores."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds; 0 runs on the CPU."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    batch_size: int = setting(0, identity=False)
+    batch_size: int = setting(0, least=0, identity=False)
     """Frames at once, halved when memory runs out. 0: 8 on a GPU, 1 on a CPU, where 8 take twice the time a frame."""
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(f"detect_person_boxes.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
-        check_settings("detect_person_boxes", self, shares=("min_score",))
-        if not self.batch_size >= 0:
-            raise ValueError(f"detect_person_boxes.batch_size must not be negative, got {self.batch_size}")
+        check_settings(self)
 
     @property
     def detector(self) -> str:

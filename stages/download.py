@@ -22,7 +22,7 @@ import stages
 from fitting.files import sha256_of
 from stages.media.fetch import Answer, Request, classify
 from stages.media.probe import Probe, probe
-from stages.stage import Failure, Key, Reason, Resources, setting
+from stages.stage import Failure, Key, Reason, Resources, check_settings, setting
 from stages.tables import Manifest, Table, Videos
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -43,25 +43,25 @@ class Download:
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=0.1, lane="egress", limit_s=6 * 3600)
 
-    default_lines: int = 1080
+    default_lines: int = setting(1080, least=1)
     """Wanted shorter side in pixels where the manifest does not say. Ours: most of WHIM's videos."""
     folder: Path = setting(Path("media"), identity=False)  # noqa: RUF009  a constant
     """Where downloaded files lie."""
-    attempts: int = setting(5, identity=False)
+    attempts: int = setting(5, least=1, identity=False)
     """Tries of one video within a run, when the network or the server fails."""
-    backoff_s: float = setting(5.0, identity=False)
+    backoff_s: float = setting(5.0, least=0, identity=False)
     """Wait after the first failed try, in seconds; doubled each time, and up to half as much again by chance."""
-    attempt_limit_s: float = setting(3600.0, identity=False)
+    attempt_limit_s: float = setting(3600.0, above=0, identity=False)
     """Wall-clock limit of one try, in seconds; what has arrived by then is kept and the next try goes on from it."""
-    socket_timeout_s: float = setting(20.0, identity=False)
+    socket_timeout_s: float = setting(20.0, above=0, identity=False)
     """A connection silent for so long is given up, in seconds."""
-    youtube_per_hour: float = setting(250.0, identity=False)
+    youtube_per_hour: float = setting(250.0, above=0, identity=False)
     """YouTube videos an hour and address. A guest's session is stopped at about 300 (yt-dlp wiki, Extractors)."""
-    youtube_sleep_s: float = setting(5.0, identity=False)
+    youtube_sleep_s: float = setting(5.0, least=0, identity=False)
     """Least wait between two YouTube videos, in seconds, up to twice that by chance. The wiki advises 5 to 10."""
-    youtube_pause_s: float = setting(600.0, identity=False)
+    youtube_pause_s: float = setting(600.0, least=0, identity=False)
     """Wait when YouTube refuses this address, in seconds; doubled each time, an hour at most."""
-    youtube_pauses: int = setting(3, identity=False)
+    youtube_pauses: int = setting(3, least=0, identity=False)
     """Refusals of one video after which it is left for the next run."""
     cookies_file: str = setting("", identity=False)
     """Netscape cookies of an account that may see the videos. YouTube may ban an account used so."""
@@ -69,12 +69,7 @@ class Download:
     """Address of a proxy, e.g. socks5://host:1080."""
 
     def __post_init__(self) -> None:
-        for name in ("default_lines", "attempts", "attempt_limit_s", "socket_timeout_s", "youtube_per_hour"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"download.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("backoff_s", "youtube_sleep_s", "youtube_pause_s", "youtube_pauses"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"download.{name} must be 0 or more, got {getattr(self, name)}")
+        check_settings(self)
         if self.cookies_file and not Path(self.cookies_file).is_file():
             raise ValueError(f"download.cookies_file {self.cookies_file} is not there")
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from stages.detectors.as_hand_stage import check_settings
 from stages.detectors.as_pose_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.fusion.people import MIN_IOU
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import PersonBoxes, Poses, Table
 
 if TYPE_CHECKING:
@@ -38,23 +37,21 @@ class EstimatePosesAlphaPose:
     writes: ClassVar[type[Table]] = Poses
     detector: ClassVar[str] = "alphapose"
 
-    network: str = "alphapose_136"
+    network: str = setting("alphapose_136", choices=DECODE)
     """alphapose_136 or alphapose_26: without hands."""
-    person_iou: float = MIN_IOU
+    person_iou: float = setting(MIN_IOU, least=0, most=1)
     """Boxes of two person detectors above this overlap are one person."""
     bf16: bool = False
     """Convolutions in bfloat16: on recent CPUs and GPUs much faster."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds."""
-    batch_size: int = setting(32, identity=False)
+    batch_size: int = setting(32, least=1, identity=False)
     """People at once; halved when memory runs out."""
 
     def __post_init__(self) -> None:
-        check_settings("estimate_poses_alphapose", self, shares=("person_iou",), positive=("batch_size",))
-        if self.network not in DECODE:
-            raise ValueError(f"estimate_poses_alphapose.network must be one of {', '.join(DECODE)}, got {self.network!r}")
+        check_settings(self)
 
     @property
     def resources(self) -> Resources:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from stages.detectors.as_pose_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.fusion.people import MIN_IOU
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import PersonBoxes, Poses, Table
 
 NETWORKS: Mapping[str, int] = {"vitpose_wholebody_huge": 133, "vitpose_wholebody_base": 133, "vitpose_huge": 17, "vitpose_base": 17}
@@ -28,32 +28,25 @@ class EstimatePoses:
     writes: ClassVar[type[Table]] = Poses
     detector: ClassVar[str] = "vitpose"
 
-    network: str = "vitpose_wholebody_huge"
+    network: str = setting("vitpose_wholebody_huge", choices=NETWORKS)
     """Which of `NETWORKS`; the largest has 61.2 AP on COCO-WholeBody, the base one 57.4."""
     engine: Engine = "transformers"
     """Who runs it. mmpose crops, mirrors and decodes in its own way too, in an environment of its own: `make env-mmpose`."""
-    person_iou: float = MIN_IOU
+    person_iou: float = setting(MIN_IOU, above=0, below=1)
     """Boxes of two person detectors above this overlap are one person."""
     flip: bool = True
     """Average with the mirrored crop: twice the work, as ViTPose's figures are measured."""
     bf16: bool = True
     """Compute in bfloat16: three times as fast on a CPU that has it; moves a keypoint by less than a tenth of a heatmap cell."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds; 0 runs on the CPU."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    batch_size: int = setting(0, identity=False)
+    batch_size: int = setting(0, least=0, identity=False)
     """People at once, halved when memory runs out. 0: 64 on a GPU, 8 on a CPU, where one and 32 take a fifth more time each."""
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(f"estimate_poses.network must be one of {', '.join(NETWORKS)}, got {self.network!r}")
-        if self.engine not in get_args(Engine):
-            raise ValueError(f"estimate_poses.engine must be one of {', '.join(get_args(Engine))}, got {self.engine!r}")
-        if not 0 < self.person_iou < 1:
-            raise ValueError(f"estimate_poses.person_iou must lie in (0, 1), got {self.person_iou}")
-        if not self.batch_size >= 0:
-            raise ValueError(f"estimate_poses.batch_size must not be negative, got {self.batch_size}")
+        check_settings(self)
 
     @property
     def resources(self) -> Resources:

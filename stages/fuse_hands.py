@@ -21,7 +21,7 @@ from stages.fusion import wrists as bodies
 from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
 from stages.fusion.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
 from stages.fusion.people import union_of_people
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
 
 Weigh = Callable[[HandDetections], HandDetections]
@@ -56,68 +56,60 @@ class FuseHands:
     arm_detectors: tuple[str, ...] = ("openpose", "vitpose", "alphapose")
     """Those that look only where a body's arm ends, and see a hand at nearly every one: they say nothing where nobody is, and one of
     them alone proves nothing (HaMeR, issue 114). Ours."""
-    mode: str = "calibrated"
+    mode: str = setting("calibrated", choices=("calibrated", "raw"))
     """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
     calibrated or dropped."""
     calibration: str = ""
     """A file that `python -m pipeline.evaluate.calibrate` wrote; '' = the one among the weights, else the one that comes with the
     project. Sources that it lacks have the project's own calibration, or none: they are taken at their word."""
-    match_iou: float = 0.4
+    match_iou: float = setting(0.4, least=0, most=1)
     """Boxes of two sources above this overlap are the same hand. Ours; hulls and full boxes overlap by 0.56 at the median."""
-    match_distance: float = 0.35
+    match_distance: float = setting(0.35, above=0)
     """So are boxes of similar area whose centres are nearer than this many box sides. Ours."""
-    stranger_iou: float = 0.3
+    stranger_iou: float = setting(0.3, least=0, most=1)
     """A member that overlaps the fused box by less is dropped, and the box computed again. Ours."""
-    copy_iou: float = 0.5
+    copy_iou: float = setting(0.5, least=0, most=1)
     """One source's boxes above this overlap are one hand seen twice, where there are no landmarks to compare. Ours."""
-    copy_distance: float = 0.2
+    copy_distance: float = setting(0.2, above=0)
     """One source's hands whose landmarks are nearer than this many box sides on average are one hand seen twice. MediaPipe's own."""
-    cover_share: float = 0.5
+    cover_share: float = setting(0.5, least=0, most=1)
     """A hand that shares more of the smaller box with a surer one of its side, or whose wrist only the other has, is that one again.
     Ours; worth 1 point of precision."""
-    nested_share: float = 0.9
+    nested_share: float = setting(0.9, least=0, most=1)
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
     they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
-    min_score: float = 0.2
+    min_score: float = setting(0.2, least=0, most=1)
     """Least score (calibrated confidences averaged over the sources that looked, raised by a wrist nearby), in [0, 1], of a hand at
     somebody's wrist. Ours; on our labelled frames, plain and mirrored, 0.2, 0.25, 0.3 give a recall of 0.90, 0.895, 0.88 at a
     precision of 0.989, 0.994, 1."""
-    bodiless_score: float = 0.3
+    bodiless_score: float = setting(0.3, least=0, most=1)
     """The same where nobody is in view, as the wearer of the camera is not. Ours; 0.3 to 0.7 find the same labelled hands, of rendered
     ones without a body 0.5 loses 1 in 23."""
-    stray_score: float = 0.9
+    stray_score: float = setting(0.9, least=0, most=1)
     """The same for a hand at nobody's wrist where somebody is in view. Ours; 0.8 brings two false hands to 177 on the same frames."""
-    min_agreed_score: float = 0.3
+    min_agreed_score: float = setting(0.3, least=0, most=1)
     """The same for a hand that two or more sources saw. Ours."""
-    lone_score: float = 0.9
+    lone_score: float = setting(0.9, least=0, most=1)
     """A hand that one of several sources saw needs this confidence and a wrist nearby, in [0, 1]; so does one that a single arm
     detector saw. Ours."""
-    person_score: float = 0.65
+    person_score: float = setting(0.65, least=0, most=1)
     """People below this detection score do not count, in [0, 1]. Paper, sec. 3."""
-    wrist_reach: float = 1.0
+    wrist_reach: float = setting(1.0, above=0)
     """How far, in hand box sides, a body's wrist may lie from the hand's to speak for it. Ours; 0.7 finds 1 hand less
     of 100, 1.5 two false ones more."""
-    wrist_weight: float = 0.3
+    wrist_weight: float = setting(0.3, least=0, most=1)
     """Share of the missing score that a confident wrist at the very place makes good, in [0, 1]. Ours; worth 2 points of recall."""
-    wrist_side_weight: float = 4.0
+    wrist_side_weight: float = setting(4.0, above=0)
     """Log-odds that such a wrist adds for its side; a detector's vote is at most 3.9. Ours."""
-    max_gap_s: float = 0.6
+    max_gap_s: float = setting(0.6, above=0)
     """A track ends when its hand is not seen for longer, seconds. Ours."""
-    max_speed: float = 5.0
+    max_speed: float = setting(5.0, above=0)
     """A hand may leave its constant-velocity guess by this many hand sizes a second. Ours."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 0 < len(set(self.detectors)) == len(self.detectors) < 16:
             raise ValueError(f"fuse_hands.detectors must name each detector that ran once, 15 at most, got {self.detectors}")
-        if self.mode not in ("calibrated", "raw"):
-            raise ValueError(f"fuse_hands.mode must be calibrated or raw, got {self.mode!r}")
-        shares = ("match_iou", "stranger_iou", "copy_iou", "cover_share", "nested_share", "wrist_weight")
-        for field in (*shares, "min_score", "bodiless_score", "stray_score", "min_agreed_score", "lone_score", "person_score"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"fuse_hands.{field} must lie in [0, 1], got {getattr(self, field)}")
-        for field in ("match_distance", "copy_distance", "wrist_reach", "wrist_side_weight", "max_gap_s", "max_speed"):
-            if not 0 < getattr(self, field) < np.inf:
-                raise ValueError(f"fuse_hands.{field} must be positive, got {getattr(self, field)}")
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int16
 
 from stages.detectors.found import hull_boxes
 from stages.fusion.people import numbers_of
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Poses, Table
 
 
@@ -29,25 +29,19 @@ class HandsOfPoses:
 
     detector: str = "vitpose"
     """Whose poses."""
-    min_keypoint: float = 0.5
+    min_keypoint: float = setting(0.5, least=0, below=1)
     """A keypoint of more than this score is sure, in [0, 1]. HaMeR's."""
-    more_than: int = 3
+    more_than: int = setting(3, least=1, most=20)
     """A hand has more sure keypoints than this. HaMeR's."""
-    crop_scale: float = 2.0
+    crop_scale: float = setting(2.0, above=0)
     """The `crop` column is so many times the hull of the sure keypoints. HaMeR's."""
-    extent_width: float = 1.24
+    extent_width: float = setting(1.24, above=0)
     """A hand's box is this many times as wide as the hull of its sure keypoints. As for MediaPipe's, until learned for this source."""
-    extent_height: float = 1.21
+    extent_height: float = setting(1.21, above=0)
     """The same for the height."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_keypoint < 1:
-            raise ValueError(f"hands_of_poses.min_keypoint must lie in [0, 1), got {self.min_keypoint}")
-        if not 1 <= self.more_than < 21:
-            raise ValueError(f"hands_of_poses.more_than must lie in [1, 20], got {self.more_than}")
-        for name in ("crop_scale", "extent_width", "extent_height"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"hands_of_poses.{name} must be positive, got {getattr(self, name)}")
+        check_settings(self)
 
     @property
     def weights(self) -> Mapping[str, str]:

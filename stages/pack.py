@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from stages.media.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 BELOW_MIN_QUALITY = "min_quality"
@@ -61,35 +61,25 @@ class Pack:
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
 
-    num_shards: int = 4
+    num_shards: int = setting(4, least=1, most=99_999)
     """Shards of each split; about one for every 5,000 frames gives files of 256 MB. Ours."""
-    jpeg_quality: int = 90
+    jpeg_quality: int = setting(90, least=1, most=100)
     """Of libjpeg, in [1, 100]. Ours."""
-    max_side: int = 0
+    max_side: int = setting(0, least=0, most=65_500)
     """Longest side of a stored image in pixels, larger ones are shrunk; 0 = as the video is. Ours."""
-    min_quality: float = 0.0
+    min_quality: float = setting(0.0, least=0, most=1)
     """Hands whose review is below this quality are dropped. Ours."""
     keep_dropped: bool = False
     """List the dropped hands too, with `keep` false and their reason. Their boxes stay in `ignore_boxes`. Ours."""
-    negatives: float = 0.1
+    negatives: float = setting(0.1, least=0, most=1)
     """Share of the frames on which no hand was found that are kept as negatives, chosen by a hash of the frame. Ours."""
-    row_group_size: int = 128
+    row_group_size: int = setting(128, least=1, most=1 << 20)
     """Most rows of a row group: what a reader fetches at once. Ours, measured."""
-    row_group_bytes: int = 32 << 20
+    row_group_bytes: int = setting(32 << 20, least=1, most=1 << 30)
     """A row group ends early when its images exceed this: it bounds memory for large frames. Ours."""
 
     def __post_init__(self) -> None:
-        for field, low, high in (
-            ("num_shards", 1, 99_999),
-            ("jpeg_quality", 1, 100),
-            ("max_side", 0, 65_500),
-            ("min_quality", 0.0, 1.0),
-            ("negatives", 0.0, 1.0),
-            ("row_group_size", 1, 1 << 20),
-            ("row_group_bytes", 1, 1 << 30),
-        ):
-            if not low <= getattr(self, field) <= high:
-                raise ValueError(f"pack.{field} must lie in [{low}, {high}], got {getattr(self, field)}")
+        check_settings(self)
 
     @property
     def weights(self) -> Mapping[str, str]:

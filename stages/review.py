@@ -1,7 +1,7 @@
 """Review: how good each hand is, and why it is dropped. Sizes in pixels of the full frame, angles in degrees."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from stages import boxes
-from stages.stage import Key, Resources
+from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, Fits, Hands, Reviews, Table
 
 
@@ -46,28 +46,23 @@ class Review:
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=60.0)
 
-    max_error_share: float = 0.05
+    max_error_share: float = setting(0.05, above=0)
     """Mean distance of the fitted joints to their landmarks, over the longer side of the fitted box. Ours, by eye on 1,474 hands of 38
     real videos (median 0.013): of the 43 above most are no hands, and the landmarks of the others lie off the hand."""
-    max_violation_deg: float = 5.0
+    max_violation_deg: float = setting(5.0, above=0)
     """Worst joint angle beyond its limit, degrees. Ours, on the same hands: the fit holds 99 % below 2.4 and good ones below 4."""
-    min_side_px: float = 16.0
+    min_side_px: float = setting(16.0, above=0)
     """Longer side of the box, pixels. Ours; below it a finger is one pixel wide."""
-    min_inside: float = 0.4
+    min_inside: float = setting(0.4, above=0, most=1)
     """Share of the box's area that lies in the frame, in [0, 1]. Ours."""
-    min_lone_source: float = 0.5
+    min_lone_source: float = setting(0.5, above=0, most=1)
     """Score that a hand needs which one source saw, in [0, 1]. Ours; on our labelled frames 98 % of those above are hands."""
-    min_lone_frame: float = 0.8
+    min_lone_frame: float = setting(0.8, above=0, most=1)
     """Score that a hand needs which is seen in one frame only, in [0, 1]; clips of one sampled frame are exempt. Ours, on the same
     hands: of those between 0.6 and 0.8 half are hair, necks, balls or a second view of a hand."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not 0 < getattr(self, field.name) < np.inf:
-                raise ValueError(f"review.{field.name} must be positive, got {getattr(self, field.name)}")
-        for name in ("min_inside", "min_lone_source", "min_lone_frame"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"review.{name} must lie in (0, 1], got {getattr(self, name)}")
+        check_settings(self)
 
     @property
     def weights(self) -> Mapping[str, str]:

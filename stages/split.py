@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from stages.media.frames import decode
-from stages.stage import Failure, Key, Reason, Resources
+from stages.stage import Failure, Key, Reason, Resources, check_settings, setting
 from stages.tables import Clips, Table, Videos
 
 _DAMAGE_S = 1.0
@@ -32,25 +32,20 @@ class Split:
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=4 * 3600)
 
-    max_clip_s: float = 20.0
+    max_clip_s: float = setting(20.0, above=0)
     """Longest clip, in seconds; a longer shot is divided evenly. Ours: WHIM's videos last from seconds to hours."""
-    scene_threshold: float = 0.2
+    scene_threshold: float = setting(0.2, above=0, most=1)
     """Frames whose scene score (ffmpeg's, in [0, 1]) reaches this begin a shot. Ours: the cuts of our
     test clips score 0.64 to 0.86, the fastest motion within a shot 0.10; a cut too many costs less than one too few."""
-    min_clip_s: float = 0.2
+    min_clip_s: float = setting(0.2, least=0)
     """A cut sooner than this after the one before is a flash of light or a torn frame, not a shot, in seconds. Ours."""
-    frames_per_second: float = 5.0
+    frames_per_second: float = setting(5.0, least=0)
     """Rate at which the clips are annotated, in Hz; 0 = every frame. Ours: neighbouring frames are near copies."""
 
     def __post_init__(self) -> None:
-        if not self.max_clip_s > 0:
-            raise ValueError(f"split.max_clip_s must be above 0, got {self.max_clip_s}")
-        if not 0 < self.scene_threshold <= 1:
-            raise ValueError(f"split.scene_threshold must lie in (0, 1], got {self.scene_threshold}")
-        if not 0 <= self.min_clip_s < self.max_clip_s:
-            raise ValueError(f"split.min_clip_s must lie in [0, max_clip_s), got {self.min_clip_s}")
-        if not (self.frames_per_second >= 0 and math.isfinite(self.frames_per_second)):
-            raise ValueError(f"split.frames_per_second must be 0 (every frame) or more, got {self.frames_per_second}")
+        check_settings(self)
+        if not self.min_clip_s < self.max_clip_s:
+            raise ValueError(f"split.min_clip_s must be less than max_clip_s ({self.max_clip_s:g}), got {self.min_clip_s!r}")
 
     @property
     def weights(self) -> Mapping[str, str]:

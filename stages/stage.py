@@ -1,9 +1,11 @@
 """What a stage is: settings now, models later; tables in, one table or a reason out."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Protocol
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 from stages.tables import Table
 
@@ -77,9 +79,91 @@ class Resources:
     """The worker runs by the Python of `.env-<environment>`, whose packages ours cannot live with; '' is our own."""
 
 
-def setting(default: Any, *, identity: bool = True) -> Any:
-    """A field of a stage; with `identity=False` a change of it does not change the result (a limit, a folder)."""
-    return field(default=default, metadata={"identity": identity})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The values that a setting may have: a range of numbers, or a few names. Of a tuple, each item's; a number is always finite."""
+
+    least: float | None = None
+    """Smallest value allowed."""
+    above: float | None = None
+    """Every value allowed is larger than this."""
+    most: float | None = None
+    """Largest value allowed."""
+    below: float | None = None
+    """Every value allowed is smaller than this."""
+    choices: tuple[Any, ...] = ()
+    """The values allowed, where they are listed."""
+
+    def __contains__(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return False
+        number = float(value)
+        low = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
+        high = (self.most is None or number <= self.most) and (self.below is None or number < self.below)
+        return low and high and math.isfinite(number)
+
+    def __str__(self) -> str:
+        """As after "must": be one of a, b; lie in (0, 1]; be 0 or more; be more than 0."""
+        if self.choices:
+            return f"be one of {', '.join(map(str, self.choices))}"
+        low, high = (self.least if self.above is None else self.above), (self.most if self.below is None else self.below)
+        if low is not None and high is not None:
+            return f"lie in {'[' if self.above is None else '('}{low:g}, {high:g}{']' if self.below is None else ')'}"
+        if low is not None:
+            return f"be {low:g} or more" if self.above is None else f"be more than {low:g}"
+        if high is not None:
+            return f"be {high:g} or less" if self.below is None else f"be less than {high:g}"
+        return "be a number"
+
+
+def setting(
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: Iterable[Any] = (),
+    identity: bool = True,
+) -> Any:
+    """A field of a stage, with the values that it may have (`Bounds`): `min_score: float = setting(0.1, above=0, most=1)`.
+
+    `check_settings` in the stage's `__post_init__` refuses every other value, and a fraction where the type is int; `bounds_of` gives
+    the bounds to who lists settings, `str(bounds)` says them after "must". With `identity=False` a change of the setting does not
+    change the result (a limit, a folder), and no part is made again for it.
+    """
+    bounds = Bounds(least=least, above=above, most=most, below=below, choices=tuple(choices))
+    return field(default=default, metadata={"identity": identity, "bounds": None if bounds == Bounds() else bounds})
+
+
+def bounds_of(setting: Field[Any]) -> Bounds | None:
+    """The values that a field of a stage may have, a `Literal` those of its type; None where any of its type will do."""
+    if get_origin(setting.type) is Literal:
+        return Bounds(choices=get_args(setting.type))
+    bounds: Bounds | None = setting.metadata.get("bounds")
+    return bounds
+
+
+def settings_name(stage: Any) -> str:
+    """The name before the dot of a stage's settings, `fuse_hands` of `fuse_hands.match_iou`: that of its module."""
+    return type(stage).__module__.rpartition(".")[2]
+
+
+def check_settings(stage: Any) -> None:
+    """Refuse a setting outside its bounds: ValueError that names the field, the range and the value, on one line."""
+    for one in fields(stage):
+        bounds, value = bounds_of(one), getattr(stage, one.name)
+        name = f"{settings_name(stage)}.{one.name}"
+        if one.type is int and not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if bounds and not all(item in bounds for item in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{name} must {bounds}, got {value!r}")
+
+
+DEVICES = ("auto", "cpu", "cuda")
+"""Where a network may run: auto is a GPU if the worker has one."""
 
 
 Key = Literal["video", "clip", "shard"]

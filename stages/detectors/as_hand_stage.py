@@ -4,7 +4,7 @@ A member is a file in `detectors/` whose `find_hands` gives a `FindHands`, and a
 returns `rows_of(find, detector)`. Nothing else knows its name: fusion reads every table of `HandDetections`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -58,16 +58,3 @@ def _table(found: FoundHands, frames: Frames, detector: str) -> HandDetections:
         keypoints=found.keypoints,
         world=np.full((count, 21, 3), np.nan, np.float32),
     )
-
-
-def check_settings(stage: str, settings: object, *, shares: Sequence[str] = (), positive: Sequence[str] = ()) -> None:
-    """Refuse `shares` outside [0, 1] and `positive` numbers that are not: ValueError that names the field."""
-    for name in shares:
-        if not 0 <= getattr(settings, name) <= 1:
-            raise ValueError(f"{stage}.{name} must lie in [0, 1], got {getattr(settings, name)}")
-    for name in positive:
-        if not 0 < getattr(settings, name) < np.inf:
-            raise ValueError(f"{stage}.{name} must be positive, got {getattr(settings, name)}")
-    device = getattr(settings, "device", "auto")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"{stage}.device must be auto, cpu or cuda, got {device!r}")

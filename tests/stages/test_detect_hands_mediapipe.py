@@ -109,9 +109,9 @@ def test_the_same_frames_give_the_same_bytes(media: Path) -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"detect_hands\.min_presence"):
+    with pytest.raises(ValueError, match=r"detect_hands_mediapipe\.min_presence"):
         DetectHands(min_presence=0.0)
-    with pytest.raises(ValueError, match=r"detect_hands\.extent_width"):
+    with pytest.raises(ValueError, match=r"detect_hands_mediapipe\.extent_width"):
         DetectHands(extent_width=-1.0)
 
 

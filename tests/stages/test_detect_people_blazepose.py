@@ -62,7 +62,7 @@ def test_rows_name_their_frame_and_repeat_exactly(media: Path) -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"detect_people\.min_score"):
+    with pytest.raises(ValueError, match=r"detect_people_blazepose\.min_score"):
         DetectPeople(min_score=1.5)
-    with pytest.raises(ValueError, match=r"detect_people\.tile_zooms"):
+    with pytest.raises(ValueError, match=r"detect_people_blazepose\.tile_zooms"):
         DetectPeople(tile_zooms=(0.5,))

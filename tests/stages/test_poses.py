@@ -201,7 +201,7 @@ def test_a_hand_names_its_person_of_everybody_whatever_the_networks_own_number()
 
 def test_bad_settings_are_named() -> None:
     for settings, name in (({"network": "hrnet"}, "network"), ({"person_iou": 1.0}, "person_iou"), ({"batch_size": -1}, "batch_size")):
-        with pytest.raises(ValueError, match=rf"estimate_poses\.{name}"):
+        with pytest.raises(ValueError, match=rf"estimate_poses_vitpose\.{name}"):
             EstimatePoses(**settings)
     for settings, name in (({"min_keypoint": 1.0}, "min_keypoint"), ({"more_than": 0}, "more_than"), ({"crop_scale": 0.0}, "crop_scale")):
         with pytest.raises(ValueError, match=rf"hands_of_poses\.{name}"):

@@ -71,5 +71,5 @@ def test_an_engine_that_is_unknown_or_not_installed_is_named(monkeypatch: pytest
 
 def test_a_worker_holds_the_cores_that_its_networks_use() -> None:
     assert replace(DetectHands(), cpus=3).resources.cpus == 3
-    with pytest.raises(ValueError, match=r"detect_hands\.cpus"):
+    with pytest.raises(ValueError, match=r"detect_hands_mediapipe\.cpus"):
         DetectHands(cpus=0)

@@ -111,9 +111,14 @@ def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Floa
         free = np.where(found < 0, overlap[i], -1.0)
         if len(free) and free.max() >= MATCH_IOU:
             found[free.argmax()] = i
+    false = ~in_ignored(label, box)
+    false[found[found >= 0]] = False
+    return Match(found=found, false=false)
+
+
+def in_ignored(label: LabelledFrame, box: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "m"]:
+    """Boxes whose centre or greater part lies in an ignored region."""
     middle = boxes.centre(box)[:, None]
     covered = boxes.intersection(box.astype(np.float64), label.ignore) > 0.5 * boxes.area(box)[:, None]
     inside = ((middle >= label.ignore[None, :, :2]) & (middle <= label.ignore[None, :, 2:])).all(-1)
-    false = np.logical_not((covered | inside).any(-1)).reshape(len(box))
-    false[found[found >= 0]] = False
-    return Match(found=found, false=false)
+    return np.asarray((covered | inside).any(-1).reshape(len(box)), np.bool_)

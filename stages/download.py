@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +21,10 @@ import numpy as np
 
 import stages
 from fitting.files import sha256_of
-from stages.media.fetch import Answer, Request, classify
+from stages.media.address import hide_secrets, without_secrets
+from stages.media.fetch import Answer, Request
 from stages.media.probe import Probe, probe
+from stages.media.refusals import classify
 from stages.stage import Failure, Key, Reason, Resources, check_settings, setting
 from stages.tables import Manifest, Table, Videos
 
@@ -66,7 +69,17 @@ class Download:
     cookies_file: str = setting("", identity=False)
     """Netscape cookies of an account that may see the videos. YouTube may ban an account used so."""
     proxy: str = setting("", identity=False)
-    """Address of a proxy, e.g. socks5://host:1080."""
+    """Address of a proxy, e.g. socks5://host:1080. One with a password belongs in the environment: HTTPS_PROXY."""
+    largest_bytes: int = setting(32 << 30, least=1, identity=False)
+    """No file may have more bytes; where the manifest knows a video's length, 64 MiB and 16 MB for each second of it."""
+    slowest_bytes_per_s: float = setting(10_000.0, least=0, identity=False)
+    """A try that brings less for `slow_after_s` is given up; the next one goes on from what has arrived."""
+    slow_after_s: float = setting(120.0, above=0, identity=False)
+    """How long a try may bring less, in seconds. YouTube takes up to a minute before the first byte."""
+    private_hosts: tuple[str, ...] = setting((), identity=False)
+    """Hosts of the inner network that an address may lead on to. Hosts that the list itself names need no mention."""
+    plugins: bool = setting(False, identity=False)
+    """Load yt-dlp's plugins of this user: code of others, which runs with this user's rights."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -111,7 +124,7 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
         return found if isinstance(found, Failure) else _videos(manifest, Path(source), found, sha256_of(Path(source)), {}, "")
     if YOUTUBE_ID.fullmatch(source):
         return _from_web(manifest, f"https://www.youtube.com/watch?v={source}", settings, lane)
-    return Failure(Reason.MALFORMED_ID, f"{source!r} is no YouTube id (11 of A-Z a-z 0-9 _ -), http address or absolute path")
+    return Failure(Reason.MALFORMED_ID, f"{source[:200]!r} is no YouTube id (11 of A-Z a-z 0-9 _ -), http address or absolute path")
 
 
 def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> Videos | Failure:
@@ -126,39 +139,74 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
         socket_timeout_s=settings.socket_timeout_s,
         cookies_file=settings.cookies_file,
         proxy=settings.proxy,
+        largest_bytes=_largest_bytes(manifest, settings),
+        private_hosts=settings.private_hosts,
+        plugins=settings.plugins,
     )
-    wish = {"url": url, "lines": request.lines, "frames_per_second": request.frames_per_second}
+    wish = {"url": without_secrets(url), "lines": request.lines, "frames_per_second": request.frames_per_second}
     note = folder / f"{video}.info.json"
     kept = _kept(note, wish)
     if kept is None:
-        Path(request.folder).mkdir(parents=True, exist_ok=True)
+        _make_incoming(Path(request.folder), wish)
         answer = _fetch_patiently(request, settings, lane if _YOUTUBE_HOST.match(url) else None)
         if isinstance(answer, Failure):
+            if answer.reason is Reason.TOO_LARGE:
+                shutil.rmtree(request.folder)
             return answer
         arrived = Path(answer.path)
         found = probe(arrived)
         if isinstance(found, Failure):
+            size = arrived.stat().st_size if arrived.exists() else 0
             shutil.rmtree(request.folder)
-            return Failure(found.reason, f"{url} gave {arrived.stat().st_size if arrived.exists() else 0} bytes: {found.message}")
+            return Failure(found.reason, f"{wish['url']} gave {size} bytes: {found.message}")
         kept = {"wish": wish, "file": arrived.name, "sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
         kept |= {"tool": answer.tool, "info": answer.info}
         aside = Path(request.folder) / "info.json"
         aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False))
+        _flush(arrived, aside)
         aside.replace(note)  # first: a note without its file is ignored, a file without its note would be fetched again
         arrived.replace(folder / arrived.name)
+        _flush(folder)
     shutil.rmtree(request.folder, ignore_errors=True)
     path = folder / kept["file"]
     found = probe(path)
     return found if isinstance(found, Failure) else _videos(manifest, path, found, kept["sha256"], kept["info"], kept["tool"])
 
 
+def _largest_bytes(manifest: Manifest, settings: Download) -> int:
+    """Bytes that a video may have: by its length where the manifest knows it, 16 MB/s being twice the rate of a 4K camera."""
+    length_s = float(manifest.num_frames[0]) / (float(manifest.frames_per_second[0]) or 24.0)
+    return min(settings.largest_bytes, (64 << 20) + int(16e6 * length_s)) if length_s else settings.largest_bytes
+
+
+def _make_incoming(folder: Path, wish: dict[str, Any]) -> None:
+    """Make the folder of a video's parts; parts that came from another address or for another wish go."""
+    written = folder / "wish.json"
+    if written.exists() and written.read_text() != json.dumps(wish):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written.write_text(json.dumps(wish))
+
+
+def _flush(*paths: Path) -> None:
+    """Bring files and folders to the disk: after it a power loss takes nothing of them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _kept(note: Path, wish: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier run noted beside a whole file of the same wish; None when the file must be fetched."""
-    if not note.exists():
+    try:
+        kept = json.loads(note.read_text())
+        path = note.parent / Path(kept["file"]).name  # a note names a file beside it, and no other
+        whole = kept["wish"] == wish and path.is_file() and path.stat().st_size == kept["size_bytes"]
+        return {**kept, "file": path.name} if whole and {"sha256", "info", "tool"} <= kept.keys() else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    kept: dict[str, Any] = json.loads(note.read_text())
-    path = note.parent / kept["file"]
-    return kept if kept["wish"] == wish and path.exists() and path.stat().st_size == kept["size_bytes"] else None
 
 
 def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) -> Answer | Failure:
@@ -167,11 +215,11 @@ def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) ->
     while True:
         if lane:
             lane.wait()
-        answer = _attempt(request, settings.attempt_limit_s)
+        answer = _attempt(request, settings.attempt_limit_s, Pace(settings.slowest_bytes_per_s, settings.slow_after_s))
         if isinstance(answer, Answer) and answer.path:
             return answer
-        failure = answer if isinstance(answer, Failure) else classify(answer.message, answer.warnings)
-        if "No space left" in failure.message:
+        failure = _failure(answer, request)
+        if (isinstance(answer, Answer) and answer.disk_full) or not _has_room(Path(request.folder)):
             raise OSError(errno.ENOSPC, failure.message, request.folder)
         tried = f"after {failed + refused + 1} tries"
         if failure.reason == Reason.BLOCKED and lane and refused < settings.youtube_pauses:
@@ -181,26 +229,80 @@ def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) ->
             time.sleep(settings.backoff_s * 2**failed * random.uniform(1, 1.5))
             failed += 1
         else:
-            return Failure(failure.reason, f"{request.url}: {failure.message} ({tried})", failure.permanent)
+            return Failure(failure.reason, f"{without_secrets(request.url)}: {failure.message} ({tried})", failure.permanent)
+
+
+def _failure(answer: Answer | Failure, request: Request) -> Failure:
+    """Why a try gave no file, without the secrets of the address."""
+    if isinstance(answer, Failure):
+        failure = answer
+    elif answer.reason:
+        failure = Failure(Reason(answer.reason), answer.message)
+    else:
+        failure = classify(answer.message, answer.warnings, request.url)
+    return replace(failure, message=hide_secrets(failure.message, [request.url, request.proxy]))
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether the disk takes another MiB: a server may say in its own words that there is none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, 1 << 20)
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    return True
 
 
 def _worth_retrying(failure: Failure) -> bool:
     return failure.reason in (Reason.TRANSIENT, Reason.TIMEOUT) or "HTTP Error 429" in failure.message
 
 
-def _attempt(request: Request, limit_s: float) -> Answer | Failure:
-    """One run of yt-dlp in a process of its own, killed with all it started at the limit."""
-    root = str(Path(stages.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "stages.media.fetch", json.dumps(asdict(request))]
+@dataclass(slots=True)
+class Pace:
+    """Whether a try still brings something: less than a rate for too long is as good as nothing."""
+
+    slowest_bytes_per_s: float = 0.0
+    over_s: float = 120.0
+    since: float = field(default_factory=time.monotonic)
+    bytes_then: int = 0
+
+    def is_slow(self, num_bytes: int) -> bool:
+        """Tell it how many bytes are there, now and then; true when too few have come."""
+        passed_s = time.monotonic() - self.since
+        if passed_s < self.over_s:
+            return False
+        slow = num_bytes - self.bytes_then < self.slowest_bytes_per_s * passed_s
+        self.since, self.bytes_then = time.monotonic(), num_bytes
+        return slow
+
+
+_LARGEST_MEMORY_BYTES = 2 << 30
+"""Of yt-dlp's process: what a page unfolds to beyond that is no description of a video."""
+
+
+def _attempt(request: Request, limit_s: float, pace: Pace | None = None) -> Answer | Failure:
+    """One run of yt-dlp in a process of its own, killed with all it started at a limit of time, bytes or memory, or when it is slow."""
+    pace, deadline = pace or Pace(), time.monotonic() + limit_s
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=errors, env=environment, start_new_session=True, text=True
-        )
+            [sys.executable, "-P", "-m", "stages.media.fetch"],
+            stdin=subprocess.PIPE, stdout=out, stderr=errors, env=_environment(request), start_new_session=True, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None
         try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            return Failure(Reason.TIMEOUT, f"not here within {limit_s:g} s; the next try goes on from what has arrived", permanent=False)
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(request)) + "\n")
+                process.stdin.flush()
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, min(0.25, deadline - time.monotonic())))
+                    break
+                if time.monotonic() >= deadline:
+                    return Failure(
+                        Reason.TIMEOUT, f"not here within {limit_s:g} s; the next try goes on from what has arrived", permanent=False
+                    )
+                if fault := _beyond(process.pid, request, pace):
+                    return fault
         finally:
             _end(process)
         out.seek(0)
@@ -211,12 +313,43 @@ def _attempt(request: Request, limit_s: float) -> Answer | Failure:
     return Answer(**json.loads(lines[-1]))
 
 
+def _beyond(pid: int, request: Request, pace: Pace) -> Failure | None:
+    """Which bound a running try has passed, if any."""
+    num_bytes = sum(_size_bytes(path) for path in Path(request.folder).glob("*"))
+    if request.largest_bytes and num_bytes > request.largest_bytes + (1 << 20):  # beside the file lie small notes
+        return Failure(Reason.TOO_LARGE, f"{num_bytes:,} bytes and more, where {request.largest_bytes:,} are allowed")
+    with suppress(OSError):
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > _LARGEST_MEMORY_BYTES:
+            return Failure(Reason.TOO_LARGE, f"its description unfolds to more than {_LARGEST_MEMORY_BYTES >> 30} GiB of memory")
+    if pace.is_slow(num_bytes):
+        few = f"brought less than {pace.slowest_bytes_per_s:g} bytes a second for {pace.over_s:g} s"
+        return Failure(Reason.TIMEOUT, f"{few}; the next try goes on from what has arrived", permanent=False)
+    return None
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # renamed meanwhile
+        return 0
+
+
+def _environment(request: Request) -> dict[str, str]:
+    """What yt-dlp's process sees: this checkout first, no current folder among the modules, no plugins unless they are asked for."""
+    root = str(Path(stages.__file__).resolve().parents[1])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(path).is_absolute()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *others])}
+    return environment if request.plugins else environment | {"YTDLP_NO_PLUGINS": "1"}
+
+
 def _end(process: "subprocess.Popen[str]") -> None:
     """Kill a process with its children (yt-dlp starts a JavaScript runtime); nothing happens when it is over."""
     if process.poll() is None:
         os.killpg(process.pid, 9)
     assert process.stdin is not None
-    process.stdin.close()
+    with suppress(OSError):
+        process.stdin.close()
     process.wait()
 
 
@@ -227,7 +360,7 @@ def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dic
     return Videos(
         video=manifest.video,
         path=text(path),
-        source=manifest.source,
+        source=text(without_secrets(str(manifest.source[0]))),
         sha256=text(sha256),
         size_bytes=np.array([path.stat().st_size]),
         codec=text(found.codec),

@@ -27,6 +27,8 @@ class Reason(StrEnum):
     NO_VIDEO_STREAM = "no_video_stream"
     BROKEN_FILE = "broken_file"
     NO_FRAMES = "no_frames"
+    TOO_LARGE = "too_large"
+    PRIVATE_ADDRESS = "private_address"
     TIMEOUT = "timeout"
     WORKER_DIED = "worker_died"
     EXCEPTION = "exception"
@@ -47,6 +49,8 @@ ADVICE: Mapping[Reason, str] = {
     Reason.NO_VIDEO_STREAM: "the file has sound only; remove the line",
     Reason.BROKEN_FILE: "fetch the file again",
     Reason.NO_FRAMES: "no frame could be decoded; fetch the file again",
+    Reason.TOO_LARGE: "larger than this run allows; raise download.largest_bytes or --max-pixels, then `whim retry`",
+    Reason.PRIVATE_ADDRESS: "it leads into the inner network; if you trust it name the host in download.private_hosts, then `whim retry`",
     Reason.TIMEOUT: "the item ran over its limit; raise `limit_s` of the stage",
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
     Reason.EXCEPTION: "an error of ours; the traceback is in the part's .error.json",

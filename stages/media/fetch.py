@@ -1,21 +1,25 @@
-"""Fetching one address with yt-dlp, once, in a process of its own: `python -m stages.media.fetch REQUEST`.
+"""Fetching one address with yt-dlp, once, in a process of its own: `python -P -m stages.media.fetch`.
 
 A process, because yt-dlp and the JavaScript runtime it starts may hang or grow, and because only a process can be killed. The
-request is JSON on the command line, the answer one JSON line on stdout. The process ends itself when its standard input closes,
-so that it never outlives whoever started it.
+request is one JSON line on stdin (a command line is read by every user of the machine), the answer one JSON line on stdout. The
+process ends itself when its standard input closes, so that it never outlives whoever started it.
 """
 
+import errno
 import json
 import os
 import re
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
-from stages.stage import Failure, Reason
+from stages.media.address import Gate, Refused, without_secrets
+from stages.media.refusals import classify as classify
+from stages.stage import Reason
 
 KEPT_INFO = (
     "license",
@@ -44,6 +48,9 @@ class Request:
     socket_timeout_s: float
     cookies_file: str = ""
     proxy: str = ""
+    largest_bytes: int = 0  # 0 = any
+    private_hosts: tuple[str, ...] = ()  # may be reached though their addresses are not public
+    plugins: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,69 +62,60 @@ class Answer:
     tool: str = ""
     message: str = ""
     warnings: list[str] = field(default_factory=list)
-
-
-_TOOL = r"javascript runtime|challenge solv|po token|ffmpeg.* not installed"
-_BY_MESSAGE: Sequence[tuple[Reason, str]] = (
-    (Reason.BLOCKED, r"not a bot|try again later|rate.?limited|captcha|not available on this app|too many requests"),
-    (Reason.GONE, r"private video|video is private"),
-    (Reason.TRANSIENT, r"premieres in|live event will begin|is currently live|timed out|read timeout"),
-    (Reason.GEO_BLOCKED, r"in your country|from your location|geo.?restrict|available in your region"),
-    (
-        Reason.LOGIN_REQUIRED,
-        r"your age|inappropriate for some users|members.only|join this channel|log.?in (is )?required|registered users",
-    ),
-    (Reason.LOGIN_REQUIRED, r"requires payment|sign in|login details|use --cookies"),
-    (Reason.GONE, r"has been (removed|terminated|closed)|no longer available|copyright|video (is )?(un|not )available"),
-    (Reason.GONE, r"does not exist|account.*terminated|violat|content isn.t available"),
-    (Reason.TOOL_MISSING, _TOOL),
-    (Reason.FORMAT_MISSING, r"requested format is not available|no video formats found|drm protected"),
-    (Reason.NOT_A_VIDEO, r"unsupported url|is a playlist"),
-    (Reason.EMPTY_FILE, r"did not get any data blocks|downloaded file is empty"),  # left for the next run: servers fill files late
-)
-"""Decides in this order, by yt-dlp's own words (YouTube's, as it hands them on). Anything else is taken for transient."""
-_BY_STATUS = {
-    401: Reason.LOGIN_REQUIRED,
-    403: Reason.BLOCKED,
-    404: Reason.GONE,
-    410: Reason.GONE,
-    429: Reason.BLOCKED,
-    451: Reason.GEO_BLOCKED,
-}
-_PERMANENT = (Reason.GONE, Reason.GEO_BLOCKED, Reason.LOGIN_REQUIRED, Reason.NOT_A_VIDEO)
-
-
-def classify(message: str, warnings: Sequence[str] = ()) -> Failure:
-    """Why an attempt failed, from yt-dlp's error message (which names the HTTP status, if any) and the warnings before it."""
-    text = message.lower().replace("\u2019", "'")
-    status = re.search(r"http error (\d{3})", text)
-    reason = next((reason for reason, pattern in _BY_MESSAGE if re.search(pattern, text)), Reason.TRANSIENT)
-    if reason == Reason.TRANSIENT and status:
-        reason = _BY_STATUS.get(int(status[1]), Reason.TRANSIENT)
-    if reason == Reason.FORMAT_MISSING and any(re.search(_TOOL, warning.lower()) for warning in warnings):
-        reason = Reason.TOOL_MISSING  # formats are missing because they could not be unlocked
-    return Failure(reason, message, permanent=reason in _PERMANENT)
+    reason: str = ""  # where it is known without reading the message
+    disk_full: bool = False
 
 
 def fetch(request: Request) -> Answer:
     """Download one video as one file; the file is complete when its path is given."""
     import yt_dlp
+    import yt_dlp.globals
 
-    log = _Log()
+    if not request.plugins:
+        yt_dlp.globals.plugin_dirs.value = []
+    from stages.media.ytdlp import Downloader, TooLarge
+
+    log, folder = _Log(), Path(request.folder)
     tool = f"yt-dlp {yt_dlp.version.__version__}"
     try:
-        with yt_dlp.YoutubeDL(_options(request, log)) as downloader:
+        with Downloader(_options(request, log), folder, request.largest_bytes) as downloader:
             info = downloader.extract_info(request.url, download=False)
             if "entries" in info:
                 return Answer(tool=tool, message=f"{request.url} is a playlist or a page of several videos")
             if info.get("live_status") in ("is_live", "is_upcoming"):
                 return Answer(tool=tool, message=f"{request.url} is currently live or not yet begun")
             downloader.process_info(info)
+    except Refused as refused:
+        reason = Reason.PRIVATE_ADDRESS if refused.address else Reason.FORMAT_MISSING
+        return Answer(tool=tool, message=str(refused), reason=reason)
     except Exception as error:  # the far side of a process boundary: whatever it was is handed on as a message
         message = re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)) or type(error).__name__
-        return Answer(tool=tool, message=message[:2000], warnings=log.warnings[-20:])
+        large = any(isinstance(one, TooLarge) for one in _causes(error))
+        full = any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in _causes(error))
+        return Answer(
+            tool=tool, message=message[:2000], warnings=log.warnings[-20:], reason=Reason.TOO_LARGE if large else "", disk_full=full
+        )
     path = info.get("filepath") or next(d["filepath"] for d in info["requested_downloads"])
-    return Answer(path=str(path), tool=tool, info={k: info[k] for k in KEPT_INFO if info.get(k) is not None})
+    kept = {k: info[k] for k in KEPT_INFO if info.get(k) is not None}
+    return Answer(path=str(path), tool=tool, info=kept | {k: without_secrets(kept[k]) for k in ("webpage_url",) if k in kept})
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error with all that led to it, as Python and as yt-dlp keep them."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            exc_info = getattr(one, "exc_info", None) or ()
+            waiting += [one.__cause__, one.__context__, getattr(one, "cause", None), *exc_info]
+    return found
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie; nothing in it decides a result."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or tempfile.gettempdir()) / ".cache") / "whim"
 
 
 def _options(request: Request, log: "_Log") -> dict[str, Any]:
@@ -129,7 +127,7 @@ def _options(request: Request, log: "_Log") -> dict[str, Any]:
         "format": "bv/bv*/b",  # video only where it is offered
         "format_sort": order,  # nearest size, then rate, then what decodes at least cost: avc1, vp9, av01
         "outtmpl": {"default": target + ".%(ext)s"},
-        "cachedir": str(Path(request.folder).parent / "yt-dlp"),
+        "cachedir": str(cache_folder() / "yt-dlp"),  # not in the data folder, which is data
         "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
         "socket_timeout": request.socket_timeout_s,
         "retries": 3,
@@ -169,12 +167,15 @@ class _Log:
 def main() -> None:
     """The process: dies with its parent, answers in one line."""
 
+    request = Request(**json.loads(sys.stdin.buffer.readline()))
+
     def die_with_parent() -> None:
         sys.stdin.buffer.read()
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
-    answer = fetch(Request(**json.loads(sys.argv[1])))
+    Gate(request.url, request.private_hosts, [request.proxy, *getproxies().values()]).close()
+    answer = fetch(request)
     sys.stdout.write(json.dumps(asdict(answer)) + "\n")
     sys.stdout.flush()
     os._exit(0)

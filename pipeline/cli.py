@@ -1,6 +1,7 @@
 """The command `whim`: where and how many. What runs is a recipe."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -21,6 +23,7 @@ from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe
 from pipeline.report.progress import Bars
 from pipeline.report.status import failures, print_status, status_rows
+from stages.media.address import without_secrets
 from stages.stage import Reason
 from stages.tables import Manifest
 
@@ -66,8 +69,9 @@ def load_graph(arguments: argparse.Namespace, *, remember: bool = False) -> Grap
     if remember:
         store.write_json("run.json", {"recipe": recipe, "videos": str(Path(videos).absolute())})
         known = store.part("", "manifest").exists() and store.read(Manifest, "", "manifest").to_arrow()
-        if not known or not known.equals(manifest.to_arrow()):
-            store.commit("", "manifest", manifest, {})
+        shown = dataclasses.replace(manifest, source=np.array([without_secrets(str(one)) for one in manifest.source], object))
+        if not known or not known.equals(shown.to_arrow()):
+            store.commit("", "manifest", shown, {})
     stages = find_recipe(recipe)(manifest, store.root)
     until = getattr(arguments, "until", None)
     if until:

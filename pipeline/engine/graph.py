@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.engine.store import Store
+from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
 from stages.stage import Stage
@@ -160,7 +161,12 @@ class Graph:
         Of a local file that is gone, the ones it had when it was here: what was made from it stays good, and can be refitted.
         """
         source = row.source[0]
-        identity = {"source": source, "width": int(row.width[0]), "height": int(row.height[0]), "fps": float(row.frames_per_second[0])}
+        identity = {
+            "source": without_secrets(source),
+            "width": int(row.width[0]),
+            "height": int(row.height[0]),
+            "fps": float(row.frames_per_second[0]),
+        }
         if not source.startswith("/"):
             return identity
         if Path(source).is_file():

@@ -1,0 +1,144 @@
+"""Checks every file of a data folder: is it, bit for bit, what was written?
+
+Parts and small files carry the digest of their content; a part is moreover encoded anew and compared byte by byte, where the same
+pyarrow wrote it. Shards are held against the index, videos against the sha256 that `download` took of them.
+"""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fitting.files import sha256_of
+from pipeline.engine.store import UNREADABLE, Store, read_sealed, write_part
+from stages import tables
+from stages.digest import CorruptFileError, unseal
+from stages.tables import Table, Videos
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a check of a folder found; paths are relative to it."""
+
+    num_sound: int = 0
+    """Files that are what was written."""
+    num_unsealed: int = 0
+    """Of these, files of an earlier version, which carry no digest: they can be read, and no more is known of them."""
+    corrupt: dict[str, str] = field(default_factory=dict)
+    """Why a file is not what was written, or that it is gone."""
+    foreign: list[str] = field(default_factory=list)
+    """Files that are none of ours."""
+
+
+def verify(root: Path, tick: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
+    """Check all files below a data folder; `tick(done, total)` is called after each.
+
+    Raises FileNotFoundError where there is no data folder.
+    """
+    store, verdict = Store(root), Verdict()
+    if not (store.root / "run.json").exists() and not (store.root / "shards" / "index.json").exists():
+        raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json")
+    known = dict(_stated(store, verdict))
+    files = sorted({path for path in _files(store.root) if path.name != ".lock"} | known.keys())
+    for done, path in enumerate(files, 1):
+        name = str(path.relative_to(store.root))
+        try:
+            kind = _check(path, known.get(path))
+        except FileNotFoundError:
+            verdict.corrupt[name] = "it is not there"
+        except UNREADABLE as error:
+            verdict.corrupt[name] = error.why if isinstance(error, CorruptFileError) else f"it cannot be read: {error}"
+        else:
+            if kind == "foreign":
+                verdict.foreign.append(name)
+            else:
+                verdict.num_sound += 1
+                verdict.num_unsealed += kind == "unsealed"
+        tick(done, len(files))
+    return verdict
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files below a folder; links to folders are not followed."""
+    for folder, _, names in os.walk(root):
+        yield from (Path(folder) / name for name in names)
+
+
+def _stated(store: Store, verdict: Verdict) -> Iterator[tuple[Path, str]]:
+    """Files whose sha256 another file states: shards, their card, and fetched videos."""
+    try:
+        index = store.read_json("shards/index.json") or {}
+        for entry in (*index.get("shards", []), *index.get("beside", [])):
+            yield _inside(store.root / "shards", entry["path"]), entry["sha256"]
+    except UNREADABLE as error:
+        verdict.corrupt["shards/index.json"] = str(error)
+    for part in sorted((store.root / "videos").glob("*.parquet")):
+        try:
+            row = Videos.from_arrow(read_sealed(part))
+        except UNREADABLE:
+            continue  # named when its turn comes
+        for path, sha256 in zip(row.path, row.sha256, strict=True):
+            if not Path(path).is_absolute() and (store.root / path).exists():  # a video may have been put away
+                yield _inside(store.root, path), sha256
+
+
+def _inside(root: Path, name: str) -> Path:
+    """A path below `root`. Raises ValueError when it leads out of it."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{name!r} leads out of {root}")
+    return path
+
+
+def _check(path: Path, sha256: str | None) -> str:
+    """`sealed`, `unsealed` or `foreign`. Raises what `UNREADABLE` lists, CorruptFileError with the reason."""
+    if sha256 is not None:
+        if sha256_of(path) != sha256:
+            raise CorruptFileError(path, "its bytes are not those of its sha256")
+        return "sealed"
+    if path.suffix == ".parquet":
+        return _check_part(path)
+    if path.suffix == ".json":
+        text = path.read_text()
+        unseal(path)
+        return "sealed" if text.endswith("\n") else "unsealed"
+    if path.suffix == ".jsonl" and path.parent.name == "runs":
+        return _check_log(path)
+    return "foreign"
+
+
+def _check_part(path: Path) -> str:
+    arrow = read_sealed(path)
+    metadata = {key: value for key, value in (arrow.schema.metadata or {}).items() if key != b"ARROW:schema"}
+    kind = getattr(tables, metadata.get(b"table", b"").decode(), None)
+    if kind is None or not issubclass(kind, Table):
+        return "foreign"
+    if b"digest" not in metadata and metadata.keys() <= {b"table", b"schema_version", b"recipe"}:
+        return "unsealed"
+    if pq.read_metadata(path).created_by != _created_by():
+        return "sealed"  # the digest is held; bytes of another library's encoding cannot be compared
+    again = io.BytesIO()
+    write_part(kind.from_arrow(arrow).to_arrow().replace_schema_metadata(metadata), again)
+    if again.getvalue() != path.read_bytes():
+        raise CorruptFileError(path, "its bytes are not those of its content")
+    return "sealed"
+
+
+def _created_by() -> str:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [0]}), buffer)
+    return str(pq.read_metadata(buffer).created_by)
+
+
+def _check_log(path: Path) -> str:
+    """A log has one JSON object a line; what a kill cut off is its last line."""
+    lines = path.read_text().split("\n")
+    for number, line in enumerate(lines, 1):
+        if number < len(lines) and not isinstance(json.loads(line), dict):
+            raise CorruptFileError(path, f"line {number} is no receipt")
+    return "unsealed"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.dataset.index import renew_index
-from pipeline.engine.finish import finish, shards_folder
+from pipeline.engine.finish import finish, shard_files
 from pipeline.engine.graph import Graph, State, table_of
 from pipeline.engine.run import NoWorkers, stop_on_sigterm
 from pipeline.engine.store import Store, StoreError
@@ -119,7 +119,7 @@ def cmd_run(arguments: argparse.Namespace) -> int:
         graph = load_graph(arguments, remember=True)
         with Bars(graph, console) as bars:
             summary = finish(graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
-        renew_index(shards_folder(graph))
+        renew_index(shard_files(graph))
     print_status(graph, console)
     console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
     return 2 if any(task.state is State.RETRY for task in graph.tasks) else 0

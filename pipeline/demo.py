@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.dataset.index import renew_index
-from pipeline.engine.finish import finish, shards_folder
+from pipeline.engine.finish import finish, shard_files
 from pipeline.engine.graph import Graph, State
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
@@ -76,7 +76,7 @@ def demo(root: Path, console: Console, *, local: bool = False, num_workers: int 
         graph = Graph(recipe(listed, store.root), listed, store).load()
         with Bars(graph, console) as bars:
             summary = finish(graph, local=local, num_workers=num_workers, on_outcome=bars)
-        renew_index(shards_folder(graph))
+        renew_index(shard_files(graph))
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"

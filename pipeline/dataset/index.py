@@ -4,7 +4,7 @@ All three are made from the shards alone, hold no time stamp, and are the same b
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 
 from fitting.files import STANDIN, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
+from pipeline.engine.finish import ShardFiles
 from pipeline.engine.store import Store
 from stages.digest import CorruptFileError
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
+
+CARD = "README.md"
 
 MEASURED: Mapping[str, np.ndarray] = {
     "size_share": np.linspace(0, 1, 51),  # longer side of the box over the image's
@@ -47,30 +50,35 @@ class Tally:
     betas: np.ndarray = field(default_factory=lambda: np.zeros(10))
 
 
-def renew_index(shards: Path | None) -> None:
+def renew_index(shards: ShardFiles | None) -> None:
     """Bring what lies beside a run's shards up to date, with the hand model and the prior in use; without a shard it goes.
 
-    None, the folder of a recipe that makes no shards, is left alone.
+    None, what a recipe has that makes no shards, is left alone.
     """
     if shards is None:
         return
-    if any(shards.glob("*/*.parquet")):
-        write_index(shards, hand_model="standin" if model_file() == STANDIN else "mano", pose_prior=prior_source())
-    else:  # the last video was removed: nothing may go on naming it
-        for name in ("index.json", "stats.json", "README.md"):
-            (shards / name).unlink(missing_ok=True)
+    paths = [*shards.current, *shards.stale]
+    if paths:
+        model = "standin" if model_file() == STANDIN else "mano"
+        write_index(shards.folder, paths, stale=shards.stale, hand_model=model, pose_prior=prior_source())
+    else:  # the last video left: nothing may go on naming it
+        for name in ("index.json", "stats.json", CARD):
+            (shards.folder / name).unlink(missing_ok=True)
 
 
-def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> None:
-    """Write index.json, stats.json and README.md for the shards `<split>/<split>-<n>-of-<count>.parquet` of a folder.
+def write_index(
+    shards: Path, paths: Collection[Path] = (), *, stale: Collection[Path] = (), hand_model: str = "", pose_prior: str = ""
+) -> None:
+    """Write index.json, stats.json and README.md for shards `<split>/<split>-<n>-of-<count>.parquet` of a folder.
 
-    `hand_model` says whose shape and pose the parameters are ("mano" or "standin", `HandModel.source`), `pose_prior` from whose poses
-    the fit's prior was learned (`fitting.files.prior_source`).
-    Raises ValueError when there is no shard, or when shards of two different counts lie in one split.
+    `paths`: which they are, by default all of them. `stale` ones are marked so: their frames are sound, their labels those of an
+    earlier run. `hand_model` says whose shape and pose the parameters are ("mano" or "standin", `HandModel.source`), `pose_prior` from
+    whose poses the fit's prior was learned (`fitting.files.prior_source`).
+    Raises ValueError when there is no shard, or when shards of two different counts lie in one split and neither is stale.
     """
     store = Store(shards)
-    paths = sorted(shards.glob("*/*.parquet"), key=lambda p: (SPLITS.index(p.parent.name), p.name))
-    _refuse_mixture(shards, paths)
+    paths = sorted(paths or shards.glob("*/*.parquet"), key=lambda p: (SPLITS.index(p.parent.name), p.name))
+    _refuse_mixture(shards, [path for path in paths if path not in stale] or paths)
     before = _before(store)
     tallies: dict[str, Tally] = {}
     videos: dict[str, dict[str, Any]] = {}
@@ -78,14 +86,14 @@ def write_index(shards: Path, *, hand_model: str = "", pose_prior: str = "") -> 
     for path in paths:
         split, name = path.parent.name, str(path.relative_to(shards))
         num_hands = _count(path, split, tallies.setdefault(split, Tally()), videos)
-        entries.append(_entry(path, name, num_hands, before.get(name, {})))
+        entries.append(_entry(path, name, num_hands, before.get(name, {})) | ({"stale": True} if path in stale else {}))
     stats = {"splits": {split: _stats(tally) for split, tally in tallies.items()}, "videos": videos}
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
     about = {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "pose_prior": pose_prior}
-    store.write_json("index.json", {**about, "shards": entries})
-    store.write_json("stats.json", stats)
-    with store.aside(shards / "README.md") as temporary:
+    with store.aside(shards / CARD) as temporary:
         temporary.write_text(dataset_card(stats, entries, hand_model, pose_prior))
+    store.write_json("stats.json", stats)
+    store.write_json("index.json", {**about, "shards": entries, "beside": [{"path": CARD, "sha256": sha256_of(shards / CARD)}]})
 
 
 def _before(store: Store) -> dict[str, dict[str, Any]]:

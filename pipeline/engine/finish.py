@@ -1,15 +1,24 @@
 """Brings every part of a graph to an end, from what is pending to shards that hold nothing that is no longer wanted."""
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.engine.graph import Graph, Task, seat_of, table_of
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.engine.graph import Graph, State, Task, seat_of, table_of
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
+from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
+from stages.digest import CorruptFileError
+
+_SHARD = re.compile(r"(train|val|test)/\1-\d{5}-of-\d{5}\.parquet")
 
 
 def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None, on_outcome: Callable[[Task, Outcome], None]) -> Summary:
-    """Run what is pending, in this process or on Ray; then remove the shards that no task wants any more.
+    """Run what is pending, in this process or on Ray; then remove the shards whose every video has come into another one, or left.
 
     `on_outcome` is called after each task. The shards' index is the caller's to renew (`pipeline.dataset.index.renew_index`).
     """
@@ -18,15 +27,68 @@ def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None,
         root, stages = graph.store.root, graph.stages
         executor: Executor = Local(root, stages) if local else OnRay(root, stages, [seat_of(stage) for stage in stages], num_workers)
         summary = run(graph, executor, on_outcome=on_outcome)
-    folder = shards_folder(graph)
-    if folder is not None:
-        wanted = {graph.store.part(folder.name, task.key) for task in graph.tasks if graph.stages[task.stage].key == "shard"}
-        for stale in set(folder.rglob("*.parquet")) - wanted:
-            stale.unlink()
+    for path in _retired(graph):
+        path.unlink()
     return summary
 
 
-def shards_folder(graph: Graph) -> Path | None:
-    """Where the recipe's shards lie; None for a recipe that makes none."""
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    """The shards of a data folder."""
+
+    folder: Path
+    current: tuple[Path, ...]
+    """Made from the parts that lie in the folder now."""
+    stale: tuple[Path, ...]
+    """Made from earlier parts, and not made again: videos were put away, or something upstream failed. They hold what there is."""
+
+
+def shard_files(graph: Graph) -> ShardFiles | None:
+    """The shards that a recipe has made, and those of an earlier run that have no successor; None for a recipe that makes none."""
+    folder = _folder(graph)
+    if folder is None:
+        return None
+    tasks = _tasks(graph)
+    current = tuple(sorted(path for path, task in tasks.items() if task.state is State.DONE))
+    stale = (tasks.keys() | _recorded(graph, folder)) - set(current)
+    return ShardFiles(folder, current, tuple(sorted(path for path in stale if path.is_file())))
+
+
+def _folder(graph: Graph) -> Path | None:
     pack = next((stage for stage in graph.stages if stage.key == "shard"), None)
     return None if pack is None else graph.store.root / table_of(pack)
+
+
+def _tasks(graph: Graph) -> dict[Path, Task]:
+    """The shards that are wanted, by their files."""
+    shards = [task for task in graph.tasks if graph.stages[task.stage].key == "shard"]
+    return {graph.store.part(table_of(graph.stages[task.stage]), task.key): task for task in shards}
+
+
+def _recorded(graph: Graph, folder: Path) -> set[Path]:
+    """Files of the folder that its own index names: ours to remove, as nothing else below it is."""
+    try:
+        entries = (graph.store.read_json(f"{folder.name}/index.json") or {}).get("shards", [])
+        names = [str(entry["path"]) for entry in entries]
+    except (CorruptFileError, TypeError, KeyError, AttributeError):
+        return set()  # what nobody recorded stays
+    return {folder / name for name in names if _SHARD.fullmatch(name) and not (folder / name).is_symlink()}
+
+
+def _retired(graph: Graph) -> list[Path]:
+    """Recorded shards that no task wants and whose videos are all in a committed one, or are no longer of the manifest."""
+    folder = _folder(graph)
+    if folder is None:
+        return []
+    tasks = _tasks(graph)
+    packed = {graph.video_of(need) for task in tasks.values() if task.state is State.DONE for need in task.needs}
+    waiting = set(graph.manifest.video) - packed
+    return [path for path in sorted(_recorded(graph, folder) - tasks.keys()) if path.is_file() and not _videos(path) & waiting]
+
+
+def _videos(shard: Path) -> set[str]:
+    """The videos whose frames a shard holds; one that cannot be read holds nothing."""
+    try:
+        return set(pc.unique(pq.read_table(shard, columns=["video"])["video"]).to_pylist())
+    except UNREADABLE:
+        return set()

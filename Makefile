@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio studio-shards train-detector train-regressor readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-regressor readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -134,6 +134,9 @@ studio-shards: setup ## rendered hands with exact truth to train on: make studio
 
 bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
 	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)
+
+bench-trust: setup ## kills, failing system calls and flipped bits against the real chain: rows lost, doubled, silently wrong
+	$(BIN)/python -m benchmarks.trust $(OPTIONS)
 
 train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h
 	$(BIN)/whim train-regressor --data $(DATA) --size $(or $(SIZE),h) $(OPTIONS)

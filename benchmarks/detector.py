@@ -189,7 +189,7 @@ def in_onnxruntime(size: str, folder: Path) -> Callable[[int], Callable[[], obje
     settings = DetectorSettings(size=size)  # type: ignore[arg-type]
     weights = Detector(settings).state_dict()
     plain = {"size": settings.size}
-    saved = Checkpoint(kind="detector", settings=plain, network=weights, average=weights, optimizer={}, progress=Progress(), data="")
+    saved = Checkpoint(kind="detector", settings=plain, network=weights, ema=weights, optimizer={}, progress=Progress(), data="")
     saved.save(folder / f"{size}.pt")
     export(folder / f"{size}.onnx", folder / f"{size}.pt", size=SIDE, max_hands=HANDS)
     options = onnxruntime.SessionOptions()
@@ -211,7 +211,7 @@ def in_onnxruntime(size: str, folder: Path) -> Callable[[int], Callable[[], obje
 
 def train(size: str, frames: Frames) -> float:
     """Pictures a second of our training loop, from the end of the first step on."""
-    loader = Loader(products=[frames], batch_size=TRAIN_BATCH, num_threads=THREADS)
+    loader = Loader(sources=[frames], batch_size=TRAIN_BATCH, num_threads=THREADS)
     task = DetectorTask(held_out=None, network_settings=DetectorSettings(size=size))  # type: ignore[arg-type]
     folder = Path(tempfile.mkdtemp())
     run = Run(task, loader, TrainSettings(), folder)

@@ -62,10 +62,10 @@ def main() -> None:
     arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def ratios(rates: dict[str, dict[str, float]], product: str) -> dict[str, float]:
+def ratios(rates: dict[str, dict[str, float]], source: str) -> dict[str, float]:
     """Ours over each peer's and over the decoder's alone."""
-    mine = rates["ours"][product]
-    against = {f"vs_{name}": round(mine / told[product], 3) for name, told in rates.items() if name != "ours"}
+    mine = rates["ours"][source]
+    against = {f"vs_{name}": round(mine / told[source], 3) for name, told in rates.items() if name != "ours"}
     return against | {"share_of_decode_limit": round(mine / rates["ours"]["decode_limit"], 3)}
 
 
@@ -76,8 +76,8 @@ def ours(shards: list[Path], cache: Path, epoch: int) -> dict[str, float]:
     for order, rows in (("sequential", np.arange(len(dataset))), ("shuffled", rng.permutation(len(dataset)))):
         told[order] = _rate(rows, lambda row: np.frombuffer(_bytes(dataset, row), np.uint8)[::512].sum())
         told[f"{order}_decoded"] = _rate(rows, lambda row: _decode(_bytes(dataset, row)))
-    for name, product in (("detector", Frames(dataset=dataset)), ("regressor", Crops.of(dataset))):
-        loader = Loader(products=[product], batch_size=BATCH, num_threads=THREADS)
+    for name, source in (("detector", Frames(dataset=dataset)), ("regressor", Crops.of(dataset))):
+        loader = Loader(sources=[source], batch_size=BATCH, num_threads=THREADS)
         batches = loader.epoch(epoch)
         before, count = time.perf_counter(), 0
         for batch in batches:

@@ -28,7 +28,7 @@ from training.run.checkpoint import Checkpoint
 from training.run.loop import Run, TrainSettings
 
 RESULTS = Path(__file__).parent / "results"
-FIGURES = ("pa_mpjpe_mm", "proper_pa_mpjpe_mm", "pa_mpvpe_mm", "root_mpjpe_mm", "pa_f5", "pa_f15")
+METRICS = ("pa_mpjpe_mm", "proper_pa_mpjpe_mm", "pa_mpvpe_mm", "root_mpjpe_mm", "pa_f5", "pa_f15")
 AUGMENTATION = CropAugmentation(turn_deg=15.0, scale=0.15, masking=0.0)
 """Milder than for long runs: in an epoch or few nothing is learnt by heart."""
 
@@ -36,7 +36,7 @@ AUGMENTATION = CropAugmentation(turn_deg=15.0, scale=0.15, masking=0.0)
 def train(folder: Path, out: Path, settings: RegressorSettings, minutes: float, batch: int, rate: float) -> dict[str, Any]:
     """One run to its end; what it took."""
     crops = Crops.of(Dataset.open(folder, "train"), size=384)
-    loader = Loader(products=[crops], batch_size=batch, num_threads=1)
+    loader = Loader(sources=[crops], batch_size=batch, num_threads=1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = TrainSettings(
         epochs=1000,
@@ -58,8 +58,8 @@ def train(folder: Path, out: Path, settings: RegressorSettings, minutes: float, 
 
 def measure(network: Regressor, benchmark: Benchmark) -> dict[str, dict[str, float]]:
     """Figures by estimate."""
-    judged = evaluate(network, benchmark).judged
-    return {name: {key: round(one.figures[key], 3) for key in FIGURES} for name, one in judged.items()}
+    found = evaluate(network, benchmark).evaluations
+    return {name: {key: round(one.metrics[key], 3) for key in METRICS} for name, one in found.items()}
 
 
 def main() -> None:
@@ -84,10 +84,10 @@ def main() -> None:
     runs = {name: train(given.data, given.out / name, one, given.minutes, given.batch, given.rate) for name, one in networks.items()}
     benchmark = shards_benchmark(given.data, "test", max_hands=given.test_hands)
     torch.manual_seed(0)
-    judged = measure(read(given.out / "refined" / "last.pt"), benchmark)
+    found = measure(read(given.out / "refined" / "last.pt"), benchmark)
     if not given.alone:
-        judged["without_refinement"] = measure(read(given.out / "without_refinement" / "last.pt"), benchmark)["coarse"]
-    judged["mean_hand"] = measure(Regressor(plain), benchmark)["coarse"]
+        found["without_refinement"] = measure(read(given.out / "without_refinement" / "last.pt"), benchmark)["coarse"]
+    found["mean_hand"] = measure(Regressor(plain), benchmark)["coarse"]
     index = json.loads((given.data / "index.json").read_text())["shards"]
     report = {
         "machine": machine,
@@ -96,18 +96,18 @@ def main() -> None:
         "batch": given.batch,
         "rendered_hands": sum(shard["hands"] for shard in index),
         "test_hands": len(benchmark.crops),
-        "pa_mpjpe_mm": {name: figures["pa_mpjpe_mm"] for name, figures in judged.items()},
+        "pa_mpjpe_mm": {name: figures["pa_mpjpe_mm"] for name, figures in found.items()},
         "train_seconds": runs["refined"]["train_seconds"],
         "runs": runs,
-        "figures": judged,
+        "figures": found,
     }
     given.results.parent.mkdir(parents=True, exist_ok=True)
     given.results.write_text(json.dumps(report, indent=1) + "\n")
     grid = Grid(title=f"ViT-{given.size}, {given.minutes:g} minutes each, {len(benchmark.crops)} rendered hands nobody trained on")
-    for column in ("estimate", *FIGURES):
+    for column in ("estimate", *METRICS):
         grid.add_column(column, justify="left" if column == "estimate" else "right")
-    for name, figures in judged.items():
-        grid.add_row(name, *(f"{figures[key]:.2f}" for key in FIGURES))
+    for name, figures in found.items():
+        grid.add_row(name, *(f"{figures[key]:.2f}" for key in METRICS))
     console.print(grid)
 
 

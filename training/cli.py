@@ -23,7 +23,7 @@ from training.regressor.evaluate_command import add_command as add_regressor_eva
 from training.run.loop import NotFiniteError, TrainSettings
 
 if TYPE_CHECKING:
-    from training.data.readers.labelled_picture import LabelledPicture
+    from training.data.readers.labelled_image import LabelledImage
     from training.detector.inference import HandDetector
 
 console = Console(soft_wrap=True)
@@ -58,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--size", choices=("s", "m"), help="of the network (default: s, of an ablation m)")
     train.add_argument("--backbone", choices=("darknet", "resnet50", "hrnet"), default="darknet")
     train.add_argument("--backbone-weights", type=Path, help="learned on ImageNet, as torchvision or timm save a resnet50 or hrnet_w32")
-    train.add_argument("--image", type=int, default=640, help="side of the pictures, pixels, a multiple of 32")
-    train.add_argument("--batch", type=int, default=16, help="pictures of a step, of all workers together")
+    train.add_argument("--image", type=int, default=640, help="side of the images, pixels, a multiple of 32")
+    train.add_argument("--batch", type=int, default=16, help="images of a step, of all workers together")
     train.add_argument("--epochs", type=int, default=100)
     train.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
     train.add_argument("--rate", type=float, default=1e-3, help="learning rate")
@@ -72,12 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--keypoint-loss", choices=("similarity", "distance"), default="similarity")
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster steps on a GPU")
-    train.add_argument("--threads", type=int, default=2, help="that decode pictures, of each worker")
+    train.add_argument("--threads", type=int, default=2, help="that decode images, of each worker")
     train.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(command=train_detector)
-    measure = _on_checkpoint(commands, "evaluate-detector", evaluate_detector, "figures of a checkpoint on labelled pictures")
+    measure = _on_checkpoint(commands, "evaluate-detector", evaluate_detector, "figures of a checkpoint on labelled images")
     on = measure.add_mutually_exclusive_group(required=True)
     on.add_argument("--data", type=Path, help="folder of shards")
     on.add_argument("--labels", type=Path, help="label file of frames of real video")
@@ -87,18 +87,18 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--media", type=Path, help="folder that --labels' paths start from (default: above the file's own), or of --whim's videos"
     )
-    measure.add_argument("--report", type=Path, metavar="DIR", help="add the figures to a page with tables, curves and the worst pictures")
+    measure.add_argument("--report", type=Path, metavar="DIR", help="add the figures to a page with tables, curves and the worst images")
     measure.add_argument("--beside", type=Path, help="figures of the annotators on the same frames (JSON of whim evaluate hands)")
     measure.add_argument("--split", default="test")
     measure.add_argument("--json", action="store_true")
-    watch = _on_checkpoint(commands, "detect", detect_hands, "hands of a picture, a video or a camera, drawn and as a table")
+    watch = _on_checkpoint(commands, "detect", detect_hands, "hands of an image, a video or a camera, drawn and as a table")
     watch.add_argument("source", help="a file, webcam, or webcam:2 for /dev/video2")
     watch.add_argument("--out", type=Path, default=Path("detected"), help="folder")
     watch.add_argument("--table", choices=("parquet", "json"), default="parquet")
     watch.add_argument("--frames", type=int, help="stop after so many")
     write = _on_checkpoint(commands, "export-detector", export_detector, "write a checkpoint for other runtimes")
     write.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
-    write.add_argument("--hands", type=int, default=100, help="the most that a picture can have")
+    write.add_argument("--hands", type=int, default=100, help="the most that an image can have")
     add_regressor_commands(commands)
     add_regressor_evaluation(commands)
     return parser
@@ -108,7 +108,7 @@ def _on_checkpoint(commands: Any, name: str, command: Callable[[argparse.Namespa
     """A command that uses a trained detector."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--image", type=int, default=640, help="side of the network's pictures, pixels, a multiple of 32")
+    parser.add_argument("--image", type=int, default=640, help="side of the network's images, pixels, a multiple of 32")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
     parser.add_argument("--gpu", action="store_true")
     parser.set_defaults(command=command)
@@ -126,7 +126,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
     few = _LEAST_STEPS * arguments.batch if sum(counts) < _LEAST_STEPS * arguments.batch else None
     shares = arguments.weights or (counts if few else None)
     loader = Loader(
-        products=folders,
+        sources=folders,
         batch_size=arguments.batch,
         weights=shares,
         num_samples=few,
@@ -159,25 +159,25 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
     """COCO's figures, precision, recall and side of the averaged weights; on labelled frames of video beside the annotators'."""
-    from hands.drawing.sheets import WorstPictures
-    from training.detector.evaluate import LEAST_SCORE, figures, judge
+    from hands.drawing.sheets import WorstImages
+    from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
     from training.detector.report import measured_in, write_report
 
     if arguments.report:
         measured_in(arguments.report, arguments.checkpoint)
     detector = _detector(arguments, threshold=LEAST_SCORE)
-    name, pictures, min_iou = _test_set(arguments)
-    worst = WorstPictures(threshold=arguments.threshold, min_iou=min_iou)
-    judged = judge(detector, pictures, onlooker=worst if arguments.report else None)
-    found = figures(judged, threshold=arguments.threshold, min_iou=min_iou)
+    name, images, min_iou = _test_set(arguments)
+    worst = WorstImages(threshold=arguments.threshold, min_iou=min_iou)
+    evaluation = evaluate(detector, images, onlooker=worst if arguments.report else None)
+    found = metrics(evaluation, threshold=arguments.threshold, min_iou=min_iou)
     if arguments.report:
-        write_report(arguments.report, name, arguments.checkpoint, detector, judged, found, worst)
+        write_report(arguments.report, name, arguments.checkpoint, detector, evaluation, found, worst)
     beside = json.loads(arguments.beside.read_text()) if arguments.beside else {}
     beside = {key: beside.get("side_accuracy" if key == "side" else key) for key in found} if beside else {}
     if arguments.json:
         print(json.dumps(dict(found) | ({"beside": beside} if beside else {})))
     else:
-        _print(found, f"{arguments.checkpoint} on {judged.num_images} pictures of {name}", beside)
+        _print(found, f"{arguments.checkpoint} on {evaluation.num_images} images of {name}", beside)
 
 
 def detect_hands(arguments: argparse.Namespace) -> None:
@@ -185,7 +185,7 @@ def detect_hands(arguments: argparse.Namespace) -> None:
     from training.detector.detect import detect
 
     frames, hands = detect(_detector(arguments), arguments.source, arguments.out, table_format=arguments.table, max_frames=arguments.frames)
-    console.print(f"{hands} hands in {frames} pictures: {arguments.out}", markup=False)
+    console.print(f"{hands} hands in {frames} images: {arguments.out}", markup=False)
 
 
 def export_detector(arguments: argparse.Namespace) -> None:
@@ -218,8 +218,8 @@ def _recipe(arguments: argparse.Namespace) -> DetectorRecipe:
     return recipe.without_landmarks() if arguments.no_landmarks else recipe
 
 
-def _test_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledPicture]", float]:
-    """Name of the labelled pictures asked for, the pictures, and the overlap at which a hand is found."""
+def _test_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledImage]", float]:
+    """Name of the labelled images asked for, the images, and the overlap at which a hand is found."""
     from training.data.readers.coco_wholebody import coco_wholebody
     from training.data.readers.labelled_frames import MIN_IOU, labelled_frames
     from training.data.readers.official_whim import official_whim
@@ -245,13 +245,13 @@ def _held_out(folders: Sequence[Path], size: int) -> Frames | None:
     return Frames(dataset=dataset, size=size) if dataset else None
 
 
-def _print(figures: Mapping[str, float], title: str, beside: Mapping[str, float | None] | None = None) -> None:
+def _print(metrics: Mapping[str, float], title: str, beside: Mapping[str, float | None] | None = None) -> None:
     grid = Table(title=title)
     grid.add_column("metric")
     grid.add_column("value", justify="right")
     if beside:
         grid.add_column("annotators", justify="right")
-    for name, value in figures.items():
+    for name, value in metrics.items():
         other = (beside or {}).get(name)
         grid.add_row(name, f"{value:.4f}", *([] if other is None else [f"{other:.4f}"]))
     console.print(grid)

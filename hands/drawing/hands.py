@@ -1,4 +1,4 @@
-"""Draw hands on a picture: the projected mesh, the 21 keypoints with coloured fingers, the box and a label.
+"""Draw hands on an image: the projected mesh, the 21 keypoints with coloured fingers, the box and a label.
 
 Frame of reference: pixels of the given image; drawing happens in a view of it, a region scaled to a size.
 """
@@ -116,7 +116,7 @@ def draw_hands(image: Image, hands: Hands, fits: Fits, reviews: Reviews, *, view
 
 
 def outline(canvas: Image, view: View, inner: View) -> None:
-    """Mark where `inner` lies in the picture of `view`."""
+    """Mark where `inner` lies in the image of `view`."""
     corners = view.points(np.array(inner.region, np.float32).reshape(2, 2))
     _draw_box(canvas, np.clip(corners, 1, [view.width - 2, view.height - 2]), (250, 250, 252), 1, dashed=False)
 
@@ -210,7 +210,7 @@ def _draw_box(canvas: Image, box: np.ndarray, colour: Colour, width: int, *, das
 
 
 def _draw_label(canvas: Image, corner: np.ndarray, text: str, colour: Colour) -> None:
-    """A filled tag on the box's upper left corner, moved inside the picture."""
+    """A filled tag on the box's upper left corner, moved inside the image."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 0.36, 1)
     x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - width - 6)))
     y = int(np.clip(corner[1] - height - 6, 0, max(0, canvas.shape[0] - height - 6)))

@@ -1,4 +1,4 @@
-"""The pictures on which a detector does worst, drawn on one sheet."""
+"""The images on which a detector does worst, drawn on one sheet."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hands.metrics.detections import matched
-from training.data.readers.labelled_picture import LabelledPicture
+from training.data.readers.labelled_image import LabelledImage
 from training.detector.draw import draw_box, draw_hands
 from training.detector.inference import DetectedHands
 
@@ -18,29 +18,29 @@ _TRUTH_COLOUR, _IGNORED_COLOUR = (255, 255, 255), (128, 128, 128)
 
 
 @dataclass(slots=True)
-class WorstPictures:
-    """Keeps the pictures with the most misses, false hands and wrong sides: an onlooker of `judge`."""
+class WorstImages:
+    """Keeps the images with the most misses, false hands and wrong sides: an onlooker of `evaluate`."""
 
     threshold: float
     min_iou: float
     count: int = 12
     kept: list[tuple[int, int, UInt8[np.ndarray, "h w 3"]]] = field(default_factory=list)
-    """A heap of faults, the order of coming backwards, and the picture, drawn."""
+    """A heap of faults, the order of coming backwards, and the image, drawn."""
     seen: int = 0
 
-    def __call__(self, picture: LabelledPicture, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands) -> None:
+    def __call__(self, labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands) -> None:
         self.seen += 1
         hands = hands.take(hands.score >= self.threshold)
-        match, false = matched(hands.box, hands.score, picture.box, picture.ignore, self.min_iou)
+        match, false = matched(hands.box, hands.score, labelled.box, labelled.ignore, self.min_iou)
         hit = match >= 0
-        side = picture.side[match[hit]]
-        missed, wrong = len(picture.box) - int(hit.sum()), int(((side >= 0) & (side != hands.side[hit])).sum())
+        side = labelled.side[match[hit]]
+        missed, wrong = len(labelled.box) - int(hit.sum()), int(((side >= 0) & (side != hands.side[hit])).sum())
         faults = missed + int(false.sum()) + wrong
         if not faults or (len(self.kept) == self.count and faults <= self.kept[0][0]):
             return
-        title = f"{picture.name}: {missed} missed, {int(false.sum())} false, {wrong} of the wrong side"
+        title = f"{labelled.name}: {missed} missed, {int(false.sum())} false, {wrong} of the wrong side"
         keep = heapq.heappush if len(self.kept) < self.count else heapq.heapreplace
-        keep(self.kept, (faults, -self.seen, _drawn(picture, image, hands, title)))
+        keep(self.kept, (faults, -self.seen, _drawn(labelled, image, hands, title)))
 
     def write(self, path: Path) -> None:
         """The sheet, worst first; none where nothing went wrong."""
@@ -53,13 +53,13 @@ class WorstPictures:
 
 
 def _drawn(
-    picture: LabelledPicture, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands, title: str
+    labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands, title: str
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Truth in white, what is ignored in grey, left hands blue, right ones red, in a square."""
     canvas = image.copy()
-    for box in picture.ignore:
+    for box in labelled.ignore:
         draw_box(canvas, box, _IGNORED_COLOUR)
-    for box in picture.box:
+    for box in labelled.box:
         draw_box(canvas, box, _TRUTH_COLOUR)
     draw_hands(canvas, hands)
     scale = _THUMB / max(canvas.shape)

@@ -40,16 +40,18 @@ class Hands3D(NamedTuple):
         return Hands3D(self.joints - wrist, self.vertices - wrist)
 
 
-def scale_translation_aligned(said: Float[np.ndarray, "n 21 3"], true: Float[np.ndarray, "n 21 3"]) -> Float64[np.ndarray, "n 21 3"]:
+def scale_translation_aligned(
+    prediction: Float[np.ndarray, "n 21 3"], target: Float[np.ndarray, "n 21 3"]
+) -> Float64[np.ndarray, "n 21 3"]:
     """HO3D's second alignment: the wrist where it is, and the bone to the middle finger's knuckle as long as it is. Joints only."""
-    length, wanted = (np.linalg.norm(x[:, MIDDLE_KNUCKLE] - x[:, WRIST], axis=1)[:, None, None] for x in (said, true))
+    length, wanted = (np.linalg.norm(x[:, MIDDLE_KNUCKLE] - x[:, WRIST], axis=1)[:, None, None] for x in (prediction, target))
     scale = np.where(length > 0, wanted / np.where(length > 0, length, 1), wanted)
-    return (said - said[:, WRIST, None]).astype(np.float64) * scale + true[:, WRIST, None]
+    return (prediction - prediction[:, WRIST, None]).astype(np.float64) * scale + target[:, WRIST, None]
 
 
-def distances(said: _Points, true: _Points) -> Float64[np.ndarray, "n points"]:
+def distances(prediction: _Points, target: _Points) -> Float64[np.ndarray, "n points"]:
     """Euclidean, of each point."""
-    return np.linalg.norm(said.astype(np.float64) - true, axis=2)
+    return np.linalg.norm(prediction.astype(np.float64) - target, axis=2)
 
 
 def pck(distance: Float[np.ndarray, "n points"]) -> Float64[np.ndarray, "100"]:
@@ -63,10 +65,10 @@ def auc(curve: Float[np.ndarray, "100"]) -> float:
     return float(np.trapezoid(curve, THRESHOLDS_M) / THRESHOLDS_M[-1])
 
 
-def f_scores(said: _Points, true: _Points) -> Float64[np.ndarray, "n 2"]:
+def f_scores(prediction: _Points, target: _Points) -> Float64[np.ndarray, "n 2"]:
     """F@5 and F@15 of each hand: harmonic mean of the shares of either cloud's points that lie nearer than that to the other."""
-    found = np.zeros((len(said), len(F_THRESHOLDS_M)))
-    for row, (one, other) in enumerate(zip(said, true, strict=True)):
+    found = np.zeros((len(prediction), len(F_THRESHOLDS_M)))
+    for row, (one, other) in enumerate(zip(prediction, target, strict=True)):
         there, back = (cKDTree(a).query(b, distance_upper_bound=max(F_THRESHOLDS_M))[0] for a, b in ((other, one), (one, other)))
         for k, threshold in enumerate(F_THRESHOLDS_M):
             recall, precision = (there < threshold).mean(), (back < threshold).mean()
@@ -74,24 +76,24 @@ def f_scores(said: _Points, true: _Points) -> Float64[np.ndarray, "n 2"]:
     return found
 
 
-def _each_aligned(said: Hands3D, true: Hands3D, mirrored: bool) -> tuple[Hands3D, Hands3D]:
+def _each_aligned(prediction: Hands3D, target: Hands3D, mirrored: bool) -> tuple[Hands3D, Hands3D]:
     """Joints and vertices, each by its own similarity."""
-    return Hands3D(*(aligned(a, b, mirrored=mirrored) for a, b in zip(said, true, strict=True))), true
+    return Hands3D(*(aligned(a, b, mirrored=mirrored) for a, b in zip(prediction, target, strict=True))), target
 
 
 ALIGNMENTS: Mapping[str, Callable[[Hands3D, Hands3D], tuple[Hands3D, Hands3D]]] = {
     "pa": partial(_each_aligned, mirrored=True),
     "proper_pa": partial(_each_aligned, mirrored=False),
-    "root": lambda said, true: (said.about_wrist(), true.about_wrist()),
-    "camera": lambda said, true: (said, true),
+    "root": lambda prediction, target: (prediction.about_wrist(), target.about_wrist()),
+    "camera": lambda prediction, target: (prediction, target),
 }
 """What is compared with what."""
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """What is known of a set of estimates."""
 
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     curves: Mapping[str, Float64[np.ndarray, "100"]]
     """PCK at `THRESHOLDS_M`, by figure: `pa_auc_j` and so on."""
     joint_mm: Mapping[str, Float64[np.ndarray, "21"]]
@@ -100,27 +102,27 @@ class Judged(NamedTuple):
     """PA-MPJPE of each hand without reflections: which are best and worst."""
 
 
-def judge(said: Hands3D, true: Hands3D, *, in_camera: bool) -> Judged:
-    """All figures, by alignment: `<alignment>_mpjpe_mm`, `_mpvpe_mm`, `_auc_j`, `_auc_v`, `_f5`, `_f15`.
+def evaluate_hands3d(prediction: Hands3D, target: Hands3D, *, in_camera: bool) -> Evaluation:
+    """All metrics, by alignment: `<alignment>_mpjpe_mm`, `_mpvpe_mm`, `_auc_j`, `_auc_v`, `_f5`, `_f15`.
 
     Alignments: `pa` and `proper_pa`; `root` at the wrist; `camera` none, where the truth's place before the camera is known
     (`in_camera`); `scaled` is HO3D's scale and translation, of joints. Raises ValueError when there is no hand.
     """
-    if not len(said.joints):
-        raise ValueError("no hand to judge: the data hold none, or none with a known shape")
-    figures: dict[str, float] = {}
+    if not len(prediction.joints):
+        raise ValueError("no hand to evaluate: the data hold none, or none with a known shape")
+    metrics: dict[str, float] = {}
     curves, joint_mm = {}, {}
     for name in [*ALIGNMENTS][: None if in_camera else -1]:
-        estimate, truth = ALIGNMENTS[name](said, true)
+        estimate, truth = ALIGNMENTS[name](prediction, target)
         for kind, error in zip("jv", map(distances, estimate, truth), strict=True):
             curves[f"{name}_auc_{kind}"] = pck(error)
-            figures[f"{name}_mp{kind}pe_mm"] = 1000 * float(error.mean())
-            figures[f"{name}_auc_{kind}"] = auc(pck(error))
+            metrics[f"{name}_mp{kind}pe_mm"] = 1000 * float(error.mean())
+            metrics[f"{name}_auc_{kind}"] = auc(pck(error))
         joint_mm[name] = 1000 * distances(estimate.joints, truth.joints).mean(0)
         f5, f15 = f_scores(estimate.vertices, truth.vertices).mean(0)
-        figures |= {f"{name}_f5": float(f5), f"{name}_f15": float(f15)}
-    scaled = distances(scale_translation_aligned(said.joints, true.joints), true.joints)
-    figures |= {"scaled_mpjpe_mm": 1000 * float(scaled.mean()), "scaled_auc_j": auc(pck(scaled))}
+        metrics |= {f"{name}_f5": float(f5), f"{name}_f15": float(f15)}
+    scaled = distances(scale_translation_aligned(prediction.joints, target.joints), target.joints)
+    metrics |= {"scaled_mpjpe_mm": 1000 * float(scaled.mean()), "scaled_auc_j": auc(pck(scaled))}
     curves["scaled_auc_j"], joint_mm["scaled"] = pck(scaled), 1000 * scaled.mean(0)
-    hand_mm = 1000 * distances(aligned(said.joints, true.joints), true.joints).mean(1)
-    return Judged(figures, curves, joint_mm, hand_mm)
+    hand_mm = 1000 * distances(aligned(prediction.joints, target.joints), target.joints).mean(1)
+    return Evaluation(metrics, curves, joint_mm, hand_mm)

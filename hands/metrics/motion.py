@@ -28,9 +28,9 @@ def motion_frobenius(track: _Track) -> Float64[np.ndarray, "steps"]:
     return 100 * np.linalg.norm(np.diff(track.astype(np.float64), axis=0), axis=(1, 2))
 
 
-def error_of_motion_mm(said: _Track, true: _Track) -> Float64[np.ndarray, "steps"]:
+def error_of_motion_mm(prediction: _Track, target: _Track) -> Float64[np.ndarray, "steps"]:
     """Mean distance of the points' steps from the true steps, millimetres."""
-    return motion_mm(said.astype(np.float64) - true)
+    return motion_mm(prediction.astype(np.float64) - target)
 
 
 def jitter(track: _Track, frames_per_second: float) -> Float64[np.ndarray, "steps"]:
@@ -39,10 +39,12 @@ def jitter(track: _Track, frames_per_second: float) -> Float64[np.ndarray, "step
     return np.linalg.norm(jerk, axis=2).mean(1) / 10
 
 
-def root_translation_error(said: Float[np.ndarray, "frames 3"], true: Float[np.ndarray, "frames 3"]) -> Float64[np.ndarray, "frames"]:
+def root_translation_error(
+    prediction: Float[np.ndarray, "frames 3"], target: Float[np.ndarray, "frames 3"]
+) -> Float64[np.ndarray, "frames"]:
     """WHAM's RTE: distance of the wrists after the best rotation and shift of the whole path, over the true path's length, per cent."""
-    path = np.linalg.norm(np.diff(true.astype(np.float64), axis=0), axis=1).sum()
-    return 100 * np.linalg.norm(aligned(said[None], true[None], scaled=False)[0] - true, axis=1) / max(path, 1e-9)
+    path = np.linalg.norm(np.diff(target.astype(np.float64), axis=0), axis=1).sum()
+    return 100 * np.linalg.norm(aligned(prediction[None], target[None], scaled=False)[0] - target, axis=1) / max(path, 1e-9)
 
 
 def runs(sequence: Sequence[object] | np.ndarray, frame: Int64[np.ndarray, "n"]) -> Iterator[Int64[np.ndarray, "frames"]]:
@@ -58,7 +60,7 @@ def runs(sequence: Sequence[object] | np.ndarray, frame: Int64[np.ndarray, "n"])
         yield from np.split(rows, np.flatnonzero(steps != usual) + 1)
 
 
-def motion_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray], frames_per_second: float) -> Mapping[str, float]:
+def motion_metrics(prediction: Hands3D, target: Hands3D, tracks: Sequence[np.ndarray], frames_per_second: float) -> Mapping[str, float]:
     """Means over all steps of all tracks (rows in time), of the estimates and, as `true_...`, of the truth.
 
     `mpfve_frobenius` and `mpfje_frobenius` are Table 6's, `mpfve_mm` and `mpfje_mm` the same as a mean of points. Tracks of fewer than
@@ -66,7 +68,7 @@ def motion_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray], f
     """
     found: dict[str, list[np.ndarray]] = {}
     for rows in (rows for rows in tracks if len(rows) >= 4):
-        for prefix, hands in (("", said), ("true_", true)):
+        for prefix, hands in (("", prediction), ("true_", target)):
             joints, vertices = hands.joints[rows], hands.vertices[rows]
             of_track = {
                 "mpfve_frobenius": motion_frobenius(vertices),
@@ -77,15 +79,15 @@ def motion_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray], f
             }
             for name, values in of_track.items():
                 found.setdefault(prefix + name, []).append(values)
-        found.setdefault("error_of_motion_mm", []).append(error_of_motion_mm(said.joints[rows], true.joints[rows]))
+        found.setdefault("error_of_motion_mm", []).append(error_of_motion_mm(prediction.joints[rows], target.joints[rows]))
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
-def path_figures(said: Hands3D, true: Hands3D, tracks: Sequence[np.ndarray]) -> Mapping[str, float]:
+def path_metrics(prediction: Hands3D, target: Hands3D, tracks: Sequence[np.ndarray]) -> Mapping[str, float]:
     """The same of the wrist's path before the camera: `rte` is WHAM's, `wrist_mm` how Table 6 words it."""
     found: dict[str, list[np.ndarray]] = {}
     for rows in (rows for rows in tracks if len(rows) >= 4):
-        path, truth = said.joints[rows, WRIST], true.joints[rows, WRIST]
+        path, truth = prediction.joints[rows, WRIST], target.joints[rows, WRIST]
         for name, values in (("wrist_mm", motion_mm(path[:, None])), ("true_wrist_mm", motion_mm(truth[:, None]))):
             found.setdefault(name, []).append(values)
         found.setdefault("rte", []).append(root_translation_error(path, truth))

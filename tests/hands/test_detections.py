@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from hands.metrics.detections import SIZES, Found, at_threshold, average_precision, average_precision_by_size, iou, matched
+from hands.metrics.detections import SIZES, ImageBoxes, at_threshold, average_precision, average_precision_by_size, iou, matched
 
 LEFT, RIGHT = 0, 1
 
 
 def found(*rows: tuple, ignore: bool = False) -> list[tuple]:
-    """Rows of (picture, box, side, score) as parts of `Found.of`."""
+    """Rows of (image, box, side, score) as parts of `ImageBoxes.of`."""
     return [(image, np.array([box]), np.array([side]), np.array([score]), ignore) for image, box, side, score in rows]
 
 
 def slow_average_precision(
-    truth: Found, said: Found, sides: list[int | None], between: tuple[float, float] = (0, np.inf)
+    targets: ImageBoxes, predictions: ImageBoxes, sides: list[int | None], between: tuple[float, float] = (0, np.inf)
 ) -> dict[str, float]:
     """COCO's evaluation as its paper and code describe it: greedy matching by score, 101 recalls, the mean over ten overlaps.
 
@@ -28,31 +28,37 @@ def slow_average_precision(
     for threshold in np.arange(10) * 0.05 + 0.5:
         values = []
         for side in sides:
-            hands = [k for k in range(len(truth.image)) if side is None or truth.ignore[k] or truth.side[k] in (side, -1)]
-            uncounted = {k for k in hands if truth.ignore[k] or outside(truth.box[k]) or (side is not None and truth.side[k] < 0)}
+            hands = [k for k in range(len(targets.image)) if side is None or targets.ignore[k] or targets.side[k] in (side, -1)]
+            uncounted = {k for k in hands if targets.ignore[k] or outside(targets.box[k]) or (side is not None and targets.side[k] < 0)}
             real = len(hands) - len(uncounted)
             if not real:
                 continue
             scores, hits = [], []
-            for image in np.unique(said.image):
-                mine = [k for k in range(len(said.image)) if said.image[k] == image and (side is None or said.side[k] == side)]
-                free = {k for k in hands if truth.image[k] == image and k not in uncounted}
-                crowd = [k for k in hands if truth.image[k] == image and (truth.ignore[k] or (side is not None and truth.side[k] < 0))]
-                other = {k for k in hands if truth.image[k] == image and k in uncounted and k not in crowd}
-                for k in sorted(mine, key=lambda k: -said.score[k])[:100]:
-                    best = max(free, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
-                    if best is not None and iou(said.box[[k]], truth.box[[best]])[0, 0] >= threshold:
+            for image in np.unique(predictions.image):
+                mine = [
+                    k
+                    for k in range(len(predictions.image))
+                    if predictions.image[k] == image and (side is None or predictions.side[k] == side)
+                ]
+                free = {k for k in hands if targets.image[k] == image and k not in uncounted}
+                crowd = [
+                    k for k in hands if targets.image[k] == image and (targets.ignore[k] or (side is not None and targets.side[k] < 0))
+                ]
+                other = {k for k in hands if targets.image[k] == image and k in uncounted and k not in crowd}
+                for k in sorted(mine, key=lambda k: -predictions.score[k])[:100]:
+                    best = max(free, key=lambda j: iou(predictions.box[[k]], targets.box[[j]])[0, 0], default=None)
+                    if best is not None and iou(predictions.box[[k]], targets.box[[best]])[0, 0] >= threshold:
                         free.remove(best)
-                        scores.append(said.score[k])
+                        scores.append(predictions.score[k])
                         hits.append(1.0)
                         continue
-                    odd = max(other, key=lambda j: iou(said.box[[k]], truth.box[[j]])[0, 0], default=None)
-                    if odd is not None and iou(said.box[[k]], truth.box[[odd]])[0, 0] >= threshold:
+                    odd = max(other, key=lambda j: iou(predictions.box[[k]], targets.box[[j]])[0, 0], default=None)
+                    if odd is not None and iou(predictions.box[[k]], targets.box[[odd]])[0, 0] >= threshold:
                         other.remove(odd)
-                    elif not any(iou(said.box[[k]], truth.box[[j]], crowd=True)[0, 0] >= threshold for j in crowd) and not outside(
-                        said.box[k]
+                    elif not any(iou(predictions.box[[k]], targets.box[[j]], crowd=True)[0, 0] >= threshold for j in crowd) and not outside(
+                        predictions.box[k]
                     ):
-                        scores.append(said.score[k])
+                        scores.append(predictions.score[k])
                         hits.append(0.0)
             order = np.argsort(-np.array(scores), kind="stable")
             hit = np.cumsum(np.array(hits)[order])
@@ -64,32 +70,32 @@ def slow_average_precision(
     return {"ap": float(np.mean(list(table.values()))), "ap50": table[0.5], "ap75": table[0.75]}
 
 
-def crowded(seed: int) -> tuple[Found, Found, int]:
-    """Pictures with hands, ignored areas, near misses, doubles, swapped sides and false alarms."""
+def crowded(seed: int) -> tuple[ImageBoxes, ImageBoxes, int]:
+    """Images with hands, ignored areas, near misses, doubles, swapped sides and false alarms."""
     rng = np.random.default_rng(seed)
-    truth, said = [], []
+    targets, predictions = [], []
     for image in range(12):
         for _ in range(rng.integers(0, 4)):
             low = rng.uniform(0, 300, 2)
             box, side = np.concatenate([low, low + rng.uniform(20, 120, 2)]), int(rng.integers(2))
-            truth += found((image, box, side, 1.0))
+            targets += found((image, box, side, 1.0))
             for _ in range(rng.integers(0, 3)):
                 other = side if rng.random() < 0.8 else 1 - side
-                said += found((image, box + rng.normal(0, 6, 4), other, float(rng.random())))
+                predictions += found((image, box + rng.normal(0, 6, 4), other, float(rng.random())))
         if rng.random() < 0.5:
             area = np.array([200.0, 200, 420, 420])
-            truth += found((image, area, 0, 1.0), ignore=True)
-            said += found((image, [250.0, 250, 300, 300], int(rng.integers(2)), float(rng.random())))
-        said += found((image, rng.uniform(0, 150, 4).cumsum(), int(rng.integers(2)), float(rng.random() * 0.5)))
-    return Found.of(truth), Found.of(said), 12
+            targets += found((image, area, 0, 1.0), ignore=True)
+            predictions += found((image, [250.0, 250, 300, 300], int(rng.integers(2)), float(rng.random())))
+        predictions += found((image, rng.uniform(0, 150, 4).cumsum(), int(rng.integers(2)), float(rng.random() * 0.5)))
+    return ImageBoxes.of(targets), ImageBoxes.of(predictions), 12
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("by_side", [False, True])
 def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
-    truth, said, count = crowded(seed)
-    got = average_precision(truth, said, count, by_side=by_side)
-    wanted = slow_average_precision(truth, said, [LEFT, RIGHT] if by_side else [None])
+    targets, predictions, count = crowded(seed)
+    got = average_precision(targets, predictions, count, by_side=by_side)
+    wanted = slow_average_precision(targets, predictions, [LEFT, RIGHT] if by_side else [None])
     assert 0.05 < wanted["ap50"] < 0.99
     for name, value in wanted.items():
         assert got[name] == pytest.approx(value, abs=1e-6), name
@@ -97,16 +103,16 @@ def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
-    truth, said, count = crowded(seed)
+    targets, predictions, count = crowded(seed)
     long_side = np.full(count, 640.0)
-    got = average_precision_by_size(truth, said, long_side)
+    got = average_precision_by_size(targets, predictions, long_side)
     low = 0.0
     for name, high in SIZES.items():
-        sizes = np.sqrt(np.prod(truth.box[:, 2:] - truth.box[:, :2], 1))[truth.ignore == 0] / 640
+        sizes = np.sqrt(np.prod(targets.box[:, 2:] - targets.box[:, :2], 1))[targets.ignore == 0] / 640
         if not ((sizes >= low) & (sizes < high)).any():
             assert np.isnan(got[name])
         else:
-            wanted = slow_average_precision(truth, said, [None], (low * 640, high * 640))
+            wanted = slow_average_precision(targets, predictions, [None], (low * 640, high * 640))
             assert got[name] == pytest.approx(wanted["ap"], abs=1e-6), name
         low = high
     assert sum(not np.isnan(value) for value in got.values()) >= 2
@@ -114,10 +120,10 @@ def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
 
 def test_a_hand_of_unknown_side_is_no_mistake_on_either_side():
     box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
-    truth = Found.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
-    said = Found.of(found((0, other, RIGHT, 0.9), (0, box, LEFT, 0.8)))
-    assert average_precision(truth, said, 1, by_side=True)["ap"] == 1
-    assert average_precision(truth, said, 1, by_side=False)["ap"] == 1
+    targets = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
+    predictions = ImageBoxes.of(found((0, other, RIGHT, 0.9), (0, box, LEFT, 0.8)))
+    assert average_precision(targets, predictions, 1, by_side=True)["ap"] == 1
+    assert average_precision(targets, predictions, 1, by_side=False)["ap"] == 1
 
 
 def test_the_surest_detection_takes_the_hand_it_overlaps_most():
@@ -130,31 +136,33 @@ def test_the_surest_detection_takes_the_hand_it_overlaps_most():
 
 def test_average_precision_by_hand():
     box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
-    truth = Found.of(found((0, box, LEFT, 1.0), (0, other, RIGHT, 1.0)))
-    assert average_precision(truth, truth, 1, by_side=True) == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0, "ar": 1.0}
-    half = Found.of(found((0, box, LEFT, 0.9)))
-    assert average_precision(truth, half, 1, by_side=False)["ap50"] == pytest.approx(51 / 101)
-    swapped = Found.of(found((0, box, RIGHT, 0.9), (0, other, LEFT, 0.8)))
-    assert average_precision(truth, swapped, 1, by_side=False)["ap"] == 1
-    assert average_precision(truth, swapped, 1, by_side=True)["ap"] == 0
-    seven = Found.of(found((0, [0.0, 0, 10, 7], LEFT, 0.9), (0, [50.0, 50, 60, 57], RIGHT, 0.8)))  # overlap .70: five of ten thresholds
-    assert average_precision(truth, seven, 1, by_side=False)["ap"] == pytest.approx(0.5)
+    targets = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, RIGHT, 1.0)))
+    assert average_precision(targets, targets, 1, by_side=True) == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0, "ar": 1.0}
+    half = ImageBoxes.of(found((0, box, LEFT, 0.9)))
+    assert average_precision(targets, half, 1, by_side=False)["ap50"] == pytest.approx(51 / 101)
+    swapped = ImageBoxes.of(found((0, box, RIGHT, 0.9), (0, other, LEFT, 0.8)))
+    assert average_precision(targets, swapped, 1, by_side=False)["ap"] == 1
+    assert average_precision(targets, swapped, 1, by_side=True)["ap"] == 0
+    seven = ImageBoxes.of(
+        found((0, [0.0, 0, 10, 7], LEFT, 0.9), (0, [50.0, 50, 60, 57], RIGHT, 0.8))
+    )  # overlap .70: five of ten thresholds
+    assert average_precision(targets, seven, 1, by_side=False)["ap"] == pytest.approx(0.5)
 
 
 def test_nothing_said_and_nothing_there_are_no_error():
-    truth = Found.of(found((0, [0.0, 0, 10, 10], LEFT, 1.0)))
-    nothing = Found.of([])
-    assert set(average_precision(truth, nothing, 1, by_side=False).values()) == {0.0}
-    assert set(average_precision(nothing, truth, 1, by_side=True).values()) == {0.0}
-    assert at_threshold(truth, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
+    targets = ImageBoxes.of(found((0, [0.0, 0, 10, 10], LEFT, 1.0)))
+    nothing = ImageBoxes.of([])
+    assert set(average_precision(targets, nothing, 1, by_side=False).values()) == {0.0}
+    assert set(average_precision(nothing, targets, 1, by_side=True).values()) == {0.0}
+    assert at_threshold(targets, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
 
 
 def test_precision_recall_and_side_by_hand():
-    truth = Found.of(
+    targets = ImageBoxes.of(
         found((0, [0.0, 0, 10, 10], LEFT, 1.0), (0, [20.0, 0, 30, 10], RIGHT, 1.0), (1, [0.0, 0, 10, 10], LEFT, 1.0))
         + found((1, [100.0, 100, 200, 200], LEFT, 1.0), ignore=True)
     )
-    said = Found.of(
+    predictions = ImageBoxes.of(
         found(
             (0, [0.0, 0, 10, 9], LEFT, 0.9),  # found
             (0, [0.0, 0, 10, 10], LEFT, 0.8),  # a double: wrong
@@ -164,4 +172,4 @@ def test_precision_recall_and_side_by_hand():
             (1, [0.0, 0, 10, 10], LEFT, 0.2),  # below the threshold
         )
     )
-    assert at_threshold(truth, said, 0.3) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "side": 1 / 2})
+    assert at_threshold(targets, predictions, 0.3) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "side": 1 / 2})

@@ -5,98 +5,98 @@ import pytest
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.transform import Rotation
 
-from hands.metrics.hands import THRESHOLDS_M, Hands3D, auc, distances, f_scores, judge, pck, scale_translation_aligned
+from hands.metrics.hands import THRESHOLDS_M, Hands3D, auc, distances, evaluate_hands3d, f_scores, pck, scale_translation_aligned
 
 
 def hands(num: int = 4, noise: float = 0.004, seed: int = 0) -> tuple[Hands3D, Hands3D]:
     """Estimated and true hands of random points; the estimates turned, scaled, moved and noisy."""
     rng = np.random.default_rng(seed)
-    true, said = [], []
+    target, prediction = [], []
     turn, scale, shift = Rotation.random(num, rng=rng).as_matrix(), rng.uniform(0.8, 1.3, (num, 1, 1)), rng.normal(size=(num, 1, 3)) / 50
     for count in (21, 778):
         points = rng.normal(size=(num, count, 3)) * [0.03, 0.05, 0.02] + [0, 0, 0.6]
-        true.append(points)
-        said.append(scale * (points + rng.normal(size=points.shape) * noise) @ turn + shift)
-    return Hands3D(*said), Hands3D(*true)
+        target.append(points)
+        prediction.append(scale * (points + rng.normal(size=points.shape) * noise) @ turn + shift)
+    return Hands3D(*prediction), Hands3D(*target)
 
 
-def slow_aligned(true: np.ndarray, said: np.ndarray) -> np.ndarray:
+def slow_aligned(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """One hand, as both official scripts align it, the guard against hands of no size included."""
-    a, b = true - true.mean(0), said - said.mean(0)
+    a, b = target - target.mean(0), prediction - prediction.mean(0)
     size = np.linalg.norm(a) + 1e-8
     a, b = a / size, b / (np.linalg.norm(b) + 1e-8)
     turn, scale = orthogonal_procrustes(a, b)
-    return b @ turn.T * scale * size + true.mean(0)
+    return b @ turn.T * scale * size + target.mean(0)
 
 
-def slow_figures(said: Hands3D, true: Hands3D) -> dict[str, float]:
+def slow_metrics(prediction: Hands3D, target: Hands3D) -> dict[str, float]:
     """Mean error, area under the curve and F-scores after alignment, as their EvalUtil loops have it."""
-    figures = {}
-    for kind, estimates, truths in (("j", said.joints, true.joints), ("v", said.vertices, true.vertices)):
+    metrics = {}
+    for kind, estimates, truths in (("j", prediction.joints, target.joints), ("v", prediction.vertices, target.vertices)):
         brought = [slow_aligned(b, a) for a, b in zip(estimates, truths, strict=True)]
         errors = np.array(
             [[np.sqrt(np.sum((p - q) ** 2)) for p, q in zip(a, b, strict=True)] for a, b in zip(brought, truths, strict=True)]
         )
-        figures[f"pa_mp{kind}pe_mm"] = 1000 * np.mean([errors[:, point].mean() for point in range(errors.shape[1])])
+        metrics[f"pa_mp{kind}pe_mm"] = 1000 * np.mean([errors[:, point].mean() for point in range(errors.shape[1])])
         areas = []
         for point in range(errors.shape[1]):
             curve = [np.mean(errors[:, point] <= threshold) for threshold in np.linspace(0, 0.05, 100)]
             areas.append(sum((curve[k] + curve[k + 1]) / 2 / 99 for k in range(99)))
-        figures[f"pa_auc_{kind}"] = float(np.mean(areas))
+        metrics[f"pa_auc_{kind}"] = float(np.mean(areas))
     for threshold in (5, 15):
         scores = []
         for a, b in zip(brought, truths, strict=True):
             apart = np.linalg.norm(a[:, None] - b[None], axis=2)
             recall, precision = (apart.min(1) < threshold / 1000).mean(), (apart.min(0) < threshold / 1000).mean()
             scores.append(2 * recall * precision / (recall + precision) if recall + precision else 0.0)
-        figures[f"pa_f{threshold}"] = float(np.mean(scores))
-    return figures
+        metrics[f"pa_f{threshold}"] = float(np.mean(scores))
+    return metrics
 
 
-def test_the_official_figures_are_those_of_their_formulas():
-    said, true = hands(2)
-    figures = judge(said, true, in_camera=True).figures
-    for name, value in slow_figures(said, true).items():
-        assert figures[name] == pytest.approx(value, rel=1e-6), name
+def test_the_official_metrics_are_those_of_their_formulas():
+    prediction, target = hands(2)
+    metrics = evaluate_hands3d(prediction, target, in_camera=True).metrics
+    for name, value in slow_metrics(prediction, target).items():
+        assert metrics[name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_a_mirrored_hand_is_perfect_to_the_official_scripts_and_not_to_us():
-    _, true = hands()
-    mirror = Hands3D(*(points * [-1, 1, 1] for points in true))
-    figures = judge(mirror, true, in_camera=False).figures
-    assert figures["pa_mpjpe_mm"] < 1e-6
-    assert figures["pa_f5"] == pytest.approx(1)
-    assert figures["proper_pa_mpjpe_mm"] > 5
-    assert figures["proper_pa_f5"] < 0.999
-    assert "camera_mpjpe_mm" not in figures, "nothing is said of places that are not known"
+    _, target = hands()
+    mirror = Hands3D(*(points * [-1, 1, 1] for points in target))
+    metrics = evaluate_hands3d(mirror, target, in_camera=False).metrics
+    assert metrics["pa_mpjpe_mm"] < 1e-6
+    assert metrics["pa_f5"] == pytest.approx(1)
+    assert metrics["proper_pa_mpjpe_mm"] > 5
+    assert metrics["proper_pa_f5"] < 0.999
+    assert "camera_mpjpe_mm" not in metrics, "nothing is said of places that are not known"
 
 
 def test_every_alignment_forgives_what_it_should():
-    _, true = hands()
-    moved = Hands3D(*(points + np.array([0.1, 0, 0]) for points in true))
-    figures = judge(moved, true, in_camera=True).figures
-    assert figures["camera_mpjpe_mm"] == pytest.approx(100)
-    assert figures["camera_auc_j"] == 0
+    _, target = hands()
+    moved = Hands3D(*(points + np.array([0.1, 0, 0]) for points in target))
+    metrics = evaluate_hands3d(moved, target, in_camera=True).metrics
+    assert metrics["camera_mpjpe_mm"] == pytest.approx(100)
+    assert metrics["camera_auc_j"] == 0
     for name in ("root_mpjpe_mm", "root_mpvpe_mm", "scaled_mpjpe_mm", "proper_pa_mpvpe_mm"):
-        assert figures[name] == pytest.approx(0, abs=1e-6), name
-    grown = Hands3D(*(1.5 * points for points in true))
-    figures = judge(grown, true, in_camera=True).figures
-    assert figures["root_mpjpe_mm"] > 10
-    assert figures["scaled_mpjpe_mm"] == pytest.approx(0, abs=1e-6)
-    turned = Hands3D(*(points @ Rotation.from_euler("x", 40, degrees=True).as_matrix() for points in true))
-    figures = judge(turned, true, in_camera=True).figures
-    assert figures["scaled_mpjpe_mm"] > 10
-    assert figures["proper_pa_mpjpe_mm"] == pytest.approx(0, abs=1e-6)
+        assert metrics[name] == pytest.approx(0, abs=1e-6), name
+    grown = Hands3D(*(1.5 * points for points in target))
+    metrics = evaluate_hands3d(grown, target, in_camera=True).metrics
+    assert metrics["root_mpjpe_mm"] > 10
+    assert metrics["scaled_mpjpe_mm"] == pytest.approx(0, abs=1e-6)
+    turned = Hands3D(*(points @ Rotation.from_euler("x", 40, degrees=True).as_matrix() for points in target))
+    metrics = evaluate_hands3d(turned, target, in_camera=True).metrics
+    assert metrics["scaled_mpjpe_mm"] > 10
+    assert metrics["proper_pa_mpjpe_mm"] == pytest.approx(0, abs=1e-6)
 
 
 def test_scale_is_that_of_one_bone():
-    true = np.zeros((1, 21, 3))
-    true[0, 9], true[0, 12] = [0, 0.1, 0], [0, 0.2, 0]
-    said = 0.5 * true + 3
-    said[0, 12] += [0.01, 0, 0]
-    brought = scale_translation_aligned(said, true)
+    target = np.zeros((1, 21, 3))
+    target[0, 9], target[0, 12] = [0, 0.1, 0], [0, 0.2, 0]
+    prediction = 0.5 * target + 3
+    prediction[0, 12] += [0.01, 0, 0]
+    brought = scale_translation_aligned(prediction, target)
     np.testing.assert_allclose(brought[0, 12], [0.02, 0.2, 0], atol=1e-12)
-    np.testing.assert_allclose(scale_translation_aligned(0 * said, true), 0 * true, atol=1e-12)
+    np.testing.assert_allclose(scale_translation_aligned(0 * prediction, target), 0 * target, atol=1e-12)
 
 
 def test_curve_and_area_by_hand():
@@ -110,29 +110,29 @@ def test_curve_and_area_by_hand():
 
 
 def test_f_scores_by_hand():
-    true = np.zeros((1, 4, 3))
-    true[0, :, 0] = [0, 1, 2, 3]
-    said = true + np.array([0, 0.004, 0])
-    said[0, 3] = [9, 9, 9]
+    target = np.zeros((1, 4, 3))
+    target[0, :, 0] = [0, 1, 2, 3]
+    prediction = target + np.array([0, 0.004, 0])
+    prediction[0, 3] = [9, 9, 9]
     recall, precision = 3 / 4, 3 / 4
-    np.testing.assert_allclose(f_scores(said, true), [[2 * recall * precision / (recall + precision)] * 2])
-    assert (f_scores(true + np.array([0, 0.005, 0]), true)[:, 0] == 0).all(), "nearer than 5 mm, not as near"
-    assert (f_scores(said + 50, true) == 0).all()
+    np.testing.assert_allclose(f_scores(prediction, target), [[2 * recall * precision / (recall + precision)] * 2])
+    assert (f_scores(target + np.array([0, 0.005, 0]), target)[:, 0] == 0).all(), "nearer than 5 mm, not as near"
+    assert (f_scores(prediction + 50, target) == 0).all()
 
 
 def test_errors_by_joint_and_by_hand():
-    _, true = hands(3, noise=0)
-    joints = true.joints.copy()
+    _, target = hands(3, noise=0)
+    joints = target.joints.copy()
     joints[1, 8] += [0.03, 0, 0]
-    judged = judge(Hands3D(joints, true.vertices), true, in_camera=True)
-    assert judged.joint_mm["camera"].argmax() == 8
-    assert judged.joint_mm["camera"][8] == pytest.approx(10)
-    assert judged.hand_mm.argmax() == 1
-    assert judged.hand_mm[0] == pytest.approx(0, abs=1e-6)
-    np.testing.assert_allclose(distances(joints, true.joints)[1, 8], 0.03)
+    evaluation = evaluate_hands3d(Hands3D(joints, target.vertices), target, in_camera=True)
+    assert evaluation.joint_mm["camera"].argmax() == 8
+    assert evaluation.joint_mm["camera"][8] == pytest.approx(10)
+    assert evaluation.hand_mm.argmax() == 1
+    assert evaluation.hand_mm[0] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(distances(joints, target.joints)[1, 8], 0.03)
 
 
 def test_no_hands_are_an_error_that_says_so():
     none = Hands3D(np.zeros((0, 21, 3)), np.zeros((0, 778, 3)))
-    with pytest.raises(ValueError, match="no hand to judge"):
-        judge(none, none, in_camera=True)
+    with pytest.raises(ValueError, match="no hand to evaluate"):
+        evaluate_hands3d(none, none, in_camera=True)

@@ -8,10 +8,10 @@ from hands.metrics.hands import Hands3D
 from hands.metrics.motion import (
     error_of_motion_mm,
     jitter,
-    motion_figures,
     motion_frobenius,
+    motion_metrics,
     motion_mm,
-    path_figures,
+    path_metrics,
     root_translation_error,
     runs,
 )
@@ -39,17 +39,17 @@ def test_jitter_is_the_jerk():
 
 
 def test_a_frozen_hand_is_smooth_and_wrong():
-    true = track(np.outer(np.arange(6), [0.002, 0, 0]))
-    frozen = np.repeat(true[:1], 6, 0)
+    target = track(np.outer(np.arange(6), [0.002, 0, 0]))
+    frozen = np.repeat(target[:1], 6, 0)
     assert motion_mm(frozen).max() == 0
-    np.testing.assert_allclose(error_of_motion_mm(frozen, true), 2)
-    np.testing.assert_allclose(error_of_motion_mm(true + 1, true), 0, atol=1e-9)
+    np.testing.assert_allclose(error_of_motion_mm(frozen, target), 2)
+    np.testing.assert_allclose(error_of_motion_mm(target + 1, target), 0, atol=1e-9)
 
 
 def test_root_error_forgives_place_and_turn_but_not_size():
-    true = np.cumsum(np.random.default_rng(1).normal(size=(20, 3)) / 100, 0)
-    turned = true @ Rotation.from_rotvec([1, 2, 3]).as_matrix() + [5, 0, 0]
-    np.testing.assert_allclose(root_translation_error(turned, true), 0, atol=1e-9)
+    target = np.cumsum(np.random.default_rng(1).normal(size=(20, 3)) / 100, 0)
+    turned = target @ Rotation.from_rotvec([1, 2, 3]).as_matrix() + [5, 0, 0]
+    np.testing.assert_allclose(root_translation_error(turned, target), 0, atol=1e-9)
     line = np.outer(np.arange(3.0), [1, 0, 0])
     np.testing.assert_allclose(root_translation_error(2 * line, line), [50, 0, 50], atol=1e-9)
 
@@ -63,17 +63,17 @@ def test_runs_end_where_a_frame_is_missing():
 
 def test_figures_stand_beside_the_truths_own():
     path = np.outer(np.arange(8), [0.002, 0, 0])
-    true = Hands3D(track(path), track(path, 778))
+    target = Hands3D(track(path), track(path, 778))
     shaking = path + np.random.default_rng(2).normal(size=path.shape) * 0.003
-    said = Hands3D(track(shaking), track(shaking, 778))
-    figures = motion_figures(said, true, [np.arange(8), np.arange(2)], 30)
-    assert figures["true_mpfje_mm"] == pytest.approx(2)
-    assert path_figures(said, true, [np.arange(8)])["true_wrist_mm"] == pytest.approx(2)
-    assert figures["true_jitter"] == pytest.approx(0, abs=1e-6)
-    assert figures["jitter"] > 1
-    assert figures["mpfve_frobenius"] == pytest.approx(figures["mpfje_frobenius"] * np.sqrt(778 / 21), rel=1e-6)
-    assert figures["error_of_motion_mm"] > 2
-    same = motion_figures(true, true, [np.arange(8)], 30)
+    prediction = Hands3D(track(shaking), track(shaking, 778))
+    metrics = motion_metrics(prediction, target, [np.arange(8), np.arange(2)], 30)
+    assert metrics["true_mpfje_mm"] == pytest.approx(2)
+    assert path_metrics(prediction, target, [np.arange(8)])["true_wrist_mm"] == pytest.approx(2)
+    assert metrics["true_jitter"] == pytest.approx(0, abs=1e-6)
+    assert metrics["jitter"] > 1
+    assert metrics["mpfve_frobenius"] == pytest.approx(metrics["mpfje_frobenius"] * np.sqrt(778 / 21), rel=1e-6)
+    assert metrics["error_of_motion_mm"] > 2
+    same = motion_metrics(target, target, [np.arange(8)], 30)
     assert same["error_of_motion_mm"] == pytest.approx(0, abs=1e-9)
-    assert path_figures(true, true, [np.arange(8)])["rte"] == pytest.approx(0, abs=1e-9)
-    assert motion_figures(said, true, [np.arange(3)], 30) == {}, "three frames have no jerk"
+    assert path_metrics(target, target, [np.arange(8)])["rte"] == pytest.approx(0, abs=1e-9)
+    assert motion_metrics(prediction, target, [np.arange(3)], 30) == {}, "three frames have no jerk"

@@ -1,4 +1,4 @@
-"""Small shards with pictures that say which sample they are."""
+"""Small shards with images that say which sample they are."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 96, 64
 
 
 def picture(number: int) -> np.ndarray:
-    """A flat picture whose colour tells `number`, with one bright corner."""
+    """A flat image whose colour tells `number`, with one bright corner."""
     image = np.full((HEIGHT, WIDTH, 3), (number * 37 % 200 + 20, number * 91 % 200 + 20, number * 13 % 200 + 20), np.uint8)
     image[:8, :8] = 255
     return image

@@ -20,12 +20,12 @@ from training.run.loop import Run, TrainSettings
 
 @dataclass(kw_only=True)
 class MeanColour:
-    """Learn the mean colour of a picture."""
+    """Learn the mean colour of an image."""
 
     norm: bool = True
     width: int = 8
     bad_steps: tuple[int, ...] = ()
-    """Whose pictures are not a number."""
+    """Whose images are not a number."""
     metrics: tuple[float, ...] | None = ()
     """What `evaluate` says, epoch after epoch; empty: the network's own; None: nothing."""
     pause_s: float = 0.0
@@ -67,9 +67,9 @@ class MeanColour:
 
 @dataclass(kw_only=True)
 class ContestedColour(MeanColour):
-    """The same with a rival that learns to tell what the network says from the truth, and a network that draws random numbers."""
+    """The same with an adversary that learns to tell what the network says from the truth, and a network that draws random numbers."""
 
-    rival_rate = 2.0
+    adversary_rate = 2.0
     frozen: str = "0."
     """Parameters whose name begins so learn nothing."""
 
@@ -82,23 +82,23 @@ class ContestedColour(MeanColour):
         parts[1] = [p for _, p in named if not any(p is other for other in parts[0])]
         return [{"params": part, "weight_decay": weight_decay, "share": float(share)} for share, part in enumerate(parts)]
 
-    def rival(self) -> nn.Module:
+    def adversary(self) -> nn.Module:
         return nn.Linear(3, 1)
 
-    def loss_against(self, network, rival, batch: Any, device: torch.device, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
+    def loss_against(self, network, adversary, batch: Any, device: torch.device, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
         time.sleep(self.pause_s)
         pictures = batch.images.permute(0, 3, 1, 2).float() / 255
         wanted, said = pictures.mean((2, 3)), network(pictures)
-        return {"colour": ((said - wanted) ** 2).mean(), "fooled": 0.01 * ((rival(said) - 1) ** 2).mean()}, (said.detach(), wanted)
+        return {"colour": ((said - wanted) ** 2).mean(), "fooled": 0.01 * ((adversary(said) - 1) ** 2).mean()}, (said.detach(), wanted)
 
-    def rival_loss(self, rival: nn.Module, said: Any) -> Mapping[str, Tensor]:
+    def adversary_loss(self, adversary: nn.Module, said: Any) -> Mapping[str, Tensor]:
         invented, real = said
-        return {"rival": (rival(invented) ** 2).mean() + ((rival(real) - 1) ** 2).mean()}
+        return {"adversary": (adversary(invented) ** 2).mean() + ((adversary(real) - 1) ** 2).mean()}
 
 
 def run(shards: list[Path], folder: Path, task: MeanColour, *, batch: int = 8, rank: int = 0, world_size: int = 1, **settings: Any) -> Run:
     frames = Frames(dataset=Dataset.of(shards, shards[0].parents[1] / "cache"), size=32)
-    loader = Loader(products=[frames], batch_size=batch, rank=rank, world_size=world_size, num_threads=1)
+    loader = Loader(sources=[frames], batch_size=batch, rank=rank, world_size=world_size, num_threads=1)
     chosen = TrainSettings(**({"epochs": 2, "learning_rate": 1e-2, "warmup_steps": 5} | settings))
     return Run(task, loader, chosen, folder)
 

@@ -1,6 +1,6 @@
-"""Batches of pictures, decoded by threads straight into the batch, in an order that depends on nothing but (datasets, seed, epoch, step).
+"""Batches of images, decoded by threads straight into the batch, in an order that depends on nothing but (datasets, seed, epoch, step).
 
-Pictures are uint8, rows of red, green, blue; normalisation and augmentation are the device's work, seeded by each sample's `key`. The
+Images are uint8, rows of red, green, blue; normalisation and augmentation are the device's work, seeded by each sample's `key`. The
 global batch is the unit: rank r of w takes its w-th part, so that the same samples meet in a step whatever w is.
 """
 
@@ -20,15 +20,15 @@ from training.data.order import Mixture, key_of, mixed
 from training.data.shard import CorruptSampleError
 
 _SUBSTITUTES = 256
-"""Samples tried in place of a corrupt one: a damaged page takes a hundred small pictures with it."""
+"""Samples tried in place of a corrupt one: a damaged page takes a hundred small images with it."""
 _HANDFUL = 8
-"""Pictures that a thread takes at a time: handing over each on its own costs two threads a tenth of their time."""
+"""Images that a thread takes at a time: handing over each on its own costs two threads a tenth of their time."""
 _STEPS_AT_ONCE = 64
 """Whose order is computed in one go: for few samples it costs as much as for many."""
 
 
 class Samples(NamedTuple):
-    """What a product reads: which sample of which dataset, and the key of its augmentation."""
+    """What a source reads: which sample of which dataset, and the key of its augmentation."""
 
     dataset: Int64[np.ndarray, "b"]
     sample: Int64[np.ndarray, "b"]
@@ -36,7 +36,7 @@ class Samples(NamedTuple):
 
 
 @runtime_checkable
-class Product(Protocol):
+class SampleSource(Protocol):
     """What a sample is: a frame, or the crop of a hand."""
 
     def __len__(self) -> int:
@@ -48,10 +48,10 @@ class Product(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a picture."""
+        """Height, width and channels of an image."""
 
     def decode(self, sample: int, out: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Write one picture. Raises CorruptSampleError."""
+        """Write one image. Raises CorruptSampleError."""
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
         """Columns of labels of a batch of samples; `image`, and any column whose name ends so, counts within the batch."""
@@ -59,7 +59,7 @@ class Product(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Batch:
-    """One rank's part of a global batch. The pictures are a loan: they are overwritten two batches later."""
+    """One rank's part of a global batch. The images are a loan: they are overwritten two batches later."""
 
     epoch: int
     step: int
@@ -93,7 +93,7 @@ class Quarantine:
 class Loader:
     """Batches of one rank. Raises ValueError for settings that do not fit each other."""
 
-    products: Sequence[Product]
+    sources: Sequence[SampleSource]
     batch_size: int
     """Of all ranks together."""
     weights: Sequence[float] | None = None
@@ -115,16 +115,16 @@ class Loader:
             raise ValueError(f"loader.batch_size must be a multiple of the {self.world_size} ranks, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"loader.rank must lie in [0, {self.world_size}), got {self.rank}")
-        if len({product.shape for product in self.products}) != 1:
-            raise ValueError(f"pictures of one batch need one shape, got {[product.shape for product in self.products]}")
+        if len({source.shape for source in self.sources}) != 1:
+            raise ValueError(f"images of one batch need one shape, got {[source.shape for source in self.sources]}")
         if not len(self):
             raise ValueError(f"loader.batch_size {self.batch_size} is more than the {len(self.mixture)} samples of an epoch")
 
     @property
     def mixture(self) -> Mixture:
         """The order of all epochs."""
-        counts = [len(product) for product in self.products]
-        fingerprint = " ".join(product.fingerprint for product in self.products)
+        counts = [len(source) for source in self.sources]
+        fingerprint = " ".join(source.fingerprint for source in self.sources)
         return Mixture(counts=counts, weights=self.weights, num_samples=self.num_samples, seed=self.seed, fingerprint=fingerprint)
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class Loader:
 
     def epoch(self, epoch: int, step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from a step on."""
-        shape = (self.batch_size // self.world_size, *self.products[0].shape)
+        shape = (self.batch_size // self.world_size, *self.sources[0].shape)
         ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory) for _ in range(self.prefetch + 2)]
         ahead: deque[tuple[Samples, Tensor, list[Future[list[int]]]]] = deque()
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
@@ -166,11 +166,11 @@ class Loader:
     def _labels(self, samples: Samples) -> dict[str, np.ndarray]:
         """The labels of all datasets as one, `image` counting within the batch."""
         parts = []
-        for k, product in enumerate(self.products):
+        for k, source in enumerate(self.sources):
             mine = np.flatnonzero(samples.dataset == k)
             if not len(mine):
                 continue
-            labels = product.labels(samples.sample[mine].tolist())
+            labels = source.labels(samples.sample[mine].tolist())
             parts.append({name: mine[values] if name.endswith("image") else values for name, values in labels.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -181,12 +181,12 @@ class Loader:
 
     def _decode(self, dataset: int, sample: int, out: UInt8[np.ndarray, "height width 3"]) -> int:
         """Decode a sample, or the next one that is sound; which one it was."""
-        product = self.products[dataset]
+        source = self.sources[dataset]
         self.quarantine.num_read += 1
         for substitute in range(sample, sample + _SUBSTITUTES):
-            at = substitute % len(product)
+            at = substitute % len(source)
             try:
-                product.decode(at, out)
+                source.decode(at, out)
                 return at
             except CorruptSampleError as error:
                 self.quarantine.add(dataset, at, str(error))

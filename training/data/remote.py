@@ -2,7 +2,7 @@
 
 A shard is fetched once, aside, checked against the sha256 of index.json and renamed; ranks of one machine share it. What was used
 longest ago makes room, never a shard of the split that is being opened. Shards for which there is no room are taken apart and dropped:
-their hands stay on disk, and their pictures are read one by one, by byte range, each checked by a CRC-32 of its own. So the order of
+their hands stay on disk, and their images are read one by one, by byte range, each checked by a CRC-32 of its own. So the order of
 samples is the same full shuffle wherever the shards lie.
 """
 
@@ -104,14 +104,14 @@ def fetched(origin: Origin, cache: Path) -> Shard:
             shard = open_shard(local, cache)
         else:
             identity, crc = _taken_apart(origin, local, cache)
-            shard = far_shard(local, cache, identity, partial(_picture, origin, crc))
+            shard = far_shard(local, cache, identity, partial(_image, origin, crc))
     if shard.mapped is None and shard.found is None:
         raise ValueError(f"{origin.path} of {origin.uri} does not fit into {cache} and cannot be read by byte range: raise WHIM_CACHE_GB")
     return dataclasses.replace(shard, again=(fetched, (origin, cache)))
 
 
 def _taken_apart(origin: Origin, local: Path, cache: Path) -> tuple[str, UInt32[np.ndarray, "rows"]]:
-    """Identity of a shard that may not stay, and a CRC-32 of each picture, by which it is known when it comes alone. Fetched whole once."""
+    """Identity of a shard that may not stay, and a CRC-32 of each image, by which it is known when it comes alone. Fetched whole once."""
     note = local.with_suffix(".npz")
     if note.exists():
         with np.load(note, allow_pickle=False) as told:
@@ -132,11 +132,11 @@ def _taken_apart(origin: Origin, local: Path, cache: Path) -> tuple[str, UInt32[
     return shard.identity, crc
 
 
-def _picture(origin: Origin, crc: UInt32[np.ndarray, "rows"], row: int, offset: int, size: int) -> memoryview:
+def _image(origin: Origin, crc: UInt32[np.ndarray, "rows"], row: int, offset: int, size: int) -> memoryview:
     return _read(origin, offset, size, int(crc[row]))
 
 
-@lru_cache(maxsize=1024)  # a batch asks for a picture's bytes twice: to decode it, and for its size
+@lru_cache(maxsize=1024)  # a batch asks for an image's bytes twice: to decode it, and for its size
 def _read(origin: Origin, offset: int, size: int, crc: int) -> memoryview:
     """Bytes of a file of the store. Raises CorruptSampleError where they are not those that were there."""
     data = _opened(origin).read_at(size, offset)

@@ -1,6 +1,6 @@
 """What training reads out of a shard: whole frames for the detector, crops of single hands for the regressor.
 
-Frame of reference: pixels of the stored image; `to_picture` (scale, then x and y shift) takes them to the picture of the batch.
+Frame of reference: pixels of the stored image; `to_input` (scale, then x and y shift) takes them to the image of the batch.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ LEFT = 0
 
 
 def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture, shrunk by the decoder itself by up to 8 as long as its longer side stays `min_side` or more (0: never).
+    """An image, shrunk by the decoder itself by up to 8 as long as its longer side stays `min_side` or more (0: never).
 
     What simplejpeg cannot read (CMYK, 12 bits) OpenCV may. Raises CorruptSampleError.
     """
@@ -42,7 +42,7 @@ def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "heigh
 
 
 def placed(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a picture in the middle of a square."""
+    """Left, top, width and height of an image in the middle of a square."""
     scale = size / max(width, height)
     wide, high = max(1, round(width * scale)), max(1, round(height * scale))
     return (size - wide) // 2, (size - high) // 2, wide, high
@@ -91,14 +91,14 @@ class Frames:
         window[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
-        """`image` and the columns of every hand in pictures' pixels; `ignore_image` and `ignore`; `to_picture` of every picture."""
+        """`image` and the columns of every hand in images' pixels; `ignore_image` and `ignore`; `to_input` of every image."""
         rows = [self._row(sample) for sample in samples]
         of, hands = self.dataset.hands(rows, self.columns)
         ignore_of, ignore = self.dataset.ignore(rows)
-        to_picture = np.array([self._to_picture(row) for row in rows], np.float32).reshape(-1, 3)
+        to_input = np.array([self._to_input(row) for row in rows], np.float32).reshape(-1, 3)
         for name in {"box", "keypoints", "joints_2d"} & set(hands):
-            hands[name] = moved(hands[name], to_picture[of])
-        return {"image": of, **hands, "ignore_image": ignore_of, "ignore": moved(ignore, to_picture[ignore_of]), "to_picture": to_picture}
+            hands[name] = moved(hands[name], to_input[of])
+        return {"image": of, **hands, "ignore_image": ignore_of, "ignore": moved(ignore, to_input[ignore_of]), "to_input": to_input}
 
     def _row(self, sample: int) -> int:
         """Of the dataset."""
@@ -106,7 +106,7 @@ class Frames:
             return sample
         return int(shuffled(np.array([sample]), len(self.dataset), key_of(self.dataset.fingerprint, "share"))[0])
 
-    def _to_picture(self, row: int) -> tuple[float, int, int]:
+    def _to_input(self, row: int) -> tuple[float, int, int]:
         shard, row = self.dataset.place(row)
         width, height = _size(shard.image(row))
         left, top, _, _ = placed(width, height, self.size)
@@ -115,7 +115,7 @@ class Frames:
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Crops:
-    """Squares around single hands, left hands mirrored, so that every picture shows a right hand."""
+    """Squares around single hands, left hands mirrored, so that every image shows a right hand."""
 
     dataset: Dataset
     hand: Int64[np.ndarray, "n 3"]
@@ -163,22 +163,22 @@ class Crops:
     def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
         row, number, hand = self.hand[sample].tolist()
         data = self.dataset.shards[number].image(row - int(self.dataset.start[number]))
-        to_picture = self._to_picture(number, hand)
+        to_input = self._to_input(number, hand)
         size = _size(data)
-        image = decode_jpeg(data, math.ceil(min(to_picture[0], 1) * max(size)))
-        cut(image, size, to_picture, out, mirrored=self._is_left(number, hand))
+        image = decode_jpeg(data, math.ceil(min(to_input[0], 1) * max(size)))
+        cut(image, size, to_input, out, mirrored=self._is_left(number, hand))
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
-        """The columns of each hand as the shard has them (pixels of the stored image, its own side), with `image` and `to_picture`.
+        """The columns of each hand as the shard has them (pixels of the stored image, its own side), with `image` and `to_input`.
 
-        A left hand's picture is mirrored after `to_picture`: x -> size - x.
+        A left hand's image is mirrored after `to_input`: x -> size - x.
         """
         where = [self.hand[sample].tolist() for sample in samples]
         columns = {name: np.array([self.dataset.shards[n].columns[name][h] for _, n, h in where]) for name in self.columns}
-        to_picture = np.array([self._to_picture(n, h) for _, n, h in where], np.float32).reshape(-1, 3)
-        return {"image": np.arange(len(where)), **columns, "to_picture": to_picture}
+        to_input = np.array([self._to_input(n, h) for _, n, h in where], np.float32).reshape(-1, 3)
+        return {"image": np.arange(len(where)), **columns, "to_input": to_input}
 
-    def _to_picture(self, number: int, hand: int) -> Float32[np.ndarray, "3"]:
+    def _to_input(self, number: int, hand: int) -> Float32[np.ndarray, "3"]:
         return squared(self.dataset.shards[number].columns["box"][hand], self.size, self.factor)
 
     def _is_left(self, number: int, hand: int) -> bool:
@@ -186,7 +186,7 @@ class Crops:
 
 
 def squared(box: Float[np.ndarray, "4"], size: int, factor: float) -> Float32[np.ndarray, "3"]:
-    """`to_picture` of the square around a box, `factor` times its longer side, to the nearest pixel that `cut` may begin and end at."""
+    """`to_input` of the square around a box, `factor` times its longer side, to the nearest pixel that `cut` may begin and end at."""
     x0, y0, x1, y1 = box.tolist()
     side = max(1, round(factor * max(x1 - x0, y1 - y0)))
     unit = 8 if side >= 2 * size else 1  # a decoder shrinks by eighths
@@ -198,7 +198,7 @@ def squared(box: Float[np.ndarray, "4"], size: int, factor: float) -> Float32[np
 def cut(
     image: UInt8[np.ndarray, "height width 3"],
     full: tuple[int, int],
-    to_picture: Float32[np.ndarray, "3"],
+    to_input: Float32[np.ndarray, "3"],
     out: UInt8[np.ndarray, "size size 3"],
     *,
     mirrored: bool = False,
@@ -207,7 +207,7 @@ def cut(
 
     The square is of whole pixels because OpenCV resizes them in a third of the time that it warps.
     """
-    scale, dx, dy = to_picture.tolist()
+    scale, dx, dy = to_input.tolist()
     shrunk = round(8 * max(image.shape) / max(full)) / 8
     left, top, side = (round(shrunk * full_size) for full_size in (-dx / scale, -dy / scale, len(out) / scale))
     height, width = image.shape[:2]
@@ -224,9 +224,9 @@ def cut(
         cv2.flip(out, 1, dst=out)
 
 
-def moved(points: Float32[np.ndarray, "n *shape"], to_picture: Float32[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n *shape"]:
-    """Boxes [n, 4] or points [n, k, 2 or 3] (a third number is kept) in pixels of the picture."""
-    scale, shift = to_picture[:, :1], to_picture[:, 1:]
+def moved(points: Float32[np.ndarray, "n *shape"], to_input: Float32[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n *shape"]:
+    """Boxes [n, 4] or points [n, k, 2 or 3] (a third number is kept) in pixels of the image."""
+    scale, shift = to_input[:, :1], to_input[:, 1:]
     if points.ndim == 2:
         return points * scale + np.concatenate([shift, shift], 1)
     return np.concatenate([points[..., :2] * scale[:, None] + shift[:, None], points[..., 2:]], -1)

@@ -1,4 +1,4 @@
-"""Shards on disk as samples at random: pictures by byte offset out of the mapped files, hands as columns.
+"""Shards on disk as samples at random: images by byte offset out of the mapped files, hands as columns.
 
 Any Parquet file with an `image` column of JPEG bytes and a `hands` list works. Where the images lie plain, as `pack` writes them, a
 sample costs one look into a mapped file; elsewhere a row group is read and kept for a while. The numeric columns of the hands are

@@ -1,4 +1,4 @@
-"""Pictures, videos and cameras frame by frame, and a video file that grows."""
+"""Images, videos and cameras frame by frame, and a video file that grows."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def is_camera(source: str) -> bool:
@@ -18,13 +18,13 @@ def is_camera(source: str) -> bool:
     return re.fullmatch(r"webcam(:\d+)?", source) is not None
 
 
-def pictures_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
-    """Time, frame rate (None of a picture) and RGB of each, turned upright."""
-    if Path(source).suffix.lower() in PICTURES:
-        picture = cv2.imread(source, cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ValueError(f"{source} cannot be read as a picture: does it exist, and is it whole?")
-        yield 0.0, None, np.asarray(picture)
+def frames_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
+    """Time, frame rate (None of an image) and RGB of each, turned upright."""
+    if Path(source).suffix.lower() in IMAGE_ENDINGS:
+        image = cv2.imread(source, cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise ValueError(f"{source} cannot be read as an image: does it exist, and is it whole?")
+        yield 0.0, None, np.asarray(image)
         return
     camera = is_camera(source)
     place = f"/dev/video{source.partition(':')[2] or 0}" if camera else source
@@ -37,7 +37,7 @@ def pictures_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.
                 time_s = number / rate if frame.time is None else frame.time  # a bare stream has no clock
                 yield float(time_s), rate, np.ascontiguousarray(turned)
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it a picture, a video or webcam?") from error
+        raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it an image, a video or webcam?") from error
 
 
 class VideoFile:
@@ -57,6 +57,6 @@ class VideoFile:
         self.container.mux(self.stream.encode())
         self.container.close()
 
-    def add(self, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        inner = np.ascontiguousarray(picture[: self.stream.height, : self.stream.width])
+    def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        inner = np.ascontiguousarray(image[: self.stream.height, : self.stream.width])
         self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(inner, format="rgb24")))

@@ -11,7 +11,7 @@ from training.detector.network import STRIDES, Detections
 
 
 class Hands(NamedTuple):
-    """The hands of a batch, padded to the most that one picture has."""
+    """The hands of a batch, padded to the most that one image has."""
 
     box: Float[Tensor, "b hands 4"]
     side: Int64[Tensor, "b hands"]
@@ -22,7 +22,7 @@ class Hands(NamedTuple):
 class Assignment(NamedTuple):
     """For every anchor."""
 
-    hand: Int64[Tensor, "b anchors"]  # index into the picture's hands; 0 where not taken
+    hand: Int64[Tensor, "b anchors"]  # index into the image's hands; 0 where not taken
     taken: Bool[Tensor, "b anchors"]
     quality: Float[Tensor, "b anchors"]
     """The score to aim at, in [0, 1]: the anchor's alignment, scaled so that a hand's best anchor aims at its best overlap."""
@@ -30,7 +30,7 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def assign(
-    said: Detections,
+    prediction: Detections,
     points: Float[Tensor, "anchors 2"],
     hands: Hands,
     *,
@@ -43,14 +43,14 @@ def assign(
 
     A box smaller than the middle stride is grown to it when it looks for anchors, or small hands would find none.
     """
-    b, n, _ = said.box.shape
+    b, n, _ = prediction.box.shape
     most = hands.box.shape[1]
     if not most:
-        empty = said.score.new_zeros(b, n)
+        empty = prediction.score.new_zeros(b, n)
         return Assignment(empty.long(), empty.bool(), empty)
     inside = _inside(points, hands.box) & hands.real[..., None]
-    overlap = complete_iou(said.box[:, None], hands.box[:, :, None]).clamp_min(0) * inside
-    score = said.score.gather(2, hands.side[:, None].expand(b, n, most)).mT  # b hands anchors
+    overlap = complete_iou(prediction.box[:, None], hands.box[:, :, None]).clamp_min(0) * inside
+    score = prediction.score.gather(2, hands.side[:, None].expand(b, n, most)).mT  # b hands anchors
     alignment = score**score_power * overlap**overlap_power * inside
     best = alignment.topk(min(num_anchors, n), -1)
     wanted = torch.zeros_like(inside).scatter_(2, best.indices, best.values > 0) & inside

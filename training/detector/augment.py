@@ -1,7 +1,7 @@
 """The detector's augmentation, all of a batch at once on its device (WiLoR, section 4.1): mosaic, rotation, scale, shift, cropping,
 flip, colours, masking, mixup.
 
-Frame of reference: pixels of the picture. Every number is drawn by the sample's key, and pictures meet only within groups of
+Frame of reference: pixels of the image. Every number is drawn by the sample's key, and images meet only within groups of
 `GROUP` neighbours of the global order, so that the result does not depend on how many ranks share a batch.
 """
 
@@ -17,7 +17,7 @@ from training.data.keyed_random import between, uniform
 from training.data.samples import FILL
 
 GROUP = 4
-"""Pictures of a mosaic; a rank's share of a batch is a multiple of it."""
+"""Images of a mosaic; a rank's share of a batch is a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +27,17 @@ class Augmentation:
     rotation_deg: float = 60.0
     """Either way (paper, section 5.1)."""
     shift: float = 0.1
-    """Of the picture's side, either way (paper, section 5.1)."""
+    """Of the image's side, either way (paper, section 5.1)."""
     scale: tuple[float, float] = (0.5, 1.5)
     """Ours, as in the YOLO family."""
     flip: float = 0.5
-    """Share of mirrored pictures; left hands become right ones. Ours."""
+    """Share of mirrored images; left hands become right ones. Ours."""
     mosaic: float = 1.0
-    """Share of pictures that are four (paper; the share is ours)."""
+    """Share of images that are four (paper; the share is ours)."""
     mixup: float = 0.1
-    """Share of pictures that are blended with another (paper; the share is ours)."""
+    """Share of images that are blended with another (paper; the share is ours)."""
     masking: float = 0.5
-    """Share of pictures of which one to three rectangles are hidden (paper; the share is ours)."""
+    """Share of images of which one to three rectangles are hidden (paper; the share is ours)."""
     hue: float = 0.015
     saturation: float = 0.7
     value: float = 0.4
@@ -58,13 +58,13 @@ class Augmentation:
 
 Labels = dict[str, Tensor]
 """Flat columns `image`, `box`, `side`, `keypoints`, `ignore_image`, `ignore`; where `augment` begins also `shown`, the box [b, 4] that each
-picture fills of its square. Boxes and keypoints may lie beyond it, where nobody can see them."""
+image fills of its square. Boxes and keypoints may lie beyond it, where nobody can see them."""
 
 
 def augment(
     images: Float[Tensor, "b 3 size size"], labels: Labels, key: Int64[Tensor, "b"], chosen: Augmentation
 ) -> tuple[Float[Tensor, "b 3 size size"], Labels]:
-    """Pictures in [0, 1] and their labels, changed together. Raises ValueError when mosaic or mixup meet a batch of odd size."""
+    """Images in [0, 1] and their labels, changed together. Raises ValueError when mosaic or mixup meet a batch of odd size."""
     b, size = len(images), images.shape[2]
     if (chosen.mosaic or chosen.mixup) and b % GROUP:
         raise ValueError(f"mosaic and mixup need a batch that is a multiple of {GROUP} on every rank, got {b}")
@@ -77,7 +77,7 @@ def augment(
 def _placement(
     key: Int64[Tensor, "b"], size: int, chosen: Augmentation
 ) -> tuple[Float[Tensor, "b 2 3"], tuple[Bool[Tensor, "b"], Float[Tensor, "b 2"]]]:
-    """The map from the new picture to the canvas (the picture itself, or four around a point), and which are mosaics around where."""
+    """The map from the new image to the canvas (the image itself, or four around a point), and which are mosaics around where."""
     mosaic = uniform(key, 1)[:, 0] < chosen.mosaic
     centre = size * (0.5 + uniform(key, 2, 2))
     angle = between(key, 3, -1, 1) * math.radians(chosen.rotation_deg)
@@ -93,9 +93,9 @@ def _placement(
 
 
 def _tile(k: int, tiles: tuple[Bool[Tensor, "b"], Float[Tensor, "b 2"]], size: int) -> tuple[Float[Tensor, "b 2"], Float[Tensor, "b 4"]]:
-    """Where picture k of a mosaic lies on its canvas of twice the size: its upper left corner, and the window it is seen in.
+    """Where image k of a mosaic lies on its canvas of twice the size: its upper left corner, and the window it is seen in.
 
-    The four meet at the centre, each with the corner that is nearest. A picture alone is tile 0 of itself.
+    The four meet at the centre, each with the corner that is nearest. An image alone is tile 0 of itself.
     """
     mosaic, centre = tiles
     right, below = k % 2, k // 2
@@ -108,7 +108,7 @@ def _tile(k: int, tiles: tuple[Bool[Tensor, "b"], Float[Tensor, "b 2"]], size: i
 
 
 def _partner(b: int, k: int, device: torch.device) -> Int64[Tensor, "b"]:
-    """The k-th neighbour of each picture within its group."""
+    """The k-th neighbour of each image within its group."""
     row = torch.arange(b, device=device)
     return row // GROUP * GROUP + (row + k) % GROUP
 
@@ -120,7 +120,7 @@ def _resampled(
     tiles: tuple[Bool[Tensor, "b"], Float[Tensor, "b 2"]],
     size: int,
 ) -> tuple[Float[Tensor, "b 3 size size"], Labels]:
-    """The new pictures, each of up to four old ones, and the labels of what is still to be seen."""
+    """The new images, each of up to four old ones, and the labels of what is still to be seen."""
     b, device = len(images), images.device
     place = (torch.arange(size, device=device) + 0.5).to(images.dtype)
     grid = torch.stack(torch.meshgrid(place, place, indexing="xy"), -1)
@@ -147,7 +147,7 @@ def _moved(
     to_source: Float[Tensor, "b 2 3"],
     size: int,
 ) -> Labels:
-    """The labels of each picture's partner, where they come to lie; hands of which little is left are dropped."""
+    """The labels of each image's partner, where they come to lie; hands of which little is left are dropped."""
     window = _cut(window, labels["shown"][partner] + corner.repeat(1, 2))
     row, new = torch.nonzero(labels["image"][:, None] == partner, as_tuple=True)
     box, keypoints = labels["box"][row], labels["keypoints"][row]
@@ -230,7 +230,7 @@ def _area(box: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
 
 
 def _coloured(images: Float[Tensor, "b 3 h w"], key: Int64[Tensor, "b"], chosen: Augmentation) -> Float[Tensor, "b 3 h w"]:
-    """Hue turned about the grey axis, saturation and value scaled: one 3 x 3 matrix a picture."""
+    """Hue turned about the grey axis, saturation and value scaled: one 3 x 3 matrix an image."""
     angle = between(key, 7, -1, 1) * chosen.hue * 2 * math.pi
     saturation, value = (1 + between(key, stream, -1, 1) * gain for stream, gain in ((8, chosen.saturation), (9, chosen.value)))
     grey = images.new_full((3, 3), 1 / 3)
@@ -242,7 +242,7 @@ def _coloured(images: Float[Tensor, "b 3 h w"], key: Int64[Tensor, "b"], chosen:
 
 
 def _hidden(images: Float[Tensor, "b 3 h w"], key: Int64[Tensor, "b"], chosen: Augmentation) -> Float[Tensor, "b 3 h w"]:
-    """One to three rectangles of a random colour, 2 to 20 % of the picture together; the labels stay, the hand is still there."""
+    """One to three rectangles of a random colour, 2 to 20 % of the image together; the labels stay, the hand is still there."""
     if not chosen.masking:
         return images
     h, w = images.shape[2:]
@@ -267,7 +267,7 @@ def _hidden(images: Float[Tensor, "b 3 h w"], key: Int64[Tensor, "b"], chosen: A
 def _mixed(
     images: Float[Tensor, "b 3 h w"], labels: Labels, key: Int64[Tensor, "b"], chosen: Augmentation
 ) -> tuple[Float[Tensor, "b 3 h w"], Labels]:
-    """Some pictures blended with their neighbour, about half and half (Beta(32, 32)), with the hands of both."""
+    """Some images blended with their neighbour, about half and half (Beta(32, 32)), with the hands of both."""
     if not chosen.mixup:
         return images, labels
     mix = uniform(key, 15)[:, 0] < chosen.mixup
@@ -286,14 +286,14 @@ def as_floats(images: Tensor) -> Float[Tensor, "b 3 h w"]:
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
-def of_training(labels: Mapping[str, Tensor], picture: Int64[Tensor, "b"], size: int) -> Labels:
+def of_training(labels: Mapping[str, Tensor], image: Int64[Tensor, "b"], size: int) -> Labels:
     """The columns that augmentation knows; hands that were not kept become boxes to ignore, and unknown keypoints count for nothing.
 
-    `picture`: which one of the batch each row of `to_picture` is of.
+    `image`: which one of the batch each row of `to_input` is of.
     """
     kept = labels["keep"]
-    border = torch.empty_like(labels["to_picture"][:, 1:])
-    border[picture] = labels["to_picture"][:, 1:]
+    border = torch.empty_like(labels["to_input"][:, 1:])
+    border[image] = labels["to_input"][:, 1:]
     return {
         "image": labels["image"][kept],
         "box": labels["box"][kept],

@@ -1,7 +1,7 @@
 """The backbones of the paper's ablation (WiLoR, Table 2) beside DarkNet: ResNet-50 and HRNet-W32, with torchvision's and timm's names.
 
 He et al., CVPR 2016, the stride in the 3 x 3 convolution as torchvision has it; Wang et al., TPAMI 2020. The paper gives no width of
-HRNet; W32 is the one whose size in float32 is near its 132 MB. Pictures come in [0, 1] and are normalised as for ImageNet here.
+HRNet; W32 is the one whose size in float32 is near its 132 MB. Images come in [0, 1] and are normalised as for ImageNet here.
 """
 
 from collections.abc import Sequence

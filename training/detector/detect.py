@@ -1,4 +1,4 @@
-"""A detector on a picture, a video or a camera: what it sees drawn, and the hands as a table."""
+"""A detector on an image, a video or a camera: what it sees drawn, and the hands as a table."""
 
 import json
 from contextlib import ExitStack
@@ -10,14 +10,14 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.video import VideoFile, is_camera, pictures_of
+from training.data.video import VideoFile, frames_of, is_camera
 from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
 
 
 @dataclass(eq=False, slots=True)
 class HandTable:
-    """The hands of all pictures so far."""
+    """The hands of all images so far."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,9 +52,9 @@ _SCHEMA = pa.schema(
 def detect(
     detector: HandDetector, source: str, out: Path, *, table_format: str = "parquet", max_frames: int | None = None
 ) -> tuple[int, int]:
-    """Write `out/NAME.jpg` or `.mp4`, drawn, and `out/NAME.parquet` or `.json`; how many pictures were seen and hands found.
+    """Write `out/NAME.jpg` or `.mp4`, drawn, and `out/NAME.parquet` or `.json`; how many images were seen and hands found.
 
-    `source` is a picture, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. Raises ValueError for what
+    `source` is an image, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. Raises ValueError for what
     cannot be read as either, and where the source itself would be written over.
     """
     name = "webcam" if is_camera(source) else Path(source).stem
@@ -66,15 +66,15 @@ def detect(
     with ExitStack() as stack:
         video: VideoFile | None = None
         try:
-            for count, (time_s, rate, picture) in enumerate(pictures_of(source), 1):
-                (hands,) = detector([picture])
+            for count, (time_s, rate, image) in enumerate(frames_of(source), 1):
+                (hands,) = detector([image])
                 table.add(count - 1, time_s, hands)
-                draw_hands(picture, hands)
+                draw_hands(image, hands)
                 if rate is None:
-                    cv2.imwrite(str(out / f"{name}.jpg"), picture[..., ::-1])
+                    cv2.imwrite(str(out / f"{name}.jpg"), image[..., ::-1])
                     continue
-                video = video or stack.enter_context(VideoFile(out / f"{name}.mp4", rate, picture.shape))
-                video.add(picture)
+                video = video or stack.enter_context(VideoFile(out / f"{name}.mp4", rate, image.shape))
+                video.add(image)
                 if count == max_frames:
                     break
         except KeyboardInterrupt:

@@ -30,9 +30,9 @@ class BestHands(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b k 4"], Float[Tensor, "b k"], Int64[Tensor, "b k"], Float[Tensor, "b k"], Float[Tensor, "b k 21 3"]]:
-        said = best_hands(self.network, images, self.max_hands)
-        score, side = said.score.max(2)
-        return said.box, score, side, score / said.score.sum(2).clamp_min(1e-9), said.keypoints
+        prediction = best_hands(self.network, images, self.max_hands)
+        score, side = prediction.score.max(2)
+        return prediction.box, score, side, score / prediction.score.sum(2).clamp_min(1e-9), prediction.keypoints
 
 
 def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 100) -> None:
@@ -43,15 +43,15 @@ def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 10
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"export to a file that ends in .onnx or .pt2, got {path}")
     if size % 32 or size <= 0:
-        raise ValueError(f"the side of the pictures must be a multiple of 32, got {size}")
+        raise ValueError(f"the side of the images must be a multiple of 32, got {size}")
     network = fused(read(checkpoint))
     without_doubles = network.single is not None
     if network.single is not None:
         network.heads, network.single = network.single, None
     model = BestHands(network, max_hands).eval()
-    pictures = torch.zeros(2, 3, size, size)
+    images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
-        program = torch.export.export(model, (pictures,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     facts = {
         "format": "whim detector 2",
         "size": str(size),

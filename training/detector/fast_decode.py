@@ -1,6 +1,6 @@
-"""The best hands of a picture without decoding all of it: scores are computed of every anchor, box and keypoints of the best alone.
+"""The best hands of an image without decoding all of it: scores are computed of every anchor, box and keypoints of the best alone.
 
-A fine level has thousands of anchors and a picture a handful of hands: half of a small network's arithmetic would go into boxes and
+A fine level has thousands of anchors and an image a handful of hands: half of a small network's arithmetic would go into boxes and
 keypoints that nobody looks at. An anchor's box is two 3 x 3 convolutions away from 5 x 5 cells around it; those are gathered.
 """
 
@@ -19,10 +19,10 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
     """The `count` anchors of the highest scores, best first, of the one-to-one head where there is one."""
     levels = network.neck(network.backbone(images))
     heads = network.heads if network.single is None else network.single
-    said = torch.cat([branch(x).flatten(2) for branch, x in zip(heads.branches["side"], levels, strict=True)], 2).mT  # type: ignore[call-overload]
-    count = min(count, said.shape[1])
-    order = said.amax(2).topk(count, 1).indices
-    side = said.gather(1, order[..., None].expand(-1, -1, said.shape[2]))
+    prediction = torch.cat([branch(x).flatten(2) for branch, x in zip(heads.branches["side"], levels, strict=True)], 2).mT  # type: ignore[call-overload]
+    count = min(count, prediction.shape[1])
+    order = prediction.amax(2).topk(count, 1).indices
+    side = prediction.gather(1, order[..., None].expand(-1, -1, prediction.shape[2]))
     box = _of_anchors(heads.branches["box"], levels, order)
     if "keypoints" in heads.branches:
         keypoints = _of_anchors(heads.branches["keypoints"], levels, order)
@@ -36,7 +36,7 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
 
 def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:
     """What a branch says at anchors, which are numbered level after level."""
-    said: Tensor | None = None
+    prediction: Tensor | None = None
     first = 0
     for branch, x in zip(branches, levels, strict=True):  # type: ignore[call-overload]
         cells = x.shape[2] * x.shape[3]
@@ -46,10 +46,10 @@ def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, 
         else:
             dense = branch(x).flatten(2).mT
             here = dense.gather(1, place[..., None].expand(-1, -1, dense.shape[2]))
-        said = here if said is None else torch.where((order >= first)[..., None], here, said)
+        prediction = here if prediction is None else torch.where((order >= first)[..., None], here, prediction)
         first += cells
-    assert said is not None
-    return said
+    assert prediction is not None
+    return prediction
 
 
 def at_cells(branch: nn.Sequential, x: Float[Tensor, "b c h w"], place: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:
@@ -63,8 +63,8 @@ def at_cells(branch: nn.Sequential, x: Float[Tensor, "b c h w"], place: Int64[Te
     inside = [(at[..., None] + near[1:4] - 2 >= 0) & (at[..., None] + near[1:4] - 2 < side) for at, side in ((y, height), (column, width))]
     seen = (inside[0][..., None] & inside[1][..., None, :]).flatten(0, 1)[:, None]
     middle = _without_padding(branch[0], patches) * seen.to(x.dtype)  # beyond the edge the second convolution sees zeros
-    said: Tensor = branch[2](_without_padding(branch[1], middle))
-    return said.reshape(*place.shape, -1)
+    prediction: Tensor = branch[2](_without_padding(branch[1], middle))
+    return prediction.reshape(*place.shape, -1)
 
 
 def _without_padding(block: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o h2 w2"]:

@@ -1,4 +1,4 @@
-"""A trained detector at work: pictures in, hands out. No suppression of duplicates where the one-to-one head was trained."""
+"""A trained detector at work: images in, hands out. No suppression of duplicates where the one-to-one head was trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from training.run.checkpoint import Checkpoint, load_weights
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class DetectedHands:
-    """The hands of one picture, best first; its pixels."""
+    """The hands of one image, best first; its pixels."""
 
     box: Float32[np.ndarray, "n 4"]
     score: Float32[np.ndarray, "n"]
@@ -47,28 +47,28 @@ class HandDetector:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[DetectedHands]:
-        """Hands of RGB pictures of any sizes, in one batch."""
+        """Hands of RGB images of any sizes, in one batch."""
         if not images:
             return []
         device = next(self.network.parameters()).device
         fitted = [letterboxed(image, self.size) for image in images]
-        batch = torch.from_numpy(np.stack([picture for picture, _ in fitted])).to(device)
+        batch = torch.from_numpy(np.stack([square for square, _ in fitted])).to(device)
         count = self.max_hands if self.network.single is not None else 4 * self.max_hands
-        said = best_hands(self.network, batch.permute(0, 3, 1, 2).float() / 255, count)
+        prediction = best_hands(self.network, batch.permute(0, 3, 1, 2).float() / 255, count)
         return [
-            self._hands(Detections(*(values[k] for values in said)), to_picture)  # type: ignore[arg-type]
-            for k, (_, to_picture) in enumerate(fitted)
+            self._hands(Detections(*(values[k] for values in prediction)), to_input)  # type: ignore[arg-type]
+            for k, (_, to_input) in enumerate(fitted)
         ]
 
-    def _hands(self, said: Detections, to_picture: Float32[np.ndarray, "3"]) -> DetectedHands:
-        best, sides = said.score.max(1)
+    def _hands(self, prediction: Detections, to_input: Float32[np.ndarray, "3"]) -> DetectedHands:
+        best, sides = prediction.score.max(1)
         order = torch.nonzero(best >= self.threshold)[:, 0]
         if self.network.single is None:
-            order = order[unduplicated(said.box[order], 0.6)]
+            order = order[unduplicated(prediction.box[order], 0.6)]
         order = order[: self.max_hands]
-        box, score, side, points = (values[order].cpu().numpy() for values in (said.box, best, sides, said.keypoints))
-        both = said.score[order].cpu().numpy()
-        scale, shift = to_picture[0], to_picture[1:]
+        box, score, side, points = (values[order].cpu().numpy() for values in (prediction.box, best, sides, prediction.keypoints))
+        both = prediction.score[order].cpu().numpy()
+        scale, shift = to_input[0], to_input[1:]
         points = np.concatenate([(points[..., :2] - shift) / scale, points[..., 2:]], -1)
         box = (box - np.tile(shift, 2)) / scale
         return DetectedHands(box=box, score=score, side=side, side_score=both.max(1) / np.maximum(both.sum(1), 1e-9), keypoints=points)
@@ -78,7 +78,7 @@ def read(path: Path) -> Detector:
     """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a detector."""
     saved = Checkpoint.load(path, "detector")
     network = Detector(DetectorSettings(**saved.settings))
-    load_weights(network, saved.average, path)
+    load_weights(network, saved.ema, path)
     return network.eval()
 
 
@@ -90,7 +90,7 @@ def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detection
 
 
 def letterboxed(image: UInt8[np.ndarray, "h w 3"], size: int) -> tuple[UInt8[np.ndarray, "size size 3"], Float32[np.ndarray, "3"]]:
-    """A picture in the middle of a grey square, and scale and shift that take its pixels there."""
+    """An image in the middle of a grey square, and scale and shift that take its pixels there."""
     height, width = image.shape[:2]
     left, top, wide, high = placed(width, height, size)
     scale = size / max(width, height)

@@ -43,22 +43,22 @@ def distance_loss(logits: Float[Tensor, "n logits"], distance: Float[Tensor, "n 
 
 def keypoint_loss(
     keypoints: Float[Tensor, "n 21 2"],
-    truth: Float[Tensor, "n 21 2"],
+    target: Float[Tensor, "n 21 2"],
     weight: Float[Tensor, "n 21"],
     area: Float[Tensor, "n"],  # of the box, in the square of the keypoints' unit
 ) -> Float[Tensor, "n"]:
     """One less the object keypoint similarity, exp(-d^2 / (2 area (2 sigma)^2)), mean over the keypoints that count (Maji et al. 2022)."""
     sigmas = torch.tensor(SIGMAS).to(keypoints)
-    squared = ((keypoints - truth) ** 2).sum(-1)
+    squared = ((keypoints - target) ** 2).sum(-1)
     similarity = torch.exp(-squared / (8 * sigmas**2 * area.clamp_min(1e-6)[:, None]))
     return (weight * (1 - similarity)).sum(1) / weight.sum(1).clamp_min(1e-6)
 
 
 def keypoint_distance_loss(
-    keypoints: Float[Tensor, "n 21 2"], truth: Float[Tensor, "n 21 2"], weight: Float[Tensor, "n 21"], area: Float[Tensor, "n"]
+    keypoints: Float[Tensor, "n 21 2"], target: Float[Tensor, "n 21 2"], weight: Float[Tensor, "n 21"], area: Float[Tensor, "n"]
 ) -> Float[Tensor, "n"]:
     """The paper's L2: squared distance over the box's area, mean over the keypoints that count."""
-    squared = ((keypoints - truth) ** 2).sum(-1) / area.clamp_min(1e-6)[:, None]
+    squared = ((keypoints - target) ** 2).sum(-1) / area.clamp_min(1e-6)[:, None]
     return (weight * squared).sum(1) / weight.sum(1).clamp_min(1e-6)
 
 

@@ -186,24 +186,24 @@ class Heads(nn.Module):
         )
 
     def _first_guess(self) -> None:
-        """Biases that say what is true of most anchors: no hand, about five in a picture of 640 pixels."""
+        """Biases that say what is true of most anchors: no hand, about five in an image of 640 pixels."""
         for level, stride in enumerate(STRIDES):
             box, side = self.branches["box"][level][-1], self.branches["side"][level][-1]  # type: ignore[index]
             nn.init.constant_(box.bias, 2.0)
             nn.init.constant_(side.bias, math.log(5 / NUM_SIDES / (640 / stride) ** 2))
 
     def forward(self, levels: Sequence[Tensor]) -> Raw:
-        said = {
+        prediction = {
             name: torch.cat([branch(x).flatten(2) for branch, x in zip(branches, levels, strict=True)], 2).mT  # type: ignore[call-overload]
             for name, branches in self.branches.items()
         }
-        if "keypoints" not in said:
-            said["keypoints"] = said["side"].new_zeros(*said["side"].shape[:2], 3 * NUM_KEYPOINTS)
-        return Raw(said["box"], said["side"], said["keypoints"])
+        if "keypoints" not in prediction:
+            prediction["keypoints"] = prediction["side"].new_zeros(*prediction["side"].shape[:2], 3 * NUM_KEYPOINTS)
+        return Raw(prediction["box"], prediction["side"], prediction["keypoints"])
 
 
 class Detector(nn.Module):
-    """Pictures in [0, 1], sides a multiple of 32, to what the heads say of every anchor."""
+    """Images in [0, 1], sides a multiple of 32, to what the heads say of every anchor."""
 
     def __init__(self, settings: DetectorSettings | None = None) -> None:
         super().__init__()

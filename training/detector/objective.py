@@ -62,7 +62,7 @@ def targets_of(labels: Mapping[str, Tensor], num_images: int) -> Targets:
 
 
 def _padded(image: Tensor, num_images: int, *columns: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Rows by picture, [b, most, ...] with zeros at the end, and which are real."""
+    """Rows by image, [b, most, ...] with zeros at the end, and which are real."""
     order = image.argsort(stable=True)
     counts = torch.bincount(image, minlength=num_images)
     most = int(counts.max()) if len(image) else 0
@@ -79,25 +79,27 @@ def _padded(image: Tensor, num_images: int, *columns: Tensor) -> tuple[list[Tens
 def detector_loss(raw: Raw, targets: Targets, size: tuple[int, int], weights: DetectorLossWeights, num_anchors: int = 10) -> Terms:
     """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of their qualities."""
     points, strides = anchors(*size, raw.box)
-    said = decode(raw, points, strides)
-    given = assign(said._replace(box=said.box.detach(), score=said.score.detach()), points, targets.hands, num_anchors=num_anchors)
+    prediction = decode(raw, points, strides)
+    given = assign(
+        prediction._replace(box=prediction.box.detach(), score=prediction.score.detach()), points, targets.hands, num_anchors=num_anchors
+    )
     norm = given.quality.sum().clamp_min(1)
-    picture, anchor = torch.nonzero(given.taken, as_tuple=True)
-    hand = given.hand[picture, anchor]
-    box, keypoints = targets.hands.box[picture, hand], targets.hands.keypoints[picture, hand]
-    quality, stride = given.quality[picture, anchor], strides[anchor]
+    number, anchor = torch.nonzero(given.taken, as_tuple=True)
+    hand = given.hand[number, anchor]
+    box, keypoints = targets.hands.box[number, hand], targets.hands.keypoints[number, hand]
+    quality, stride = given.quality[number, anchor], strides[anchor]
 
     aim = torch.zeros_like(raw.side)
-    aim[picture, anchor, targets.hands.side[picture, hand]] = quality.to(aim.dtype)
+    aim[number, anchor, targets.hands.side[number, hand]] = quality.to(aim.dtype)
     side = side_loss(raw.side, aim, _ignored(points, targets.ignore, given)).sum() / norm
-    overlap = complete_iou(said.box[picture, anchor], box)
+    overlap = complete_iou(prediction.box[number, anchor], box)
     corners = torch.cat([points[anchor] - box[:, :2], box[:, 2:] - points[anchor]], 1) / stride[:, None]
-    distance = distance_loss(raw.box[picture, anchor], corners)
+    distance = distance_loss(raw.box[number, anchor], corners)
     area = (box[:, 2:] - box[:, :2]).prod(1)
     similarity = keypoint_loss if weights.keypoint_loss == "similarity" else keypoint_distance_loss
     seen = keypoints[..., 2]
-    spread = similarity(said.keypoints[picture, anchor, :, :2], keypoints[..., :2], seen, area)
-    visible = visibility_loss(raw.keypoints[picture, anchor].reshape(-1, NUM_KEYPOINTS, 3)[..., 2], (seen > 0).to(spread.dtype))
+    spread = similarity(prediction.keypoints[number, anchor, :, :2], keypoints[..., :2], seen, area)
+    visible = visibility_loss(raw.keypoints[number, anchor].reshape(-1, NUM_KEYPOINTS, 3)[..., 2], (seen > 0).to(spread.dtype))
     with_points = (seen > 0).any(1)
     count = with_points.sum().clamp_min(1)
     return Terms(

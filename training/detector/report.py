@@ -1,4 +1,4 @@
-"""The report of a detector: WiLoR's Table 1 with its own row, all figures, curves and the worst pictures, in one folder.
+"""The report of a detector: WiLoR's Table 1 with its own row, all figures, curves and the worst images, in one folder.
 
 Each test set leaves `SET.json` there; the page and the plots are drawn anew from all that lie in the folder, so sets may be measured
 one by one, on different days.
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from fitting.files import sha256_of
-from hands.drawing.sheets import WorstPictures
+from hands.drawing.sheets import WorstImages
 from hands.metrics.detections import RECALLS, SIZES, coco_curves
 from training.detector.ablations import ablations
-from training.detector.evaluate import Judged, figures_by_size
+from training.detector.evaluate import DetectorEvaluation, metrics_by_size
 from training.detector.inference import HandDetector
 
 PAPER_SETS = {"coco-wholebody": "COCO-WholeBody", "oxford-hands": "Oxford-Hands", "whim": "WHIM"}
@@ -35,19 +35,25 @@ PAPER: Mapping[str, Sequence[float]] = {
 
 
 def write_report(
-    folder: Path, name: str, checkpoint: Path, detector: HandDetector, judged: Judged, found: Mapping[str, float], worst: WorstPictures
+    folder: Path,
+    name: str,
+    checkpoint: Path,
+    detector: HandDetector,
+    evaluation: DetectorEvaluation,
+    found: Mapping[str, float],
+    worst: WorstImages,
 ) -> None:
     """Add a test set's figures to the folder and draw the page again. Raises as `measured_in`."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = measured_in(folder, checkpoint)
-    precision, _ = coco_curves(judged.truth, judged.said, judged.num_images, by_side=False)
+    precision, _ = coco_curves(evaluation.targets, evaluation.predictions, evaluation.num_images, by_side=False)
     mine = {
         "checkpoint": sha256_of(checkpoint),
         "network": network_facts(detector),
-        "num_pictures": judged.num_images,
-        "num_hands": int((judged.truth.ignore == 0).sum()),
+        "num_pictures": evaluation.num_images,
+        "num_hands": int((evaluation.targets.ignore == 0).sum()),
         "figures": dict(found),
-        "by_size": {size: value for size, value in figures_by_size(judged).items() if not math.isnan(value)},
+        "by_size": {size: value for size, value in metrics_by_size(evaluation).items() if not math.isnan(value)},
         "precision_at_recall": precision[0, :, 0, 0].clip(0).round(4).tolist(),
     }
     worst.write(folder / f"worst-{name}.jpg")
@@ -70,15 +76,15 @@ def measured_in(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 
 def network_facts(detector: HandDetector, repeats: int = 10) -> dict[str, Any]:
-    """Size in half precision, one head (MB), and the median time of a picture of 1280 x 720, from pixels to hands (ms)."""
+    """Size in half precision, one head (MB), and the median time of an image of 1280 x 720, from pixels to hands (ms)."""
     network = detector.network
     spare = sum(p.numel() for p in network.heads.parameters()) if network.single is not None else 0
     parameter = next(network.parameters())
-    picture = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
     times_s = []
     for _ in range(2 + repeats):
         start = time.perf_counter()
-        detector([picture])
+        detector([image])
         times_s.append(time.perf_counter() - start)
     device = "CPU" if parameter.device.type == "cpu" else str(torch.cuda.get_device_name(parameter.device))
     return {
@@ -111,15 +117,15 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
             "# Hand detector",
             f"Percent, without regard to sides. Speed at batch 1: ours at {network['side']} pixels on {network['device']}, the paper's on "
             "an RTX 4090.",
-            _table(("method", "MB", "ms", "pictures/s", *titles), rows, "{:.4g}"),
+            _table(("method", "MB", "ms", "images/s", *titles), rows, "{:.4g}"),
             "The paper's ablations, each trained with `whim train-detector --ablation`.",
             _table(("detector", *titles[2:]), parts, "{:.4g}"),
             "Every set, shares of 1. `side_` figures count a hand of the wrong side as wrong.",
-            _table(("set", "pictures", "hands", *names), details, "{:.4f}"),
-            "AP by size of the hand: the square root of its box over the longer side of the picture.",
+            _table(("set", "images", "hands", *names), details, "{:.4f}"),
+            "AP by size of the hand: the square root of its box over the longer side of the image.",
             _table(("set", *SIZES), sizes, "{:.4f}"),
             "![precision and recall](precision.png)\n![AP by size](sizes.png)",
-            *(f"The worst pictures, truth in white: ![{sheet}]({sheet})" for sheet in sheets),
+            *(f"The worst images, truth in white: ![{sheet}]({sheet})" for sheet in sheets),
             "",
         ]
     )
@@ -154,6 +160,6 @@ def _plot(folder: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
     for number, (key, of) in enumerate(measured.items()):
         axes.bar(np.arange(len(SIZES)) + number * width, [of["by_size"].get(name, 0) for name in SIZES], width, label=key)
     axes.set_xticks(np.arange(len(SIZES)) + 0.4 - width / 2, SIZES)
-    axes.set(xlabel="size of the hand over the longer side of the picture", ylabel="AP", ylim=(0, 1))
+    axes.set(xlabel="size of the hand over the longer side of the image", ylabel="AP", ylim=(0, 1))
     axes.legend()
     figure.savefig(folder / "sizes.png", dpi=120)

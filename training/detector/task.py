@@ -1,4 +1,4 @@
-"""What the training loop is told of the detector: its loss, what good means, and a picture of what it sees."""
+"""What the training loop is told of the detector: its loss, what good means, and an image of what it sees."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +15,7 @@ from training.data.readers.shard_frames import shard_frames
 from training.data.samples import Frames
 from training.detector.augment import Augmentation, as_floats, augment, of_training
 from training.detector.draw import draw_box, draw_hands
-from training.detector.evaluate import LEAST_SCORE, figures, judge
+from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
@@ -33,7 +33,7 @@ class DetectorTask:
     augmentation: Augmentation = field(default_factory=Augmentation)
     weights: DetectorLossWeights = field(default_factory=DetectorLossWeights)
     plain_share: float = 0.1
-    """Of the end of a run that sees no mosaic and no mixup, so that it ends on pictures as they are (YOLOX)."""
+    """Of the end of a run that sees no mosaic and no mixup, so that it ends on images as they are (YOLOX)."""
     one_to_one: tuple[float, float] = (0.2, 0.9)
     """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
     backbone_weights: Path | None = None
@@ -54,7 +54,7 @@ class DetectorTask:
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """Terms of both heads, each head by its share."""
         images = as_floats(batch.images.to(device, non_blocking=True))
-        picture = np.argsort(batch.samples.dataset, kind="stable")  # the loader has the pictures of one dataset after those of another
+        picture = np.argsort(batch.samples.dataset, kind="stable")  # the loader has the images of one dataset after those of another
         labels = of_training(tensors(batch.labels, device), torch.from_numpy(picture).to(device), images.shape[2])
         chosen = self.augmentation if share_done < 1 - self.plain_share else _without_mosaic(self.augmentation)
         with torch.no_grad():
@@ -75,7 +75,7 @@ class DetectorTask:
         if self.held_out is None:
             return {}
         detector = HandDetector(network, size=self.held_out.size, threshold=LEAST_SCORE)  # type: ignore[arg-type]
-        return figures(judge(detector, shard_frames(self.held_out)))
+        return metrics(evaluate(detector, shard_frames(self.held_out)))
 
     def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
         """A sheet of held-out frames: truth in white, left blue, right red."""

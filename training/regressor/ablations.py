@@ -20,7 +20,7 @@ class Ablation:
     vitpose: bool = True
     """Whether the transformer starts from ViTPose's weights."""
     share: float = 1.0
-    """Of the shards, which stands for the paper's smaller sets of pictures."""
+    """Of the shards, which stands for the paper's smaller sets of images."""
 
     def settings(self, full: RegressorSettings) -> RegressorSettings:
         """The network of this row beside that of the last."""
@@ -36,5 +36,5 @@ ABLATIONS: Mapping[str, Ablation] = {
     "data_64": Ablation(row="Proposed w. Datasets [HaMeR]", paper=(5.9, 5.7, 0.805, 0.992), network={}, share=0.64),
     "full": Ablation(row="Proposed Full", paper=(5.5, 5.1, 0.825, 0.993), network={}),
 }
-"""FreiHAND's 130,240 pictures are 3.1 % of the paper's 4.2 million, HaMeR's 2.7 million 64 %. With FreiHAND's files, and no shards besides,
+"""FreiHAND's 130,240 images are 3.1 % of the paper's 4.2 million, HaMeR's 2.7 million 64 %. With FreiHAND's files, and no shards besides,
 `data_3` is the paper's row itself."""

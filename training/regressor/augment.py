@@ -1,8 +1,8 @@
-"""From pictures around hands to the crops that the network sees, all of a batch at once on its device: turned, scaled, shifted, coloured,
+"""From images around hands to the crops that the network sees, all of a batch at once on its device: turned, scaled, shifted, coloured,
 partly hidden, and the truth with them.
 
 Frame of reference: as `training.regressor.targets`. Everything is drawn by the sample's key. A turn is about the camera's axis, so that the
-hand in space turns with its picture.
+hand in space turns with its image.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.data.keyed_random import between, uniform
 from training.data.samples import FILL
-from training.regressor.targets import HandTruth
+from training.regressor.targets import HandTargets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,26 +49,26 @@ class CropAugmentation:
 
 
 def augment(
-    pictures: Float[Tensor, "b 3 side side"],
-    truth: HandTruth,
+    images: Float[Tensor, "b 3 side side"],
+    targets: HandTargets,
     key: Int64[Tensor, "b"],
     chosen: CropAugmentation,
     margin: float,
     size: int = 256,
-) -> tuple[Float[Tensor, "b 3 size size"], HandTruth]:
-    """Crops out of pictures in [0, 1] that are `margin` times as wide as a crop, and their truth.
+) -> tuple[Float[Tensor, "b 3 size size"], HandTargets]:
+    """Crops out of images in [0, 1] that are `margin` times as wide as a crop, and their truth.
 
-    `truth.points` are told in units of the plain crop, of the picture's middle.
+    `targets.points` are told in units of the plain crop, of the image's middle.
     """
     turn, scale, shift = _placement(key, chosen)
-    crops = _cut(pictures, turn, scale, shift, margin, size)
-    return _hidden(_coloured(crops, key, chosen), key, chosen), _moved(truth, turn, scale, shift)
+    crops = _cut(images, turn, scale, shift, margin, size)
+    return _hidden(_coloured(crops, key, chosen), key, chosen), _moved(targets, turn, scale, shift)
 
 
 def _placement(
     key: Int64[Tensor, "b"], chosen: CropAugmentation
 ) -> tuple[Float[Tensor, "b 2 2"], Float[Tensor, "b"], Float[Tensor, "b 2"]]:
-    """How the plain crop becomes the new one: its picture turned, its side times `scale`, its middle moved by `shift`."""
+    """How the plain crop becomes the new one: its image turned, its side times `scale`, its middle moved by `shift`."""
     angle = _normal(key, 1, 1, 2.0)[:, 0] * math.radians(chosen.turn_deg) * (uniform(key, 2)[:, 0] < chosen.turned)
     scale = 1 + chosen.scale * _normal(key, 3, 1, 1.0)[:, 0]
     shift = chosen.shift * _normal(key, 4, 2, 1.0)
@@ -82,7 +82,7 @@ def _normal(key: Int64[Tensor, "b"], stream: int, count: int, most: float) -> Fl
 
 
 def _cut(
-    pictures: Float[Tensor, "b 3 side side"],
+    images: Float[Tensor, "b 3 side side"],
     turn: Float[Tensor, "b 2 2"],
     scale: Float[Tensor, "b"],
     shift: Float[Tensor, "b 2"],
@@ -91,20 +91,20 @@ def _cut(
 ) -> Float[Tensor, "b 3 size size"]:
     """The crops' pixels. A point u of the new crop is `scale * turn^-1 u + shift` of the plain one."""
     to_plain = scale[:, None, None] * turn.mT / margin
-    grid = F.affine_grid(torch.cat([to_plain, 2 * shift[..., None] / margin], 2), [len(pictures), 3, size, size], align_corners=False)
-    return F.grid_sample(pictures - FILL / 255, grid.to(pictures.dtype), align_corners=False) + FILL / 255
+    grid = F.affine_grid(torch.cat([to_plain, 2 * shift[..., None] / margin], 2), [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images - FILL / 255, grid.to(images.dtype), align_corners=False) + FILL / 255
 
 
-def _moved(truth: HandTruth, turn: Float[Tensor, "b 2 2"], scale: Float[Tensor, "b"], shift: Float[Tensor, "b 2"]) -> HandTruth:
+def _moved(targets: HandTargets, turn: Float[Tensor, "b 2 2"], scale: Float[Tensor, "b"], shift: Float[Tensor, "b 2"]) -> HandTargets:
     """The hand turned in space about the camera's axis, and its points where they now are. What was unknown stays masked."""
     about_z = torch.zeros(len(turn), 3, 3).to(turn)
     about_z[:, :2, :2], about_z[:, 2, 2] = turn, 1
-    points = torch.einsum("bij,bnj->bni", turn, truth.points - shift[:, None]) / scale[:, None, None]
-    return truth._replace(
-        rotations=torch.cat([about_z[:, None] @ truth.rotations[:, :1], truth.rotations[:, 1:]], 1),
-        vertices=truth.vertices @ about_z.mT,
-        joints=truth.joints @ about_z.mT,
-        points=torch.where(truth.confidence[..., None] > 0, points, 0.0),
+    points = torch.einsum("bij,bnj->bni", turn, targets.points - shift[:, None]) / scale[:, None, None]
+    return targets._replace(
+        rotations=torch.cat([about_z[:, None] @ targets.rotations[:, :1], targets.rotations[:, 1:]], 1),
+        vertices=targets.vertices @ about_z.mT,
+        joints=targets.joints @ about_z.mT,
+        points=torch.where(targets.confidence[..., None] > 0, points, 0.0),
     )
 
 

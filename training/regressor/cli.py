@@ -11,7 +11,7 @@ from training.regressor.ablations import ABLATIONS
 from training.run.loop import TrainSettings
 
 SIDE = 384
-"""Of the training pictures, pixels: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
+"""Of the training images, pixels: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
 
 
 def add_commands(commands: Any) -> None:
@@ -46,12 +46,12 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     train.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster steps on a GPU")
     train.add_argument("--checkpoint-activations", action="store_true", help="less memory, more arithmetic: for l and h")
-    train.add_argument("--threads", type=int, default=2, help="that decode pictures, of each worker")
+    train.add_argument("--threads", type=int, default=2, help="that decode images, of each worker")
     train.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     train.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(command=train_regressor)
-    show = commands.add_parser("reconstruct", help="hands of a picture or a video in space: meshes, overlay, parameters")
+    show = commands.add_parser("reconstruct", help="hands of an image or a video in space: meshes, overlay, parameters")
     show.add_argument("source", help="a file")
     show.add_argument("--detector", type=Path, default=Path("runs/detector/best.pt"), help="checkpoint")
     show.add_argument("--regressor", type=Path, default=Path("runs/regressor/best.pt"), help="checkpoint")
@@ -60,7 +60,7 @@ def add_commands(commands: Any) -> None:
     show.add_argument("--focal", type=float, metavar="PIXELS", help="focal length, where it is known")
     show.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
     show.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
-    show.add_argument("--detector-image", type=int, default=640, help="side of the detector's pictures, pixels, a multiple of 32")
+    show.add_argument("--detector-image", type=int, default=640, help="side of the detector's images, pixels, a multiple of 32")
     show.add_argument("--frames", type=int, help="stop after so many")
     show.add_argument("--gpu", action="store_true")
     show.set_defaults(command=reconstruct_hands)
@@ -78,7 +78,7 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     from training.run.launch import launch
 
     loader = Loader(
-        products=_products(arguments),
+        sources=_sources(arguments),
         batch_size=arguments.batch,
         weights=arguments.weights,
         seed=arguments.seed,
@@ -97,9 +97,9 @@ def train_regressor(arguments: argparse.Namespace) -> None:
         patience=arguments.epochs,
         warmup_steps=min(arguments.warmup, max(1, num_steps // 20)),
     )
-    figures = launch(_task(arguments), loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
+    metrics = launch(_task(arguments), loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     console = Console(soft_wrap=True)
-    for name, value in figures.items():
+    for name, value in metrics.items():
         console.print(f"{name} {value:.4f}", markup=False)
     console.print(f"{arguments.out / 'best.pt'}", markup=False)
 
@@ -129,26 +129,26 @@ def export_regressor(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
 
-def _products(arguments: argparse.Namespace) -> list[Any]:
+def _sources(arguments: argparse.Namespace) -> list[Any]:
     """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
     from training.data.readers.freihand import freihand
     from training.data.readers.ho3d import ho3d
     from training.data.samples import Crops
     from training.data.shard import Dataset
-    from training.regressor.labels import refuse_other_hand
+    from training.regressor.targets import refuse_other_hand
 
     share = ABLATIONS[arguments.ablation].share if arguments.samples is None else arguments.samples
-    products: list[Any] = []
+    sources: list[Any] = []
     for folder in arguments.data:
         refuse_other_hand(folder)
-        products.append(Crops.of(Dataset.open(folder, "train"), arguments.min_quality, size=SIDE, share=share))
+        sources.append(Crops.of(Dataset.open(folder, "train"), arguments.min_quality, size=SIDE, share=share))
     if arguments.freihand:
-        products.append(replace(freihand(arguments.freihand, "training"), size=SIDE))
+        sources.append(replace(freihand(arguments.freihand, "training"), size=SIDE))
     if arguments.ho3d:
-        products.append(replace(ho3d(arguments.ho3d, "train"), size=SIDE))
-    if not products:
+        sources.append(replace(ho3d(arguments.ho3d, "train"), size=SIDE))
+    if not sources:
         raise ValueError("nothing to train on: name --data DIR, --freihand DIR or --ho3d DIR")
-    return products
+    return sources
 
 
 def _task(arguments: argparse.Namespace) -> Any:

@@ -1,6 +1,6 @@
-"""Estimated hands drawn on pictures: the shaded mesh, half transparent, left blue, right orange.
+"""Estimated hands drawn on images: the shaded mesh, half transparent, left blue, right orange.
 
-Frames of reference: pixels of the picture; camera axes x right, y down, z forward, metres.
+Frames of reference: pixels of the image; camera axes x right, y down, z forward, metres.
 """
 
 import cv2
@@ -25,19 +25,19 @@ def mesh_faces(side: int) -> Int[np.ndarray, "faces 3"]:
 
 
 def draw_mesh(
-    picture: UInt8[np.ndarray, "h w 3"],
+    image: UInt8[np.ndarray, "h w 3"],
     vertices: Float[np.ndarray, "778 3"],
     pixels: Float[np.ndarray, "778 2"],
     faces: Int[np.ndarray, "faces 3"],
     side: int = RIGHT,
 ) -> None:
-    """Onto the picture itself, far triangles first. A hand that is not in the picture leaves it as it is."""
+    """Onto the image itself, far triangles first. A hand that is not in the image leaves it as it is."""
     low = np.maximum(np.floor(np.nan_to_num(pixels.min(0), nan=np.inf)) - 1, 0)
-    high = np.minimum(np.ceil(np.nan_to_num(pixels.max(0), nan=-np.inf)) + 2, picture.shape[1::-1])
+    high = np.minimum(np.ceil(np.nan_to_num(pixels.max(0), nan=-np.inf)) + 2, image.shape[1::-1])
     if (high <= low).any():
         return
     x, y, right, bottom = np.concatenate([low, high]).astype(int).tolist()
-    window = picture[y:bottom, x:right]
+    window = image[y:bottom, x:right]
     corners = vertices[faces].astype(np.float64)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
@@ -54,9 +54,9 @@ def draw_mesh(
     window[:] = np.round(window * (1 - cover) + drawn[..., :3] * _OPACITY)
 
 
-def draw_dots(picture: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "n 2"]) -> None:
+def draw_dots(image: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "n 2"]) -> None:
     """White, with a dark rim."""
     for point in np.clip(np.nan_to_num(points), -1e4, 1e4):
         at = (round(float(point[0])), round(float(point[1])))
-        cv2.circle(picture, at, 3, (16, 18, 24), -1, cv2.LINE_AA)
-        cv2.circle(picture, at, 2, (250, 250, 252), -1, cv2.LINE_AA)
+        cv2.circle(image, at, 3, (16, 18, 24), -1, cv2.LINE_AA)
+        cv2.circle(image, at, 2, (250, 250, 252), -1, cv2.LINE_AA)

@@ -1,6 +1,6 @@
-"""A regressor judged on hands that are known: every figure of the coarse hand and of the refined one, side by side.
+"""A regressor evaluated on hands that are known: every metric of the coarse hand and of the refined one, side by side.
 
-Frames of reference: as `hands.metrics.hands`; pixels of the picture for boxes and cameras. All is in terms of right hands: a left
+Frames of reference: as `hands.metrics.hands`; pixels of the image for boxes and cameras. All is in terms of right hands: a left
 hand of a shard is mirrored with its crop, and so is its truth.
 """
 
@@ -18,8 +18,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from fitting.hand.mano import TIP_VERTICES, load_hand_model
 from fitting.hand.similarity import aligned
-from hands.metrics.hands import FINGERTIPS, Hands3D, Judged, distances, judge
-from hands.metrics.motion import motion_figures, path_figures, runs
+from hands.metrics.hands import FINGERTIPS, Evaluation, Hands3D, distances, evaluate_hands3d
+from hands.metrics.motion import motion_metrics, path_metrics, runs
 from training.data.readers.freihand import freihand
 from training.data.readers.hand_crops import PIXEL_MIDDLE, HandCrops
 from training.data.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
@@ -27,8 +27,8 @@ from training.data.samples import Crops
 from training.data.shard import CorruptSampleError, Dataset
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer
-from training.regressor.labels import refuse_other_hand, truth_of
 from training.regressor.network import Regressor
+from training.regressor.targets import refuse_other_hand, targets_of
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Benchmark:
 
     name: str
     protocol: str
-    """In words: which pictures, which boxes."""
+    """In words: which images, which boxes."""
     crops: HandCrops | Crops
     truth: Hands3D
     matrix: Float64[np.ndarray, "n 3 3"] | None
@@ -58,7 +58,7 @@ class Benchmark:
     """Hands before the camera as the set's own script takes them."""
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     """What a network says of all hands."""
 
     hands: Hands3D
@@ -66,25 +66,25 @@ class Said(NamedTuple):
     camera: Float32[np.ndarray, "n 3"]
 
 
-class Outcome(NamedTuple):
+class RegressorEvaluation(NamedTuple):
     """Of one benchmark."""
 
-    judged: Mapping[str, Judged]
+    evaluations: Mapping[str, Evaluation]
     """By estimate: `coarse`, and `refined` where the network refines."""
-    said: Mapping[str, Said]
+    predictions: Mapping[str, Predictions]
 
 
 def freihand_benchmark(folder: Path) -> Benchmark:
     """FreiHAND's evaluation split. Raises as the reader."""
     crops = freihand(folder, "evaluation")
-    return replace(of_crops(crops, "freihand", "FreiHAND evaluation, the whole picture as crop"), submitted=lambda hands: hands)
+    return replace(of_crops(crops, "freihand", "FreiHAND evaluation, the whole image as crop"), submitted=lambda hands: hands)
 
 
 def ho3d_benchmark(folder: Path, *, every: int = 1) -> Benchmark:
-    """HO3D's evaluation split: `ho3d-v3` when there are as many pictures as in version 3, else `ho3d`. Raises as the reader."""
+    """HO3D's evaluation split: `ho3d-v3` when there are as many images as in version 3, else `ho3d`. Raises as the reader."""
     crops = ho3d(folder, "evaluation", every=every)
     name = "ho3d-v3" if len(crops) == -(-NUM_EVALUATION_V3 // every) else "ho3d"
-    protocol = "HO3D evaluation, the set's own boxes" + (f", one picture of {every}" if every > 1 else "")
+    protocol = "HO3D evaluation, the set's own boxes" + (f", one image of {every}" if every > 1 else "")
     return replace(of_crops(crops, name, protocol), submitted=as_ho3d if every == 1 else None)
 
 
@@ -106,7 +106,7 @@ def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:
 def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None = None) -> Benchmark:
     """Hands of a split of our shards, or so many from all over it; their truth is what the shards say.
 
-    Hands whose picture is corrupt are left out, by name. Raises as `Dataset.open` and `refuse_other_hand`.
+    Hands whose image is corrupt are left out, by name. Raises as `Dataset.open` and `refuse_other_hand`.
     """
     refuse_other_hand(folder)
     dataset = Dataset.open(folder, split)
@@ -114,7 +114,7 @@ def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None
     some = np.linspace(0, len(crops) - 1, min(max_hands or len(crops), len(crops))).astype(int)
     crops = _sound(replace(crops, hand=crops.hand[some]))
     layer, cpu = HandLayer(load_hand_model()), torch.device("cpu")
-    parts = [truth_of(crops.labels(rows), crops.size, 1.0, layer, cpu) for rows in _batches(len(crops), 1024)]
+    parts = [targets_of(crops.labels(rows), crops.size, 1.0, layer, cpu) for rows in _batches(len(crops), 1024)]
     tracks, rate = _tracks(crops)
     return Benchmark(
         name=f"{folder.resolve().name}-{split}",
@@ -128,16 +128,16 @@ def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None
 
 
 def _sound(crops: Crops) -> Crops:
-    """Without the hands whose picture cannot be read."""
-    picture, sound = np.empty(crops.shape, np.uint8), []
+    """Without the hands whose image cannot be read."""
+    image, sound = np.empty(crops.shape, np.uint8), []
     for row in range(len(crops)):
         try:
-            crops.decode(row, picture)
+            crops.decode(row, image)
             sound.append(row)
         except CorruptSampleError as error:
             _log.warning("a hand is left out: %s", error)
     if not sound:
-        raise ValueError(f"none of {len(crops)} hands has a picture that can be read: fetch the shards again")
+        raise ValueError(f"none of {len(crops)} hands has an image that can be read: fetch the shards again")
     return replace(crops, hand=crops.hand[sound])
 
 
@@ -158,66 +158,66 @@ def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "_"]], float]:
 
 
 @torch.inference_mode()
-def estimates(network: Regressor, crops: HandCrops | Crops, *, batch_size: int = 64) -> dict[str, Said]:
+def estimates(network: Regressor, crops: HandCrops | Crops, *, batch_size: int = 64) -> dict[str, Predictions]:
     """What the network says of all crops, by estimate."""
     device = next(network.parameters()).device
     found: dict[str, list[tuple[np.ndarray, ...]]] = {}
     network = network.eval()
     with ThreadPoolExecutor(4) as pool:
         for rows in _batches(len(crops), batch_size):
-            pictures = np.empty((len(rows), *crops.shape), np.uint8)
-            list(pool.map(crops.decode, rows, pictures))
-            hands = network(torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255)
+            images = np.empty((len(rows), *crops.shape), np.uint8)
+            list(pool.map(crops.decode, rows, images))
+            hands = network(torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255)
             named = {"coarse": hands[0]} | ({"refined": hands[-1]} if len(hands) > 1 else {})
             for name, hand in named.items():
                 found.setdefault(name, []).append(
                     tuple(values.float().cpu().numpy() for values in (hand.joints, hand.vertices, hand.camera))
                 )
     columns = {name: [np.concatenate(values) for values in zip(*parts, strict=True)] for name, parts in found.items()}
-    return {name: Said(Hands3D(joints, vertices), camera) for name, (joints, vertices, camera) in columns.items()}
+    return {name: Predictions(Hands3D(joints, vertices), camera) for name, (joints, vertices, camera) in columns.items()}
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def placed(said: Said, benchmark: Benchmark) -> Hands3D:
-    """The hands before the picture's camera, whose focal length and axis are known."""
+def placed(predictions: Predictions, benchmark: Benchmark) -> Hands3D:
+    """The hands before the image's camera, whose focal length and axis are known."""
     assert benchmark.matrix is not None
     labels = benchmark.crops.labels(range(len(benchmark.crops)))
-    scale, shift = labels["to_picture"][:, :1].astype(np.float64), labels["to_picture"][:, 1:]
+    scale, shift = labels["to_input"][:, :1].astype(np.float64), labels["to_input"][:, 1:]
     centre, side = (benchmark.crops.size / 2 - shift) / scale, benchmark.crops.size / scale
     focal, axis = benchmark.matrix[:, [0, 1], [0, 1]].mean(1), benchmark.matrix[:, :2, 2] + PIXEL_MIDDLE
     box = torch.as_tensor(np.concatenate([centre - axis, side], 1))
-    place = frame_translation(torch.as_tensor(said.camera).double(), box, (0, 0), 1.0).numpy()
+    place = frame_translation(torch.as_tensor(predictions.camera).double(), box, (0, 0), 1.0).numpy()
     place[:, 2] *= focal
-    return Hands3D(*(points + place[:, None] for points in said.hands))
+    return Hands3D(*(points + place[:, None] for points in predictions.hands))
 
 
-def evaluate(network: Regressor, benchmark: Benchmark, *, batch_size: int = 64) -> Outcome:
-    """Run it and judge every estimate."""
-    said = estimates(network, benchmark.crops, batch_size=batch_size)
-    return Outcome({name: judged(one, benchmark) for name, one in said.items()}, said)
+def evaluate(network: Regressor, benchmark: Benchmark, *, batch_size: int = 64) -> RegressorEvaluation:
+    """Run it and evaluate every estimate."""
+    predictions = estimates(network, benchmark.crops, batch_size=batch_size)
+    return RegressorEvaluation({name: evaluation_of(one, benchmark) for name, one in predictions.items()}, predictions)
 
 
-def judged(said: Said, benchmark: Benchmark) -> Judged:
+def evaluation_of(predictions: Predictions, benchmark: Benchmark) -> Evaluation:
     """All figures of one estimate; motion as `motion_` about the wrist and, where places are known, `camera_motion_`.
 
     `own_tips_pa_mpjpe_mm` takes for fingertips the vertices that the set takes; WiLoR and HaMeR take smplx's.
     """
     in_camera = benchmark.matrix is not None
-    hands = placed(said, benchmark) if in_camera else said.hands
-    found = judge(hands, benchmark.truth, in_camera=in_camera)
-    figures = dict(found.figures)
+    hands = placed(predictions, benchmark) if in_camera else predictions.hands
+    found = evaluate_hands3d(hands, benchmark.truth, in_camera=in_camera)
+    metrics = dict(found.metrics)
     if benchmark.tips != TIP_VERTICES:
         own = hands.joints.copy()
         own[:, FINGERTIPS] = hands.vertices[:, list(benchmark.tips)]
         apart = distances(aligned(own, benchmark.truth.joints, mirrored=True), benchmark.truth.joints)
-        figures["own_tips_pa_mpjpe_mm"] = 1000 * float(apart.mean())
-    turning = motion_figures(hands.about_wrist(), benchmark.truth.about_wrist(), benchmark.tracks, benchmark.frames_per_second)
-    figures |= {f"motion_{name}": value for name, value in turning.items()}
+        metrics["own_tips_pa_mpjpe_mm"] = 1000 * float(apart.mean())
+    turning = motion_metrics(hands.about_wrist(), benchmark.truth.about_wrist(), benchmark.tracks, benchmark.frames_per_second)
+    metrics |= {f"motion_{name}": value for name, value in turning.items()}
     if in_camera:
-        moving = motion_figures(hands, benchmark.truth, benchmark.tracks, benchmark.frames_per_second)
-        moving = {**moving, **path_figures(hands, benchmark.truth, benchmark.tracks)}
-        figures |= {f"camera_motion_{name}": value for name, value in moving.items()}
-    return found._replace(figures=figures)
+        moving = motion_metrics(hands, benchmark.truth, benchmark.tracks, benchmark.frames_per_second)
+        moving = {**moving, **path_metrics(hands, benchmark.truth, benchmark.tracks)}
+        metrics |= {f"camera_motion_{name}": value for name, value in moving.items()}
+    return found._replace(metrics=metrics)

@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
     measure.add_argument("checkpoint", type=Path)
     measure.add_argument("--freihand", type=Path, metavar="DIR", help="official files of FreiHAND, with evaluation_xyz.json")
     measure.add_argument("--ho3d", type=Path, metavar="DIR", help="official files of HO3D, with evaluation_xyz.json")
-    measure.add_argument("--every", type=int, default=1, help="of HO3D's pictures")
+    measure.add_argument("--every", type=int, default=1, help="of HO3D's images")
     measure.add_argument("--data", type=Path, help="folder of shards")
     measure.add_argument("--split", default="test", help="of the shards")
     measure.add_argument("--hands", type=int, help="of the shards, the most")
@@ -45,12 +45,12 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
     network = read(arguments.checkpoint).to("cuda" if arguments.gpu else "cpu")
     found = {}
     for benchmark in _benchmarks(arguments):
-        outcome = evaluate(network, benchmark, batch_size=arguments.batch)
-        found[benchmark.name] = {name: dict(judged.figures) for name, judged in outcome.judged.items()}
+        result = evaluate(network, benchmark, batch_size=arguments.batch)
+        found[benchmark.name] = {name: dict(evaluation.metrics) for name, evaluation in result.evaluations.items()}
         if arguments.report:
-            write_report(arguments.report, benchmark, outcome, arguments.checkpoint, network)
+            write_report(arguments.report, benchmark, result, arguments.checkpoint, network)
         if arguments.predictions and benchmark.submitted:
-            hands = benchmark.submitted(placed(list(outcome.said.values())[-1], benchmark))
+            hands = benchmark.submitted(placed(list(result.predictions.values())[-1], benchmark))
             write_predictions(arguments.predictions / benchmark.name / "pred.json", hands)
         if not arguments.json:
             _print(benchmark, found[benchmark.name])
@@ -69,9 +69,9 @@ def _benchmarks(arguments: argparse.Namespace) -> Iterator[Benchmark]:
         yield shards_benchmark(arguments.data, arguments.split, max_hands=arguments.hands)
 
 
-def _print(benchmark: Benchmark, figures: dict[str, dict[str, float]]) -> None:
-    grid = Table("figure", *figures, title=f"{len(benchmark.crops)} hands: {benchmark.protocol}")
+def _print(benchmark: Benchmark, metrics: dict[str, dict[str, float]]) -> None:
+    grid = Table("figure", *metrics, title=f"{len(benchmark.crops)} hands: {benchmark.protocol}")
     for name in SHOWN:
-        if name in next(iter(figures.values())):
-            grid.add_row(name, *(f"{of[name]:.4f}" for of in figures.values()))
+        if name in next(iter(metrics.values())):
+            grid.add_row(name, *(f"{of[name]:.4f}" for of in metrics.values()))
     Console(soft_wrap=True).print(grid)

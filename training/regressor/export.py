@@ -36,10 +36,10 @@ def export(path: Path, checkpoint: Path) -> None:
     if path.suffix != ".onnx":
         raise ValueError(f"export to a file that ends in .onnx, got {path}")
     network = read(checkpoint)
-    pictures = torch.zeros(2, 3, SIZE, SIZE)
+    images = torch.zeros(2, 3, SIZE, SIZE)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
-        program = torch.export.export(LastHand(network).eval(), (pictures,), dynamic_shapes=({0: batch},))
+        program = torch.export.export(LastHand(network).eval(), (images,), dynamic_shapes=({0: batch},))
     made = torch.onnx.export(
         program,
         opset_version=OPSET,

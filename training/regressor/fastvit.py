@@ -142,7 +142,7 @@ class MixBlock(nn.Module):
 
 
 class FastViT(nn.Module):
-    """Pictures and tokens to tokens and a map of features, by convolutions mostly."""
+    """Images and tokens to tokens and a map of features, by convolutions mostly."""
 
     width = CHANNELS[-1]
 

@@ -1,6 +1,6 @@
-"""A trained regressor at work: pictures and boxes in, hands in space out, many pictures' hands in one batch.
+"""A trained regressor at work: images and boxes in, hands in space out, many images' hands in one batch.
 
-Frames of reference: pixels of the picture; camera axes x right, y down, z forward, metres. Hands are of their own side: parameters are
+Frames of reference: pixels of the image; camera axes x right, y down, z forward, metres. Hands are of their own side: parameters are
 smplx's for a hand of that side (left = right mirrored in x), vertices and joints about the wrist, `transl` the wrist before the camera.
 """
 
@@ -34,7 +34,7 @@ from training.run.checkpoint import Checkpoint, load_weights
 
 SIZE = 256
 _SHARPEST = 2.0
-"""Pixels of the picture for one of the crop, beyond which they are averaged: bilinear reading would skip some."""
+"""Pixels of the image for one of the crop, beyond which they are averaged: bilinear reading would skip some."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -79,24 +79,24 @@ class HandReconstructor:
 
     def __call__(
         self,
-        pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-        picture: Int[np.ndarray, "n"],
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        image: Int[np.ndarray, "n"],
         box: Float[np.ndarray, "n 4"],
         side: Int[np.ndarray, "n"],
         focal_px: float | None = None,
     ) -> ReconstructedHands:
-        """The hands in boxes of RGB pictures of one size; `picture` says of which. Raises ValueError for a focal length no lens has.
+        """The hands in boxes of RGB images of one size; `image` says of which. Raises ValueError for a focal length no lens has.
 
-        A box may reach beyond its picture or have no area: the answer is then about what the grey around it suggests. See `usable`.
+        A box may reach beyond its image or have no area: the answer is then about what the grey around it suggests. See `usable`.
         """
-        height, width = pictures[0].shape[:2] if pictures else (1, 1)
+        height, width = images[0].shape[:2] if images else (1, 1)
         focal = frame_focal((width, height), focal_px)
         square = np.zeros((len(box), 3), np.float32)
         crops = np.empty((len(box), SIZE, SIZE, 3), np.uint8)
-        for row, (of, around, which) in enumerate(zip(picture.tolist(), box, side.tolist(), strict=True)):
-            to_picture = squared(around, SIZE, CROP_FACTOR)
-            crop_of(pictures[of], to_picture, crops[row], mirrored=which == LEFT)
-            square[row] = [*(SIZE / 2 - to_picture[1:]) / to_picture[0], SIZE / to_picture[0]]
+        for row, (of, around, which) in enumerate(zip(image.tolist(), box, side.tolist(), strict=True)):
+            to_input = squared(around, SIZE, CROP_FACTOR)
+            crop_of(images[of], to_input, crops[row], mirrored=which == LEFT)
+            square[row] = [*(SIZE / 2 - to_input[1:]) / to_input[0], SIZE / to_input[0]]
         starts = range(0, max(len(box), 1), self.batch_size)
         parts = []
         for part in (slice(k, k + self.batch_size) for k in starts):
@@ -113,20 +113,20 @@ class HandReconstructor:
         focal: float,
     ) -> ReconstructedHands:
         device = next(self.network.parameters()).device
-        said = self.network(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255)[-1]
-        return hands_of(HandEstimate(*(values.float().cpu() for values in said)), square, side, size, focal)
+        prediction = self.network(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255)[-1]
+        return hands_of(HandEstimate(*(values.float().cpu() for values in prediction)), square, side, size, focal)
 
 
 def hands_of(
-    said: HandEstimate, square: Float32[np.ndarray, "n 3"], side: Int[np.ndarray, "n"], size: tuple[int, int], focal: float
+    prediction: HandEstimate, square: Float32[np.ndarray, "n 3"], side: Int[np.ndarray, "n"], size: tuple[int, int], focal: float
 ) -> ReconstructedHands:
-    """Right hands of crops, left ones mirrored, as the hands of the picture that they are."""
+    """Right hands of crops, left ones mirrored, as the hands of the image that they are."""
     left, box = torch.from_numpy(side == LEFT), torch.from_numpy(square)
-    camera = mirrored_camera(said.camera, left)
-    vertices, joints = mirrored_points(said.vertices, left), mirrored_points(said.joints, left)
+    camera = mirrored_camera(prediction.camera, left)
+    vertices, joints = mirrored_points(prediction.vertices, left), mirrored_points(prediction.joints, left)
     return ReconstructedHands(
-        rotations=mirrored_rotations(said.rotations, left).numpy(),
-        betas=said.betas.numpy(),
+        rotations=mirrored_rotations(prediction.rotations, left).numpy(),
+        betas=prediction.betas.numpy(),
         camera=camera.numpy(),
         square=square,
         side=side,
@@ -139,25 +139,25 @@ def hands_of(
 
 
 def usable(box: Float[np.ndarray, "n 4"], width: int, height: int) -> Bool[np.ndarray, "n"]:
-    """Boxes of finite numbers with some area, a part of which lies in the picture: of others nothing can be said."""
+    """Boxes of finite numbers with some area, a part of which lies in the image: of others nothing can be said."""
     low, high = np.maximum(box[:, :2], 0), np.minimum(box[:, 2:], [width, height])
     return np.isfinite(box).all(1) & ((box[:, 2:] - box[:, :2]) > 0).all(1) & ((high - low) > 0).all(1)
 
 
 def crop_of(
-    picture: UInt8[np.ndarray, "h w 3"], to_picture: Float32[np.ndarray, "3"], out: UInt8[np.ndarray, "256 256 3"], *, mirrored: bool
+    image: UInt8[np.ndarray, "h w 3"], to_input: Float32[np.ndarray, "3"], out: UInt8[np.ndarray, "256 256 3"], *, mirrored: bool
 ) -> None:
-    """Write the square that `squared` chose, averaging what shrinks by more than half; of a vast one only the picture's part is read."""
-    scale, shift = float(to_picture[0]), to_picture[1:].astype(np.float64)
+    """Write the square that `squared` chose, averaging what shrinks by more than half; of a vast one only the image's part is read."""
+    scale, shift = float(to_input[0]), to_input[1:].astype(np.float64)
     if scale * _SHARPEST >= 1:
-        cut(picture, picture.shape[1::-1], to_picture, out, mirrored=mirrored)
+        cut(image, image.shape[1::-1], to_input, out, mirrored=mirrored)
         return
     low = np.maximum(np.round(-shift / scale), 0).astype(int)
-    high = np.minimum(np.round((SIZE - shift) / scale), picture.shape[1::-1]).astype(int)
+    high = np.minimum(np.round((SIZE - shift) / scale), image.shape[1::-1]).astype(int)
     (u0, v0), (u1, v1) = np.round(low * scale + shift).astype(int), np.round(high * scale + shift).astype(int)
     out[:] = FILL
     if u1 > u0 and v1 > v0:
-        part = picture[low[1] : high[1], low[0] : high[0]]
+        part = image[low[1] : high[1], low[0] : high[0]]
         out[v0:v1, u0:u1] = cv2.resize(part, (u1 - u0, v1 - v0), interpolation=cv2.INTER_AREA)
     if mirrored:
         cv2.flip(out, 1, dst=out)
@@ -167,7 +167,7 @@ def read(path: Path) -> Regressor:
     """The network of a checkpoint with its averaged weights, convolutions folded. Raises ValueError when it is none of a regressor."""
     saved = Checkpoint.load(path, "regressor")
     network = Regressor(RegressorSettings(**saved.settings))
-    load_weights(network, saved.average, path)
+    load_weights(network, saved.ema, path)
     folded(network)
     return network.eval()
 

@@ -8,25 +8,30 @@ from torch import Tensor
 
 
 def shape_loss(
-    said: Float[Tensor, "b points 3"], true: Float[Tensor, "b points 3"], said_wrist: Float[Tensor, "b 3"], true_wrist: Float[Tensor, "b 3"]
+    prediction: Float[Tensor, "b points 3"],
+    target: Float[Tensor, "b points 3"],
+    prediction_wrist: Float[Tensor, "b 3"],
+    target_wrist: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "b"]:
     """L_3D of vertices or of joints: absolute difference of the coordinates relative to the wrist, metres, mean over points and axes."""
-    return ((said - said_wrist[:, None]) - (true - true_wrist[:, None])).abs().mean((1, 2))
+    return ((prediction - prediction_wrist[:, None]) - (target - target_wrist[:, None])).abs().mean((1, 2))
 
 
-def point_loss(said: Float[Tensor, "b 21 2"], true: Float[Tensor, "b 21 2"], confidence: Float[Tensor, "b 21"]) -> Float[Tensor, "b"]:
+def point_loss(
+    prediction: Float[Tensor, "b 21 2"], target: Float[Tensor, "b 21 2"], confidence: Float[Tensor, "b 21"]
+) -> Float[Tensor, "b"]:
     """L_2D: absolute difference in the crop, crop units, times the confidence; mean over all points, so that a hand half seen says less."""
-    return (confidence[..., None] * (said - true).abs()).mean((1, 2))
+    return (confidence[..., None] * (prediction - target).abs()).mean((1, 2))
 
 
-def rotation_loss(said: Float[Tensor, "b 16 3 3"], true: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
+def rotation_loss(prediction: Float[Tensor, "b 16 3 3"], target: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
     """L_mano's first half: squared difference of the rotation matrices, mean over their entries (HaMeR; the paper writes angles)."""
-    return ((said - true) ** 2).mean((1, 2, 3))
+    return ((prediction - target) ** 2).mean((1, 2, 3))
 
 
-def betas_loss(said: Float[Tensor, "b 10"], true: Float[Tensor, "b 10"]) -> Float[Tensor, "b"]:
+def betas_loss(prediction: Float[Tensor, "b 10"], target: Float[Tensor, "b 10"]) -> Float[Tensor, "b"]:
     """L_mano's second half: squared difference, mean over the ten."""
-    return ((said - true) ** 2).mean(1)
+    return ((prediction - target) ** 2).mean(1)
 
 
 def adversarial_loss(of_estimate: Float[Tensor, "b outputs"]) -> Float[Tensor, "b"]:

@@ -1,4 +1,4 @@
-"""Crops of hands to MANO: a backbone reads picture and tokens, heads say a coarse hand, the refinement mends it (WiLoR, section 4.2).
+"""Crops of hands to MANO: a backbone reads image and tokens, heads say a coarse hand, the refinement mends it (WiLoR, section 4.2).
 
 Frames of reference: see `camera`. Hands are right hands; a left hand is shown in a mirrored crop.
 """
@@ -26,7 +26,7 @@ Size = Literal["xs", "s", "b", "l", "h"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of R, G, B."""
 BORDER = 32
-"""Columns at either side of the crop that ViTPose's upright picture leaves out."""
+"""Columns at either side of the crop that ViTPose's upright image leaves out."""
 
 
 def hand_in_use() -> Literal["mano", "standin"]:
@@ -109,8 +109,8 @@ class Regressor(nn.Module):
     mean_pose: Float[Tensor, "16 6"]
     mean_betas: Float[Tensor, "10"]
     mean_camera: Float[Tensor, "3"]
-    picture_mean: Float[Tensor, "3 1 1"]
-    picture_std: Float[Tensor, "3 1 1"]
+    image_mean: Float[Tensor, "3 1 1"]
+    image_std: Float[Tensor, "3 1 1"]
 
     def __init__(self, settings: RegressorSettings | None = None, model: HandModel | None = None) -> None:
         super().__init__()
@@ -137,12 +137,12 @@ class Regressor(nn.Module):
         for name, values in self.hand.mean()._asdict().items():
             self.register_buffer(f"mean_{name}", values, persistent=False)  # the hand model's, as `HandLayer`'s arrays
         for name, values in (("mean", MEAN), ("std", STD)):
-            self.register_buffer(f"picture_{name}", torch.tensor(values).reshape(3, 1, 1), persistent=False)
+            self.register_buffer(f"image_{name}", torch.tensor(values).reshape(3, 1, 1), persistent=False)
 
     def forward(self, images: Float[Tensor, "b 3 256 256"]) -> tuple[HandEstimate, ...]:
-        pictures = (images[..., BORDER:-BORDER] - self.picture_mean) / self.picture_std
+        middle = (images[..., BORDER:-BORDER] - self.image_mean) / self.image_std
         tokens = self.tokens(self.mean_pose, self.mean_camera)
-        tokens, cells = self.backbone(pictures, tokens.expand(images.shape[0], -1, -1))
+        tokens, cells = self.backbone(middle, tokens.expand(images.shape[0], -1, -1))
         maps = self.refinement.pyramid(cells) if self.refinement is not None else []
         with torch.autocast(images.device.type, enabled=False):
             return self._hands(tokens.float(), [features.float() for features in maps])
@@ -161,9 +161,9 @@ class Regressor(nn.Module):
         if self.settings.detach_vertices:
             vertices, camera = vertices.detach(), camera.detach()
         numbers = torch.cat([six_from_matrix(hand.rotations).flatten(1), hand.betas, hand.camera], 1).detach()
-        said = self.refinement(maps, project_to_crop(vertices, camera), numbers)
-        rotations = matrix_from_axis_angle(said.turns) @ hand.rotations
-        return self.hand(rotations, hand.betas + said.betas, moved(hand.camera, said.camera))
+        prediction = self.refinement(maps, project_to_crop(vertices, camera), numbers)
+        rotations = matrix_from_axis_angle(prediction.turns) @ hand.rotations
+        return self.hand(rotations, hand.betas + prediction.betas, moved(hand.camera, prediction.camera))
 
 
 def moved(camera: Float[Tensor, "*b 3"], change: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.regressor.losses import adversarial_loss, betas_loss, point_loss, rotation_loss, shape_loss
 from training.regressor.network import HandEstimate
-from training.regressor.targets import HandTruth
+from training.regressor.targets import HandTargets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,37 +51,37 @@ class Terms(NamedTuple):
     betas: Float[Tensor, "b"]
 
 
-def hand_terms(said: HandEstimate, truth: HandTruth) -> Terms:
+def hand_terms(prediction: HandEstimate, targets: HandTargets) -> Terms:
     """The terms of one estimate, in float32 whatever the network ran in."""
-    said = HandEstimate(*(values.float() for values in said))
-    said_wrist, wrist = said.joints[:, 0], truth.joints[:, 0]
+    prediction = HandEstimate(*(values.float() for values in prediction))
+    prediction_wrist, wrist = prediction.joints[:, 0], targets.joints[:, 0]
     return Terms(
-        vertices=truth.has_mano * shape_loss(said.vertices, truth.vertices, said_wrist, wrist),
-        joints=truth.has_joints * shape_loss(said.joints, truth.joints, said_wrist, wrist),
-        points=point_loss(said.points, truth.points, truth.confidence),
-        rotations=truth.has_mano * rotation_loss(said.rotations, truth.rotations),
-        betas=truth.has_betas * betas_loss(said.betas, truth.betas),
+        vertices=targets.has_mano * shape_loss(prediction.vertices, targets.vertices, prediction_wrist, wrist),
+        joints=targets.has_joints * shape_loss(prediction.joints, targets.joints, prediction_wrist, wrist),
+        points=point_loss(prediction.points, targets.points, targets.confidence),
+        rotations=targets.has_mano * rotation_loss(prediction.rotations, targets.rotations),
+        betas=targets.has_betas * betas_loss(prediction.betas, targets.betas),
     )
 
 
 def regressor_loss(
-    said: Sequence[HandEstimate],
-    truth: HandTruth,
+    predictions: Sequence[HandEstimate],
+    targets: HandTargets,
     weights: RegressorLossWeights,
-    judged: Sequence[Float[Tensor, "b outputs"]] = (),
+    opinions: Sequence[Float[Tensor, "b outputs"]] = (),
 ) -> dict[str, Float[Tensor, ""]]:
     """Weighted terms by name, those of earlier estimates as `coarse_...`; their sum is the loss.
 
-    `judged` is the discriminator's word on each estimate; without it there is no adversarial term.
+    `opinions` is the discriminator's word on each estimate; without it there is no adversarial term.
     """
     losses: dict[str, Tensor] = {}
-    for number, estimate in enumerate(said):
-        last = number == len(said) - 1
-        terms = hand_terms(estimate, truth)._asdict()
-        if judged:
-            terms["adversarial"] = adversarial_loss(judged[number].float())
+    for number, estimate in enumerate(predictions):
+        last = number == len(predictions) - 1
+        terms = hand_terms(estimate, targets)._asdict()
+        if opinions:
+            terms["adversarial"] = adversarial_loss(opinions[number].float())
         for name, values in terms.items():
             key = name if last else f"coarse_{name}"
             weight = getattr(weights, name) * (1.0 if last else weights.coarse)
-            losses[key] = losses.get(key, values.new_zeros(())) + weight * (truth.weight * values).mean()
+            losses[key] = losses.get(key, values.new_zeros(())) + weight * (targets.weight * values).mean()
     return losses

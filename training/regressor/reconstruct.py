@@ -1,4 +1,4 @@
-"""Hands of a picture or a video in space: `whim reconstruct`. Meshes, parameters as a table, and the meshes drawn over every frame.
+"""Hands of an image or a video in space: `whim reconstruct`. Meshes, parameters as a table, and the meshes drawn over every frame.
 
 A video is read three times: to find the hands, to reconstruct those of many frames in one batch once tracks and sides are known, and to
 draw them when they are smooth. No more than a batch of frames is in memory.
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 
 from fitting.hand.mano import load_hand_model
-from training.data.video import VideoFile, pictures_of
+from training.data.video import VideoFile, frames_of
 from training.detector.inference import HandDetector
 from training.regressor.camera import frame_focal
 from training.regressor.draw import COLOURS, draw_mesh, mesh_faces
@@ -118,7 +118,7 @@ def look(detector: HandDetector, source: str, settings: ReconstructSettings) -> 
     for start, frames in _stretches(source, settings):
         rate, size = frames[0][1], (frames[0][2].shape[1], frames[0][2].shape[0])
         times += [time_s for time_s, _, _ in frames]
-        for k, hands in enumerate(detector([picture for _, _, picture in frames])):
+        for k, hands in enumerate(detector([image for _, _, image in frames])):
             good = usable(hands.box, *size)
             columns.append([np.full(int(good.sum()), start + k), hands.box[good], hands.side[good], hands.score[good]])
     if not times:
@@ -133,7 +133,7 @@ def _stretches(
     source: str, settings: ReconstructSettings
 ) -> Iterator[tuple[int, list[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]]]:
     """Number of the first frame, and some frames."""
-    frames = islice(pictures_of(source), settings.max_frames)
+    frames = islice(frames_of(source), settings.max_frames)
     start = 0
     while some := list(islice(frames, settings.batch_frames)):
         yield start, some
@@ -145,9 +145,9 @@ def _reconstructed(reconstructor: HandReconstructor, source: str, seen: Seen, se
     parts = []
     for start, frames in _stretches(source, settings):
         rows = np.flatnonzero((seen.found.frame >= start) & (seen.found.frame < start + len(frames)))
-        pictures = [picture for _, _, picture in frames]
+        images = [image for _, _, image in frames]
         columns = (seen.found.frame[rows] - start, seen.found.box[rows], seen.found.side[rows])
-        parts.append(reconstructor(pictures, *columns, focal_px=settings.focal_px))
+        parts.append(reconstructor(images, *columns, focal_px=settings.focal_px))
     return ReconstructedHands.joined(parts)
 
 
@@ -163,16 +163,16 @@ def _draw(
     with ExitStack() as stack:
         video: VideoFile | None = None
         for start, frames in _stretches(source, settings):
-            for number, (_, rate, picture) in enumerate(frames, start):
+            for number, (_, rate, image) in enumerate(frames, start):
                 rows = np.flatnonzero(seen.found.frame == number)
                 for row in rows[np.argsort(-hands.transl[rows, 2])]:
                     side = int(hands.side[row])
-                    draw_mesh(picture, hands.vertices[row], hands.vertices_2d[row], faces[side], side)
+                    draw_mesh(image, hands.vertices[row], hands.vertices_2d[row], faces[side], side)
                 if rate is None:
-                    cv2.imwrite(str(path), picture[..., ::-1])
+                    cv2.imwrite(str(path), image[..., ::-1])
                     continue
-                video = video or stack.enter_context(VideoFile(path, rate, picture.shape))
-                video.add(picture)
+                video = video or stack.enter_context(VideoFile(path, rate, image.shape))
+                video.add(image)
 
 
 def _mesh(hands: ReconstructedHands, found: FoundHands, row: int, faces: Sequence[Int[np.ndarray, "faces 3"]]) -> NamedMesh:
@@ -221,7 +221,7 @@ video,img{{width:100%;border-radius:6px}}table{{border-collapse:collapse;margin-
 td,th{{padding:.2rem .9rem .2rem 0;text-align:left}}</style>
 <h1>{name}</h1>
 {look}
-<p>Estimated meshes over the picture, left hands blue, right hands orange.</p>
+<p>Estimated meshes over the image, left hands blue, right hands orange.</p>
 <table><tr><th>track</th><th>side</th><th>from</th><th>to</th><th>frames</th></tr>
 {rows}
 </table></html>

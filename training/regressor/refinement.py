@@ -1,4 +1,4 @@
-"""The multi-scale refinement (WiLoR, section 4.2): features where the mesh of a hand falls on maps of the picture say how to mend the hand.
+"""The multi-scale refinement (WiLoR, section 4.2): features where the mesh of a hand falls on maps of the image say how to mend the hand.
 
 Frame of reference: crop units, see `camera`. The maps are 256 by 192 pixels of the crop of 256 by 256: its middle three quarters.
 """
@@ -65,7 +65,7 @@ def sample_map(features: Float[Tensor, "b c h w"], points: Float[Tensor, "b n 2"
 
 
 class Refinement(nn.Module):
-    """Maps once a picture, then a residual for each hand that is laid on them."""
+    """Maps once an image, then a residual for each hand that is laid on them."""
 
     about_joints: Float[Tensor, "16 778"]
 
@@ -92,8 +92,8 @@ class Refinement(nn.Module):
         """`points` are the vertices in the crop, `numbers` the hand as it is (iterative error feedback; Kanazawa et al., CVPR 2018)."""
         sampled = [sample_map(features, points) for features in maps]
         seen = [AGGREGATIONS[kind](values, self.about_joints) for values in sampled for kind in self.aggregation]
-        said = self.say(F.gelu(self.read(torch.cat([*seen, numbers], 1))))
-        turns, betas, camera = said.split([48, 10, 3], 1)
+        prediction = self.say(F.gelu(self.read(torch.cat([*seen, numbers], 1))))
+        turns, betas, camera = prediction.split([48, 10, 3], 1)
         return Residual(turns.unflatten(1, (16, 3)), betas, camera)
 
 

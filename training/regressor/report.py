@@ -26,10 +26,10 @@ from training.data.video import VideoFile
 from training.regressor.ablations import ABLATIONS
 from training.regressor.camera import project_to_crop
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
-from training.regressor.evaluate import Benchmark, Outcome, Said
-from training.regressor.labels import truth_of
+from training.regressor.evaluate import Benchmark, Predictions, RegressorEvaluation
 from training.regressor.network import Regressor
 from training.regressor.paper import FREIHAND, HO3D, MOTION
+from training.regressor.targets import targets_of
 
 Measured = Mapping[str, Mapping[str, Any]]
 """What the `SET.json` hold, by set."""
@@ -44,7 +44,7 @@ _FILMED = 300
 """Frames of the longest track, the most."""
 
 
-def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoint: Path, network: Regressor) -> None:
+def write_report(folder: Path, benchmark: Benchmark, evaluation: RegressorEvaluation, checkpoint: Path, network: Regressor) -> None:
     """Add a set to the report in a folder: `SET.json`, `SET-best.jpg`, `SET-worst.jpg` and, of frames that follow each other,
     `SET-track.mp4`; draw `report.md` and the plots anew.
     """
@@ -61,17 +61,17 @@ def write_report(folder: Path, benchmark: Benchmark, outcome: Outcome, checkpoin
         "film": film,
         "estimates": {
             name: {
-                "figures": dict(judged.figures),
-                "curves": {key: values.tolist() for key, values in judged.curves.items()},
-                "joint_mm": {key: values.tolist() for key, values in judged.joint_mm.items()},
+                "figures": dict(one.metrics),
+                "curves": {key: values.tolist() for key, values in one.curves.items()},
+                "joint_mm": {key: values.tolist() for key, values in one.joint_mm.items()},
             }
-            for name, judged in outcome.judged.items()
+            for name, one in evaluation.evaluations.items()
         },
     }
     aside = folder / f"{benchmark.name}.json.partial"
     aside.write_text(json.dumps(mine, indent=1))
     aside.replace(folder / f"{benchmark.name}.json")
-    _draw(folder, benchmark, outcome, network, track if film else [])
+    _draw(folder, benchmark, evaluation, network, track if film else [])
     measured = measured_in(folder)
     _plot(folder, measured)
     (folder / "report.md").write_text(page(measured, {name: measured_in(folder / name) for name in ABLATIONS}))
@@ -116,14 +116,14 @@ def page(measured: Measured, ablations: Mapping[str, Measured] | None = None) ->
 
 
 def _details(measured: Measured) -> list[str]:
-    """All figures, errors by joint, curves and pictures."""
+    """All figures, errors by joint, curves and images."""
     columns = [(key, name, of) for key, one in measured.items() for name, of in one["estimates"].items()]
     head = [f"{key}, {name}" for key, name, _ in columns]
     names = list(dict.fromkeys(figure for *_, of in columns for figure in of["figures"]))
     every = [(name, *(of["figures"].get(name, math.nan) for *_, of in columns)) for name in names]
     joints = [(joint, *(of["joint_mm"]["proper_pa"][k] for *_, of in columns)) for k, joint in enumerate(HAND_KEYPOINTS)]
     sets = [(key, one["num_hands"], one["network"], one["checkpoint"], one["hand"], one["protocol"]) for key, one in measured.items()]
-    pictures = [f"{key}, {title}, errors in mm:\n\n![{key} {title}]({key}-{title}.jpg)" for key in measured for title in ("best", "worst")]
+    images = [f"{key}, {title}, errors in mm:\n\n![{key} {title}]({key}-{title}.jpg)" for key in measured for title in ("best", "worst")]
     films = [f"[{key}, the longest track, as a video]({one['film']})" for key, one in measured.items() if one.get("film")]
     return [
         "## Every figure",
@@ -134,7 +134,7 @@ def _details(measured: Measured) -> list[str]:
         "## Errors by joint\n\nMillimetres, aligned without reflections.",
         _table(("joint", *head), joints, "{:.2f}"),
         "![errors by joint](joints.png)\n\n![share of joints within a distance](pck.png)",
-        *pictures,
+        *images,
         *films,
     ]
 
@@ -173,11 +173,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> s
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _draw(folder: Path, benchmark: Benchmark, outcome: Outcome, network: Regressor, track: Sequence[int]) -> None:
+def _draw(folder: Path, benchmark: Benchmark, evaluation: RegressorEvaluation, network: Regressor, track: Sequence[int]) -> None:
     """`SET-best.jpg`, `SET-worst.jpg`, and of a track's rows `SET-track.mp4`, of the last estimate."""
-    last = list(outcome.said)[-1]
-    hand_mm = outcome.judged[last].hand_mm
-    pairs = partial(_pairs, benchmark, outcome.said[last], network, hand_mm)
+    last = list(evaluation.predictions)[-1]
+    hand_mm = evaluation.evaluations[last].hand_mm
+    pairs = partial(_pairs, benchmark, evaluation.predictions[last], network, hand_mm)
     order = np.argsort(hand_mm, kind="stable")
     for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
         cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), _sheet(list(pairs(rows.tolist())))[..., ::-1])
@@ -189,16 +189,16 @@ def _draw(folder: Path, benchmark: Benchmark, outcome: Outcome, network: Regress
 
 
 def _pairs(
-    benchmark: Benchmark, said: Said, network: Regressor, hand_mm: np.ndarray, rows: Sequence[int]
+    benchmark: Benchmark, predictions: Predictions, network: Regressor, hand_mm: np.ndarray, rows: Sequence[int]
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Crops twice, bare and with the estimated mesh, the true joints as white dots and the error in millimetres."""
     crops, faces = benchmark.crops, mesh_faces(RIGHT)
-    truth = truth_of(crops.labels(rows), crops.size, 1.0, network.hand, next(network.parameters()).device).points.cpu().numpy()
-    for row, joints in zip(rows, truth, strict=True):
+    targets = targets_of(crops.labels(rows), crops.size, 1.0, network.hand, next(network.parameters()).device).points.cpu().numpy()
+    for row, joints in zip(rows, targets, strict=True):
         bare = np.empty(crops.shape, np.uint8)
         crops.decode(row, bare)
-        drawn, vertices = bare.copy(), said.hands.vertices[row]
-        flat = project_to_crop(torch.as_tensor(vertices[None]), torch.as_tensor(said.camera[row][None]))[0].numpy()
+        drawn, vertices = bare.copy(), predictions.hands.vertices[row]
+        flat = project_to_crop(torch.as_tensor(vertices[None]), torch.as_tensor(predictions.camera[row][None]))[0].numpy()
         draw_mesh(drawn, vertices, (flat + 0.5) * crops.size, faces)
         draw_dots(drawn, (joints + 0.5) * crops.size)
         cv2.putText(drawn, f"{hand_mm[row]:.1f}", (6, crops.size - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)

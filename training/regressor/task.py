@@ -1,4 +1,4 @@
-"""What the training loop is told of the regressor: its loss, its rival, what good means, and a picture of what it says."""
+"""What the training loop is told of the regressor: its loss, its adversary, what good means, and an image of what it says."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,15 +20,14 @@ from training.regressor.discriminator import Discriminator
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, evaluate
 from training.regressor.hand import HandLayer
-from training.regressor.labels import truth_of
 from training.regressor.losses import discriminator_loss
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.objective import RegressorLossWeights, regressor_loss
 from training.regressor.pretrained import layer_decay_groups, load_vitpose
-from training.regressor.targets import HandTruth
+from training.regressor.targets import HandTargets, targets_of
 
-FIGURES = ("pa_mpjpe_mm", "pa_mpvpe_mm", "proper_pa_mpjpe_mm", "proper_pa_mpvpe_mm", "proper_pa_auc_j", "root_mpjpe_mm")
-"""Noted after every epoch, of those of `hands.metrics.hands.judge`."""
+METRICS = ("pa_mpjpe_mm", "pa_mpvpe_mm", "proper_pa_mpjpe_mm", "proper_pa_mpvpe_mm", "proper_pa_auc_j", "root_mpjpe_mm")
+"""Noted after every epoch, of those of `hands.metrics.hands.evaluate_hands3d`."""
 
 
 class Poses(NamedTuple):
@@ -43,7 +42,7 @@ class Poses(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegressorTask:
-    """The regressor on crops of hands, without a rival."""
+    """The regressor on crops of hands, without an adversary."""
 
     held_out: Benchmark | None
     """Hands that are not trained on; without them nothing is measured."""
@@ -51,7 +50,7 @@ class RegressorTask:
     augmentation: CropAugmentation = field(default_factory=CropAugmentation)
     weights: RegressorLossWeights = field(default_factory=RegressorLossWeights)
     margin: float = 1.5
-    """Side of the training pictures over the network's crop: room to turn and to shift."""
+    """Side of the training images over the network's crop: room to turn and to shift."""
     vitpose: Path | None = None
     """Checkpoint that the transformer begins with."""
     layer_decay: float = 1.0
@@ -74,17 +73,17 @@ class RegressorTask:
 
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """Weighted terms of every estimate."""
-        crops, truth = self._augmented(network, batch, device)
-        return regressor_loss(network(crops), truth, self.weights)
+        crops, targets = self._augmented(network, batch, device)
+        return regressor_loss(network(crops), targets, self.weights)
 
     def evaluate(self, network: nn.Module, device: torch.device) -> Mapping[str, float]:
         """Figures of the last estimate, and of the first as `coarse_...` where the network refines."""
         if self.held_out is None:
             return {}
-        judged = evaluate(network, self.held_out).judged  # type: ignore[arg-type]
-        last = judged.get("refined", judged["coarse"]).figures
-        coarse = {f"coarse_{name}": judged["coarse"].figures[name] for name in FIGURES} if "refined" in judged else {}
-        return {name: last[name] for name in FIGURES} | coarse
+        found = evaluate(network, self.held_out).evaluations  # type: ignore[arg-type]
+        last = found.get("refined", found["coarse"]).metrics
+        coarse = {f"coarse_{name}": found["coarse"].metrics[name] for name in METRICS} if "refined" in found else {}
+        return {name: last[name] for name in METRICS} | coarse
 
     def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
         """A sheet of held-out crops: the last mesh, and the true joints as white dots."""
@@ -92,53 +91,53 @@ class RegressorTask:
             return
         crops = self.held_out.crops
         rows = np.linspace(0, len(crops) - 1, min(24, len(crops))).astype(int).tolist()
-        pictures = np.empty((len(rows), *crops.shape), np.uint8)
-        for row, picture in zip(rows, pictures, strict=True):
-            crops.decode(row, picture)
-        truth = truth_of(crops.labels(rows), crops.size, 1.0, hand_layer(network), device)
+        images = np.empty((len(rows), *crops.shape), np.uint8)
+        for row, image in zip(rows, images, strict=True):
+            crops.decode(row, image)
+        targets = targets_of(crops.labels(rows), crops.size, 1.0, hand_layer(network), device)
         with torch.inference_mode():
-            said = network(as_floats(torch.from_numpy(pictures).to(device)))[-1]
-            pixels = (project_to_crop(said.vertices, said.camera) + 0.5) * crops.size
+            prediction = network(as_floats(torch.from_numpy(images).to(device)))[-1]
+            pixels = (project_to_crop(prediction.vertices, prediction.camera) + 0.5) * crops.size
         faces = mesh_faces(RIGHT)
-        for k, picture in enumerate(pictures):
-            draw_mesh(picture, said.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), faces)
-            draw_dots(picture, (truth.points[k].cpu().numpy() + 0.5) * crops.size)
+        for k, image in enumerate(images):
+            draw_mesh(image, prediction.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), faces)
+            draw_dots(image, (targets.points[k].cpu().numpy() + 0.5) * crops.size)
         sheet = np.zeros((-(-len(rows) // 6) * 6, *crops.shape), np.uint8)
-        sheet[: len(rows)] = pictures
+        sheet[: len(rows)] = images
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.vstack([np.hstack(list(sheet[k : k + 6])) for k in range(0, len(sheet), 6)])[..., ::-1])
 
-    def _augmented(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[Float[Tensor, "b 3 256 256"], HandTruth]:
-        pictures = as_floats(batch.images.to(device, non_blocking=True))
+    def _augmented(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[Float[Tensor, "b 3 256 256"], HandTargets]:
+        images = as_floats(batch.images.to(device, non_blocking=True))
         with torch.no_grad():
-            truth = truth_of(batch.labels, batch.images.shape[1], self.margin, hand_layer(network), device)
-            return augment(pictures, truth, batch.key.to(device), self.augmentation, self.margin)
+            targets = targets_of(batch.labels, batch.images.shape[1], self.margin, hand_layer(network), device)
+            return augment(images, targets, batch.key.to(device), self.augmentation, self.margin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversarialRegressorTask(RegressorTask):
     """The same with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
 
-    rival_rate = 1.0
+    adversary_rate = 1.0
 
-    def rival(self) -> nn.Module:
+    def adversary(self) -> nn.Module:
         return Discriminator()
 
     def loss_against(
-        self, network: nn.Module, rival: nn.Module, batch: Batch, device: torch.device, share_done: float
+        self, network: nn.Module, adversary: nn.Module, batch: Batch, device: torch.device, share_done: float
     ) -> tuple[Mapping[str, Tensor], Poses]:
-        crops, truth = self._augmented(network, batch, device)
-        said = network(crops)
-        judged = [rival(hand.rotations[:, 1:], hand.betas) for hand in said]
-        last, known = said[-1], truth.weight * (truth.has_mano & truth.has_betas)
-        poses = Poses(truth.rotations[:, 1:], truth.betas, known, last.rotations[:, 1:].detach(), last.betas.detach())
-        return regressor_loss(said, truth, self.weights, judged), poses
+        crops, targets = self._augmented(network, batch, device)
+        predictions = network(crops)
+        opinions = [adversary(hand.rotations[:, 1:], hand.betas) for hand in predictions]
+        last, known = predictions[-1], targets.weight * (targets.has_mano & targets.has_betas)
+        poses = Poses(targets.rotations[:, 1:], targets.betas, known, last.rotations[:, 1:].detach(), last.betas.detach())
+        return regressor_loss(predictions, targets, self.weights, opinions), poses
 
-    def rival_loss(self, rival: nn.Module, said: Any) -> Mapping[str, Tensor]:
+    def adversary_loss(self, adversary: nn.Module, poses: Any) -> Mapping[str, Tensor]:
         """Of crops whose true pose is known; the others have nothing to be told from."""
-        both = rival(torch.cat([said.real_pose, said.pose]), torch.cat([said.real_betas, said.betas]))
+        both = adversary(torch.cat([poses.real_pose, poses.pose]), torch.cat([poses.real_betas, poses.betas]))
         real, invented = both.chunk(2)
-        return {"discriminator": (said.real_weight * discriminator_loss(real, invented)).mean()}
+        return {"discriminator": (poses.real_weight * discriminator_loss(real, invented)).mean()}
 
 
 def hand_layer(network: nn.Module) -> HandLayer:

@@ -1,6 +1,6 @@
 """Hands of a video as tracks, and tracks made smooth: no network, only what neighbouring frames say (after the fact, not live).
 
-Frame of reference: pixels of the picture; rotations as matrices.
+Frame of reference: pixels of the image; rotations as matrices.
 """
 
 from dataclasses import dataclass
@@ -100,8 +100,8 @@ def smooth(
     as_right = (torch.split(values, _AT_ONCE) for values in (rotation, torch.from_numpy(betas), place))
     with torch.no_grad():
         parts = [layer(*some) for some in zip(*as_right, strict=True)]
-    said = HandEstimate(*(torch.cat(values) for values in zip(*parts, strict=True)))
-    return hands_of(said, hands.square, hands.side, size, frame_focal(size, focal_px))
+    prediction = HandEstimate(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return hands_of(prediction, hands.square, hands.side, size, frame_focal(size, focal_px))
 
 
 def over_time(time_s: Float[np.ndarray, "n"], deviation_s: float) -> csr_array:

@@ -1,6 +1,6 @@
-"""The plain vision transformer of ViTPose (Xu et al., NeurIPS 2022) with tokens of our own before those of the picture.
+"""The plain vision transformer of ViTPose (Xu et al., NeurIPS 2022) with tokens of our own before those of the image.
 
-Names of parameters are those of ViTPose's official checkpoints. Pictures are 256 pixels high and 192 wide, 16 x 12 patches.
+Names of parameters are those of ViTPose's official checkpoints. Images are 256 pixels high and 192 wide, 16 x 12 patches.
 """
 
 from typing import NamedTuple
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Pictures and tokens to tokens and a map of features."""
+    """Images and tokens to tokens and a map of features."""
 
     def __init__(self, shape: Shape, *, drop_path: float | None = None, checkpoint_activations: bool = False) -> None:
         super().__init__()

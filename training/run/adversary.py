@@ -12,29 +12,29 @@ from training.data.loader import Batch
 
 @runtime_checkable
 class Adversarial(Protocol):
-    """A task with a rival: its loss is asked for with the rival at hand, and the rival learns from what the network said."""
+    """A task with an adversary: its loss is asked for with the adversary at hand, which learns from what the network predicted."""
 
-    rival_rate: float
-    """The rival's learning rate over the network's."""
+    adversary_rate: float
+    """The adversary's learning rate over the network's."""
 
-    def rival(self) -> nn.Module:
+    def adversary(self) -> nn.Module:
         """A fresh one."""
 
     def loss_against(
-        self, network: nn.Module, rival: nn.Module, batch: Batch, device: torch.device, share_done: float
+        self, network: nn.Module, adversary: nn.Module, batch: Batch, device: torch.device, share_done: float
     ) -> tuple[Mapping[str, Tensor], Any]:
-        """The network's weighted terms, and what the rival is to judge, without gradient. The rival does not learn from these."""
+        """The network's weighted terms, and what the adversary is to judge, without gradient. The adversary does not learn from these."""
 
-    def rival_loss(self, rival: nn.Module, said: Any) -> Mapping[str, Tensor]:
-        """The rival's weighted terms."""
+    def adversary_loss(self, adversary: nn.Module, prediction: Any) -> Mapping[str, Tensor]:
+        """The adversary's weighted terms."""
 
 
-class Rival:
+class Adversary:
     """The second network of a run."""
 
     def __init__(self, task: Adversarial, weight_decay: float, device: torch.device, world_size: int) -> None:
         self.task = task
-        self.plain = task.rival().to(device)
+        self.plain = task.adversary().to(device)
         self.network = DistributedDataParallel(self.plain) if world_size > 1 else self.plain
         self.optimizer = torch.optim.AdamW(self.plain.parameters(), weight_decay=weight_decay)
 
@@ -42,15 +42,15 @@ class Rival:
         """All that decides its steps to come."""
         return {"network": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def gradient(self, said: Any) -> Mapping[str, Tensor]:
+    def gradient(self, prediction: Any) -> Mapping[str, Tensor]:
         """Its terms, and their gradient in its parameters."""
         self.plain.requires_grad_(True)
-        terms = self.task.rival_loss(self.network, said)
+        terms = self.task.adversary_loss(self.network, prediction)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         return terms
 
     def step(self, rate: float) -> None:
         """Learn from the gradient."""
-        self.optimizer.param_groups[0]["lr"] = self.task.rival_rate * rate
+        self.optimizer.param_groups[0]["lr"] = self.task.adversary_rate * rate
         self.optimizer.step()

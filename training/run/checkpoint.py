@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 FORMAT = 1
+_IN_FILE = {"ema": "average", "adversary": "rival"}
+"""Fields that files call otherwise, as the first ones did: one format for files of every age."""
 
 
 @dataclass(slots=True)
@@ -40,19 +42,19 @@ class Checkpoint:
     settings: Mapping[str, Any]
     """Of the network, as plain values."""
     network: Mapping[str, Tensor]
-    average: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
     """Of the weights over the steps: what is evaluated and shipped."""
     optimizer: Mapping[str, Any]
     progress: Progress
     data: str
     """Fingerprint of the data, seed and batch size, without which the order of samples is another."""
-    rival: Mapping[str, Any] = field(default_factory=dict)
+    adversary: Mapping[str, Any] = field(default_factory=dict)
     """Network and optimizer of `training.run.adversary`, where there is one."""
 
     def save(self, path: Path) -> None:
         """Write aside, flush to the disk, rename. Raises OSError with what to do about it; the file of before stays."""
         aside = path.with_suffix(".partial")
-        values = {name: getattr(self, name) for name in self.__slots__} | {"progress": asdict(self.progress)}
+        values = {_IN_FILE.get(name, name): getattr(self, name) for name in self.__slots__} | {"progress": asdict(self.progress)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
@@ -71,7 +73,10 @@ class Checkpoint:
             values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises half a dozen types for damaged files
             raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or {"rival", *values} != set(cls.__slots__):
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} is no checkpoint of this version of training")
+        values = {name: values.pop(_IN_FILE.get(name, name)) for name in cls.__slots__ if _IN_FILE.get(name, name) in values} | values
+        if {"adversary", *values} != set(cls.__slots__):
             raise ValueError(f"{path} is no checkpoint of this version of training")
         if kind and values["kind"] != kind:
             raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")

@@ -9,7 +9,7 @@ RECENT = 20
 """The average is over about the last twentieth of the steps so far, until `decay` bounds it."""
 
 
-class Average:
+class Ema:
     """Exponential, in float32: after step n it keeps n / (n + 20) of what it was, `decay` at the most.
 
     The window grows with the run, so that a run of any length, known or not, ends with an average of its end: neither of steps of the

@@ -11,21 +11,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.data.loader import Batch
 
 
-class Journal:
-    """Of one run; silent on every rank but the first."""
+class Log:
+    """The log of one run; silent on every rank but the first."""
 
     def __init__(self, folder: Path, *, first: bool) -> None:
         self.folder, self.first = folder, first
         self._board: Any = None
         if first:
             folder.mkdir(parents=True, exist_ok=True)
+            if (folder / "journal.jsonl").exists() and not (folder / "log.jsonl").exists():  # of a run begun by an earlier version
+                (folder / "journal.jsonl").rename(folder / "log.jsonl")
             self._board = _tensorboard(folder)
 
     def write(self, step: int, line: Mapping[str, Any]) -> None:
         """A note after `step` steps altogether; its numbers become curves."""
         if not self.first:
             return
-        with (self.folder / "journal.jsonl").open("a") as file:
+        with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({"num_steps": step} | dict(line)) + "\n")
         if self._board:
             for name, value in line.items():

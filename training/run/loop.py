@@ -20,10 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.data.loader import Batch, Loader
 from training.data.order import key_of
-from training.run.adversary import Adversarial, Rival
+from training.run.adversary import Adversarial, Adversary
 from training.run.checkpoint import Checkpoint, Progress, load_weights
-from training.run.ema import Average
-from training.run.log import Journal
+from training.run.ema import Ema
+from training.run.log import Log
 from training.run.optimizer import Both, Kind, optimizer_of, plain_groups
 
 _STEPS_A_NOTE = 20
@@ -86,7 +86,7 @@ class Task(Protocol):
         """Metrics on held-out data."""
 
     def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
-        """A picture of what the network says."""
+        """An image of what the network says."""
 
 
 @runtime_checkable
@@ -112,15 +112,15 @@ class Run:
         self.progress = Progress()
         torch.manual_seed(loader.seed)
         self.plain = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Average(self.plain)
+        self.ema = Ema(self.plain)
         decay = settings.weight_decay
         groups = task.groups(self.plain, decay) if isinstance(task, Layered) else plain_groups(self.plain, decay)
         self.optimizer = optimizer_of(settings.optimizer, groups, settings.learning_rate)
-        self.rival = Rival(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
+        self.adversary = Adversary(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
-        self.journal = Journal(folder, first=self.first)
+        self.log = Log(folder, first=self.first)
         self.minutes_before, self.started = self.progress.minutes, time.monotonic()
 
     def train(self) -> Mapping[str, float]:
@@ -136,9 +136,9 @@ class Run:
             kind=self.task.kind,
             settings=dict(self.task.settings()),
             network=self.plain.state_dict(),
-            average=self.average.network.state_dict(),
+            ema=self.ema.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            rival=self.rival.state() if self.rival else {},
+            adversary=self.adversary.state() if self.adversary else {},
             progress=replace(self.progress, minutes=self._minutes()),
             data=self._data(),
         )
@@ -149,7 +149,7 @@ class Run:
         self.network.train()
         title = f"epoch {here.epoch + 1} of {self.chosen.epochs}"
         with closing(self.loader.epoch(here.epoch, here.step)) as batches:
-            for batch in self.journal.bar(batches, title, here.step, len(self.loader)):
+            for batch in self.log.bar(batches, title, here.step, len(self.loader)):
                 share = self._share_done()
                 if share >= 1:
                     break
@@ -157,16 +157,16 @@ class Run:
                 here.step = batch.step + 1
                 if self.first and terms and (here.num_steps % _STEPS_A_NOTE == 0 or here.step == len(self.loader)):
                     rate = self.optimizer.param_groups[0]["lr"]
-                    self.journal.write(here.num_steps, {"epoch": here.epoch, "step": here.step, "rate": rate, **_numbers(terms)})
+                    self.log.write(here.num_steps, {"epoch": here.epoch, "step": here.step, "rate": rate, **_numbers(terms)})
                 if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
                     self.checkpoint().save(self.folder / "last.pt")
                     saved = time.monotonic()
 
     def _measure(self) -> None:
-        """Close an epoch: metrics, a picture, a checkpoint. Where nothing is measured the last epoch counts as the best."""
+        """Close an epoch: metrics, an image, a checkpoint. Where nothing is measured the last epoch counts as the best."""
         here, better, metrics = self.progress, False, dict[str, float]()
         if self.first:
-            metrics = dict(self.task.evaluate(self.average.network, self.device))
+            metrics = dict(self.task.evaluate(self.ema.network, self.device))
             better = self.task.metric not in metrics or metrics[self.task.metric] > here.best.get(self.task.metric, -math.inf)
         better = bool(_from_first(float(better), self.device))
         here.since_best = 0 if better else here.since_best + 1
@@ -175,8 +175,8 @@ class Run:
         if not self.first:
             return
         corrupt = len(self.loader.quarantine.reasons)
-        self.journal.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
-        self.task.draw(self.average.network, self.device, self.folder / "pictures" / f"epoch-{here.epoch:04d}.jpg")
+        self.log.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
+        self.task.draw(self.ema.network, self.device, self.folder / "images" / f"epoch-{here.epoch:04d}.jpg")
         if better:
             self.checkpoint().save(self.folder / "best.pt")
         self.checkpoint().save(self.folder / "last.pt")
@@ -189,7 +189,7 @@ class Run:
         torch.manual_seed(key_of(self.loader.seed, batch.epoch, batch.step, self.loader.rank))
         narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
         with narrow:
-            terms, said = self._terms(batch, share_done)
+            terms, prediction = self._terms(batch, share_done)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -198,29 +198,29 @@ class Run:
             self._skip(batch)
             return {}
         self.optimizer.step()
-        if self.rival:
-            terms = {**terms, **self.rival.gradient(said)}
-            self.rival.step(rate)
+        if self.adversary:
+            terms = {**terms, **self.adversary.gradient(prediction)}
+            self.adversary.step(rate)
         self.progress.num_steps += 1
-        self.average.update(self.plain, self.progress.num_steps)
+        self.ema.update(self.plain, self.progress.num_steps)
         return dict(terms) | {"loss": total, "gradient": length}
 
     def _terms(self, batch: Batch, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
-        """The network's terms, and what its rival is to judge where it has one."""
-        if self.rival is None:
+        """The network's terms, and what its adversary is to judge where it has one."""
+        if self.adversary is None:
             return self.task.loss(self.network, batch, self.device, share_done), None
-        self.rival.plain.requires_grad_(False)
-        return self.rival.task.loss_against(self.network, self.rival.plain, batch, self.device, share_done)
+        self.adversary.plain.requires_grad_(False)
+        return self.adversary.task.loss_against(self.network, self.adversary.plain, batch, self.device, share_done)
 
     def _skip(self, batch: Batch) -> None:
         """Count a bad batch and undo what it did to running statistics; keep the batch when it was one too many."""
         self.progress.bad_batches += 1
-        averaged = dict(self.average.network.named_buffers())
+        averaged = dict(self.ema.network.named_buffers())
         for name, values in self.plain.named_buffers():
             if not torch.isfinite(values).all():
                 values.copy_(averaged[name])
         bad = {"epoch": batch.epoch, "step": batch.step, "not_finite": batch.samples.sample.tolist()}
-        self.journal.write(self.progress.num_steps, bad)
+        self.log.write(self.progress.num_steps, bad)
         if self.progress.bad_batches > self.chosen.max_bad_batches:
             path = self.folder / f"bad_batch-{self.loader.rank}.pt"
             labels = {name: torch.from_numpy(values) for name, values in batch.labels.items()}
@@ -255,17 +255,19 @@ class Run:
         saved = Checkpoint.load(path, self.task.kind)
         if saved.data != self._data():
             raise ValueError(f"{path} was trained on other data, seed or batch size: name another folder, or remove it to begin anew")
-        if bool(saved.rival) != bool(self.rival):
-            raise ValueError(f"{path} was trained {'with' if saved.rival else 'without'} a rival: name another folder, or train as then")
+        if bool(saved.adversary) != bool(self.adversary):
+            raise ValueError(
+                f"{path} was trained {'with' if saved.adversary else 'without'} an adversary: name another folder, or train as then"
+            )
         if ("parts" in saved.optimizer) != isinstance(self.optimizer, Both):
             raise ValueError(f"{path} was trained by another optimizer: name another folder, or train as then")
         load_weights(self.plain, saved.network, path)
-        load_weights(self.average.network, saved.average, path)
+        load_weights(self.ema.network, saved.ema, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.progress = saved.progress
-        if self.rival:
-            load_weights(self.rival.plain, saved.rival["network"], path)
-            self.rival.optimizer.load_state_dict(saved.rival["optimizer"])
+        if self.adversary:
+            load_weights(self.adversary.plain, saved.adversary["network"], path)
+            self.adversary.optimizer.load_state_dict(saved.adversary["optimizer"])
 
 
 def _from_first(value: float, device: torch.device) -> float:

@@ -53,7 +53,7 @@ def test_left_hands_are_mirrored_onto_right_ones(folder: Path, tmp_path: Path) -
     left = next(k for k in range(len(crops)) if crops.labels([k])["side"][0] == LEFT)
     picture, labels = np.empty(crops.shape, np.uint8), crops.labels([left])
     crops.decode(left, picture)
-    scale, *shift = labels["to_picture"][0]
+    scale, *shift = labels["to_input"][0]
     x, y = (scale * labels["joints_2d"][0] + shift).T
     inside = np.floor(np.stack([crops.size - x, y], 1)).astype(int)
     red, _, blue = picture[inside[:, 1], inside[:, 0]].astype(float).mean(0)

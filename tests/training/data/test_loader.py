@@ -29,8 +29,8 @@ def copied(loader: Loader, epoch: int = 0, step: int = 0, count: int | None = No
     ]
 
 
-def test_pictures_are_those_of_their_samples(frames):
-    for images, _, samples, labels in copied(Loader(products=[frames], batch_size=8)):
+def test_images_are_those_of_their_samples(frames):
+    for images, _, samples, labels in copied(Loader(sources=[frames], batch_size=8)):
         for image, sample in zip(images.numpy(), samples, strict=True):
             middle = image[16 : 16 + HEIGHT]
             assert np.abs(middle.astype(int) - picture(int(sample))).mean() < 3
@@ -42,9 +42,9 @@ def test_pictures_are_those_of_their_samples(frames):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
 def test_any_number_of_ranks_sees_the_same_batches(frames, world_size):
-    whole = copied(Loader(products=[frames], batch_size=16))
+    whole = copied(Loader(sources=[frames], batch_size=16))
     ranks = [
-        copied(Loader(products=[frames], batch_size=16, rank=r, world_size=world_size, num_threads=1 + r % 3)) for r in range(world_size)
+        copied(Loader(sources=[frames], batch_size=16, rank=r, world_size=world_size, num_threads=1 + r % 3)) for r in range(world_size)
     ]
     for step, (images, key, samples, _) in enumerate(whole):
         assert torch.equal(images, torch.cat([rank[step][0] for rank in ranks]))
@@ -53,7 +53,7 @@ def test_any_number_of_ranks_sees_the_same_batches(frames, world_size):
 
 
 def test_a_run_goes_on_where_it_stopped(frames):
-    loader = Loader(products=[frames], batch_size=8, seed=3)
+    loader = Loader(sources=[frames], batch_size=8, seed=3)
     whole, rest = copied(loader, epoch=2), copied(loader, epoch=2, step=9)
     assert len(whole) == len(loader) == 15
     assert len(rest) == 6
@@ -66,7 +66,7 @@ def test_keys_of_augmentation_differ_by_sample_epoch_and_seed(frames):
     keys = {
         int(key)
         for seed, epoch in itertools.product((0, 1), (0, 1))
-        for _, batch, *_ in copied(Loader(products=[frames], batch_size=8, seed=seed), epoch)
+        for _, batch, *_ in copied(Loader(sources=[frames], batch_size=8, seed=seed), epoch)
         for key in batch
     }
     assert len(keys) == 4 * 120
@@ -83,7 +83,7 @@ def test_a_step_of_two_million_samples_is_known_at_once():
 
 def test_datasets_are_mixed_by_weight(frames, shards, tmp_path, cache):
     other = Frames(dataset=Dataset.of([write(tmp_path / "other.parquet", rows(500, 10))], cache), size=96)
-    loader = Loader(products=[frames, other], batch_size=10, weights=[1, 1], num_samples=40)
+    loader = Loader(sources=[frames, other], batch_size=10, weights=[1, 1], num_samples=40)
     for batch in loader.epoch(0):
         for k, (dataset, sample) in enumerate(zip(batch.samples.dataset, batch.samples.sample, strict=True)):
             number = int(sample) + 500 * int(dataset)
@@ -96,7 +96,7 @@ def test_datasets_are_mixed_by_weight(frames, shards, tmp_path, cache):
 def test_a_batch_may_lack_crops_of_a_rare_dataset(shards, tmp_path, cache):
     crops = Crops.of(Dataset.of(shards(), cache), size=64)
     rare = Crops.of(Dataset.of([write(tmp_path / "rare.parquet", rows(500, 10))], cache), size=64)
-    loader = Loader(products=[crops, rare], batch_size=4, weights=[39, 1], num_samples=40)
+    loader = Loader(sources=[crops, rare], batch_size=4, weights=[39, 1], num_samples=40)
     drawn = [(batch.samples.dataset.tolist(), batch.labels["keypoints"].shape) for batch in loader.epoch(0)]
     assert [0] * 4 in [datasets for datasets, _ in drawn]
     assert sum(map(sum, (datasets for datasets, _ in drawn))) == 1
@@ -114,7 +114,7 @@ def test_a_corrupt_sample_is_quarantined_counted_and_replaced_alike_everywhere(s
     paths = shards(3, data_page_size=1, write_batch_size=1)  # a page a row
     flip(paths[0], 20, 0)
     frames = Frames(dataset=Dataset.of(paths, cache), size=96)
-    first, second = (Loader(products=[frames], batch_size=8, num_threads=n, quarantine=Quarantine()) for n in (1, 4))
+    first, second = (Loader(sources=[frames], batch_size=8, num_threads=n, quarantine=Quarantine()) for n in (1, 4))
     a, b = copied(first), copied(second)
     assert list(first.quarantine.reasons) == list(second.quarantine.reasons) == [(0, 20)]
     assert "checksum" in first.quarantine.reasons[0, 20]
@@ -127,25 +127,25 @@ def test_a_corrupt_sample_is_quarantined_counted_and_replaced_alike_everywhere(s
         assert images.shape == (8, 96, 96, 3)
 
 
-def test_bytes_that_are_no_picture_are_quarantined_too(tmp_path, cache):
+def test_bytes_that_are_no_image_are_quarantined_too(tmp_path, cache):
     table = rows(0, 40)
     images = table["image"].to_pylist()
-    images[3] = b"not a picture"
+    images[3] = b"not an image"
     table = table.set_column(2, table.schema.field("image"), [images])
     frames = Frames(dataset=Dataset.of([write(tmp_path / "a.parquet", table)], cache), size=96)
-    loader = Loader(products=[frames], batch_size=8)
+    loader = Loader(sources=[frames], batch_size=8)
     assert len(copied(loader)) == 5
     assert "no JPEG" in loader.quarantine.reasons[0, 3]
 
 
 @pytest.mark.parametrize("size", [96, 64])
-def test_a_picture_that_is_cut_short_is_quarantined_at_any_size(tmp_path, cache, size):
+def test_a_image_that_is_cut_short_is_quarantined_at_any_size(tmp_path, cache, size):
     table = rows(0, 40)
     images = table["image"].to_pylist()
     images[5] = images[5][: len(images[5]) // 2]
     table = table.set_column(2, table.schema.field("image"), [images])
     frames = Frames(dataset=Dataset.of([write(tmp_path / "a.parquet", table)], cache), size=size)
-    loader = Loader(products=[frames], batch_size=8)
+    loader = Loader(sources=[frames], batch_size=8)
     samples = np.concatenate([samples for _, _, samples, _ in copied(loader)])
     assert list(loader.quarantine.reasons) == [(0, 5)]
     assert 5 not in samples
@@ -157,7 +157,7 @@ def test_too_many_corrupt_samples_end_the_run(tmp_path, cache):
     table = table.set_column(2, table.schema.field("image"), [images])
     frames = Frames(dataset=Dataset.of([write(tmp_path / "a.parquet", table)], cache), size=96)
     with pytest.raises(CorruptSampleError, match=r"of \d+ samples are corrupt, the last: .*no JPEG"):
-        copied(Loader(products=[frames], batch_size=8, quarantine=Quarantine(tolerated=10)))
+        copied(Loader(sources=[frames], batch_size=8, quarantine=Quarantine(tolerated=10)))
 
 
 def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards, cache):
@@ -169,9 +169,9 @@ def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards,
         crops.decode(sample, out)
         labels = crops.labels([sample])
         row = int(crops.hand[sample, 0])
-        middle = moved(np.array([[[row % 20 + 15, 25.0]]], np.float32), labels["to_picture"])[0, 0]
+        middle = moved(np.array([[[row % 20 + 15, 25.0]]], np.float32), labels["to_input"])[0, 0]
         assert np.allclose(middle, 32, atol=1e-3)
-        corner = moved(np.array([[[4.0, 4.0]]], np.float32), labels["to_picture"])[0, 0]  # the frame's bright corner
+        corner = moved(np.array([[[4.0, 4.0]]], np.float32), labels["to_input"])[0, 0]  # the frame's bright corner
         if labels["side"][0] == 0:
             corner[0] = 64 - corner[0]
         if (corner > 2).all() and (corner < 62).all():
@@ -186,17 +186,17 @@ def test_a_crop_is_what_a_warp_would_cut(box, mirrored):
     import cv2
 
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (360, 640, 3), np.uint8), (0, 0), 6)
-    to_picture = squared(np.array(box, np.float32), 96, 2.0)
-    scale, dx, dy = to_picture.tolist()
+    to_input = squared(np.array(box, np.float32), 96, 2.0)
+    scale, dx, dy = to_input.tolist()
     half = 0.5 * (scale - 1)
     wanted = cv2.warpAffine(image, np.array([[scale, 0, dx + half], [0, scale, dy + half]]), (96, 96), borderValue=(FILL,) * 3)
     shrunk = [cv2.resize(image, (640 * k // 8, 360 * k // 8), interpolation=cv2.INTER_AREA) for k in (2, 4) if k >= 8 * scale]
     for given in [image, *shrunk]:
         out = np.empty((96, 96, 3), np.uint8)
-        cut(given, (640, 360), to_picture, out, mirrored=mirrored)
+        cut(given, (640, 360), to_input, out, mirrored=mirrored)
         apart = np.abs((out[:, ::-1] if mirrored else out).astype(int) - wanted)
         assert np.median(apart) <= 2
-        assert np.quantile(apart, 0.97) < 12, "but for the picture's edge, where a warp blends"
+        assert np.quantile(apart, 0.97) < 12, "but for the image's edge, where a warp blends"
 
 
 def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):
@@ -210,13 +210,13 @@ def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):
     out = np.empty(frames.shape, np.uint8)
     frames.decode(0, out)
     y, x = np.argwhere(out[..., 0] > 160).mean(0) + 0.5
-    wanted = moved(np.array([[[920.0, 300.0]]], np.float32), frames.labels([0])["to_picture"])[0, 0]
+    wanted = moved(np.array([[[920.0, 300.0]]], np.float32), frames.labels([0])["to_input"])[0, 0]
     assert np.allclose([x, y], wanted, atol=0.6)
 
 
 def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames):
     part = Frames(dataset=frames.dataset, size=96, share=0.25)
-    loader = Loader(products=[part], batch_size=10)
+    loader = Loader(sources=[part], batch_size=10)
     seen = [set(), set()]
     for epoch in (0, 1):
         for images, _, samples, labels in copied(loader, epoch):
@@ -233,8 +233,8 @@ def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames):
 
 
 def test_a_loader_can_be_sent_to_another_process(frames):
-    for product in (frames, Crops.of(frames.dataset, size=64)):
-        loader = Loader(products=[product], batch_size=8)
+    for source in (frames, Crops.of(frames.dataset, size=64)):
+        loader = Loader(sources=[source], batch_size=8)
         sent = pickle.loads(pickle.dumps(loader))
         for (a, key, *_), (b, other, *_) in zip(copied(loader, count=3), copied(sent, count=3), strict=True):
             assert torch.equal(a, b)
@@ -251,4 +251,4 @@ def test_a_loader_can_be_sent_to_another_process(frames):
 )
 def test_senseless_loaders_are_refused(frames, wrong, word):
     with pytest.raises(ValueError, match=word):
-        Loader(**({"products": [frames], "batch_size": 8} | wrong))
+        Loader(**({"sources": [frames], "batch_size": 8} | wrong))

@@ -54,7 +54,7 @@ def packed(tmp_path, store) -> tuple[Path, str]:
 
 
 def batches(dataset: Dataset):
-    loader = Loader(products=[Frames(dataset=dataset, size=96)], batch_size=24)
+    loader = Loader(sources=[Frames(dataset=dataset, size=96)], batch_size=24)
     return [(batch.images.clone(), batch.labels["box"]) for batch in loader.epoch(1)]
 
 
@@ -88,7 +88,7 @@ def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(packed, tmp_path, cac
     assert len(list(pictures)) == 40
 
 
-def test_a_picture_that_has_changed_in_the_store_is_quarantined(packed, store, tmp_path, monkeypatch):
+def test_a_image_that_has_changed_in_the_store_is_quarantined(packed, store, tmp_path, monkeypatch):
     folder, uri = packed
     monkeypatch.setenv("WHIM_CACHE_GB", "0")
     dataset = Dataset.open(uri, "train", tmp_path / "far")
@@ -100,7 +100,7 @@ def test_a_picture_that_has_changed_in_the_store_is_quarantined(packed, store, t
     client.put_object(Bucket="hands", Key=f"{uri.split('/')[3].split('?')[0]}/train/train-1.parquet", Body=bytes(changed))
     with pytest.raises(CorruptSampleError, match=r"train-1.parquet of s3://.*, bytes \d+ to \d+, has changed: upload it again"):
         shard.image(7)
-    loader = Loader(products=[Frames(dataset=dataset, size=96)], batch_size=24)
+    loader = Loader(sources=[Frames(dataset=dataset, size=96)], batch_size=24)
     assert 47 not in np.concatenate([batch.samples.sample for batch in loader.epoch(0)])
     assert list(loader.quarantine.reasons) == [(0, 47)]
 

@@ -27,6 +27,6 @@ def random_detector(settings: DetectorSettings | None = None, seed: int = 0) -> 
 
 def save(network: Detector, path: Path) -> Path:
     weights = network.state_dict()
-    made = {"kind": "detector", "settings": asdict(network.settings), "network": weights, "average": weights}
+    made = {"kind": "detector", "settings": asdict(network.settings), "network": weights, "ema": weights}
     Checkpoint(**made, optimizer={}, progress=Progress(), data="random").save(path)
     return path

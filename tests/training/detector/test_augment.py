@@ -1,4 +1,4 @@
-"""Augmentation moves pictures, boxes, keypoints and sides together, the same way wherever it runs."""
+"""Augmentation moves images, boxes, keypoints and sides together, the same way wherever it runs."""
 
 import math
 
@@ -24,7 +24,7 @@ STILL = {
 
 
 def case(b: int = 8, seed: int = 0):
-    """A hand a picture; each keypoint is a bright blob on black, the box the blobs' hull and 6 pixels."""
+    """A hand an image; each keypoint is a bright blob on black, the box the blobs' hull and 6 pixels."""
     generator = torch.Generator().manual_seed(seed)
     keypoints = 44 + 40 * torch.rand(b, 21, 2, generator=generator)
     place = torch.arange(SIZE) + 0.5
@@ -116,7 +116,7 @@ def test_ignored_areas_are_cut_to_their_tile_of_a_mosaic():
     _, moved = augment(images, labels, key, Augmentation(**STILL | {"mosaic": 1.0}))
     box = moved["ignore"].clamp(0, SIZE)
     areas = torch.zeros(4).index_add(0, moved["ignore_image"], (box[:, 2:] - box[:, :2]).prod(1))
-    torch.testing.assert_close(areas, torch.full((4,), float(SIZE * SIZE)))  # the four tiles cover the picture, none the other
+    torch.testing.assert_close(areas, torch.full((4,), float(SIZE * SIZE)))  # the four tiles cover the image, none the other
     _, alone = augment(images, labels, key, Augmentation(**STILL | {"mosaic": 0.5}))
     assert (torch.bincount(alone["ignore_image"], minlength=4) <= 4).all()
     assert 1 in torch.bincount(alone["ignore_image"], minlength=4)
@@ -131,8 +131,8 @@ def test_a_hand_of_which_little_is_left_is_dropped():
 
 
 @pytest.mark.parametrize("change", [{}, {"flip": 1.0}, {"mosaic": 1.0}, {"mosaic": 1.0, "scale": (0.5, 0.7), "shift": 0.1}], ids=str)
-def test_no_box_reaches_beyond_what_is_shown_of_its_picture(change):
-    """Pictures white, twice as wide as high, in grey squares; hands that reach over every border."""
+def test_no_box_reaches_beyond_what_is_shown_of_its_image(change):
+    """Images white, twice as wide as high, in grey squares; hands that reach over every border."""
     _, labels, key = case(16)
     images = torch.full((16, 3, SIZE, SIZE), 114 / 255)
     images[:, :, 32:96] = 1
@@ -221,7 +221,7 @@ def test_random_numbers_are_even_and_hang_on_key_and_stream_only():
 
 def test_hands_that_were_not_kept_are_ignored_and_unknown_keypoints_count_for_nothing():
     _, labels, _ = case(4)
-    labels |= {"keep": torch.tensor([True, False, True, True]), "to_picture": torch.tensor([[0.2, 0, 16], [0.2, 16, 0]]).repeat(2, 1)}
+    labels |= {"keep": torch.tensor([True, False, True, True]), "to_input": torch.tensor([[0.2, 0, 16], [0.2, 16, 0]]).repeat(2, 1)}
     labels["keypoints"][2, 5] = torch.nan
     columns = of_training(labels, torch.tensor([0, 2, 1, 3]), SIZE)
     assert columns["image"].tolist() == [0, 2, 3]

@@ -60,10 +60,10 @@ def test_a_detector_on_each_backbone_says_something_of_every_anchor_and_learns_e
 @pytest.mark.parametrize("name", TRUNKS)
 def test_folded_norms_change_nothing(name):
     network = random_detector(DetectorSettings(backbone=name, one_to_one=False))
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        before = detections(network, picture)
-        after = detections(fused(network), picture)
+        before = detections(network, image)
+        after = detections(fused(network), image)
     assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     torch.testing.assert_close(after.box, before.box, atol=2e-2, rtol=1e-3)
     torch.testing.assert_close(after.score, before.score, atol=1e-3, rtol=0)

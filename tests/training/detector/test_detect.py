@@ -42,7 +42,7 @@ def film(tmp_path):
     return path
 
 
-def test_a_picture_is_drawn_and_its_hands_are_in_the_table(checkpoint, photo, tmp_path):
+def test_a_image_is_drawn_and_its_hands_are_in_the_table(checkpoint, photo, tmp_path):
     detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
     out = tmp_path / "out"
     frames, hands = detect(detector, str(photo), out)
@@ -72,10 +72,10 @@ def test_a_video_is_drawn_frame_by_frame(checkpoint, film, tmp_path):
     assert detect(detector, str(film), tmp_path / "few", max_frames=2)[0] == 2
 
 
-def test_what_is_no_picture_and_no_video_is_named(checkpoint, tmp_path):
+def test_what_is_no_image_and_no_video_is_named(checkpoint, tmp_path):
     detector = HandDetector.load(checkpoint, size=64)
     (tmp_path / "text.mp4").write_text("no video")
-    for source, words in ((tmp_path / "text.mp4", "cannot be read as a video"), (tmp_path / "none.jpg", "cannot be read as a picture")):
+    for source, words in ((tmp_path / "text.mp4", "cannot be read as a video"), (tmp_path / "none.jpg", "cannot be read as an image")):
         with pytest.raises(ValueError, match=words):
             detect(detector, str(source), tmp_path / "out")
     (tmp_path / "out" / "webcam.mp4").touch()  # of an earlier run
@@ -97,10 +97,10 @@ def test_a_file_may_be_called_as_a_camera(checkpoint, photo, tmp_path):
 
 
 def labels(folder, **entry):
-    picture = {"id": "A0", "jpeg": "photo.jpg", "width": 120, "height": 80, "hands": [], "ignore": []} | entry
+    image = {"id": "A0", "jpeg": "photo.jpg", "width": 120, "height": 80, "hands": [], "ignore": []} | entry
     path = folder / "labels" / "some.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"format": "handmedia-bench/1", "images": [picture]}))
+    path.write_text(json.dumps({"format": "handmedia-bench/1", "images": [image]}))
     return path
 
 
@@ -110,7 +110,7 @@ def test_the_command_line_reaches_training(checkpoint, photo, tmp_path, monkeypa
         whim.main()
         return capsys.readouterr().out
 
-    assert "hands in 1 pictures" in say("detect", checkpoint, photo, "--image", 64, "--threshold", 0.4, "--out", tmp_path / "out")
+    assert "hands in 1 images" in say("detect", checkpoint, photo, "--image", 64, "--threshold", 0.4, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "photo.parquet").exists()
     beside = tmp_path / "beside.json"
     beside.write_text(json.dumps({"recall": 0.5, "precision": 0.75, "side_accuracy": 0.25}))

@@ -7,15 +7,15 @@ import cv2
 import numpy as np
 import pytest
 
-from hands.drawing.sheets import WorstPictures
+from hands.drawing.sheets import WorstImages
 from tests.training.data.readers import official
 from tests.training.detector.small import random_detector, save
 from tests.training.detector.test_detect import labels
 from training.cli import main
 from training.data.readers.labelled_frames import labelled_frames
-from training.data.readers.labelled_picture import LabelledPicture
+from training.data.readers.labelled_image import LabelledImage
 from training.detector.ablations import ablations
-from training.detector.evaluate import figures, figures_by_size, judge
+from training.detector.evaluate import evaluate, metrics, metrics_by_size
 from training.detector.inference import HandDetector
 from training.detector.report import PAPER, network_facts
 
@@ -46,7 +46,7 @@ def test_labelled_frames_are_counted(detector, photo):
     threshold = float(found.score[0]) - 1e-6
 
     def measured(**entry):
-        said = figures(judge(detector, labelled_frames(labels(photo.parent, **entry))), threshold=threshold, min_iou=0.3)
+        said = metrics(evaluate(detector, labelled_frames(labels(photo.parent, **entry))), threshold=threshold, min_iou=0.3)
         return [said.get(key) for key in ("precision", "recall", "side")]
 
     assert measured(hands=[{"box": best, "side": name}]) == [1, 1, 1]
@@ -59,38 +59,38 @@ def test_labels_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "cut.json").write_text('{"format": ')
     with pytest.raises(ValueError, match=r"cut.json cannot be read as JSON \(.*\): is it cut short"):
         list(labelled_frames(tmp_path / "cut.json"))
-    with pytest.raises(FileNotFoundError, match=r"label A0: no picture .*gone.jpg: name the folder of the pictures with --media"):
+    with pytest.raises(FileNotFoundError, match=r"label A0: no image .*gone.jpg: name the folder of the images with --media"):
         list(labelled_frames(labels(tmp_path, jpeg="gone.jpg")))
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="has format None, this code reads 'handmedia-bench/1'"):
         list(labelled_frames(tmp_path / "other.json"))
 
 
-def truth_of(detector, path, rows, name="a") -> LabelledPicture:
-    """A picture labelled with what the detector says."""
+def targets_of(detector, path, rows, name="a") -> LabelledImage:
+    """An image labelled with what the detector says."""
     (found,) = detector([read(path)])
-    return LabelledPicture(name=name, picture=path, box=found.box[rows].astype(np.float64), side=found.side[rows])
+    return LabelledImage(name=name, source=path, box=found.box[rows].astype(np.float64), side=found.side[rows])
 
 
 def test_batches_do_not_change_what_is_found(detector, tmp_path):
-    pictures = [truth_of(detector, official.photo(tmp_path / f"{k}.jpg", seed=k), [0, 3], str(k)) for k in range(5)]
-    one, three = (judge(detector, pictures, batch_size=size) for size in (1, 3))
+    images = [targets_of(detector, official.photo(tmp_path / f"{k}.jpg", seed=k), [0, 3], str(k)) for k in range(5)]
+    one, three = (evaluate(detector, images, batch_size=size) for size in (1, 3))
     assert one.num_images == three.num_images == 5
-    assert one.truth.image.tolist() == three.truth.image.tolist() == np.repeat(range(5), 2).tolist()
-    np.testing.assert_allclose(one.said.box, three.said.box, atol=1e-3)
-    assert figures(one)["ap"] == pytest.approx(figures(three)["ap"], abs=1e-6)
-    assert set(figures_by_size(one)) == {"<4%", "4-10%", "10-25%", ">25%"}
+    assert one.targets.image.tolist() == three.targets.image.tolist() == np.repeat(range(5), 2).tolist()
+    np.testing.assert_allclose(one.predictions.box, three.predictions.box, atol=1e-3)
+    assert metrics(one)["ap"] == pytest.approx(metrics(three)["ap"], abs=1e-6)
+    assert set(metrics_by_size(one)) == {"<4%", "4-10%", "10-25%", ">25%"}
 
 
-def test_the_worst_pictures_are_kept_worst_first(detector, tmp_path):
-    worst = WorstPictures(threshold=2.0, min_iou=0.5, count=2)  # nothing is said: every label is a miss
+def test_the_worst_images_are_kept_worst_first(detector, tmp_path):
+    worst = WorstImages(threshold=2.0, min_iou=0.5, count=2)  # nothing is said: every label is a miss
     for number, count in enumerate((1, 3, 0, 2)):
-        picture = truth_of(detector, official.photo(tmp_path / f"{number}.jpg", seed=number), list(range(count)), str(number))
-        judge(detector, [picture], onlooker=worst)
+        labelled = targets_of(detector, official.photo(tmp_path / f"{number}.jpg", seed=number), list(range(count)), str(number))
+        evaluate(detector, [labelled], onlooker=worst)
     assert sorted(faults for faults, *_ in worst.kept) == [2, 3]
     worst.write(tmp_path / "worst.jpg")
     assert cv2.imread(str(tmp_path / "worst.jpg")).shape == (400, 1600, 3)
-    nothing = WorstPictures(threshold=2.0, min_iou=0.5)
+    nothing = WorstImages(threshold=2.0, min_iou=0.5)
     nothing.write(tmp_path / "none.jpg")
     assert not (tmp_path / "none.jpg").exists()
 

@@ -1,4 +1,4 @@
-"""The exported files say what the network says, for any number of pictures."""
+"""The exported files say what the network says, for any number of images."""
 
 import numpy as np
 import onnx
@@ -24,10 +24,10 @@ def files(request, tmp_path_factory):
     return network, folder
 
 
-def wanted(network, pictures):
-    """The best anchors, one picture after the other."""
+def wanted(network, images):
+    """The best anchors, one image after the other."""
     with torch.no_grad():
-        said = detections(network, pictures)
+        said = detections(network, images)
     best, side = said.score.max(2)
     rows = best.argsort(1, descending=True)[:, :HANDS]
     pick = lambda values: torch.stack([values[k, row] for k, row in enumerate(rows)])  # noqa: E731
@@ -37,11 +37,11 @@ def wanted(network, pictures):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_says_what_torch_says(files, batch):
     network, folder = files
-    pictures = torch.rand(batch, 3, SIZE, SIZE)
+    images = torch.rand(batch, 3, SIZE, SIZE)
     session = onnxruntime.InferenceSession(folder / "hands.onnx", providers=["CPUExecutionProvider"])
     names = ["box", "score", "side", "side_score", "keypoints"]
-    box, score, side, side_score, keypoints = session.run(names, {"images": pictures.numpy()})
-    true_box, true_score, true_side, true_side_score, true_keypoints = wanted(network, pictures)
+    box, score, side, side_score, keypoints = session.run(names, {"images": images.numpy()})
+    true_box, true_score, true_side, true_side_score, true_keypoints = wanted(network, images)
     assert true_score.diff(dim=1).max() < -1e-5, "ties, whose order nobody promises"
     np.testing.assert_allclose(score, true_score, atol=1e-4)
     assert box.shape == (batch, HANDS, 4)
@@ -72,8 +72,8 @@ def test_torch_reads_its_own_export(files):
         pytest.skip("exported once, from the other head")
     extra = {"whim.json": ""}
     program = torch.export.load(folder / "hands.pt2", extra_files=extra)
-    pictures = torch.rand(3, 3, SIZE, SIZE)
-    for got, true in zip(program.module()(pictures), wanted(network, pictures), strict=True):
+    images = torch.rand(3, 3, SIZE, SIZE)
+    for got, true in zip(program.module()(images), wanted(network, images), strict=True):
         torch.testing.assert_close(got, true, atol=1e-3, rtol=0)
     assert '"classes": "left,right"' in extra["whim.json"]
 

@@ -14,10 +14,10 @@ from training.detector.network import DetectorSettings
 def test_the_best_alone_are_the_best_of_all(settings, count, folded):
     network = random_detector(settings)
     network = fused(network) if folded else network
-    pictures = torch.rand(2, 3, 160, 128)  # 320, 80 and 20 anchors
+    images = torch.rand(2, 3, 160, 128)  # 320, 80 and 20 anchors
     with torch.no_grad():
-        many, one = network(pictures)
-        all_of_them, best = detections(network, pictures), best_hands(network, pictures, count)
+        many, one = network(images)
+        all_of_them, best = detections(network, images), best_hands(network, images, count)
     order = (many if one is None else one).side.amax(2).argsort(1, descending=True)
     pick = torch.arange(2)[:, None], order[:, :count]
     for got, dense in zip(best, all_of_them, strict=True):

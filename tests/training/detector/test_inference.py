@@ -1,4 +1,4 @@
-"""Hands come out in the pixels of the picture that went in, once each."""
+"""Hands come out in the pixels of the image that went in, once each."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from training.detector.network import Detections, DetectorSettings
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (37, 111), (211, 53), (1, 9), (720, 1281)])
-def test_a_place_in_the_picture_and_its_place_in_the_square_are_one(shape):
+def test_a_place_in_the_image_and_its_place_in_the_square_are_one(shape):
     height, width = shape
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     y0, y1, x0, x1 = height // 3, max(2 * height // 3, height // 3 + 1), width // 2, max(3 * width // 4, width // 2 + 1)
-    picture[y0:y1, x0:x1] = 255
-    square, (scale, dx, dy) = letterboxed(picture, 192)
+    image[y0:y1, x0:x1] = 255
+    square, (scale, dx, dy) = letterboxed(image, 192)
     assert square.shape == (192, 192, 3)
     weight = np.where(square == 114, 0, square)[..., 0].astype(float)
     y, x = np.indices(weight.shape) + 0.5
@@ -23,13 +23,13 @@ def test_a_place_in_the_picture_and_its_place_in_the_square_are_one(shape):
     assert middle == pytest.approx([(x0 + x1) / 2 * scale + dx, (y0 + y1) / 2 * scale + dy], abs=0.6)
 
 
-def test_boxes_and_keypoints_come_back_in_the_pixels_of_each_picture():
+def test_boxes_and_keypoints_come_back_in_the_pixels_of_each_image():
     detector = HandDetector(random_detector(), size=96, threshold=0.2)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((96, 96), (50, 131), (301, 77))]
-    answers = detector(pictures)
-    for picture, hands in zip(pictures, answers, strict=True):
-        square, (scale, dx, dy) = letterboxed(picture, 96)
+    images = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((96, 96), (50, 131), (301, 77))]
+    answers = detector(images)
+    for image, hands in zip(images, answers, strict=True):
+        square, (scale, dx, dy) = letterboxed(image, 96)
         (same,) = detector([square])
         assert len(hands.score) > 3
         np.testing.assert_allclose(hands.score, same.score, atol=1e-5)
@@ -59,10 +59,10 @@ def test_an_answer_has_the_shapes_and_ranges_it_promises():
 @pytest.mark.parametrize("settings", [DetectorSettings(), DetectorSettings(one_to_one=False, landmarks=False)], ids=str)
 def test_folded_norms_change_nothing(settings):
     network = random_detector(settings)
-    pictures = torch.rand(2, 3, 64, 96)
+    images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        before = detections(network, pictures)
-        after = detections(fused(network), pictures)
+        before = detections(network, images)
+        after = detections(fused(network), images)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
@@ -107,6 +107,6 @@ def test_only_the_one_to_many_head_needs_its_doubles_dropped():
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
     network = random_detector()
     loaded = HandDetector.load(save(network, tmp_path / "best.pt"), size=64, threshold=0.2)
-    picture = np.random.default_rng(1).integers(0, 255, (80, 60, 3), np.uint8)
-    (one,), (other,) = loaded([picture]), HandDetector(network, size=64, threshold=0.2)([picture])
+    image = np.random.default_rng(1).integers(0, 255, (80, 60, 3), np.uint8)
+    (one,), (other,) = loaded([image]), HandDetector(network, size=64, threshold=0.2)([image])
     np.testing.assert_allclose(one.box, other.box, atol=1e-2)

@@ -159,7 +159,7 @@ def test_assignment_is_that_of_the_paper(seed, num_anchors):
 
 
 def labels(**change) -> dict[str, torch.Tensor]:
-    """Two hands on the first of two pictures, none on the second."""
+    """Two hands on the first of two images, none on the second."""
     columns = {
         "image": torch.tensor([0, 0]),
         "box": torch.tensor([[8.0, 8, 40, 40], [50, 50, 90, 80]]),
@@ -209,7 +209,7 @@ def test_hands_without_keypoints_teach_box_and_side_only():
     assert terms.box > 0
 
 
-def test_a_box_outside_the_picture_does_no_harm():
+def test_a_box_outside_the_image_does_no_harm():
     outside = labels(box=torch.tensor([[-500.0, -500, -400, -400], [50, 50, 90, 80]]))
     raw = raw_of()
     terms = detector_loss(raw, targets_of(outside, 2), (96, 96), DetectorLossWeights())
@@ -218,7 +218,7 @@ def test_a_box_outside_the_picture_does_no_harm():
     assert all(each.grad.isfinite().all() for each in raw)
 
 
-def test_padding_keeps_every_hand_with_its_picture():
+def test_padding_keeps_every_hand_with_its_image():
     shuffled = labels(
         image=torch.tensor([1, 0, 1]),
         box=torch.tensor([[1.0, 1, 2, 2], [2, 2, 3, 3], [3, 3, 4, 4]]),

@@ -1,4 +1,4 @@
-"""The whole chain learns: eight pictures off a shard, by heart."""
+"""The whole chain learns: eight images off a shard, by heart."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from training.run.loop import Run, TrainSettings
 SIZE = 128
 
 
-def hands_in_pictures(count: int) -> pa.Table:
+def hands_in_images(count: int) -> pa.Table:
     """Right hands orange, left hands blue, each a disc with a bright spot for every keypoint, on noise."""
     rng = np.random.default_rng(0)
     table = rows(1, 1)
@@ -28,21 +28,21 @@ def hands_in_pictures(count: int) -> pa.Table:
     images, hands = [], []
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     for k in range(count):
-        picture = rng.integers(0, 60, (SIZE, SIZE, 3)).astype(np.float64)
+        image = rng.integers(0, 60, (SIZE, SIZE, 3)).astype(np.float64)
         found = []
         for half in range(1 + k % 2):
             side = int(rng.integers(2))
             radius, middle = rng.uniform(16, 26), np.array([32 + 64 * half, rng.uniform(32, 96)])
             inside = ((x - middle[0]) ** 2 + (y - middle[1]) ** 2) < radius**2
-            picture[inside] = (220, 120, 40) if side else (40, 120, 220)
+            image[inside] = (220, 120, 40) if side else (40, 120, 220)
             angle = np.arange(21) / 21 * 2 * np.pi
             points = middle + 0.7 * radius * np.stack([np.cos(angle), np.sin(angle)], 1)
             for px, py in points.round().astype(int):
-                picture[py, px] = 255
+                image[py, px] = 255
             box = [*(middle - radius), *(middle + radius)]
             keypoints = np.concatenate([points, np.ones((21, 1))], 1).tolist()
             found.append(template | {"box": [float(v) for v in box], "side": side, "keypoints": keypoints})
-        images.append(simplejpeg.encode_jpeg(picture.astype(np.uint8), quality=95))
+        images.append(simplejpeg.encode_jpeg(image.astype(np.uint8), quality=95))
         hands.append(found)
     schema = table.schema
     columns = [pa.array(hands, schema.field("hands").type), pa.array([[]] * count, schema.field("ignore_boxes").type), pa.array(images)]
@@ -51,37 +51,37 @@ def hands_in_pictures(count: int) -> pa.Table:
 
 @pytest.fixture
 def eight(tmp_path, cache) -> Frames:
-    return Frames(dataset=Dataset.of([write(tmp_path / "train" / "eight.parquet", hands_in_pictures(8))], cache), size=SIZE)
+    return Frames(dataset=Dataset.of([write(tmp_path / "train" / "eight.parquet", hands_in_images(8))], cache), size=SIZE)
 
 
 @pytest.mark.slow
-def test_eight_pictures_are_learnt_by_heart(eight, tmp_path):
+def test_eight_images_are_learnt_by_heart(eight, tmp_path):
     eight = replace(eight, size=96)
-    loader = Loader(products=[eight], batch_size=8, num_threads=1)
+    loader = Loader(sources=[eight], batch_size=8, num_threads=1)
     task = DetectorTask(held_out=eight, augmentation=Augmentation.none())
     settings = TrainSettings(epochs=260, learning_rate=4e-3, warmup_steps=10)
     run = Run(task, loader, settings, tmp_path / "run")
     for _ in range(settings.epochs):
         run._epoch()
         run.progress.epoch, run.progress.step = run.progress.epoch + 1, 0
-    figures = task.evaluate(run.average.network, torch.device("cpu"))
-    assert figures["ap"] > 0.95
-    assert figures["side_ap"] > 0.95
-    assert figures["side"] == figures["recall"] == 1
-    task.draw(run.average.network, torch.device("cpu"), tmp_path / "sheet.jpg")
+    metrics = task.evaluate(run.ema.network, torch.device("cpu"))
+    assert metrics["ap"] > 0.95
+    assert metrics["side_ap"] > 0.95
+    assert metrics["side"] == metrics["recall"] == 1
+    task.draw(run.ema.network, torch.device("cpu"), tmp_path / "sheet.jpg")
     assert (tmp_path / "sheet.jpg").stat().st_size > 10_000
 
 
 def test_the_command_trains_measures_and_goes_on(eight, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
-    write(tmp_path / "val" / "some.parquet", hands_in_pictures(4))
+    write(tmp_path / "val" / "some.parquet", hands_in_images(4))
     words = ["train-detector", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--image", "64", "--batch", "4"]
     main([*words, "--epochs", "1"])
     main([*words, "--epochs", "2"])
     assert "ap50" in capsys.readouterr().out
-    lines = (tmp_path / "run" / "journal.jsonl").read_text()
+    lines = (tmp_path / "run" / "log.jsonl").read_text()
     assert lines.count('"minutes"') == 2
-    assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight pictures are 50 steps each"
+    assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight images are 50 steps each"
     main(["evaluate-detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"])
     with pytest.raises(SystemExit):
         main([*words, "--samples", "0"])

@@ -1,4 +1,4 @@
-"""Shards of posed hands, exact under weak perspective: a grey picture with one white dot where a keypoint of the hand is."""
+"""Shards of posed hands, exact under weak perspective: a grey image with one white dot where a keypoint of the hand is."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from training.data.samples import Crops
 from training.data.shard import Dataset
 
 SIDE, DOT = 240, 8
-"""Of the pictures, pixels; the keypoint that is marked, the tip of the index finger."""
+"""Of the images, pixels; the keypoint that is marked, the tip of the index finger."""
 
 
 def posed_hands(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Left and right in turn, about the middle of the picture."""
+    """Left and right in turn, about the middle of the image."""
     rng = np.random.default_rng(seed)
     side = np.arange(count) % 2
     columns = {"betas": rng.normal(0, 0.5, (count, 10)), "global_orient": rng.normal(0, 0.8, (count, 3))}
@@ -34,7 +34,7 @@ def posed_hands(count: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def shard_of(path: Path, hands: dict[str, np.ndarray], **changed: np.ndarray) -> Path:
-    """One picture a hand."""
+    """One image a hand."""
     count = len(hands["side"])
     columns = hands | {"quality": np.ones(count), "keep": np.ones(count, bool), "track": np.zeros(count, int)} | changed
     schema = {"side": pa.int8(), "keep": pa.bool_(), "track": pa.int32()}

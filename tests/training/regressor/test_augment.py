@@ -1,4 +1,4 @@
-"""Crops and truth change together: picture, points and the hand in space; drawn by the sample's key; the truth is the shards'."""
+"""Crops and truth change together: image, points and the hand in space; drawn by the sample's key; the truth is the shards'."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from training.data.loader import Loader
 from training.detector.augment import as_floats
 from training.regressor.augment import CropAugmentation, augment
 from training.regressor.hand import HandLayer
-from training.regressor.labels import truth_of
+from training.regressor.targets import targets_of
 
 CPU, MARGIN = torch.device("cpu"), 1.5
 GEOMETRY = CropAugmentation(turned=1.0, shift=0.05, colour=0, masking=0)
@@ -24,14 +24,14 @@ def layer() -> HandLayer:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory, layer):
-    """Pictures half as wide again as a crop, their truth, and the plain truth of crops as they are."""
+    """Images half as wide again as a crop, their truth, and the plain truth of crops as they are."""
     path = shard_of(tmp_path_factory.mktemp("posed") / "train" / "train-0.parquet", posed_hands(12))
     crops = crops_of(path, size=384)
     pictures = np.empty((len(crops), *crops.shape), np.uint8)
-    for row, picture in enumerate(pictures):
-        crops.decode(row, picture)
+    for row, image in enumerate(pictures):
+        crops.decode(row, image)
     labels = crops.labels(range(len(crops)))
-    return as_floats(torch.from_numpy(pictures)), truth_of(labels, crops.size, MARGIN, layer, CPU), labels
+    return as_floats(torch.from_numpy(pictures)), targets_of(labels, crops.size, MARGIN, layer, CPU), labels
 
 
 def dots(crops: torch.Tensor) -> torch.Tensor:
@@ -44,11 +44,11 @@ def dots(crops: torch.Tensor) -> torch.Tensor:
 
 def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
     """Rotations of the mirrored left hand give the mirrored joints, and points are their weak projection."""
-    _pictures, truth, labels = batch
+    _images, truth, labels = batch
     hand = layer(truth.rotations, truth.betas, torch.tensor([[5.0, 0, 0]]).expand(12, 3))
     torch.testing.assert_close(hand.joints, truth.joints, atol=2e-6, rtol=0)
     torch.testing.assert_close(hand.vertices, truth.vertices, atol=2e-6, rtol=0)
-    per_metre = torch.from_numpy(labels["camera"][:, :1] * labels["to_picture"][:, :1])[:, None] / 384 * MARGIN
+    per_metre = torch.from_numpy(labels["camera"][:, :1] * labels["to_input"][:, :1])[:, None] / 384 * MARGIN
     flat = truth.points[:, :1] + per_metre * truth.joints[..., :2]
     torch.testing.assert_close(flat, truth.points, atol=1e-4, rtol=0)
     assert truth.has_mano.all()
@@ -57,18 +57,18 @@ def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 12])
-def test_in_a_batch_of_several_products_each_picture_has_its_own_truth(tmp_path, layer, batch_size):
-    """Of a batch of one, all products but one have no part."""
+def test_in_a_batch_of_several_products_each_image_has_its_own_truth(tmp_path, layer, batch_size):
+    """Of a batch of one, all sources but one have no part."""
     shards = [shard_of(tmp_path / str(k) / "train" / "train-0.parquet", posed_hands(6, seed=k)) for k in range(2)]
-    products = [crops_of(path, factor=2.0) for path in shards]
-    for batch in Loader(products=products, batch_size=batch_size, num_threads=1).epoch(0):
+    sources = [crops_of(path, factor=2.0) for path in shards]
+    for batch in Loader(sources=sources, batch_size=batch_size, num_threads=1).epoch(0):
         in_order = np.array_equal(batch.labels["image"], np.arange(batch_size))
-        assert in_order == (batch_size == 1), "labels come product by product"
-        truth = truth_of(batch.labels, 256, 1.0, layer, CPU)
+        assert in_order == (batch_size == 1), "labels come source by source"
+        truth = targets_of(batch.labels, 256, 1.0, layer, CPU)
         torch.testing.assert_close(dots(as_floats(batch.images)), truth.points[:, DOT], atol=3e-3, rtol=0)
 
 
-def test_without_augmentation_the_crop_is_the_middle_of_the_picture(batch):
+def test_without_augmentation_the_crop_is_the_middle_of_the_image(batch):
     pictures, truth, _ = batch
     crops, same = augment(pictures, truth, torch.arange(12), CropAugmentation.none(), MARGIN)
     torch.testing.assert_close(crops, pictures[:, :, 64:-64, 64:-64], atol=1e-3, rtol=0)
@@ -76,7 +76,7 @@ def test_without_augmentation_the_crop_is_the_middle_of_the_picture(batch):
         torch.testing.assert_close(a, b)
 
 
-def test_pictures_points_and_hands_move_together(batch):
+def test_images_points_and_hands_move_together(batch):
     """The dot is where the moved keypoint says; the moved hand, projected by the moved camera, falls on the moved keypoints."""
     pictures, truth, _labels = batch
     crops, moved = augment(pictures, truth, torch.arange(12) * 7919 + 3, GEOMETRY, MARGIN)
@@ -131,7 +131,7 @@ def test_unknown_truth_is_masked_and_never_a_nan(tmp_path, layer):
     labels |= {name: values.astype(np.float32) for name, values in unknown.items()}
     labels["hand_pose"][:] = np.nan
     labels["keypoints"][0, 5] = np.nan
-    truth = truth_of(labels, 256, MARGIN, layer, CPU)
+    truth = targets_of(labels, 256, MARGIN, layer, CPU)
     _, moved = augment(torch.zeros(4, 3, 8, 8), truth, torch.arange(4), CropAugmentation(), MARGIN, size=8)
     assert not (moved.has_mano.any())
     assert not (moved.has_betas.any())
@@ -152,7 +152,7 @@ def test_hands_whose_box_has_no_area_or_is_none_are_not_trained_on(tmp_path):
 
 def test_hands_are_weighed_by_their_quality(tmp_path, layer):
     path = shard_of(tmp_path / "train" / "train-0.parquet", posed_hands(3), quality=np.array([0.2, 1.0, 0.7]))
-    assert truth_of(crops_of(path).labels(range(3)), 256, MARGIN, layer, CPU).weight.tolist() == pytest.approx([0.2, 1.0, 0.7])
+    assert targets_of(crops_of(path).labels(range(3)), 256, MARGIN, layer, CPU).weight.tolist() == pytest.approx([0.2, 1.0, 0.7])
 
 
 def test_bad_settings_are_named():

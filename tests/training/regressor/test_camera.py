@@ -106,7 +106,7 @@ def test_the_camera_of_a_fit_shows_the_same_pixels_in_the_crop():
     assert ((crop_to_frame(project_to_crop(DEEP, camera), BOX) - project(DEEP, fit)).norm(dim=-1) < 0.02 * reach).all()
 
 
-def test_a_left_hand_is_where_it_was_before_the_picture_was_mirrored():
+def test_a_left_hand_is_where_it_was_before_the_image_was_mirrored():
     """A left hand of the frame is mirrored with its crop, estimated as a right one, and taken back: pixels and parameters are the same."""
     torch.manual_seed(0)
     model = load_hand_model(dtype=torch.float64)

@@ -37,12 +37,12 @@ def train(monkeypatch, out: Path, *words: object) -> tuple[Checkpoint, list[dict
     small = ["--size", "xs", "--batch", "8", "--epochs", "1", "--out", out]
     monkeypatch.setattr(sys, "argv", ["whim", "train-regressor", *map(str, [*words, *small])])
     whim.main()
-    return Checkpoint.load(out / "best.pt", "regressor"), [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    return Checkpoint.load(out / "best.pt", "regressor"), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def test_shards_alone_are_enough(shards, tmp_path, monkeypatch):
     saved, notes = train(monkeypatch, tmp_path, "--data", shards, "--held-out-hands", 3)
-    assert saved.rival["network"], "the discriminator takes part"
+    assert saved.adversary["network"], "the discriminator takes part"
     assert notes[-1]["pa_mpjpe_mm"] > 0
 
 

@@ -14,12 +14,12 @@ import torch
 
 from fitting.hand.mano import LEFT, load_hand_model, pose_either_hand
 from hands.metrics.hands import Hands3D
-from tests.hands.test_hands import slow_figures
+from tests.hands.test_hands import slow_metrics
 from tests.training.conftest import rows, write
 from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
 from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
 from training.regressor.camera import crop_camera
-from training.regressor.evaluate import Said, estimates, freihand_benchmark, ho3d_benchmark, judged, placed, shards_benchmark
+from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
 from training.regressor.evaluate_command import add_command
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
@@ -58,7 +58,7 @@ def checkpoint(folders, tmp_path, _their_model) -> Path:
     network = Regressor(RegressorSettings(size="xs"))
     torch.nn.init.normal_(network.refinement.say.weight, std=0.05)
     weights = network.state_dict()
-    made = {"kind": "regressor", "settings": asdict(network.settings), "network": weights, "average": weights}
+    made = {"kind": "regressor", "settings": asdict(network.settings), "network": weights, "ema": weights}
     Checkpoint(**made, optimizer={}, progress=Progress(), data="").save(tmp_path / "best.pt")
     return tmp_path / "best.pt"
 
@@ -74,22 +74,22 @@ def run(*words: object) -> argparse.Namespace:
 @pytest.mark.usefixtures("_their_model")
 @pytest.mark.parametrize("name", ["freihand", "ho3d"])
 def test_a_hand_said_where_it_is_is_placed_where_it_is(folders, name):
-    """Crop -> frame with the set's own focal length and an axis off the middle of the picture."""
+    """Crop -> frame with the set's own focal length and an axis off the middle of the image."""
     benchmark = (freihand_benchmark if name == "freihand" else ho3d_benchmark)(folders[name])
     wrist = torch.as_tensor(benchmark.truth.joints[:, 0])
     labels = benchmark.crops.labels(range(6))
-    scale = labels["to_picture"][:, :1].astype(float)
-    centre, side = (128 - labels["to_picture"][:, 1:]) / scale, 256 / scale
+    scale = labels["to_input"][:, :1].astype(float)
+    centre, side = (128 - labels["to_input"][:, 1:]) / scale, 256 / scale
     matrix = benchmark.matrix[0]
     box = torch.as_tensor(np.concatenate([centre - matrix[:2, 2] - 0.5, side], 1))
     camera = crop_camera(wrist, box, (0, 0), (matrix[0, 0] + matrix[1, 1]) / 2)
-    about = Said(benchmark.truth.about_wrist(), camera.float().numpy())
+    about = Predictions(benchmark.truth.about_wrist(), camera.float().numpy())
     found = placed(about, benchmark)
     np.testing.assert_allclose(found.joints, benchmark.truth.joints, atol=2e-5)
-    figures = judged(about, benchmark).figures
-    assert figures["camera_mpjpe_mm"] < 0.02
-    assert figures["pa_mpvpe_mm"] < 1e-3
-    assert figures["own_tips_pa_mpjpe_mm"] == pytest.approx(figures["pa_mpjpe_mm"], abs=1e-3), "the truth has the set's own tips"
+    metrics = evaluation_of(about, benchmark).metrics
+    assert metrics["camera_mpjpe_mm"] < 0.02
+    assert metrics["pa_mpvpe_mm"] < 1e-3
+    assert metrics["own_tips_pa_mpjpe_mm"] == pytest.approx(metrics["pa_mpjpe_mm"], abs=1e-3), "the truth has the set's own tips"
     pixels = found.joints @ benchmark.matrix[0].T
     np.testing.assert_allclose(pixels[..., :2] / pixels[..., 2:] + 0.5, labels["joints_2d"], atol=0.1)
 
@@ -110,9 +110,9 @@ def test_one_command_fills_the_tables(folders, checkpoint, tmp_path):
     text = (out / "report.md").read_text()
     told = {name: json.loads((out / f"{name}.json").read_text()) for name in ("freihand", "ho3d")}
     for name, of in told.items():
-        figures = of["estimates"]["refined"]["figures"]
-        assert f"{figures['pa_mpjpe_mm']:.3f}" in text, name
-        assert figures["pa_mpjpe_mm"] != of["estimates"]["coarse"]["figures"]["pa_mpjpe_mm"]
+        metrics = of["estimates"]["refined"]["figures"]
+        assert f"{metrics['pa_mpjpe_mm']:.3f}" in text, name
+        assert metrics["pa_mpjpe_mm"] != of["estimates"]["coarse"]["figures"]["pa_mpjpe_mm"]
         assert of["num_hands"] == 6
     assert "| WiLoR | 5.500 | 5.100 | 0.825 | 0.993 |" in text
     for name in ("freihand-best.jpg", "freihand-worst.jpg", "ho3d-worst.jpg", "pck.png", "joints.png"):
@@ -130,11 +130,11 @@ def test_one_command_fills_the_tables(folders, checkpoint, tmp_path):
 
 def check_submission(folder: Path, path: Path, told: dict) -> None:
     """The written file, scored beside the set's own by the official formulas, has the figures of the report."""
-    said = Hands3D(*(np.array(part) for part in json.loads(path.read_text())))
+    predictions = Hands3D(*(np.array(part) for part in json.loads(path.read_text())))
     true = Hands3D(*(np.array(json.loads((folder / f"evaluation_{kind}.json").read_text())) for kind in ("xyz", "verts")))
-    for name, value in slow_figures(said, true).items():
+    for name, value in slow_metrics(predictions, true).items():
         assert told["estimates"]["refined"]["figures"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
-    error = np.linalg.norm(said.joints - true.joints, axis=2).mean()
+    error = np.linalg.norm(predictions.joints - true.joints, axis=2).mean()
     assert told["estimates"]["refined"]["figures"]["camera_mpjpe_mm"] == pytest.approx(1000 * error, rel=1e-4)
 
 
@@ -148,8 +148,8 @@ def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
 
 
 def test_a_row_of_table_5_stands_beside_the_papers():
-    said = {"pa_mpjpe_mm": 7.25, "pa_mpvpe_mm": 7.0, "pa_f5": 0.7, "pa_f15": 0.98}
-    text = page({}, {"single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": said}}}}})
+    predictions = {"pa_mpjpe_mm": 7.25, "pa_mpvpe_mm": 7.0, "pa_f5": 0.7, "pa_f15": 0.98}
+    text = page({}, {"single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": predictions}}}}})
     assert "`single_scale` | 6.000 | 5.900 | 0.793 | 0.991 | 7.250 | 7.000 | 0.700 | 0.980 |" in text
 
 
@@ -198,13 +198,13 @@ def test_hands_of_shards_are_judged_as_right_hands(video, cache, monkeypatch):
     assert some.crops.hand[:, 0].tolist() == [1, 5, 11], "from all over the split"
 
 
-def test_a_hand_whose_picture_is_corrupt_is_left_out_by_name(video, cache, monkeypatch, caplog):
+def test_a_hand_whose_image_is_corrupt_is_left_out_by_name(video, cache, monkeypatch, caplog):
     monkeypatch.setenv("WHIM_CACHE", str(cache))
     whole = shards_benchmark(video)
     path = video / "test/test-0.parquet"
     table = pq.read_table(path)
     images = table.column("image").to_pylist()
-    images[5] = b"no picture"
+    images[5] = b"no image"
     at = table.schema.get_field_index("image")
     write(path, table.set_column(at, table.schema.field(at), pa.array(images, pa.binary())))
     benchmark = shards_benchmark(video)
@@ -224,7 +224,7 @@ def test_estimates_are_in_the_order_of_the_crops_however_batched(video, cache, m
     crops = shards_benchmark(video).crops
     one, other = estimates(network, crops, batch_size=3)["refined"], estimates(network, crops, batch_size=64)["refined"]
     np.testing.assert_allclose(one.camera, other.camera, rtol=1e-4, atol=1e-5)
-    assert np.ptp(one.camera, 0).max() > 1e-4, "other pictures, other answers"
+    assert np.ptp(one.camera, 0).max() > 1e-4, "other images, other answers"
 
 
 def test_the_axes_of_ho3d_are_a_rotation():

@@ -48,7 +48,7 @@ def test_the_whole_folded_network_answers_the_same():
 def test_a_checkpoint_is_read_folded_and_answers_as_the_network_that_was_trained(tmp_path):
     network = trained(Regressor(RegressorSettings(backbone="fastvit")))
     weights = network.state_dict()
-    made = {"settings": asdict(network.settings), "network": weights, "average": weights}
+    made = {"settings": asdict(network.settings), "network": weights, "ema": weights}
     Checkpoint(kind="regressor", **made, optimizer={}, progress=Progress(), data="").save(tmp_path / "best.pt")
     ready = read(tmp_path / "best.pt")
     assert not any(isinstance(module, RepConv | RepMixer) for module in ready.modules())
@@ -66,7 +66,7 @@ def test_it_has_the_parameters_of_sa12_and_the_two_blocks():
     assert 10.0 < rest / 1e6 < 11.0
 
 
-def test_tokens_read_the_picture():
+def test_tokens_read_the_image():
     network = trained(FastViT())
     tokens = torch.randn(1, 18, FastViT.width)
     with torch.no_grad():

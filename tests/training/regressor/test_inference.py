@@ -1,4 +1,4 @@
-"""The regressor at work: hands of pictures of either side and any size, whatever the boxes; tracks that hold and are smooth."""
+"""The regressor at work: hands of images of either side and any size, whatever the boxes; tracks that hold and are smooth."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ SETTINGS = TrackSettings()
 
 @pytest.fixture(scope="module")
 def reconstructor() -> HandReconstructor:
-    """Of random weights whose answers depend on the picture."""
+    """Of random weights whose answers depend on the image."""
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs"))
     for head in (network.heads.pose, network.heads.shape, network.heads.camera):
@@ -35,7 +35,7 @@ def picture(seed: int = 0, height: int = 120, width: int = 160) -> np.ndarray:
 BOX = np.array([[30.0, 40, 80, 90]])
 
 
-def test_a_mirrored_picture_gives_the_mirrored_hand(reconstructor):
+def test_a_mirrored_image_gives_the_mirrored_hand(reconstructor):
     image = picture()
     flipped = np.ascontiguousarray(image[:, ::-1])
     mirrored_box = BOX[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [160, 0, 160, 0]
@@ -57,7 +57,7 @@ def test_parameters_are_smplx_s_of_the_hands_side(reconstructor):
     np.testing.assert_allclose(posed.joints, hands.joints, atol=2e-5)
 
 
-def test_hands_of_many_pictures_in_one_batch_are_those_of_each_alone(reconstructor):
+def test_hands_of_many_images_in_one_batch_are_those_of_each_alone(reconstructor):
     images = [picture(seed) for seed in range(3)]
     of, side = np.array([2, 0, 1, 0]), np.array([1, 0, 1, 1])
     box = BOX + np.arange(4)[:, None] * 3.0
@@ -87,7 +87,7 @@ def test_a_known_focal_length_moves_the_hand_and_an_absurd_one_is_refused(recons
             reconstructor([picture()], np.zeros(1, int), BOX, np.array([1]), focal_px=focal)
 
 
-def test_boxes_without_area_beyond_the_picture_or_not_finite_are_not_usable():
+def test_boxes_without_area_beyond_the_image_or_not_finite_are_not_usable():
     box = np.array(
         [[30, 40, 80, 90], [30, 40, 30, 90], [50, 40, 30, 20], [-90, 10, -5, 60], [170, 10, 200, 60], [np.nan, 0, 9, 9], [-20, -20, 10, 10]]
     )
@@ -101,7 +101,7 @@ def test_whatever_the_box_the_answer_is_finite(reconstructor):
     assert all(np.isfinite(getattr(hands, field.name)).all() for field in dataclasses.fields(hands))
 
 
-def test_no_hands_and_no_pictures_are_no_hands(reconstructor):
+def test_no_hands_and_no_images_are_no_hands(reconstructor):
     assert len(reconstructor([picture()], np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int))) == 0
     assert len(reconstructor([], np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int))) == 0
 
@@ -112,9 +112,9 @@ def test_large_hands_are_averaged_and_stay_in_place(mirrored):
     image = np.zeros((2000, 2000, 3), np.uint8)
     image[:, ::2] = 200
     image[900:1000, 700:780] = 255
-    to_picture = np.array([256 / 1600, -200 * 256 / 1600, -300 * 256 / 1600], np.float32)
+    to_input = np.array([256 / 1600, -200 * 256 / 1600, -300 * 256 / 1600], np.float32)
     crop = np.empty((256, 256, 3), np.uint8)
-    crop_of(image, to_picture, crop, mirrored=mirrored)
+    crop_of(image, to_input, crop, mirrored=mirrored)
     corner = crop[:40, :40].astype(float)
     assert abs(corner.mean() - 100) < 4
     assert corner.std() < 12
@@ -125,10 +125,10 @@ def test_large_hands_are_averaged_and_stay_in_place(mirrored):
 
 
 def test_small_hands_are_cut_as_training_cuts_them():
-    to_picture = squared(BOX[0], 256, 2.0)
+    to_input = squared(BOX[0], 256, 2.0)
     mine, theirs = (np.empty((256, 256, 3), np.uint8) for _ in range(2))
-    crop_of(picture(), to_picture, mine, mirrored=True)
-    cut(picture(), (160, 120), to_picture, theirs, mirrored=True)
+    crop_of(picture(), to_input, mine, mirrored=True)
+    cut(picture(), (160, 120), to_input, theirs, mirrored=True)
     assert np.array_equal(mine, theirs)
 
 

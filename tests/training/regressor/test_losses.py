@@ -9,16 +9,16 @@ from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, point_loss, rotation_loss, shape_loss
 from training.regressor.network import HandEstimate
 from training.regressor.objective import RegressorLossWeights, hand_terms, regressor_loss
-from training.regressor.targets import HandTruth
+from training.regressor.targets import HandTargets
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.as_tensor(np.random.default_rng(seed).normal(size=shape))
 
 
-def truth_of(num: int = 3) -> HandTruth:
+def targets_of(num: int = 3) -> HandTargets:
     """Hands of which everything is known, float32."""
-    return HandTruth(
+    return HandTargets(
         rotations=matrix_from_axis_angle(draw(num, 16, 3).float()),
         betas=draw(num, 10, seed=1).float(),
         vertices=0.1 * draw(num, 778, 3, seed=2).float(),
@@ -32,7 +32,7 @@ def truth_of(num: int = 3) -> HandTruth:
     )
 
 
-def estimate_of(truth: HandTruth, noise: float = 0.0, seed: int = 9) -> HandEstimate:
+def estimate_of(truth: HandTargets, noise: float = 0.0, seed: int = 9) -> HandEstimate:
     """The truth, or something beside it."""
     values = (truth.rotations, truth.betas, torch.ones(len(truth.betas), 3), truth.vertices, truth.joints, truth.points)
     return HandEstimate(*(v + noise * draw(*v.shape, seed=seed + k).float() for k, v in enumerate(values)))
@@ -62,8 +62,8 @@ def test_the_two_players_want_opposite_things():
     assert discriminator_loss(torch.ones(1, 17), torch.zeros(1, 17)).item() == 0
 
 
-def test_place_is_not_felt_in_space_and_is_in_the_picture():
-    truth = truth_of()
+def test_place_is_not_felt_in_space_and_is_in_the_image():
+    truth = targets_of()
     moved = estimate_of(truth)
     moved = moved._replace(vertices=moved.vertices + 0.5, joints=moved.joints + 0.5, points=moved.points + 0.5)
     terms = hand_terms(moved, truth)
@@ -91,7 +91,7 @@ def test_gradients():
 
 
 def test_what_is_unknown_neither_counts_nor_moves_anything():
-    truth = truth_of()
+    truth = targets_of()
     only_points = torch.tensor([True, False, True])
     truth = truth._replace(has_mano=only_points, has_betas=only_points, has_joints=only_points)
     said = HandEstimate(*(values.requires_grad_() for values in estimate_of(truth, 0.1)))
@@ -105,7 +105,7 @@ def test_what_is_unknown_neither_counts_nor_moves_anything():
 
 
 def test_weights_of_samples_terms_and_estimates():
-    truth = truth_of()._replace(weight=torch.tensor([1.0, 0.5, 0.0]))
+    truth = targets_of()._replace(weight=torch.tensor([1.0, 0.5, 0.0]))
     coarse, refined = estimate_of(truth, 0.2, seed=20), estimate_of(truth, 0.1, seed=40)
     weights = RegressorLossWeights(coarse=0.5)
     losses = regressor_loss([coarse, refined], truth, weights)
@@ -122,11 +122,11 @@ def test_weights_of_samples_terms_and_estimates():
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts():
     """However many ranks share a batch, and whatever is known in each part."""
-    truth = truth_of(4)._replace(has_mano=torch.tensor([True, False, False, False]), weight=torch.tensor([0.9, 0.2, 0.5, 0.7]))
+    truth = targets_of(4)._replace(has_mano=torch.tensor([True, False, False, False]), weight=torch.tensor([0.9, 0.2, 0.5, 0.7]))
     said = estimate_of(truth, 0.1)
     whole = regressor_loss([said], truth, RegressorLossWeights())
     parts = [
-        regressor_loss([HandEstimate(*(v[k] for v in said))], HandTruth(*(v[k] for v in truth)), RegressorLossWeights())
+        regressor_loss([HandEstimate(*(v[k] for v in said))], HandTargets(*(v[k] for v in truth)), RegressorLossWeights())
         for k in (slice(0, 2), slice(2, 4))
     ]
     for name, value in whole.items():

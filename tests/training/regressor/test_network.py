@@ -121,7 +121,7 @@ def test_the_mean_hand_stands_upright_in_the_middle_and_takes_half_of_the_crop()
     assert hand.points.abs().max() < 0.3
 
 
-def test_pictures_are_normalised_inside_and_only_the_middle_columns_are_seen():
+def test_images_are_normalised_inside_and_only_the_middle_columns_are_seen():
     network = Regressor(RegressorSettings(size="xs", refine_steps=0)).eval()
     seen = []
     network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))

@@ -1,4 +1,4 @@
-"""`whim reconstruct` on files: overlay, table, meshes and page of a picture and a video; what is no source is said; ONNX equals torch."""
+"""`whim reconstruct` on files: overlay, table, meshes and page of an image and a video; what is no source is said; ONNX equals torch."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from fitting.hand.mano import load_hand_model, pose_either_hand
 from tests.training.detector.small import random_detector
 from tests.training.detector.small import save as save_detector
 from tests.training.regressor.test_mesh_files import read_glb
-from training.data.video import pictures_of
+from training.data.video import frames_of
 from training.detector.inference import HandDetector
 from training.regressor.export import export
 from training.regressor.inference import HandReconstructor
@@ -24,7 +24,7 @@ from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.reconstruct import SCHEMA, ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
 from training.run.checkpoint import Checkpoint, Progress
-from training.run.ema import Average
+from training.run.ema import Ema
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 5
 
@@ -39,8 +39,8 @@ def checkpoints(tmp_path_factory) -> tuple[Path, Path]:
     for head in (network.heads.pose, network.heads.shape):
         torch.nn.init.normal_(head.weight, std=0.03)
     told = RegressorTask(held_out=None, network_settings=settings).settings()
-    average = Average(network).network.state_dict()
-    weights = {"network": network.state_dict(), "average": average, "optimizer": {}}
+    ema = Ema(network).network.state_dict()
+    weights = {"network": network.state_dict(), "ema": ema, "optimizer": {}}
     Checkpoint(kind="regressor", settings=told, progress=Progress(), data="", **weights).save(folder / "regressor.pt")
     return save_detector(random_detector(), folder / "detector.pt"), folder / "regressor.pt"
 
@@ -118,7 +118,7 @@ def run(monkeypatch, *words: str) -> None:
     whim.main()
 
 
-def test_the_command_on_a_picture(checkpoints, tmp_path, monkeypatch, capsys):
+def test_the_command_on_a_image(checkpoints, tmp_path, monkeypatch, capsys):
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
     told = ["--detector", str(checkpoints[0]), "--regressor", str(checkpoints[1]), "--out", str(tmp_path / "out"), "--detector-image", "64"]
@@ -171,10 +171,10 @@ def test_frames_of_a_stream_without_a_clock_are_apart_in_time(tmp_path):
         for _ in range(4):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode())
-    assert [time_s for time_s, _, _ in pictures_of(str(path))] == pytest.approx([0.0, 0.04, 0.08, 0.12])
+    assert [time_s for time_s, _, _ in frames_of(str(path))] == pytest.approx([0.0, 0.04, 0.08, 0.12])
 
 
-def test_nobody_in_the_picture_is_no_hand_and_no_error(checkpoints, tmp_path):
+def test_nobody_in_the_image_is_no_hand_and_no_error(checkpoints, tmp_path):
     photo = tmp_path / "grey #1.png"
     cv2.imwrite(str(photo), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
     networks = HandDetector.load(checkpoints[0], size=64, threshold=0.999), HandReconstructor.load(checkpoints[1])
@@ -197,10 +197,10 @@ def test_onnx_says_what_torch_says(checkpoints, tmp_path):
 
     export(tmp_path / "hands.onnx", checkpoints[1])
     session = onnxruntime.InferenceSession(str(tmp_path / "hands.onnx"), providers=["CPUExecutionProvider"])
-    pictures = torch.rand(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    said = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"images": pictures.numpy()}), strict=True))
+    images = torch.rand(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    said = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"images": images.numpy()}), strict=True))
     with torch.inference_mode():
-        wanted = HandReconstructor.load(checkpoints[1]).network(pictures)[-1]._asdict()
+        wanted = HandReconstructor.load(checkpoints[1]).network(images)[-1]._asdict()
     assert set(said) == set(wanted)
     for name, values in wanted.items():
         np.testing.assert_allclose(said[name], values.numpy(), atol=2e-4, rtol=1e-3)

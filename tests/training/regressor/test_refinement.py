@@ -35,7 +35,7 @@ def test_a_painted_cell_is_found_by_the_vertex_on_it(scale, row, column):
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
 @pytest.mark.parametrize(("row", "column"), PLACES)
-def test_a_left_hand_finds_it_in_the_mirrored_picture(scale, row, column):
+def test_a_left_hand_finds_it_in_the_mirrored_image(scale, row, column):
     left = torch.tensor([True])
     painted = torch.zeros(1, 1, 16 * scale, 12 * scale)
     painted[0, 0, row * scale, column * scale] = 1

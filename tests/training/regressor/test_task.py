@@ -14,7 +14,7 @@ from training.regressor.augment import CropAugmentation
 from training.regressor.evaluate import shards_benchmark
 from training.regressor.network import RegressorSettings
 from training.regressor.objective import RegressorLossWeights
-from training.regressor.task import FIGURES, AdversarialRegressorTask, RegressorTask
+from training.regressor.task import METRICS, AdversarialRegressorTask, RegressorTask
 from training.run.adversary import Adversarial
 from training.run.checkpoint import Checkpoint
 from training.run.loop import Layered, Run, Task, TrainSettings
@@ -34,7 +34,7 @@ def run(folder, out, task, batch=4, steps=None, **settings) -> Run:
     """A run over the eight hands; `steps` of an epoch, else as many as go through them once."""
     crops = crops_of(folder / "train" / "train-0.parquet", size=384)
     often = {"weights": [1.0], "num_samples": steps * batch} if steps else {}
-    loader = Loader(products=[crops], batch_size=batch, num_threads=1, **often)
+    loader = Loader(sources=[crops], batch_size=batch, num_threads=1, **often)
     chosen = {"epochs": 1, "learning_rate": 3e-4, "warmup_steps": 2, "clip_norm": 1.0} | settings
     return Run(task, loader, TrainSettings(**chosen), out)
 
@@ -50,14 +50,14 @@ def test_the_tasks_are_what_the_loop_asks_for():
 def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder, tmp_path):
     task = AdversarialRegressorTask(held_out=shards_benchmark(folder, "val"), network_settings=TINY)
     best = run(folder, tmp_path, task).train()
-    assert set(best) == {*FIGURES, *(f"coarse_{name}" for name in FIGURES)}
+    assert set(best) == {*METRICS, *(f"coarse_{name}" for name in METRICS)}
     assert all(math.isfinite(value) for value in best.values())
     saved = Checkpoint.load(tmp_path / "best.pt", "regressor")
-    assert saved.rival["optimizer"]["state"][0]["step"] == 2
+    assert saved.adversary["optimizer"]["state"][0]["step"] == 2
     assert RegressorSettings(**saved.settings) == TINY
-    notes = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    notes = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"discriminator", "adversarial", "coarse_adversarial", "vertices", "coarse_points"} <= set(notes[0])
-    assert (tmp_path / "pictures" / "epoch-0001.jpg").stat().st_size > 10_000
+    assert (tmp_path / "images" / "epoch-0001.jpg").stat().st_size > 10_000
 
 
 def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(folder, tmp_path):
@@ -66,8 +66,8 @@ def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(fo
     task = AdversarialRegressorTask(held_out=None, network_settings=TINY, weights=RegressorLossWeights(**nothing, adversarial=1.0))
     one = run(folder, tmp_path, task)
     batches = one.loader.epoch(0)
-    one.rival.plain.requires_grad_(False)
-    terms, poses = task.loss_against(one.plain, one.rival.plain, next(batches), one.device, 0.0)
+    one.adversary.plain.requires_grad_(False)
+    terms, poses = task.loss_against(one.plain, one.adversary.plain, next(batches), one.device, 0.0)
     batches.close()
     sum(terms.values()).backward()
     felt = {name for name, p in one.plain.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -79,7 +79,7 @@ def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(fo
         "refinement.say.weight",
     } <= felt
     assert not {name for name in felt if name.startswith("heads.camera")}
-    assert all(p.grad is None for p in one.rival.plain.parameters())
+    assert all(p.grad is None for p in one.adversary.plain.parameters())
     assert not poses.pose.requires_grad, "nor does what it learns from reach the network"
 
 
@@ -94,8 +94,8 @@ def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder, tmp_path):
     one, other = (Checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "stopped"))
     for name, values in one.network.items():
         assert torch.equal(values, other.network[name]), name
-    for name, values in one.rival["network"].items():
-        assert torch.equal(values, other.rival["network"][name]), name
+    for name, values in one.adversary["network"].items():
+        assert torch.equal(values, other.adversary["network"][name]), name
 
 
 def test_eight_crops_are_learnt_by_heart(folder, tmp_path):
@@ -135,10 +135,10 @@ def test_hands_with_landmarks_alone_teach_their_points(folder, tmp_path):
     batch = next(batches)
     for name in ("betas", "global_orient", "hand_pose", "joints_3d"):
         batch.labels[name][:] = np.nan
-    one.rival.plain.requires_grad_(False)
-    terms, poses = task.loss_against(one.plain, one.rival.plain, batch, one.device, 0.0)
+    one.adversary.plain.requires_grad_(False)
+    terms, poses = task.loss_against(one.plain, one.adversary.plain, batch, one.device, 0.0)
     batches.close()
     assert terms["points"] > 0
     assert all(terms[name] == 0 for name in ("vertices", "joints", "rotations", "betas"))
-    one.rival.plain.requires_grad_(True)
-    assert task.rival_loss(one.rival.plain, poses)["discriminator"] == 0
+    one.adversary.plain.requires_grad_(True)
+    assert task.adversary_loss(one.adversary.plain, poses)["discriminator"] == 0

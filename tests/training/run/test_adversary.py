@@ -1,4 +1,4 @@
-"""A network and its rival: each learns in its turn, the other standing still; kills and ranks change nothing; shares of the rate hold."""
+"""A network and its adversary: each learns in its turn while the other stands still; kills and ranks change nothing."""
 
 import copy
 import signal
@@ -24,10 +24,10 @@ def batch_of(one: Run):
 
 
 def test_each_learns_in_its_turn_from_its_own_terms_alone(shards, tmp_path):
-    """The network's gradient is that of its terms with the rival as a judge; the rival's that of its own with the answers as data."""
+    """The network's gradient is that of its terms with a fixed adversary; the adversary's that of its own with the answers as data."""
     one = run(shards(1), tmp_path, ContestedColour(frozen=""))
     batch, batches = batch_of(one)
-    judge, network = copy.deepcopy(one.rival.plain), copy.deepcopy(one.plain)
+    judge, network = copy.deepcopy(one.adversary.plain), copy.deepcopy(one.plain)
     one._step(batch, 0.0)
     batches.close()
     torch.manual_seed(torch.initial_seed())
@@ -35,23 +35,23 @@ def test_each_learns_in_its_turn_from_its_own_terms_alone(shards, tmp_path):
     wanted = torch.autograd.grad(sum(terms.values()), list(network.parameters()))
     for parameter, gradient in zip(one.plain.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
-    wanted = torch.autograd.grad(one.task.rival_loss(judge, said)["rival"], list(judge.parameters()))
-    for parameter, gradient in zip(one.rival.plain.parameters(), wanted, strict=True):
+    wanted = torch.autograd.grad(one.task.adversary_loss(judge, said)["adversary"], list(judge.parameters()))
+    for parameter, gradient in zip(one.adversary.plain.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
-    assert all(not torch.equal(a, b) for a, b in zip(weights(judge), weights(one.rival.plain), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(weights(judge), weights(one.adversary.plain), strict=True))
 
 
 def test_a_bad_batch_moves_neither(shards, tmp_path):
     one = run(shards(1), tmp_path, ContestedColour(frozen=""))
     one.task.loss_against = lambda *args: ({"colour": one.plain(torch.full((2, 3, 32, 32), torch.nan)).mean()}, None)  # type: ignore[method-assign]
-    before = weights(one.plain) + weights(one.rival.plain)
+    before = weights(one.plain) + weights(one.adversary.plain)
     batch, batches = batch_of(one)
     assert one._step(batch, 0.0) == {}
     batches.close()
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(one.plain) + weights(one.rival.plain), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(one.plain) + weights(one.adversary.plain), strict=True))
 
 
-def test_a_killed_run_ends_as_one_that_was_not_killed_rival_and_random_numbers_included(shards, tmp_path):
+def test_a_killed_run_ends_as_one_that_was_not_killed_adversary_and_random_numbers_included(shards, tmp_path):
     paths, settings = shards(), {"epochs": 2, "checkpoint_s": 1e-6}
     run(paths, tmp_path / "whole", ContestedColour(), **settings).train()
     (process,) = start(tmp_path / "killed", paths, task={"pause_s": 0.4}, contested=True, **settings)
@@ -65,16 +65,16 @@ def test_a_killed_run_ends_as_one_that_was_not_killed_rival_and_random_numbers_i
     assert Checkpoint.load(last).progress.num_steps < 30
     run(paths, tmp_path / "killed", ContestedColour(), **settings).train()
     same(tmp_path / "whole" / "last.pt", last)
-    one, other = (Checkpoint.load(path).rival for path in (tmp_path / "whole" / "last.pt", last))
+    one, other = (Checkpoint.load(path).adversary for path in (tmp_path / "whole" / "last.pt", last))
     assert all(torch.equal(values, other["network"][name]) for name, values in one["network"].items())
     assert one["optimizer"]["state"][0]["step"] == 30
     torch.testing.assert_close(one["optimizer"]["state"], other["optimizer"]["state"], atol=0, rtol=0)
 
 
-def test_two_ranks_train_one_rival(shards, tmp_path):
+def test_two_ranks_train_one_adversary(shards, tmp_path):
     ranks = start(tmp_path, shards(2), ranks=2, task={"norm": False}, contested=True, epochs=1)
     assert [process.wait(300) for process in ranks] == [0, 0]
-    assert Checkpoint.load(tmp_path / "last.pt").rival["optimizer"]["state"][0]["step"] == 10
+    assert Checkpoint.load(tmp_path / "last.pt").adversary["optimizer"]["state"][0]["step"] == 10
 
 
 def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards, tmp_path):
@@ -86,9 +86,9 @@ def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards, tmp_pat
 
 
 @pytest.mark.parametrize("task", [MeanColour(), ContestedColour()])
-def test_a_run_with_a_rival_keeps_it_and_is_not_gone_on_with_without_one(shards, tmp_path, task):
+def test_a_run_with_a_adversary_keeps_it_and_is_not_gone_on_with_without_one(shards, tmp_path, task):
     run(shards(1), tmp_path, task, epochs=1).train()
-    assert bool(Checkpoint.load(Path(tmp_path / "last.pt")).rival) == isinstance(task, ContestedColour)
+    assert bool(Checkpoint.load(Path(tmp_path / "last.pt")).adversary) == isinstance(task, ContestedColour)
     other = MeanColour() if isinstance(task, ContestedColour) else ContestedColour(frozen="")
-    with pytest.raises(ValueError, match=r"trained with(out)? a rival"):
+    with pytest.raises(ValueError, match=r"trained with(out)? an adversary"):
         run(shards(1), tmp_path, other, epochs=2)

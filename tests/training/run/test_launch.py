@@ -14,7 +14,7 @@ SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, warmup_steps=5)
 
 
 def loader(paths) -> Loader:
-    return Loader(products=[Frames(dataset=Dataset.of(paths, paths[0].parents[1] / "cache"), size=32)], batch_size=8, num_threads=1)
+    return Loader(sources=[Frames(dataset=Dataset.of(paths, paths[0].parents[1] / "cache"), size=32)], batch_size=8, num_threads=1)
 
 
 def test_in_this_process_it_is_the_loop_itself(shards, tmp_path):

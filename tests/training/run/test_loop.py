@@ -17,12 +17,12 @@ import torch
 
 from tests.training.tiny import MeanColour, run
 from training.run.checkpoint import Checkpoint, load_weights
-from training.run.ema import Average
+from training.run.ema import Ema
 from training.run.loop import NotFiniteError, TrainSettings
 
 
-def journal(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, contes
 def same(a: Path, b: Path, tolerance: float = 0.0) -> None:
     """Two checkpoints hold the same weights, averages and optimizer."""
     first, second = (Checkpoint.load(path) for path in (a, b))
-    for one, other in ((first.network, second.network), (first.average, second.average)):
+    for one, other in ((first.network, second.network), (first.ema, second.ema)):
         for name, values in one.items():
             torch.testing.assert_close(values, other[name], atol=tolerance, rtol=0)
     if not tolerance:
@@ -64,12 +64,12 @@ def same(a: Path, b: Path, tolerance: float = 0.0) -> None:
 
 def test_the_loss_falls_and_the_epochs_are_noted_drawn_and_kept(shards, tmp_path):
     best = run(shards(), tmp_path / "run", MeanColour(), epochs=6).train()
-    notes = [line for line in journal(tmp_path / "run") if "colour" in line]
+    notes = [line for line in log(tmp_path / "run") if "colour" in line]
     assert notes[-1]["colour"] < 0.2 * notes[0]["colour"]
-    epochs = [line for line in journal(tmp_path / "run") if "minutes" in line]
+    epochs = [line for line in log(tmp_path / "run") if "minutes" in line]
     assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5, 6]
     assert best == {"good": max(line["good"] for line in epochs)}
-    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 6
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 6
     assert Checkpoint.load(tmp_path / "run" / "last.pt").progress.epoch == 6
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
@@ -116,10 +116,10 @@ def test_bad_batches_are_skipped_and_counted_and_leave_no_trace(shards, tmp_path
     bad.train()
     assert bad.progress.bad_batches == 2
     assert bad.progress.num_steps == 13
-    assert [line["step"] for line in journal(tmp_path) if "not_finite" in line] == [3, 7]
+    assert [line["step"] for line in log(tmp_path) if "not_finite" in line] == [3, 7]
     saved = Checkpoint.load(tmp_path / "last.pt")
     assert saved.progress.bad_batches == 2
-    assert all(values.isfinite().all() for weights in (saved.network, saved.average) for values in weights.values())
+    assert all(values.isfinite().all() for weights in (saved.network, saved.ema) for values in weights.values())
 
 
 def test_too_many_bad_batches_end_the_run_with_the_batch_saved(shards, tmp_path):
@@ -176,29 +176,29 @@ def test_warm_up_and_cosine_by_hand(shards, tmp_path):
 
 def test_average_by_hand():
     network = torch.nn.BatchNorm1d(1)
-    average = Average(network, decay=0.08)
+    ema = Ema(network, decay=0.08)
     kept, wanted = [1 / 21, 0.08], 1.0
     for n, value in enumerate((3.0, 7.0)):
         with torch.no_grad():
             network.weight.fill_(value)
             network.num_batches_tracked.fill_(n + 5)
-        average.update(network, n + 1)
+        ema.update(network, n + 1)
         wanted = kept[n] * wanted + (1 - kept[n]) * value
-    assert average.network.weight.item() == pytest.approx(wanted)
-    assert average.network.num_batches_tracked.item() == 6
-    assert not average.network.weight.requires_grad
+    assert ema.network.weight.item() == pytest.approx(wanted)
+    assert ema.network.num_batches_tracked.item() == 6
+    assert not ema.network.weight.requires_grad
 
 
 @pytest.mark.parametrize("num_steps", [200, 1_000, 10_000])
 def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps):
     """Of a weight that grows by one a step, the average lags behind by about a twentieth of the run."""
     network = torch.nn.Linear(1, 1, bias=False)
-    average = Average(network)
+    ema = Ema(network)
     for n in range(1, num_steps + 1):
         with torch.no_grad():
             network.weight.fill_(n)
-        average.update(network, n)
-    assert 0.02 * num_steps < num_steps - average.network.weight.item() < 0.1 * num_steps
+        ema.update(network, n)
+    assert 0.02 * num_steps < num_steps - ema.network.weight.item() < 0.1 * num_steps
 
 
 def limited(size: int):

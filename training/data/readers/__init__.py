@@ -1,1 +1,1 @@
-"""Readers of labelled pictures, one file a format: each an iterator of `LabelledPicture`, which one function judges a detector by."""
+"""Readers of labelled images, one file a format: each an iterator of `LabelledImage`, which one function judges a detector by."""

@@ -12,25 +12,23 @@ from typing import Any
 import numpy as np
 
 from stages.tables import LEFT, RIGHT
-from training.data.readers.labelled_picture import LabelledPicture, read_json
+from training.data.readers.labelled_image import LabelledImage, read_json
 
 LABELS = "coco_wholebody_val_v1.0.json"
-PICTURES = "val2017"
+IMAGES = "val2017"
 _HANDS = {"lefthand": LEFT, "righthand": RIGHT}
 
 
-def coco_wholebody(folder: Path) -> Iterator[LabelledPicture]:
-    """Every picture of the validation set, those without people too.
+def coco_wholebody(folder: Path) -> Iterator[LabelledImage]:
+    """Every image of the validation set, those without people too.
 
-    Raises FileNotFoundError where the labels or the pictures are not in the folder, ValueError when the labels are others.
+    Raises FileNotFoundError where the labels or the images are not in the folder, ValueError when the labels are others.
     """
     labels = next((path for path in (folder / "annotations" / LABELS, folder / LABELS) if path.is_file()), None)
-    pictures = next((path for path in (folder / PICTURES, folder / "images" / PICTURES) if path.is_dir()), None)
-    if labels is None or pictures is None:
-        lacking = f"annotations/{LABELS}" if labels is None else f"{PICTURES}/"
-        raise FileNotFoundError(
-            f"{folder} has no {lacking}: take the labels from github.com/jin-s13/COCO-WholeBody, the pictures from COCO"
-        )
+    images = next((path for path in (folder / IMAGES, folder / "images" / IMAGES) if path.is_dir()), None)
+    if labels is None or images is None:
+        lacking = f"annotations/{LABELS}" if labels is None else f"{IMAGES}/"
+        raise FileNotFoundError(f"{folder} has no {lacking}: take the labels from github.com/jin-s13/COCO-WholeBody, the images from COCO")
     told = read_json(labels)
     people = defaultdict(list)
     for person in told["annotations"]:
@@ -41,9 +39,9 @@ def coco_wholebody(folder: Path) -> Iterator[LabelledPicture]:
         hands = [hand for person in people[image["id"]] for hand in _hands(person)]
         counted = [(box, side) for box, side, valid in hands if valid]
         crowds = [_xyxy(person["bbox"]) for person in people[image["id"]] if person.get("iscrowd")]
-        yield LabelledPicture(
+        yield LabelledImage(
             name=str(image["id"]),
-            picture=pictures / image["file_name"],
+            source=images / image["file_name"],
             box=np.array([box for box, _ in counted], np.float64).reshape(-1, 4),
             side=np.array([side for _, side in counted], np.int64),
             ignore=np.array([*(box for box, _, valid in hands if not valid), *crowds], np.float64).reshape(-1, 4),

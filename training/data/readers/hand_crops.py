@@ -1,6 +1,6 @@
-"""Pictures with one labelled right hand each as crops: a product to train the regressor on, and what it is judged by.
+"""Images with one labelled right hand each as crops: a source to train the regressor on, and what it is judged by.
 
-Frames of reference. Pixels of the picture, (0, 0) the corner of the first one; camera axes x right, y down, z forward, metres. Joints
+Frames of reference. Pixels of the image, (0, 0) the corner of the first one; camera axes x right, y down, z forward, metres. Joints
 in OpenPose's order. Unknown numbers are NaN.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from fitting.hand.mano import RIGHT, load_hand_model, pose_hand
 from hands.metrics.hands import FINGERTIPS, WRIST, Hands3D
 from training.data.order import key_of
-from training.data.readers.labelled_picture import read_picture
+from training.data.readers.labelled_image import read_image
 from training.data.samples import cut, squared
 from training.data.shard import CorruptSampleError
 
@@ -30,7 +30,7 @@ class HandCrops:
     """Squares around single right hands, and what is known of them: `training.data.samples.Crops` for published sets."""
 
     name: str
-    pictures: Sequence[Path]
+    images: Sequence[Path]
     box: Float[np.ndarray, "n 4"]
     columns: Mapping[str, np.ndarray]
     """As `Crops` gives them, of all hands."""
@@ -41,7 +41,7 @@ class HandCrops:
     tips: tuple[int, ...]
     """The vertices that this set takes for the tips of thumb, index, middle, ring and little finger."""
     sequence: Sequence[str]
-    """Which video each picture is of; each its own where there is none."""
+    """Which video each image is of; each its own where there is none."""
     frame: Int64[np.ndarray, "n"]
     frames_per_second: float = 30.0
     size: int = 256
@@ -50,11 +50,11 @@ class HandCrops:
     """Side of the square over the box's longer side."""
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def fingerprint(self) -> str:
-        names = "\n".join(f"{path.parent.parent.name}/{path.stem}" for path in self.pictures)
+        names = "\n".join(f"{path.parent.parent.name}/{path.stem}" for path in self.images)
         content = hashlib.sha256(names.encode() + np.ascontiguousarray(self.box).tobytes()).hexdigest()
         return f"{self.name} {key_of(content):016x} {self.factor}"
 
@@ -64,20 +64,20 @@ class HandCrops:
 
     def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
         try:
-            image = read_picture(self.pictures[sample])
+            image = read_image(self.images[sample])
         except FileNotFoundError as error:
             raise CorruptSampleError(str(error)) from error
         cut(image, (image.shape[1], image.shape[0]), squared(self.box[sample], self.size, self.factor), out)
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
-        """The columns of each hand, pixels of its picture, with `image` and `to_picture`."""
+        """The columns of each hand, pixels of its image, with `image` and `to_input`."""
         rows = np.asarray(samples, np.int64)
-        to_picture = np.array([squared(self.box[row], self.size, self.factor) for row in rows], np.float32).reshape(-1, 3)
-        return {"image": np.arange(len(rows)), **{name: values[rows] for name, values in self.columns.items()}, "to_picture": to_picture}
+        to_input = np.array([squared(self.box[row], self.size, self.factor) for row in rows], np.float32).reshape(-1, 3)
+        return {"image": np.arange(len(rows)), **{name: values[rows] for name, values in self.columns.items()}, "to_input": to_input}
 
 
 def projected(points: Float[np.ndarray, "n points 3"], matrix: Float[np.ndarray, "n 3 3"]) -> Float64[np.ndarray, "n points 2"]:
-    """Points before the camera in pixels of the picture."""
+    """Points before the camera in pixels of the image."""
     seen = points.astype(np.float64) @ np.swapaxes(matrix, 1, 2)
     return seen[..., :2] / seen[..., 2:] + PIXEL_MIDDLE
 

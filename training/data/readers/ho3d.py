@@ -27,15 +27,15 @@ TO_HO3D = tuple(int(k) for k in np.argsort(OPENPOSE_ORDER))
 TIPS = (744, 333, 444, 555, 672)
 """Those that its `setup_mano.py` writes into MANO's code."""
 NUM_EVALUATION_V3 = 20_137
-"""Pictures of version 3's evaluation split; version 2 has 11,524, in the same layout."""
+"""Images of version 3's evaluation split; version 2 has 11,524, in the same layout."""
 WHERE = "get HO3D v2 or v3 from tugraz.at/index.php?id=40231, with evaluation_xyz.json and evaluation_verts.json, and unzip it"
 
 
 def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1) -> HandCrops:
-    """The crops of a split, or of every n-th of its pictures. Training crops are around the projected joints, evaluation crops around
+    """The crops of a split, or of every n-th of its images. Training crops are around the projected joints, evaluation crops around
     the box that the set tells.
 
-    Pictures that have no annotation are left out. MANO's parameters are NaN where the stand-in hand is in use. Raises
+    Images that have no annotation are left out. MANO's parameters are NaN where the stand-in hand is in use. Raises
     FileNotFoundError for a file that is missing, ValueError for one that is damaged or holds more than data.
     """
     training = split == "train"
@@ -43,7 +43,7 @@ def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1)
     metas = [_meta(folder / split / name.split("/")[0] / "meta" / f"{name.split('/')[1]}.pkl") for name in names[::every]]
     rows = [row for row, meta in enumerate(metas) if "camMat" in meta and ("handPose" if training else "handBoundingBox") in meta]
     if not rows:
-        raise ValueError(f"{folder}/{split}: none of {len(metas)} pictures is annotated: {WHERE}")
+        raise ValueError(f"{folder}/{split}: none of {len(metas)} images is annotated: {WHERE}")
     names, metas = [names[::every][row] for row in rows], [metas[row] for row in rows]
     matrix = _stacked(metas, "camMat", (3, 3))
     truth = None if training else _published(folder, len(_listed(folder, split)), every, rows)
@@ -52,7 +52,7 @@ def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1)
     sequence, numbers = zip(*(name.split("/") for name in names), strict=True)
     return HandCrops(
         name=f"ho3d {split}",
-        pictures=[_picture(folder / split / of / "rgb" / number) for of, number in zip(sequence, numbers, strict=True)],
+        images=[_image(folder / split / of / "rgb" / number) for of, number in zip(sequence, numbers, strict=True)],
         box=box_of(projected(joints, matrix)) if training else _stacked(metas, "handBoundingBox", (4,)),
         columns=columns_of(with_our_tips(joints, parameters), matrix, **parameters),
         matrix=matrix,
@@ -83,7 +83,7 @@ def _published(folder: Path, count: int, every: int, rows: Sequence[int]) -> Han
 
 
 def _listed(folder: Path, split: str) -> list[str]:
-    """The pictures of a split, SEQ/0000."""
+    """The images of a split, SEQ/0000."""
     path = folder / f"{split}.txt"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {WHERE}")
@@ -94,7 +94,7 @@ def _listed(folder: Path, split: str) -> list[str]:
 
 
 def _meta(path: Path) -> Mapping[str, Any]:
-    """What is annotated of one picture: its entries that are not None."""
+    """What is annotated of one image: its entries that are not None."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {WHERE}")
     try:
@@ -126,6 +126,6 @@ def _parameters(metas: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def _picture(stem: Path) -> Path:
+def _image(stem: Path) -> Path:
     """Version 2 has PNG, version 3 JPEG."""
     return next((path for path in (stem.with_suffix(".jpg"), stem.with_suffix(".png")) if path.is_file()), stem.with_suffix(".png"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.tables import LEFT, RIGHT
-from training.data.readers.labelled_picture import UNKNOWN, LabelledPicture, read_json
+from training.data.readers.labelled_image import UNKNOWN, LabelledImage, read_json
 
 FORMAT = "handmedia-bench/1"
 MIN_IOU = 0.3
@@ -14,10 +14,10 @@ MIN_IOU = 0.3
 _SIDES = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
 
 
-def labelled_frames(labels: Path, media: Path | None = None) -> Iterator[LabelledPicture]:
-    """The pictures that a label file names, in `media` (default: the folder above the file's own).
+def labelled_frames(labels: Path, media: Path | None = None) -> Iterator[LabelledImage]:
+    """The images that a label file names, in `media` (default: the folder above the file's own).
 
-    Raises ValueError for a file of another format, FileNotFoundError for a picture that is not there.
+    Raises ValueError for a file of another format, FileNotFoundError for an image that is not there.
     """
     told = read_json(labels)
     if told.get("format") != FORMAT:
@@ -26,10 +26,10 @@ def labelled_frames(labels: Path, media: Path | None = None) -> Iterator[Labelle
     for entry in told["images"]:
         path = media / entry["jpeg"]
         if not path.is_file():
-            raise FileNotFoundError(f"label {entry['id']}: no picture {path}: name the folder of the pictures with --media")
-        yield LabelledPicture(
+            raise FileNotFoundError(f"label {entry['id']}: no image {path}: name the folder of the images with --media")
+        yield LabelledImage(
             name=entry["id"],
-            picture=path,
+            source=path,
             box=np.array([hand["box"] for hand in entry["hands"]], np.float64).reshape(-1, 4),
             side=np.array([_SIDES[hand["side"]] for hand in entry["hands"]], np.int64),
             ignore=np.array(entry["ignore"], np.float64).reshape(-1, 4),

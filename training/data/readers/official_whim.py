@@ -2,7 +2,7 @@
 
 FRAME counts frames of the video that its annotators had. A video fetched today may have another rate, size or cut, so labels are laid
 on it by time, FRAME over that rate, and scaled to its size; a video of another length or shape is left out, by name. Rates, sizes and
-lengths are those of `manifests/whim.txt`. Pictures cut out by somebody else (FRAME.jpg beside the labels) are taken as they are.
+lengths are those of `manifests/whim.txt`. Images cut out by somebody else (FRAME.jpg beside the labels) are taken as they are.
 """
 
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fitting.hand.restricted_pickle import as_array, objects_of_npy
-from training.data.readers.labelled_picture import LabelledPicture, read_picture
+from training.data.readers.labelled_image import LabelledImage, read_image
 
 MANIFEST = Path(__file__).resolve().parents[3] / "manifests" / "whim.txt"
 ENDINGS = (".mp4", ".mkv", ".webm", ".mov")
@@ -39,10 +39,10 @@ class Facts:
     height: int
 
 
-def official_whim(folder: Path, videos: Path | None = None) -> Iterator[LabelledPicture]:
-    """Labelled pictures of the test split below `folder` (the unpacked WHIM/), from `videos`/VIDEO.mp4 or from JPEGs beside the labels.
+def official_whim(folder: Path, videos: Path | None = None) -> Iterator[LabelledImage]:
+    """Labelled images of the test split below `folder` (the unpacked WHIM/), from `videos`/VIDEO.mp4 or from JPEGs beside the labels.
 
-    Raises FileNotFoundError when there are no labels, or no picture for any; ValueError that names a file that is not the labels'.
+    Raises FileNotFoundError when there are no labels, or no image for any; ValueError that names a file that is not the labels'.
     """
     place = next((path for path in (folder / "test" / "anno", folder / "anno") if path.is_dir()), None)
     if place is None:
@@ -50,16 +50,16 @@ def official_whim(folder: Path, videos: Path | None = None) -> Iterator[Labelled
     facts, count = known_videos(), 0
     for labels in sorted(path for path in place.iterdir() if path.is_dir()):
         try:
-            for picture in _of_video(labels, facts, videos):
+            for path in _of_video(labels, facts, videos):
                 count += 1
-                yield picture
+                yield path
         except (AnotherCutError, FileNotFoundError, av.FFmpegError) as error:
             _log.warning("video %s left out: %s", labels.name, error)
     if not count:
-        raise FileNotFoundError(f"no picture for any label in {place}: name the folder of the videos with --media")
+        raise FileNotFoundError(f"no image for any label in {place}: name the folder of the videos with --media")
 
 
-def _of_video(labels: Path, facts: Mapping[str, Facts], videos: Path | None) -> Iterator[LabelledPicture]:
+def _of_video(labels: Path, facts: Mapping[str, Facts], videos: Path | None) -> Iterator[LabelledImage]:
     known = facts.get(labels.name)
     for file, image in _beside(labels) if videos is None else _in_video(labels, videos, known):
         height, width = image.shape[:2]
@@ -67,15 +67,15 @@ def _of_video(labels: Path, facts: Mapping[str, Facts], videos: Path | None) -> 
         box, side = read_hands(file)
         box = np.clip(box * scale, 0, [width, height, width, height])
         seen = (box[:, 2:] > box[:, :2]).all(1)
-        yield LabelledPicture(name=f"{labels.name}/{file.stem}", picture=image, box=box[seen], side=side[seen])
+        yield LabelledImage(name=f"{labels.name}/{file.stem}", source=image, box=box[seen], side=side[seen])
 
 
 def _beside(labels: Path) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w 3"]]]:
-    """Labels with their pictures, named as the official downloader does or as everybody renames them."""
+    """Labels with their images, named as the official downloader does or as everybody renames them."""
     for file in sorted(labels.glob("*.npy")):
-        picture = next((path for path in (file.with_suffix(".jpg"), Path(f"{file}.jpg")) if path.is_file()), None)
-        if picture:
-            yield file, read_picture(picture)
+        path = next((path for path in (file.with_suffix(".jpg"), Path(f"{file}.jpg")) if path.is_file()), None)
+        if path:
+            yield file, read_image(path)
 
 
 def _in_video(labels: Path, videos: Path, known: Facts | None) -> Iterator[tuple[Path, UInt8[np.ndarray, "h w 3"]]]:

@@ -13,13 +13,13 @@ from jaxtyping import Float64
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from training.data.readers.labelled_picture import UNKNOWN, LabelledPicture
+from training.data.readers.labelled_image import UNKNOWN, LabelledImage
 
 TEST = "test_dataset/test_data"
 CORNERS = ("a", "b", "c", "d")
 
 
-def oxford_hands(folder: Path) -> Iterator[LabelledPicture]:
+def oxford_hands(folder: Path) -> Iterator[LabelledImage]:
     """The test set, below the folder that `hand_dataset.tar.gz` was unpacked to.
 
     Raises FileNotFoundError where it is not there, ValueError that names a file of labels that cannot be read.
@@ -32,9 +32,9 @@ def oxford_hands(folder: Path) -> Iterator[LabelledPicture]:
         )
     for labels in sorted((place / "annotations").glob("*.mat")):
         box = _boxes(labels)
-        yield LabelledPicture(
+        yield LabelledImage(
             name=labels.stem,
-            picture=place / "images" / f"{labels.stem}.jpg",
+            source=place / "images" / f"{labels.stem}.jpg",
             box=box,
             side=np.full(len(box), UNKNOWN),
         )

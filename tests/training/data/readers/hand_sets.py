@@ -1,4 +1,4 @@
-"""Tiny FreiHAND and HO3D folders, made to their official layouts from hands whose parameters, joints and pictures are known."""
+"""Tiny FreiHAND and HO3D folders, made to their official layouts from hands whose parameters, joints and images are known."""
 
 import json
 import pickle
@@ -69,7 +69,7 @@ FREIHAND_MATRIX = np.array([[480.0, 0, 112], [0, 480, 110], [0, 0, 1]])
 
 
 def freihand_folder(folder: Path, training: Posed, evaluation: Posed, hands_mean: np.ndarray) -> Path:
-    """Both splits; each picture has a spot on the wrist, those of the four versions alike."""
+    """Both splits; each image has a spot on the wrist, those of the four versions alike."""
     for split, hands in (("training", training), ("evaluation", evaluation)):
         (folder / split / "rgb").mkdir(parents=True)
         count = len(hands.joints)
@@ -92,7 +92,7 @@ TO_OPENGL = np.array([1.0, -1.0, -1.0])
 
 
 def ho3d_folder(folder: Path, training: Posed, evaluation: Posed, *, suffix: str = ".png") -> Path:
-    """Both splits, two sequences each, in OpenGL's axes and MANO's order of joints; the first training picture is not annotated."""
+    """Both splits, two sequences each, in OpenGL's axes and MANO's order of joints; the first training image is not annotated."""
     back = np.argsort(OPENPOSE_ORDER)
     for split, hands in (("train", training), ("evaluation", evaluation)):
         names = [f"{'AB'[k % 2]}{split[0]}10/{k:04d}" for k in range(len(hands.joints))]
@@ -130,7 +130,7 @@ def exact_model(path: Path) -> HandModel:
 
 
 def spot(picture: np.ndarray) -> np.ndarray:
-    """Where the spot is, pixels counted from the picture's corner."""
+    """Where the spot is, pixels counted from the image's corner."""
     light = np.clip(picture[..., 0].astype(float) - 130, 0, None)
     y, x = np.mgrid[: len(light), : light.shape[1]]
     return np.array([(light * x).sum(), (light * y).sum()]) / light.sum() + 0.5

@@ -35,7 +35,7 @@ def coco(folder: Path, annotations: list[dict[str, Any]], num_images: int) -> Pa
 
 
 def oxford(folder: Path, pictures: dict[str, list[list[tuple[float, float]]]]) -> Path:
-    """Four corners (x, y), counted as MATLAB counts, of each hand of each picture; kept as (row, column), and a side that nobody reads."""
+    """Four corners (x, y), counted as MATLAB counts, of each hand of each image; kept as (row, column), and a side that nobody reads."""
     place = folder / "test_dataset" / "test_data"
     for name, hands in pictures.items():
         photo(place / "images" / f"{name}.jpg")

@@ -1,4 +1,4 @@
-"""FreiHAND and HO3D from files of their official layouts: parameters, places and pictures agree with each other, and bad files say so."""
+"""FreiHAND and HO3D from files of their official layouts: parameters, places and images agree with each other, and bad files say so."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ from tests.training.data.readers.hand_sets import (
     spot,
     write_meta,
 )
-from training.data.loader import Loader, Product
+from training.data.loader import Loader, SampleSource
 from training.data.readers.freihand import TIPS as FREIHAND_TIPS
 from training.data.readers.freihand import freihand
 from training.data.readers.hand_crops import HandCrops
@@ -57,8 +57,8 @@ def ho3d_set(tmp_path, hands, request) -> Path:
 
 
 def check_training(crops: HandCrops, truth: Posed, matrix: np.ndarray) -> None:
-    """MANO's parameters give the joints, our fingertips too; they lie where the picture and, nearly, the fit's camera have them."""
-    assert isinstance(crops, Product)
+    """MANO's parameters give the joints, our fingertips too; they lie where the image and, nearly, the fit's camera have them."""
+    assert isinstance(crops, SampleSource)
     labels = crops.labels(range(len(crops)))
     assert (labels["side"] == RIGHT).all()
     parameters = [torch.as_tensor(labels[name]) for name in ("betas", "global_orient", "hand_pose")]
@@ -68,16 +68,16 @@ def check_training(crops: HandCrops, truth: Posed, matrix: np.ndarray) -> None:
     np.testing.assert_allclose(labels["joints_2d"], seen(truth.joints, matrix) + 0.5, atol=1e-3)
     weak = labels["camera"][:, None, :1] * labels["joints_3d"][..., :2] + labels["camera"][:, None, 1:]
     assert np.abs(weak - labels["joints_2d"]).max() < 0.2 * np.ptp(labels["joints_2d"], 1).max(), "weak perspective is near"
-    check_pictures(crops)
+    check_images(crops)
 
 
-def check_pictures(crops: HandCrops) -> None:
+def check_images(crops: HandCrops) -> None:
     """The spot on the wrist lies where the labels have the wrist."""
     labels = crops.labels(range(len(crops)))
-    for sample, place in enumerate(moved(labels["joints_2d"], labels["to_picture"])[:, 0]):
-        picture = np.empty(crops.shape, np.uint8)
-        crops.decode(sample, picture)
-        np.testing.assert_allclose(spot(picture), place, atol=0.5)
+    for sample, place in enumerate(moved(labels["joints_2d"], labels["to_input"])[:, 0]):
+        image = np.empty(crops.shape, np.uint8)
+        crops.decode(sample, image)
+        np.testing.assert_allclose(spot(image), place, atol=0.5)
 
 
 def test_freihand_to_train_on(freihand_set, hands):
@@ -87,7 +87,7 @@ def test_freihand_to_train_on(freihand_set, hands):
     truth = Posed(*(np.tile(values, (4, *[1] * (values.ndim - 1))) for values in hands[0]))
     check_training(crops, truth, FREIHAND_MATRIX)
     assert len(freihand(freihand_set, "training", versions=1)) == 5
-    (batch,) = Loader(products=[crops], batch_size=16, seed=3).epoch(0)
+    (batch,) = Loader(sources=[crops], batch_size=16, seed=3).epoch(0)
     assert batch.images.shape == (16, 256, 256, 3)
 
 
@@ -95,17 +95,17 @@ def test_freihand_to_be_judged_by(freihand_set, hands):
     crops = freihand(freihand_set, "evaluation")
     np.testing.assert_allclose(crops.truth.joints, published(hands[1], FREIHAND_TIPS), atol=1e-9)
     np.testing.assert_allclose(crops.truth.vertices, hands[1].vertices, atol=1e-9)
-    check_pictures(crops)
+    check_images(crops)
     labels = crops.labels([0, 1])
     assert np.isnan(labels["hand_pose"]).all(), "an evaluation split tells no parameters"
-    scale, *shift = labels["to_picture"][0]
-    np.testing.assert_allclose(112 * scale + shift, 128, atol=1e-4, err_msg="the crop is around the picture's middle")
-    np.testing.assert_allclose(2 / 3 * 256 / scale, 224, atol=1e-3, err_msg="twice the box is the whole picture")
+    scale, *shift = labels["to_input"][0]
+    np.testing.assert_allclose(112 * scale + shift, 128, atol=1e-4, err_msg="the crop is around the image's middle")
+    np.testing.assert_allclose(2 / 3 * 256 / scale, 224, atol=1e-3, err_msg="twice the box is the whole image")
 
 
 def test_ho3d_to_train_on(ho3d_set, hands):
     crops = ho3d(ho3d_set, "train")
-    assert len(crops) == 4, "the picture without annotation is left out"
+    assert len(crops) == 4, "the image without annotation is left out"
     assert crops.sequence == ("Bt10", "At10", "Bt10", "At10")
     assert crops.frame.tolist() == [1, 2, 3, 4]
     check_training(crops, Posed(*(values[1:] for values in hands[0])), HO3D_MATRIX)
@@ -115,7 +115,7 @@ def test_ho3d_to_be_judged_by(ho3d_set, hands):
     crops = ho3d(ho3d_set, "evaluation")
     np.testing.assert_allclose(crops.truth.joints, published(hands[1], HO3D_TIPS), atol=1e-9)
     np.testing.assert_allclose(crops.truth.vertices, hands[1].vertices, atol=1e-9)
-    check_pictures(crops)
+    check_images(crops)
     told = np.array(json.loads((ho3d_set / "evaluation_xyz.json").read_text()))
     np.testing.assert_allclose((crops.truth.joints * TO_OPENGL)[:, list(TO_HO3D)], told, atol=1e-9)
     box = crops.box[2]
@@ -145,8 +145,8 @@ def test_what_is_missing_or_damaged_is_named(freihand_set, ho3d_set, tmp_path):
         freihand(freihand_set, "evaluation")
     with pytest.raises(ValueError, match=r"freihand\.versions"):
         freihand(freihand_set, "training", versions=5)
-    picture = next((ho3d_set / "train/Bt10/rgb").glob("0001.*"))
-    picture.unlink()
+    image = next((ho3d_set / "train/Bt10/rgb").glob("0001.*"))
+    image.unlink()
     with pytest.raises(CorruptSampleError, match="0001"):
         ho3d(ho3d_set, "train").decode(0, np.empty((256, 256, 3), np.uint8))
     (ho3d_set / "evaluation_verts.json").write_text("[[[0, 0, 0]]]")

@@ -1,4 +1,4 @@
-"""Official test sets become labelled pictures: their boxes, sides and what is to be ignored; damaged ones are named."""
+"""Official test sets become labelled images: their boxes, sides and what is to be ignored; damaged ones are named."""
 
 import json
 import pickle
@@ -21,14 +21,14 @@ def test_coco_wholebody_hands_are_left_and_right_and_invalid_ones_are_ignored(tm
         official.person(0, NONE, [5.0, 5, 8, 9], left_valid=False),
         official.person(2, NONE, NONE, left_valid=False, right_valid=False, iscrowd=1, bbox=[1.0, 2, 30, 40]),
     ]
-    pictures = list(coco_wholebody(official.coco(tmp_path, people, 3)))
-    assert [picture.name for picture in pictures] == ["0", "1", "2"]
-    np.testing.assert_allclose(pictures[0].box, [[10, 20, 40, 35], [5, 5, 13, 14]])
-    assert pictures[0].side.tolist() == [0, 1]
-    np.testing.assert_allclose(pictures[0].ignore, [[60, 20, 70, 32]])
-    assert len(pictures[1].box) == len(pictures[1].ignore) == 0
-    np.testing.assert_allclose(pictures[2].ignore, [[1, 2, 31, 42]])
-    assert pictures[2].image().shape == (80, 120, 3)
+    images = list(coco_wholebody(official.coco(tmp_path, people, 3)))
+    assert [labelled.name for labelled in images] == ["0", "1", "2"]
+    np.testing.assert_allclose(images[0].box, [[10, 20, 40, 35], [5, 5, 13, 14]])
+    assert images[0].side.tolist() == [0, 1]
+    np.testing.assert_allclose(images[0].ignore, [[60, 20, 70, 32]])
+    assert len(images[1].box) == len(images[1].ignore) == 0
+    np.testing.assert_allclose(images[2].ignore, [[1, 2, 31, 42]])
+    assert images[2].image().shape == (80, 120, 3)
 
 
 def test_what_is_not_coco_wholebody_is_named(tmp_path):
@@ -73,9 +73,9 @@ def two_seconds(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rate", [10, 20, 30, 50])
 def test_whim_labels_meet_the_frames_of_their_times_whatever_rate_the_video_has(two_seconds, rate):
     official.film(two_seconds / "videos" / "V.mkv", 2 * rate, rate, 400, 200)
-    pictures = list(official_whim(two_seconds, two_seconds / "videos"))
-    assert [picture.name for picture in pictures] == ["V/000000", "V/000007", "V/000030"]
-    grey = [float(picture.image().mean()) for picture in pictures]
+    images = list(official_whim(two_seconds, two_seconds / "videos"))
+    assert [labelled.name for labelled in images] == ["V/000000", "V/000007", "V/000030"]
+    grey = [float(labelled.image().mean()) for labelled in images]
     np.testing.assert_allclose(grey, 20 + 50 * np.array([0, 7, 30]) / 20, atol=50 / rate / 2 + 1.5)
 
 
@@ -84,19 +84,19 @@ def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds):
     first, _, last = official_whim(two_seconds, two_seconds / "videos")
     np.testing.assert_allclose(first.box, [[40, 20, 120, 100], [0, 120, 60, 200]])
     assert first.side.tolist() == [0, 1]
-    np.testing.assert_allclose(last.box, [[0, 120, 60, 200]])  # a hand outside of the picture is none
+    np.testing.assert_allclose(last.box, [[0, 120, 60, 200]])  # a hand outside of the image is none
 
 
 @pytest.mark.parametrize(("frames", "width", "words"), [(80, 400, "lasts 4.0 s, the labelled one 2.0 s"), (40, 300, "shows 300x200")])
 def test_a_video_of_another_length_or_shape_is_left_out_by_name(two_seconds, caplog, frames, width, words):
     official.film(two_seconds / "videos" / "V.mkv", frames, 20, width, 200)
-    with pytest.raises(FileNotFoundError, match=r"no picture for any label in .*: name the folder of the videos with --media"):
+    with pytest.raises(FileNotFoundError, match=r"no image for any label in .*: name the folder of the videos with --media"):
         list(official_whim(two_seconds, two_seconds / "videos"))
     assert "video V left out" in caplog.text
     assert words in caplog.text
 
 
-def test_whim_pictures_beside_the_labels_are_taken_as_they_are(two_seconds):
+def test_whim_images_beside_the_labels_are_taken_as_they_are(two_seconds):
     place = two_seconds / "test" / "anno" / "V"
     official.photo(place / "000007.npy.jpg", 200, 100)
     official.photo(place / "000030.jpg", 100, 50)

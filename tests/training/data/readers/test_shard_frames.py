@@ -29,9 +29,9 @@ def test_boxes_are_cut_at_the_frames_border_and_hands_outside_count_neither_way(
 def test_a_corrupt_frame_is_left_out_by_name(tmp_path: Path, cache, caplog: pytest.LogCaptureFixture):
     table = rows(0, 4)
     images = table["image"].to_pylist()
-    images[2] = b"no picture"
+    images[2] = b"no image"
     table = table.set_column(2, table.schema.field("image"), [images])
     frames = Frames(dataset=Dataset.of([write(tmp_path / "a.parquet", table)], cache), size=96)
-    assert [picture.name for picture in shard_frames(frames)] == ["0", "1", "3"]
-    assert [picture.name for picture in shard_frames(frames, [3, 2])] == ["3"]
+    assert [image.name for image in shard_frames(frames)] == ["0", "1", "3"]
+    assert [image.name for image in shard_frames(frames, [3, 2])] == ["3"]
     assert "frame 2 left out: no JPEG" in caplog.text

@@ -1,6 +1,6 @@
-"""A picture and the hands that somebody says are in it: what every reader here gives.
+"""An image and the hands that somebody says are in it: what every reader here gives.
 
-Convention. Boxes are xyxy in pixels of the picture as it is read, x right, y down; the first pixel reaches from 0 to 1.
+Convention. Boxes are xyxy in pixels of the image as it is read, x right, y down; the first pixel reaches from 0 to 1.
 """
 
 import json
@@ -21,19 +21,19 @@ def no_boxes() -> Float64[np.ndarray, "0 4"]:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class LabelledPicture:
-    """One picture and all its hands."""
+class LabelledImage:
+    """One image and all its hands."""
 
     name: str
-    picture: Path | UInt8[np.ndarray, "h w 3"]
+    source: Path | UInt8[np.ndarray, "h w 3"]
     """A file, read when it is wanted, or RGB."""
     box: Float64[np.ndarray, "n 4"]
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right, or UNKNOWN
     ignore: Float64[np.ndarray, "m 4"] = field(default_factory=no_boxes)  # detections in here count neither way
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
-        """RGB. Raises FileNotFoundError as `read_picture`."""
-        return read_picture(self.picture) if isinstance(self.picture, Path) else self.picture
+        """RGB. Raises FileNotFoundError as `read_image`."""
+        return read_image(self.source) if isinstance(self.source, Path) else self.source
 
 
 def read_json(path: Path) -> Any:
@@ -44,9 +44,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read as JSON ({error}): is it cut short?") from error
 
 
-def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB, turned as it is stored, which is what labels are of. Raises FileNotFoundError for a picture that is not there, or none."""
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB, turned as it is stored, which is what labels are of. Raises FileNotFoundError for an image that is not there, or none."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise FileNotFoundError(f"{path} is no picture, or not there")
+        raise FileNotFoundError(f"{path} is no image, or not there")
     return np.asarray(image)

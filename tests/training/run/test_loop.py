@@ -258,3 +258,14 @@ def test_weights_are_all_or_nothing():
 def test_senseless_settings_are_refused(name):
     with pytest.raises(ValueError, match=f"train.{name} must be more than 0"):
         TrainSettings(**{name: 0})
+
+
+def test_a_run_of_an_earlier_version_goes_on(shards, tmp_path):
+    """Files call the fields as the first version did, and the notes of such a run go on in one file."""
+    run(shards(1), tmp_path, MeanColour(), epochs=1).train()
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert {"average", "rival"} <= saved.keys()
+    assert not {"ema", "adversary"} & saved.keys()
+    (tmp_path / "log.jsonl").rename(tmp_path / "journal.jsonl")
+    run(shards(1), tmp_path, MeanColour(), epochs=2).train()
+    assert [line["epoch"] for line in log(tmp_path) if "minutes" in line] == [1, 2]

@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loader_pictures import HEIGHT, WIDTH, write_files, write_parquet
 from benchmarks.machine import describe
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.data.shard import Dataset
 from training.detector.export import export
 from training.detector.fast_decode import best_hands
 from training.detector.inference import detections, fused

@@ -19,9 +19,9 @@ import simplejpeg
 
 from benchmarks.loader_pictures import write_files, write_parquet
 from benchmarks.machine import describe
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Crops, Frames
-from training.data.shard import Dataset
 
 HERE = Path(__file__).parent
 THREADS, BATCH = 2, 32

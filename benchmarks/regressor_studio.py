@@ -16,9 +16,9 @@ from rich.table import Table as Grid
 
 from benchmarks.machine import describe
 from pipeline.dataset.studio_shards import StudioShards, write_studio_shards
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Crops
-from training.data.shard import Dataset
 from training.regressor.augment import CropAugmentation
 from training.regressor.evaluate import Benchmark, evaluate, shards_benchmark
 from training.regressor.inference import read

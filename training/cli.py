@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.data.shard import Dataset
 from training.detector.ablations import DetectorRecipe, ablations
 from training.detector.network import DetectorSettings
 from training.regressor.cli import add_commands as add_regressor_commands

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.data.shard import Dataset
 from training.run.loop import Run, TrainSettings
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, Float32, Int64, UInt8
 
+from training.data.dataset import Dataset
 from training.data.order import key_of, shuffled
-from training.data.shard import CorruptSampleError, Dataset
+from training.data.shard import CorruptSampleError
 
 FILL = 114
 """Grey of what lies outside the image; YOLO's."""

@@ -131,10 +131,10 @@ def export_regressor(arguments: argparse.Namespace) -> None:
 
 def _sources(arguments: argparse.Namespace) -> list[Any]:
     """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
+    from training.data.dataset import Dataset
     from training.data.readers.freihand import freihand
     from training.data.readers.ho3d import ho3d
     from training.data.samples import Crops
-    from training.data.shard import Dataset
     from training.regressor.targets import refuse_other_hand
 
     share = ABLATIONS[arguments.ablation].share if arguments.samples is None else arguments.samples
@@ -153,7 +153,7 @@ def _sources(arguments: argparse.Namespace) -> list[Any]:
 
 def _task(arguments: argparse.Namespace) -> Any:
     """What the options and the row of the paper's table ask for."""
-    from training.data.shard import Dataset
+    from training.data.dataset import Dataset
     from training.regressor.augment import CropAugmentation
     from training.regressor.evaluate import shards_benchmark
     from training.regressor.network import RegressorSettings

@@ -15,8 +15,8 @@ from stages.pack import Pack
 from stages.shards import SPLITS
 from studio.hand import studio_model
 from studio.stills import Album
+from training.data.dataset import Dataset
 from training.data.samples import Crops
-from training.data.shard import Dataset
 
 SETTINGS = StudioShards(num_albums=24, album=Album(num_pictures=3, size=64, two_hands=0.5), pack=Pack(num_shards=1, negatives=0))
 

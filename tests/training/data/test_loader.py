@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.training.conftest import HEIGHT, picture, rows, write
+from training.data.dataset import Dataset
 from training.data.loader import Loader, Quarantine
 from training.data.order import Mixture
 from training.data.pages import extents, map_file
 from training.data.samples import FILL, Crops, Frames, cut, moved, squared
-from training.data.shard import CorruptSampleError, Dataset
+from training.data.shard import CorruptSampleError
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from moto.server import ThreadedMotoServer
 from fitting.files import sha256_of
 from tests.training.conftest import rows, write
 from training.cli import _held_out, _test_set, build_parser
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.remote import limit_bytes, make_room
 from training.data.samples import Frames
-from training.data.shard import CorruptSampleError, Dataset
+from training.data.shard import CorruptSampleError
 
 
 @pytest.fixture(scope="module")

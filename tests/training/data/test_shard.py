@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.training.conftest import rows, write
+from training.data.dataset import Dataset
 from training.data.pages import extents, map_file
-from training.data.shard import CorruptSampleError, Dataset
+from training.data.shard import CorruptSampleError
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 
 from tests.training.conftest import rows, write
 from training.cli import main
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.data.shard import Dataset
 from training.detector.augment import Augmentation
 from training.detector.task import DetectorTask
 from training.run.loop import Run, TrainSettings

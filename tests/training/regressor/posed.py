@@ -10,8 +10,8 @@ import torch
 
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from tests.training.conftest import write
+from training.data.dataset import Dataset
 from training.data.samples import Crops
-from training.data.shard import Dataset
 
 SIDE, DOT = 240, 8
 """Of the images, pixels; the keypoint that is marked, the tip of the index finger."""

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.training.tiny import MeanColour, run
+from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.data.shard import Dataset
 from training.run.checkpoint import Checkpoint
 from training.run.launch import launch
 from training.run.loop import NotFiniteError, TrainSettings

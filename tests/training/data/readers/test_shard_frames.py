@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import rows, write
+from training.data.dataset import Dataset
 from training.data.readers.shard_frames import shard_frames
 from training.data.samples import Frames
-from training.data.shard import Dataset
 
 
 def with_boxes(dataset: Dataset, box: np.ndarray) -> Dataset:

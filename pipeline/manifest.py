@@ -1,4 +1,4 @@
-"""Reading what to build from: a list of videos, a folder of files, or one file.
+"""Reading what to build from: lists of videos, folders, files, globs, single addresses.
 
 A list is text, one video a line: a YouTube id, an http address or a path, then what is known of it, `#` for comments:
 
@@ -12,24 +12,31 @@ the shards with the next run.
 """
 
 import argparse
+import glob
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
+from stages.media.address import without_secrets
 from stages.tables import Manifest
 
-_VIDEO_SUFFIX = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|gif|mpe?g|mts|m2ts|ts|flv|wmv|ogv|3gp|y4m)", re.IGNORECASE)
 _YOUTUBE_URL = re.compile(
-    r"https?://(?:[\w-]+\.)?(?:youtube\.com/(?:watch\?(?:.*&)?v=|shorts/|embed/|live/)|youtu\.be/)([\w-]{11})(?![\w-])"
+    r"https?://(?:[\w-]+\.)?(?:youtube\.com/(?:watch\?(?:.*&)?v=|shorts/|embed/|live/)|youtu\.be/)([\w-]{11})(?![\w-])", re.ASCII
 )
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_LONGEST_ID = 100
+_ID_LIKE = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_ID_BYTES = 100
+_LONGEST_PATH_BYTES, _LONGEST_NAME_BYTES = 4095, 255
+_FIELD = re.compile(r"\s+(?=\w+=\S*(?:\s|$))")
+_COMMENT = re.compile(r"(^|\s)#.*")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,51 +53,143 @@ class Line:
     height: int = 0
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The videos of a list, of all video files below a folder, or of one video file; withdrawn ones left out.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The videos that some words name, and the files beside them that are not taken."""
 
-    Raises ValueError that names file and line of a malformed or contradictory line, FileNotFoundError when there is no such path or no
-    video below it.
+    manifest: Manifest
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def read_manifest(given: Path | str | Sequence[Path | str], known: Mapping[str, str] | None = None) -> Manifest:
+    """The videos that `read_listing` finds."""
+    return read_listing(given, known).manifest
+
+
+def read_listing(given: Path | str | Sequence[Path | str], known: Mapping[str, str] | None = None) -> Listing:
+    """The videos of lists, of all files below folders, of files, globs and single addresses; withdrawn ones left out.
+
+    `known` are ids by source that an earlier run gave: they stay. Raises ValueError that names file and line of a malformed or
+    contradictory line, FileNotFoundError when there is no such path or no video below it.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if _VIDEO_SUFFIX.fullmatch(p.suffix) and p.is_file())
-        if not files:
-            raise FileNotFoundError(f"{path}: no video below this folder (looked for .mp4, .mkv, .webm and the like)")
-        return without_removed(_manifest(_named_by_path(path, files)), path / "removed.txt")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: neither a list of videos, nor a folder, nor a video")
-    if _VIDEO_SUFFIX.fullmatch(path.suffix):
-        return _manifest(_named_by_path(path.parent, [path]))
+    words = [given] if isinstance(given, str | Path) else list(given)
+    lines: list[Line] = []
+    files: list[tuple[Path, Path]] = []
+    left_out: list[LeftOut] = []
+    removed: list[Path] = []
+    for path in [one for word in words for one in _expanded(word)]:
+        if isinstance(path, str):
+            lines.append(parse_line(path, "--videos", Path()))
+        elif path.is_dir():
+            found = find_files(path)
+            if not found.taken and len(words) == 1:
+                raise FileNotFoundError(
+                    f"{path}: no video below this folder (looked for .mp4, .mkv, .webm and the like){_few(found.left_out)}"
+                )
+            files += [(path, file) for file in found.taken]
+            left_out += found.left_out
+            removed.append(path / "removed.txt")
+        elif has_video_name(path.name):
+            files.append((path.parent, path))
+        else:
+            lines += _read_list(path)
+            removed.append(path.parent / "removed.txt")
+    ids = ids_of(files, known or {})
+    taken = [Line(where=str(file), video=video, source=str(file.resolve())) for (_, file), video in zip(files, ids, strict=True)]
+    manifest = _manifest(_merged([*taken, *lines]))
+    for one in dict.fromkeys(removed):
+        manifest = without_removed(manifest, one)
+    return Listing(manifest, tuple(left_out))
+
+
+def storable(manifest: Manifest) -> Manifest:
+    """A manifest as it may be written down: its addresses without passwords and tokens."""
+    return replace(manifest, source=np.array([without_secrets(str(source)) for source in manifest.source], object))
+
+
+def _expanded(word: Path | str) -> list[Path | str]:
+    """The paths that a word names: itself, or what a glob matches; an address or a YouTube id stays a word."""
+    text = str(word)
+    if isinstance(word, str) and re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        return [text]
+    path = Path(_home(text, "--videos"))
     try:
-        lines = [(f"{path}:{number}", text) for number, text in enumerate(path.read_text("utf-8-sig").splitlines(), 1)]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text: a list names one video a line, a video is known by its suffix (.mp4, .mkv ...)") from None
-    parsed = [parse_line(text, where, path.parent) for where, text in lines if _without_comment(text)]
-    return without_removed(_manifest(_merged(parsed)), path.parent / "removed.txt")
+        if path.exists() or path.is_symlink():
+            return [path]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown_name(text)[:200]}: {getattr(error, 'strerror', None) or error}") from None
+    if isinstance(word, str) and re.search(r"[*?\[]", text):
+        matching = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  a word with an absolute pattern
+        if matching:
+            return [Path(one) for one in matching]
+        raise FileNotFoundError(f"{text}: no file matches")
+    if isinstance(word, str) and re.fullmatch(r"[A-Za-z0-9_-]{11}", text):
+        return [text]
+    raise FileNotFoundError(f"{shown_name(text)}: neither a list of videos, nor a folder, nor a video, nor an address")
+
+
+def _few(left_out: Sequence[LeftOut]) -> str:
+    return f"; not taken: {', '.join(map(str, left_out[:3]))}{' ...' if len(left_out) > 3 else ''}" if left_out else ""
+
+
+def _read_list(path: Path) -> list[Line]:
+    """The lines of a list. Raises ValueError when it is no text, or names nothing."""
+    if not path.is_file():
+        raise ValueError(f"{shown_name(path)} is no list of videos: no file of the disk")
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except PermissionError:
+        raise ValueError(f"{path} cannot be read by this user: chmod it, or run as its owner") from None
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        what = f"line {number} is no UTF-8" if b"\0" not in content[:4096] else "it is no text"
+        raise ValueError(f"{path}: {what}: a list names one video a line, a video is known by its suffix (.mp4, .mkv ...)") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    folder, folders = path.parent, dict[str, str]()
+    parsed = [
+        parse_line(line, f"{path}:{number}", folder, folders) for number, line in enumerate(text.split("\n"), 1) if _without_comment(line)
+    ]
+    if not parsed:
+        raise ValueError(f"{path} names no video: one a line, a YouTube id, an http address or a path")
+    return parsed
 
 
 def without_removed(manifest: Manifest, removed: Path) -> Manifest:
     """The manifest without the videos that a list of withdrawn ids (or sources) names, if there is that list."""
     if not removed.exists():
         return manifest
-    gone = {_without_comment(text) for text in removed.read_text("utf-8-sig").splitlines()}
-    return manifest.take(np.array([v not in gone and s not in gone for v, s in zip(manifest.video, manifest.source, strict=True)], bool))
+    try:
+        text = removed.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{removed} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'}): it names withdrawn videos, one a line"
+        ) from None
+    gone = {_without_comment(line) for line in text.splitlines()}
+    pairs = zip(manifest.video, manifest.source, strict=True)
+    return manifest.take(np.array([v not in gone and s not in gone and without_secrets(str(s)) not in gone for v, s in pairs], bool))
 
 
-def parse_line(text: str, where: str, folder: Path) -> Line:
-    """One line of a list; paths are relative to `folder`. Raises ValueError that names `where` and how to mend it."""
-    source, *wishes = re.split(r"\s+(?=\w+=\S*(?:\s|$))", _without_comment(text))
+def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | None = None) -> Line:
+    """One line of a list; paths are relative to `folder`. Raises ValueError that names `where` and how to mend it.
+
+    `folders` remembers where the folders of paths really are, between the lines of a list.
+    """
+    if _CONTROL.search(text):
+        raise ValueError(f"{where}: a control character stands in {shown_name(text)[:80]!r}; a list is plain text")
+    source, *wishes = _FIELD.split(_without_comment(text))
     known: dict[str, str] = {}
     for wish in wishes:
         name, _, value = wish.partition("=")
-        if name not in _FIELDS or not re.fullmatch(_FIELDS[name], value):
-            raise ValueError(f"{where}: {wish!r} is none of split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name")
+        if name not in _FIELDS or not _FIELDS[name].fullmatch(value):
+            raise ValueError(f"{where}: {wish[:80]!r} is none of split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name")
         if name in known:
             raise ValueError(f"{where}: {name} is given twice; keep one")
         known[name] = value
     width, _, height = known.get("size", "0x0").partition("x")
-    source, video = _source(source, where, folder)
+    source, video = _source(source, where, folder, {} if folders is None else folders)
+    if "id" in known and len(known["id"].encode()) > _LONGEST_ID_BYTES:
+        raise ValueError(f"{where}: id={known['id'][:20]}... is longer than {_LONGEST_ID_BYTES} bytes")
     return Line(
         where=where,
         video=known.get("id", video),
@@ -103,62 +202,81 @@ def parse_line(text: str, where: str, folder: Path) -> Line:
     )
 
 
-_FIELDS: Mapping[str, str] = {
-    "split": "train|val|test",
-    "fps": r"\d+(\.\d+)?",
-    "frames": r"\d+",
-    "size": r"[1-9]\d*x[1-9]\d*",
-    "id": _SAFE_ID.pattern,
+_FIELDS: Mapping[str, re.Pattern[str]] = {
+    "split": re.compile("train|val|test"),
+    "fps": re.compile(r"[0-9]{1,4}(\.[0-9]{1,20})?"),
+    "frames": re.compile(r"[0-9]{1,12}"),
+    "size": re.compile(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}"),
+    "id": re.compile(r"[\w-][\w.-]{0,99}"),
 }
+"""What each field looks like, and how large it may be."""
 
 
-def _source(token: str, where: str, folder: Path) -> tuple[str, str]:
+def _source(token: str, where: str, folder: Path, folders: dict[str, str]) -> tuple[str, str]:
     """What `download` is given, and the id. A token that looks like an id but is none stays: download settles it with its reason."""
     if "://" in token:
-        if not re.match(r"https?://[^/]", token):
-            raise ValueError(f"{where}: {token} is no http or https address")
-        if youtube := _YOUTUBE_URL.match(token):
-            return youtube[1], youtube[1]
-        name = unquote(Path(urlsplit(token).path).stem) or urlsplit(token).netloc
-        return token, f"{_safe(name)}-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
-    if "/" in token or _VIDEO_SUFFIX.fullmatch(Path(token).suffix):
-        path = (folder / Path(token).expanduser()).resolve()
-        return str(path), _safe(path.stem)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
-        raise ValueError(f"{where}: {token!r} is no YouTube id, http address or path (a path has a / or ends like a video)")
-    return token, token[:_LONGEST_ID]
+        return _address(token, where)
+    if "/" in token or has_video_name(token):
+        if len(token) > _LONGEST_NAME_BYTES // 4:
+            _check_length(token, where)
+        above, _, name = f"{folder}/{_home(token, where)}".rpartition("/") if token[0] not in "/~" else _home(token, where).rpartition("/")
+        real = folders.get(above)
+        if real is None:
+            real = folders[above] = os.path.realpath(above or "/")
+        path = f"{real.rstrip('/')}/{name}"
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114  a list may have a million lines
+            path = os.path.realpath(path)
+        return path, safe_id(name.rpartition(".")[0] or name)
+    if not _ID_LIKE.fullmatch(token):
+        raise ValueError(f"{where}: {token[:80]!r} is no YouTube id, http address or path (a path has a / or ends like a video)")
+    return token, token[:_LONGEST_ID_BYTES]
 
 
-def _named_by_path(folder: Path, files: Iterable[Path]) -> list[Line]:
-    """One line a file; ids come from the path below the folder, so that two files of one name keep apart."""
-    lines: list[Line] = []
-    taken: set[str] = set()
-    for file in files:
-        inside = file.relative_to(folder)
-        video = _safe(str(inside.with_suffix("")))
-        if video.lower() in taken:
-            video = f"{video[: _LONGEST_ID - 9]}-{hashlib.sha256(str(inside).encode()).hexdigest()[:8]}"
-        taken.add(video.lower())
-        lines.append(Line(where=str(file), video=video, source=str(file.resolve())))
-    return lines
+def _check_length(token: str, where: str) -> None:
+    if len(token.encode()) > _LONGEST_PATH_BYTES or any(len(part.encode()) > _LONGEST_NAME_BYTES for part in token.split("/")):
+        raise ValueError(f"{where}: no disk has a path as long as {token[:40]!r}...")
 
 
-def _safe(name: str) -> str:
-    """A file name of plain characters: folders are joined by --, anything else unsafe becomes _."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name.replace("/", "--"))[:_LONGEST_ID] or "video"
+def _address(token: str, where: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(token)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{where}: {without_secrets(token)[:200]} is no http or https address")
+    if youtube := _YOUTUBE_URL.match(token):
+        return youtube[1], youtube[1]
+    name = unquote(Path(parts.path).stem) or parts.netloc.rpartition("@")[2]
+    digest = hashlib.sha256(without_secrets(token).encode()).hexdigest()[:8]
+    return token, f"{_short(safe_id(name))}-{digest}"
+
+
+def _short(video: str) -> str:
+    """An id that leaves room for a digest behind it."""
+    return video if len(video.encode()) <= _LONGEST_ID_BYTES else video[: _LONGEST_ID_BYTES - 9]
+
+
+def _home(text: str, where: str) -> str:
+    """A path with ~ written out. Raises ValueError for a user that there is not."""
+    if not text.startswith("~"):
+        return text
+    path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser raises where this stays
+    if path.startswith("~"):
+        raise ValueError(f"{where}: there is no user {path.partition('/')[0][:80]}")
+    return path
 
 
 def _without_comment(text: str) -> str:
-    return re.sub(r"(^|\s)#.*", "", text).strip()
+    return (_COMMENT.sub("", text) if "#" in text else text).strip()
 
 
-def _merged(lines: list[Line]) -> list[Line]:
-    """Lines without plain repetitions. Raises ValueError on one id that means two things."""
+def _merged(lines: Iterable[Line]) -> list[Line]:
+    """Lines without plain repetitions. Raises ValueError on one id that means two things, on a disk that knows no case as well."""
     first: dict[str, Line] = {}
     for line in lines:
-        seen = first.setdefault(line.video, line)
-        facts, seen_facts = ([getattr(one, name) for name in Line.__slots__ if name != "where"] for one in (line, seen))
-        if facts != seen_facts:
+        seen = first.setdefault(line.video.casefold(), line)
+        if seen is not line and replace(line, where=seen.where) != seen:
             what = "says something else" if line.source == seen.source else "is another video of the same id; give one an id=name"
             raise ValueError(f"{line.where}: {line.video} {what} (compare {seen.where})")
     return list(first.values())

@@ -76,6 +76,8 @@ class Download:
     """A try that brings less for `slow_after_s` is given up; the next one goes on from what has arrived."""
     slow_after_s: float = setting(120.0, above=0, identity=False)
     """How long a try may bring less, in seconds. YouTube takes up to a minute before the first byte."""
+    max_pixels: int = setting(1 << 26, least=1, identity=False)
+    """A video whose images have more pixels is refused: 8192 x 8192; 8K has half as many. Memory grows with it."""
     private_hosts: tuple[str, ...] = setting((), identity=False)
     """Hosts of the inner network that an address may lead on to. Hosts that the list itself names need no mention."""
     plugins: bool = setting(False, identity=False)
@@ -120,7 +122,7 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
     if source.startswith(("http://", "https://")):
         return _from_web(manifest, source, settings, lane)
     if Path(source).is_absolute():
-        found = probe(Path(source))
+        found = probe(Path(source), settings.max_pixels, images=True)
         return found if isinstance(found, Failure) else _videos(manifest, Path(source), found, sha256_of(Path(source)), {}, "")
     if YOUTUBE_ID.fullmatch(source):
         return _from_web(manifest, f"https://www.youtube.com/watch?v={source}", settings, lane)
@@ -154,7 +156,7 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
                 shutil.rmtree(request.folder)
             return answer
         arrived = Path(answer.path)
-        found = probe(arrived)
+        found = probe(arrived, settings.max_pixels)
         if isinstance(found, Failure):
             size = arrived.stat().st_size if arrived.exists() else 0
             shutil.rmtree(request.folder)
@@ -169,7 +171,7 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
         _flush(folder)
     shutil.rmtree(request.folder, ignore_errors=True)
     path = folder / kept["file"]
-    found = probe(path)
+    found = probe(path, settings.max_pixels)
     return found if isinstance(found, Failure) else _videos(manifest, path, found, kept["sha256"], kept["info"], kept["tool"])
 
 

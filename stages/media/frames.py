@@ -20,6 +20,8 @@ from stages.tables import Clips
 
 _TIME_TOLERANCE_S = 1e-3
 """Matroska rounds times to milliseconds: a frame this much before a grid point is the one meant."""
+_MOST_PIXELS = 1 << 26
+"""A stream that grows beyond this, and beyond four times what it began with, is not followed: 8192 x 8192."""
 _MAX_READ_ERRORS = 1000
 """A container that only errs ends here: no file makes it spin."""
 _SEEK_FROM_S = 2.0
@@ -98,7 +100,8 @@ def open_video(path: Path) -> Any:
 
     av.logging.set_level(None)  # errors come as exceptions; libav would also print a line for every damaged block
     # a playlist posing as a video must not reach the network
-    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    # and img%03d.jpg is the name of one image, not of a thousand
+    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", "pattern_type": "none"})
 
 
 def video_stream(container: Any) -> Any:
@@ -108,6 +111,8 @@ def video_stream(container: Any) -> Any:
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             stream.codec_context.thread_count = 1  # what comes out of damaged files is then the same everywhere
+            grown = max(_MOST_PIXELS, 4 * (stream.width or 0) * (stream.height or 0))
+            stream.codec_context.options = {"max_pixels": str(grown)}
             return stream
     return None
 
@@ -126,13 +131,22 @@ class Shape:
     def of(cls, stream: Any, frame: Any) -> "Shape":
         """The shape from a frame's size, its stream's sample aspect ratio and its display matrix, to the nearest quarter turn."""
         size = (max(1, round(frame.width * (stream.sample_aspect_ratio or 1))), frame.height)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
         # x' = a x + c y, y' = b x + d y, from stored to shown pixels
-        a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+        a, b, c, d = _display_matrix(frame)
         transposed = abs(b) > abs(a)
         width, height = size[::-1] if transposed else size
         across, down = (c, b) if transposed else (a, d)
         return cls(width=width, height=height, transposed=transposed, mirrored_x=across < 0, mirrored_y=down < 0)
+
+
+def _display_matrix(frame: Any) -> tuple[float, float, float, float]:
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV knows no name for what a camera wrote beside it (EXIF); the turn alone can be had
+        turn = math.radians(frame.rotation)
+        return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    return a, b, c, d
 
 
 class Upright:

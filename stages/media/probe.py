@@ -13,6 +13,8 @@ _HEAD_MARKS = {
     4: (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"),
 }
 """First bytes, at an offset, of the containers videos come in: what begins so and does not open is broken, the rest is no video."""
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff".split())  # noqa: SIM905  one line reads better
+"""A file of one of these names is a video of one frame; an image that poses as a video is none."""
 _NO_VIDEO_FORMATS = ("image2", "tty", "hls", "dash", "concat", "sdp", "subviewer", "srt", "webvtt", "ass")
 """Readers that accept pictures, texts and playlists."""
 
@@ -30,8 +32,12 @@ class Probe:
     rotation_deg: int  # clockwise turn that makes it upright
 
 
-def probe(path: Path) -> Probe | Failure:
-    """Size, rate, duration and codec of a file's video stream; a Failure with its reason for what is none."""
+def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | Failure:
+    """Size, rate, duration and codec of a file's video stream; a Failure with its reason for what is none.
+
+    With `images`, a file that is an image by its name is a video of one frame. Images of more than `max_pixels` pixels are refused
+    before one is decoded, and by the size they would be shown at; 0 allows any.
+    """
     import av
 
     try:
@@ -51,15 +57,27 @@ def probe(path: Path) -> Probe | Failure:
         )
     with container:
         names = container.format.name.split(",")
-        if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
+        is_image = images and any(name == "image2" or name.endswith("_pipe") for name in names) and path.suffix.lower() in IMAGE_SUFFIXES
+        if not is_image and any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
             return Failure(Reason.NOT_A_VIDEO, f"{path} is a picture, a text or a playlist ({names[0]})")
         stream = video_stream(container)
         if stream is None:
             return Failure(Reason.NO_VIDEO_STREAM, f"{path} ({names[0]}) has no video stream, only {_kinds(container)}")
+        if failure := _too_large(path, stream.width, stream.height, max_pixels):
+            return failure
         frame = next(raw_frames(container, stream), None)
         if frame is None:
             return Failure(Reason.NO_FRAMES, f"{path}: no frame of its {stream.codec_context.name} stream could be decoded")
-        return _probe(container, stream, frame)
+        found = _probe(container, stream, frame)
+        return _too_large(path, found.width, found.height, max_pixels) or found
+
+
+def _too_large(path: Path, width: int, height: int, max_pixels: int) -> Failure | None:
+    if not 0 < max_pixels < width * height:
+        return None
+    return Failure(
+        Reason.TOO_LARGE, f"{path}: its images are {width} x {height}, {width * height:,} pixels, where {max_pixels:,} are allowed"
+    )
 
 
 def _probe(container: Any, stream: Any, frame: Any) -> Probe:

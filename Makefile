@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-regressor readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-regressor readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -23,6 +23,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m stages.detectors.mediapipe.models
+	@echo "compiling the fit for this machine, once: about a minute"
+	$(BIN)/python -m fitting.warm_up
 	@touch $@
 
 demo: setup ## the whole chain on a rendered video (or VIDEOS=my.txt), scored against the truth
@@ -51,7 +53,10 @@ layers: setup ## who may import whom
 	$(BIN)/lint-imports
 
 test: lint types layers ## the gate: lint, types, layers, the test suite and a short run of the main job
-	$(BIN)/python -m pytest -m 'not gpu and not network and not heavy and not cluster'
+	$(BIN)/python -m pytest -m 'not gpu and not network and not heavy and not cluster and not long'
+
+test-long: setup ## the tests that take long and hardly ever fail: before a release
+	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'
 
 check: test ## the same gate
 

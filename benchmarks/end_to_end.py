@@ -17,11 +17,10 @@ from jaxtyping import Bool, Float64
 from benchmarks.machine import describe
 from benchmarks.rendered_hands import Kind, RenderedHands, find, render
 from fitting.files import STANDIN
-from fitting.fit import FitSettings, Fitter, HandFits
+from fitting.fit import Fitter, HandFits
 from fitting.hand.mano import LEFT, load_hand_model
 from fitting.landmarks.learn_offsets import LabelledHands, write_labelled
 from fitting.landmarks.offsets import corrected, load_offsets
-from fitting.objective import LossWeights
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from stages.fit import Fit
 
@@ -60,7 +59,7 @@ def score(found: RenderedHands) -> dict[str, float]:
     """Every figure of one set of hands, mirrored to right hands by the side the detector says, as the fit stage does."""
     hands = mirrored(found)
     offsets = load_offsets()["mediapipe"]
-    fitter = Fitter(load_hand_model(STANDIN), FitSettings(weights=LossWeights(depth=Fit().depth_weight)))
+    fitter = Fitter(load_hand_model(STANDIN), Fit().settings)
     plain = fitter.fit(hands.keypoints, hands.world)
     keypoints, world = corrected(hands.keypoints, hands.world, offsets)
     fitted = fitter.fit(keypoints, world)

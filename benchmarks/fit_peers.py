@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fitting.hand.anatomy import TIP_VERTICES
 from fitting.hand.kinematics import FROM_KEYPOINTS
-from fitting.hand.mano import OPENPOSE_ORDER, TIP_VERTICES, HandModel
+from fitting.hand.mano import OPENPOSE_ORDER, HandModel
 from fitting.hand.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 from fitting.initial import two_tilts
 from fitting.losses import bone_length_loss, joint_angle_loss, prior_loss, reprojection_loss
@@ -89,10 +90,9 @@ def by_smplx(
 
 def mesh_total(objective: Objective, state: State, points: Float[Tensor, "n 21 3"], seen: Landmarks) -> Float[Tensor, "n"]:
     """`Objective.total` of joints that another forward pass has found."""
-    weights = objective.weights
     image = state.log_scale.exp()[:, None, None] * points[..., :2] + state.shift[:, None]
     losses = Losses(
-        reprojection=reprojection_loss(image, seen.keypoints, seen.confidence, weights.robust_scale),
+        reprojection=reprojection_loss(image, seen.keypoints, seen.confidence, objective.settings.robust_scale),
         bone=bone_length_loss(points, objective.length_limits),
         angle=joint_angle_loss(state.rotations, objective.axes, objective.twist_limits, objective.hulls),
         prior=prior_loss(state.rotations, objective.prior),

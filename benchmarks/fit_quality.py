@@ -25,11 +25,11 @@ from benchmarks.fit_problems import SIDE_PX, TO_KEYPOINTS, Problems
 from benchmarks.machine import describe
 from benchmarks.tracks import tracks
 from fitting.files import STANDIN
-from fitting.fit import FitSettings, Fitter
+from fitting.fit import Fitter
 from fitting.hand import anatomy
 from fitting.hand.kinematics import JointModel
 from fitting.hand.mano import load_hand_model
-from fitting.objective import LossWeights
+from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from studio.poses import SHAPES, glide, key_angles
 
@@ -49,11 +49,11 @@ TARGET_MM: Mapping[str, float] = {"0": 4.13, "0.01": 5.12, "0.03": 7.80, "0.03+o
 Angles = Float64[np.ndarray, "n 15 3"]
 
 METHODS: Mapping[str, FitSettings] = {
-    "no prior, squared": FitSettings(weights=LossWeights(bone=0, angle=0, prior=0, shape=5e-5, robust_scale=1)),
+    "no prior, squared": FitSettings(bone_weight=0, angle_weight=0, prior_weight=0, shape_weight=5e-5, robust_scale=1),
     "eq. 4 and limits, squared": FitSettings(
-        weights=LossWeights(bone=0.2, angle=0.75, prior=0.5, shape=5e-5, robust_scale=1), num_components=20, prior_noise=0
+        bone_weight=0.2, angle_weight=0.75, prior_weight=0.5, shape_weight=5e-5, robust_scale=1, num_components=20, prior_noise=0
     ),
-    "eq. 4 and limits, robust": FitSettings(weights=LossWeights(prior=125, shape=0.0025), num_components=20, prior_noise=0),
+    "eq. 4 and limits, robust": FitSettings(prior_weight=125, shape_weight=0.0025, num_components=20, prior_noise=0),
     "ours": FitSettings(),
 }
 """All start and stop alike; the last is the default."""

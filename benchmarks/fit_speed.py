@@ -21,10 +21,11 @@ from benchmarks import fit_peers, refit
 from benchmarks.fit_cost import flops_of_hand, multiply_adds_of_iteration, sgemm_gflops
 from benchmarks.fit_problems import Judged, Problems, invent, judge, state_of
 from benchmarks.machine import describe
-from fitting.fit import FitSettings, Fitter, HandFits
+from fitting.fit import Fitter, HandFits
 from fitting.hand.mano import HandModel, load_hand_model
 from fitting.initial import two_tilts
 from fitting.objective import Objective
+from fitting.settings import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
 NUM_HANDS = 8192

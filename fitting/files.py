@@ -71,11 +71,6 @@ def prior_source() -> str:
         return "of unknown poses (licence: not stated)"
 
 
-def hulls_file() -> Path:
-    """The hulls of bone angles, which `fitting.priors.pca` writes beside the prior."""
-    return prior_file().with_suffix(".hulls.npz")
-
-
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Those of the named arrays that an npz holds; no pickles. ValueError that names the file when it is not a whole npz."""
     if path.exists() and not is_zipfile(path):

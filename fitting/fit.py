@@ -3,7 +3,7 @@
 Frame: landmarks in pixels, x right, y down; results in camera axes, metres. Left hands are mirrored by the caller first (x -> -x).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -13,19 +13,20 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from fitting.backend import computer
 from fitting.batches import in_batches
 from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.mano import HandModel, project
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.initial import rebent, two_tilts
 from fitting.landmarks.depth_cue import depth_cue
-from fitting.measures import measurer
-from fitting.objective import Landmarks, LossWeights, Objective, State
-from fitting.priors.prior import NOISE, NUM_COMPONENTS, pose_prior
-from fitting.solver import Backend, Solution, solver, takes_compiled
+from fitting.objective import Landmarks, Objective, State
+from fitting.priors.prior import pose_prior
+from fitting.settings import FitSettings
+from fitting.solver import Solution
 from fitting.tracks.chains import Chain, chains, segments, whole_tracks
 from fitting.tracks.paths import cheapest_path, mend_jumps
-from fitting.tracks.solve import Arithmetic, TrackSettings, solve_tracks
+from fitting.tracks.solve import solve_tracks
 
 MIN_POINTS = 6
 """Landmarks below which a hand is not fitted: palm and one finger leave most of the 61 unknowns to the priors. Ours."""
@@ -51,30 +52,6 @@ class Outcome(StrEnum):
     """All landmarks lie on one point."""
     NOT_FINITE = "not_finite"
     """The numbers ran away."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitSettings:
-    """How to fit; `LossWeights` says what counts how much."""
-
-    weights: LossWeights = field(default_factory=LossWeights)
-    tracks: TrackSettings = field(default_factory=TrackSettings)
-    num_components: int = NUM_COMPONENTS
-    """Of the pose PCA, d in eq. 4."""
-    prior_noise: float = NOISE
-    """Square metres, see `fitting.priors.prior.pose_prior`; 0 is eq. 4 as printed."""
-    num_iterations: int = 40
-    """Of Levenberg-Marquardt, at most."""
-    tolerance: float = 1e-4
-    """Share of the total below which a step ends a hand's fit."""
-    world_weight: float = 2.0
-    """Of the disagreement with world landmarks, when they choose between the two tilts."""
-    batch_size: int = 2048
-    """Hands solved at once."""
-    backend: Backend = "auto"
-    """Which solver: `fitting.compiled.solver` for a float32 model on the CPU, `fitting.solver` for all others; or one of them by name."""
-    num_threads: int = 1
-    """Of the compiled solver."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -125,15 +102,9 @@ class Fitter:
         self.settings = settings or FitSettings()
         self.batch_size = self.settings.batch_size  # or what of it fits the memory
         prior = pose_prior(model, self.settings.num_components, self.settings.prior_noise)
-        self.objective = Objective.of(model, prior, self.settings.weights)
-        self._minimise = solver(self.settings.backend, model.v_template, self.settings.num_threads)
-        compiled = takes_compiled(self.settings.backend, model.v_template)
-        self._measure = measurer(compiled=compiled)
-        self._arithmetic = Arithmetic.of(compiled=compiled)
-        if compiled:
-            from fitting.compiled import solver as twin  # numba, which the plain fit does not need
-
-            twin.settle()
+        self.objective = Objective.of(model, prior, self.settings)
+        chosen = computer(self.settings.backend, model.v_template, self.settings.num_threads)
+        self._minimise, self._measure, self._arithmetic = chosen.solve, chosen.measure, chosen.tracks
 
     @torch.no_grad()
     def fit(
@@ -168,7 +139,7 @@ class Fitter:
         moment = np.zeros(len(points)) if time_s is None else np.asarray(time_s, dtype=np.float64)
         segment = np.full(len(points), -1)
         if track is not None:
-            segment[usable.numpy()] = segments(np.asarray(track)[usable.numpy()], moment[usable.numpy()], self.settings.tracks.max_gap_s)
+            segment[usable.numpy()] = segments(np.asarray(track)[usable.numpy()], moment[usable.numpy()], self.settings.max_gap_s)
 
         def fit_rows(rows: Int[Tensor, "m"]) -> None:
             centre = (low[rows] + high[rows]) / 2
@@ -227,7 +198,7 @@ class Fitter:
         points = posed.points.view(2, n, 21, 3)
         second = score[1] < score[0]
         for chain in tied:
-            path = cheapest_path(score, points, chain, settings.tracks.jump_weight)
+            path = cheapest_path(score, points, chain, settings.jump_weight)
             second[chain.rows[chain.there]] = path[chain.there] == 1
         margin = flip_margin(score, points, second)
         chosen = torch.arange(n, device=score.device) + n * second
@@ -241,8 +212,8 @@ class Fitter:
         again = partial(self._minimise, self.objective, num_iterations=last, tolerance=settings.tolerance)
         finite = [chain.only(torch.isfinite(end.total[chain.rows]).all(1)) for chain in tied]
         for chain in (some for some in finite if len(some.rows)):
-            mend_jumps(self.objective, again, end, seen, chain, settings.tracks.jump_weight)
-            rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings.tracks, self._arithmetic)
+            mend_jumps(self.objective, again, end, seen, chain, settings.jump_weight)
+            rows, joint, loss = solve_tracks(self.objective, end.state, seen, log_size, chain, settings, self._arithmetic)
             end.state.put(rows, joint.state)
             end.converged[rows] = joint.converged
             end.num_iterations[rows] += joint.num_iterations
@@ -294,7 +265,7 @@ class Fitter:
     ) -> dict[str, Float[Tensor, "m"]]:
         """Columns on how well the joints meet the landmarks, from their distances in pixels."""
         error_px = (confidence * gap).sum(1) / confidence.sum(1)
-        near = gap < _INLIER * self.settings.weights.robust_scale * side[:, None]
+        near = gap < _INLIER * self.settings.robust_scale * side[:, None]
         used = confidence > 0
         return {
             "error_px": error_px,

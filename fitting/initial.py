@@ -71,12 +71,12 @@ def _best_bends(
     weight = seen.confidence[:, 1:, None]
     pull = (seen.keypoints[:, 1:] - shift[:, None]) @ camera
     features = torch.cat([weight * (camera.mT @ camera).reshape(n, 1, 9), -2 * weight * pull], 2).reshape(n, 5, 48)
-    misses = torch.einsum("nfc,kfc->nkf", features, table) / (2 * objective.weights.robust_scale)
+    misses = torch.einsum("nfc,kfc->nkf", features, table) / (2 * objective.settings.robust_scale)
 
     own = torch.eye(5).repeat_interleave(3, 1).to(mean)[:, :, None, None] > 0  # finger joint
     alone = torch.where(own, bent[:, None], mean)
     rarity = prior_loss(alone.flatten(0, 1), objective.prior).reshape(k, 5)
-    best = (misses + objective.weights.prior * rarity).argmin(1)
+    best = (misses + objective.settings.prior_weight * rarity).argmin(1)
     return bent.reshape(k, 5, 3, 3, 3)[best, torch.arange(5, device=best.device)].reshape(n, 15, 3, 3)
 
 

@@ -1,6 +1,5 @@
 """What is said of a fitted hand besides its parameters: its losses, joints, outline and worst joint angle."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,15 +20,6 @@ class Measures(NamedTuple):
     joints: Float[Tensor, "n 21 3"]  # OpenPose's order, wrist-centred, metres
     box: Float[Tensor, "n 4"]  # of the 778 vertices in the image, box sides
     violation: Float[Tensor, "n"]  # worst joint angle beyond its limit, radians
-
-
-def measurer(*, compiled: bool) -> Callable[[HandModel, Objective, State, Landmarks], Measures]:
-    """`measure`, or its compiled twin."""
-    if not compiled:
-        return measure
-    from fitting.compiled import solver as twin  # numba, which not every reader of this module needs
-
-    return twin.measure
 
 
 def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:

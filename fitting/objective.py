@@ -27,29 +27,10 @@ from fitting.losses import (
     reprojection_loss,
 )
 from fitting.priors.prior import PosePrior, bone_rotations
+from fitting.settings import FitSettings
 
 NUM_UNKNOWNS = 61
 _JOINTS, _ROOT, _BETAS, _SCALE, _SHIFT = slice(0, 45), slice(45, 48), slice(48, 58), 58, slice(59, 61)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossWeights:
-    """Of the losses in `fitting.losses`; the box-normalised reprojection has 1."""
-
-    bone: float = 10.0
-    """Of L_BL in eq. 3, shares squared."""
-    angle: float = 40.0
-    """Of L_A in eq. 3, radians squared."""
-    prior: float = 300.0
-    """Of eq. 4, square metres summed over the vertices. Half and twice as much change 0.1 mm, at one product with the prior's noise."""
-    shape: float = 0.015
-    """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Half and twice as much cost 0.1 mm."""
-    depth: float = 0.03
-    """Of the disagreement with a detector's depths, box sides: for MediaPipe's, which lean; 0.1 to 0.3 where they only tremble."""
-    robust_scale: float = 0.02
-    """Share of the box at which the reprojection loss turns from squared to linear."""
-    depth_scale: float = 0.05
-    """The same of the depth loss."""
 
 
 class State(NamedTuple):
@@ -127,10 +108,10 @@ class Objective:
     twist_limits: Float[Tensor, "15 2"]
     hulls: Float[Tensor, "15 corners 2"]
     length_limits: Float[Tensor, "20 2"]
-    weights: LossWeights
+    settings: FitSettings
 
     @classmethod
-    def of(cls, model: HandModel, prior: PosePrior, weights: LossWeights) -> "Objective":
+    def of(cls, model: HandModel, prior: PosePrior, settings: FitSettings) -> "Objective":
         """The objective on a hand model, in its dtype and on its device."""
         joints = JointModel.of(model)
         return cls(
@@ -140,27 +121,27 @@ class Objective:
             twist_limits=torch.as_tensor(anatomy.limits()[:, 0]).to(model.v_template),
             hulls=torch.as_tensor(anatomy.hulls()).to(model.v_template),
             length_limits=bone_length_limits(joints),
-            weights=weights,
+            settings=settings,
         )
 
     def losses(self, state: State, seen: Landmarks) -> tuple[Losses, Points]:
         """Every loss, and the posed joints."""
         posed = self.joints.pose(state.root, state.rotations, state.betas)
         values = Losses(
-            reprojection_loss(projected(state, posed), seen.keypoints, seen.confidence, self.weights.robust_scale),
+            reprojection_loss(projected(state, posed), seen.keypoints, seen.confidence, self.settings.robust_scale),
             bone_length_loss(posed.points, self.length_limits),
             joint_angle_loss(state.rotations, self.axes, self.twist_limits, self.hulls),
             prior_loss(state.rotations, self.prior),
             (state.betas**2).sum(1),
-            depth_loss(depths(state, posed), seen.depth, seen.depth_confidence, self.weights.depth_scale),
+            depth_loss(depths(state, posed), seen.depth, seen.depth_confidence, self.settings.depth_scale),
         )
         return values, posed
 
     def total(self, losses: Losses) -> Float[Tensor, "n"]:
         """The weighted sum that is minimised."""
-        w = self.weights
-        pose = w.bone * losses.bone + w.angle * losses.angle + w.prior * losses.prior
-        return losses.reprojection + pose + w.shape * losses.shape + w.depth * losses.depth
+        own = self.settings
+        pose = own.bone_weight * losses.bone + own.angle_weight * losses.angle + own.prior_weight * losses.prior
+        return losses.reprojection + pose + own.shape_weight * losses.shape + own.depth_weight * losses.depth
 
     def normal_equations(self, state: State, seen: Landmarks, posed: Points) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
         """Gauss-Newton matrix and gradient of `total` (the robust loss by iteratively reweighted squares)."""
@@ -169,8 +150,8 @@ class Objective:
         self._add_bones(matrix, gradient, posed, shape)
         self._add_angles(matrix, gradient, state)
         self._add_prior(matrix, gradient, state)
-        gradient[:, _BETAS] += 2 * self.weights.shape * state.betas
-        matrix.diagonal(dim1=1, dim2=2)[:, _BETAS] += 2 * self.weights.shape
+        gradient[:, _BETAS] += 2 * self.settings.shape_weight * state.betas
+        matrix.diagonal(dim1=1, dim2=2)[:, _BETAS] += 2 * self.settings.shape_weight
         return matrix, gradient
 
     def _landmark_equations(
@@ -189,8 +170,8 @@ class Objective:
         jacobian[:, :, :2, _SHIFT] = torch.eye(2).to(shape)
         gap = projected(state, posed) - seen.keypoints
         gap_z = depths(state, posed) - seen.depth
-        weight = seen.confidence / gap.norm(dim=-1).clamp_min(self.weights.robust_scale)
-        weight_z = self.weights.depth * seen.depth_confidence / gap_z.abs().clamp_min(self.weights.depth_scale)
+        weight = seen.confidence / gap.norm(dim=-1).clamp_min(self.settings.robust_scale)
+        weight_z = self.settings.depth_weight * seen.depth_confidence / gap_z.abs().clamp_min(self.settings.depth_scale)
         rows = jacobian.reshape(n, 63, NUM_UNKNOWNS)
         weighted = rows.mT * torch.stack([weight, weight, weight_z], 2).reshape(n, 1, 63)
         residual = torch.cat([gap, gap_z[..., None]], 2).reshape(n, 63, 1)
@@ -207,7 +188,7 @@ class Objective:
         moves = shape.reshape(-1, 5, 4, 3, 10)
         moves = torch.cat([moves[:, :, :1], moves.diff(dim=2)], 2).reshape(-1, 20, 3, 10)
         rows = torch.einsum("nkc,nkcb->nkb", vectors / (lengths * middle)[..., None], moves) * (excess != 0)[..., None]
-        factor = 2 * self.weights.bone / 20
+        factor = 2 * self.settings.bone_weight / 20
         gradient[:, _BETAS] += factor * torch.einsum("nkb,nk->nb", rows, excess)
         matrix[:, _BETAS, _BETAS] += factor * (rows.mT @ rows)
 
@@ -220,7 +201,7 @@ class Objective:
         along = torch.where(corner[..., None, None], torch.eye(2).to(out), out[..., :, None] * out[..., None, :])
         along = along * (excess[..., 1:] != 0).any(-1)[..., None, None]
         rows = torch.cat([jacobian[..., :1, :] * (excess[..., :1, None] != 0), along @ jacobian[..., 1:, :]], -2)
-        factor = 2 * self.weights.angle / 15
+        factor = 2 * self.settings.angle_weight / 15
         gradient[:, _JOINTS] += factor * torch.einsum("njac,nja->njc", jacobian, excess).flatten(1)
         blocks = matrix[:, _JOINTS, _JOINTS].unflatten(2, (15, 3)).unflatten(1, (15, 3))  # type: ignore[no-untyped-call]
         blocks.diagonal(dim1=1, dim2=3)[:] += factor * (rows.mT @ rows).permute(0, 2, 3, 1)
@@ -237,7 +218,7 @@ class Objective:
         dense.diagonal(dim1=1, dim2=3)[:] = moved.permute(0, 2, 4, 3, 6, 5, 1).reshape(n, 9, 27, 5)
         rows = dense.reshape(n, 45, 135)
         weighted = rows @ self.prior.quadratic
-        factor = 2 * self.weights.prior
+        factor = 2 * self.settings.prior_weight
         slope = bones @ self.prior.quadratic + self.prior.linear
         gradient[:, _JOINTS] += factor * (rows @ slope[..., None])[..., 0]
         matrix[:, _JOINTS, _JOINTS] += factor * (weighted @ rows.mT)

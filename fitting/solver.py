@@ -1,8 +1,6 @@
 """Levenberg-Marquardt on a batch of hands, each with a damping and an end of its own; finished hands leave the batch."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,28 +23,6 @@ class Solution(NamedTuple):
     converged: Bool[Tensor, "n"]
     damping: Float[Tensor, "n"]
     num_iterations: Int[Tensor, "n"]
-
-
-Backend = Literal["auto", "torch", "compiled"]
-
-
-def takes_compiled(backend: Backend, like: Tensor) -> bool:
-    """Whether the compiled twins compute: "auto" takes them for float32 on the CPU. ValueError for "compiled" with tensors elsewhere."""
-    if backend not in ("auto", "torch", "compiled"):
-        raise ValueError(f"the fit's backend must be auto, torch or compiled, got {backend!r}")
-    fits = like.device.type == "cpu" and like.dtype == torch.float32
-    if backend == "compiled" and not fits:
-        raise ValueError(f"the compiled fit takes float32 on the CPU, got {like.dtype} on {like.device}: take the backend auto or torch")
-    return fits and backend != "torch"
-
-
-def solver(backend: Backend, like: Tensor, num_threads: int = 1) -> Callable[..., Solution]:
-    """`solve`, or its twin `fitting.compiled.solver.solve` on so many threads: see `takes_compiled`."""
-    if not takes_compiled(backend, like):
-        return solve
-    from fitting.compiled import solver as compiled  # numba, which not every reader of this module needs
-
-    return partial(compiled.solve, num_threads=num_threads)
 
 
 def solve(

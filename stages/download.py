@@ -48,7 +48,7 @@ class Download:
 
     default_lines: int = setting(1080, least=1)
     """Wanted shorter side in pixels where the manifest does not say. Ours: most of WHIM's videos."""
-    folder: Path = setting(Path("media"), identity=False)  # noqa: RUF009  a constant
+    folder: Path = setting(Path("media"), identity=False)
     """Where downloaded files lie."""
     attempts: int = setting(5, least=1, identity=False)
     """Tries of one video within a run, when the network or the server fails."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
+from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
-from stages.stage import Key, Resources, setting
+from fitting.settings import FitSettings
+from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import LEFT, Clips, Fits, Hands, Table
 
 if TYPE_CHECKING:
     from fitting.fit import Fitter, HandFits
-
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,62 +33,20 @@ class Fit:
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
 
-    bone_weight: float = 10.0
-    """Of L_BL in eq. 3, shares squared, beside a reprojection loss (eq. 2) in units of the hand's box. Ours."""
-    angle_weight: float = 40.0
-    """Of L_A in eq. 3, radians squared. Ours."""
-    prior_weight: float = 300.0
-    """Of eq. 4, square metres summed over the vertices. Ours; the paper does not say."""
-    prior_noise: float = 2e-5
-    """Square metres by which a mesh strays from its components: makes rare poses dearer than common ones (Tipping and Bishop 1999); 0 is
-    eq. 4 as printed. Ours: worth 1.2 of 6.4 mm PA-MPJPE under landmark noise of 3 % of the box."""
-    shape_weight: float = 0.015
-    """Of the squared betas, without which weak perspective cannot tell a small hand from a far one. Ours."""
-    robust_scale: float = 0.02
-    """Share of the box at which the reprojection loss turns from squared to the L1 of eq. 2. Ours."""
-    num_components: int = 30
-    """Of the pose PCA, d in eq. 4. Ours: 36 to 64 are as exact, 20 is 0.2 mm worse; the paper does not say."""
-    num_iterations: int = 40
-    """Of Levenberg-Marquardt, six of them from both tilts of the palm. Ours."""
-    tolerance: float = 1e-4
-    """A hand has converged when a step lowers its total by less than this share. Ours: 0.2 % lower totals than 1e-3, a fifth slower."""
-    world_weight: float = 2.0
-    """Of the detector's 3D landmarks in the choice between the two tilts; 0 leaves it to the losses. Ours."""
+    settings: FitSettings = setting(FitSettings(), group=True)
+    """How the hand model is fitted: weights, prior, iterations, tracks. Each can be given as a setting of this stage."""
     landmark_offsets: bool = True
     """Move a detector's landmarks onto the model's joints first, where its offsets are known. Ours; worth 1.4 of 8.1 mm."""
-    depth_weight: float = 0.03
-    """Of the detector's 3D landmarks as depths behind the wrist. Ours; of 2,365 rendered hands the mean PA-MPJPE falls by 0.1 to 6.8 mm
-    and the 95th percentile by 0.5 to 12.9; 0.2 is worse than none."""
-    smooth_weight: float = 0.05
-    """Of the accelerations of joints, root and size along a track; 0 leaves the frames free. Ours, by fingers hidden on real clips."""
-    share_shape: bool = True
-    """One set of betas a track. Ours."""
-    jump_weight: float = 0.3
-    """Of a jump between two frames, where a track chooses among its frames' tilts. Ours."""
-    max_gap_s: float = 0.5
-    """A track breaks for the fit where its hand is not seen for longer, seconds, or changes its side. Ours."""
-    focal_share: float = 5000 / 256
+    focal_share: float = setting(5000 / 256, above=0)
     """Focal length that turns the weak-perspective camera into `transl`, in longer sides of the frame. As in HaMeR and WiLoR's code."""
-    gpus: float = setting(0.0, identity=False)
+    gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds; 0 fits on the CPU."""
-    device: str = setting("auto", identity=False)
+    device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if the worker has one), cpu or cuda."""
-    batch_size: int = setting(2048, identity=False)
-    """Hands solved at once."""
 
     def __post_init__(self) -> None:
         """Refuse settings under which no fit makes sense: ValueError that names the field."""
-        for name in (*(field.name for field in fields(self) if field.name.endswith("_weight")), "prior_noise", "gpus"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"fit.{name} must be 0 or more, got {getattr(self, name)}")
-        for name in ("robust_scale", "tolerance", "max_gap_s", "focal_share"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"fit.{name} must be more than 0, got {getattr(self, name)}")
-        for name, most in (("num_components", 135), ("num_iterations", 10_000), ("batch_size", 1 << 20)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"fit.{name} must lie in [1, {most}], got {getattr(self, name)}")
-        if self.device not in _DEVICES:
-            raise ValueError(f"fit.device must be one of {', '.join(_DEVICES)}, got {self.device!r}")
+        check_settings(self)
 
     @property
     def resources(self) -> Resources:
@@ -104,41 +62,31 @@ class Fit:
             "landmark_offsets": sha256_of(LANDMARK_OFFSETS),
         }
 
+    def prepare(self) -> str:
+        """Have the fit compiled beside the stages before it, once a machine."""
+        on_cpu = self.device == "cpu" or not self.gpus
+        if self.settings.backend == "torch" or not on_cpu or not machine_code.start_making():
+            return ""
+        return "the fit is compiled for this machine beside detection: once, about a minute (make setup does it ahead)"
+
     def build(self) -> Callable[[Clips, Hands], Fits]:
         """Load the hand model and its prior; the returned function fits the hands of one clip."""
         import torch
 
-        from fitting.fit import FitSettings, Fitter
+        from fitting.fit import Fitter
         from fitting.hand.mano import load_hand_model
-        from fitting.objective import LossWeights
-        from fitting.tracks.solve import TrackSettings
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        loss_weights = LossWeights(
-            bone=self.bone_weight,
-            angle=self.angle_weight,
-            prior=self.prior_weight,
-            shape=self.shape_weight,
-            depth=self.depth_weight,
-            robust_scale=self.robust_scale,
-        )
-        settings = FitSettings(
-            weights=loss_weights,
-            tracks=TrackSettings(
-                smooth_weight=self.smooth_weight, share_shape=self.share_shape, jump_weight=self.jump_weight, max_gap_s=self.max_gap_s
-            ),
-            num_components=self.num_components,
-            prior_noise=self.prior_noise,
-            num_iterations=self.num_iterations,
-            tolerance=self.tolerance,
-            world_weight=self.world_weight,
-            batch_size=self.batch_size,
-        )
-        fitter = Fitter(load_hand_model(device=device), settings)
+        fitter = Fitter(load_hand_model(device=device), self.settings)
         offsets = load_offsets() if self.landmark_offsets else {}
 
         def run(clips: Clips, hands: Hands) -> Fits:
-            return fit_hands(fitter, on_joints(hands, offsets), self.focal_share)
+            before = torch.get_num_threads()
+            torch.set_num_threads(1)  # sums in one order, on Ray and in this process: the same bytes
+            try:
+                return fit_hands(fitter, on_joints(hands, offsets), self.focal_share)
+            finally:
+                torch.set_num_threads(before)
 
         return run
 

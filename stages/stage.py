@@ -1,11 +1,11 @@
 """What a stage is: settings now, models later; tables in, one table or a reason out."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, runtime_checkable
 
 from stages.tables import Table
 
@@ -131,23 +131,36 @@ def setting(
     below: float | None = None,
     choices: Iterable[Any] = (),
     identity: bool = True,
+    group: bool = False,
 ) -> Any:
     """A field of a stage, with the values that it may have (`Bounds`): `min_score: float = setting(0.1, above=0, most=1)`.
 
     `check_settings` in the stage's `__post_init__` refuses every other value, and a fraction where the type is int; `bounds_of` gives
     the bounds to who lists settings, `str(bounds)` says them after "must". With `identity=False` a change of the setting does not
-    change the result (a limit, a folder), and no part is made again for it.
+    change the result (a limit, a folder), and no part is made again for it. A `group` is a dataclass of settings of a layer below:
+    its fields count as the stage's own (`settings_of`).
     """
     bounds = Bounds(least=least, above=above, most=most, below=below, choices=tuple(choices))
-    return field(default=default, metadata={"identity": identity, "bounds": None if bounds == Bounds() else bounds})
+    return field(default=default, metadata={"identity": identity, "bounds": None if bounds == Bounds() else bounds, "group": group})
 
 
 def bounds_of(setting: Field[Any]) -> Bounds | None:
     """The values that a field of a stage may have, a `Literal` those of its type; None where any of its type will do."""
     if get_origin(setting.type) is Literal:
         return Bounds(choices=get_args(setting.type))
-    bounds: Bounds | None = setting.metadata.get("bounds")
+    plain = {name: setting.metadata[name] for name in ("least", "above", "most", "below") if name in setting.metadata}
+    bounds: Bounds | None = Bounds(**plain) if plain else setting.metadata.get("bounds")
     return bounds
+
+
+def settings_of(stage: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """Every setting of a stage and its value, those of a group among the stage's own."""
+    for one in fields(stage):
+        value = getattr(stage, one.name)
+        if one.metadata.get("group"):
+            yield from settings_of(value)
+        else:
+            yield one, value
 
 
 def settings_name(stage: Any) -> str:
@@ -157,8 +170,8 @@ def settings_name(stage: Any) -> str:
 
 def check_settings(stage: Any) -> None:
     """Refuse a setting outside its bounds: ValueError that names the field, the range and the value, on one line."""
-    for one in fields(stage):
-        bounds, value = bounds_of(one), getattr(stage, one.name)
+    for one, value in settings_of(stage):
+        bounds = bounds_of(one)
         name = f"{settings_name(stage)}.{one.name}"
         if one.type is int and not isinstance(value, Integral):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
@@ -168,6 +181,15 @@ def check_settings(stage: Any) -> None:
 
 DEVICES = ("auto", "cpu", "cuda")
 """Where a network may run: auto is a GPU if the worker has one."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A stage that has something made ready on every machine beside the stages before it."""
+
+    def prepare(self) -> str:
+        """Start it, without waiting; one line for the user on what was started, or ''."""
+        ...
 
 
 Key = Literal["video", "clip", "shard"]

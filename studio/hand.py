@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float64, Int64
 
 from fitting.files import STANDIN
-from fitting.hand.anatomy import FINGERS, TIPS_IN_MANO_ORDER, joint_axes
+from fitting.hand.anatomy import FINGERS, TIPS_IN_MANO_ORDER, WRIST_RING, joint_axes
 from fitting.hand.mano import RIGHT, HandModel, faces_of_side, load_hand_model
-from fitting.standin.rig import WRIST_RING
 from studio.render import Mesh, join, normals, tube_faces
 
 SKINS: Sequence[tuple[float, float, float]] = (

@@ -4,10 +4,11 @@ Frame of reference: sample (column x, row y) lies at pixel coordinate (x, y); de
 fixed order or independently by row, so the same input gives the same bytes.
 """
 
-from typing import no_type_check
-
 import numba
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int32
+
+from fitting.compiled.kernel import kept
 
 GRAIN_CELLS = 64
 """Side of the periodic noise volume that gives skin and cloth their grain."""
@@ -16,9 +17,14 @@ NEAR_M = 0.05
 """Triangles that come nearer to the camera are not drawn."""
 
 
-@numba.njit(cache=True)
-@no_type_check
-def fill(points, depth, faces, face_at, depth_at):
+@kept()
+def fill(
+    points: Float[np.ndarray, "n 2"],
+    depth: Float[np.ndarray, "n"],
+    faces: Int[np.ndarray, "f 3"],
+    face_at: Int32[np.ndarray, "h w"],
+    depth_at: Float32[np.ndarray, "h w"],
+) -> None:
     """Draw triangles into a z-buffer: the nearest face of each sample, and its depth.
 
     points [n, 2] samples, depth [n] > 0, faces [f, 3]; face_at [h, w] (-1 where nothing) and depth_at [h, w] (inf) are written.
@@ -50,9 +56,8 @@ def fill(points, depth, faces, face_at, depth_at):
                     face_at[y, x] = f
 
 
-@numba.njit(cache=True, inline="always")
-@no_type_check
-def _noise(volume, x, y, z):
+@kept(inline="always")
+def _noise(volume: Float[np.ndarray, "n n n"], x: float, y: float, z: float) -> float:
     """Trilinear look-up in the periodic noise volume, coordinates in cells."""
     n = GRAIN_CELLS
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
@@ -64,9 +69,8 @@ def _noise(volume, x, y, z):
     return low * (1 - w) + high * w
 
 
-@numba.njit(cache=True)
-@no_type_check
-def _palm_line(x, z):
+@kept()
+def _palm_line(x: float, z: float) -> float:
     """Depth in [0, 1] of the three long creases of the palm at a place of the resting hand, metres (fingers towards -x, thumb +z)."""
     deepest = 0.0
     if z < 0.034 and x < 0.085:  # around the ball of the thumb
@@ -81,9 +85,14 @@ def _palm_line(x, z):
     return deepest
 
 
-@numba.njit(cache=True, inline="always")
-@no_type_check
-def _colour(a, volume, open_, light, half):
+@kept(inline="always")
+def _colour(
+    a: Float[np.ndarray, "14"],
+    volume: Float[np.ndarray, "n n n"],
+    open_: float,
+    light: Float[np.ndarray, "3"],
+    half: Float[np.ndarray, "3"],
+) -> tuple[float, float, float]:
     """Red, green and blue in [0, 255] of one sample from its interpolated attributes; see `shade`."""
     grain, gloss, soft = a[11], a[12], a[13]
     fine = _noise(volume, a[6] * 700, a[7] * 700, a[8] * 700)
@@ -122,9 +131,19 @@ def _colour(a, volume, open_, light, half):
     return red, green, blue
 
 
-@numba.njit(cache=True, parallel=True)
-@no_type_check
-def shade(face_at, depth_at, points, faces, attributes, volume, openness, light, supersample, image):
+@kept(parallel=True)
+def shade(
+    face_at: Int32[np.ndarray, "h w"],
+    depth_at: Float32[np.ndarray, "h w"],
+    points: Float[np.ndarray, "n 2"],
+    faces: Int[np.ndarray, "f 3"],
+    attributes: Float[np.ndarray, "n 14"],
+    volume: Float[np.ndarray, "n n n"],
+    openness: Float[np.ndarray, "height width"],
+    light: Float[np.ndarray, "3"],
+    supersample: int,
+    image: Float32[np.ndarray, "height width 3"],
+) -> None:
     """Light the covered samples and average them into pixels over `image`, in place.
 
     attributes [n, 14]: normal (3, camera axes), albedo (3), texture coordinate (3, metres at rest), place along the finger

@@ -1,13 +1,11 @@
 """`fitting.tracks.banded.solve_banded` for CPUs: float32, compiled, one track after the other, each no longer than it is."""
 
-from typing import no_type_check
-
-import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
+from fitting.compiled.kernel import kept
 from fitting.tracks.banded import Banded
 
 _PANEL = 12
@@ -17,19 +15,30 @@ _LEAST_PIVOT = 1e-7
 
 
 def solve_banded(system: Banded) -> tuple[Float[Tensor, "k t f"], Float[Tensor, "k s"]]:
-    """As the reference, on CPU tensors; what lies beyond a track's end is 0."""
+    """Solve as `fitting.tracks.banded.solve_banded` does, CPU tensors; what lies beyond a track's end is 0."""
     arrays = [np.ascontiguousarray(values.numpy(), np.float32) for values in system[:-1]]
     frames, shared = np.zeros_like(arrays[5]), np.zeros_like(arrays[6])
     for track, length in enumerate(system.lengths.tolist()):
-        if not length:
-            continue
-        _solve_track(*(values[track] for values in arrays), length, frames[track], shared[track])
+        if length:
+            blocks, ahead, further, border, common, right, right_common = (values[track] for values in arrays)
+            own = frames[track], shared[track]
+            _solve_track(blocks, ahead, further, border, common, right, right_common, length, *own)
     return torch.from_numpy(frames), torch.from_numpy(shared)
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
-@no_type_check
-def _solve_track(blocks, ahead, further, border, common, right, right_common, length, frames, shared):
+@kept(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _solve_track(
+    blocks: Float32[np.ndarray, "t f f"],
+    ahead: Float32[np.ndarray, "t f"],
+    further: Float32[np.ndarray, "t f"],
+    border: Float32[np.ndarray, "t f s"],
+    common: Float32[np.ndarray, "s s"],
+    right: Float32[np.ndarray, "t f"],
+    right_common: Float32[np.ndarray, "s"],
+    length: int,
+    frames: Float32[np.ndarray, "t f"],
+    shared: Float32[np.ndarray, "s"],
+) -> None:
     """Rows of `work` hold [S | D | B | C | g]: a frame's block, what couples it with the second frame after it, with the next one, with
     the shared unknowns, and the right side. Elimination leaves [L' | L^-1 D | L^-1 B | L^-1 C | L^-1 g]."""
     f, s = right.shape[1], len(right_common)
@@ -103,9 +112,8 @@ def _solve_track(blocks, ahead, further, border, common, right, right_common, le
         unknown[f : 2 * f] = answer
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
-@no_type_check
-def _eliminate(rows):
+@kept(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _eliminate(rows: Float32[np.ndarray, "n width"]) -> bool:
     """Cholesky of the leading square in place, the upper factor, and the inverse of its transpose times the columns beyond."""
     n, width = rows.shape
     for start in range(0, n, _PANEL):
@@ -129,9 +137,8 @@ def _eliminate(rows):
     return True
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
-@no_type_check
-def _substitute(upper, right, solution):
+@kept(nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _substitute(upper: Float32[np.ndarray, "n width"], right: Float32[np.ndarray, "n"], solution: Float32[np.ndarray, "n"]) -> None:
     """Solve with an upper triangle."""
     for i in range(len(solution) - 1, -1, -1):
         value = right[i]

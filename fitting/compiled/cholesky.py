@@ -4,20 +4,16 @@ The matrix [61 + 1, 61] lies row by row in an array [rows, LANES]; only its lowe
 products with all columns before come from `add_products`, whose sums stay in registers.
 """
 
-from typing import no_type_check
-
-import numba
-
-from fitting.compiled.lanes import TILE, everywhere, load, root, store, where
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import TILE, Lanes, Rows, everywhere, load, root, store, where
 from fitting.compiled.layout import STEP
 from fitting.compiled.sums import add_products, divide_row
 from fitting.objective import NUM_UNKNOWNS
 from fitting.solver import FLOOR
 
 
-@numba.njit
-@no_type_check
-def damped_factor(m, damping):
+@kernel
+def damped_factor(m: Rows, damping: Lanes) -> Lanes:
     """Factor the matrix after its diagonal has grown by the share `damping` and `FLOOR`; the gradient's row becomes L^-1 gradient.
 
     The diagonal becomes its inverse. Returns 1 where all pivots were positive, else 0 (and finite numbers).
@@ -43,9 +39,8 @@ def damped_factor(m, damping):
     return sound
 
 
-@numba.njit
-@no_type_check
-def _factor_block(m, start, stop, sound):
+@kernel
+def _factor_block(m: Rows, start: int, stop: int, sound: Lanes) -> Lanes:
     """Factor a block of the diagonal, from which the products with earlier columns have been taken."""
     n = NUM_UNKNOWNS
     for i in range(start, stop):
@@ -64,9 +59,8 @@ def _factor_block(m, start, stop, sound):
     return sound
 
 
-@numba.njit
-@no_type_check
-def solve_step(w, m):
+@kernel
+def solve_step(w: Rows, m: Rows) -> None:
     """Rows STEP: minus the factored matrix's inverse times the gradient."""
     n = NUM_UNKNOWNS
     for i in range(n):

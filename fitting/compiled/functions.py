@@ -1,11 +1,9 @@
 """Functions of lanes without branches: arc tangent, exponential, rotations, all right to about 1e-7; and 3 x 3 matrices."""
 
 import math
-from typing import no_type_check
 
-import numba
-
-from fitting.compiled.lanes import everywhere, load, root, rounded, size, store, where
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import Lanes, Rows, everywhere, load, root, rounded, size, store, where
 
 _ARC_TANGENT = (
     0.999999985, -0.333330733, 0.199926194, -0.142036443, 0.106409332, -0.0750429274, 0.042691498, -0.0160686158, 0.00284988632
@@ -17,18 +15,16 @@ _COSINE = tuple((-1) ** k / math.factorial(2 * k) for k in range(8))
 _PI_HIGH, _PI_LOW = 3.140625, math.pi - 3.140625
 
 
-@numba.njit
-@no_type_check
-def _polynomial(coefficients, x):
+@kernel
+def _polynomial(coefficients: tuple[float, ...], x: Lanes) -> Lanes:
     total = everywhere(coefficients[-1])
     for k in range(1, len(coefficients)):
         total = total * x + coefficients[-1 - k]
     return total
 
 
-@numba.njit
-@no_type_check
-def angle_of(y, x):
+@kernel
+def angle_of(y: Lanes, x: Lanes) -> Lanes:
     """atan2(y, x); 0 where x^2 + y^2 < 1e-10, as `fitting.hand.anatomy.decompose` has it."""
     tall, wide = size(y), size(x)
     steep = tall > wide
@@ -41,16 +37,14 @@ def angle_of(y, x):
     return where(x * x + y * y < 1e-10, 0.0, angle)
 
 
-@numba.njit
-@no_type_check
-def exponential(x):
+@kernel
+def exponential(x: Lanes) -> Lanes:
     """e to the power x in [-1, 1]."""
     return _polynomial(_EXPONENTIAL, x)
 
 
-@numba.njit
-@no_type_check
-def half_turn_parts(squared):
+@kernel
+def half_turn_parts(squared: Lanes) -> tuple[Lanes, Lanes]:
     """sin(a) / a and (1 - cos(a)) / a^2 of an angle's square, by the sine and cosine of its half: the factors of Rodrigues' formula.
 
     Their products do not notice that the half is reduced to [-pi/2, pi/2], where only the sign of both changes.
@@ -64,9 +58,8 @@ def half_turn_parts(squared):
     return share * _polynomial(_COSINE, square), 0.5 * share * share
 
 
-@numba.njit
-@no_type_check
-def turn_right(w, out, matrix, x, y, z):
+@kernel
+def turn_right(w: Rows, out: int, matrix: int, x: Lanes, y: Lanes, z: Lanes) -> None:
     """Rows out: the rotation at rows `matrix`, turned on its right by the vector (x, y, z), radians."""
     a, b = half_turn_parts(x * x + y * y + z * z)
     e00, e01, e02 = 1.0 - b * (y * y + z * z), b * x * y - a * z, b * x * z + a * y
@@ -79,9 +72,8 @@ def turn_right(w, out, matrix, x, y, z):
         store(w, out + i + 2, r0 * e02 + r1 * e12 + r2 * e22)
 
 
-@numba.njit
-@no_type_check
-def multiply(w, out, left, right):
+@kernel
+def multiply(w: Rows, out: int, left: int, right: int) -> None:
     """Rows out = the matrix at rows `left` times that at rows `right`."""
     for i in range(0, 9, 3):
         a, b, c = load(w, left + i), load(w, left + i + 1), load(w, left + i + 2)
@@ -89,9 +81,8 @@ def multiply(w, out, left, right):
             store(w, out + i + j, a * load(w, right + j) + b * load(w, right + 3 + j) + c * load(w, right + 6 + j))
 
 
-@numba.njit
-@no_type_check
-def turned(w, matrix, x, y, z):
+@kernel
+def turned(w: Rows, matrix: int, x: Lanes, y: Lanes, z: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """The matrix at rows `matrix` times a vector."""
     return (
         load(w, matrix) * x + load(w, matrix + 1) * y + load(w, matrix + 2) * z,
@@ -100,9 +91,8 @@ def turned(w, matrix, x, y, z):
     )
 
 
-@numba.njit
-@no_type_check
-def turned_back(w, matrix, x, y, z):
+@kernel
+def turned_back(w: Rows, matrix: int, x: Lanes, y: Lanes, z: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """The transposed matrix at rows `matrix` times a vector."""
     return (
         load(w, matrix) * x + load(w, matrix + 3) * y + load(w, matrix + 6) * z,
@@ -111,9 +101,8 @@ def turned_back(w, matrix, x, y, z):
     )
 
 
-@numba.njit
-@no_type_check
-def put_point(w, row, x, y, z):
+@kernel
+def put_point(w: Rows, row: int, x: Lanes, y: Lanes, z: Lanes) -> None:
     """Write three rows."""
     store(w, row, x)
     store(w, row + 1, y)

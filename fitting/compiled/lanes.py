@@ -7,7 +7,7 @@ one fused operation.
 
 import operator
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -22,6 +22,11 @@ LANES = 16 if _WIDE else 8
 """One register of AVX-512, or of AVX."""
 TILE = 5 if _WIDE else 3
 """Side of the square of sums that fits the registers beside its factors."""
+
+Lanes: TypeAlias = Any
+"""In a kernel's signature: LANES numbers in a register, or one number for all lanes. Only numba knows the type."""
+Rows: TypeAlias = Float32[np.ndarray, "rows lanes"]
+"""A work array, from which `load` and `store` read and write Lanes by row."""
 
 _FLAGS = ("contract", "nsz")
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -41,14 +46,12 @@ lanes, mask = _Lanes(f"float32x{LANES}"), _Mask(f"boolx{LANES}")
 
 @register_model(_Lanes)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
-    @no_type_check
     def __init__(self, manager, numba_type):
         super().__init__(manager, numba_type, VECTOR)
 
 
 @register_model(_Mask)
 class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
-    @no_type_check
     def __init__(self, manager, numba_type):
         super().__init__(manager, numba_type, _BITS)
 
@@ -60,7 +63,6 @@ def empty(rows: int) -> Float32[np.ndarray, "rows lanes"]:
     return buffer[skip : skip + rows * LANES].reshape(rows, LANES)
 
 
-@no_type_check
 def in_all_lanes(builder, value, numba_type):
     """A number in all lanes."""
     if numba_type is lanes:
@@ -77,7 +79,6 @@ def in_all_lanes(builder, value, numba_type):
 _OTHERS = (lanes, types.float32, types.float64, types.int64)
 
 
-@no_type_check
 def _define_operator(symbol: Callable[..., Any], operand, result, build: Callable[..., Any]) -> None:
     """Give an operator of Python a meaning for lanes (or masks), and for lanes with a number."""
 
@@ -109,7 +110,6 @@ for _symbol, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
     _define_operator(_symbol, mask, mask, lambda builder, a, b, name=_name: getattr(builder, name)(a, b))
 
 
-@no_type_check
 def row_address(context, builder, array_type, array, row, type_=VECTOR):
     """The address of a row of an array [rows, LANES]."""
     data = context.make_array(array_type)(context, builder, array).data
@@ -117,7 +117,6 @@ def row_address(context, builder, array_type, array, row, type_=VECTOR):
     return builder.bitcast(start, type_.as_pointer())
 
 
-@no_type_check
 def llvm_function(builder, name, num_arguments):
     """One of LLVM's own functions, of vectors."""
     kind = ir.FunctionType(VECTOR, [VECTOR] * num_arguments)
@@ -125,7 +124,6 @@ def llvm_function(builder, name, num_arguments):
 
 
 @intrinsic
-@no_type_check
 def load(typing, array, row):
     """A row of an array [rows, LANES]."""
 
@@ -136,7 +134,6 @@ def load(typing, array, row):
 
 
 @intrinsic
-@no_type_check
 def store(typing, array, row, value):
     """Write a row of an array [rows, LANES]."""
 
@@ -148,7 +145,6 @@ def store(typing, array, row, value):
 
 
 @intrinsic
-@no_type_check
 def number(typing, array, place):
     """One number of an array, all its axes counted as one: `array.ravel()[place]`, for a place that is not negative."""
 
@@ -161,7 +157,6 @@ def number(typing, array, place):
 
 
 @intrinsic
-@no_type_check
 def where(typing, condition, yes, no):
     """One of two values by lane."""
 
@@ -172,7 +167,6 @@ def where(typing, condition, yes, no):
 
 
 @intrinsic
-@no_type_check
 def everywhere(typing, value):
     """A number in all lanes."""
 
@@ -183,7 +177,6 @@ def everywhere(typing, value):
 
 
 @intrinsic
-@no_type_check
 def root(typing, value):
     """Square root."""
 
@@ -194,7 +187,6 @@ def root(typing, value):
 
 
 @intrinsic
-@no_type_check
 def size(typing, value):
     """Absolute value."""
 
@@ -205,7 +197,6 @@ def size(typing, value):
 
 
 @intrinsic
-@no_type_check
 def rounded(typing, value):
     """Nearest whole number."""
 

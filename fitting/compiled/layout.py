@@ -4,9 +4,7 @@ Everything that does not depend on the hand is worked out here once, in float64:
 prior about the mean pose, g = centre + h, where float32 loses no digits to cancellation.
 """
 
-import hashlib
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +13,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from fitting.compiled.lanes import TILE
+from fitting.compiled.machine_code import sources_sha256
 from fitting.objective import NUM_UNKNOWNS, Objective
 from fitting.priors.prior import bone_rotations
 
@@ -64,14 +63,7 @@ COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 45
 """The prior's components come last in a work array [rows, LANES]: of each, d component / d turns of the 15 joints."""
 
 
-def _sources() -> Shaped[np.ndarray, "0"]:
-    folder = Path(__file__).parent
-    files = [*folder.glob("*.py"), folder.parent / "objective.py", folder.parent / "solver.py"]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
-    return np.zeros(0, [(f"sources_{digest}", np.int8)])
-
-
-SOURCES = _sources()
+SOURCES: Shaped[np.ndarray, "0"] = np.zeros(0, [(f"sources_{sources_sha256()}", np.int8)])
 """An empty array whose type names the state of the compiled modules. Numba takes a kept function for fresh while that function's own file
 does not change, whatever happens to those that it calls; but it keeps it under the types of its arguments."""
 
@@ -134,7 +126,7 @@ class Prior(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of the losses, and where the robust ones turn linear: see `LossWeights`."""
+    """Weights of the losses, and where the robust ones turn linear: see `fitting.settings.FitSettings`."""
 
     bone: float
     angle: float
@@ -157,7 +149,9 @@ class Constants(NamedTuple):
 @lru_cache(maxsize=4)
 def constants(objective: Objective) -> Constants:
     """The constants of an objective; the same object for the same objective."""
-    weights = Weights(*(float(getattr(objective.weights, name)) for name in Weights._fields))
+    settings = objective.settings
+    own = {name: getattr(settings, name if name in ("robust_scale", "depth_scale") else f"{name}_weight") for name in Weights._fields}
+    weights = Weights(**{name: float(value) for name, value in own.items()})
     return Constants(_hand(objective), _limits(objective), _prior(objective), weights)
 
 

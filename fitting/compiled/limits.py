@@ -1,12 +1,12 @@
 """The losses of bone lengths, joint angles and shape of LANES hands, compiled: WiLoR's eq. 3. Rows are `fitting.compiled.layout`'s."""
 
-from typing import no_type_check
-
-import numba
+import numpy as np
+from jaxtyping import Float32
 
 from fitting.compiled.functions import angle_of
-from fitting.compiled.lanes import everywhere, load, root, size, store, where
-from fitting.compiled.layout import BETAS, EXCESS, POINTS, ROTATIONS, SHAPE
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import Lanes, Rows, everywhere, load, root, size, store, where
+from fitting.compiled.layout import BETAS, EXCESS, POINTS, ROTATIONS, SHAPE, Limits
 from fitting.compiled.sums import add_products
 from fitting.objective import NUM_UNKNOWNS
 
@@ -14,9 +14,8 @@ _FIRST_BETA = 48
 _LENGTH_EXCESS = EXCESS + 200
 
 
-@numba.njit
-@no_type_check
-def _bone(w, limits, p):
+@kernel
+def _bone(w: Rows, limits: Limits, p: int) -> tuple[Lanes, Lanes, Lanes, Lanes, Lanes]:
     """Vector and length of the bone that ends at point p, and by which share the length is beyond its limits."""
     start, end = POINTS if p % 4 == 1 else POINTS + 3 * (p - 1), POINTS + 3 * p
     x, y, z = load(w, end) - load(w, start), load(w, end + 1) - load(w, start + 1), load(w, end + 2) - load(w, start + 2)
@@ -27,9 +26,8 @@ def _bone(w, limits, p):
     return x, y, z, length, excess * limits.lengths[p - 1, 2]
 
 
-@numba.njit
-@no_type_check
-def bone_loss(w, limits):
+@kernel
+def bone_loss(w: Rows, limits: Limits) -> Lanes:
     """L_BL of posed points."""
     total = everywhere(0.0)
     for p in range(1, 21):
@@ -38,9 +36,8 @@ def bone_loss(w, limits):
     return total * (1 / 20)
 
 
-@numba.njit
-@no_type_check
-def add_bones(w, limits, weight, m):
+@kernel
+def add_bones(w: Rows, limits: Limits, weight: float, m: Rows) -> None:
     """Add L_BL's part to the normal equations: it touches the betas alone. Needs `shape_jacobian`."""
     n = NUM_UNKNOWNS
     for p in range(1, 21):
@@ -62,9 +59,8 @@ def add_bones(w, limits, weight, m):
         add_products(1, 5, m, (n * n + column, n), w, (_LENGTH_EXCESS, 0, 1), w, left, 20, factor)
 
 
-@numba.njit
-@no_type_check
-def _seen_along(w, matrix, a, b):
+@kernel
+def _seen_along(w: Rows, matrix: int, a: Float32[np.ndarray, "3"], b: Float32[np.ndarray, "3"]) -> Lanes:
     """a'(matrix b) for the matrix at rows `matrix`."""
     total = everywhere(0.0)
     for i in range(3):
@@ -73,9 +69,8 @@ def _seen_along(w, matrix, a, b):
     return total
 
 
-@numba.njit
-@no_type_check
-def _local(w, at, axes, j):
+@kernel
+def _local(w: Rows, at: int, axes: Float32[np.ndarray, "15 3 3"], j: int) -> tuple[Lanes, Lanes, Lanes, Lanes, Lanes]:
     """The entries that the angles are read from, of a joint's rotation in its own axes: 00, 01, 02, 11 and 21."""
     rotation, twist, bend, splay = at + ROTATIONS + 9 * j, axes[j, :, 0], axes[j, :, 1], axes[j, :, 2]
     return (
@@ -87,9 +82,8 @@ def _local(w, at, axes, j):
     )
 
 
-@numba.njit
-@no_type_check
-def _outside(hull, x, y):
+@kernel
+def _outside(hull: Float32[np.ndarray, "corners 5"], x: Lanes, y: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """From the nearest point of a polygon, zero inside; and whether that point is a corner: `fitting.losses.outside_hulls`."""
     inside = everywhere(0.0) == 0.0
     nearest, best_x, best_y = everywhere(1e30), everywhere(0.0), everywhere(0.0)
@@ -108,9 +102,8 @@ def _outside(hull, x, y):
     return where(inside, 0.0, best_x), where(inside, 0.0, best_y), where(inside, 0.0, corner)
 
 
-@numba.njit
-@no_type_check
-def _angle_excess(limits, j, local):
+@kernel
+def _angle_excess(limits: Limits, j: int, local: tuple[Lanes, Lanes, Lanes, Lanes, Lanes]) -> tuple[Lanes, Lanes, Lanes, Lanes]:
     """By how much twist, bend and splay leave their limits, radians, signed; and whether a polygon's corner is nearest."""
     m00, m01, m02, m11, m21 = local
     twist, bend = angle_of(m21, m11), angle_of(m02, m00)
@@ -121,9 +114,8 @@ def _angle_excess(limits, j, local):
     return beyond, out_bend, out_splay, corner
 
 
-@numba.njit
-@no_type_check
-def angle_loss(w, at, limits):
+@kernel
+def angle_loss(w: Rows, at: int, limits: Limits) -> Lanes:
     """L_A of the state at rows `at`."""
     total = everywhere(0.0)
     for j in range(15):
@@ -132,9 +124,8 @@ def angle_loss(w, at, limits):
     return total * (1 / 15)
 
 
-@numba.njit
-@no_type_check
-def worst_violation(w, at, limits):
+@kernel
+def worst_violation(w: Rows, at: int, limits: Limits) -> Lanes:
     """Of all joints, the most that twist, or bend and splay, leave their limits, radians."""
     worst = everywhere(0.0)
     for j in range(15):
@@ -145,9 +136,8 @@ def worst_violation(w, at, limits):
     return worst
 
 
-@numba.njit
-@no_type_check
-def _rates(local):
+@kernel
+def _rates(local: tuple[Lanes, Lanes, Lanes, Lanes, Lanes]) -> tuple[Lanes, Lanes, Lanes, Lanes]:
     """cos and sin of bend, cos and tan of splay, which the angles' Jacobian is made of; cos(splay) is at least 0.05."""
     m00, m01, m02, _, _ = local
     flat = m00 * m00 + m02 * m02
@@ -159,9 +149,8 @@ def _rates(local):
     return cos_bend, sin_bend, cos_splay, 0.0 - m01 / (whole * cos_splay)
 
 
-@numba.njit
-@no_type_check
-def _add_row(m, j, x, y, z, excess, factor):
+@kernel
+def _add_row(m: Rows, j: int, x: Lanes, y: Lanes, z: Lanes, excess: Lanes, factor: float) -> None:
     """Add to a joint's block of the normal equations factor * row'row, and to its gradient factor * excess * row."""
     n, first = NUM_UNKNOWNS, 3 * j
     row = (x, y, z)
@@ -173,9 +162,8 @@ def _add_row(m, j, x, y, z, excess, factor):
         store(m, entry, load(m, entry) + factor * excess * row[a])
 
 
-@numba.njit
-@no_type_check
-def add_angles(w, at, limits, weight, m):
+@kernel
+def add_angles(w: Rows, at: int, limits: Limits, weight: float, m: Rows) -> Lanes:
     """Add L_A's part to the normal equations, and return L_A. On a polygon's side only the way out counts, at a corner both directions."""
     total, zero = everywhere(0.0), everywhere(0.0)
     factor = 2 * weight / 15
@@ -198,9 +186,8 @@ def add_angles(w, at, limits, weight, m):
     return total * (1 / 15)
 
 
-@numba.njit
-@no_type_check
-def _add_turned(m, j, axes, x, y, z, excess, factor):
+@kernel
+def _add_turned(m: Rows, j: int, axes: Float32[np.ndarray, "3 3"], x: Lanes, y: Lanes, z: Lanes, excess: Lanes, factor: float) -> None:
     """`_add_row` of a row given in the joint's own axes."""
     _add_row(
         m,
@@ -213,9 +200,8 @@ def _add_turned(m, j, axes, x, y, z, excess, factor):
     )
 
 
-@numba.njit
-@no_type_check
-def add_shape(w, at, weight, m):
+@kernel
+def add_shape(w: Rows, at: int, weight: float, m: Rows) -> Lanes:
     """Add the squared betas' part to the normal equations, and return their sum."""
     n, total = NUM_UNKNOWNS, everywhere(0.0)
     for column in range(_FIRST_BETA, _FIRST_BETA + 10):

@@ -6,18 +6,33 @@ The three functions that Python calls are kept on disk once compiled; `sources` 
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any, no_type_check
 
-import numba
 import numpy as np
+from jaxtyping import Bool, Float32, Int64, Shaped
 
 from fitting.compiled.cholesky import damped_factor, solve_step
 from fitting.compiled.functions import exponential, turn_right
-from fitting.compiled.lanes import LANES, everywhere, load, store, where
-from fitting.compiled.layout import BETAS, HERE, MEASURES, PARTS, POINTS, ROOT, ROTATIONS, SCALE, SEEN, SHIFT, STATE, STEP, TRIAL, TURNS
+from fitting.compiled.kernel import kept, kernel
+from fitting.compiled.lanes import LANES, Lanes, Rows, everywhere, load, store, where
+from fitting.compiled.layout import (
+    BETAS,
+    HERE,
+    MEASURES,
+    PARTS,
+    POINTS,
+    ROOT,
+    ROTATIONS,
+    SCALE,
+    SEEN,
+    SHIFT,
+    STATE,
+    STEP,
+    TRIAL,
+    TURNS,
+    Constants,
+)
 from fitting.compiled.limits import add_angles, add_bones, add_shape, angle_loss, bone_loss, worst_violation
-from fitting.compiled.mesh import outline
+from fitting.compiled.mesh import Mesh, outline
 from fitting.compiled.pose import add_landmarks, landmark_loss, pose, shape_jacobian
 from fitting.compiled.prior import prior_loss, set_prior
 from fitting.objective import NUM_UNKNOWNS
@@ -32,18 +47,8 @@ TOTAL, DAMPING, VALUE, LOWERED, LANE_ROWS = 0, 1, 2, 3, 4
 """Rows of what the loop keeps of its lanes."""
 
 
-def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that Python calls, without the interpreter's lock, and keep it beside its module or in the user's cache."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither place can be written
-        _log.warning("%s is compiled in every process anew: set NUMBA_CACHE_DIR to a folder that can be written", function.__name__)
-        return numba.njit(nogil=True)(function)
-
-
-@numba.njit
-@no_type_check
-def losses(w, at, constants):
+@kernel
+def losses(w: Rows, at: int, constants: Constants) -> tuple[Lanes, Lanes, Lanes, Lanes, Lanes, Lanes]:
     """Reprojection, bone, angle, prior, shape and depth losses of the state at rows `at`, unweighted."""
     pose(w, at, constants.hand)
     flat, deep = landmark_loss(w, at, constants.weights)
@@ -54,18 +59,16 @@ def losses(w, at, constants):
     return flat, bone_loss(w, constants.limits), angle_loss(w, at, constants.limits), prior_loss(w, constants.prior), shape, deep
 
 
-@numba.njit
-@no_type_check
-def total_loss(w, at, constants):
+@kernel
+def total_loss(w: Rows, at: int, constants: Constants) -> Lanes:
     """The weighted sum that is minimised."""
     flat, bone, angle, prior, shape, deep = losses(w, at, constants)
     weights = constants.weights
     return flat + weights.bone * bone + weights.angle * angle + weights.prior * prior + weights.shape * shape + weights.depth * deep
 
 
-@numba.njit
-@no_type_check
-def normal_equations(w, constants, m):
+@kernel
+def normal_equations(w: Rows, constants: Constants, m: Rows) -> Lanes:
     """Lower triangle and, as last row, gradient of the normal equations at the state at rows HERE; returns the weighted sum."""
     weights = constants.weights
     pose(w, HERE, constants.hand)
@@ -81,9 +84,8 @@ def normal_equations(w, constants, m):
     return flat + weights.bone * bone + weights.angle * angle + weights.prior * prior + weights.shape * shape + weights.depth * deep
 
 
-@numba.njit
-@no_type_check
-def _move(w, sound):
+@kernel
+def _move(w: Rows, sound: Lanes) -> None:
     """Rows TRIAL: the state after the step, or the same state in lanes without a sound one."""
     for j in range(16):
         matrix, step = ROTATIONS + 9 * j if j < 15 else ROOT, STEP + 3 * j
@@ -97,15 +99,13 @@ def _move(w, sound):
         store(w, TRIAL + SHIFT + c, load(w, HERE + SHIFT + c) + _kept(w, STEP + 59 + c, sound))
 
 
-@numba.njit
-@no_type_check
-def _kept(w, row, sound):
+@kernel
+def _kept(w: Rows, row: int, sound: Lanes) -> Lanes:
     return where(sound > 0.0, load(w, row), 0.0)
 
 
-@numba.njit
-@no_type_check
-def _step(w, m, lane, constants):
+@kernel
+def _step(w: Rows, m: Rows, lane: Rows, constants: Constants) -> None:
     """One damped step of every lane: state, row VALUE (total of the trial) and row LOWERED."""
     sound = damped_factor(m, load(lane, DAMPING))
     solve_step(w, m)
@@ -122,17 +122,29 @@ def _step(w, m, lane, constants):
     store(lane, LOWERED, where(lowered, 1.0, 0.0))
 
 
-@numba.njit
-@no_type_check
-def put(w, at, column, values):
+@kernel
+def put(w: Rows, at: int, column: int, values: Float32[np.ndarray, "n"]) -> None:
     """Write one hand's values into a column of rows."""
     for i in range(values.shape[0]):
         w[at + i, column] = values[i]
 
 
-@kept
-@no_type_check
-def solve_queue(sources, states, landmarks, damping, constants, w, m, lane, num_iterations, tolerance, total, converged, used):
+@kept(nogil=True)
+def solve_queue(
+    sources: Shaped[np.ndarray, "0"],
+    states: Float32[np.ndarray, "n 157"],
+    landmarks: Float32[np.ndarray, "n 105"],
+    damping: Float32[np.ndarray, "n"],
+    constants: Constants,
+    w: Rows,
+    m: Rows,
+    lane: Rows,
+    num_iterations: int,
+    tolerance: float,
+    total: Float32[np.ndarray, "n"],
+    converged: Bool[np.ndarray, "n"],
+    used: Int64[np.ndarray, "n"],
+) -> None:
     """Fit hands, one row each of states [n, 157], landmarks [n, 105] and damping [n], in place; total, converged, used [n] are written."""
     waiting, busy = 0, 0
     hand = np.full(LANES, -1)
@@ -179,17 +191,28 @@ def solve_queue(sources, states, landmarks, damping, constants, w, m, lane, num_
                 busy -= 1
 
 
-@numba.njit
-@no_type_check
-def _get(w, at, column, values):
+@kernel
+def _get(w: Rows, at: int, column: int, values: Float32[np.ndarray, "n"]) -> None:
     """Read one hand's values from a column of rows."""
     for i in range(values.shape[0]):
         values[i] = w[at + i, column]
 
 
-@kept
-@no_type_check
-def evaluate(sources, states, landmarks, constants, w, m, matrix, gradient, values, points, turns, parts):
+@kept(nogil=True)
+def evaluate(
+    sources: Shaped[np.ndarray, "0"],
+    states: Float32[np.ndarray, "n 157"],
+    landmarks: Float32[np.ndarray, "n 105"],
+    constants: Constants,
+    w: Rows,
+    m: Rows,
+    matrix: Float32[np.ndarray, "m 61 61"],
+    gradient: Float32[np.ndarray, "m 61"],
+    values: Float32[np.ndarray, "n 6"],
+    points: Float32[np.ndarray, "n 63"],
+    turns: Float32[np.ndarray, "n 135"],
+    parts: Float32[np.ndarray, "n 60"],
+) -> None:
     """Of hands, one row each: the normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
@@ -210,9 +233,17 @@ def evaluate(sources, states, landmarks, constants, w, m, matrix, gradient, valu
             _get(w, PARTS, column, parts[row])
 
 
-@kept
-@no_type_check
-def measure(sources, states, landmarks, constants, mesh, w, joints, values):
+@kept(nogil=True)
+def measure(
+    sources: Shaped[np.ndarray, "0"],
+    states: Float32[np.ndarray, "n 157"],
+    landmarks: Float32[np.ndarray, "n 105"],
+    constants: Constants,
+    mesh: Mesh,
+    w: Rows,
+    joints: Float32[np.ndarray, "n 63"],
+    values: Float32[np.ndarray, "n 11"],
+) -> None:
     """Of hands, one row each: joints [n, 21, 3] and into values [n, 11] the losses, the box (box sides) and the worst violation."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
@@ -230,9 +261,8 @@ def measure(sources, states, landmarks, constants, mesh, w, joints, values):
             _get(w, MEASURES, column, values[first + column])
 
 
-@numba.njit
-@no_type_check
-def _get_equations(m, column, matrix, gradient):
+@kernel
+def _get_equations(m: Rows, column: int, matrix: Float32[np.ndarray, "61 61"], gradient: Float32[np.ndarray, "61"]) -> None:
     n = NUM_UNKNOWNS
     for i in range(n):
         gradient[i] = m[n * n + i, column]

@@ -4,20 +4,20 @@ What a hand model has zero by structure (most weights; in the stand-in most pose
 """
 
 from functools import lru_cache
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
 from fitting.compiled.functions import put_point, turned
-from fitting.compiled.lanes import TILE, everywhere, load, store, where
-from fitting.compiled.layout import BETAS, POINTS, REST, ROOT, ROTATIONS, SHIFTS, STATE, TURNS, WIDTH, Table, table_of
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import TILE, Lanes, Rows, everywhere, load, store, where
+from fitting.compiled.layout import BETAS, POINTS, REST, ROOT, ROTATIONS, SHIFTS, STATE, TURNS, WIDTH, Hand, Table, table_of
 from fitting.compiled.pose import shaped
 from fitting.compiled.sums import add_scaled
-from fitting.hand.anatomy import TIPS_IN_MANO_ORDER
-from fitting.hand.mano import TIP_VERTICES, HandModel
+from fitting.hand.anatomy import TIP_VERTICES, TIPS_IN_MANO_ORDER
+from fitting.hand.mano import HandModel
 
 
 class Mesh(NamedTuple):
@@ -60,9 +60,8 @@ def mesh_of(model: HandModel) -> Mesh:
     )
 
 
-@numba.njit
-@no_type_check
-def outline(w, at, hand, mesh):
+@kernel
+def outline(w: Rows, at: int, hand: Hand, mesh: Mesh) -> tuple[Lanes, Lanes, Lanes, Lanes]:
     """Smallest and largest x and y of the vertices, camera axes, wrist-centred, metres; needs `pose`, whose tips become the mesh's."""
     _place_shifts(w, at, hand)
     left = top = everywhere(1e30)
@@ -83,9 +82,8 @@ def outline(w, at, hand, mesh):
     return left, top, right, bottom
 
 
-@numba.njit
-@no_type_check
-def _place_shifts(w, at, hand):
+@kernel
+def _place_shifts(w: Rows, at: int, hand: Hand) -> None:
     """Where each bone's rotation about the wrist's rest place has to be moved to."""
     for f in range(5):
         rest_x = rest_y = rest_z = everywhere(0.0)
@@ -99,9 +97,8 @@ def _place_shifts(w, at, hand):
             put_point(w, SHIFTS + 3 * (3 * f + k), load(w, point) - x, load(w, point + 1) - y, load(w, point + 2) - z)
 
 
-@numba.njit
-@no_type_check
-def _skinned(w, at, mesh, vertex, rest):
+@kernel
+def _skinned(w: Rows, at: int, mesh: Mesh, vertex: int, rest: int) -> tuple[Lanes, Lanes, Lanes]:
     """A vertex, posed, from its rest place at rows `rest`."""
     rest_x, rest_y, rest_z = load(w, rest), load(w, rest + 1), load(w, rest + 2)
     x = y = z = everywhere(0.0)

@@ -1,11 +1,11 @@
 """Forward kinematics and the landmarks' losses of LANES hands, compiled: WiLoR's eq. 2. Rows are `fitting.compiled.layout`'s."""
 
-from typing import no_type_check
-
-import numba
+import numpy as np
+from jaxtyping import Float32
 
 from fitting.compiled.functions import multiply, put_point, turned
-from fitting.compiled.lanes import everywhere, load, root, store, where
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import Lanes, Rows, everywhere, load, root, store, where
 from fitting.compiled.layout import (
     BETAS,
     BONES,
@@ -26,6 +26,8 @@ from fitting.compiled.layout import (
     SHAPE,
     SHIFT,
     TURNS,
+    Hand,
+    Weights,
 )
 from fitting.compiled.sums import add_products, set_products
 from fitting.objective import NUM_UNKNOWNS
@@ -34,9 +36,8 @@ _WIDTH = COLUMNS + 1
 """Of the Jacobian's rows, with the residual."""
 
 
-@numba.njit
-@no_type_check
-def pose(w, at, hand):
+@kernel
+def pose(w: Rows, at: int, hand: Hand) -> None:
     """Posed points, bone rotations and tip parts of the state at rows `at`."""
     for f in range(5):
         for k in range(3):
@@ -53,9 +54,8 @@ def pose(w, at, hand):
         _pose_finger(w, at, hand, f)
 
 
-@numba.njit
-@no_type_check
-def shaped(w, at, mean, shape, c):
+@kernel
+def shaped(w: Rows, at: int, mean: Float32[np.ndarray, "3"], shape: Float32[np.ndarray, "3 10"], c: int) -> Lanes:
     """A length that is affine in the betas."""
     value = everywhere(mean[c])
     for b in range(10):
@@ -63,9 +63,8 @@ def shaped(w, at, mean, shape, c):
     return value
 
 
-@numba.njit
-@no_type_check
-def _rest_tip(w, at, hand, f):
+@kernel
+def _rest_tip(w: Rows, at: int, hand: Hand, f: int) -> tuple[Lanes, Lanes, Lanes]:
     """The tip of a finger before it is posed, with its pose correctives."""
     x, y, z = (
         shaped(w, at, hand.tips[f], hand.tips_shape[f], 0),
@@ -78,9 +77,8 @@ def _rest_tip(w, at, hand, f):
     return x, y, z
 
 
-@numba.njit
-@no_type_check
-def _pose_finger(w, at, hand, f):
+@kernel
+def _pose_finger(w: Rows, at: int, hand: Hand, f: int) -> None:
     tip_x, tip_y, tip_z = _rest_tip(w, at, hand, f)
     x = y = z = everywhere(0.0)  # of the joint, posed
     turn = at + ROOT
@@ -104,18 +102,16 @@ def _pose_finger(w, at, hand, f):
     put_point(w, POINTS + 3 * (4 + 4 * f), out_x, out_y, out_z)
 
 
-@numba.njit
-@no_type_check
-def _robust(squared, scale):
+@kernel
+def _robust(squared: Lanes, scale: float) -> tuple[Lanes, Lanes]:
     """Of a squared distance: its distance, linear beyond `scale`, and the weight of its square."""
     distance = root(squared)
     far = distance > scale
     return where(far, distance - 0.5 * scale, squared * (0.5 / scale)), 1.0 / where(far, distance, scale)
 
 
-@numba.njit
-@no_type_check
-def landmark_loss(w, at, weights):
+@kernel
+def landmark_loss(w: Rows, at: int, weights: Weights) -> tuple[Lanes, Lanes]:
     """Reprojection and depth losses, and for the equations residuals and the roots of their weights."""
     scale = load(w, at + SCALE)
     flat = deep = everywhere(0.0)
@@ -137,9 +133,8 @@ def landmark_loss(w, at, weights):
     return flat, deep
 
 
-@numba.njit
-@no_type_check
-def shape_jacobian(w, at, hand):
+@kernel
+def shape_jacobian(w: Rows, at: int, hand: Hand) -> None:
     """d points / d betas, metres a unit, of the 20 finger points."""
     for f in range(5):
         for b in range(10):
@@ -166,9 +161,8 @@ def shape_jacobian(w, at, hand):
             store(w, row + 20, tip_z)
 
 
-@numba.njit
-@no_type_check
-def _lever(w, hand, f, k, j):
+@kernel
+def _lever(w: Rows, hand: Hand, f: int, k: int, j: int) -> tuple[Lanes, Lanes, Lanes]:
     """From joint j of a finger to its point k, weighted: what a turn of the joint moves."""
     origin = POINTS + 3 * (1 + 4 * f + j)
     if k < 3:
@@ -183,9 +177,8 @@ def _lever(w, hand, f, k, j):
     return x, y, z
 
 
-@numba.njit
-@no_type_check
-def _turn_columns(w, turn, row, column, x, y, z, pull, pull_z):
+@kernel
+def _turn_columns(w: Rows, turn: int, row: int, column: int, x: Lanes, y: Lanes, z: Lanes, pull: Lanes, pull_z: Lanes) -> None:
     """Three columns of the Jacobian: (turn e_m) x lever, weighted; rows x, y, z lie four apart."""
     for m in range(3):
         a, b, c = load(w, turn + m), load(w, turn + 3 + m), load(w, turn + 6 + m)
@@ -194,9 +187,8 @@ def _turn_columns(w, turn, row, column, x, y, z, pull, pull_z):
         store(w, row + 8 * _WIDTH + column + m, (a * y - b * x) * pull_z)
 
 
-@numba.njit
-@no_type_check
-def _point_rows(w, at, hand, f, k):
+@kernel
+def _point_rows(w: Rows, at: int, hand: Hand, f: int, k: int) -> None:
     """The three rows of point k of a finger, and their residuals, both times the root of the weight."""
     p, row = 1 + 4 * f + k, JACOBIAN + k * _WIDTH
     flat, deep = load(w, PULL + p), load(w, PULL + 21 + p)
@@ -222,9 +214,8 @@ def _point_rows(w, at, hand, f, k):
         store(w, along + COLUMNS, load(w, GAP + 21 * c + p) * weight)
 
 
-@numba.njit
-@no_type_check
-def add_landmarks(w, at, hand, num_axes, m):
+@kernel
+def add_landmarks(w: Rows, at: int, hand: Hand, num_axes: int, m: Rows) -> None:
     """Add the landmarks' part to the joints' blocks and gradient of the normal equations m, and write all other rows.
 
     The gradient is m's last row; only the lower triangle counts. `num_axes` is 2, or 3 with depths. Needs `landmark_loss` and
@@ -248,16 +239,14 @@ def add_landmarks(w, at, hand, num_axes, m):
         store(m, n * n + column, load(m, n * n + column) + pull * pull * load(w, GAP + 21 * c))
 
 
-@numba.njit
-@no_type_check
-def _column(k):
+@kernel
+def _column(k: int) -> tuple[int, int, int]:
     """Place of a column of a finger's Jacobian, for sums of products; the residuals are the last one."""
     return JACOBIAN + k, 1, _WIDTH
 
 
-@numba.njit
-@no_type_check
-def _add_common(w, first, count, m):
+@kernel
+def _add_common(w: Rows, first: bool, count: int, m: Rows) -> None:
     """Add a finger's part to the equations of the unknowns that all fingers share; the first finger's writes them."""
     n = NUM_UNKNOWNS
     for i in range(0, 16, 4):

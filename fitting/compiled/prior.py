@@ -5,20 +5,19 @@ the columns u behind joint i and v behind joint j, the skin's part of the Gauss-
 on the columns pulls on the joint with the torque sum of u x e.
 """
 
-from typing import no_type_check
-
-import numba
+import numpy as np
+from jaxtyping import Float32
 
 from fitting.compiled.functions import put_point, turned_back
-from fitting.compiled.lanes import TILE, everywhere, load, number, store, where
-from fitting.compiled.layout import AWAY, BONES, COMPONENT_ROWS, COMPONENTS, MOMENT, RESIDUAL, SLOPE, WIDTH
+from fitting.compiled.kernel import kernel
+from fitting.compiled.lanes import TILE, Lanes, Rows, everywhere, load, number, store, where
+from fitting.compiled.layout import AWAY, BONES, COMPONENT_ROWS, COMPONENTS, MOMENT, RESIDUAL, SLOPE, WIDTH, Prior, Table
 from fitting.compiled.sums import add_scaled, set_products
 from fitting.objective import NUM_UNKNOWNS
 
 
-@numba.njit
-@no_type_check
-def prior_loss(w, prior):
+@kernel
+def prior_loss(w: Rows, prior: Prior) -> Lanes:
     """The prior's energy of the bone rotations, square metres; and for the equations the residual."""
     total = everywhere(prior.constant)
     for i in range(135):
@@ -33,9 +32,8 @@ def prior_loss(w, prior):
     return where(total < 0.0, 0.0, total)
 
 
-@numba.njit
-@no_type_check
-def _times(w, table, at, out):
+@kernel
+def _times(w: Rows, table: Table, at: int, out: int) -> None:
     """Rows out = the table's matrix times the rows from `at` on."""
     for block in range(len(table.starts) - 1):
         row = out + WIDTH * block
@@ -44,9 +42,8 @@ def _times(w, table, at, out):
         add_scaled(WIDTH, w, row, table.entries, table.starts[block], table.starts[block + 1], table.columns, at)
 
 
-@numba.njit
-@no_type_check
-def set_prior(w, prior, weight, m):
+@kernel
+def set_prior(w: Rows, prior: Prior, weight: float, m: Rows) -> None:
     """Write the prior's part of the normal equations m: the joints' block, lower triangle, and gradient. Needs `prior_loss`."""
     components = prior.explained.shape[0]
     for c in range(components):
@@ -64,9 +61,8 @@ def set_prior(w, prior, weight, m):
     _set_slope(w, prior, 2 * weight, m)
 
 
-@numba.njit
-@no_type_check
-def _component_columns(w, prior, c, f):
+@kernel
+def _component_columns(w: Rows, prior: Prior, c: int, f: int) -> None:
     """d component c / d turns of a finger's joints."""
     x = y = z = everywhere(0.0)
     for k in range(2, -1, -1):
@@ -79,9 +75,8 @@ def _component_columns(w, prior, c, f):
         put_point(w, COMPONENTS + COMPONENT_ROWS * c + 9 * f + 3 * k, p, q, r)
 
 
-@numba.njit
-@no_type_check
-def _set_slope(w, prior, factor, m):
+@kernel
+def _set_slope(w: Rows, prior: Prior, factor: float, m: Rows) -> None:
     """The gradient, from the torques of the slope in the bones' columns."""
     _times(w, prior.slope, RESIDUAL, SLOPE)
     for i in range(135):
@@ -98,9 +93,8 @@ def _set_slope(w, prior, factor, m):
             put_point(m, NUM_UNKNOWNS * NUM_UNKNOWNS + 9 * f + 3 * k, p * factor, q * factor, r * factor)
 
 
-@numba.njit
-@no_type_check
-def _add_skin(w, prior, f, g, factor, m):
+@kernel
+def _add_skin(w: Rows, prior: Prior, f: int, g: int, factor: float, m: Rows) -> None:
     """The skin's blocks of fingers f >= g: moments of the bones behind every pair of joints, then what turns make of them."""
     rows, columns = prior.reach[f, g], prior.reach[g, f]
     for i in range(81):
@@ -120,15 +114,13 @@ def _add_skin(w, prior, f, g, factor, m):
             _add_turned_moment(w, MOMENT + 9 * (3 * i + j), 3 * f + i, 3 * g + j, factor, m)
 
 
-@numba.njit
-@no_type_check
-def _add_row(w, to, of):
+@kernel
+def _add_row(w: Rows, to: int, of: int) -> None:
     store(w, to, load(w, to) + load(w, of))
 
 
-@numba.njit
-@no_type_check
-def _put_moment(w, inertia, place, bone, other, moment):
+@kernel
+def _put_moment(w: Rows, inertia: Float32[np.ndarray, "couplings 3 3"], place: int, bone: int, other: int, moment: int) -> None:
     """Rows `moment`: of the skin shared by two bones, the sum of inertia * u v' over their columns."""
     left, right = BONES + 9 * bone, BONES + 9 * other
     for r in range(3):
@@ -141,9 +133,8 @@ def _put_moment(w, inertia, place, bone, other, moment):
             store(w, moment + 3 * r + s, value)
 
 
-@numba.njit
-@no_type_check
-def _add_turned_moment(w, moment, joint, other, factor, m):
+@kernel
+def _add_turned_moment(w: Rows, moment: int, joint: int, other: int, factor: float, m: Rows) -> None:
     """Add factor * G_i'(tr(S) I - S')G_j, with S at rows `moment`."""
     n = NUM_UNKNOWNS
     trace = load(w, moment) + load(w, moment + 4) + load(w, moment + 8)

@@ -3,24 +3,15 @@
 Numba compiles once, for about half a minute, and keeps the result beside the modules (or where NUMBA_CACHE_DIR says).
 """
 
-import hashlib
-import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from fitting.compiled import banded as compiled_banded
 from fitting.compiled import loop as compiled_loop
 from fitting.compiled.lanes import empty
 from fitting.compiled.layout import BETAS, COMPONENT_ROWS, COMPONENTS, ROOT, SCALE, SHIFT, SOURCES, Constants, constants
@@ -31,11 +22,6 @@ from fitting.hand.mano import HandModel
 from fitting.measures import Measures
 from fitting.objective import NUM_UNKNOWNS, Landmarks, Losses, Objective, State
 from fitting.solver import FIRST_DAMPING, Solution
-
-_log = logging.getLogger(__name__)
-
-_COMPILING = "WHIM_COMPILING"
-"""Set in the process that compiles for the others."""
 
 _TO_OPENPOSE = np.argsort(FROM_KEYPOINTS)
 
@@ -66,29 +52,6 @@ def solve(
 
         _in_threads(work, n, num_threads)
     return Solution(_unpacked(states), *(torch.as_tensor(values) for values in (total, converged, damped, used)))
-
-
-@cache
-def settle() -> None:
-    """Have everything compiled by a process of its own, once, and load what it kept.
-
-    A process that compiled a function itself runs code that rounds otherwise than the kept code does, by parts in a million (numba
-    0.68), and the same hands must give the same bytes in every process.
-    """
-    folder = compiled_loop.solve_queue.stats.cache_path
-    if not folder or os.environ.get(_COMPILING):
-        return
-    times = [Path(module.__file__ or "").stat().st_mtime_ns for module in (compiled_loop, compiled_banded)]
-    done = Path(folder) / f"settled-{hashlib.sha256(repr((SOURCES, times, sys.version, numba.__version__)).encode()).hexdigest()[:16]}"
-    if done.exists():
-        return
-    environment = {**os.environ, _COMPILING: "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    ran = subprocess.run([sys.executable, "-m", "fitting.compiled.solver"], env=environment, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        _log.warning("the fit compiles in this process, the last digits of its results may differ: %s", ran.stderr[-500:])
-        return
-    done.parent.mkdir(parents=True, exist_ok=True)
-    done.touch()
 
 
 def losses(objective: Objective, state: State, seen: Landmarks) -> tuple[Losses, Points]:
@@ -162,19 +125,3 @@ def _in_threads(work: Callable[[slice], None], num_hands: int, num_threads: int)
     elif slices:
         with ThreadPoolExecutor(len(slices)) as pool:
             list(pool.map(work, slices))
-
-
-def main() -> None:
-    """Compile everything: fit the hand at rest, seen on a few frames."""
-    from fitting.files import STANDIN
-    from fitting.fit import Fitter
-    from fitting.hand.mano import load_hand_model, pose_hand
-
-    model, zero = load_hand_model(STANDIN), torch.zeros(1, 58)
-    rest = pose_hand(model, zero[:, :10], zero[:, 10:13], zero[:, 13:]).joints[:, :, :2].numpy()
-    seen = np.concatenate([1000 * rest, np.ones((1, 21, 1))], 2).repeat(4, 0)
-    Fitter(model).fit(seen, track=np.zeros(4, np.int64), time_s=np.arange(4) / 30)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Sums of products of lanes that stay in registers: unrolled code, written out for sizes known when it is compiled."""
 
-from typing import no_type_check
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -11,7 +9,6 @@ from fitting.compiled.lanes import LANES, VECTOR, in_all_lanes, llvm_function, r
 
 
 @intrinsic(prefer_literal=True)
-@no_type_check
 def set_products(typing, height, width, out, out_at, left, left_at, right, right_at, count, factor):
     """out[i, j] = factor * sum over k < count of left[i, k] * right[j, k], for i < height and j < width, both literals.
 
@@ -22,13 +19,11 @@ def set_products(typing, height, width, out, out_at, left, left_at, right, right
 
 
 @intrinsic(prefer_literal=True)
-@no_type_check
 def add_products(typing, height, width, out, out_at, left, left_at, right, right_at, count, factor):
     """As `set_products`, added to what is there."""
     return _products(height, width, out, out_at, left, left_at, right, right_at, count, factor, adds=True)
 
 
-@no_type_check
 def _products(height, width, out, out_at, left, left_at, right, right_at, count, factor, adds):
     """Signature and code of `set_products` and `add_products`."""
     size = height.literal_value, width.literal_value
@@ -64,7 +59,6 @@ def _products(height, width, out, out_at, left, left_at, right, right_at, count,
 
 
 @intrinsic(prefer_literal=True)
-@no_type_check
 def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
     """out[out_row + i] += sum over start <= k < stop of table[k, i] * out[at + rows[k]], for i < width, a literal, the table's width."""
 
@@ -91,7 +85,6 @@ def add_scaled(typing, width, out, out_row, table, start, stop, rows, at):
 
 
 @intrinsic(prefer_literal=True)
-@no_type_check
 def divide_row(typing, width, matrix, row, block, stride):
     """Solve x L' = b in place, b the `width` (a literal) elements from `row` on, L the lower triangle that begins at `block`.
 
@@ -105,7 +98,7 @@ def divide_row(typing, width, matrix, row, block, stride):
         def address(first, offset):
             return row_address(context, builder, matrix, matrix_, builder.add(first, ir.Constant(first.type, offset)))
 
-        solved = []
+        solved: list[ir.Value] = []
         for j in range(width.literal_value):
             lower = builder.add(block_, builder.mul(stride_, ir.Constant(stride_.type, j)))
             value = builder.load(address(row_, j), align=4)

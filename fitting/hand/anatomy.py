@@ -23,6 +23,12 @@ PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 TIPS_IN_MANO_ORDER = (1, 2, 4, 3, 0)
 """Of each finger in `FINGERS`, its row among tips ordered thumb, index, middle, ring, little."""
 
+TIP_VERTICES = (744, 320, 443, 554, 671)
+"""Fingertip vertices of smplx's MANO (also HaMeR's and WiLoR's): thumb, index, middle, ring, little."""
+
+WRIST_RING = (108, 79, 78, 121, 214, 215, 279, 239, 234, 92, 38, 122, 118, 117, 119, 120)
+"""The open ring of MANO's wrist, in the order in which ARCTIC closes it."""
+
 LIMITS_DEG: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "finger1": ((-8, 8), (-25, 95), (-22, 22)),
     "finger2": ((-4, 4), (-8, 115), (-4, 4)),

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.hand.anatomy import FINGERS, TIPS_IN_MANO_ORDER
-from fitting.hand.mano import TIP_VERTICES, HandModel
+from fitting.hand.anatomy import FINGERS, TIP_VERTICES, TIPS_IN_MANO_ORDER
+from fitting.hand.mano import HandModel
 
 KEYPOINT_FINGERS = ("thumb", "index", "middle", "ring", "little")
 

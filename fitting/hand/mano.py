@@ -16,12 +16,9 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from fitting.files import STANDIN, model_file, read_arrays
-from fitting.hand.anatomy import PARENTS
+from fitting.hand.anatomy import PARENTS, TIP_VERTICES, WRIST_RING
 from fitting.hand.mano_pickle import SHAPES, check_arrays, read_mano_pickle
 from fitting.hand.rotation import matrix_from_axis_angle, mirror_axis_angle
-from fitting.standin.rig import SMPLX_TIPS, WRIST_RING
-
-TIP_VERTICES = SMPLX_TIPS
 
 OPENPOSE_ORDER = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 """Of each of OpenPose's 21 keypoints, its row among MANO's 16 joints followed by the 5 tips (as in HaMeR, WiLoR and manopth)."""

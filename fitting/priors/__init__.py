@@ -1,1 +1,1 @@
-"""What hands do: the PCA prior of poses (WiLoR, eq. 4), hulls of joint angles, and ARCTIC, on which both are learned."""
+"""What hands do: the PCA prior of poses (WiLoR, eq. 4), and ARCTIC, on which it is learned."""

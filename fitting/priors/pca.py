@@ -1,4 +1,4 @@
-"""Train the pose prior and the hulls of bone angles: `python -m fitting.priors.pca --arctic FOLDER`, or without it from invented poses.
+"""Train the pose prior: `python -m fitting.priors.pca --arctic FOLDER`, or without it from invented poses.
 
 ARCTIC's poses may not be redistributed, nor what is learned from them: `--arctic` writes to weights/, where the fit looks for it. The
 files that ship are made by `python -m fitting.priors.pca` alone from `fitting.hand.anatomy.sample_poses`, which nobody measured on people.
@@ -19,12 +19,9 @@ from torch import Tensor
 
 from fitting.files import POSE_PRIOR, STANDIN, licensed_model, model_file, sha256_of, trained_prior
 from fitting.hand import anatomy
-from fitting.hand.kinematics import FROM_KEYPOINTS, JointModel
 from fitting.hand.mano import HandModel, load_hand_model, pose_hand
 from fitting.hand.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 from fitting.priors.arctic import read_poses
-from fitting.priors.bone_angles import bone_angles
-from fitting.priors.hulls import hull_of, padded
 from fitting.priors.prior import bone_rotations, mesh_map
 
 SEED = 1
@@ -77,18 +74,6 @@ def incremental_moment(model: HandModel, rotations: Rotations) -> Float[Tensor, 
     return moment
 
 
-def points_of(model: HandModel, rotations: Rotations) -> Float[Tensor, "n 21 3"]:
-    """OpenPose's 21 points of poses on the mean shape, metres."""
-    root, betas = torch.eye(3).to(rotations).expand(len(rotations), 3, 3), torch.zeros(len(rotations), 10).to(rotations)
-    return JointModel.of(model).pose(root, rotations, betas).points[:, np.argsort(FROM_KEYPOINTS)]
-
-
-def learn_hulls(model: HandModel, rotations: Rotations) -> Float[np.ndarray, "15 corners 2"]:
-    """The hulls of the bone angles of poses on the mean shape, radians."""
-    angles = torch.cat([bone_angles(points_of(model, batch)) for batch in torch.split(rotations, BATCH)])
-    return padded([hull_of(angles[:, bone].numpy()) for bone in range(15)])
-
-
 def invented_poses(model: HandModel) -> tuple[Rotations, dict[str, Any]]:
     """Poses of the anatomical sampler on a model's joint axes, and where they come from."""
     rng = np.random.default_rng(SEED)
@@ -115,17 +100,14 @@ def arctic_poses(model: HandModel, folder: Path, every: int, worst: float) -> tu
     return rotations, about
 
 
-def write(path: Path, moment: Float[Tensor, "136 136"], hulls: Float[np.ndarray, "15 corners 2"], about: Mapping[str, Any]) -> None:
-    """The prior, its hulls and their provenance, side by side, each whole or not at all."""
+def write(path: Path, moment: Float[Tensor, "136 136"], about: Mapping[str, Any]) -> None:
+    """Write the prior and its provenance, side by side, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = torch.triu_indices(136, 136)
-    arrays = {path: ("second_moment", moment[rows, columns].numpy()), path.with_suffix(".hulls.npz"): ("hulls", hulls)}
-    for target, (name, values) in arrays.items():
-        aside = target.with_name(f".{target.name}")
-        np.savez_compressed(aside, **{name: values.astype(np.float32)})  # type: ignore[arg-type]
-        aside.replace(target)
-    digests = {"sha256": sha256_of(path), "hulls_sha256": sha256_of(path.with_suffix(".hulls.npz"))}
-    path.with_suffix(".json").write_text(json.dumps({**about, **digests}, indent=2) + "\n")
+    aside = path.with_name(f".{path.name}")
+    np.savez_compressed(aside, second_moment=moment[rows, columns].numpy().astype(np.float32))
+    aside.replace(path)
+    path.with_suffix(".json").write_text(json.dumps({**about, "sha256": sha256_of(path)}, indent=2) + "\n")
 
 
 def files_for(arctic: Path | None, model: Path | None, out: Path | None, method: str) -> tuple[Path, Path]:
@@ -154,7 +136,7 @@ def train(args: argparse.Namespace) -> None:
     moment = second_moment(rotations) if args.method == "moment" else incremental_moment(model, rotations)
     made_by = "python -m fitting.priors.pca" + (" --arctic" if args.arctic else "")
     about = {"made_by": made_by, **about, "num_poses": len(rotations), "method": args.method, "hand_model": sha256_of(model_path)}
-    write(out, moment, learn_hulls(model, rotations), about)
+    write(out, moment, about)
     print(f"{len(rotations)} poses, {about['poses']}\nlicence: {about['licence']}\n{sha256_of(out)}  {out}  {out.stat().st_size} bytes")
 
 

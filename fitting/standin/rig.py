@@ -4,15 +4,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.optimize import nnls
 
+from fitting.hand.anatomy import TIP_VERTICES, WRIST_RING
 from fitting.standin.surface import CHAINS, distance_to_bones, skeleton
 
-SMPLX_TIPS = (744, 320, 443, 554, 671)
-"""Fingertip vertices of smplx's MANO (also HaMeR's and WiLoR's): thumb, index, middle, ring, little."""
-
 MANOPTH_TIPS = (745, 317, 444, 556, 673)
-
-WRIST_RING = (108, 79, 78, 121, 214, 215, 279, 239, 234, 92, 38, 122, 118, 117, 119, 120)
-"""The open ring of MANO's wrist, in the order in which ARCTIC closes it."""
+"""Fingertip vertices of manopth's MANO, which differ from smplx's: `fitting.hand.anatomy.TIP_VERTICES`."""
 
 Vertices = Float64[np.ndarray, "778 3"]
 Weights = Float64[np.ndarray, "778 16"]
@@ -81,7 +77,7 @@ def mano_vertex_order(vertices: Vertices, faces: Faces) -> Int64[np.ndarray, "77
     """Old indices in the new order, in which the ids that the field knows by heart (tips, wrist ring) mean the same places."""
     _, tips = skeleton()
     fixed: dict[int, int] = {}
-    for tip, smplx_id, manopth_id in zip(tips, SMPLX_TIPS, MANOPTH_TIPS, strict=True):
+    for tip, smplx_id, manopth_id in zip(tips, TIP_VERTICES, MANOPTH_TIPS, strict=True):
         first, second = np.argsort(np.linalg.norm(vertices - tip, axis=1))[:2]
         fixed[smplx_id], fixed[manopth_id] = int(first), int(second)
     fixed.update(zip(WRIST_RING, reversed(_boundary_ring(faces)), strict=True))

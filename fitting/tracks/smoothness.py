@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.objective import State
+from fitting.settings import FitSettings
 from fitting.tracks.chains import Chain
 
 
@@ -30,19 +31,19 @@ class Smoothness:
     robust_scale: float
 
     @classmethod
-    def of(cls, chain: Chain, log_size: Float[Tensor, "n"], *, spread: tuple[float, float, float], robust_scale: float) -> "Smoothness":
-        """Of a chain whose states are in the order of `chain.member`; `spread` as in `fitting.tracks.solve.TrackSettings`."""
+    def of(cls, chain: Chain, log_size: Float[Tensor, "n"], settings: FitSettings) -> "Smoothness":
+        """The loss of a chain whose states are in the order of `chain.member`."""
         index = (chain.there.flatten().cumsum(0) - 1).view(chain.there.shape)
         step = torch.where(chain.there[:, 1:], chain.time_s.diff(dim=1), 1).to(log_size)
-        fingers, root, size = spread
-        part = torch.tensor([fingers] * 15 + [root, size]).to(log_size)
+        spreads = [settings.finger_spread] * 15 + [settings.root_spread, settings.size_spread]
+        part = torch.tensor(spreads).to(log_size)
         return cls(
             index=index,
             log_size=log_size[chain.rows],
             time_step=step,
             tied=chain.there[:, 2:],
             spread=((step[:, :-1] + step[:, 1:]) / 3).sqrt()[..., None] * part,
-            robust_scale=robust_scale,
+            robust_scale=settings.smooth_robust_scale,
         )
 
     def turns(self, state: State) -> Float[Tensor, "k pairs 17 3"]:

@@ -6,7 +6,6 @@ a random walk, so that frames far apart in time are hardly tied. It is robust, s
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fitting.hand.kinematics import Points
 from fitting.objective import Landmarks, Losses, Objective, State
+from fitting.settings import FitSettings
 from fitting.solver import EASED, FLOOR, MAX_DAMPING, MIN_DAMPING, RAISED, Solution
 from fitting.tracks.banded import Banded, solve_banded
 from fitting.tracks.chains import Chain
@@ -25,53 +25,23 @@ _OWN = (*range(48), 58, 59, 60)
 """Unknowns of a frame when the betas are its track's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackSettings:
-    """How the frames of a track are tied."""
-
-    smooth_weight: float = 0.05
-    """Of the acceleration loss; 0 leaves the frames free. Ours, with what follows, by fingers hidden in every third frame of six real
-    clips (875 hands): they are found 4.3 % of the box from where they were seen, 10.4 % without this loss, 4.6 % with six times as much."""
-    share_shape: bool = True
-    """One set of betas a track. Ours; without it hidden fingers are 4.7 % off."""
-    jump_weight: float = 0.3
-    """Of a jump between frames, when a track chooses among its frames' tries. Ours; 0.1 to 1 are alike on studio motion."""
-    max_gap_s: float = 0.5
-    """A track breaks where its hand is not seen for longer."""
-    num_iterations: int = 8
-    """Of the joint Levenberg-Marquardt, at most."""
-    tolerance: float = 0.01
-    """A track has converged when a step lowers its total by less than this share; a tenth of it takes twice the time for 0.05 mm."""
-    spread: tuple[float, float, float] = (4.0, 6.0, 1.5)
-    """By how much velocity changes in a second: of finger joints (rad/s), the root (rad/s), log size (1/s). Ours, likewise."""
-    robust_scale: float = 0.1
-    """In such spreads: where the acceleration loss turns from squared to linear, early, so that quick true movement stays. Ours."""
-
-
 _FIRST_DAMPING = 1e-3
 
 
 class Arithmetic(NamedTuple):
-    """Who computes the parts of a joint step: the plain definitions in float64, or their compiled twins."""
+    """The functions that compute the parts of a joint step: `PLAIN` in float64, or their compiled twins."""
 
     losses: Callable[[Objective, State, Landmarks], tuple[Losses, Points]]
     equations: Callable[[Objective, State, Landmarks], tuple[Tensor, Tensor]]
     solve: Callable[[Banded], tuple[Tensor, Tensor]]
     dtype: torch.dtype  # of the linear system
 
-    @classmethod
-    def of(cls, *, compiled: bool) -> "Arithmetic":
-        """The compiled twins, or the plain ones."""
-        if not compiled:
-            return cls(Objective.losses, _equations, solve_banded, torch.float64)
-        from fitting.compiled import banded as compiled_banded  # numba, which not every reader of this module needs
-        from fitting.compiled import solver as twin
-
-        return cls(twin.losses, twin.normal_equations, compiled_banded.solve_banded, torch.float32)
-
 
 def _equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Tensor, Tensor]:
     return objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
+
+
+PLAIN = Arithmetic(Objective.losses, _equations, solve_banded, torch.float64)
 
 
 def solve_tracks(
@@ -80,7 +50,7 @@ def solve_tracks(
     seen: Landmarks,
     log_size: Float[Tensor, "n"],
     chain: Chain,
-    settings: TrackSettings,
+    settings: FitSettings,
     arithmetic: Arithmetic,
 ) -> tuple[Int[Tensor, "m"], Solution, Float[Tensor, "m"]]:
     """Minimise over whole tracks from states found frame by frame: rows, where their iterations ended, and their acceleration loss.
@@ -90,7 +60,7 @@ def solve_tracks(
     rows, track, place = chain.member()
     k = len(chain.rows)
     state, seen = start.take(rows), seen.take(rows)
-    smoothness = Smoothness.of(chain, log_size, spread=settings.spread, robust_scale=settings.robust_scale)
+    smoothness = Smoothness.of(chain, log_size, settings)
     if settings.share_shape:
         state = _one_shape(objective, state, track, k)
 
@@ -103,7 +73,7 @@ def solve_tracks(
     damping = torch.full_like(total, _FIRST_DAMPING)
     converged = torch.zeros_like(total, dtype=torch.bool)
     used = torch.zeros(k, dtype=torch.int64, device=total.device)
-    for _ in range(settings.num_iterations):
+    for _ in range(settings.track_iterations):
         matrix, gradient = arithmetic.equations(objective, state, seen)
         system = _system(matrix, gradient, smoothness.equations(state), chain, settings, damping, arithmetic.dtype)
         system = system._replace(lengths=torch.where(converged, 0, system.lengths))
@@ -119,7 +89,7 @@ def solve_tracks(
         used += ~converged
         drop = (total - value) / total.clamp_min(1e-12)
         damping = torch.where(lowered, damping * EASED, damping * RAISED).clamp(MIN_DAMPING, MAX_DAMPING)
-        converged |= lowered & (drop < settings.tolerance)
+        converged |= lowered & (drop < settings.track_tolerance)
         total = torch.where(lowered, value, total)
         better = torch.nonzero(lowered[track])[:, 0]
         state.put(better, trial.take(better))
@@ -139,7 +109,7 @@ def _one_shape(objective: Objective, state: State, track: Int[Tensor, "n"], num_
     return shared._replace(log_scale=state.log_scale + (size / new).log())
 
 
-def _own(settings: TrackSettings) -> tuple[int, ...]:
+def _own(settings: FitSettings) -> tuple[int, ...]:
     """Unknowns that each frame has for itself: those of `Smoothness.equations` first."""
     return _OWN if settings.share_shape else (*_OWN, *range(_BETAS.start, _BETAS.stop))
 
@@ -149,7 +119,7 @@ def _system(
     gradient: Float[Tensor, "n 61"],
     smooth: tuple[Float[Tensor, "k t 51"], ...],
     chain: Chain,
-    settings: TrackSettings,
+    settings: FitSettings,
     damping: Float[Tensor, "k"],
     dtype: torch.dtype,
 ) -> Banded:

@@ -13,6 +13,7 @@ from pipeline.engine.run import Executor, Local, OnRay, Summary, run
 from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
+from stages.stage import Prepares
 
 _SHARD = re.compile(r"(train|val|test)/\1-\d{5}-of-\d{5}\.parquet")
 
@@ -30,6 +31,17 @@ def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None,
     for path in _retired(graph):
         path.unlink()
     return summary
+
+
+def prepared(graph: Graph) -> list[str]:
+    """Have what the stages still to come need made ready on this machine; a line for the user on each thing that was begun.
+
+    Every worker does the same on its own machine.
+    """
+    if not graph.pending:
+        return []
+    to_come = graph.stages[min(task.stage for task in graph.pending) + 1 :]  # clips of a new video are not known yet
+    return [line for stage in to_come if isinstance(stage, Prepares) and (line := stage.prepare())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Which parts a run wants, which it has, and why the rest is missing: the plan, kept current while parts land."""
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -14,7 +13,7 @@ from pipeline.engine.store import Store
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
-from stages.stage import Stage
+from stages.stage import Stage, settings_of
 from stages.tables import Clips, Manifest, Table, Videos
 
 
@@ -57,16 +56,27 @@ def table_of(stage: Stage) -> str:
 
 def _origin(stage: Stage) -> dict[str, Any]:
     """What of a stage decides its result: name, code version, settings, weights; as JSON would give it back."""
-    fields = [f.name for f in dataclasses.fields(stage) if f.metadata.get("identity", True)]  # type: ignore[arg-type]
     origin = {
         "stage": stage.name,
         "detector": stage.detector,
         "version": stage.version,
-        "settings": {name: getattr(stage, name) for name in fields},
+        "settings": identity_of(stage),
         "weights": dict(stage.weights),
     }
     as_json: dict[str, Any] = json.loads(json.dumps(origin, default=str))
     return as_json
+
+
+def identity_of(stage: Stage) -> dict[str, Any]:
+    """The settings that decide a stage's result, by name.
+
+    One that is younger than data folders (`later`) counts where it is not its default: parts made without it stay good.
+    """
+    return {
+        one.name: value
+        for one, value in settings_of(stage)
+        if one.metadata.get("identity", True) and not (one.metadata.get("later") and value == one.default)
+    }
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
-from stages.stage import Failure, Reason, Stage
+from stages.stage import Failure, Prepares, Reason, Stage
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 
@@ -70,6 +70,7 @@ class Worker:
     root: Path
     stages: Sequence[Stage]
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    prepared: bool = False
 
     @cached_property
     def store(self) -> Store:
@@ -77,6 +78,7 @@ class Worker:
 
     def do(self, order: Order) -> Receipt:
         """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""
+        self._prepare(order.stages[-1] + 1)
         start = time.perf_counter()
         receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
         try:
@@ -92,6 +94,14 @@ class Worker:
         receipt.wall_s = time.perf_counter() - start
         receipt.peak_mb = _peak_mb()
         return receipt
+
+    def _prepare(self, first: int) -> None:
+        """Have what later stages need made ready on this machine, once a worker. Failing that they make it themselves."""
+        if not self.prepared:
+            self.prepared = True
+            for stage in self.stages[first:]:
+                if isinstance(stage, Prepares):
+                    stage.prepare()
 
     def _function(self, position: int) -> Callable[..., Any]:
         if position not in self.functions:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from pipeline.engine.finish import prepared
 from pipeline.engine.graph import Graph, State, Task
 from pipeline.engine.worker import Outcome
 
@@ -40,6 +41,8 @@ class Bars:
         self.bars = {name: self.progress.add_task(name, total=0) for name in names}
 
     def __enter__(self) -> "Bars":
+        for line in prepared(self.graph):
+            self.console.print(line)
         self.progress.start()
         self.refresh()
         return self

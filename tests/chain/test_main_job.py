@@ -54,9 +54,9 @@ def test_one_deleted_part_costs_itself_and_what_depends_on_it(undisturbed: Path,
 def test_one_changed_setting_of_fit_costs_fit_review_and_pack(undisturbed: Path, whim: Whim, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
-        "from pipeline.recipes import whim\nfrom stages.fit import Fit\n\n\n"
+        "from fitting.settings import FitSettings\nfrom pipeline.recipes import whim\nfrom stages.fit import Fit\n\n\n"
         "def recipe(manifest, root):\n"
-        "    return [Fit(num_iterations=11) if stage.name == 'fit' else stage for stage in whim(manifest, root)]\n"
+        "    return [Fit(settings=FitSettings(num_iterations=11)) if stage.name == 'fit' else stage for stage in whim(manifest, root)]\n"
     )
     assert set(plan(whim, "--data", undisturbed, "--recipe", f"{recipe}:recipe")["by_stage"]) == {"fit", "review", "pack"}
 

@@ -76,11 +76,14 @@ def data(home: Path, tmp_path: Path) -> Path:
     return shutil.copytree(home / "data", tmp_path / "data")
 
 
+SHORT_FIT = "Fit(settings=FitSettings(num_iterations=7))"
+
+
 def recipe(folder: Path, *changed: str) -> str:
-    """A recipe in which some stages are others, such as `Fit(num_iterations=7)`."""
+    """A recipe in which some stages are others, such as `Fit(settings=FitSettings(num_iterations=7))`."""
     file = folder / "recipe.py"
     file.write_text(
-        "from pipeline.recipes import whim\n"
+        "from fitting.settings import FitSettings\nfrom pipeline.recipes import whim\n"
         "from stages.fit import Fit\nfrom stages.pack import Pack\nfrom stages.review import Review\n\n\n"
         "def recipe(manifest, root):\n"
         f"    changed = {{stage.name: stage for stage in ({', '.join(changed)},)}}\n"
@@ -109,7 +112,7 @@ def test_nothing_is_stale_because_its_video_was_put_away(data: Path, whim: Whim)
 
 @pytest.mark.usefixtures("put_away")
 def test_a_changed_fit_runs_fit_and_review_alone(data: Path, whim: Whim, tmp_path: Path) -> None:
-    changed = recipe(tmp_path, "Fit(num_iterations=7, prior_weight=40.0)")
+    changed = recipe(tmp_path, "Fit(settings=FitSettings(num_iterations=7, prior_weight=40.0))")
     wanted = plan(whim, "--data", data, "--recipe", changed)["by_stage"]
     clips = len(list((data / "hands").iterdir()))
     assert wanted == {"fit": {"settings changed": clips}, "review": {"upstream changed": clips}, "pack": {"upstream changed": 1}}
@@ -140,7 +143,7 @@ def read_manifest_of(data: Path) -> Any:
 @pytest.mark.usefixtures("put_away")
 def test_shards_follow_with_the_pictures_they_had(data: Path, whim: Whim, tmp_path: Path) -> None:
     before = rows(data)
-    whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, "Fit(num_iterations=7)", "Review(max_error_share=0.5)"))
+    whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, SHORT_FIT, "Review(max_error_share=0.5)"))
     after = rows(data)
     assert len(after) > 100
     assert set(after) <= set(before)
@@ -188,6 +191,6 @@ def test_a_withdrawn_video_leaves_the_shards_though_no_video_is_left(home: Path,
 def test_a_folder_of_videos_that_is_gone_is_known_from_the_last_run(home: Path, data: Path, whim: Whim, tmp_path: Path) -> None:
     whim("run", "--local", "--videos", home / "videos", "--data", data, "--until", "download")
     with away(home):
-        whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, "Fit(num_iterations=7)"), "--until", "review")
+        whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, SHORT_FIT), "--until", "review")
         assert "neither a list of videos" in whim("plan", "--videos", home / "videos", "--data", data, status=1).stdout
     assert len(fits_of(data)) > 500

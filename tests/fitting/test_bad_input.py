@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fitting.batches import in_batches
-from fitting.fit import MIN_POINTS, FitSettings, Fitter, HandFits, Outcome, disagreement
+from fitting.fit import MIN_POINTS, Fitter, HandFits, Outcome, disagreement
+from fitting.settings import FitSettings
 
 FITTED = {Outcome.CONVERGED, Outcome.STALLED}
 MIRROR = np.array([-1.0, 1, 1])

@@ -13,23 +13,25 @@ from fitting import solver
 from fitting.compiled import loop as compiled_loop
 from fitting.compiled import solver as compiled
 from fitting.compiled.functions import angle_of, exponential, half_turn_parts
+from fitting.compiled.kernel import kept
 from fitting.compiled.lanes import LANES, empty, load, store
 from fitting.compiled.layout import SOURCES
-from fitting.fit import FitSettings, Fitter
+from fitting.fit import Fitter
 from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.mano import HandModel
 from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
 from fitting.measures import measure
-from fitting.objective import Landmarks, LossWeights, Objective, State, projected
+from fitting.objective import Landmarks, Objective, State, projected
 from fitting.priors.prior import pose_prior
+from fitting.settings import FitSettings
 
 TERMS = ("bone", "angle", "prior", "shape", "depth")
-WEIGHTS = LossWeights(depth=0.7)
+SETTINGS = FitSettings(depth_weight=0.7)
 
 
-def objective_of(model: HandModel, weights: LossWeights = WEIGHTS, **prior) -> Objective:
-    return Objective.of(model, pose_prior(model, **prior), weights)
+def objective_of(model: HandModel, settings: FitSettings = SETTINGS, **prior) -> Objective:
+    return Objective.of(model, pose_prior(model, **prior), settings)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +92,8 @@ def test_every_loss_is_torchs(objective, exact_objective, n):
 
 @pytest.mark.parametrize("only", ["reprojection", *TERMS, "all"])
 def test_every_matrix_and_gradient_is_torchs(model, exact, only):
-    weights = WEIGHTS if only == "all" else LossWeights(**{name: float(name == only) for name in TERMS})
-    mine, theirs = objective_of(model, weights), objective_of(exact, weights)
+    settings = SETTINGS if only == "all" else FitSettings(**{f"{name}_weight": float(name == only) for name in TERMS})
+    mine, theirs = objective_of(model, settings), objective_of(exact, settings)
     state, seen = random_hands(theirs, 21)
     if only not in ("reprojection", "all"):
         seen = seen._replace(confidence=torch.zeros_like(seen.confidence))
@@ -162,7 +164,7 @@ def test_totals_do_not_flicker(objective, exact_objective, invent):
     end = compiled.solve(objective, start, seen, num_iterations=20, tolerance=1e-3)
     found = compiled.losses(objective, end.state, seen)[0].prior
     wanted = exact_objective.losses(State(*(v.double() for v in end.state)), Landmarks(*(v.double() for v in seen)))[0].prior
-    assert WEIGHTS.prior * (found - wanted).abs().max() < 1e-5
+    assert SETTINGS.prior_weight * (found - wanted).abs().max() < 1e-5
 
 
 def test_a_step_is_torchs(objective, exact_objective):
@@ -253,7 +255,7 @@ def test_kept_machine_code_is_known_by_all_its_sources():
 
 def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch, caplog):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    assert compiled_loop.kept(_twice)(3) == 6
+    assert kept(nogil=True)(_twice)(3) == 6
     assert "set NUMBA_CACHE_DIR" in caplog.text
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from benchmarks import fit_quality
-from fitting.fit import FitSettings, Fitter, HandFits, Outcome, disagreement, flip_margin
+from fitting.fit import Fitter, HandFits, Outcome, disagreement, flip_margin
 from fitting.hand import anatomy
 from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.mano import pose_hand, project
 from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
-from fitting.objective import Landmarks, LossWeights, Objective, State, projected
+from fitting.objective import Landmarks, Objective, State, projected
 from fitting.priors.prior import pose_prior
+from fitting.settings import FitSettings
 from fitting.solver import solve
 
 FITTED = {Outcome.CONVERGED, Outcome.STALLED}
@@ -78,14 +79,14 @@ def test_depths_a_tenth_of_the_box_off_are_worth_having(model):
     seen = hands.seen(0.03, 0.0, rng)
     size = np.ptp(hands.joints[..., :2], axis=1).max(1)[:, None]
     world = hands.joints + 0.1 * size[..., None] * np.array([0, 0, 1]) * rng.normal(size=hands.joints.shape)
-    blind, told = (Fitter(model, FitSettings(weights=LossWeights(depth=weight), world_weight=0)) for weight in (0, 0.1))
+    blind, told = (Fitter(model, FitSettings(depth_weight=weight, world_weight=0)) for weight in (0, 0.1))
     errors = [error_mm(fitter.fit(seen.keypoints, world), hands.joints) for fitter in (blind, told)]
     assert errors[1].mean() < 0.95 * errors[0].mean()
 
 
 def test_prior_and_limits_pay_under_noise(model, invent):
     hands = invent(128, noise=0.03)
-    free = Fitter(model, FitSettings(weights=LossWeights(bone=0, angle=0, prior=0), num_iterations=15))
+    free = Fitter(model, FitSettings(bone_weight=0, angle_weight=0, prior_weight=0, num_iterations=15))
     loose, held = error_mm(free.fit(hands.keypoints), hands.joints), error_mm(Fitter(model).fit(hands.keypoints), hands.joints)
     assert held.mean() < 0.75 * loose.mean()
 
@@ -285,9 +286,9 @@ def test_a_second_chance_only_lowers_totals(model, invent, monkeypatch):
     fitter = Fitter(model)
 
     def totals() -> torch.Tensor:
-        fits, w = fitter.fit(hands), fitter.settings.weights
-        pose = w.bone * fits.loss_bone + w.angle * fits.loss_angle + w.prior * fits.loss_prior
-        return fits.loss_reprojection + pose + w.shape * fits.loss_shape
+        fits, own = fitter.fit(hands), fitter.settings
+        pose = own.bone_weight * fits.loss_bone + own.angle_weight * fits.loss_angle + own.prior_weight * fits.loss_prior
+        return fits.loss_reprojection + pose + own.shape_weight * fits.loss_shape
 
     after = totals()
     monkeypatch.setattr("fitting.fit._SECOND_CHANCES", 0.0)
@@ -309,7 +310,7 @@ def test_too_few_iterations_are_reported(model, invent):
 def problem(exact) -> tuple[Objective, State, Landmarks]:
     """Hands beyond their limits, in float64 and without the tip correctives that the Jacobian leaves out."""
     plain = replace(exact, posedirs=torch.zeros_like(exact.posedirs))
-    objective = Objective.of(plain, pose_prior(plain), LossWeights())
+    objective = Objective.of(plain, pose_prior(plain), FitSettings())
     rng = np.random.default_rng(0)
 
     def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -333,8 +334,8 @@ def problem(exact) -> tuple[Objective, State, Landmarks]:
 @pytest.mark.parametrize("only", ["reprojection", "bone", "angle", "prior", "shape", "depth"])
 def test_normal_equations_hold_the_gradient_of_every_loss(problem, only):
     objective, state, seen = problem
-    weights = {name: 100.0 if name == only else 0.0 for name in ("bone", "angle", "prior", "shape", "depth")}
-    objective = replace(objective, weights=LossWeights(**weights))
+    weights = {f"{name}_weight": 100.0 if name == only else 0.0 for name in ("bone", "angle", "prior", "shape", "depth")}
+    objective = replace(objective, settings=FitSettings(**weights))
     matrix, gradient = objective.normal_equations(state, seen, objective.losses(state, seen)[1])
     step = torch.zeros(6, 61, dtype=torch.float64, requires_grad=True)
     losses, _ = objective.losses(state.moved(step), seen)

@@ -13,9 +13,9 @@ import torch
 
 from fitting.files import STANDIN, sha256_of
 from fitting.hand import anatomy
-from fitting.hand.mano import TIP_VERTICES, HandModel, pose_hand
+from fitting.hand.anatomy import TIP_VERTICES, WRIST_RING
+from fitting.hand.mano import HandModel, pose_hand
 from fitting.hand.rotation import axis_angle_from_matrix
-from fitting.standin.rig import WRIST_RING
 from fitting.standin.surface import signed_distance, skeleton
 
 

@@ -7,22 +7,21 @@ import pytest
 import torch
 
 from benchmarks.tracks import flip_share, jitter_mm, landmarks, studio_motion
+from fitting.backend import computer
 from fitting.compiled.banded import solve_banded as solve_banded_compiled
-from fitting.fit import FitSettings, Fitter, Outcome
+from fitting.fit import Fitter, Outcome
 from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
 from fitting.objective import Landmarks, State
+from fitting.settings import FitSettings
 from fitting.solver import solve
 from fitting.tracks.banded import Banded, solve_banded
 from fitting.tracks.chains import chains, segments, whole_tracks
 from fitting.tracks.paths import cheapest_path, mend_jumps
 from fitting.tracks.smoothness import Smoothness
-from fitting.tracks.solve import Arithmetic, TrackSettings, solve_tracks
+from fitting.tracks.solve import solve_tracks
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
-
-SPREAD = (2.5, 8.0, 0.25)
-
 
 # Which rows belong together
 
@@ -77,7 +76,8 @@ def moving(num_frames: int, seed: int = 0, dtype=torch.float64) -> State:
 def smoothness(time_s: np.ndarray, segment: np.ndarray | None = None, robust_scale: float = 1.0) -> Smoothness:
     chain = chains(np.zeros(len(time_s), np.int64) if segment is None else segment, time_s)[0]
     log_size = torch.linspace(4, 5, len(time_s), dtype=torch.float64)
-    return Smoothness.of(chain, log_size, spread=SPREAD, robust_scale=robust_scale)
+    spreads = {"finger_spread": 2.5, "root_spread": 8.0, "size_spread": 0.25}
+    return Smoothness.of(chain, log_size, FitSettings(**spreads, smooth_robust_scale=robust_scale))
 
 
 def test_acceleration_loss_is_the_value_worked_by_hand():
@@ -240,7 +240,7 @@ def test_shape_is_shared_within_a_track_and_not_across(motion, fitted):
 
 
 def test_nothing_is_tied_when_settings_say_so(model, motion, noisy):
-    free = Fitter(model, FitSettings(tracks=TrackSettings(smooth_weight=0, share_shape=False, jump_weight=0)))
+    free = Fitter(model, FitSettings(smooth_weight=0, share_shape=False, jump_weight=0))
     tied, alone = free.fit(noisy, track=motion.track, time_s=motion.time_s), free.fit(noisy)
     assert (tied.joints_3d - alone.joints_3d).norm(dim=2).mean(1).median() < 1e-3
     assert tied.betas[motion.track == 0].std(0).min() > 0.01
@@ -345,8 +345,8 @@ def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fit
 def test_total_of_a_track_never_rises_and_both_arithmetics_agree(model, exact, noisy, share_shape):
     """Twins: float64 definitions and compiled float32 parts go the same way."""
     totals = {}
-    for name, hand, compiled in (("plain", exact, False), ("compiled", model, True)):
-        fitter = Fitter(hand)
+    for name, hand in (("plain", exact), ("compiled", model)):
+        fitter, arithmetic = Fitter(hand), computer("auto", hand.v_template).tracks
         state = near_the_mean_pose(moving(30, dtype=hand.v_template.dtype), fitter)
         keypoints = torch.as_tensor(noisy[:30, :, :2]).to(hand.v_template)
         size = (keypoints.amax(1) - keypoints.amin(1)).amax(1)
@@ -356,8 +356,8 @@ def test_total_of_a_track_never_rises_and_both_arithmetics_agree(model, exact, n
         chain = chains(np.repeat([0, 1], (18, 12)), np.arange(30) / 30)[0]
         totals[name] = []
         for count in range(7):
-            settings = TrackSettings(num_iterations=count, share_shape=share_shape, tolerance=0)
-            _, end, _ = solve_tracks(fitter.objective, state, marks, size.log(), chain, settings, Arithmetic.of(compiled=compiled))
+            settings = FitSettings(track_iterations=count, share_shape=share_shape, track_tolerance=0)
+            _, end, _ = solve_tracks(fitter.objective, state, marks, size.log(), chain, settings, arithmetic)
             totals[name].append(end.total[[0, 29]])
     plain, compiled = (torch.stack(totals[name]) for name in ("plain", "compiled"))
     for values in (plain, compiled):

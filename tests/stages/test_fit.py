@@ -9,6 +9,8 @@ import pytest
 from benchmarks.tracks import jitter_mm, landmarks, studio_motion
 from fitting.files import STANDIN, sha256_of
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
+from fitting.settings import FitSettings
+from pipeline.engine.graph import identity_of
 from stages.fit import Fit
 from stages.tables import LEFT, RIGHT, Clips, Fits, Hands
 
@@ -183,7 +185,7 @@ def test_table_survives_arrow(fit, seen):
 )  # fmt: skip
 def test_senseless_setting_is_named(name, value):
     with pytest.raises(ValueError, match=f"fit.{name}"):
-        Fit(**{name: value})
+        Fit(**{name: value} if name in ("device", "focal_share") else {"settings": FitSettings(**{name: value})})
 
 
 def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
@@ -198,14 +200,15 @@ def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
     assert Fit().weights["pose_prior"] == sha256_of(other) != ours["pose_prior"]
 
 
-def test_defaults_are_those_of_the_fit_itself():
-    from fitting.fit import FitSettings
-
-    stage, ours = Fit(), FitSettings()
-    for name in ("num_components", "prior_noise", "num_iterations", "tolerance", "world_weight", "batch_size"):
-        assert getattr(stage, name) == getattr(ours, name), name
-    for name in ("bone", "angle", "prior", "shape", "depth"):
-        assert getattr(stage, f"{name}_weight") == getattr(ours.weights, name), name
-    for name in ("smooth_weight", "share_shape", "jump_weight", "max_gap_s"):
-        assert getattr(stage, name) == getattr(ours.tracks, name), name
-    assert stage.robust_scale == ours.weights.robust_scale
+def test_settings_of_the_fit_count_as_the_stages_own() -> None:
+    """Data folders name them flat; younger settings count once they are not their defaults, speed never."""
+    settings = identity_of(Fit())
+    assert set(settings) == {
+        "bone_weight", "angle_weight", "prior_weight", "prior_noise", "shape_weight", "robust_scale", "num_components", "num_iterations",
+        "tolerance", "world_weight", "landmark_offsets", "depth_weight", "smooth_weight", "share_shape", "jump_weight", "max_gap_s",
+        "focal_share",
+    }  # fmt: skip
+    assert settings["prior_weight"] == 300
+    assert identity_of(Fit(settings=FitSettings(batch_size=7, num_threads=2, backend="torch"))) == settings
+    changed = identity_of(Fit(settings=FitSettings(prior_weight=30, track_iterations=9)))
+    assert changed == settings | {"prior_weight": 30, "track_iterations": 9}

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float32, Float64, Int64
 
-from fitting.hand.mano import TIP_VERTICES, load_hand_model
+from fitting.hand.anatomy import TIP_VERTICES
+from fitting.hand.mano import load_hand_model
 from fitting.hand.similarity import aligned
 from hands.metrics.hands import FINGERTIPS, Evaluation, Hands3D, distances, evaluate_hands3d
 from hands.metrics.motion import motion_metrics, path_metrics, runs

@@ -13,7 +13,6 @@ from fitting.hand.mano import (
     LEFT,
     OPENPOSE_ORDER,
     RIGHT,
-    TIP_VERTICES,
     HandModel,
     closed_faces,
     faces_of_side,

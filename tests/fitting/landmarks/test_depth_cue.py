@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from fitting.fit import FitSettings, Fitter
+from fitting.fit import Fitter
 from fitting.landmarks.depth_cue import depth_cue
-from fitting.objective import LossWeights
+from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
 
@@ -38,9 +38,9 @@ def test_what_is_unknown_or_contradicts_the_image_has_no_confidence(invent):
 def test_depths_help_the_fit(model, invent):
     hands = invent(96, noise=0.03)
     world = hands.joints + 0.004 * np.random.default_rng(0).normal(size=hands.joints.shape)
-    without, told = (Fitter(model, FitSettings(weights=LossWeights(depth=weight))).fit(hands.keypoints, world) for weight in (0.0, 0.3))
+    without, told = (Fitter(model, FitSettings(depth_weight=weight)).fit(hands.keypoints, world) for weight in (0.0, 0.3))
     error = [pa_mpjpe_mm(fits.joints_3d.double().numpy(), hands.joints).mean() for fits in (without, told)]
     assert error[1] < 0.8 * error[0]
     assert (without.loss_depth > 0).all()
-    unknown = Fitter(model, FitSettings(weights=LossWeights(depth=0.3))).fit(hands.keypoints)
+    unknown = Fitter(model, FitSettings(depth_weight=0.3)).fit(hands.keypoints)
     assert (unknown.loss_depth == 0).all()

@@ -14,7 +14,6 @@ from fitting.hand import anatomy
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.losses import prior_loss
 from fitting.priors import pca
-from fitting.priors.bone_angles import bone_angle_loss, bone_angles, hull_distance, read_hulls
 from fitting.priors.prior import mesh_components, pose_prior, read_second_moment
 
 
@@ -55,10 +54,9 @@ def test_both_routes_learn_one_subspace(exact, monkeypatch):
 
 def test_batches_make_no_difference(exact, monkeypatch):
     rotations = sampled(exact, 500, 8)
-    whole = pca.second_moment(rotations), pca.learn_hulls(exact, rotations)
+    whole = pca.second_moment(rotations)
     monkeypatch.setattr(pca, "BATCH", 70)
-    torch.testing.assert_close(pca.second_moment(rotations), whole[0])
-    np.testing.assert_allclose(pca.learn_hulls(exact, rotations), whole[1], atol=1e-9)
+    torch.testing.assert_close(pca.second_moment(rotations), whole)
 
 
 def test_prior_of_arctic_is_that_of_its_poses(exact, raw_seqs, tmp_path):
@@ -66,13 +64,6 @@ def test_prior_of_arctic_is_that_of_its_poses(exact, raw_seqs, tmp_path):
     wanted = pca.second_moment(sampled(exact, 600, 4))
     torch.testing.assert_close(read_second_moment(out), wanted, atol=1e-6, rtol=0)
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")], "written aside, then renamed"
-
-
-def test_hulls_of_arctic_hold_its_poses(exact, raw_seqs, tmp_path):
-    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 1, "--worst", 0, "--out", tmp_path / "prior.npz")
-    hulls = read_hulls(out.with_suffix(".hulls.npz"))
-    angles = bone_angles(pca.points_of(exact, sampled(exact, 600, 4)))
-    assert ((hull_distance(angles, hulls) < 1e-6).double().mean(0) >= 0.9995).all()
 
 
 def test_provenance_of_arctic(raw_seqs, tmp_path, capsys):
@@ -83,7 +74,6 @@ def test_provenance_of_arctic(raw_seqs, tmp_path, capsys):
     assert about["sequences"] == ["s01/box_grab_01", "s02/box_grab_01"]
     assert (about["num_poses"], about["num_skipped"], about["every"], about["worst"]) == (2 * 2 * 100, 1, 2, 0.02)
     assert about["sha256"] == sha256_of(out)
-    assert about["hulls_sha256"] == sha256_of(out.with_suffix(".hulls.npz"))
     assert about["hand_model"] == sha256_of(STANDIN)
     said = capsys.readouterr()
     assert "skipped s03/box_grab_01" in said.err
@@ -105,14 +95,13 @@ def test_plain_command_makes_what_ships(tmp_path):
     command = [sys.executable, "-m", "fitting.priors.pca", "--model", str(STANDIN), "--out", str(tmp_path / "made.npz")]
     said = subprocess.run(command, check=True, cwd=STANDIN.parents[2], capture_output=True, text=True).stdout
     assert "invented, not measured on people" in said
-    for made, shipped, name in (("made.npz", "pose_prior.npz", "second_moment"), ("made.hulls.npz", "pose_prior.hulls.npz", "hulls")):
-        with np.load(tmp_path / made) as new, np.load(POSE_PRIOR.with_name(shipped)) as old:
-            np.testing.assert_allclose(new[name], old[name], atol=1e-5)
+    with np.load(tmp_path / "made.npz") as new, np.load(POSE_PRIOR) as old:
+        np.testing.assert_allclose(new["second_moment"], old["second_moment"], atol=1e-5)
 
 
-def test_sidecar_names_the_shipped_hulls_and_the_hand_behind_them():
+def test_sidecar_names_the_shipped_prior_and_the_hand_behind_it():
     about = json.loads(POSE_PRIOR.with_suffix(".json").read_text())
-    assert about["hulls_sha256"] == sha256_of(POSE_PRIOR.with_suffix(".hulls.npz"))
+    assert about["sha256"] == sha256_of(POSE_PRIOR)
     assert about["hand_model"] == sha256_of(STANDIN)
 
 
@@ -147,14 +136,3 @@ def test_arctic_wants_manos_own_model(raw_seqs, tmp_path, monkeypatch):
     monkeypatch.setenv("WHIM_MANO", str(STANDIN))
     with pytest.raises(SystemExit, match=r"put MANO_RIGHT\.pkl at .*, or name it with --model"):
         pca.main(["--arctic", str(raw_seqs), "--out", str(tmp_path / "prior.npz")])
-
-
-def test_poses_outside_the_hulls_cost(exact, raw_seqs, tmp_path):
-    """The learned limits are limits: fingers bent backwards are outside."""
-    out = trained("--arctic", raw_seqs, "--model", STANDIN, "--every", 1, "--out", tmp_path / "prior.npz")
-    hulls, axes = read_hulls(out.with_suffix(".hulls.npz")), anatomy.joint_axes(*exact.rest_joints())
-    backwards = torch.zeros(1, 15, 3, dtype=torch.float64)
-    backwards[:, :, 1] = -0.9
-    points = pca.points_of(exact, torch.cat([sampled(exact, 100, 2), anatomy.compose(backwards, axes)]))
-    loss = bone_angle_loss(points, hulls)
-    assert loss[-1] > 10 * loss[:-1].mean()

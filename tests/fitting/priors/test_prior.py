@@ -120,7 +120,7 @@ def test_noise_makes_rare_poses_dearer_than_common_ones(exact):
 
 def test_prior_named_by_the_environment_is_used_and_missed(monkeypatch, tmp_path):
     monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "absent.npz"))
-    with pytest.raises(FileNotFoundError, match=r"WHIM_PRIOR .* python -m fitting\.pca"):
+    with pytest.raises(FileNotFoundError, match=r"WHIM_PRIOR .* python -m fitting\.priors\.pca"):
         prior_file()
     (tmp_path / "mine.npz").touch()
     monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "mine.npz"))

@@ -38,7 +38,7 @@ def smplx_of(model: HandModel, **options):
 
 def openpose(output) -> torch.Tensor:
     """21 joints in OpenPose's order from what smplx returns: 16, and vertices."""
-    return torch.cat([output.joints[:, :16], output.vertices[:, list(TIP_VERTICES)]], 1)[:, list(OPENPOSE_ORDER)]
+    return torch.cat([output.joints[:, :16], output.vertices[:, list(anatomy.TIP_VERTICES)]], 1)[:, list(OPENPOSE_ORDER)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

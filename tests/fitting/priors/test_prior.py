@@ -163,7 +163,7 @@ def test_trained_prior_goes_with_manos_own_file_only(monkeypatch, tmp_path):
 )
 def test_file_without_a_prior_is_named(exact, arrays, tmp_path):
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/other.npz holds no pose prior: .* python -m fitting\.pca"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/other.npz holds no pose prior: .* python -m fitting\.priors\.pca"):
         pose_prior(exact, path=tmp_path / "other.npz")
 
 

@@ -1,13 +1,16 @@
-"""Images, videos and cameras frame by frame, and a video file that grows."""
+"""Images, videos and cameras frame by frame, a video file that grows, and the folder where results come to lie whole."""
 
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -60,3 +63,30 @@ class VideoFile:
     def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         inner = np.ascontiguousarray(image[: self.stream.height, : self.stream.width])
         self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(inner, format="rgb24")))
+
+
+@contextmanager
+def results_in(out: Path) -> Iterator[Path]:
+    """A folder whose files move into `out` when the block ends well; what lies there stays as it is when it does not."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=out) as folder:
+        yield Path(folder)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            final = out / path.relative_to(folder)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(final)
+
+
+def refuse_another_source(table: Path, source: str) -> None:
+    """Raise ValueError where a table of results is of another source of the same name: neither is to vanish."""
+    try:
+        before = (pq.read_schema(table).metadata or {}).get(b"source", b"").decode()
+    except (OSError, ValueError):
+        return
+    if before and before != origin_of(source):
+        raise ValueError(f"{table} holds the hands of {before}: name another folder by --out")
+
+
+def origin_of(source: str) -> str:
+    """How a source stands in the metadata of its table: the absolute path of a file."""
+    return source if is_camera(source) else str(Path(source).absolute())

@@ -10,7 +10,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.video import VideoFile, frames_of, is_camera
+from training.data.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
 from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
 
@@ -27,12 +27,12 @@ class HandTable:
             {"frame": frame, "time_s": time_s, **dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)
         ]
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, source: str) -> None:
         """Parquet, or JSON by the file's ending: frame, time_s, box, score, side (0 left, 1 right), side_score, keypoints."""
         if path.suffix == ".json":
             path.write_text(json.dumps(self.rows, indent=1))
         else:
-            pq.write_table(pa.Table.from_pylist(self.rows, _SCHEMA), path)
+            pq.write_table(pa.Table.from_pylist(self.rows, _SCHEMA.with_metadata({"source": origin_of(source)})), path)
 
 
 _F32 = pa.float32()
@@ -54,16 +54,17 @@ def detect(
 ) -> tuple[int, int]:
     """Write `out/NAME.jpg` or `.mp4`, drawn, and `out/NAME.parquet` or `.json`; how many images were seen and hands found.
 
-    `source` is an image, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. Raises ValueError for what
-    cannot be read as either, and where the source itself would be written over.
+    `source` is an image, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. The files appear when they are
+    whole. Raises ValueError for what cannot be read as either, where the source itself would be written over, and where a table of
+    another source of the same name lies already.
     """
     name = "webcam" if is_camera(source) else Path(source).stem
     drawn = (out / f"{name}.jpg", out / f"{name}.mp4")
     if Path(source).exists() and any(path.exists() and path.samefile(source) for path in drawn):
         raise ValueError(f"the hands drawn on {source} would be written over it: name another folder by --out")
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_another_source(out / f"{name}.parquet", source)
     table, count = HandTable(), 0
-    with ExitStack() as stack:
+    with results_in(out) as folder, ExitStack() as stack:
         video: VideoFile | None = None
         try:
             for count, (time_s, rate, image) in enumerate(frames_of(source), 1):
@@ -71,14 +72,14 @@ def detect(
                 table.add(count - 1, time_s, hands)
                 draw_hands(image, hands)
                 if rate is None:
-                    cv2.imwrite(str(out / f"{name}.jpg"), image[..., ::-1])
+                    cv2.imwrite(str(folder / f"{name}.jpg"), image[..., ::-1])
                     continue
-                video = video or stack.enter_context(VideoFile(out / f"{name}.mp4", rate, image.shape))
+                video = video or stack.enter_context(VideoFile(folder / f"{name}.mp4", rate, image.shape))
                 video.add(image)
                 if count == max_frames:
                     break
         except KeyboardInterrupt:
             pass
-        finally:
-            table.write(out / f"{name}.{table_format}")
+        stack.close()  # the video is whole before it is moved
+        table.write(folder / f"{name}.{table_format}", source)
     return count, len(table.rows)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 
 from fitting.hand.mano import load_hand_model
-from training.data.video import VideoFile, frames_of
+from training.data.video import VideoFile, frames_of, origin_of, refuse_another_source, results_in
 from training.detector.inference import HandDetector
 from training.regressor.camera import frame_focal
 from training.regressor.draw import COLOURS, draw_mesh, mesh_faces
@@ -87,8 +87,8 @@ def reconstruct(
 
     Raises ValueError for what cannot be read, for a focal length that no lens has, and where the source itself would be written over.
     """
-    out.mkdir(parents=True, exist_ok=True)
     name = Path(source).stem
+    refuse_another_source(out / f"{name}.parquet", source)
     seen = look(detector, source, settings)
     overlay = out / f"{name}.{'jpg' if seen.rate is None else 'mp4'}"
     if overlay.exists() and overlay.samefile(source):
@@ -96,17 +96,19 @@ def reconstruct(
     hands = _reconstructed(reconstructor, source, seen, settings)
     time_s, layer = seen.time_s[seen.found.frame], HandLayer(load_hand_model())
     hands = smooth(hands, seen.found.track, time_s, layer, seen.size, settings.focal_px, settings.tracks)
-    pq.write_table(_table(hands, seen, time_s, settings), out / f"{name}.parquet")
+    table = _table(hands, seen, time_s, settings)
     faces = [mesh_faces(side) for side in (0, 1)]
-    for stale in (out / f"{name}-meshes").glob("[0-9]" * 6 + ".*"):  # of a run with other settings: its frames need not be ours
-        stale.unlink()
-    if settings.meshes != "none":
-        for frame in np.unique(seen.found.frame):
-            rows = np.flatnonzero(seen.found.frame == frame).tolist()
-            meshes = [_mesh(hands, seen.found, row, faces) for row in rows]
-            write_meshes(out / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", meshes)
-    _draw(source, seen, hands, overlay, faces, settings)
-    (out / f"{name}.html").write_text(page(name, overlay.name, seen))
+    with results_in(out) as folder:
+        pq.write_table(table.replace_schema_metadata({"source": origin_of(source)}), folder / f"{name}.parquet")
+        if settings.meshes != "none":
+            for frame in np.unique(seen.found.frame):
+                rows = np.flatnonzero(seen.found.frame == frame).tolist()
+                meshes = [_mesh(hands, seen.found, row, faces) for row in rows]
+                write_meshes(folder / f"{name}-meshes" / f"{frame:06d}.{settings.meshes}", meshes)
+        _draw(source, seen, hands, folder / overlay.name, faces, settings)
+        (folder / f"{name}.html").write_text(page(name, overlay.name, seen))
+        for stale in (out / f"{name}-meshes").glob("[0-9]" * 6 + ".*"):  # of a run with other settings: its frames need not be ours
+            stale.unlink()
     return len(seen.time_s), len(hands)
 
 

@@ -4,11 +4,13 @@ The global batch is the unit of everything. A run that is killed goes on from it
 run that was not; the order of samples is the loader's, the randomness of augmentation each sample's own.
 """
 
+import fcntl
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -124,10 +126,14 @@ class Run:
         self.minutes_before, self.started = self.progress.minutes, time.monotonic()
 
     def train(self) -> Mapping[str, float]:
-        """Train to the end; the best metrics. Raises NotFiniteError, and OSError when the disk is full."""
-        while self._share_done() < 1 and self.progress.since_best < self.chosen.patience:
-            self._epoch()
-            self._measure()
+        """Train to the end; the best metrics.
+
+        Raises NotFiniteError, OSError when the disk is full, and ValueError when another run is at work in the folder.
+        """
+        with _alone(self.folder) if self.first else nullcontext():
+            while self._share_done() < 1 and self.progress.since_best < self.chosen.patience:
+                self._epoch()
+                self._measure()
         return self.progress.best
 
     def checkpoint(self) -> Checkpoint:
@@ -268,6 +274,20 @@ class Run:
         if self.adversary:
             load_weights(self.adversary.plain, saved.adversary["network"], path)
             self.adversary.optimizer.load_state_dict(saved.adversary["optimizer"])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for one run; the kernel lets go of it when its holder dies. Raises ValueError when another run has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"{folder}: another run is training in this folder: wait for its end, or name another by --out") from error
+    finally:
+        os.close(file)
 
 
 def _from_first(value: float, device: torch.device) -> float:

@@ -90,6 +90,21 @@ def test_a_source_is_not_drawn_over(checkpoint, photo, tmp_path):
     assert photo.read_bytes() == before
 
 
+def test_a_source_that_is_gone_or_another_of_its_name_leaves_the_earlier_table(checkpoint, film, photo, tmp_path):
+    detector, out = HandDetector.load(checkpoint, size=64, threshold=0.4), tmp_path / "out"
+    detect(detector, str(film), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(before) == ["film.mp4", "film.parquet"]
+    film.unlink()
+    with pytest.raises(ValueError, match="cannot be read as a video"):
+        detect(detector, str(film), out)
+    (tmp_path / "elsewhere").mkdir()
+    other = photo.rename(tmp_path / "elsewhere" / "film.jpg")
+    with pytest.raises(ValueError, match=rf"holds the hands of {film}: name another folder"):
+        detect(detector, str(other), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_a_file_may_be_called_as_a_camera(checkpoint, photo, tmp_path):
     photo = photo.rename(tmp_path / "webcam-still.jpg")
     assert detect(HandDetector.load(checkpoint, size=64), str(photo), tmp_path / "out")[0] == 1

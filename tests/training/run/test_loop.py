@@ -1,5 +1,6 @@
 """A run: it learns, it is the same after a kill and on more ranks, and what goes wrong is skipped, counted, or said."""
 
+import fcntl
 import json
 import math
 import os
@@ -220,6 +221,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(shards, tmp_path):
     assert not list((tmp_path / "run").glob("*.partial"))
     run(paths, tmp_path / "run", MeanColour(), epochs=2).train()
     assert Checkpoint.load(last).progress.epoch == 2
+
+
+def test_two_runs_never_share_a_folder(shards, tmp_path):
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run is training in this folder"):
+            run(shards(), tmp_path, MeanColour(), epochs=1).train()
 
 
 def test_checkpoints_of_something_else_are_refused(shards, tmp_path):

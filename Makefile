@@ -135,7 +135,7 @@ bench-regressor: setup ## hands/s of the regressor, forward and in training, bes
 	$(BIN)/python -m benchmarks.regressor
 
 studio-shards: setup ## rendered hands with exact truth to train on: make studio-shards DATA=data/studio_shards
-	$(BIN)/python -m pipeline.dataset.studio_shards $(or $(DATA),data/studio_shards)
+	$(BIN)/whim render shards $(or $(DATA),data/studio_shards)
 
 bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
 	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)
@@ -144,10 +144,10 @@ bench-trust: setup ## kills, failing system calls and flipped bits against the r
 	$(BIN)/python -m benchmarks.trust $(OPTIONS)
 
 train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h
-	$(BIN)/whim train-regressor --data $(DATA) --size $(or $(SIZE),h) $(OPTIONS)
+	$(BIN)/whim train regressor --data $(DATA) --recipe regressor_$(or $(SIZE),h) $(OPTIONS)
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
-	$(BIN)/whim train-detector --data $(DATA) --size $(or $(SIZE),s) $(OPTIONS)
+	$(BIN)/whim train detector --data $(DATA) --recipe detector_$(or $(SIZE),s) $(OPTIONS)
 
 readme: setup ## write the README's tree anew
 	$(BIN)/python docs/tree.py

@@ -1,8 +1,8 @@
 """Render -> detect -> fit, against the exact truth: how far fitted hands are off, and which part of the way is to blame.
 
 `python -m benchmarks.end_to_end` writes benchmarks/results/end_to_end.json. With `--labelled FILE` it writes hands of other seeds for
-`python -m fitting.landmarks.learn_offsets` instead. All poses come from the studio's vocabulary of shapes, the prior's
-from `fitting.hand.anatomy`'s sampler. The hand model is the stand-in on both sides.
+`whim learn offsets` instead. All poses come from the studio's vocabulary of shapes, the prior's from `fitting.hand.anatomy`'s sampler.
+The hand model is the stand-in on both sides.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def _palm_normal(points: Float64[np.ndarray, "n k 3"]) -> Float64[np.ndarray, "n
 
 
 def write_calibration(path: Path, num_hands: int) -> None:
-    """The table for `python -m fitting.landmarks.learn_offsets`: equal shares of stills, films and sampled poses, of seeds of their own."""
+    """The table for `whim learn offsets`: equal shares of stills, films and sampled poses, of seeds of their own."""
     each = num_hands // len(KINDS)
     parts = [find(render(kind, CALIBRATION_SEED), each) for kind in KINDS]
     note = f"studio renders of the stand-in hand, seed {CALIBRATION_SEED}: {', '.join(KINDS)}, {each} clear hands each"
@@ -142,7 +142,7 @@ def main() -> None:
     """Read the arguments, measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description="Render, detect, fit, score against the truth.")
     parser.add_argument("--hands", type=int, default=800, help="hands rendered (%(default)s)")
-    parser.add_argument("--labelled", type=Path, help="write hands for python -m fitting.landmarks.learn_offsets here instead")
+    parser.add_argument("--labelled", type=Path, help="write hands for whim learn offsets here instead")
     given = parser.parse_args()
     if given.labelled:
         write_calibration(given.labelled, given.hands)

@@ -30,7 +30,7 @@ def licensed_model() -> Path:
 
 
 def trained_prior() -> Path:
-    """Where `python -m fitting.priors.pca --arctic` writes."""
+    """Where `whim learn prior --arctic` writes."""
     return weights_folder() / "arctic" / "pose_prior.npz"
 
 
@@ -54,9 +54,7 @@ def prior_file() -> Path:
     """
     named = os.environ.get("WHIM_PRIOR")
     if named and not Path(named).is_file():
-        raise FileNotFoundError(
-            f"WHIM_PRIOR is {named}, where no file is: make one with python -m fitting.priors.pca, or unset it for the shipped prior"
-        )
+        raise FileNotFoundError(f"WHIM_PRIOR is {named}, where no file is: make one by whim learn prior, or unset it for the shipped prior")
     if named:
         return Path(named)
     return trained_prior() if trained_prior().exists() and model_file() != STANDIN else POSE_PRIOR

@@ -1,6 +1,8 @@
-"""`python -m pipeline` is the command `whim`."""
+"""`python -m pipeline` is the command `whim`: it works in a checkout where only the dependencies are installed."""
 
-from pipeline.cli import main
+import sys
+
+from whim import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The demo: render labelled videos, serve them, run the whole chain on them, score it against the exact truth, report."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,14 +15,12 @@ from rich.table import Table as Grid
 
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import finish, shard_files
-from pipeline.engine.graph import Graph, State
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
-from pipeline.manifest import read_manifest
-from pipeline.recipes import demo as recipe
+from pipeline.folder import Asked, load
 from pipeline.report.page import write_report
 from pipeline.report.progress import Bars
-from pipeline.report.status import print_status, status_rows
+from pipeline.report.status import all_done, print_settings, print_status, status_rows
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import read_truth
 from studio.video import Film, make_videos
@@ -64,16 +62,16 @@ def served(folder: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def demo(root: Path, console: Console, *, local: bool = False, num_workers: int | None = None) -> int:
+def demo(root: Path, console: Console, *, settings: Mapping[str, Any], local: bool = False, num_workers: int | None = None) -> int:
     """Run the demo below `root`; the exit status is 0 when every part is done, else 2."""
     store = Store(root)
     with store.lock(), served(root / "studio") as port:
         videos = make_studio(root / "studio")
         manifest = root / "manifest.txt"
         write_manifest(manifest, videos, port)
-        store.write_json("run.json", {"recipe": "demo", "videos": str(manifest.absolute())})
-        listed = read_manifest(manifest)
-        graph = Graph(recipe(listed, store.root), listed, store).load()
+        loaded = load(root, Asked(recipe="demo", videos=manifest, settings=settings), remember=True)
+        graph = loaded.graph
+        print_settings(loaded.settings, console)
         with Bars(graph, console) as bars:
             summary = finish(graph, local=local, num_workers=num_workers, on_outcome=bars)
         renew_index(shard_files(graph))
@@ -83,7 +81,7 @@ def demo(root: Path, console: Console, *, local: bool = False, num_workers: int 
     write_report(store.root, page, status=status_rows(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
     console.print(f"shards: {store.root / 'shards'}\nreport: {page.absolute()}", soft_wrap=True)
-    return 0 if all(task.state is State.DONE for task in graph.tasks) else 2
+    return 0 if all_done(graph) else 2
 
 
 def score_folder(store: Store, truths: Path) -> dict[str, dict[str, float]]:

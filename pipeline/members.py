@@ -65,8 +65,7 @@ def say_uncalibrated(fuse: FuseHands) -> None:
     """Log which detectors fusion takes at their word, and how to mend it."""
     if fuse.uncalibrated:
         _log.warning(
-            "nobody calibrated %s: their own boxes and scores count as they are; "
-            "python -m pipeline.evaluate.calibrate learns what they are worth",
+            "nobody calibrated %s: their own boxes and scores count as they are; whim learn calibration learns what they are worth",
             ", ".join(fuse.uncalibrated),
         )
 

@@ -1,6 +1,5 @@
 """Whole runs. A recipe is a function: it returns the stages with every value that is not a default."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +23,16 @@ from stages.pack import Pack
 from stages.people_of_poses import PeopleOfPoses
 from stages.refuse_hands import RefuseHands
 from stages.review import Review
+from stages.settings import function_of_file, unknown
 from stages.split import Split
 from stages.stage import Stage
 from stages.tables import HandDetections, Manifest
 
 Recipe = Callable[[Manifest, Path], list[Stage]]
 """Given the manifest and the data folder."""
+
+RECIPES = ("whim", "whim_full", "demo")
+"""By name; any other is a file's."""
 
 VIDEOS_PER_SHARD = 4
 """About 256 MB at 204 s a video (WHIM's median), 5 frames/s and 60 kB a frame."""
@@ -80,6 +83,13 @@ def demo(manifest: Manifest, root: Path) -> list[Stage]:
     return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
 
 
+def every_stage() -> list[Stage]:
+    """All stages of all recipes with their defaults, whether or not their weights are here."""
+    people: list[Stage] = [DetectPeople(), DetectPersonBoxes(), EstimatePoses(), EstimatePosesAlphaPose(), PeopleOfPoses()]
+    finders: list[Stage] = [DetectHands(), HandsOfPoses(), DetectHandsOpenPose(), DetectHandsContactHands(), DetectHandsWhim()]
+    return [Download(), Split(), *people, *finders, FuseHands(), FusePeople(), Fit(), Review(), Pack(num_shards=1)]
+
+
 def num_shards(num_videos: int) -> int:
     """Shards a split: a power of two, so that a list may grow a good deal before its shards change."""
     return 1 << max(0, math.ceil(math.log2(max(1, num_videos) / VIDEOS_PER_SHARD)))
@@ -90,16 +100,7 @@ def find_recipe(name: str) -> Recipe:
 
     Raises ValueError when there is no such recipe.
     """
-    file, _, function = name.partition(":")
-    if file.endswith(".py"):
-        spec = importlib.util.spec_from_file_location("user_recipe", file)
-        if spec is None or spec.loader is None or not Path(file).is_file():
-            raise ValueError(f"recipe file {file} is not there")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        recipe = getattr(module, function or "recipe", None)
-    else:
-        recipe = {"whim": whim, "whim_full": whim_full, "demo": demo}.get(name)
+    recipe = function_of_file(name) or {"whim": whim, "whim_full": whim_full, "demo": demo}.get(name)
     if recipe is None:
-        raise ValueError(f"no recipe {name!r}: whim, whim_full, demo, or path/to/file.py:function")
+        raise ValueError(f"{unknown(name, RECIPES, 'recipe')} (or path/to/file.py:function)")
     return recipe  # type: ignore[no-any-return]

@@ -60,8 +60,8 @@ class FuseHands:
     """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
     calibrated or dropped."""
     calibration: str = ""
-    """A file that `python -m pipeline.evaluate.calibrate` wrote; '' = the one among the weights, else the one that comes with the
-    project. Sources that it lacks have the project's own calibration, or none: they are taken at their word."""
+    """A file that `whim learn calibration` wrote; '' = the one among the weights, else the one that comes with the project. Sources
+    that it lacks have the project's own calibration, or none: they are taken at their word."""
     match_iou: float = setting(0.4, least=0, most=1)
     """Boxes of two sources above this overlap are the same hand. Ours; hulls and full boxes overlap by 0.56 at the median."""
     match_distance: float = setting(0.35, above=0)

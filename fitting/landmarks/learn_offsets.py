@@ -1,12 +1,11 @@
 """Learn a detector's landmark offsets from hands it found beside the model's true joints.
 
-`python -m fitting.landmarks.learn_offsets LABELLED.npz` writes them to the table that the fit reads.
+`whim learn offsets LABELLED.npz` writes them to the table that the fit reads.
 
 The table comes from studio renders (`python -m benchmarks.end_to_end --labelled FILE`) or from any set whose true joints are the hand
 model's. Landmarks and joints share one frame: pixels of the image, and metres in camera axes. Either side, as it is in the image.
 """
 
-import argparse
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from fitting.files import read_arrays, sha256_of
-from fitting.landmarks.offsets import LANDMARK_OFFSETS, PARTS, Offsets, corrected
+from fitting.landmarks.offsets import PARTS, Offsets, corrected
 
 MIN_HANDS = 200
 """Of a detector, with landmarks near the truth: 21 weights a joint want ten times as many hands."""
@@ -128,26 +127,16 @@ def to_json(hands: LabelledHands, offsets: Offsets, data_sha256: str, note: str)
     return known | {name: np.round(values, 5).tolist() for name, values in numbers.items()}
 
 
-def main() -> None:
-    """Read the arguments, learn, and replace the entries of the detectors that the table holds."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fitting.landmarks.learn_offsets", description="Learn the landmark offsets of detectors."
-    )
-    parser.add_argument("labelled", type=Path, help="npz with " + ", ".join(f.name for f in fields(LabelledHands)) + " and note")
-    parser.add_argument("--out", type=Path, default=LANDMARK_OFFSETS, help="offsets to update (%(default)s)")
-    given = parser.parse_args()
-    hands, note = read_labelled(given.labelled)
-    content = json.loads(given.out.read_text()) if given.out.exists() else {"detectors": {}}
+def update(labelled: Path, out: Path) -> None:
+    """Learn, and replace the entries of the detectors that the table holds."""
+    hands, note = read_labelled(labelled)
+    content = json.loads(out.read_text()) if out.exists() else {"detectors": {}}
     for detector in sorted(set(hands.detector)):
         own = hands.take(hands.detector == detector)
-        entry = to_json(own, learn(own), sha256_of(given.labelled), note)
+        entry = to_json(own, learn(own), sha256_of(labelled), note)
         content["detectors"][str(detector)] = entry
         shares = " to ".join(f"{np.mean(entry[name]):.2%}" for name in ("error_before", "error_after"))
         print(f"{detector}: {entry['num_hands']} hands, landmarks off by {shares} of the hand")
-    aside = given.out.with_name(given.out.name + ".part")
+    aside = out.with_name(out.name + ".part")
     aside.write_text(json.dumps(content, separators=(",", ":")).replace("],[", "],\n[") + "\n")
-    aside.replace(given.out)
-
-
-if __name__ == "__main__":
-    main()
+    aside.replace(out)

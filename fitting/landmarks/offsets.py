@@ -1,6 +1,6 @@
 """Where a detector's landmarks lie beside the hand model's joints: learned, stored as data, taken off before the fit.
 
-`python -m fitting.landmarks.learn_offsets` learns them.
+`whim learn offsets` learns them.
 
 A joint's offset is a weighted sum of the hand's own landmarks about their centre, so it moves, turns, grows and mirrors with the hand:
 one set of weights serves both sides and all sizes. Chosen on 796 held-out renders by the fit's PA-MPJPE: 6.7 mm, against 7.0 with
@@ -34,16 +34,12 @@ def load_offsets(path: Path = LANDMARK_OFFSETS) -> Mapping[str, Offsets]:
         entries = json.loads(path.read_text())["detectors"]
         found = {name: Offsets(**{part: np.array(entry[part], np.float64) for part in PARTS}) for name, entry in entries.items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} holds no landmark offsets ({error!r}): make it anew by python -m fitting.landmarks.learn_offsets"
-        ) from error
+        raise ValueError(f"{path} holds no landmark offsets ({error!r}): make it anew by whim learn offsets") from error
     for name, offsets in found.items():
         for part in PARTS:
             weights = getattr(offsets, part)
             if weights.shape != (21, 21) or not np.isfinite(weights).all():
-                raise ValueError(
-                    f"{path}: {part} of {name!r} must be 21 x 21 finite weights: make it anew by python -m fitting.landmarks.learn_offsets"
-                )
+                raise ValueError(f"{path}: {part} of {name!r} must be 21 x 21 finite weights: make it anew by whim learn offsets")
     return found
 
 

@@ -1,13 +1,13 @@
-"""Train the pose prior: `python -m fitting.priors.pca --arctic FOLDER`, or without it from invented poses.
+"""Train the pose prior: `whim learn prior --arctic FOLDER`, or without it from invented poses.
 
 ARCTIC's poses may not be redistributed, nor what is learned from them: `--arctic` writes to weights/, where the fit looks for it. The
-files that ship are made by `python -m fitting.priors.pca` alone from `fitting.hand.anatomy.sample_poses`, which nobody measured on people.
+files that ship are made by `whim learn prior` alone from `fitting.hand.anatomy.sample_poses`, which nobody measured on people.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,30 +134,7 @@ def train(args: argparse.Namespace) -> None:
     if len(rotations) < 136:
         raise ValueError(f"{len(rotations)} poses are too few for a PCA of 135 numbers: give more sequences, or a smaller --every")
     moment = second_moment(rotations) if args.method == "moment" else incremental_moment(model, rotations)
-    made_by = "python -m fitting.priors.pca" + (" --arctic" if args.arctic else "")
+    made_by = "whim learn prior" + (" --arctic" if args.arctic else "")
     about = {"made_by": made_by, **about, "num_poses": len(rotations), "method": args.method, "hand_model": sha256_of(model_path)}
     write(out, moment, about)
     print(f"{len(rotations)} poses, {about['poses']}\nlicence: {about['licence']}\n{sha256_of(out)}  {out}  {out.stat().st_size} bytes")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fitting.priors.pca", description="Train the pose prior.")
-    parser.add_argument("--arctic", type=Path, metavar="FOLDER", help="ARCTIC's raw_seqs; without it, from invented poses")
-    parser.add_argument("--model", type=Path, metavar="FILE", help="hand model (default: MANO_RIGHT.pkl; the stand-in for invented poses)")
-    parser.add_argument("--every", type=int, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)")
-    parser.add_argument("--worst", type=float, default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)")
-    parser.add_argument(
-        "--method", choices=("moment", "incremental"), default="moment", help="exact in one pass, or scikit-learn's of meshes"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.npz", help="default: weights/arctic/pose_prior.npz, or the shipped file for invented poses"
-    )
-    try:
-        train(parser.parse_args(arguments))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"fitting.priors.pca: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

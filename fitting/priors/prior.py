@@ -82,7 +82,7 @@ def read_second_moment(path: Path) -> Float[Tensor, "136 136"]:
     """The second moment of a file that `fitting.priors.pca` wrote, float64. ValueError that names the file when it is another's."""
     values = read_arrays(path, ["second_moment"]).get("second_moment")
     if values is None or values.shape != (136 * 137 // 2,) or values.dtype.kind != "f" or not np.isfinite(values).all():
-        raise ValueError(f"{path} holds no pose prior: make one with python -m fitting.priors.pca, or unset WHIM_PRIOR for the shipped one")
+        raise ValueError(f"{path} holds no pose prior: make one by whim learn prior, or unset WHIM_PRIOR for the shipped one")
     upper = torch.as_tensor(values.astype(np.float64))
     rows, columns = torch.triu_indices(136, 136)
     moment = torch.zeros(136, 136, dtype=torch.float64)

@@ -1,12 +1,9 @@
-"""Shards of rendered hands with exact truth, what a regressor can learn from with no download.
-
-`python -m pipeline.dataset.studio_shards OUT` writes them.
+"""Shards of rendered hands with exact truth, what a regressor can learn from with no download: `whim render shards OUT`.
 
 An album of `studio.stills` stands for a video: its hands are dealt to train, val or test together. The rows are `pack`'s own; the
 studio's truth fills the columns of hands, fits and reviews. Run again, it writes only what is missing.
 """
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping
@@ -185,23 +182,11 @@ def _table(kind: type[T], columns: Mapping[str, Any]) -> T:
     return kind(**{name: np.asarray(columns[name]).astype(getattr(empty, name).dtype) for name in names})
 
 
-def main() -> None:
-    """Read the arguments and render."""
+def write_on(out: Path, settings: StudioShards, console: Console, *, num_threads: int) -> None:
+    """Render with so many threads, and write."""
     import cv2
     import numba
 
-    parser = argparse.ArgumentParser(prog="python -m pipeline.dataset.studio_shards", description=__doc__)
-    parser.add_argument("out", type=Path, help="folder for the shards")
-    parser.add_argument("--albums", type=int, default=StudioShards().num_albums, help="of 24 pictures, about 27 hands")
-    parser.add_argument("--seed", type=int, default=0, help="of the first album")
-    parser.add_argument("--size", type=int, default=Album().size, help="side of the pictures, pixels")
-    parser.add_argument("--threads", type=int, default=1, help="of the renderer")
-    given = parser.parse_args()
-    cv2.setNumThreads(given.threads)
-    numba.set_num_threads(given.threads)
-    settings = StudioShards(num_albums=given.albums, seed=given.seed, album=Album(size=given.size))
-    write_studio_shards(given.out, settings, Console(soft_wrap=True))
-
-
-if __name__ == "__main__":
-    main()
+    cv2.setNumThreads(num_threads)
+    numba.set_num_threads(num_threads)
+    write_studio_shards(out, settings, console)

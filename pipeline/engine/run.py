@@ -16,6 +16,7 @@ from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
 from pipeline.engine.store import StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
+from stages.errors import UserError
 from stages.stage import Failure, Reason, Stage
 
 
@@ -78,7 +79,7 @@ def _alarm(limit_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class NoWorkers(Exception):
+class NoWorkers(UserError):
     """The cluster starts no worker: it is full, or smaller than a stage asks."""
 
 

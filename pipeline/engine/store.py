@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.digest import CorruptFileError, digest_of, fingerprint_of, seal, unseal
+from stages.errors import UserError
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
@@ -31,7 +32,7 @@ UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, 
 """What pyarrow was seen to raise over damaged files."""
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """The data folder cannot be used: another driver holds it, it is full or not writable."""
 
 

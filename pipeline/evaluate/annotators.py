@@ -38,8 +38,8 @@ def evaluate_hands(
 
     With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `alone` they are shown without
     their neighbours, so that no track helps. With `overlays`, one PNG a labelled frame is written into that folder; with `detections`,
-    the labelled frames' detections into that Parquet file, for `python -m pipeline.evaluate.calibrate`. `tick(done, total)` is called
-    after each frame. Raises ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a
+    the labelled frames' detections into that Parquet file, for `whim learn calibration`. `tick(done, total)` is called after each
+    frame. Raises ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a
     missing file.
     """
     frames = load_labels(labels)

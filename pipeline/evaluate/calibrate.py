@@ -1,15 +1,12 @@
-"""Learn what each detector's word is worth, on any labelled frames.
-
-`python -m pipeline.evaluate.calibrate --labels LABELS --detections TABLES` writes a calibration.
+"""Learn what each detector's word is worth, on any labelled frames: `whim learn calibration --labels LABELS --detections TABLES`.
 
 Extents: a labelled hand's width and height over those of the detector's box, medians. Scores: isotonic regression from the detector's
-own score to whether its box, so scaled, is a labelled hand (IoU >= 0.3). Tables of detections come from `whim evaluate hands
+own score to whether its box, so scaled, is a labelled hand (IoU >= 0.3). Tables of detections come from `whim evaluate annotators
 --alone [--mirror] --recipe whim_full --detections FILE`, every member's whose weights are here, or from a run's `hand_detections`;
 every set weighs by its detections. Frames alone and mirrored teach more than those that tracks have tidied. What is learned lies
 among the weights, where fusion finds it.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float64, Shaped
+from rich.console import Console
 
 from fitting.files import sha256_of, weights_folder
 from hands.metrics.labels import MIRRORED, LabelledFrame, load_labels, match_hands, mirrored
@@ -125,29 +123,21 @@ def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], vi
     return np.round(np.column_stack([grid, np.maximum.accumulate(np.mean(curves, 0))]), 4)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate.calibrate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--labels", nargs="+", type=Path, required=True, help="files of the format handmedia-bench/1")
-    parser.add_argument("--detections", nargs="+", type=Path, required=True, help="Parquet tables of the detections on those frames")
-    parser.add_argument("--out", type=Path, default=weights_folder() / "calibration.json", help="the JSON to write (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    labels = [label for path in arguments.labels for label in load_labels(path)]
-    labels += [mirrored(label) for label in labels]  # of `whim evaluate hands --mirror`
-    detections = HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in arguments.detections])
+def write_calibration(label_files: Sequence[Path], tables: Sequence[Path], out: Path | None, console: Console) -> None:
+    """Learn from labelled frames and the detections on them, and write. Raises ValueError when no source has enough of them."""
+    out = out or weights_folder() / "calibration.json"
+    labels = [label for path in label_files for label in load_labels(path)]
+    labels += [mirrored(label) for label in labels]  # of `whim evaluate annotators --mirror`
+    detections = HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in tables])
     sources = learn(labels, detections)
     if not sources:
-        parser.error(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
-    data = {path.name: sha256_of(path) for path in [*arguments.labels, *arguments.detections]}
+        raise ValueError(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
+    data = {path.name: sha256_of(path) for path in [*label_files, *tables]}
     content = {"sources": sources, "learned_on": {"num_frames": len(labels) // 2, "sha256": data}}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    aside = arguments.out.with_name(f".{arguments.out.name}.aside")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.aside")
     aside.write_text(json.dumps(content, indent=1) + "\n")
-    aside.replace(arguments.out)
-    print(f"{arguments.out}: {', '.join(sources)}")
+    aside.replace(out)
+    console.print(f"{out}: {', '.join(sources)}", markup=False)
     for source in sorted(set(detections.source) - set(sources)):
-        print(f"{source}: fewer than {MIN_DETECTIONS} detections on the labelled frames, left as it is")
-
-
-if __name__ == "__main__":
-    main()
+        console.print(f"{source}: fewer than {MIN_DETECTIONS} detections on the labelled frames, left as it is", markup=False)

@@ -14,6 +14,7 @@ from hands.drawing.charts import bars, histogram, split_bar
 from pipeline.engine.store import Store
 from pipeline.report.found import Found, Run, gather, load_clip
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
+from pipeline.stage_settings import in_words
 from stages.tables import LEFT, Videos
 
 _STATES = ("done", "pending", "retry", "blocked", "failed")
@@ -52,6 +53,7 @@ def write_report(
         title=escape(title or store.root.name),
         tiles=_tiles(run),
         verdict=_verdict(status),
+        settings=_settings(store),
         stages=_stages(status),
         problems=_problems(status),
         best=sheet(best),
@@ -62,6 +64,12 @@ def write_report(
     )
     with store.aside(out.absolute()) as temporary:
         temporary.write_text(page)
+
+
+def _settings(store: Store) -> str:
+    """What the run's user set, as a line of the page's head."""
+    asked = in_words((store.read_json("run.json") or {}).get("settings", {}))
+    return f"<p>set by hand: <code>{escape(asked)}</code></p>" if asked else ""
 
 
 def _ranked(found: Found, eligible: np.ndarray, rank: np.ndarray) -> list[Example]:

@@ -1,11 +1,13 @@
 """What a run's state looks like to a person: parts by stage, state and reason, every failure with its message."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.stage_settings import in_words
 from stages.stage import ADVICE, Reason
 
 
@@ -17,6 +19,26 @@ def status_rows(graph: Graph) -> list[dict[str, Any]]:
         advice = ADVICE[Reason(reason)] if reason in set(Reason) else ""
         rows.append({"stage": stage, "state": str(state), "reason": str(reason), "count": count, "advice": advice})
     return rows
+
+
+def as_json(graph: Graph) -> dict[str, Any]:
+    """The status as plain values, for programs."""
+    by_stage: dict[str, dict[str, int]] = {stage.name: dict.fromkeys(State, 0) for stage in graph.stages}
+    for (stage, state, _), count in graph.counts().items():
+        by_stage[stage][state] += count
+    reasons = [row for row in status_rows(graph) if row["reason"]]
+    return {"stages": by_stage, "reasons": reasons, "num_videos_without_clips": len(graph.unknown_clips)}
+
+
+def all_done(graph: Graph) -> bool:
+    """Whether every part is there: none failed, none is left for the next run."""
+    return all(task.state is State.DONE for task in graph.tasks)
+
+
+def print_settings(settings: Mapping[str, Any], console: Console) -> None:
+    """What the run's user set, if anything."""
+    if settings:
+        console.print(f"set by hand: {in_words(settings)}", markup=False)
 
 
 def print_status(graph: Graph, console: Console) -> None:

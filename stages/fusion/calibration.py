@@ -1,6 +1,6 @@
 """What each detector's word is worth: extents of boxes, shares of hits.
 
-`python -m pipeline.evaluate.calibrate` learns it on labelled frames.
+`whim learn calibration` learns it on labelled frames.
 
 A box is an xyxy box in pixels; its extent is scaled about its centre. A score is the detector's own P(b|d), mapped to the share of
 such detections that are hands.
@@ -23,7 +23,7 @@ EMBEDDED = Path(__file__).parents[1] / "detectors" / "calibration.json"
 
 
 def calibration_file() -> Path:
-    """The calibration in use: the one that `python -m pipeline.evaluate.calibrate` put among the weights, else the embedded one."""
+    """The calibration in use: the one that `whim learn calibration` put among the weights, else the embedded one."""
     learned = weights_folder() / "calibration.json"
     return learned if learned.exists() else EMBEDDED
 
@@ -60,7 +60,7 @@ def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
             for name, of in sources.items()
         }
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no calibration: {error!r}; python -m pipeline.evaluate.calibrate writes one") from error
+        raise ValueError(f"{path} is no calibration: {error!r}; whim learn calibration writes one") from error
     for name, one in found.items():
         if one.extent.shape != (2,) or one.knots.ndim != 2 or one.knots.shape[1:] != (2,) or not len(one.knots):
             raise ValueError(f"{path}: {name} needs an extent of 2 numbers and knots of 2 each")

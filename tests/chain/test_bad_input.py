@@ -129,6 +129,6 @@ def test_a_part_of_another_version_is_made_again(changed: tuple[dict[str, int], 
 
 def test_a_malformed_line_is_named_by_its_number(whim: Whim, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# mine\nyes.mkv\nyes.mkv split=training\n")
-    said = whim("run", "--videos", tmp_path / "list.txt", "--data", tmp_path / "data", status=1).stdout
+    said = whim("run", "--videos", tmp_path / "list.txt", "--data", tmp_path / "data", status=1).stderr
     assert "list.txt:3:" in said
     assert "Traceback" not in said

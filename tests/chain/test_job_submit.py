@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed: Path, tmp_path: Path, whim: Callable[..., Any]) -> None:
-    job = ["python", "-m", "pipeline", "run", "--videos", few_videos, "--data", tmp_path / "data"]
+    sound = shutil.copytree(few_videos, tmp_path / "videos", ignore=shutil.ignore_patterns("zero_bytes.mp4"))  # a job with a failure fails
+    job = ["python", "-m", "pipeline", "run", "--videos", sound, "--data", tmp_path / "data"]
     submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
     done = subprocess.run([str(a) for a in submit], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

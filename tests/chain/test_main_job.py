@@ -39,7 +39,7 @@ def test_hands_are_found_fitted_and_packed(undisturbed: Path) -> None:
 def test_a_second_run_has_nothing_to_do(undisturbed: Path, whim: Whim) -> None:
     assert plan(whim, "--data", undisturbed)["num_pending"] == 0
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
-    whim("run", "--data", undisturbed)
+    whim("run", "--data", undisturbed, status=2)
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
 
 
@@ -70,12 +70,15 @@ def test_a_report_of_the_run_is_one_page(undisturbed: Path, whim: Whim, tmp_path
 
 
 def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> None:
-    assert "no run yet" in whim("status", "--data", tmp_path / "nothing", status=1).stdout
-    assert "no *.truth.parquet" in whim("evaluate", "truth", "--data", tmp_path / "nothing", status=1).stdout
+    assert "no run yet" in whim("status", "--data", tmp_path / "nothing", status=1).stderr
+    assert "no *.truth.parquet" in whim("evaluate", "studio", "--data", tmp_path / "nothing", status=1).stderr
     bad = tmp_path / "list.txt"
     bad.write_text("dQw4w9WgXcQ\ndQw4w9WgXcQ fps=fast\n")
-    assert "list.txt:2:" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stdout
-    assert "no recipe" in whim("plan", "--videos", few_videos, "--recipe", "wim", "--data", tmp_path / "data", status=1).stdout
+    assert "list.txt:2:" in whim("run", "--videos", bad, "--data", tmp_path / "data", status=1).stderr
+    assert (
+        "no recipe 'wim': did you mean 'whim'?"
+        in whim("plan", "--videos", few_videos, "--recipe", "wim", "--data", tmp_path / "data", status=1).stderr
+    )
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(undisturbed: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(small_disk:
     for free_kb in (0, 100, 260):  # not even for the lock; for half of the video; for some parts
         filled(free_kb)
         said = whim("run", "--local", "--videos", videos, "--data", data, status=1)
-        assert f"no room left in {data}" in said.stdout
+        assert f"no room left in {data}" in said.stderr
         assert "Traceback" not in said.stdout + said.stderr
         assert not left_over(data)
         assert not list(data.rglob("*.error.json"))
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_can_be_read(small_disk: Pa
     data = small_disk / "data"
     whim("run", "--local", "--videos", few_videos / "black_3s.mp4", "--data", data, "--until", "split")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    said = whim("run", "--local", "--data", data, status=1).stdout
+    said = whim("run", "--local", "--data", data, status=1).stderr
     assert f"cannot write to the data folder {data}" in said
     assert "--data" in said
     assert status(whim, data)["stages"]["split"]["done"] == 1
@@ -104,7 +104,7 @@ def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tm
         shutil.rmtree(data / "people", ignore_errors=True)
 
     driver = started(few_videos, data)
-    second = whim("run", "--local", "--data", data, status=1).stdout
+    second = whim("run", "--local", "--data", data, status=1).stderr
     assert f"in use by pid {driver.pid} on " in second
     stopped(driver, signal.SIGINT, data)
     shutil.rmtree(data / "people", ignore_errors=True)
@@ -122,6 +122,6 @@ def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tm
     (data / "hands").mkdir(exist_ok=True)
     (data / "hands/.asl_yes-0000.parquet.0a1b2c3d.tmp").write_bytes(b"half")  # what a kill in the middle of a write leaves
 
-    whim("run", "--local", "--data", data)
+    whim("run", "--local", "--data", data, status=2)
     assert not left_over(data)
     assert status(whim, data)["stages"]["review"]["done"] == 3

@@ -1,4 +1,4 @@
-"""What WiLoR's paper says of itself and of others: its Tables 3, 4 and 6."""
+"""What WiLoR's paper says of itself and of others: its Tables 3 to 6."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -43,3 +43,14 @@ MOTION: Mapping[str, Sequence[float]] = {
     "WiLoR": (4.43, 0.762, 5.92, 0.07),
 }
 """MPFVE and MPFJE x 100, jitter and RTE on HO3D: WiLoR, Table 6."""
+
+ABLATIONS: Mapping[str, tuple[str, Sequence[float]]] = {
+    "regressor_fastvit": ("Proposed w. FastViT", (6.5, 6.3, 0.741, 0.967)),
+    "regressor_no_vitpose": ("Proposed w/o ViTPose", (5.9, 5.7, 0.795, 0.989)),
+    "regressor_single_scale": ("Proposed w. Single-Scale", (6.0, 5.9, 0.793, 0.991)),
+    "regressor_no_refinement": ("Proposed w/o Refinement", (6.1, 5.8, 0.795, 0.991)),
+    "regressor_data_3": ("Proposed w. FreiHAND", (6.1, 5.8, 0.793, 0.990)),
+    "regressor_data_64": ("Proposed w. Datasets [HaMeR]", (5.9, 5.7, 0.805, 0.992)),
+    "regressor_h": ("Proposed Full", (5.5, 5.1, 0.825, 0.993)),
+}
+"""The row and its figures as in `FREIHAND`, by the recipe that trains it: WiLoR, Table 5."""

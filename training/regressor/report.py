@@ -23,12 +23,11 @@ from fitting.hand.mano import RIGHT
 from hands.metrics.hands import THRESHOLDS_M
 from stages.tables import HAND_KEYPOINTS
 from training.data.video import VideoFile
-from training.regressor.ablations import ABLATIONS
 from training.regressor.camera import project_to_crop
 from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, Predictions, RegressorEvaluation
 from training.regressor.network import Regressor
-from training.regressor.paper import FREIHAND, HO3D, MOTION
+from training.regressor.paper import ABLATIONS, FREIHAND, HO3D, MOTION
 from training.regressor.targets import targets_of
 
 Measured = Mapping[str, Mapping[str, Any]]
@@ -150,10 +149,10 @@ def _rows(paper: Mapping[str, Sequence[float]], mine: Mapping[str, Any] | None, 
 def _of_ablations(reports: Mapping[str, Measured]) -> list[tuple[Any, ...]]:
     """Table 5: the paper's figures and ours, of the last estimate."""
     rows = []
-    for name, row in ABLATIONS.items():
+    for name, (row, paper) in ABLATIONS.items():
         estimates = reports.get(name, {}).get("freihand", {}).get("estimates", {})
         figures = list(estimates.values())[-1]["figures"] if estimates else {}
-        rows.append((row.row, f"`{name}`", *row.paper, *(figures.get(figure, math.nan) for figure in _OF_FREIHAND)))
+        rows.append((row, f"`{name}`", *paper, *(figures.get(figure, math.nan) for figure in _OF_FREIHAND)))
     return rows
 
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stages.errors import UserError
 from training.data.loader import Batch, Loader
 from training.data.order import key_of
 from training.run.adversary import Adversarial, Adversary
@@ -100,7 +101,7 @@ class Layered(Protocol):
         `inner` matrices of a transformer."""
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(UserError):
     """Too many batches had no finite loss."""
 
 

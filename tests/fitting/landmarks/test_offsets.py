@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import whim
 from fitting.files import STANDIN, sha256_of
 from fitting.hand import anatomy
 from fitting.hand.mano import load_hand_model, pose_hand
 from fitting.hand.rotation import axis_angle_from_matrix
-from fitting.landmarks.learn_offsets import LabelledHands, learn, main, read_labelled, to_json, write_labelled
+from fitting.landmarks.learn_offsets import LabelledHands, learn, read_labelled, to_json, write_labelled
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
 
 WRIST, MIDDLE1 = 0, 9
@@ -103,12 +104,11 @@ def test_too_few_hands_near_the_truth_are_refused(labelled: LabelledHands) -> No
         learn(labelled.take(np.arange(150)))
 
 
-def test_the_command_writes_what_is_loaded(labelled: LabelledHands, offsets: Offsets, tmp_path, monkeypatch, capsys) -> None:
+def test_the_command_writes_what_is_loaded(labelled: LabelledHands, offsets: Offsets, tmp_path, capsys) -> None:
     table, out = tmp_path / "labelled.npz", tmp_path / "offsets.json"
     write_labelled(table, labelled.take(np.arange(400)), "posed for a test")
     out.write_text(json.dumps({"detectors": {"other": to_json(labelled, offsets, "0" * 64, "elsewhere")}}))
-    monkeypatch.setattr("sys.argv", ["calibrate", str(table), "--out", str(out)])
-    main()
+    assert whim.main(["learn", "offsets", str(table), "--out", str(out)]) == 0
     assert "toy: 400 hands" in capsys.readouterr().out
     loaded = load_offsets(out)
     assert sorted(loaded) == ["other", "toy"]
@@ -123,7 +123,7 @@ def test_a_table_or_file_that_is_none_is_named(labelled: LabelledHands, tmp_path
     with pytest.raises(ValueError, match=r"labelled.npz holds no labelled hands: .*detector.* missing"):
         read_labelled(table)
     out.write_text('{"detectors": {"toy": {"image": [1, 2]}}}')
-    with pytest.raises(ValueError, match=r"offsets.json holds no landmark offsets .*calibrate"):
+    with pytest.raises(ValueError, match=r"offsets.json holds no landmark offsets .*whim learn offsets"):
         load_offsets(out)
 
 

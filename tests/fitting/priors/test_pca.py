@@ -1,6 +1,7 @@
 """The prior's training: both routes learn one subspace, files say what they are made of, and what ARCTIC gives is kept apart."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import whim
 from fitting.files import POSE_PRIOR, STANDIN, sha256_of
 from fitting.hand import anatomy
 from fitting.hand.rotation import axis_angle_from_matrix
@@ -37,7 +39,7 @@ def raw_seqs(exact, tmp_path) -> Path:
 
 def trained(*arguments: object) -> Path:
     """What the command writes."""
-    pca.main([str(argument) for argument in arguments])
+    assert whim.main(["learn", "prior", *map(str, arguments)]) == 0
     return Path(arguments[-1])
 
 
@@ -92,7 +94,7 @@ def test_incremental_route_writes_the_same_kind_of_file(exact, raw_seqs, tmp_pat
 
 def test_plain_command_makes_what_ships(tmp_path):
     """In a process of its own: with checked annotations it takes minutes."""
-    command = [sys.executable, "-m", "fitting.priors.pca", "--model", str(STANDIN), "--out", str(tmp_path / "made.npz")]
+    command = [sys.executable, "-m", "pipeline", "learn", "prior", "--model", str(STANDIN), "--out", str(tmp_path / "made.npz")]
     said = subprocess.run(command, check=True, cwd=STANDIN.parents[2], capture_output=True, text=True).stdout
     assert "invented, not measured on people" in said
     with np.load(tmp_path / "made.npz") as new, np.load(POSE_PRIOR) as old:
@@ -119,20 +121,20 @@ def test_sidecar_names_the_shipped_prior_and_the_hand_behind_it():
         (["--model", str(STANDIN)], "say where to with --out"),
     ],
 )
-def test_senseless_command_is_refused(arguments, reason, raw_seqs, tmp_path, monkeypatch):
+def test_senseless_command_is_refused(arguments, reason, raw_seqs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = sha256_of(POSE_PRIOR)
     arguments = [str(raw_seqs) if argument == "ARCTIC" else argument for argument in arguments]
     elsewhere = [] if "--out" in arguments or "--arctic" not in arguments else ["--out", "prior.npz"]
     model = [] if "--model" in arguments or "--arctic" not in arguments else ["--model", str(STANDIN)]
-    with pytest.raises(SystemExit, match=f"fitting.priors.pca: .*{reason}"):
-        pca.main([*arguments, *elsewhere, *model])
+    assert whim.main(["learn", "prior", *arguments, *elsewhere, *model]) == 1
+    assert re.search(f"whim: .*{reason}", capsys.readouterr().err)
     assert sha256_of(POSE_PRIOR) == before
     assert not (tmp_path / "prior.npz").exists()
 
 
-def test_arctic_wants_manos_own_model(raw_seqs, tmp_path, monkeypatch):
+def test_arctic_wants_manos_own_model(raw_seqs, tmp_path, monkeypatch, capsys):
     """Its poses are relative to MANO's mean pose; the stand-in's is another."""
     monkeypatch.setenv("WHIM_MANO", str(STANDIN))
-    with pytest.raises(SystemExit, match=r"put MANO_RIGHT\.pkl at .*, or name it with --model"):
-        pca.main(["--arctic", str(raw_seqs), "--out", str(tmp_path / "prior.npz")])
+    assert whim.main(["learn", "prior", "--arctic", str(raw_seqs), "--out", str(tmp_path / "prior.npz")]) == 1
+    assert re.search(r"put MANO_RIGHT\.pkl at .*, or name it with --model", capsys.readouterr().err)

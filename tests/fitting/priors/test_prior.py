@@ -120,7 +120,7 @@ def test_noise_makes_rare_poses_dearer_than_common_ones(exact):
 
 def test_prior_named_by_the_environment_is_used_and_missed(monkeypatch, tmp_path):
     monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "absent.npz"))
-    with pytest.raises(FileNotFoundError, match=r"WHIM_PRIOR .* python -m fitting\.priors\.pca"):
+    with pytest.raises(FileNotFoundError, match=r"WHIM_PRIOR .* whim learn prior"):
         prior_file()
     (tmp_path / "mine.npz").touch()
     monkeypatch.setenv("WHIM_PRIOR", str(tmp_path / "mine.npz"))
@@ -163,7 +163,7 @@ def test_trained_prior_goes_with_manos_own_file_only(monkeypatch, tmp_path):
 )
 def test_file_without_a_prior_is_named(exact, arrays, tmp_path):
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"{tmp_path}/other.npz holds no pose prior: .* python -m fitting\.priors\.pca"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/other.npz holds no pose prior: .* whim learn prior"):
         pose_prior(exact, path=tmp_path / "other.npz")
 
 

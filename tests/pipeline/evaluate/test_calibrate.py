@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import whim
 from fitting.files import sha256_of
 from hands.metrics.labels import LabelledFrame
-from pipeline.evaluate.calibrate import learn, main
+from pipeline.evaluate.calibrate import learn
 from stages.fuse_hands import FuseHands
 from stages.fusion.calibration import EMBEDDED, load_calibrations
 from stages.tables import LEFT, HandDetections
@@ -71,7 +72,9 @@ def test_mirrored_frames_count_beside_the_others(tmp_path: Path):
     for name, table in (("plain", found), ("mirrored", beside)):
         pq.write_table(table.to_arrow(), tmp_path / f"{name}.parquet")
     tables = [str(tmp_path / f"{name}.parquet") for name in ("plain", "mirrored")]
-    main(["--labels", str(tmp_path / "labels.json"), "--detections", *tables, "--out", str(tmp_path / "c.json")])
+    whim.main(
+        ["learn", "calibration", "--labels", str(tmp_path / "labels.json"), "--detections", *tables, "--out", str(tmp_path / "c.json")]
+    )
     learned = json.loads((tmp_path / "c.json").read_text())["sources"]["a"]
     alone = learn(labels, found)["a"]
     assert (learned["num_detections"], learned["num_hands"]) == (2 * alone["num_detections"], 2 * alone["num_hands"])
@@ -88,17 +91,25 @@ def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path
     (tmp_path / "labels.json").write_text(label_file(labels))
     pq.write_table(found.to_arrow(), tmp_path / "found.parquet")
     out = tmp_path / "calibration.json"
-    command = ["--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet"), "--out", str(out)]
-    main(command)
+    command = [
+        "learn",
+        "calibration",
+        "--labels",
+        str(tmp_path / "labels.json"),
+        "--detections",
+        str(tmp_path / "found.parquet"),
+        "--out",
+        str(out),
+    ]
+    assert whim.main(command) == 0
     first = out.read_bytes()
-    main(command)
+    assert whim.main(command) == 0
     assert out.read_bytes() == first
     assert load_calibrations(out)["a"].extent.tolist() == [1.25, 1.5]
     hashes = json.loads(first)["learned_on"]["sha256"]
     assert hashes == {name: sha256_of(tmp_path / name) for name in ("labels.json", "found.parquet")}
     (tmp_path / "labels.json").write_text(label_file(labels[:5]))
-    with pytest.raises(SystemExit):
-        main(command)
+    assert whim.main(command) == 1
 
 
 def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -110,7 +121,7 @@ def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, m
     few = replace(found.take(slice(0, 20)), source=np.full(20, "seldom", object))
     pq.write_table(HandDetections.concat([*everybodys, few]).to_arrow(), tmp_path / "found.parquet")
     (tmp_path / "labels.json").write_text(label_file(labels))
-    main(["--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet")])
+    whim.main(["learn", "calibration", "--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet")])
     assert "seldom: fewer than 50 detections" in capsys.readouterr().out
     fuse = FuseHands(detectors=("mediapipe", *members, "seldom"))
     assert fuse.uncalibrated == ("seldom",)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
+import whim
 from fitting.files import sha256_of
 from tests.training.conftest import rows, write
-from training.cli import _held_out, _test_set, build_parser
+from training.commands import held_out_frames, labelled_set
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.remote import limit_bytes, make_room
@@ -76,15 +77,15 @@ def test_the_same_batches_as_from_a_disk_whatever_fits(packed, tmp_path, monkeyp
 def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(packed, tmp_path, cache, monkeypatch):
     folder, uri = packed
     monkeypatch.setenv("WHIM_CACHE", str(cache))
-    far, near = (_held_out([Path(place)], 96) for place in (uri, str(folder)))
+    far, near = (held_out_frames([Path(place)], 96) for place in (uri, str(folder)))
     assert far.dataset.fingerprint == near.dataset.fingerprint
     assert bytes(far.dataset.shards[0].image(3)) == bytes(near.dataset.shards[0].image(3))
     assert len(far) == 40, "no shard of val: those of test"
     write(tmp_path / "other" / "val" / "one.parquet", rows(7, 3))
-    assert len(_held_out([Path(uri), tmp_path / "other"], 96)) == 43
+    assert len(held_out_frames([Path(uri), tmp_path / "other"], 96)) == 43
     (tmp_path / "nothing").mkdir()
-    assert _held_out([tmp_path / "nothing"], 96) is None
-    name, pictures, _ = _test_set(build_parser().parse_args(["evaluate-detector", "best.pt", "--data", uri, "--image", "96"]))
+    assert held_out_frames([tmp_path / "nothing"], 96) is None
+    name, pictures, _ = labelled_set(whim.parse(["evaluate", "detector", "best.pt", "--data", uri, "--image", "96"]))
     assert name == f"{tmp_path.name}-test", "a file's name: without the store's options"
     assert len(list(pictures)) == 40
 

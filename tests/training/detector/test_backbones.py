@@ -6,11 +6,11 @@ import torch
 from stages.detectors.weights import BadWeights
 from tests.training.detector.imagenet_layouts import hrnet_w32, num_parameters, resnet50
 from tests.training.detector.small import random_detector
-from training.cli import _recipe, build_parser
-from training.detector.ablations import ablations
 from training.detector.backbones import HRNet, ResNet50
 from training.detector.inference import detections, fused
 from training.detector.network import Detector, DetectorSettings
+from training.detector.report import ABLATIONS
+from training.recipes import DETECTORS
 
 TRUNKS = {"resnet50": (ResNet50, resnet50), "hrnet": (HRNet, hrnet_w32)}
 
@@ -78,26 +78,14 @@ def test_the_default_network_is_as_it_was():
 
 
 def test_every_row_of_table_2_changes_one_thing_of_m():
-    rows = ablations()
-    full = rows["full"].recipe
+    rows = {name: DETECTORS[name]() for name in ABLATIONS}
+    full = rows["detector_m"]
     assert (full.network.size, full.share, full.network.landmarks) == ("m", 1.0, True)
-    assert [rows[key].recipe.share for key in ("0.25m", "0.5m", "1m")] == [0.125, 0.25, 0.5]
-    assert {rows[key].recipe.network.backbone for key in ("resnet50", "hrnet")} == {"resnet50", "hrnet"}
-    assert rows["no-augmentation"].recipe.augmentation.mosaic == 0
-    plain = rows["no-landmarks"].recipe
+    assert [rows[f"detector_{name}"].share for name in ("250k", "500k", "1m")] == [0.125, 0.25, 0.5]
+    assert {rows[f"detector_{name}"].network.backbone for name in ("resnet50", "hrnet")} == {"resnet50", "hrnet"}
+    assert rows["detector_no_augmentation"].augmentation.mosaic == 0
+    plain = rows["detector_no_landmarks"]
     assert not plain.network.landmarks
-    assert plain.weights.keypoints == plain.weights.visibility == 0
-    changed = {key: [name for name in full.__slots__ if getattr(row.recipe, name) != getattr(full, name)] for key, row in rows.items()}
-    assert [len(names) for key, names in changed.items() if key not in ("full", "no-landmarks")] == [1] * 6
-
-
-def test_the_command_line_takes_a_row_or_its_parts():
-    def asked(*words):
-        return _recipe(build_parser().parse_args(["train-detector", "--data", "x", *words]))
-
-    assert asked("--ablation", "no-landmarks") == asked("--size", "m", "--no-landmarks") == ablations()["no-landmarks"].recipe
-    assert asked("--ablation", "hrnet", "--size", "s").network == DetectorSettings(size="s", backbone="hrnet")
-    assert asked().network == DetectorSettings()
-    assert asked("--ablation", "full", "--keypoint-loss", "distance").weights.keypoint_loss == "distance"
-    with pytest.raises(ValueError, match="--ablation says what to leave out"):
-        asked("--ablation", "hrnet", "--samples", "0.5")
+    assert plain.loss.keypoints == plain.loss.visibility == 0
+    changed = {key: [name for name in full.__slots__ if getattr(row, name) != getattr(full, name)] for key, row in rows.items()}
+    assert [len(names) for key, names in changed.items() if key not in ("detector_m", "detector_no_landmarks")] == [1] * 6

@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 import torch
 
+import whim
 from tests.training.conftest import rows, write
-from training.cli import main
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
@@ -75,17 +75,17 @@ def test_eight_images_are_learnt_by_heart(eight, tmp_path):
 def test_the_command_trains_measures_and_goes_on(eight, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "val" / "some.parquet", hands_in_images(4))
-    words = ["train-detector", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--image", "64", "--batch", "4"]
-    main([*words, "--epochs", "1"])
-    main([*words, "--epochs", "2"])
+    words = ["train", "detector", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--set", "image_px=64", "--set", "batch_size=4"]
+    assert whim.main([*words, "--epochs", "1"]) == 0
+    assert whim.main([*words, "--epochs", "2"]) == 0
     assert "ap50" in capsys.readouterr().out
     lines = (tmp_path / "run" / "log.jsonl").read_text()
     assert lines.count('"minutes"') == 2
     assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight images are 50 steps each"
-    main(["evaluate-detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"])
-    with pytest.raises(SystemExit):
-        main([*words, "--samples", "0"])
-    assert "frames.share must lie in (0, 1], got 0.0" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*words, "--held-out", str(tmp_path / "run")])
-    assert "no shard of a val or test split in" in capsys.readouterr().out
+    whim.main(
+        ["evaluate", "detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"]
+    )
+    assert whim.main([*words, "--set", "share=0"]) == 1
+    assert "detector.share must lie in (0, 1], got 0.0" in capsys.readouterr().err
+    assert whim.main([*words, "--held-out", str(tmp_path / "run")]) == 1
+    assert "no shard of a val or test split in" in capsys.readouterr().err

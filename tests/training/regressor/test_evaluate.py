@@ -1,6 +1,5 @@
 """A regressor judged: places before an uncentred camera, left hands of shards, tracks, the page, files that the official loops score."""
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import whim
 from fitting.hand.mano import LEFT, load_hand_model, pose_either_hand
 from hands.metrics.hands import Hands3D
 from tests.hands.test_hands import slow_metrics
@@ -20,7 +20,6 @@ from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_f
 from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
 from training.regressor.camera import crop_camera
 from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
-from training.regressor.evaluate_command import add_command
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
 from training.run.checkpoint import Checkpoint, Progress
@@ -63,12 +62,8 @@ def checkpoint(folders, tmp_path, _their_model) -> Path:
     return tmp_path / "best.pt"
 
 
-def run(*words: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_command(parser.add_subparsers())
-    arguments = parser.parse_args(["evaluate-regressor", *map(str, words)])
-    arguments.command(arguments)
-    return arguments
+def run(*words: object) -> None:
+    assert whim.main(["evaluate", "regressor", *map(str, words)]) == 0
 
 
 @pytest.mark.usefixtures("_their_model")
@@ -158,9 +153,9 @@ def test_the_page_in_the_docs_says_what_its_figures_say():
     assert (folder / "report.md").read_text() == page(measured_in(folder)), "write it anew: whim evaluate regressor --report"
 
 
-def test_nothing_to_measure_on_is_said(checkpoint):
-    with pytest.raises(ValueError, match="name --freihand DIR"):
-        run(checkpoint)
+def test_nothing_to_measure_on_is_said(checkpoint, capsys):
+    assert whim.main(["evaluate", "regressor", str(checkpoint)]) == 1
+    assert "name --freihand DIR" in capsys.readouterr().err
 
 
 @pytest.fixture

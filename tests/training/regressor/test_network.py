@@ -1,13 +1,16 @@
 """The network has the size of the paper's, begins at the mean hand, refines by nothing at first, and every part of it learns."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fitting.hand.mano import load_hand_model, pose_rotations
 from fitting.hand.rotation import matrix_from_six
-from training.regressor.ablations import ABLATIONS
+from training.recipes import REGRESSORS
 from training.regressor.hand import HAND_SHARE
 from training.regressor.network import Regressor, RegressorSettings
+from training.regressor.paper import ABLATIONS
 from training.regressor.refinement import Pyramid
 from training.regressor.vit import SHAPES, Attention, ViT
 
@@ -208,10 +211,12 @@ def test_bad_settings_are_named(settings, complaint):
 
 
 def test_every_row_of_table_5_changes_what_it_names_and_learns():
-    full = RegressorSettings(size="xs")
-    chosen = {name: (row.settings(full), row.vitpose, row.share) for name, row in ABLATIONS.items()}
-    assert len(set(chosen.values())) == len(ABLATIONS) == 7
-    assert chosen["full"] == (full, True, 1.0)
-    for settings, *_ in set(chosen.values()):
+    rows = {name: REGRESSORS[name]() for name in ABLATIONS}
+    full = rows["regressor_h"]
+    assert (full.network.size, full.share) == ("h", 1.0)
+    changed = {key: [name for name in full.__slots__ if getattr(row, name) != getattr(full, name)] for key, row in rows.items()}
+    assert [len(names) for key, names in changed.items() if key not in ("regressor_h", "regressor_no_vitpose")] == [1] * 5
+    assert not changed["regressor_no_vitpose"], "the full one is given a checkpoint, this one is not"
+    for settings in {replace(row.network, size="xs") for row in rows.values()}:
         hands = Regressor(settings)(IMAGES[:1])
         assert len(hands) == (1 if settings.refine_steps == 0 else 2)

@@ -1,0 +1,235 @@
+"""What each command of the pipeline does, from the options that `pipeline.cli` reads. Heavy imports lie inside: the help needs none."""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.folder import Loaded
+
+
+def data_folder(arguments: argparse.Namespace) -> Path:
+    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
+    videos = getattr(arguments, "videos", None)
+    name = arguments.recipe or (Path(videos).stem if videos else "demo")
+    return Path(arguments.data or Path("data") / Path(name).stem)
+
+
+def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
+    """The run that a command speaks of."""
+    from pipeline.folder import Asked, load
+    from stages.settings import read_assignments
+
+    videos = getattr(arguments, "videos", None)
+    asked = Asked(
+        recipe=arguments.recipe,
+        videos=Path(videos) if videos else None,
+        settings=read_assignments(getattr(arguments, "set", ()), getattr(arguments, "config", None)),
+        until=getattr(arguments, "until", None),
+    )
+    return load(data_folder(arguments), asked, remember=remember)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Bring every part of a dataset to its end; run again to go on where a run stopped."""
+    from pipeline.dataset.index import renew_index
+    from pipeline.engine.finish import finish, shard_files
+    from pipeline.engine.run import stop_on_sigterm
+    from pipeline.engine.store import Store
+    from pipeline.report.progress import Bars
+    from pipeline.report.status import all_done, print_settings, print_status
+
+    stop_on_sigterm()
+    store = Store(data_folder(arguments))
+    with store.lock():
+        loaded = load_run(arguments, remember=True)
+        print_settings(loaded.settings, arguments.console)
+        with Bars(loaded.graph, arguments.console) as bars:
+            summary = finish(loaded.graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
+        renew_index(shard_files(loaded.graph))
+    print_status(loaded.graph, arguments.console)
+    arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
+    return 0 if all_done(loaded.graph) else 2
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Show what would run, and why."""
+    from rich.table import Table as Grid
+
+    from pipeline.report.status import print_settings
+
+    loaded = load_run(arguments)
+    graph = loaded.graph
+    by_why: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for task in graph.pending:
+        by_why[graph.stages[task.stage].name][str(task.why)] += 1
+    if graph.open_shards:
+        by_why["pack"]["upstream changed"] += len(graph.open_shards)
+    num_pending = sum(sum(whys.values()) for whys in by_why.values())
+    if arguments.json:
+        known = {"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": len(graph.unknown_clips)}
+        print(json.dumps(known | {"settings": loaded.settings}, indent=1))
+        return
+    grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
+    for stage, whys in by_why.items():
+        for why, count in whys.items():
+            grid.add_row(stage, why, str(count))
+    print_settings(loaded.settings, arguments.console)
+    arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
+    if graph.unknown_clips:
+        arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Count the parts by stage, state and reason, with what to do."""
+    from pipeline.report.status import as_json, print_settings, print_status
+
+    loaded = load_run(arguments)
+    if arguments.json:
+        print(json.dumps(as_json(loaded.graph), indent=1))
+        return
+    print_settings(loaded.settings, arguments.console)
+    print_status(loaded.graph, arguments.console)
+
+
+def retry(arguments: argparse.Namespace) -> None:
+    """Forget failures, so that the next run tries them again."""
+    from pipeline.engine.graph import table_of
+    from pipeline.report.status import failures
+    from stages.settings import unknown
+    from stages.stage import Reason
+
+    if arguments.reason and arguments.reason not in set(Reason):
+        raise ValueError(unknown(arguments.reason, map(str, Reason), "reason"))
+    graph, reopened = load_run(arguments).graph, 0
+    with graph.store.lock():
+        for task in failures(graph):
+            if arguments.reason in (None, task.reason):
+                graph.store.error_file(table_of(graph.stages[task.stage]), task.key).unlink(missing_ok=True)
+                reopened += 1
+    arguments.console.print(f"{reopened} parts will be tried again by the next run")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write one self-contained HTML page of a run."""
+    from pipeline.report.page import write_report
+    from pipeline.report.status import status_rows
+
+    graph = load_run(arguments).graph
+    out = Path(arguments.out or graph.store.root / "report.html")
+    write_report(graph.store.root, out, status=status_rows(graph))
+    arguments.console.print(f"report: {out}")
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Render labelled videos, run the whole chain, score it against the truth, report; or run your own --videos."""
+    from pipeline.demo import demo
+    from pipeline.engine.run import stop_on_sigterm
+    from stages.settings import read_assignments
+
+    if arguments.videos:
+        ended = run(arguments)
+        arguments.out = None
+        report(arguments)
+        return ended
+    stop_on_sigterm()
+    settings = read_assignments(arguments.set, arguments.config)
+    return demo(data_folder(arguments), arguments.console, settings=settings, local=arguments.local, num_workers=arguments.workers)
+
+
+def settings(arguments: argparse.Namespace) -> None:
+    """List every setting of every stage: name, type, default, and what it is with its unit and source."""
+    from pipeline.stage_settings import settings_as_json, shown
+    from stages.settings import print_settings
+
+    if arguments.json:
+        print(json.dumps(settings_as_json(arguments.recipe, arguments.stage), indent=1))
+    else:
+        print_settings(shown(arguments.recipe, arguments.stage), arguments.console)
+
+
+def evaluate_annotators(arguments: argparse.Namespace) -> None:
+    """Measure recall, precision and side of the detectors on labelled frames."""
+    from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
+    from pipeline.recipes import find_recipe
+    from stages.tables import Manifest
+
+    overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
+    stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
+    labels, media = Path(arguments.labels), Path(arguments.media)
+    shown = {"mirror": arguments.mirror, "alone": arguments.alone}
+    score = evaluate_hands(labels, media, stages=stages, **shown, overlays=overlays, detections=detections)
+    print_score(score, arguments.console)
+    if arguments.json:
+        write_score(score, Path(arguments.json))
+
+
+def evaluate_studio(arguments: argparse.Namespace) -> None:
+    """Score a data folder against the studio's exact truth: boxes, sides, keypoints, joints in space."""
+    from pipeline.demo import print_truth, score_folder
+    from pipeline.engine.store import Store
+
+    store = Store(data_folder(arguments))
+    print_truth(score_folder(store, Path(arguments.truth or store.root / "studio")), arguments.console)
+
+
+def learn_prior(arguments: argparse.Namespace) -> None:
+    """Learn the pose prior from ARCTIC, or from invented poses."""
+    from fitting.priors.pca import train
+
+    train(arguments)
+
+
+def learn_offsets(arguments: argparse.Namespace) -> None:
+    """Learn where detectors' landmarks lie beside the hand model's joints."""
+    from fitting.landmarks.learn_offsets import update
+    from fitting.landmarks.offsets import LANDMARK_OFFSETS
+
+    update(arguments.labelled, arguments.out or LANDMARK_OFFSETS)
+
+
+def learn_calibration(arguments: argparse.Namespace) -> None:
+    """Learn what each detector's scores and boxes are worth, from labelled frames."""
+    from pipeline.evaluate.calibrate import write_calibration
+
+    write_calibration(arguments.labels, arguments.detections, arguments.out, arguments.console)
+
+
+def render_videos(arguments: argparse.Namespace) -> None:
+    """Render labelled videos of two hands, with exact truth."""
+    from studio.video import Film, make_videos
+
+    film = Film(seed=arguments.seed, seconds=arguments.seconds, frames_per_second=arguments.frames_per_second)
+    make_videos(arguments.out, arguments.num_videos, film)
+
+
+def render_shards(arguments: argparse.Namespace) -> None:
+    """Render shards of hands with exact truth: what a regressor can learn from with no download."""
+    from pipeline.dataset.studio_shards import StudioShards, write_on
+    from studio.stills import Album
+
+    given = StudioShards(num_albums=arguments.albums, seed=arguments.seed, album=Album(size=arguments.size))
+    write_on(arguments.out, given, arguments.console, num_threads=arguments.threads)
+
+
+def weights_list(arguments: argparse.Namespace) -> None:
+    """List the larger networks: what each is, under which licence, and whether it is here."""
+    from pipeline.weights import list_weights
+
+    list_weights(arguments.console)
+
+
+def weights_get(arguments: argparse.Namespace) -> int:
+    """Fetch networks' files: the named ones, or all that bind nobody to anything."""
+    from pipeline.weights import get_weights
+
+    return 1 if get_weights(arguments.names, arguments.console, agree=arguments.agree) else 0
+
+
+def weights_check(arguments: argparse.Namespace) -> int:
+    """Compare the files that are here with their hashes."""
+    from pipeline.weights import check_weights
+
+    return 1 if check_weights(arguments.names, arguments.console) else 0

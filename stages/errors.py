@@ -1,0 +1,31 @@
+"""Errors that a person can mend, and the one line that every command says of them. Imports the standard library only."""
+
+import errno
+import json
+import tomllib
+
+_PLACES = {
+    errno.ENOSPC: "no room left on the disk of {}: make room and run again, it goes on",
+    errno.EDQUOT: "the quota of the disk of {} is used up: make room and run again, it goes on",
+    errno.EROFS: "{} lies on a read-only file system: name another folder",
+    errno.EACCES: "no permission for {}",
+    errno.ENOENT: "{} is not there",
+    errno.ENOTDIR: "{} is not a folder",
+    errno.EISDIR: "{} is a folder, not a file",
+    errno.EEXIST: "{} is there already",
+}
+
+
+class UserError(Exception):
+    """Something that a person can mend, told in one line: what, where, and how."""
+
+
+def one_line(error: BaseException) -> str | None:
+    """The line that tells a person of an error; None for an error of ours, of which the traceback tells more."""
+    if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
+        return _PLACES[error.errno].format(error.filename)
+    if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):
+        return f"a file that should hold {'JSON' if isinstance(error, json.JSONDecodeError) else 'TOML'} does not: {error}"
+    if isinstance(error, ValueError | OSError | UserError):
+        return str(error) or type(error).__name__
+    return None

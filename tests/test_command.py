@@ -1,0 +1,189 @@
+"""The command `whim`: every command in its help, the nearest name for a typing error, exit codes, and settings by name."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import whim
+from pipeline.recipes import every_stage
+from pipeline.stage_settings import listed
+from studio.video import Film, make_videos
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a second of rendered hands, and a file that is no video."""
+    folder = tmp_path_factory.mktemp("videos")
+    make_videos(folder, 1, Film(seconds=0.5, frames_per_second=10))
+    (folder / "empty.mp4").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `whim run --until split` with a setting leaves: one video done, one failed for good."""
+    folder = tmp_path_factory.mktemp("data")
+    words = ["run", "--local", "--videos", str(videos), "--data", str(folder), "--until", "split"]
+    assert whim.main([*words, "--set", "split.frames_per_second=10"]) == whim.ITEMS_FAILED
+    return folder
+
+
+def test_help_names_every_command_in_under_a_second() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], capture_output=True, text=True, check=True, env=environment)
+    assert time.monotonic() - started < 1
+    known = whim.build_commands().known
+    assert len(known) >= 25
+    assert [name for name in known if f"\n  {name} " not in done.stdout] == []
+
+
+def test_no_command_loads_a_network_to_show_its_help() -> None:
+    code = "import whim, sys; whim.build_commands(); print(sorted({'torch', 'numpy', 'ray', 'rich', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rnu"], "no command 'rnu': did you mean 'run'?"),
+        (["train", "detectr"], "no command 'train detectr': did you mean 'train detector'?"),
+        (["plan", "--vidoes", "x"], "no option '--vidoes': did you mean '--videos'?; see whim plan --help"),
+        (["plan", "more"], "one word too many: 'more'"),
+        (["run", "--workers", "many"], "argument --workers: invalid int value: 'many'; see whim run --help"),
+        (["weights"], "the following arguments are required"),
+    ],
+)
+def test_a_typing_error_is_one_line_with_the_nearest_name(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(words) == whim.USER_ERROR
+    said = capsys.readouterr()
+    assert told in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("older", "name"),
+    [
+        ("evaluate hands --labels x", "evaluate annotators"),
+        ("evaluate truth", "evaluate studio"),
+        ("train-detector --data x", "train detector"),
+        ("export-regressor best.pt --out x.onnx", "export regressor"),
+        ("evaluate-regressor best.pt", "evaluate regressor"),
+    ],
+)
+def test_older_names_are_understood(older: str, name: str) -> None:
+    assert whim.parse(older.split()).name == name
+
+
+def test_version_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        whim.main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"whim {whim.__version__}\n")
+    assert whim.main(["completion", "bash"]) == whim.DONE
+    script = capsys.readouterr().out
+    assert "--frames-per-second" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(["run", "--local", "--data", str(data), "--until", "split"]) == whim.ITEMS_FAILED, "it is still no video"
+    (video,) = [path for path in videos.glob("*.mp4") if path.name != "empty.mp4"]
+    alone = ["run", "--local", "--videos", str(video), "--data", str(tmp_path), "--until", "split"]
+    assert whim.main(alone) == whim.DONE
+    assert whim.main(["plan", "--data", str(tmp_path / "none")]) == whim.USER_ERROR
+    assert "has no run yet" in capsys.readouterr().err
+
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.commands.load_run", stop)
+    assert whim.main(["status", "--data", str(tmp_path)]) == whim.STOPPED
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipeline.commands.load_run", fail)
+    with pytest.raises(ZeroDivisionError):
+        whim.main(["status", "--data", str(data)])
+
+
+def test_quiet_prints_errors_only(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(["plan", "--data", str(data), "--quiet"]) == whim.DONE
+    assert capsys.readouterr() == ("", "")
+    assert whim.main(["plan", "--data", str(data / "none"), "--quiet"]) == whim.USER_ERROR
+    assert "has no run yet" in capsys.readouterr().err
+
+
+def planned(data: Path, *words: str) -> dict[str, Any]:
+    captured = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", "--json", "--data", str(data), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found: dict[str, Any] = json.loads(captured.stdout)
+    return found
+
+
+def test_a_setting_is_remembered_stands_in_plan_and_report_and_is_taken_back(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(data)
+    assert plan["settings"] == {"split.frames_per_second": "10"}
+    assert "split" not in plan["by_stage"], "what was made with the setting is not made again"
+    back = planned(data, "--set", "split.frames_per_second=")
+    assert back["settings"] == {}
+    assert back["by_stage"]["split"] == {"settings changed": 1}
+    assert whim.main(["plan", "--data", str(data)]) == whim.DONE
+    assert "set by hand: split.frames_per_second=10" in capsys.readouterr().out
+    assert whim.main(["report", "--data", str(data)]) == whim.DONE
+    assert "set by hand: <code>split.frames_per_second=10</code>" in (data / "report.html").read_text()
+
+
+def test_a_file_of_settings_and_words_on_top_of_it(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("[split]\nmax_clip_s = 5\nframes_per_second = 2.5\n[fuse-hands]\nmatch_iou = 0.5\n")
+    plan = planned(data, "--config", str(config), "--set", "split.max_clip_s=6")
+    assert plan["settings"] == {"split.max_clip_s": "6", "split.frames_per_second": 2.5, "fuse_hands.match_iou": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("split.frames_per_secnd=10", "no setting 'split.frames_per_secnd': did you mean 'split.frames_per_second'?"),
+        ("splt.frames_per_second=10", "no stage 'splt': did you mean 'split'?"),
+        ("split=10", "no setting 'split': there are split.max_clip_s, "),
+        ("split.frames_per_second=ten", "split.frames_per_second must be a number and be 0 or more, got 'ten'"),
+        ("split.frames_per_second=-1", "split.frames_per_second must be 0 or more, got -1.0"),
+        ("split.scene_threshold=2", "split.scene_threshold must lie in (0, 1], got 2.0"),
+        ("split.min_clip_s=30", "split.min_clip_s must be less than max_clip_s (20), got 30.0"),
+        ("detect_hands.engine=fast", "detect_hands_mediapipe.engine must be litert | openvino, got 'fast'"),
+        ("split.frames_per_second", "--set takes NAME=VALUE, such as split.frames_per_second=10, got 'split.frames_per_second'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(data: Path, asked: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(["plan", "--data", str(data), "--set", asked]) == whim.USER_ERROR
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_settings_lists_every_field_with_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(["settings", "--json"]) == whim.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set(listed(every_stage()))
+    assert len(found) > 80
+    assert [name for name, setting in found.items() if not setting["text"]] == []
+    assert found["split.frames_per_second"]["default"] == "5"
+    assert whim.main(["settings", "split"]) == whim.DONE
+    assert "Rate at which the clips are annotated, in Hz" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,344 @@
+"""What each command of training does, from the options that `training.cli` reads. Heavy imports lie inside: the help needs none."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from training.data.readers.labelled_image import LabelledImage
+    from training.data.samples import Frames
+    from training.detector.inference import HandDetector
+    from training.recipes import RegressorRecipe
+    from training.regressor.evaluate import Benchmark
+    from training.run.loop import TrainSettings
+
+R = TypeVar("R")
+"""DetectorRecipe or RegressorRecipe."""
+
+_LEAST_STEPS = 50
+"""Of an epoch: little data is gone through several times before it is measured."""
+_SIDE_PX = 384
+"""Of the regressor's training images: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
+_SHOWN = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15", "pa_auc_j", "pa_auc_v", "proper_pa_mpjpe_mm", "root_mpjpe_mm", "camera_mpjpe_mm")
+"""On the terminal; the page has them all."""
+
+
+def train_detector(arguments: argparse.Namespace) -> None:
+    """Train the hand detector on shards."""
+    from training.recipes import DETECTORS
+
+    recipe = _recipe(arguments, DETECTORS, "detector")
+    if arguments.settings:
+        _print_settings(recipe, arguments)
+        return
+    from training.data.dataset import Dataset
+    from training.data.loader import Loader
+    from training.data.samples import Frames
+    from training.detector.task import DetectorTask
+    from training.run.launch import launch
+
+    if not arguments.data:
+        raise ValueError("nothing to train on: name --data DIR")
+    folders = [Frames(dataset=Dataset.open(folder, "train"), size=recipe.image_px, share=recipe.share) for folder in arguments.data]
+    counts = [len(folder) for folder in folders]
+    few = _LEAST_STEPS * recipe.batch_size if sum(counts) < _LEAST_STEPS * recipe.batch_size else None
+    loader = Loader(
+        sources=folders,
+        batch_size=recipe.batch_size,
+        weights=arguments.weights or (counts if few else None),
+        num_samples=few,
+        seed=arguments.seed,
+        num_threads=arguments.threads,
+    )
+    held_out = held_out_frames(arguments.held_out or arguments.data, recipe.image_px)
+    if held_out is None and arguments.held_out:
+        raise ValueError(f"no shard of a val or test split in {', '.join(map(str, arguments.held_out))}: nothing to measure on")
+    if held_out is None:
+        arguments.console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
+    task = DetectorTask(
+        held_out=held_out,
+        network_settings=recipe.network,
+        augmentation=recipe.augmentation,
+        weights=recipe.loss,
+        backbone_weights=recipe.backbone_weights,
+    )
+    settings = _as_long(recipe.train, arguments, len(loader))
+    metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
+    _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
+
+
+def train_regressor(arguments: argparse.Namespace) -> None:
+    """Train the MANO regressor on shards, FreiHAND and HO3D."""
+    from training.recipes import REGRESSORS
+
+    recipe = _recipe(arguments, REGRESSORS, "regressor")
+    if arguments.settings:
+        _print_settings(recipe, arguments)
+        return
+    from training.data.loader import Loader
+    from training.regressor.task import AdversarialRegressorTask, RegressorTask
+    from training.run.launch import launch
+
+    loader = Loader(
+        sources=_crops(arguments, recipe),
+        batch_size=recipe.batch_size,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        num_threads=arguments.threads,
+    )
+    kind = AdversarialRegressorTask if recipe.adversary else RegressorTask
+    task = kind(
+        held_out=_held_out_hands(arguments),
+        network_settings=recipe.network,
+        augmentation=recipe.augmentation,
+        weights=recipe.loss,
+        vitpose=recipe.vitpose,
+        layer_decay=recipe.layer_decay or (0.75 if recipe.vitpose else 1.0),
+    )
+    settings = _as_long(recipe.train, arguments, len(loader))
+    metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
+    _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
+
+
+def evaluate_detector(arguments: argparse.Namespace) -> None:
+    """Measure a detector: COCO's metrics, precision, recall and side, beside the annotators' on labelled frames."""
+    from hands.drawing.sheets import WorstImages
+    from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
+    from training.detector.report import measured_in, write_report
+
+    if arguments.report:
+        measured_in(arguments.report, arguments.checkpoint)
+    detector = _detector(arguments, threshold=LEAST_SCORE)
+    name, images, min_iou = labelled_set(arguments)
+    worst = WorstImages(threshold=arguments.threshold, min_iou=min_iou)
+    evaluation = evaluate(detector, images, onlooker=worst if arguments.report else None)
+    found = metrics(evaluation, threshold=arguments.threshold, min_iou=min_iou)
+    if arguments.report:
+        write_report(arguments.report, name, arguments.checkpoint, detector, evaluation, found, worst)
+    beside = json.loads(arguments.beside.read_text()) if arguments.beside else {}
+    beside = {key: beside.get("side_accuracy" if key == "side" else key) for key in found} if beside else {}
+    if arguments.json:
+        print(json.dumps(dict(found) | ({"beside": beside} if beside else {})))
+    else:
+        _print_metrics(found, f"{arguments.checkpoint} on {evaluation.num_images} images of {name}", arguments.console, beside)
+
+
+def evaluate_regressor(arguments: argparse.Namespace) -> None:
+    """Measure a regressor on FreiHAND, HO3D and shards."""
+    from rich.table import Table
+
+    from training.data.readers.hand_crops import write_predictions
+    from training.regressor.evaluate import evaluate, placed
+    from training.regressor.inference import read
+    from training.regressor.report import write_report
+
+    if not (arguments.freihand or arguments.ho3d or arguments.data):
+        raise ValueError("nothing to measure on: name --freihand DIR, --ho3d DIR or --data DIR")
+    network = read(arguments.checkpoint).to(_device(arguments))
+    found = {}
+    for benchmark in _benchmarks(arguments):
+        result = evaluate(network, benchmark, batch_size=arguments.batch)
+        metrics = found[benchmark.name] = {name: dict(evaluation.metrics) for name, evaluation in result.evaluations.items()}
+        if arguments.report:
+            write_report(arguments.report, benchmark, result, arguments.checkpoint, network)
+        if arguments.predictions and benchmark.submitted:
+            hands = benchmark.submitted(placed(list(result.predictions.values())[-1], benchmark))
+            write_predictions(arguments.predictions / benchmark.name / "pred.json", hands)
+        if not arguments.json:
+            grid = Table("metric", *metrics, title=f"{len(benchmark.crops)} hands: {benchmark.protocol}")
+            for name in (name for name in _SHOWN if name in next(iter(metrics.values()))):
+                grid.add_row(name, *(f"{of[name]:.4f}" for of in metrics.values()))
+            arguments.console.print(grid)
+    if arguments.json:
+        print(json.dumps(found))
+
+
+def export_detector(arguments: argparse.Namespace) -> None:
+    """Write a detector's checkpoint as ONNX or by torch.export."""
+    from training.detector.export import export
+
+    export(arguments.out, arguments.checkpoint, size=_image(arguments.image), max_hands=arguments.hands)
+    arguments.console.print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB", markup=False)
+
+
+def export_regressor(arguments: argparse.Namespace) -> None:
+    """Write a regressor's checkpoint as ONNX."""
+    from training.regressor.export import export
+
+    export(arguments.out, arguments.checkpoint)
+    arguments.console.print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB", markup=False)
+
+
+def detect(arguments: argparse.Namespace) -> None:
+    """Find the hands of an image, a video or a camera: drawn, and as a table."""
+    from training.detector.detect import detect
+
+    detector = _detector(arguments)
+    frames, hands = detect(detector, arguments.source, arguments.out, table_format=arguments.table, max_frames=arguments.frames)
+    arguments.console.print(f"{hands} hands in {frames} images: {arguments.out}", markup=False)
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters."""
+    from training.detector.inference import HandDetector
+    from training.regressor.inference import HandReconstructor
+    from training.regressor.reconstruct import ReconstructSettings, reconstruct
+    from training.regressor.tracks import TrackSettings
+
+    device = _device(arguments)
+    detector = HandDetector.load(arguments.detector, device, size=_image(arguments.detector_image), threshold=arguments.threshold)
+    settings = ReconstructSettings(
+        focal_px=arguments.focal, meshes=arguments.meshes, max_frames=arguments.frames, tracks=TrackSettings(smooth_s=arguments.smooth)
+    )
+    reconstructor = HandReconstructor.load(arguments.regressor, device)
+    frames, hands = reconstruct(detector, reconstructor, arguments.source, arguments.out, settings)
+    arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)
+
+
+def _recipe(arguments: argparse.Namespace, known: Mapping[str, Callable[[], R]], what: str) -> R:
+    """The recipe named, with the settings that the command line changes. Raises ValueError that names what is not known."""
+    from stages.settings import function_of_file, read_assignments, unknown, with_values
+
+    function: Callable[[], R] | None = function_of_file(arguments.recipe) or known.get(arguments.recipe)
+    if function is None:
+        raise ValueError(f"{unknown(arguments.recipe, known, f'{what} recipe')} (or path/to/file.py:function)")
+    recipe = function()
+    kind = type(next(iter(known.values()))())
+    if not isinstance(recipe, kind):
+        raise ValueError(f"{arguments.recipe} must return a {kind.__name__}, got {type(recipe).__name__}")
+    return with_values(recipe, read_assignments(arguments.set, arguments.config), what)
+
+
+def _print_settings(recipe: Any, arguments: argparse.Namespace) -> None:
+    from stages.settings import print_settings, settings_of
+
+    print_settings({setting.name: setting for setting in settings_of(recipe)}, arguments.console)
+
+
+def _as_long(settings: "TrainSettings", arguments: argparse.Namespace, steps_an_epoch: int) -> "TrainSettings":
+    """The recipe's training, for as long and in the arithmetic that the command line says; the warm-up is a twentieth of it at most."""
+    if not arguments.workers:
+        _device(arguments)
+    epochs = arguments.epochs or settings.epochs
+    return replace(
+        settings,
+        epochs=epochs,
+        max_minutes=min(arguments.minutes, settings.max_minutes),
+        precision=arguments.precision or settings.precision,
+        warmup_steps=min(settings.warmup_steps, max(1, steps_an_epoch * epochs // 20)),
+    )
+
+
+def _device(arguments: argparse.Namespace) -> str:
+    """Where to compute. Raises ValueError where a GPU is asked for and none is seen."""
+    import torch
+
+    if arguments.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu: torch sees no GPU here: leave it out, or look at nvidia-smi and python -m torch.utils.collect_env")
+    return "cuda" if arguments.gpu else "cpu"
+
+
+def _image(side_px: int) -> int:
+    if side_px <= 0 or side_px % 32:
+        raise ValueError(f"--image must be a multiple of 32, got {side_px}")
+    return side_px
+
+
+def _detector(arguments: argparse.Namespace, threshold: float | None = None) -> "HandDetector":
+    from training.detector.inference import HandDetector
+
+    size, device = _image(arguments.image), _device(arguments)
+    return HandDetector.load(arguments.checkpoint, device, size=size, threshold=threshold or arguments.threshold)
+
+
+def _crops(arguments: argparse.Namespace, recipe: "RegressorRecipe") -> list[Any]:
+    """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
+    from training.data.dataset import Dataset
+    from training.data.readers.freihand import freihand
+    from training.data.readers.ho3d import ho3d
+    from training.data.samples import Crops
+    from training.regressor.targets import refuse_other_hand
+
+    sources: list[Any] = []
+    for folder in arguments.data:
+        refuse_other_hand(folder)
+        sources.append(Crops.of(Dataset.open(folder, "train"), recipe.min_quality, size=_SIDE_PX, share=recipe.share))
+    if arguments.freihand:
+        sources.append(replace(freihand(arguments.freihand, "training"), size=_SIDE_PX))
+    if arguments.ho3d:
+        sources.append(replace(ho3d(arguments.ho3d, "train"), size=_SIDE_PX))
+    if not sources:
+        raise ValueError("nothing to train on: name --data DIR, --freihand DIR or --ho3d DIR")
+    return sources
+
+
+def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":
+    """Frames of val, else of test, of all folders that have any."""
+    from training.data.dataset import Dataset
+    from training.data.samples import Frames
+
+    dataset = Dataset.held_out(folders)
+    return Frames(dataset=dataset, size=size) if dataset else None
+
+
+def _held_out_hands(arguments: argparse.Namespace) -> "Benchmark | None":
+    from training.data.dataset import Dataset
+    from training.regressor.evaluate import shards_benchmark
+
+    folder = arguments.held_out or next(iter(arguments.data), None)
+    if folder is not None and Dataset.held_out([folder], ("val",)):
+        return shards_benchmark(folder, "val", max_hands=arguments.held_out_hands)
+    text = f"{folder or 'the sets named'}: no shard of a val split; nothing is measured, best.pt is the last epoch's"
+    arguments.console.print(text, style="yellow", markup=False)
+    return None
+
+
+def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledImage]", float]:
+    """Name of the labelled images asked for, the images, and the overlap at which a hand is found."""
+    from training.data.dataset import Dataset
+    from training.data.readers.coco_wholebody import coco_wholebody
+    from training.data.readers.labelled_frames import MIN_IOU, labelled_frames
+    from training.data.readers.official_whim import official_whim
+    from training.data.readers.oxford_hands import oxford_hands
+    from training.data.readers.shard_frames import shard_frames
+    from training.data.samples import Frames
+
+    if arguments.labels:
+        return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MIN_IOU
+    if arguments.coco_wholebody:
+        return "coco-wholebody", coco_wholebody(arguments.coco_wholebody), 0.5
+    if arguments.oxford_hands:
+        return "oxford-hands", oxford_hands(arguments.oxford_hands), 0.5
+    if arguments.whim:
+        return "whim", official_whim(arguments.whim, arguments.media), 0.5
+    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=_image(arguments.image))
+    place = Path(str(arguments.data).partition("?")[0])  # of a store without what only leads there
+    return f"{place.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
+
+
+def _benchmarks(arguments: argparse.Namespace) -> "Iterator[Benchmark]":
+    from training.regressor.evaluate import freihand_benchmark, ho3d_benchmark, shards_benchmark
+
+    if arguments.freihand:
+        yield freihand_benchmark(arguments.freihand)
+    if arguments.ho3d:
+        yield ho3d_benchmark(arguments.ho3d, every=arguments.every)
+    if arguments.data:
+        yield shards_benchmark(arguments.data, arguments.split, max_hands=arguments.hands)
+
+
+def _print_metrics(metrics: Mapping[str, float], title: str, console: Any, beside: Mapping[str, float | None] | None = None) -> None:
+    from rich.table import Table
+
+    grid = Table(title=title)
+    grid.add_column("metric")
+    grid.add_column("value", justify="right")
+    if beside:
+        grid.add_column("annotators", justify="right")
+    for name, value in metrics.items():
+        other = (beside or {}).get(name)
+        grid.add_row(name, f"{value:.4f}", *([] if other is None else [f"{other:.4f}"]))
+    console.print(grid)

@@ -1,0 +1,196 @@
+"""Whole trainings. A recipe is a function: it returns every value that decides the result, the data aside.
+
+The command line says on what, where and how long: `whim train regressor --recipe regressor_h --data DIR`, or `--recipe my.py:mine`.
+The rows of WiLoR's Tables 2 and 5 are recipes too; what the paper measured with them is in the reports.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from training.detector.augment import Augmentation
+from training.detector.network import DetectorSettings
+from training.detector.objective import DetectorLossWeights
+from training.regressor.augment import CropAugmentation
+from training.regressor.network import RegressorSettings
+from training.regressor.objective import RegressorLossWeights
+from training.run.loop import TrainSettings
+
+PAPER_IMAGES = 2_000_000
+"""WHIM has "over 2M" (sec. 3): the paper's shares of 0.25, 0.5 and 1 million are taken of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorRecipe:
+    """Everything that decides what a detector becomes, the data aside."""
+
+    network: DetectorSettings = field(default_factory=DetectorSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: DetectorLossWeights = field(default_factory=DetectorLossWeights)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    image_px: int = 640
+    """Side of the images, a multiple of 32 (paper, sec. 4.1)."""
+    batch_size: int = 16
+    """Images of a step, of all workers together. Ours."""
+    share: float = 1.0
+    """Share of the data, always the same images (paper, Table 2)."""
+    backbone_weights: Path | None = None
+    """Learned on ImageNet, as torchvision or timm save a resnet50 or hrnet_w32."""
+
+    def __post_init__(self) -> None:
+        if self.image_px <= 0 or self.image_px % 32:
+            raise ValueError(f"detector.image_px must be a multiple of 32, got {self.image_px}")
+        _check("detector", self.batch_size, self.share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegressorRecipe:
+    """Everything that decides what a regressor becomes, the data aside."""
+
+    network: RegressorSettings = field(default_factory=RegressorSettings)
+    augmentation: CropAugmentation = field(default_factory=CropAugmentation)
+    loss: RegressorLossWeights = field(default_factory=RegressorLossWeights)
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(learning_rate=1e-4, weight_decay=1e-4, clip_norm=1.0, warmup_steps=2000, patience=1_000_000)
+    )
+    batch_size: int = 256
+    """Hands of a step, of all workers together (release)."""
+    share: float = 1.0
+    """Share of the shards' hands, always the same ones."""
+    min_quality: float = 0.0
+    """Least quality of a hand to learn from, in [0, 1]."""
+    adversary: bool = True
+    """Learn against a discriminator of poses (release)."""
+    vitpose: Path | None = None
+    """ViTPose checkpoint that the transformer begins with (paper); none begins at random."""
+    layer_decay: float | None = None
+    """Factor of the learning rate from each block to the one before it; none is 0.75 with `vitpose` and 1 without."""
+
+    def __post_init__(self) -> None:
+        _check("regressor", self.batch_size, self.share)
+        if not 0 <= self.min_quality <= 1:
+            raise ValueError(f"regressor.min_quality must lie in [0, 1], got {self.min_quality}")
+
+
+def _check(owner: str, batch_size: int, share: float) -> None:
+    if batch_size < 1:
+        raise ValueError(f"{owner}.batch_size must be at least 1, got {batch_size}")
+    if not 0 < share <= 1:
+        raise ValueError(f"{owner}.share must lie in (0, 1], got {share}")
+
+
+def detector_s() -> DetectorRecipe:
+    """The small detector: 7 MB."""
+    return DetectorRecipe(network=DetectorSettings(size="s"))
+
+
+def detector_m() -> DetectorRecipe:
+    """The medium detector, 24 MB: the last row of Table 2, from which every other row differs in one thing."""
+    return DetectorRecipe(network=DetectorSettings(size="m"))
+
+
+def detector_250k() -> DetectorRecipe:
+    """Table 2, "w. 0.25M"."""
+    return replace(detector_m(), share=250_000 / PAPER_IMAGES)
+
+
+def detector_500k() -> DetectorRecipe:
+    """Table 2, "w. 0.5M"."""
+    return replace(detector_m(), share=500_000 / PAPER_IMAGES)
+
+
+def detector_1m() -> DetectorRecipe:
+    """Table 2, "w. 1M"."""
+    return replace(detector_m(), share=1_000_000 / PAPER_IMAGES)
+
+
+def detector_resnet50() -> DetectorRecipe:
+    """Table 2, "w. ResNet50"."""
+    return DetectorRecipe(network=DetectorSettings(size="m", backbone="resnet50"))
+
+
+def detector_hrnet() -> DetectorRecipe:
+    """Table 2, "w. HRNet"."""
+    return DetectorRecipe(network=DetectorSettings(size="m", backbone="hrnet"))
+
+
+def detector_no_augmentation() -> DetectorRecipe:
+    """Table 2, "w/o Augmentations"."""
+    return replace(detector_m(), augmentation=Augmentation.none())
+
+
+def detector_no_landmarks() -> DetectorRecipe:
+    """Table 2, "w/o Landmark Loss": keypoints are neither predicted nor learned from."""
+    network = DetectorSettings(size="m", landmarks=False)
+    return DetectorRecipe(network=network, loss=DetectorLossWeights(keypoints=0.0, visibility=0.0))
+
+
+def regressor_xs() -> RegressorRecipe:
+    """A transformer for a processor; ours."""
+    return RegressorRecipe(network=RegressorSettings(size="xs"))
+
+
+def regressor_s() -> RegressorRecipe:
+    """ViT-S."""
+    return RegressorRecipe(network=RegressorSettings(size="s"))
+
+
+def regressor_b() -> RegressorRecipe:
+    """ViT-B."""
+    return RegressorRecipe(network=RegressorSettings(size="b"))
+
+
+def regressor_l() -> RegressorRecipe:
+    """ViT-L."""
+    return RegressorRecipe(network=RegressorSettings(size="l"))
+
+
+def regressor_h() -> RegressorRecipe:
+    """ViT-H, the paper's: with `vitpose`, the last row of Table 5, from which every other row differs in one thing."""
+    return RegressorRecipe(network=RegressorSettings(size="h"))
+
+
+def regressor_fastvit() -> RegressorRecipe:
+    """Table 5, "w. FastViT"."""
+    return RegressorRecipe(network=RegressorSettings(backbone="fastvit"))
+
+
+def regressor_no_vitpose() -> RegressorRecipe:
+    """Table 5, "w/o ViTPose": the paper's network that begins at random."""
+    return replace(regressor_h(), vitpose=None)
+
+
+def regressor_single_scale() -> RegressorRecipe:
+    """Table 5, "w. Single-Scale"."""
+    return RegressorRecipe(network=RegressorSettings(scales=(1,)))
+
+
+def regressor_no_refinement() -> RegressorRecipe:
+    """Table 5, "w/o Refinement"."""
+    return RegressorRecipe(network=RegressorSettings(refine_steps=0))
+
+
+def regressor_data_3() -> RegressorRecipe:
+    """Table 5, "w. FreiHAND": its 130,240 images are 3.1 % of the paper's 4.2 million. With FreiHAND's files alone it is the row itself."""
+    return replace(regressor_h(), share=0.031)
+
+
+def regressor_data_64() -> RegressorRecipe:
+    """Table 5, "w. Datasets [HaMeR]": their 2.7 million are 64 % of the paper's images."""
+    return replace(regressor_h(), share=0.64)
+
+
+DETECTORS: Mapping[str, Callable[[], DetectorRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        *(detector_s, detector_m, detector_250k, detector_500k, detector_1m),
+        *(detector_resnet50, detector_hrnet, detector_no_augmentation, detector_no_landmarks),
+    )
+}
+REGRESSORS: Mapping[str, Callable[[], RegressorRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        *(regressor_xs, regressor_s, regressor_b, regressor_l, regressor_h, regressor_fastvit, regressor_no_vitpose),
+        *(regressor_single_scale, regressor_no_refinement, regressor_data_3, regressor_data_64),
+    )
+}

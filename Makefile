@@ -7,7 +7,6 @@ WHIM := $(BIN)/python -m pipeline
 VIDEOS ?=
 DATA ?=
 WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
-export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help

@@ -9,7 +9,6 @@ import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must b
 
 ROOT = Path(__file__).resolve().parents[1]
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 

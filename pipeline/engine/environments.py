@@ -48,7 +48,9 @@ def _fault(environment: str) -> str:
     if not python.is_file():
         return f"is not in {python.parents[2]}: make env-{environment}"
     anew = f"remove it, then make env-{environment}"
-    probe = subprocess.run([python, "-c", _PROBE], env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    probe = subprocess.run(
+        [python, "-P", "-c", _PROBE], env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     if probe.returncode:
         return f"cannot run this code ({(probe.stderr.strip() or 'it does not say why').splitlines()[-1]}): {anew}"
     theirs, ours = probe.stdout.split(), [platform.python_version(), version("ray")]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import time
 from collections import Counter, defaultdict, deque
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.engine.cluster import cause_of, join
 from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
 from pipeline.engine.store import StoreError
@@ -104,11 +104,7 @@ class OnRay:
 
         check_environments(self.stages, on_ray=True)
         if not ray.is_initialized():
-            address = os.environ.get("RAY_ADDRESS")
-            options: dict[str, Any] = {} if address else {"include_dashboard": False}
-            on_sigterm = signal.getsignal(signal.SIGTERM)
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-            signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there: it ends the driver in the middle of a call
+            join()
         self.ray = ray
         self.actor = ray.remote(Worker)
         self.starting: dict[Any, tuple[Seat, Any]] = {}
@@ -119,7 +115,7 @@ class OnRay:
         self.quiet_since = self.fill_at = time.monotonic()
         for seat, size in self._sizes().items():
             if size == 0:
-                raise ValueError(f"a stage asks for {seat.gpus} GPU a worker and the cluster has fewer: set its gpus to 0")
+                raise ValueError(self._no_gpu(seat))
         asked, there = sum(s.cpus for s in set(self.seats) if not s.lane), float(ray.cluster_resources().get("CPU", 1))
         if asked > there:
             raise ValueError(f"a worker of each kind that the stages ask for takes {asked:g} CPUs, and the cluster has {there:g}")
@@ -128,18 +124,28 @@ class OnRay:
     def _sizes(self) -> dict[Seat, int]:
         """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs shared by the others."""
         total = self.ray.cluster_resources()
-        cpus, gpus, sizes = float(total.get("CPU", 1)), float(total.get("GPU", 0)), {}
+        cpus = float(total.get("CPU", 1))
         seats = sorted(set(self.seats), key=lambda s: (not s.lane, -s.gpus, -s.cpus, s.environment))
+        sizes = _on_gpus([s for s in seats if s.gpus and not s.lane], math.floor(float(total.get("GPU", 0))))
         for position, seat in enumerate(seats):
             if seat.lane:
                 size = sum(node["Alive"] for node in self.ray.nodes())
             elif seat.gpus:
-                size = math.floor(gpus / seat.gpus)
+                size = sizes[seat]
             else:
                 size = max(1, math.floor(cpus / (len(seats) - position) / max(seat.cpus, 0.01)))
             sizes[seat] = min(size, self.num_workers or size)
             cpus -= 0 if seat.lane else sizes[seat] * seat.cpus
         return sizes
+
+    def _no_gpu(self, seat: Seat) -> str:
+        there = float(self.ray.cluster_resources().get("GPU", 0))
+        if seat.gpus > there:
+            return f"a stage asks for {seat.gpus} GPU a worker and the cluster has fewer: set its gpus to 0"
+        shares = " and ".join(f"{s.gpus:g}" for s in sorted(set(self.seats), key=lambda s: -s.gpus) if s.gpus)
+        return (
+            f"the stages ask for workers of {shares} GPU, and the cluster's {there:g} does not hold one of each: give them smaller shares"
+        )
 
     def _fill(self) -> None:
         """Bring every pool to its size: lost workers are replaced at once, nodes that joined are used within `refill_s`."""
@@ -198,7 +204,7 @@ class OnRay:
         self.stillborn[seat] += 1
         if self.stillborn[seat] == 3:
             where = f" in .env-{seat.environment}" if seat.environment else ""
-            raise NoWorkers(f"three workers{where} died as they started, the last so: {error}")
+            raise NoWorkers(f"three workers{where} died as they started, the last so: {cause_of(error)}")
 
     def _keep(self, seat: Seat, worker: Any) -> None:
         del self.stillborn[seat]
@@ -211,6 +217,30 @@ class OnRay:
     def _dismiss(self, worker: Any) -> None:
         self.ray.kill(worker)
         self.fill_at = 0.0
+
+
+def _on_gpus(seats: Sequence[Seat], num_gpus: int) -> dict[Seat, int]:
+    """Workers of each pool that fit on so many GPUs together: one of each first, then more of each in turn. A share lies on one GPU."""
+    free, sizes = [1.0] * num_gpus, dict.fromkeys(seats, 0)
+
+    def place(share: float) -> bool:
+        whole, part = divmod(share, 1.0)
+        empty = [g for g, left in enumerate(free) if left == 1.0][: int(whole)]
+        fits = sorted((left, g) for g, left in enumerate(free) if left >= part - 1e-9 and g not in empty) if part else []
+        if len(empty) < whole or (part and not fits):
+            return False
+        for g in empty:
+            free[g] = 0.0
+        if fits:
+            free[fits[0][1]] -= part
+        return True
+
+    waiting = list(seats)
+    while waiting:
+        waiting = [seat for seat in waiting if place(seat.gpus)]
+        for seat in waiting:
+            sizes[seat] += 1
+    return sizes
 
 
 @dataclass(slots=True)

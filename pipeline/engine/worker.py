@@ -63,7 +63,7 @@ class Receipt:
     """The folder cannot be written: the run stops, nothing is recorded against the item."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
 class Worker:
     """Builds a stage when its first item comes and keeps it."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from tests.chain.conftest import ROOT, environment, shard_bytes
 
 BIN = Path(sys.executable).parent
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def free_port() -> int:
@@ -31,7 +33,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = Path("/tmp") / f"whim-ray-{os.getpid()}"  # a socket's path must stay short
     dashboard = free_port()
     weights = os.environ.get("WHIM_WEIGHTS", str(ROOT / "weights"))
-    env = {**environment(), "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
+    env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
     env.pop("PYTHONPATH")
     start = [
         BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
@@ -50,7 +52,9 @@ def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed
     sound = shutil.copytree(few_videos, tmp_path / "videos", ignore=shutil.ignore_patterns("zero_bytes.mp4"))  # a job with a failure fails
     job = ["python", "-m", "pipeline", "run", "--videos", sound, "--data", tmp_path / "data"]
     submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
-    done = subprocess.run([str(a) for a in submit], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [str(a) for a in submit], env={**environment(), **TOKEN}, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
     assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 3

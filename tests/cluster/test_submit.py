@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -20,11 +21,18 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SSHD = Path("/tmp/whim-sshd")
+TOKEN = SSHD / "token"
 RAY_TMP = Path("/tmp") / f"whim-up-{os.getpid()}"  # a socket's path must stay short
 
 
 def ray(*arguments: str | Path) -> str:
-    ours = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{BIN}:{os.environ['PATH']}", "TMPDIR": str(SSHD)}
+    ours = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(TOKEN),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "TMPDIR": str(SSHD),
+    }
     env = {**os.environ, **ours}
     done = subprocess.run([str(BIN / "ray"), *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -52,10 +60,11 @@ def cluster(tmp_path: Path) -> Iterator[Path]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    paths = {"WHIM_SSH_KEY": SSHD / "key", "WHIM_VENV": BIN.parent, "WHIM_ROOT": ROOT, "WHIM_RAY_TMP": RAY_TMP}
+    paths = {"WHIM_SSH_KEY": SSHD / "key", "WHIM_VENV": BIN.parent, "WHIM_ROOT": ROOT, "WHIM_RAY_TMP": RAY_TMP, "WHIM_TOKEN": TOKEN}
     file = tmp_path / "local.yaml"
     file.write_text(Template((ROOT / "cluster/local.yaml").read_text()).substitute(paths, WHIM_USER=getpass.getuser(), WHIM_PORT=port))
     subprocess.run([ROOT / "cluster/sshd.sh", "start", SSHD], check=True)
+    TOKEN.write_text(secrets.token_hex(32))
     try:
         ray("up", "-y", "--no-config-cache", file)
         yield file

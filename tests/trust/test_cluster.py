@@ -1,0 +1,163 @@
+"""The Ray of a run: nobody beyond the machine reaches it, nobody without the token joins, and a dead address is named at once."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.engine.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
+from pipeline.engine.graph import Seat
+from pipeline.engine.run import _on_gpus
+from pipeline.engine.worker import Worker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HOLD = """
+import sys
+from pipeline.engine.cluster import join
+join()
+import ray
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", **more}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Process, str, dict[str, str]]]:
+    """A driver with a Ray of its own, in a $TMPDIR that is too long for sockets, beside a note of a Ray that is dead."""
+    long = tmp_path_factory.mktemp("tmp") / ("x" * 60)
+    (long / "ray").mkdir(parents=True)
+    (long / "ray/ray_current_cluster").write_text("127.0.0.1:6399")
+    home = tmp_path_factory.mktemp("home")
+    environment = clean_environment(TMPDIR=str(long), HOME=str(home))
+    driver = subprocess.Popen([sys.executable, "-P", "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    assert driver.stdout is not None
+    assert driver.stdin is not None
+    address = driver.stdout.readline().strip()
+    assert address
+    yield psutil.Process(driver.pid), address, environment
+    driver.stdin.close()
+    driver.wait(30)
+
+
+def test_a_ray_of_our_own_listens_on_loopback_alone(own: tuple[psutil.Process, str, dict[str, str]]) -> None:
+    driver, _, environment = own
+    family = [driver, *driver.children(recursive=True)]
+    listening = [(c.laddr.ip.removeprefix("::ffff:"), c.laddr.port) for p in family for c in p.net_connections() if c.status == "LISTEN"]
+    assert len(listening) >= 5, "this is not all of Ray"
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    assert not (Path(environment["HOME"]) / ".ray").exists(), "the token of one run lies in nobody's home"
+
+
+def test_who_has_no_token_does_not_join(own: tuple[psutil.Process, str, dict[str, str]], told: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, address, _ = own
+    told.setenv("RAY_ADDRESS", address)
+    told.setenv("HOME", str(tmp_path))
+    for mode, token, said in (("disabled", "", "asks for a token"), ("token", "f" * 64, "another token than ours")):
+        told.setenv("RAY_AUTH_MODE", mode)
+        told.setenv("RAY_AUTH_TOKEN", token)
+        with pytest.raises(NoCluster, match=said):
+            join()
+
+
+def test_who_has_the_token_is_answered(own: tuple[psutil.Process, str, dict[str, str]], told: pytest.MonkeyPatch) -> None:
+    driver, address, _ = own
+    told.setenv("RAY_AUTH_MODE", "token")
+    told.setenv("RAY_AUTH_TOKEN", next(token for one in driver.children() if (token := one.environ().get("RAY_AUTH_TOKEN"))))
+    _ask(address, address)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    import ray
+
+    assert not ray.is_initialized()
+    return monkeypatch
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_dead_address_is_named_within_seconds(told: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(dead)
+    told.setenv("RAY_TMPDIR", str(tmp_path))
+    for address, said in ((dead, f"RAY_ADDRESS={dead}: nobody answers"), ("auto", f"{dead} (of {tmp_path}/ray/ray_current_cluster"),
+                          (f"ray://{dead}", "nobody answers"), ("somewhere", "is no address")):  # fmt: skip
+        told.setenv("RAY_ADDRESS", address)
+        started = time.monotonic()
+        with pytest.raises(NoCluster) as refusal:
+            join()
+        assert said in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        assert time.monotonic() - started < 10
+
+
+def test_who_answers_without_being_ray_is_named(told: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        told.setenv("RAY_ADDRESS", f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(NoCluster, match="is no Ray"):
+            join()
+
+
+def test_ray_lies_where_its_sockets_fit_and_this_user_may_write(told: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told.setenv("RAY_TMPDIR", "/tmp")
+    assert _temporary_folder() == Path("/tmp/ray")
+    for unusable in ("/" + "x" * 80, "/proc"):
+        told.setenv("RAY_TMPDIR", unusable)
+        assert _temporary_folder().name == f"ray-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    ("shares", "num_gpus", "sizes"),
+    [
+        ([0.5, 0.25], 1, [1, 2]),  # 0.5 twice would leave the other pool nothing
+        ([0.5], 1, [2]),
+        ([0.5], 2, [4]),
+        ([0.6, 0.6], 1, [1, 0]),
+        ([1.0, 0.5], 2, [1, 2]),
+        ([2.0, 0.5], 2, [1, 0]),
+        ([0.25], 0, [0]),
+    ],
+)
+def test_shares_of_a_gpu_are_packed(shares: list[float], num_gpus: int, sizes: list[int]) -> None:
+    seats = [Seat(1.0, share, "", str(number)) for number, share in enumerate(shares)]
+    assert list(_on_gpus(seats, num_gpus).values()) == sizes
+
+
+def test_a_worker_that_did_not_begin_can_be_named() -> None:
+    assert "Worker" in repr(object.__new__(Worker))
+
+
+def test_the_cause_of_a_death_is_told_in_one_line() -> None:
+    said = (
+        "The actor died because of an error raised in its creation task, ray::W (pid=1, ip=10.0.0.7)\n  File\nImportError: no libGL.so.1\n"
+    )
+    cause = cause_of(RuntimeError(said))
+    assert cause.startswith("ImportError: no libGL.so.1 on 10.0.0.7; logs: ")
+    assert "\n" not in cause
+
+
+def test_the_token_is_nowhere_left_out() -> None:
+    for file in [ROOT / "Makefile", ROOT / "tests/conftest.py", ROOT / "tests/chain/conftest.py", *(ROOT / "cluster").glob("*")]:
+        assert "RAY_AUTH_MODE=disabled" not in file.read_text(), file
+        assert '"disabled"' not in file.read_text(), file
+        assert "?= disabled" not in file.read_text(), file
+    assert "~/.ray/auth_token" in (ROOT / "cluster/aws.yaml").read_text()

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.fit_problems import invent_track
 from fitting.objective import Objective
-from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.graph import Graph, State, Task, tables_of
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
@@ -80,7 +80,8 @@ def write_folder(folder: Path, exact: Objective, num_hands: int) -> Path:
     while items := list(graph.ready()):
         for task in (task for item in items for task in item.tasks):
             stage = graph.stages[task.stage]
-            store.commit(table_of(stage), task.key, _content(stage.writes, task, exact), task.recipe)
+            contents = {folder: _content(kind, task, exact) for kind, folder in tables_of(stage).items()}
+            store.commit_together(contents, task.key, task.recipe)
             graph.settle(task, State.DONE)
     store.write_json("run.json", {"recipe": "whim", "videos": str(listed)})
     return store.root

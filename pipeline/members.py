@@ -10,8 +10,7 @@ from dataclasses import replace
 from stages.detectors.weights import MissingWeights
 from stages.fuse_hands import FuseHands
 from stages.media.frames import Frames
-from stages.refuse_hands import RefuseHands
-from stages.stage import Stage
+from stages.stage import Stage, tables_written
 from stages.tables import HandDetections
 
 Member = Sequence[Stage]
@@ -24,7 +23,7 @@ def with_weights(before: Iterable[Stage], members: Iterable[Member]) -> list[Sta
 
     Every other one is logged: which, where its weights come from, under which licence.
     """
-    written: set[type] = {Frames, *(stage.writes for stage in before)}
+    written: set[type] = {Frames, *(kind for stage in before for kind in tables_written(stage))}
     kept: list[Stage] = []
     for member in members:
         reason = _why_not(member, written)
@@ -32,7 +31,7 @@ def with_weights(before: Iterable[Stage], members: Iterable[Member]) -> list[Sta
             _log.warning("%s left out: %s", " and ".join(dict.fromkeys(f"{stage.name} by {stage.detector}" for stage in member)), reason)
             continue
         kept += member
-        written |= {stage.writes for stage in member}
+        written |= {kind for stage in member for kind in tables_written(stage)}
     return kept
 
 
@@ -47,7 +46,7 @@ def _why_not(member: Member, written: set[type]) -> str:
         lacking = sorted(table.__name__ for table in stage.reads if table not in here)
         if lacking:
             return f"nothing here writes the {' and '.join(lacking)} that it reads"
-        here.add(stage.writes)
+        here |= set(tables_written(stage))
     return ""
 
 
@@ -57,8 +56,7 @@ def with_detector(stages: Sequence[Stage], detector: Stage) -> list[Stage]:
     finders = [*stages[:place], detector]
     told = replace(fuse, detectors=hand_detectors(finders))
     say_uncalibrated(told)
-    after = (replace(stage, fuse=told) if isinstance(stage, RefuseHands) else stage for stage in stages[place + 1 :])
-    return [*finders, told, *after]
+    return [*finders, told, *stages[place + 1 :]]
 
 
 def say_uncalibrated(fuse: FuseHands) -> None:

@@ -21,7 +21,6 @@ from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
 from stages.pack import Pack
 from stages.people_of_poses import PeopleOfPoses
-from stages.refuse_hands import RefuseHands
 from stages.review import Review
 from stages.settings import function_of_file, unknown
 from stages.split import Split
@@ -47,10 +46,9 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
         Download(folder=root / "media"),
         Split(),
         DetectPeople(),
+        FusePeople(),
         DetectHands(),
         FuseHands(),
-        RefuseHands(fuse=FuseHands()),
-        FusePeople(),
         Fit(),
         Review(),
         Pack(num_shards=num_shards(len(manifest))),
@@ -62,7 +60,7 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
     """WiLoR's whole ensemble (sec. 3): every member whose weights are here beside the embedded one; the others are named and left out."""
     first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople()]
     members = with_weights(
-        first,
+        [*first, FusePeople()],
         [
             (DetectPersonBoxes(),),
             (EstimatePoses(), PeopleOfPoses(), HandsOfPoses()),
@@ -72,10 +70,12 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
             (DetectHandsWhim(),),
         ],
     )
-    finders = sorted([*first, *members, DetectHands()], key=lambda stage: stage.writes is HandDetections)  # who is there, then their hands
-    fuse = FuseHands(detectors=hand_detectors(finders))
+    people = [stage for stage in members if stage.writes is not HandDetections]
+    hands = [*(stage for stage in members if stage.writes is HandDetections), DetectHands()]
+    fuse = FuseHands(detectors=hand_detectors(hands))
     say_uncalibrated(fuse)
-    return [*finders, fuse, RefuseHands(fuse=fuse), FusePeople(), Fit(), Review(), Pack(num_shards=num_shards(len(manifest)))]
+    pack = Pack(num_shards=num_shards(len(manifest)))
+    return [*first, *people, FusePeople(), *hands, fuse, Fit(), Review(), pack]
 
 
 def demo(manifest: Manifest, root: Path) -> list[Stage]:

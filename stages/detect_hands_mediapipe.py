@@ -22,7 +22,6 @@ from stages.detectors.mediapipe.hand_search import (
 from stages.detectors.mediapipe.hand_tracks import fill_gaps
 from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha256
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
-from stages.fusion.people import union_of_people
 from stages.media.frames import Frames
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
@@ -99,7 +98,7 @@ class DetectHands:
         def detect(frames: Frames, people: People) -> HandDetections:
             hands = []
             for frame, image in zip(frames.frame, frames.images, strict=True):
-                here = union_of_people(people.take(people.frame == frame))
+                here = people.take(people.frame == frame)
                 hands.append(hands_of_image(image, here, find_palms, find_landmarks, self))
             hands = fill_gaps(
                 frames.images,

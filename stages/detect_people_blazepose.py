@@ -23,7 +23,7 @@ from stages.detectors.mediapipe.models import pinned_sha256
 from stages.detectors.views import tiles, whole
 from stages.media.frames import Frames
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import People, Table
+from stages.tables import PersonDetections, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
 VISIBLE = 0.5
@@ -40,7 +40,7 @@ class DetectPeople:
     version: ClassVar[int] = 1
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames,)
-    writes: ClassVar[type[Table]] = People
+    writes: ClassVar[type[Table]] = PersonDetections
     detector: ClassVar[str] = "blazepose"
     resources: ClassVar[Resources] = Resources(cpus=1)
 
@@ -60,16 +60,16 @@ class DetectPeople:
         """sha256 of the two networks."""
         return pinned_sha256(*NETWORKS)
 
-    def build(self) -> Callable[[Frames], People]:
+    def build(self) -> Callable[[Frames], PersonDetections]:
         """Load both networks."""
         find_people, find_body = load_person_detector(), load_body_landmarks()
 
-        def detect(frames: Frames) -> People:
+        def detect(frames: Frames) -> PersonDetections:
             parts = []
             for frame, time_s, image in zip(frames.frame, frames.time_s, frames.images, strict=True):
                 bodies, scores = people_of_image(image, find_people, find_body, self)
                 parts.append(_rows(frames.video, int(frame), float(time_s), bodies, scores))
-            return People.concat(parts)
+            return PersonDetections.concat(parts)
 
         return detect
 
@@ -139,16 +139,17 @@ def person_box(body: Body) -> Float64[np.ndarray, "4"]:
     return np.concatenate([hull.min(axis=0) - margin, hull.max(axis=0) + margin])
 
 
-def _rows(video: str, frame: int, time_s: float, bodies: list[Body], scores: list[float]) -> People:
+def _rows(video: str, frame: int, time_s: float, bodies: list[Body], scores: list[float]) -> PersonDetections:
     if not bodies:
-        return People.empty()
+        return PersonDetections.empty()
     count = len(bodies)
     coco = list(COCO)
     keypoints = np.stack([np.column_stack([b.points, b.visibility * b.inside])[coco] for b in bodies])
-    return People(
+    return PersonDetections(
         video=np.full(count, video, object),
         frame=np.full(count, frame, np.int64),
         time_s=np.full(count, time_s, np.float64),
+        source=np.full(count, DetectPeople.detector, object),
         person=np.arange(count, dtype=np.int16),
         box=np.stack([person_box(b) for b in bodies]).astype(np.float32),
         score=np.array(scores, np.float32),

@@ -1,10 +1,12 @@
-"""Fuse hands: all sources' views of a hand become one row (WiLoR, eq. 1). The paper gives the average; the rules around it are ours.
+"""Fuse hands: all sources' views of a hand become one row (WiLoR, eq. 1); what is taken for no hand is kept beside, with the reason.
+
+The paper gives the average; the rules around it are ours.
 
 Frame of reference as in `tables`: xyxy boxes in pixels of the full frame. Detectors that ran and found nothing count as absent,
 detectors that did not run do not count. Bodies are a weaker witness: their wrists say that a hand is there, whose and which.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
@@ -20,7 +22,6 @@ from stages.fusion import tracks
 from stages.fusion import wrists as bodies
 from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
 from stages.fusion.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
-from stages.fusion.people import union_of_people
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
 
@@ -47,7 +48,7 @@ class FuseHands:
     version: ClassVar[int] = 5
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
-    writes: ClassVar[type[Table]] = Hands
+    writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=120.0)
 
@@ -130,49 +131,43 @@ class FuseHands:
     def _load(self) -> dict[str, Calibration]:
         return {name: one for path in self._calibrations for name, one in load_calibrations(path).items()}
 
-    def build(self) -> Callable[[Videos, Clips, People, HandDetections], Hands]:
+    def build(self) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
         """Load the calibration."""
-        return partial(self._fuse, self.weigher())
-
-    def weigher(self) -> Weigh:
-        """Calibrates detections, or with mode raw takes them as the paper does."""
-        if self.mode == "raw":
-            return uncalibrated
-        return partial(calibrated, calibrations=self._load())
-
-    def _fuse(self, weigh: Weigh, videos: Videos, clips: Clips, people: People, detections: HandDetections) -> Hands:
-        """Hands of one clip, by frame, best score first within it."""
-        hands = Hands.concat([fuse_frame(self, *frame) for frame in frames_of(self, weigh, videos, people, detections)])
-        return tracks.follow(hands, max_gap_s=self.max_gap_s, max_speed=self.max_speed) if len(hands) else Hands.empty()
+        weigh = uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=self._load())
+        return partial(fuse_hands, settings=self, weigh=weigh)
 
 
-def frames_of(
-    settings: FuseHands, weigh: Weigh, videos: Videos, people: People, detections: HandDetections
-) -> Iterator[tuple[HandDetections, People, int, int]]:
-    """Weighed detections, people, width and height of each frame with a detection.
+def fuse_hands(
+    videos: Videos, clips: Clips, people: People, detections: HandDetections, *, settings: FuseHands, weigh: Weigh
+) -> tuple[Hands, RefusedHands]:
+    """The hands of one clip and what was refused, both by frame, surest first within it.
 
     Raises ValueError for rows of a detector that `detectors` does not name.
     """
     strangers = set(detections.source) - set(settings.detectors)
     if strangers:
         raise ValueError(f"fuse_hands.detectors is {settings.detectors}, but there are hands of {sorted(strangers)}: name them")
-    detections = weigh(detections)
-    for f in np.unique(detections.frame):
-        yield detections.take(detections.frame == f), people.take(people.frame == f), int(videos.width[0]), int(videos.height[0])
+    weighed, size = weigh(detections), (int(videos.width[0]), int(videos.height[0]))
+    of_frames = [
+        candidates(settings, weighed.take(weighed.frame == frame), people.take(people.frame == frame), *size)
+        for frame in np.unique(weighed.frame)
+    ]
+    seen = RefusedHands.concat(of_frames)
+    hands, refused = accepted(seen), seen.take(seen.reason != "")
+    if len(hands):
+        hands = tracks.follow(hands, max_gap_s=settings.max_gap_s, max_speed=settings.max_speed)
+    return hands, refused.take(np.lexsort((-refused.score, refused.frame)))
 
 
-def fuse_frame(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> Hands:
-    """Hands of one frame (at least one detection), untracked: track -1, sides by this frame's votes alone."""
-    seen = candidates(settings, detections, people, width, height)
-    accepted = seen.take(seen.reason == "")
-    columns = {field.name: getattr(accepted, field.name) for field in fields(Hands)}
-    return Hands(**columns | {"hand": np.arange(len(accepted), dtype=np.int16)})
+def accepted(seen: RefusedHands) -> Hands:
+    """Those candidates that are hands, untracked: track -1, sides by their frame's votes alone."""
+    hands = seen.take(seen.reason == "")
+    return Hands(**{field.name: getattr(hands, field.name) for field in fields(Hands)})
 
 
 def candidates(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> RefusedHands:
     """All that the detections of one frame (at least one) make, with the reason why it is no hand, or '' where it is one."""
-    everybody = union_of_people(people)  # numbered as the detectors number them
-    people = everybody.take(everybody.score >= settings.person_score)
+    people = people.take(people.score >= settings.person_score)
     detections = without_copies(detections, width, height, copy_iou=settings.copy_iou, copy_distance=settings.copy_distance)
     clusters, box, keypoints, joined = _fused(settings, detections)
     size = boxes.long_side(box)

@@ -1,6 +1,6 @@
 """Hands as a whole-body pose network sees them: the hand blocks of its poses, by HaMeR's rule.
 
-A whole-body network finds both hands of everybody, hidden ones too (HaMeR, issue 114): alone it is a poor witness.
+A whole-body network finds both hands of every person, hidden ones too (HaMeR, issue 114): alone it is a poor witness.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from stages.detectors.found import hull_boxes
-from stages.fusion.people import numbers_of
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Poses, Table
 
@@ -53,7 +52,7 @@ class HandsOfPoses:
 
     def _hands(self, poses: Poses, people: People) -> HandDetections:
         mine = poses.take(poses.source == self.detector)
-        mine = replace(mine, person=everybodys_numbers(mine, people))
+        mine = replace(mine, person=persons_of(mine, people, self.detector))
         of_side = [self._of_side(mine, keypoints, toward) for keypoints, toward in ((mine.left_hand, -1.0), (mine.right_hand, 1.0))]
         hands = HandDetections.concat(of_side)
         return hands.take(np.lexsort((hands.p_right > 0.5, hands.person, hands.frame)))
@@ -85,15 +84,14 @@ class HandsOfPoses:
         )
 
 
-def everybodys_numbers(poses: Poses, people: People) -> Int16[np.ndarray, "n"]:
-    """Which person of `Everybody` each pose is of, by its body among the people (as `PeopleOfPoses` lists it); -1 where it is not there."""
-    number = np.full(len(poses), -1, np.int16)
-    for frame in np.unique(poses.frame):
-        mine, here = np.flatnonzero(poses.frame == frame), people.take(people.frame == frame)
-        of_row = numbers_of(here)
-        for row in mine:
-            same = (here.box == poses.box[row]).all(1)
-            same &= np.isclose(here.keypoints, poses.body[row], rtol=0, atol=0, equal_nan=True).all((1, 2))
-            if same.any():
-                number[row] = of_row[same.argmax()]
-    return number
+def persons_of(poses: Poses, people: People, detector: str) -> Int16[np.ndarray, "n"]:
+    """The person that each pose of one network is of, as `People` numbers them; -1 where it is nobody there."""
+    person = {
+        (frame, its_own): person
+        for frame, person, sources, numbers in zip(
+            people.frame.tolist(), people.person.tolist(), people.sources, people.source_persons, strict=True
+        )
+        for source, its_own in zip(sources, numbers, strict=True)
+        if source == detector
+    }
+    return np.array([person.get(row, -1) for row in zip(poses.frame.tolist(), poses.person.tolist(), strict=True)], np.int16)

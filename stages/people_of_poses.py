@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stages.stage import Key, Resources
-from stages.tables import People, Poses, Table
+from stages.tables import PersonDetections, Poses, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class PeopleOfPoses:
     version: ClassVar[int] = 1
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Poses,)
-    writes: ClassVar[type[Table]] = People
+    writes: ClassVar[type[Table]] = PersonDetections
     resources: ClassVar[Resources] = Resources(cpus=1)
 
     detector: str = "vitpose"
@@ -27,15 +27,16 @@ class PeopleOfPoses:
         """No model files."""
         return {}
 
-    def build(self) -> Callable[[Poses], People]:
+    def build(self) -> Callable[[Poses], PersonDetections]:
         return self._people
 
-    def _people(self, poses: Poses) -> People:
+    def _people(self, poses: Poses) -> PersonDetections:
         mine = poses.take(poses.source == self.detector)
-        return People(
+        return PersonDetections(
             video=mine.video,
             frame=mine.frame,
             time_s=mine.time_s,
+            source=mine.source,
             person=mine.person,
             box=mine.box,
             score=mine.score,

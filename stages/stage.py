@@ -1,4 +1,4 @@
-"""What a stage is: settings now, models later; tables in, one table or a reason out."""
+"""What a stage is: settings now, models later; tables in, tables or a reason out."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -200,8 +200,10 @@ class Stage(Protocol):
     """One step of the graph: a frozen dataclass whose fields are its settings.
 
     `build()` runs once on each worker: it imports and loads what is heavy and returns a plain function
-    over the tables named in `reads`, in that order. A stage that reads `Frames` is called once per
-    stretch of frames, with the rows of its other tables on those frames, and must not remember.
+    over the tables named in `reads`, in that order; it gives the table of `writes`, or a tuple of them in that order, or a `Failure`.
+    A stage that reads `Frames` is called once per stretch of frames, with the rows of its other tables on those frames, and must not
+    remember. One that reads tables alone may say `by_frame = True` if it makes each frame's rows of that frame's rows: it is then
+    called so too, between stages that read `Frames`, and does not part them into two decodes.
     """
 
     name: ClassVar[str]
@@ -209,7 +211,11 @@ class Stage(Protocol):
     """Raised by hand when the code's result changes: every part it wrote is then recomputed."""
     key: ClassVar[Key]
     reads: ClassVar[tuple[type, ...]]
-    writes: ClassVar[type[Table]]
+
+    @property
+    def writes(self) -> type[Table] | tuple[type[Table], ...]:
+        """The table it makes, or several: they are one task, and are there together or count as not there."""
+        ...
 
     @property
     def detector(self) -> str:
@@ -227,3 +233,9 @@ class Stage(Protocol):
         ...
 
     def build(self) -> Callable[..., Any]: ...
+
+
+def tables_written(stage: Any) -> tuple[type[Table], ...]:
+    """The tables that a stage makes, in the order in which its function gives them."""
+    written: type[Table] | tuple[type[Table], ...] = stage.writes
+    return written if isinstance(written, tuple) else (written,)

@@ -36,6 +36,7 @@ Text = Shaped[np.ndarray, "n"]
 TextList = Annotated[np.ndarray, pa.list_(pa.string())]
 """A ragged column: an object array whose items are lists."""
 FloatList = Annotated[np.ndarray, pa.list_(pa.float32())]
+IntList = Annotated[np.ndarray, pa.list_(pa.int16())]
 _T = TypeVar("_T", bound="Table")  # not typing.Self: beartype knows that in decorated classes only
 BoxList = Annotated[np.ndarray, pa.list_(pa.list_(pa.float32(), 4))]
 
@@ -217,21 +218,32 @@ class Poses(Table):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class People(Table):
-    """One row a person and frame."""
+class PersonDetections(Table):
+    """One row a person that one detector found in one frame, with the body's keypoints."""
 
     video: Text
     frame: Int64[np.ndarray, "n"]
     time_s: Float64[np.ndarray, "n"]
-    person: Int16[np.ndarray, "n"]  # index within the frame
+    source: Text  # the detector
+    person: Int16[np.ndarray, "n"]  # index within the frame, the detector's own
     box: Float32[np.ndarray, "n 4"]
     score: Float32[np.ndarray, "n"]
     keypoints: Float32[np.ndarray, "n 17 3"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Everybody(People):
+class People(Table):
     """One row a person and frame, however many detectors saw them: `person` is the number that hands and detections name."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    person: Int16[np.ndarray, "n"]  # index within the frame, surest first
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]
+    keypoints: Float32[np.ndarray, "n 17 3"]
+    sources: TextList  # one item a row of `PersonDetections` that is this person, surest first
+    source_persons: IntList  # its number there, in the same order
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -243,7 +255,7 @@ class HandDetections(Table):
     time_s: Float64[np.ndarray, "n"]
     source: Text  # the detector
     route: Text  # the crop it came from: frame, tile, wrist, person, track
-    person: Int16[np.ndarray, "n"]  # whose crop, as `Everybody` numbers them, or -1
+    person: Int16[np.ndarray, "n"]  # whose crop, as `People` numbers them, or -1
     crop: Float32[np.ndarray, "n 4"]  # the region that was looked at
     box: Float32[np.ndarray, "n 4"]  # as the detector means it
     score_raw: Float32[np.ndarray, "n"]  # P(b|d) as the detector says it; for MediaPipe palm x presence
@@ -271,7 +283,7 @@ class Hands(Table):
     side_log_odds: Float32[np.ndarray, "n"]  # of right against left, summed over the votes and the track
     keypoints: Float32[np.ndarray, "n 21 3"]
     world: Float32[np.ndarray, "n 21 3"]
-    person: Int16[np.ndarray, "n"]  # whose, as `Everybody` numbers them, or -1
+    person: Int16[np.ndarray, "n"]  # whose, as `People` numbers them, or -1
     track: Int32[np.ndarray, "n"]  # the same number for one hand through a clip
     track_length: Int32[np.ndarray, "n"]  # rows of that track
     num_agree: Int16[np.ndarray, "n"]  # how many sources saw it

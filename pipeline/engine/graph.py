@@ -1,6 +1,5 @@
 """Which parts a run wants, which it has, and why the rest is missing: the plan, kept current while parts land."""
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.engine.former import Former
 from pipeline.engine.store import Store
+from stages.digest import fingerprint_of
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
-from stages.stage import Stage, settings_of
+from stages.stage import Stage, settings_of, tables_written
 from stages.tables import Clips, Manifest, Table, Videos
 
 
@@ -48,10 +49,15 @@ class Why(StrEnum):
     RETRY = "retry"
 
 
+def tables_of(stage: Stage) -> dict[type[Table], str]:
+    """Folders of a stage's parts by table: hand_detections/mediapipe."""
+    names = {kind: "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip("_") for kind in tables_written(stage)}
+    return {kind: f"{name}/{stage.detector}" if stage.detector else name for kind, name in names.items()}
+
+
 def table_of(stage: Stage) -> str:
-    """Folder of a stage's parts: hand_detections/mediapipe."""
-    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in stage.writes.__name__).lstrip("_")
-    return f"{name}/{stage.detector}" if stage.detector else name
+    """Folder of a stage's parts, of its first table where it writes several: its failures lie there, and its name goes by it."""
+    return next(iter(tables_of(stage).values()))
 
 
 def _origin(stage: Stage) -> dict[str, Any]:
@@ -81,14 +87,14 @@ def identity_of(stage: Stage) -> dict[str, Any]:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One part: made, or to be made, by one stage for one key."""
+    """What one stage makes, or is to make, for one key: a part, or one of each table that it writes."""
 
     stage: int
     """Position in the recipe's list of stages."""
     key: str
     shard: str
     recipe: dict[str, Any]
-    """Everything the part is made from; `fingerprint` is its sha256."""
+    """Everything that its parts are made from; `fingerprint` is its sha256, and all of them carry it."""
     needs: tuple["Task", ...] = ()
     row: Table | None = None
     """The line of the manifest or of the clip list that the task is about."""
@@ -126,8 +132,11 @@ class Graph:
     """Videos whose clip list has not landed yet."""
 
     def __post_init__(self) -> None:
+        _check_order(self.stages)
         self._origins = [_origin(stage) for stage in self.stages]
-        self._schemas = [stage.writes.schema() for stage in self.stages]
+        folders = [tables_of(stage) for stage in self.stages]
+        self._tables = [[(folder, kind.schema()) for kind, folder in tables.items()] for tables in folders]
+        self._former = Former(self.stages, self._origins, folders)
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
@@ -135,7 +144,7 @@ class Graph:
         self._videos: dict[str, dict[int, Task]] = {}
         self._shards: dict[str, list[Task]] = defaultdict(list)
         self._waiting: Counter[str] = Counter()  # unsettled tasks by shard
-        self._touched: set[str] = set()  # shards that got a new part in this run
+        self._touched: set[str] = set()  # shards of which a part that they are packed from is new in this run
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
 
@@ -159,7 +168,7 @@ class Graph:
             if stage.key == "video":
                 item = self._manifest_identity(stage, row) if Manifest in stage.reads else {}
                 made[position] = self._add(position, video, shard, item, row, made)
-        lister = next((t for p, t in made.items() if self.stages[p].writes is Clips), None)
+        lister = next((t for p, t in made.items() if Clips in tables_written(self.stages[p])), None)
         if lister is not None and lister.state is State.DONE:
             self._add_clips(video)
         elif lister is not None and lister.state is State.PENDING:
@@ -188,7 +197,7 @@ class Graph:
     def _add_clips(self, video: str) -> None:
         self.unknown_clips.discard(video)
         made = self._videos[video]
-        lister = next(t for p, t in made.items() if self.stages[p].writes is Clips)
+        lister = next(t for p, t in made.items() if Clips in tables_written(self.stages[p]))
         for clip in self.store.read(Clips, table_of(self.stages[lister.stage]), video).rows():
             of_clip = dict(made)
             for position, stage in enumerate(self.stages):
@@ -218,34 +227,46 @@ class Graph:
         wanted = set(self.stages[position].reads)
         if Frames in wanted:
             wanted |= {Videos, Clips}
-        return [p for p, stage in enumerate(self.stages[:position]) if stage.writes in wanted]
+        return [p for p, stage in enumerate(self.stages[:position]) if wanted & set(tables_written(stage))]
 
     def _recipe(self, position: int, key: str, item: Mapping[str, Any], needs: Iterable[Task]) -> dict[str, Any]:
         upstream = {f"{table_of(self.stages[n.stage])}/{n.key}": n.fingerprint for n in needs}
         recipe = {**self._origins[position], "key": key, "item": dict(item), "upstream": upstream}
-        return {**recipe, "fingerprint": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()}
+        return {**recipe, "fingerprint": fingerprint_of(recipe)}
 
     def _judge(self, task: Task) -> None:
-        """Settle a task from what lies in the folder, or say why it is pending."""
-        table = table_of(self.stages[task.stage])
+        """Settle a task from what lies in the folder, or say why it is pending. Done is what has all of its parts."""
+        parts = [(folder, self.store.made_by(folder, task.key, schema)) for folder, schema in self._tables[task.stage]]
+        if self._made_before(task, parts):
+            task.state = State.DONE
+            return
         if any(need.state in (State.FAILED, State.RETRY, State.BLOCKED) for need in task.needs):
             task.state, task.reason = State.BLOCKED, "upstream failed"
             return
         if any(not need.settled for need in task.needs):
             task.why = Why.UPSTREAM
-        made_by = self.store.made_by(table, task.key, self._schemas[task.stage])
-        if made_by and made_by.get("fingerprint") == task.fingerprint:
+        if all(made_by and made_by.get("fingerprint") == task.fingerprint for _, made_by in parts):
             if task.why is None:
                 task.state = State.DONE
             return
-        error = self.store.error(table, task.key)
+        error = self.store.error(parts[0][0], task.key)
         if error and error.fingerprint == task.fingerprint:
             if error.permanent and task.why is None:
                 task.state, task.reason = State.FAILED, error.reason
             else:
                 task.why, task.reason = Why.RETRY, error.reason
             return
-        task.why = Why.NEW if made_by is None else _difference(made_by, task.recipe)
+        missing = next(made_by for _, made_by in parts if made_by is None or made_by.get("fingerprint") != task.fingerprint)
+        task.why = Why.NEW if missing is None else _difference(missing, task.recipe)
+
+    def _made_before(self, task: Task, parts: Sequence[tuple[str, Mapping[str, Any] | None]]) -> bool:
+        """Whether the parts were made, wholly or in part, in the layout before, and what they were made from is still there."""
+        found = [made_by.get("fingerprint") for _, made_by in parts if made_by]
+        if len(found) < len(parts) or all(fingerprint == task.fingerprint for fingerprint in found):
+            return False
+        before = self._former.fingerprints(task)
+        good = all(one in (task.fingerprint, before.get(folder)) for one, (folder, _) in zip(found, parts, strict=True))
+        return good and all(need.state is State.DONE for need in self._former.needs(task))
 
     def _close_shard(self, shard: str) -> None:
         """Add the shard's own task once all of its videos are settled: it is made from what there is."""
@@ -277,8 +298,9 @@ class Graph:
         task.state, task.reason = state, reason
         self._waiting[task.shard] -= 1
         if state is State.DONE:
-            self._touched.add(task.shard)
-            if self.stages[task.stage].writes is Clips:
+            if self._pack is not None and task.stage in self._upstream(self._pack):
+                self._touched.add(task.shard)
+            if Clips in tables_written(self.stages[task.stage]):
                 self._add_clips(task.key)
             self._fresh.update(((self._group_of[d.stage], d.key), None) for d in self._dependents[task])
         else:
@@ -294,10 +316,12 @@ class Graph:
 
     @property
     def open_shards(self) -> list[str]:
-        """Shards that are looked at again once their videos are settled."""
+        """Shards that are packed anew once their videos are settled: some part that they are packed from is pending."""
         if self._pack is None:
             return []
-        return [s for s, n in self._waiting.items() if n and not any(t.stage == self._pack for t in self._shards[s])]
+        read = {self._pack, *self._upstream(self._pack)}
+        waiting = {task.shard for task in self.pending if task.stage in read}
+        return [s for s, n in self._waiting.items() if n and s in waiting and not any(t.stage == self._pack for t in self._shards[s])]
 
     def group_of(self, stage: int) -> int:
         """The group a stage belongs to."""
@@ -316,17 +340,32 @@ class Graph:
         return Counter((self.stages[t.stage].name, t.state, t.reason if t.settled else str(t.why)) for t in self.tasks)
 
 
+def _check_order(stages: Sequence[Stage]) -> None:
+    """Raise ValueError when a stage reads a table that no stage before it makes."""
+    made: set[type] = {Manifest, Frames}
+    for stage in stages:
+        lacking = next((kind for kind in stage.reads if kind not in made), None)
+        if lacking is not None:
+            who = " by ".join(filter(None, (stage.name, stage.detector)))
+            raise ValueError(f"{who} reads {lacking.__name__}, which no stage before it in the recipe makes")
+        made |= set(tables_written(stage))
+
+
 def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
-    """Stages that read frames and ask for the same worker form one group: the clip is decoded once for all of them."""
+    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them."""
     groups: list[list[int]] = []
     for position, stage in enumerate(stages):
         previous = stages[groups[-1][-1]] if groups else None
-        shares = previous and Frames in stage.reads and Frames in previous.reads and seat_of(stage) == seat_of(previous)
-        if shares:
+        if previous and works_by_stretch(stage) and works_by_stretch(previous) and seat_of(stage) == seat_of(previous):
             groups[-1].append(position)
         else:
             groups.append([position])
     return [tuple(g) for g in groups]
+
+
+def works_by_stretch(stage: Stage) -> bool:
+    """Whether a stage may be called with a stretch of a clip's frames at a time."""
+    return Frames in stage.reads or bool(getattr(stage, "by_frame", False))
 
 
 def seat_of(stage: Stage) -> Seat:

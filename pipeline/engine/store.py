@@ -14,7 +14,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -30,6 +30,10 @@ T = TypeVar("T", bound=Table)
 
 UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
 """What pyarrow was seen to raise over damaged files."""
+
+FORMERLY: Mapping[str, str] = {"person_detections": "people"}
+"""Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
+takes its lock."""
 
 
 class StoreError(UserError):
@@ -55,8 +59,15 @@ class Store:
         self.root = Path(root).absolute()
 
     def part(self, table: str, key: str) -> Path:
-        """Where the part of `key` lies in `table` (which may name a sub-folder: people/blazepose)."""
-        return self.root / table / f"{key}.parquet"
+        """Where the part of `key` lies in `table` (which may name a sub-folder: person_detections/blazepose)."""
+        return self._folder(table) / f"{key}.parquet"
+
+    def _folder(self, table: str) -> Path:
+        """Where a table lies: under its name of before in a data folder that no run has taken over yet."""
+        name, _, detector = table.partition("/")
+        if name in FORMERLY and not (self.root / table).is_dir() and (self.root / FORMERLY[name] / detector).is_dir():
+            return self.root / FORMERLY[name] / detector
+        return self.root / table
 
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
@@ -69,7 +80,7 @@ class Store:
         except UNREADABLE:
             return None
         metadata = found.metadata or {}
-        if schema and not (found.equals(schema) and metadata.get(b"schema_version") == schema.metadata[b"schema_version"]):
+        if schema and not _fits(found, schema, table):
             return {}
         try:
             recipe = json.loads(metadata.get(b"recipe", b"{}"))
@@ -84,15 +95,31 @@ class Store:
 
         Raises CorruptFileError that names the part when it is not what was written, FileNotFoundError when there is none.
         """
-        return kind.from_arrow(read_sealed(self.part(table, key)))
+        arrow = read_sealed(self.part(table, key))
+        name, _, detector = table.partition("/")
+        if name in FORMERLY and "source" not in arrow.column_names:
+            arrow = arrow.append_column("source", pa.array([detector] * len(arrow), pa.string()))
+        return kind.from_arrow(arrow)
 
     def commit(self, table: str, key: str, content: Table, recipe: Mapping[str, Any]) -> None:
         """Write a part whole: aside, flushed, renamed; its error file and a corrupt predecessor go."""
-        arrow = content.to_arrow()
-        sealed = {b"recipe": json.dumps(recipe, sort_keys=True).encode(), b"digest": digest_of(arrow).encode()}
-        with self.aside(self.part(table, key)) as temporary:
-            write_part(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed}), temporary)
-        self.succeeded(table, key)
+        self.commit_together({table: content}, key, recipe)
+
+    def commit_together(self, contents: Mapping[str, Table], key: str, recipe: Mapping[str, Any]) -> None:
+        """Write the parts of one task, one a table: none has its name before all are whole, and all carry the task's recipe.
+
+        A kill between two names leaves a task without one of its parts, which is one that is not done: it is made again, and
+        gives the same parts.
+        """
+        stated = json.dumps(recipe, sort_keys=True).encode()
+        with ExitStack() as all_whole:
+            for table, content in contents.items():
+                arrow = content.to_arrow()
+                sealed = {b"recipe": stated, b"digest": digest_of(arrow).encode()}
+                temporary = all_whole.enter_context(self.aside(self.part(table, key)))
+                write_part(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed}), temporary)
+        for table in contents:
+            self.succeeded(table, key)
 
     def succeeded(self, table: str, key: str) -> None:
         """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
@@ -101,7 +128,7 @@ class Store:
 
     def corrupt_file(self, table: str, key: str) -> Path:
         """Where a corrupt part waits for its successor."""
-        return self.root / table / f"{key}.parquet.corrupt"
+        return self._folder(table) / f"{key}.parquet.corrupt"
 
     def set_corrupt_aside(self, path: Path) -> None:
         """Take a corrupt part out of the way of its successor; it is kept until that is committed."""
@@ -132,7 +159,7 @@ class Store:
 
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
-        return self.root / table / f"{key}.error.json"
+        return self._folder(table) / f"{key}.error.json"
 
     def error(self, table: str, key: str) -> ErrorRecord | None:
         """The recorded failure of `key`, if there is one that can be read."""
@@ -181,7 +208,28 @@ class Store:
                 file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
                 for leftover in self.root.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
+                self._take_over()
                 yield
+
+    def _take_over(self) -> None:
+        """Give the tables of a data folder made before their names of today; each detector's by one rename."""
+        for name, before in FORMERLY.items():
+            for folder in sorted(path for path in (self.root / before).glob("*") if path.is_dir()):
+                today = self.root / name / folder.name
+                if not today.exists():
+                    today.parent.mkdir(exist_ok=True)
+                    folder.rename(today)
+                    flush(today.parent)
+                    flush(folder.parent)
+
+
+def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
+    """Whether a part has the wanted columns, of their types and version. Others beside them do no harm."""
+    named_by_folder = {"source"} if table.partition("/")[0] in FORMERLY else set()
+    absent = {field.name for field in wanted if field.name not in found.names}
+    same = all(found.field(field.name).equals(field) for field in wanted if field.name not in absent)
+    version = (found.metadata or {}).get(b"schema_version")
+    return absent <= named_by_folder and same and version == wanted.metadata[b"schema_version"]
 
 
 def write_part(table: pa.Table, path: Path | BinaryIO) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.graph import State, table_of
+from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
-from stages.stage import Failure, Prepares, Reason, Stage
+from stages.stage import Failure, Prepares, Reason, Stage, tables_written
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 
@@ -82,7 +82,7 @@ class Worker:
         start = time.perf_counter()
         receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
         try:
-            if Frames in self.stages[order.stages[0]].reads:
+            if any(Frames in self.stages[position].reads for position in order.stages):
                 self._on_frames(order, receipt)
             else:
                 self._on_tables(order, receipt)
@@ -109,7 +109,14 @@ class Worker:
         return self.functions[position]
 
     def _on_tables(self, order: Order, receipt: Receipt) -> None:
-        (position,), (recipe,), (outcome,) = order.stages, order.recipes, receipt.outcomes
+        """Run one stage after another on whole tables; what follows one that failed cannot run."""
+        for place, (position, recipe, outcome) in enumerate(zip(order.stages, order.recipes, receipt.outcomes, strict=True)):
+            self._on_table(position, order, recipe, outcome)
+            if outcome.state is not State.DONE:
+                _block(receipt.outcomes[place + 1 :])
+                return
+
+    def _on_table(self, position: int, order: Order, recipe: Mapping[str, Any], outcome: Outcome) -> None:
         stage = self.stages[position]
         with self._recording(position, order.key, recipe, outcome):
             if isinstance(stage, Pack):
@@ -130,7 +137,7 @@ class Worker:
         videos, clip = self._videos(order.video), order.row
         assert isinstance(clip, Clips)
         run = list(zip(order.stages, order.recipes, receipt.outcomes, strict=True))
-        made: dict[int, list[Table]] = {position: [] for position in order.stages}
+        made: dict[int, list[tuple[Table, ...]]] = {position: [] for position in order.stages}
         inputs = {p: [self._input(k, order, p, skip=made) for k in self.stages[p].reads] for p in order.stages}
         stretches = read_frames(Path(videos.path[0]), clip)
         while run:
@@ -150,7 +157,7 @@ class Worker:
                     if isinstance(result, Failure):
                         self._finish(position, order.key, recipe, result, outcome)
                     else:
-                        made[position].append(result)
+                        made[position].append(_tables(result))
                 if outcome.state is not State.PENDING:  # it failed: what follows in the group cannot run
                     failed = run.index((position, recipe, outcome))
                     _block([later for _, _, later in run[failed + 1 :]])
@@ -158,11 +165,19 @@ class Worker:
                     break
         for position, recipe, outcome in run:
             with self._recording(position, order.key, recipe, outcome):
-                self._finish(position, order.key, recipe, self.stages[position].writes.concat(made[position]), outcome)
+                kinds = tables_written(self.stages[position])
+                result = tuple(kind.concat([tables[place] for tables in made[position]]) for place, kind in enumerate(kinds))
+                self._finish(position, order.key, recipe, result, outcome)
 
-    def _of_stretch(self, kind: type[Table], position: int, given: Table | None, made: Mapping[int, list[Table]], frames: Frames) -> Table:
+    def _of_stretch(
+        self, kind: type[Table], position: int, given: Table | None, made: Mapping[int, list[tuple[Table, ...]]], frames: Frames
+    ) -> Table:
         """The rows of an input on the frames of one stretch: from the store, or just made by the stages before it in the group."""
-        fresh = [tables[-1] for p, tables in made.items() if p < position and self.stages[p].writes is kind]
+        fresh = [
+            stretches[-1][tables_written(self.stages[p]).index(kind)]
+            for p, stretches in made.items()
+            if p < position and kind in tables_written(self.stages[p])
+        ]
         if given is not None and hasattr(given, "frame"):
             fresh.append(given.take(np.isin(given.frame, frames.frame)))
         elif given is not None:
@@ -177,9 +192,9 @@ class Worker:
             return order.row
         if kind is Videos:
             return self._videos(order.video)
-        producers = [(p, s) for p, s in enumerate(self.stages[:position]) if s.writes is kind and p not in (skip or ())]
-        key = order.video if producers and producers[0][1].key == "video" else order.key
-        tables: list[Any] = [self.store.read(kind, table_of(s), key) for _, s in producers]
+        makers = [s for p, s in enumerate(self.stages[:position]) if kind in tables_written(s) and p not in (skip or ())]
+        key = order.video if makers and makers[0].key == "video" else order.key
+        tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
         return kind.concat(tables) if tables else None
 
     def _videos(self, video: str) -> Videos:
@@ -221,17 +236,23 @@ class Worker:
         record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(Reason.EXCEPTION, message, False), trace)
         outcome.state, outcome.reason, outcome.message = State.RETRY, Reason.EXCEPTION, message
 
-    def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Table | Failure, outcome: Outcome) -> None:
-        table = table_of(self.stages[position])
+    def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Any, outcome: Outcome) -> None:
+        """Record a failure, or commit the table or tables that a stage gave."""
         if isinstance(result, Failure):
-            record_failure(self.store, table, key, recipe, result)
+            record_failure(self.store, table_of(self.stages[position]), key, recipe, result)
             outcome.state = State.FAILED if result.permanent else State.RETRY
             outcome.reason, outcome.message = result.reason, result.message
             return
         if isinstance(result, Videos):
             result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
-        self.store.commit(table, key, result, recipe)
-        outcome.state, outcome.num_rows = State.DONE, len(result)
+        tables = dict(zip(tables_of(self.stages[position]).values(), _tables(result), strict=True))
+        self.store.commit_together(tables, key, recipe)
+        outcome.state, outcome.num_rows = State.DONE, len(_tables(result)[0])
+
+
+def _tables(result: Any) -> tuple[Table, ...]:
+    """What a stage gave, as a tuple of tables."""
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _block(outcomes: Sequence[Outcome]) -> None:

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 
 from hands.metrics.labels import MIRRORED, LabelledFrame, mirrored
 from stages.media.frames import Frames, decode, read_frames
-from stages.stage import Stage
-from stages.tables import Clips, HandDetections, Hands, People, Videos
+from stages.stage import Stage, tables_written
+from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Videos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +32,9 @@ class Seen:
         """Detections on the labelled frame itself."""
         return self.detections.take(self.detections.frame == self.frame)
 
-    def fused(self, fuse: Callable[[Videos, Clips, People, HandDetections], Hands]) -> Hands:
+    def fused(self, fuse: Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]) -> Hands:
         """The hands of the labelled frame itself, tracked with its neighbours'."""
-        hands = fuse(self.videos, self.clips, self.people, self.detections)
+        hands, _ = fuse(self.videos, self.clips, self.people, self.detections)
         return hands.take(hands.frame == self.frame)
 
 
@@ -66,7 +66,9 @@ def observe(
         made[Videos], made[Clips] = [_video(frames.video, image)], [_clip(frames, rate)]
         for stage, function in functions:
             inputs: Iterator[Any] = (frames if kind is Frames else kind.concat(made[kind]) for kind in stage.reads)  # type: ignore[attr-defined]
-            made[stage.writes].append(function(*inputs))
+            result = function(*inputs)
+            for kind, table in zip(tables_written(stage), result if isinstance(result, tuple) else (result,), strict=True):
+                made[kind].append(table)
         yield Seen(
             label=label,
             frame=frame,

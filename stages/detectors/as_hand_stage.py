@@ -10,7 +10,6 @@ import numpy as np
 
 from stages.detectors.found import FindHands, FoundHands
 from stages.fusion.association import without_copies
-from stages.fusion.people import union_of_people
 from stages.media.frames import Frames
 from stages.tables import HandDetections, People
 
@@ -19,13 +18,10 @@ COPY_IOU, COPY_DISTANCE = 0.5, 0.2
 
 
 def rows_of(find: FindHands, detector: str) -> Callable[[Frames, People], HandDetections]:
-    """The function of a stage: hands of a stretch of frames and the people in it, in the order of the frames.
-
-    `person` counts everybody once, surest first, however many tables of people there are.
-    """
+    """The function of a stage: hands of a stretch of frames and the people in it, in the order of the frames."""
 
     def detect(frames: Frames, people: People) -> HandDetections:
-        found = find(frames.images, [union_of_people(people.take(people.frame == frame)) for frame in frames.frame])
+        found = find(frames.images, [people.take(people.frame == frame) for frame in frames.frame])
         everything = _table(found, frames, detector)
         once = []
         for row, image in enumerate(frames.images):

@@ -1,4 +1,4 @@
-"""Everybody once, however many detectors saw them: the union of person detectors' boxes, and of their bodies. One frame, pixels.
+"""The union of what several person detectors see, of their boxes and of their bodies: each person once. One frame, pixels.
 
 Boxes are joined as weighted boxes fusion joins them (Solovyev et al., IVC 2021, arXiv:1910.13302): surest first, to the group whose mean so
 far overlaps most. The score is the surest member's: each detector has its own gate before this, and one that missed somebody is
@@ -8,10 +8,10 @@ no witness against them.
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int16, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from stages import boxes
-from stages.tables import People, PersonBoxes
+from stages.tables import People, PersonBoxes, PersonDetections
 
 MIN_IOU = 0.55
 """Weighted boxes fusion's own."""
@@ -44,39 +44,45 @@ def _fused(box: Float32[np.ndarray, "n 4"], score: Float32[np.ndarray, "n"], mem
 
 
 def union_of_boxes(found: PersonBoxes, *, min_iou: float = MIN_IOU) -> PersonBoxes:
-    """Everybody of one frame once, surest first; two boxes of one detector are never the same person. The source is the surest's."""
+    """Each person of one frame once, surest first; two boxes of one detector are never the same person. The source is the surest's."""
     alike = found.source[:, None] != found.source[None]
     members = groups(found.box, found.score, alike, min_iou=min_iou)
     surest = found.take(np.array([rows[0] for rows in members], np.int64))
     return replace(surest, box=_fused(found.box, found.score, members))
 
 
-def union_of_people(people: People) -> People:
-    """Everybody of one frame once, surest first, numbered anew; two bodies are one where boxes overlap and the limbs coincide.
+def union_of_people(found: PersonDetections) -> People:
+    """Each person of one frame once, surest first, numbered anew; two bodies are one where boxes overlap and the limbs coincide.
 
     The box is the mean, weighted by score; the limbs are those of the member that sees most of them.
     """
-    members = groups(people.box, people.score, limbs_coincide(people), min_iou=MIN_IOU)
-    seen = np.nan_to_num(people.keypoints[..., 2]).sum(1)
-    clearest = people.take(np.array([rows[seen[rows].argmax()] for rows in members], np.int64))
-    best = np.array([people.score[rows[0]] for rows in members], np.float32)
-    box = _fused(people.box, people.score, members)
-    return replace(clearest, person=np.arange(len(members), dtype=np.int16), box=box, score=best)
+    members = groups(found.box, found.score, limbs_coincide(found), min_iou=MIN_IOU)
+    seen = np.nan_to_num(found.keypoints[..., 2]).sum(1)
+    clearest = found.take(np.array([rows[seen[rows].argmax()] for rows in members], np.int64))
+    return People(
+        video=clearest.video,
+        frame=clearest.frame,
+        time_s=clearest.time_s,
+        person=np.arange(len(members), dtype=np.int16),
+        box=_fused(found.box, found.score, members),
+        score=np.array([found.score[rows[0]] for rows in members], np.float32),
+        keypoints=clearest.keypoints,
+        sources=_ragged([found.source[rows] for rows in members]),
+        source_persons=_ragged([found.person[rows] for rows in members]),
+    )
 
 
-def numbers_of(people: People) -> Int16[np.ndarray, "n"]:
-    """Of each body of one frame, the person that `union_of_people` makes of it."""
-    number = np.empty(len(people), np.int16)
-    for person, rows in enumerate(groups(people.box, people.score, limbs_coincide(people), min_iou=MIN_IOU)):
-        number[rows] = person
-    return number
+def _ragged(items: list[np.ndarray]) -> np.ndarray:
+    column = np.empty(len(items), object)
+    column[:] = [item.tolist() for item in items]
+    return column
 
 
-def limbs_coincide(people: People) -> Bool[np.ndarray, "n n"]:
+def limbs_coincide(found: PersonDetections) -> Bool[np.ndarray, "n n"]:
     """Whether two bodies' keypoints, weighted by both confidences, lie within a tenth of the larger box side on average; true of bodies
     of which one has no keypoints."""
-    points, sure = np.nan_to_num(people.keypoints[..., :2]), np.nan_to_num(people.keypoints[..., 2])
+    points, sure = np.nan_to_num(found.keypoints[..., :2]), np.nan_to_num(found.keypoints[..., 2])
     weight = sure[:, None] * sure[None]
     apart = (weight * np.linalg.norm(points[:, None] - points[None], axis=-1)).sum(-1) / np.maximum(weight.sum(-1), 1e-6)
-    size = boxes.long_side(people.box)
+    size = boxes.long_side(found.box)
     return np.asarray((apart < 0.1 * np.maximum(size[:, None], size[None])) | (weight.sum(-1) <= 0), np.bool_)

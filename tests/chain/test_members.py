@@ -16,6 +16,7 @@ from stages.detect_people_blazepose import DetectPeople
 from stages.detectors.mediapipe import models
 from stages.download import Download
 from stages.fuse_hands import FuseHands
+from stages.fuse_people import FusePeople
 from stages.split import Split
 from stages.stage import Stage
 from stages.tables import HandDetections
@@ -35,7 +36,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe(root: Path) -> list[Stage]:
     """The networks at a size that one frame takes a second."""
-    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople()]
+    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople(), FusePeople()]
     members = [
         (DetectHandsOpenPose(resolution=64, min_joints=0, min_score=0.0),),
         (DetectHandsContactHands(max_zoom=0.3, person_gain=9.0, min_score=0.0),),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.graph import Graph, State, table_of
+from pipeline.engine.graph import Graph, State, tables_of
 from pipeline.engine.run import Local, run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
@@ -41,9 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, whim: Whim) -> Path:
     while items := list(graph.ready()):
         for task in (task for item in items for task in item.tasks):
             stage = graph.stages[task.stage]
-            store.commit(
-                table_of(stage), task.key, invented(store, task.row) if stage.writes is Hands else stage.writes.empty(), task.recipe
-            )
+            tables = tables_of(stage).items()
+            contents = {folder: invented(store, task.row) if kind is Hands else kind.empty() for kind, folder in tables}
+            store.commit_together(contents, task.key, task.recipe)
             graph.settle(task, State.DONE)
     whim("run", "--local", "--videos", folder / "list.txt", "--data", folder / "data")
     return folder

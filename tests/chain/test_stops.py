@@ -101,16 +101,16 @@ def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tm
     data = tmp_path / "data"
     for number in (signal.SIGINT, signal.SIGTERM):
         stopped(started(few_videos, data, "--local"), number, data)
-        shutil.rmtree(data / "people", ignore_errors=True)
+        shutil.rmtree(data / "person_detections", ignore_errors=True)
 
     driver = started(few_videos, data)
     second = whim("run", "--local", "--data", data, status=1).stderr
     assert f"in use by pid {driver.pid} on " in second
     stopped(driver, signal.SIGINT, data)
-    shutil.rmtree(data / "people", ignore_errors=True)
+    shutil.rmtree(data / "person_detections", ignore_errors=True)
 
     stopped(started(few_videos, data), signal.SIGTERM, data)
-    shutil.rmtree(data / "people", ignore_errors=True)
+    shutil.rmtree(data / "person_detections", ignore_errors=True)
 
     driver = started(few_videos, data)
     family = psutil.Process(driver.pid).children(recursive=True)

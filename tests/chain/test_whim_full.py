@@ -18,7 +18,7 @@ from stages.detectors.person_boxes import person_detector, person_finder
 from stages.detectors.weights import find_weights
 from stages.fuse_hands import Refusal
 from stages.media.frames import decode
-from stages.tables import Everybody, HandDetections, Hands, People, PersonBoxes, Poses, RefusedHands, Table
+from stages.tables import HandDetections, Hands, People, PersonBoxes, PersonDetections, Poses, RefusedHands, Table
 from tests.chain.conftest import plan
 from tests.detr_layouts import rtdetr_r50
 from tests.stages.detectors import rcnn_reference, test_alphapose, test_openpose_hand
@@ -78,13 +78,13 @@ def table(data: Path, kind: type[Table], name: str) -> Any:
 def test_every_detector_writes_its_own_table(data: Path) -> None:
     assert not list(data.rglob("*.error.json"))
     assert sorted(p.name for p in (data / "hand_detections").iterdir()) == list(HAND_SOURCES)
-    assert sorted(p.name for p in (data / "people").iterdir()) == ["alphapose", "blazepose", "vitpose"]
+    assert sorted(p.name for p in (data / "person_detections").iterdir()) == ["alphapose", "blazepose", "vitpose"]
     assert sorted(p.name for p in (data / "poses").iterdir()) == ["alphapose", "vitpose"]
     persons = table(data, PersonBoxes, "person_boxes/rtdetr_r50")
     assert len(persons) >= 3
     assert (persons.score > 0.65).all()
     for source in ("alphapose", "vitpose"):
-        poses, people = table(data, Poses, f"poses/{source}"), table(data, People, f"people/{source}")
+        poses, people = table(data, Poses, f"poses/{source}"), table(data, PersonDetections, f"person_detections/{source}")
         assert len(poses) == len(people) >= 1
         assert set(poses.source) == {source}
         assert np.array_equal(people.keypoints, poses.body)
@@ -104,19 +104,22 @@ def test_the_sources_are_fused(data: Path) -> None:
     assert set(refused.reason) <= set(Refusal)
 
 
-def test_persons_of_hands_are_rows_of_everybody(data: Path) -> None:
-    everybody = table(data, Everybody, "everybody")
-    known = set(zip(everybody.frame.tolist(), everybody.person.tolist(), strict=True))
-    assert len(known) == len(everybody)
+def test_persons_of_hands_are_rows_of_people(data: Path) -> None:
+    people = table(data, People, "people")
+    known = set(zip(people.frame.tolist(), people.person.tolist(), strict=True))
+    assert len(known) == len(people)
     named = [table(data, HandDetections, f"hand_detections/{source}") for source in HAND_SOURCES]
     named += [table(data, Hands, "hands"), table(data, RefusedHands, "refused_hands")]
     for hands in named:
         owned = hands.take(hands.person >= 0)
         assert set(zip(owned.frame.tolist(), owned.person.tolist(), strict=True)) <= known
     for source in ("alphapose", "vitpose"):
-        people, hands = table(data, People, f"people/{source}"), table(data, HandDetections, f"hand_detections/{source}")
+        found, hands = (
+            table(data, PersonDetections, f"person_detections/{source}"),
+            table(data, HandDetections, f"hand_detections/{source}"),
+        )
         assert (hands.person >= 0).all()
-        assert len(set(hands.person)) <= len(people)
+        assert len(set(hands.person)) <= len(found)
 
 
 def test_removing_one_members_weights_removes_just_its_column(weights: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:

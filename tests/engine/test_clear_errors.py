@@ -12,6 +12,7 @@ from pipeline.engine.run import Local, OnRay, run
 from pipeline.engine.store import ErrorRecord, Store
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_people_blazepose import DetectPeople
+from stages.fuse_people import FusePeople
 from stages.stage import Resources
 from tests.engine import toy
 
@@ -67,11 +68,11 @@ def test_a_failure_leaves_the_part_that_another_made_meanwhile(tmp_path: Path) -
 
 
 def test_a_video_that_vanished_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
-    stages = [*toy.recipe()[:2], DetectPeople(), DetectHands()]
+    stages = [*toy.recipe()[:2], DetectPeople(), FusePeople(), DetectHands()]
     graph = Graph(stages, toy.manifest("a"), Store(tmp_path)).load()  # its path leads nowhere
     counts = run(graph, Local(tmp_path, stages)).counts
     assert counts["detect-people", State.RETRY, "exception"] == 4
     assert counts["detect-hands", State.BLOCKED, "upstream failed"] == 4
-    error = Store(tmp_path).error("people/blazepose", "a-0000")
+    error = Store(tmp_path).error("person_detections/blazepose", "a-0000")
     assert error is not None
     assert "FileNotFoundError" in error.message

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from stages.stage import Failure, Reason, Resources, setting
-from stages.tables import Clips, Hands, Manifest, Reviews, Table, Videos
+from stages.tables import Clips, Fits, Hands, Manifest, RefusedHands, Reviews, Table, Videos
 
 
 def text(*values: str) -> np.ndarray:
@@ -173,3 +173,53 @@ def recipe(calls: Path | str = "", **count: Any) -> list[Any]:
 def called(folder: Path) -> list[str]:
     """Names of the calls made, without their times."""
     return sorted(name.rpartition(".")[0] for name in os.listdir(folder) if name != "mended")  # noqa: PTH208
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sort(ToyStage):
+    """Writes two tables of what it reads; refuses the clips it is told to."""
+
+    name: ClassVar[str] = "sort"
+    reads: ClassVar[tuple[type, ...]] = (Reviews,)
+    writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
+
+    factor: int = 1
+    """A setting that only this stage has."""
+    refuses: str = setting("", identity=False)
+
+    def build(self) -> Callable[..., Any]:
+        def sort(reviews: Reviews) -> tuple[Hands, RefusedHands] | Failure:
+            key = f"{reviews.video[0]}-{reviews.frame[0] // 500:04d}"
+            self.note(key)
+            if key == self.refuses:
+                return Failure(Reason.NO_FRAMES, "told to")
+            return filled(Hands, 2), filled(RefusedHands, 1)
+
+        return sort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AfterSort(ToyStage):
+    """Reads the second table of `sort`."""
+
+    name: ClassVar[str] = "after-sort"
+    reads: ClassVar[tuple[type, ...]] = (RefusedHands,)
+    writes: ClassVar[type[Table]] = Fits
+
+    def build(self) -> Callable[..., Any]:
+        return lambda refused: filled(Fits, 10 * len(refused))
+
+
+def filled(kind: type[Table], num_rows: int) -> Any:
+    """A table of blank rows."""
+    blank = {name: np.zeros((num_rows, *column.shape[1:]), column.dtype) for name, column in vars(kind.empty()).items()}
+    for name, column in blank.items():
+        if column.dtype == object:
+            is_list = str(kind.schema().field(name).type).startswith("list")
+            column[:] = [[] for _ in range(num_rows)] if is_list else [""] * num_rows
+    return kind(**blank)
+
+
+def sorting(calls: Path | str = "", **sort: Any) -> list[Any]:
+    """The chain up to a stage of two tables and one that reads the second; keyword arguments are `Sort`'s."""
+    return [*recipe(calls)[:3], Sort(calls=str(calls), **sort), AfterSort()]

@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_people_blazepose import DetectPeople
 from stages.download import Download
 from stages.estimate_poses_vitpose import EstimatePoses
+from stages.fuse_people import FusePeople
 from stages.split import Split
 from stages.stage import Key, Resources, Stage
-from stages.tables import Manifest, People, PersonBoxes, Table
+from stages.tables import Manifest, PersonBoxes, PersonDetections, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +23,18 @@ class BoxesOfPeople:
     name: ClassVar[str] = "boxes-of-people"
     version: ClassVar[int] = 1
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (People,)
+    reads: ClassVar[tuple[type, ...]] = (PersonDetections,)
     writes: ClassVar[type[Table]] = PersonBoxes
     detector: ClassVar[str] = "blazepose"
     resources: ClassVar[Resources] = Resources(cpus=1)
     weights: ClassVar[Mapping[str, str]] = {}
 
-    def build(self) -> Callable[[People], PersonBoxes]:
+    def build(self) -> Callable[[PersonDetections], PersonBoxes]:
         """Nothing to load."""
 
-        def boxes(people: People) -> PersonBoxes:
-            source = np.full(len(people), self.detector, object)
-            return PersonBoxes(
-                video=people.video, frame=people.frame, time_s=people.time_s, source=source, box=people.box, score=people.score
-            )
+        def boxes(people: PersonDetections) -> PersonBoxes:
+            columns = {name: getattr(people, name) for name in ("video", "frame", "time_s", "source", "box", "score")}
+            return PersonBoxes(**columns)
 
         return boxes
 
@@ -48,7 +45,7 @@ def vitpose(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
 
 
 def contacthands(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
-    return [Download(folder=root / "media"), Split(), DetectPeople(), DetectHandsContactHands(**settings)]
+    return [Download(folder=root / "media"), Split(), DetectPeople(), FusePeople(), DetectHandsContactHands(**settings)]
 
 
 vitpose_by_transformers = partial(vitpose, engine="transformers")

@@ -14,11 +14,12 @@ from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
 from stages.fuse_hands import FuseHands
+from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
-from stages.refuse_hands import RefuseHands
+from stages.review import Review
 from stages.stage import Stage
 
-BEFORE: list[Stage] = [DetectPeople(), DetectHands()]
+BEFORE: list[Stage] = [DetectPeople(), FusePeople(), DetectHands()]
 MEMBERS: list[tuple[Stage, ...]] = [
     (DetectPersonBoxes(),),
     (EstimatePosesAlphaPose(), HandsOfPoses(detector="alphapose", min_keypoint=0.05)),
@@ -68,11 +69,11 @@ def test_without_person_boxes_there_are_no_poses(weights: Path, caplog: pytest.L
     assert "nothing here writes the PersonBoxes" in caplog.records[1].getMessage()
 
 
-def test_one_more_detector_comes_after_the_others_and_both_halves_of_fusion_are_told() -> None:
+def test_one_more_detector_comes_after_the_others_and_fusion_is_told() -> None:
     fuse = FuseHands(min_score=0.3)
-    stages = with_detector([*BEFORE, fuse, RefuseHands(fuse=fuse)], DetectHandsContactHands())
+    stages = with_detector([*BEFORE, fuse, Review()], DetectHandsContactHands())
     told = FuseHands(detectors=("mediapipe", "contacthands"), min_score=0.3)
-    assert stages == [*BEFORE, DetectHandsContactHands(), told, RefuseHands(fuse=told)]
+    assert stages == [*BEFORE, DetectHandsContactHands(), told, Review()]
 
 
 def test_who_is_taken_at_their_word_is_said(weights: Path, caplog: pytest.LogCaptureFixture) -> None:

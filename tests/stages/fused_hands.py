@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import settings
 
 from stages.fuse_hands import FuseHands
-from stages.tables import BODY_KEYPOINTS, Clips, HandDetections, Hands, People, Videos
+from stages.fuse_people import fuse_people
+from stages.tables import BODY_KEYPOINTS, Clips, HandDetections, Hands, People, PersonDetections, Videos
 
 SIZE = (640, 480)
 NO_DETECTIONS, NO_VIDEOS = HandDetections.empty(), Videos.empty()
@@ -29,19 +30,21 @@ def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, c
     return HandDetections(**columns)
 
 
-def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, seen=0.9) -> People:
+def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, seen=0.9) -> PersonDetections:
     points = np.zeros((1, 17, 3), np.float32)
     points[0, BODY_KEYPOINTS.index("left_wrist")] = (*left, seen)
     points[0, BODY_KEYPOINTS.index("right_wrist")] = (*right, seen)
-    return People(
-        video=np.array(["v"], object), frame=np.array([frame]), time_s=np.array([frame / 5]), person=np.array([person], np.int16),
+    return PersonDetections(
+        video=np.array(["v"], object), frame=np.array([frame]), time_s=np.array([frame / 5]),
+        source=np.array(["b"], object), person=np.array([person], np.int16),
         box=np.array([box], np.float32), score=np.array([score], np.float32), keypoints=points,
     )  # fmt: skip
 
 
-def fuse(*detections: HandDetections, people: People | None = None, **changes) -> Hands:
+def fuse(*detections: HandDetections, people: PersonDetections | None = None, **changes) -> Hands:
     """Hands of a clip of 30 frames; scores at which they count are low unless `changes` say otherwise."""
-    return fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
+    hands, _ = fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
+    return hands
 
 
 def fusion(*detections: HandDetections, **changes) -> FuseHands:
@@ -49,7 +52,7 @@ def fusion(*detections: HandDetections, **changes) -> FuseHands:
     return FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
 
 
-def clip_of(*detections: HandDetections, people: People | None = None) -> tuple[Videos, Clips, People, HandDetections]:
+def clip_of(*detections: HandDetections, people: PersonDetections | None = None) -> tuple[Videos, Clips, People, HandDetections]:
     """The tables that fusion reads."""
     clip = Clips(
         clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
@@ -57,4 +60,4 @@ def clip_of(*detections: HandDetections, people: People | None = None) -> tuple[
     )  # fmt: skip
     known = {"width": SIZE[0], "height": SIZE[1]}
     blank = {n: np.array([known.get(n, "" if c.dtype == object else 0)], c.dtype) for n, c in vars(NO_VIDEOS).items()}
-    return Videos(**blank), clip, people or People.empty(), HandDetections.concat(detections)
+    return Videos(**blank), clip, fuse_people(people or PersonDetections.empty()), HandDetections.concat(detections)

@@ -10,14 +10,15 @@ import pytest
 from stages import boxes
 from stages.detect_hands_mediapipe import DetectHands, zooms_of
 from stages.detect_people_blazepose import DetectPeople
-from stages.tables import HandDetections, People
+from stages.fuse_people import fuse_people
+from stages.tables import HandDetections, People, PersonDetections
 from tests.labelled_pictures import frames_of, labelled
 from tests.small_tables import columns
 
 
 def detect(*images: np.ndarray, people: People | None = None, settings: DetectHands | None = None) -> HandDetections:
     frames = frames_of(*images)
-    people = DetectPeople().build()(frames) if people is None else people
+    people = fuse_people(DetectPeople().build()(frames)) if people is None else people
     return (settings or DetectHands()).build()(frames, people)
 
 
@@ -115,11 +116,11 @@ def test_bad_settings_are_named() -> None:
         DetectHands(extent_width=-1.0)
 
 
-def test_a_person_of_two_tables_is_searched_once_and_counted_as_fusion_counts(media: Path) -> None:
+def test_a_person_of_two_detectors_is_searched_once(media: Path) -> None:
     image, _ = labelled(media, "A034")
     people = DetectPeople().build()(frames_of(image))
-    twice = People.concat([people, replace(people, score=people.score - 0.01, box=people.box + 1, person=people.person + 5)])
-    once, again = detect(image, people=people), detect(image, people=twice)
+    nearby = replace(people, score=people.score - 0.01, box=people.box + 1, person=people.person + 5)
+    once, again = (detect(image, people=fuse_people(found)) for found in (people, PersonDetections.concat([people, nearby])))
     assert len(once)
     assert again.person.tolist() == once.person.tolist()
     np.testing.assert_allclose(again.box, once.box, atol=3)

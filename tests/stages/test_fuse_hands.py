@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.fuse_hands import FuseHands
-from stages.fuse_people import everybody_of
+from stages.fuse_people import fuse_people
 from stages.fusion.association import associate, fuse_box, fuse_keypoints, weighted_box
-from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, Videos
+from stages.tables import LEFT, RIGHT, Clips, HandDetections, Hands, People, PersonDetections, RefusedHands, Videos
 from tests.stages.fused_hands import body, detection, fuse, quick, shape_of
 
 boxes_in_frame = st.tuples(st.floats(50, 400), st.floats(50, 300), st.floats(30, 150), st.floats(30, 150)).map(
@@ -133,7 +133,7 @@ def test_nobody_has_two_right_hands_and_the_weaker_vote_yields():
 
 
 def test_a_third_hand_of_two_people_goes_to_the_other_person():
-    people = People.concat(
+    people = PersonDetections.concat(
         [body((300, 200), (200, 200), person=0, box=(150, 0, 400, 400)), body((420, 200), (340, 200), person=1, box=(300, 0, 500, 400))]
     )
     found = [detection([x - 40, 100, x + 40, 200], 0.9, p_right=p) for x, p in ((200, 0.9), (300, 0.1), (345, 0.9))]
@@ -179,7 +179,7 @@ def test_a_hand_without_a_body_in_view_is_kept():
 
 
 def test_a_person_seen_by_two_detectors_has_two_wrists_not_four():
-    people = People.concat([body((300, 200), (200, 200), person=0), body((301, 200), (201, 200), person=1, score=0.8)])
+    people = PersonDetections.concat([body((300, 200), (200, 200), person=0), body((301, 200), (201, 200), person=1, score=0.8)])
     found = [detection([x - 40, 100, x + 40, 200], 0.9, p_right=0.95) for x in (200, 300)]
     assert sorted(fuse(*found, people=people).side.tolist()) == [LEFT, RIGHT]
 
@@ -213,9 +213,11 @@ def test_hands_that_cross_keep_their_tracks():
 
 
 def test_nothing_found_gives_an_empty_table_of_the_schema():
-    hands = FuseHands().build()(Videos.empty(), Clips.empty(), People.empty(), HandDetections.empty())
-    assert len(hands) == 0
+    one_video = Videos(**{n: np.array(["" if c.dtype == object else 9], c.dtype) for n, c in vars(Videos.empty()).items()})
+    hands, refused = FuseHands().build()(one_video, Clips.empty(), People.empty(), HandDetections.empty())
+    assert len(hands) == len(refused) == 0
     assert hands.to_arrow().schema == Hands.schema()
+    assert refused.to_arrow().schema == RefusedHands.schema()
 
 
 def test_the_table_survives_arrow():
@@ -248,8 +250,8 @@ def test_a_bad_setting_is_refused_by_name(change):
         replace(FuseHands(), **change)
 
 
-def test_people_are_numbered_as_the_detectors_number_them_a_doubtful_one_between_them_too():
-    people = People.concat(
+def test_hands_name_people_by_their_number_a_doubtful_one_between_them_too():
+    people = PersonDetections.concat(
         [
             body((100, 200), (150, 200), person=7, box=(50, 0, 200, 400), score=0.95),
             body((500, 200), (450, 200), person=3, box=(400, 0, 600, 400), score=0.7),
@@ -259,7 +261,7 @@ def test_people_are_numbered_as_the_detectors_number_them_a_doubtful_one_between
     )
     found = [detection([x - 30, 120, x + 30, 200], 0.9, p_right=0.05) for x in (100, 300, 500)]
     hands = fuse(*found, people=people)
-    numbers = everybody_of(people)
+    numbers = fuse_people(people)
     order = np.argsort(hands.box[:, 0])
     assert hands.person[order].tolist() == [0, -1, 1]  # the one of 0.6 is too doubtful to own a hand
     assert numbers.person.tolist() == [0, 1, 2]

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from stages.detectors.vitpose.keypoints import views_of
 from stages.detectors.weights import MissingWeights, find_weights
 from stages.estimate_poses_vitpose import EstimatePoses
-from stages.fuse_people import everybody_of
+from stages.fuse_people import fuse_people
 from stages.hands_of_poses import HandsOfPoses
 from stages.media.frames import Frames
 from stages.people_of_poses import PeopleOfPoses
-from stages.tables import BODY_KEYPOINTS, People, PersonBoxes, Poses
+from stages.tables import BODY_KEYPOINTS, People, PersonBoxes, PersonDetections, Poses
 from tests.labelled_pictures import frames_of, labelled
 from tests.stages.detectors.checkpoints import random_state
 from tests.vitpose_layouts import official
@@ -183,19 +183,20 @@ def test_people_carry_the_arms_on_and_other_networks_poses_are_left_alone() -> N
     assert PeopleOfPoses(detector="another").detector == "another"
 
 
-def test_a_hand_names_its_person_of_everybody_whatever_the_networks_own_number() -> None:
+def test_a_hand_names_its_person_whatever_the_networks_own_number() -> None:
     poses = poses_with(hand(9), hand(9))
     one = PeopleOfPoses().build()(poses)  # number 3 of its own network
-    again = replace(one, box=one.box + 2, score=np.array([0.7], np.float32), person=np.array([0], np.int16))  # as another detector has them
-    other = replace(
-        one, box=one.box + 400, keypoints=one.keypoints + 400, score=np.array([0.9], np.float32), person=np.array([1], np.int16)
-    )
+    nearby = {"box": one.box + 2, "score": np.array([0.7], np.float32), "person": np.array([3], np.int16)}
+    again = replace(one, **nearby, source=np.array(["another"], object))  # as another detector has them
+    far = {"box": one.box + 400, "keypoints": one.keypoints + 400, "score": np.array([0.9], np.float32)}
+    other = replace(one, **far, person=np.array([1], np.int16))
+    stranger = replace(again, **{**far, "box": one.box + 800, "keypoints": one.keypoints + 800})  # the other detector's number 3 as well
     later = replace(one, frame=one.frame + 1)
-    people = People.concat([again, later, other, one])
-    found, everybody = HandsOfPoses().build()(poses, people), everybody_of(people)
-    assert found.person.tolist() == [1, 1]
-    here = everybody.take(everybody.frame == 7)
-    assert (here.person.tolist(), len(everybody)) == ([0, 1], 3)
+    people = fuse_people(PersonDetections.concat([again, stranger, later, other, one]))
+    found = HandsOfPoses().build()(poses, people)
+    assert found.person.tolist() == [2, 2]
+    here = people.take(people.frame == 7)
+    assert (here.person.tolist(), len(people)) == ([0, 1, 2], 4)
     np.testing.assert_allclose(here.box[found.person[0]], one.box[0] + 2 * 0.7 / 1.5, rtol=1e-5)
 
 

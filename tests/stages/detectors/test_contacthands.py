@@ -49,6 +49,8 @@ def people(*boxes: tuple[float, ...], scores: tuple[float, ...] = ()) -> People:
         box=np.array(boxes, np.float32).reshape(-1, 4),
         score=np.array(scores or (0.9,) * count, np.float32),
         keypoints=np.zeros((count, 17, 3), np.float32),
+        sources=np.fromiter([["a"]] * count, object),
+        source_persons=np.fromiter([[0]] * count, object),
     )
 
 
@@ -187,7 +189,7 @@ def test_the_stage_fills_its_table_with_boxes_of_frames_and_people(weights: Path
     assert set(hands.source) == {"contacthands"}
     assert {(int(f), r, int(p)) for f, r, p in zip(hands.frame, hands.route, hands.person, strict=True)} == {
         (0, "frame", -1),
-        (0, "person", 0),
+        (0, "person", 5),
         (1, "frame", -1),
     }
     assert np.isnan(hands.keypoints).all()

@@ -81,6 +81,8 @@ def somebody(
         box=np.array([[0, 0, 200, 300]], np.float32),
         score=np.array([0.9], np.float32),
         keypoints=keypoints,
+        sources=np.fromiter([["a"]], object),
+        source_persons=np.fromiter([[0]], object),
     )
 
 
@@ -247,7 +249,7 @@ def test_the_stage_reads_the_file_and_fills_its_table(weights: Path, media: Path
     hands = stage.build()(frames_of(image, image), person)
     assert set(stage.weights) == {"openpose_hand"}
     assert (hands.source.tolist(), hands.route.tolist(), hands.frame.tolist()) == (["openpose"], ["wrist"], [0])
-    assert hands.person.tolist() == [0]
+    assert hands.person.tolist() == [4]
     assert np.isnan(hands.p_right).all()
     assert np.isnan(hands.world).all()
     np.testing.assert_allclose(hands.score_raw, hands.keypoints[..., 2].mean(1), rtol=1e-5)

@@ -11,7 +11,7 @@ from stages.detect_hands_mediapipe import DetectHands
 from stages.fuse_hands import FuseHands
 from stages.fusion.association import fuse_keypoints
 from stages.fusion.calibration import Calibration, calibrated, load_calibrations
-from stages.tables import LEFT, RIGHT, HandDetections, People
+from stages.tables import LEFT, RIGHT, HandDetections, PersonDetections
 from tests.stages.fused_hands import SIZE, body, detection, fuse, quick, shape_of
 
 WBF = {
@@ -161,7 +161,7 @@ def test_crossing_hands_stay_two_in_whatever_order_they_come(overlap, order):
 
 def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them():
     crops = (50, 0, 350, 400), (60, 0, 460, 400)
-    people = People.concat([body((200, 200), (300, 200), box=crops[0]), body((206, 204), (420, 200), box=crops[1], score=0.8)])
+    people = PersonDetections.concat([body((200, 200), (300, 200), box=crops[0]), body((206, 204), (420, 200), box=crops[1], score=0.8)])
     views = [detection([100, 100, 200, 200], p, crop=crop, p_right=0.1) for p, crop in zip((0.9, 0.8), crops, strict=True)]
     hands = fuse(*views, people=people)
     assert len(hands) == 1
@@ -170,7 +170,7 @@ def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them():
 
 def test_two_hundred_people_and_their_hands_are_told_apart():
     x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20) * 32 + 6, np.arange(10) * 48 + 20))
-    people = People.concat(
+    people = PersonDetections.concat(
         [body((a, b), (a + 14, b), box=(a - 5, b - 18, a + 25, b + 28), person=i) for i, (a, b) in enumerate(zip(x, y, strict=True))]
     )
     found = [

@@ -1,4 +1,4 @@
-"""Everybody once: detectors' boxes and bodies joined, whatever order they come in, and two people never made one."""
+"""Each person once: detectors' boxes and bodies joined, whatever order they come in, and two people never made one."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.fusion.people import groups, union_of_boxes, union_of_people
-from stages.tables import People, PersonBoxes
+from stages.tables import PersonBoxes, PersonDetections
 
 
 def boxes_table(rows: list[tuple[str, float, tuple[float, float, float, float]]]) -> PersonBoxes:
@@ -23,13 +23,14 @@ def boxes_table(rows: list[tuple[str, float, tuple[float, float, float, float]]]
     )
 
 
-def people_table(score: list[float], box: list[tuple[float, float, float, float]], keypoints: np.ndarray) -> People:
+def people_table(score: list[float], box: list[tuple[float, float, float, float]], keypoints: np.ndarray) -> PersonDetections:
     n = len(score)
-    return People(
+    return PersonDetections(
         video=np.full(n, "v", object),
         frame=np.zeros(n, np.int64),
         time_s=np.zeros(n),
-        person=np.zeros(n, np.int16),
+        source=np.array([f"detector{row}" for row in range(n)], object),
+        person=np.arange(4, 4 + n, dtype=np.int16),
         box=np.array(box, np.float32),
         score=np.array(score, np.float32),
         keypoints=keypoints.astype(np.float32),
@@ -86,6 +87,8 @@ def test_bodies_that_coincide_are_one_and_the_clearer_limbs_stay() -> None:
     assert len(joined) == 1
     assert np.allclose(joined.keypoints[0], keypoints[1])
     assert joined.score[0] == pytest.approx(0.9)
+    assert (joined.person.tolist(), joined.sources.tolist()) == ([0], [["detector0", "detector1"]])
+    assert joined.source_persons.tolist() == [[4, 5]], "the number that each detector gave"
 
 
 def test_people_one_behind_the_other_stay_two() -> None:
@@ -104,6 +107,6 @@ def test_a_body_without_limbs_joins_by_its_box() -> None:
 
 def test_nobody_stays_nobody() -> None:
     assert len(union_of_boxes(PersonBoxes.empty())) == 0
-    assert len(union_of_people(People.empty())) == 0
+    assert len(union_of_people(PersonDetections.empty())) == 0
     alone = people_table([0.7], [(0, 0, 10, 10)], standing(5)[None])
     assert union_of_people(replace(alone, person=np.array([4], np.int16))).person.tolist() == [0]

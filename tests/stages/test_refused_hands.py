@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.fuse_hands import Refusal
-from stages.refuse_hands import RefuseHands
-from stages.tables import HandDetections, Hands, People, RefusedHands
+from stages.tables import HandDetections, Hands, PersonDetections, RefusedHands
 from tests.stages.fused_hands import body, clip_of, detection, fuse, fusion, quick
 
 
-def refuse(*detections: HandDetections, people: People | None = None, **changes) -> RefusedHands:
-    return RefuseHands(fuse=fusion(*detections, **changes)).build()(*clip_of(*detections, people=people))
+def refuse(*detections: HandDetections, people: PersonDetections | None = None, **changes) -> RefusedHands:
+    _, refused = fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
+    return refused
 
 
 def test_a_hand_that_one_of_several_sources_saw_unsurely_is_lone() -> None:

@@ -1,0 +1,108 @@
+"""A data folder made before `person_detections` and `people` were two tables goes on: no detector runs, no video is looked at."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from stages.digest import fingerprint_of
+from stages.fuse_hands import FuseHands
+from stages.shards import shard_of
+from tests.chain.conftest import plan, shard_bytes, status
+
+Whim = Callable[..., Any]
+OF_CLIPS = ("hand_detections/mediapipe", "hands", "refused_hands", "fits", "reviews")
+
+
+@pytest.fixture
+def before(undisturbed: Path, tmp_path: Path) -> Path:
+    """The folder as the code of before wrote it: other folders, no digests, other fingerprints from the hand detectors on."""
+    data = shutil.copytree(undisturbed, tmp_path / "data")
+    shutil.rmtree(data / "people")
+    (data / "person_detections").rename(data / "people")
+    known: dict[str, str] = {}
+    for part in (data / "people").rglob("*.parquet"):
+        rewrite(part, recipe_of(part), without=("source",))
+    for table in OF_CLIPS:
+        for part in sorted((data / table).glob("*.parquet")):
+            recipe = recipe_of(part)
+            now = recipe.pop("fingerprint")
+            if table == "refused_hands":
+                recipe |= {"stage": "refuse-hands", "settings": {"fuse": str(FuseHands())}}
+            recipe["upstream"] = {
+                (name if not name.startswith("people/") else f"people/blazepose/{part.stem}"): known.get(one, one)
+                for name, one in recipe["upstream"].items()
+            }
+            people = f"people/blazepose/{part.stem}"
+            if people in recipe["upstream"]:
+                recipe["upstream"][people] = recipe_of(data / f"{people}.parquet")["fingerprint"]
+            made = fingerprint_of(recipe)
+            known.setdefault(now, made)
+            rewrite(part, {**recipe, "fingerprint": made})
+    for shard in (data / "shards").rglob("*.parquet"):
+        recipe = recipe_of(shard)
+        recipe.pop("fingerprint")
+        clips = [p for p in (data / "reviews").glob("*.parquet") if shard_of(p.stem[:-5], "", 1) == recipe["key"]]
+        upstream = {f"reviews/{clip.stem}": recipe_of(clip)["fingerprint"] for clip in clips}
+        rewrite(shard, {**recipe, "fingerprint": fingerprint_of({**recipe, "upstream": upstream})})
+    return data
+
+
+def recipe_of(part: Path) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(pq.read_schema(part).metadata[b"recipe"])
+    return recipe
+
+
+def rewrite(part: Path, recipe: dict[str, Any], *, without: tuple[str, ...] = ()) -> None:
+    table = pq.read_table(part).drop_columns(list(without))
+    facts = {key: value for key, value in table.schema.metadata.items() if key != b"digest"}
+    facts[b"recipe"] = json.dumps(recipe, sort_keys=True).encode()
+    if b"fingerprint" in facts:  # a shard says it twice
+        facts[b"fingerprint"] = recipe["fingerprint"].encode()
+    pq.write_table(table.replace_schema_metadata(facts), part)
+
+
+def modified(data: Path, *tables: str) -> dict[str, int]:
+    return {part.stem: part.stat().st_mtime_ns for table in tables for part in (data / table).rglob("*.parquet")}
+
+
+def test_the_people_of_a_folder_made_before_are_joined_anew_and_nothing_else(before: Path, whim: Whim) -> None:
+    num_clips = len(list((before / "people/blazepose").glob("*.parquet")))
+    assert plan(whim, "--data", before)["by_stage"] == {"fuse-people": {"new": num_clips}}
+    persons, others, shards = modified(before, "people"), modified(before, "clips", *OF_CLIPS, "shards"), shard_bytes(before)
+    (before / "runs").rename(before.parent / "earlier_runs")
+    whim("run", "--local", "--data", before)
+    receipts = [json.loads(line) for log in (before / "runs").iterdir() for line in log.read_text().splitlines()]
+    assert len(receipts) == num_clips
+    assert all(receipt["decode_s"] == 0 for receipt in receipts)
+    assert modified(before, "person_detections/blazepose") == persons
+    assert modified(before, "clips", *OF_CLIPS, "shards") == others
+    assert {name: found for name, found in shard_bytes(before).items() if name.endswith(".parquet")} == {
+        name: found for name, found in shards.items() if name.endswith(".parquet")
+    }
+    assert plan(whim, "--data", before)["num_pending"] == 0
+    assert status(whim, before)["stages"]["review"]["done"] == num_clips
+
+
+def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: Path, whim: Whim) -> None:
+    part = next((before / "fits").glob("asl_yes*.parquet"))
+    recipe = recipe_of(part)
+    recipe["settings"]["num_iterations"] = 3
+    recipe.pop("fingerprint")
+    rewrite(part, {**recipe, "fingerprint": fingerprint_of(recipe)})
+    wanted = plan(whim, "--data", before)["by_stage"]
+    assert wanted["fit"] == {"settings changed": 1}
+    assert wanted["review"] == {"upstream changed": 1}
+    assert "detect-hands" not in wanted
+
+
+def test_a_run_of_before_that_had_not_got_far_goes_on_from_there(before: Path, whim: Whim) -> None:
+    lost = next((before / "hand_detections/mediapipe").glob("asl_yes*.parquet"))
+    lost.unlink()
+    wanted = plan(whim, "--data", before)["by_stage"]
+    assert wanted["detect-hands"] == {"new": 1}
+    assert "detect-people" not in wanted

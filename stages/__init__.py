@@ -1,1 +1,1 @@
-"""The work on one video or clip: tables in, one table out. One file a stage."""
+"""The work on one video or clip: tables in, tables out. One file a stage."""

@@ -1,4 +1,4 @@
-"""Durable tables: every (stage, item) commits exactly one Parquet file, written aside and renamed.
+"""Durable tables: every (stage, item) commits one Parquet file a table that the stage writes, written aside and renamed.
 
 <root>/<table>/<key>.parquet          metadata: fingerprint, the recipe it was made by, the digest of its content
 <root>/<table>/<key>.error.json       why there is none: reason, message, attempts, permanent or not, traceback

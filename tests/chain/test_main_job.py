@@ -89,3 +89,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(undisturbed: Path) -> None:
     assert whim.stderr is not None
     whim.stdout.close()
     assert (whim.wait(), whim.stderr.read().decode()) == (0, "")
+
+
+def test_a_clip_is_decoded_once_for_people_and_hands(undisturbed: Path) -> None:
+    receipts = [json.loads(line) for log in (undisturbed / "runs").iterdir() for line in log.read_text().splitlines()]
+    decoded = [receipt for receipt in receipts if receipt["decode_s"] > 0]
+    assert len({receipt["key"] for receipt in decoded}) == len(decoded) == 3
+    assert {len(receipt["outcomes"]) for receipt in decoded} == {3}  # people, who is who, hands

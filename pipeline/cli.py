@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import commands
+from stages.errors import at_least_one
 
 Handler = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, str, Handler], argparse.ArgumentParser]
 """Group of the help, words of the command, handler: returns the command's parser."""
 
-VIDEOS = "a list of videos (docs/formats.md), a folder, or one video"
+VIDEOS = "lists of videos (docs/formats.md), folders, videos, images, globs or http addresses, one or several"
 LABELS = "a label file (docs/labels.md)"
 
 
@@ -19,7 +20,7 @@ def add_commands(add: Add) -> None:
     """Every command of the pipeline with its options."""
     _on_run(add("build", "run", commands.run)).add_argument("--until", metavar="STAGE", help="stop after this stage")
     plan_ = _on_settings(_on_data(add("build", "plan", commands.plan)))
-    plan_.add_argument("--videos", help=VIDEOS)
+    _on_videos(plan_)
     plan_.add_argument("--json", action="store_true")
     _on_data(add("build", "status", commands.status)).add_argument("--json", action="store_true")
     _on_data(add("build", "retry", commands.retry)).add_argument(
@@ -50,10 +51,16 @@ def _on_settings(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def _on_videos(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--videos", nargs="+", help=VIDEOS)
+    parser.add_argument("--max-pixels", type=at_least_one, metavar="N", help="refuse videos of larger images (default: 67,108,864)")
+    return parser
+
+
 def _on_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    _on_settings(_on_data(parser)).add_argument("--videos", help=VIDEOS)
+    _on_videos(_on_settings(_on_data(parser)))
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
-    parser.add_argument("--workers", type=int, help="at most so many workers of each kind (default: what the cluster holds)")
+    parser.add_argument("--workers", type=at_least_one, help="at most so many workers of each kind (default: what the cluster holds)")
     return parser
 
 
@@ -75,7 +82,9 @@ def _learning(add: Add) -> None:
     prior = add("train", "learn prior", commands.learn_prior)
     prior.add_argument("--arctic", type=Path, metavar="FOLDER", help="ARCTIC's raw_seqs; without it, from invented poses")
     prior.add_argument("--model", type=Path, metavar="FILE", help="hand model (default: MANO_RIGHT.pkl; the stand-in for invented poses)")
-    prior.add_argument("--every", type=int, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)")
+    prior.add_argument(
+        "--every", type=at_least_one, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)"
+    )
     prior.add_argument("--worst", type=float, default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)")
     methods = ("moment", "incremental")
     prior.add_argument("--method", choices=methods, default="moment", help="exact in one pass, or scikit-learn's of meshes")
@@ -93,16 +102,16 @@ def _learning(add: Add) -> None:
 def _rendering(add: Add) -> None:
     videos = add("build", "render videos", commands.render_videos)
     videos.add_argument("--out", type=Path, required=True, help="folder for the videos, truths and labels.json")
-    videos.add_argument("--num-videos", type=int, default=2)
+    videos.add_argument("--num-videos", type=at_least_one, default=2)
     videos.add_argument("--seconds", type=float, default=6.0)
     videos.add_argument("--frames-per-second", type=float, default=25.0)
     videos.add_argument("--seed", type=int, default=0, help="of the first video; the others follow")
     shards = add("build", "render shards", commands.render_shards)
     shards.add_argument("out", type=Path, help="folder for the shards")
-    shards.add_argument("--albums", type=int, default=800, help="of 24 images, about 27 hands")
+    shards.add_argument("--albums", type=at_least_one, default=800, help="of 24 images, about 27 hands")
     shards.add_argument("--seed", type=int, default=0, help="of the first album")
-    shards.add_argument("--size", type=int, default=256, help="side of the images, pixels")
-    shards.add_argument("--threads", type=int, default=1, help="of the renderer")
+    shards.add_argument("--size", type=at_least_one, default=256, help="side of the images, pixels")
+    shards.add_argument("--threads", type=at_least_one, default=1, help="of the renderer")
 
 
 def _weights(add: Add) -> None:

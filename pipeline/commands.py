@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def data_folder(arguments: argparse.Namespace) -> Path:
     """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
     videos = getattr(arguments, "videos", None)
-    name = arguments.recipe or (Path(videos).stem if videos else "demo")
+    name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
     return Path(arguments.data or Path("data") / Path(name).stem)
 
 
@@ -22,14 +22,19 @@ def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loade
     from pipeline.folder import Asked, load
     from stages.settings import read_assignments
 
-    videos = getattr(arguments, "videos", None)
     asked = Asked(
         recipe=arguments.recipe,
-        videos=Path(videos) if videos else None,
-        settings=read_assignments(getattr(arguments, "set", ()), getattr(arguments, "config", None)),
+        videos=getattr(arguments, "videos", None),
+        settings=read_assignments(_assignments(arguments), getattr(arguments, "config", None)),
         until=getattr(arguments, "until", None),
     )
     return load(data_folder(arguments), asked, remember=remember)
+
+
+def _assignments(arguments: argparse.Namespace) -> list[str]:
+    """What `--set` says, and the options that are settings under a name of their own."""
+    max_pixels = getattr(arguments, "max_pixels", None)
+    return [*getattr(arguments, "set", ()), *([f"download.max_pixels={max_pixels}"] if max_pixels else [])]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,19 +43,24 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.engine.finish import finish, shard_files
     from pipeline.engine.run import stop_on_sigterm
     from pipeline.engine.store import Store
+    from pipeline.report.ending import print_ending
     from pipeline.report.progress import Bars
-    from pipeline.report.status import all_done, print_settings, print_status
+    from pipeline.report.status import all_done, print_left_out, print_settings, print_status
 
     stop_on_sigterm()
     store = Store(data_folder(arguments))
+    if not store.root.exists():
+        load_run(arguments)  # a typing error leaves no folder behind
     with store.lock():
         loaded = load_run(arguments, remember=True)
         print_settings(loaded.settings, arguments.console)
+        print_left_out(loaded.left_out, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
             summary = finish(loaded.graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
         renew_index(shard_files(loaded.graph))
     print_status(loaded.graph, arguments.console)
     arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
+    print_ending(loaded.graph, arguments.console)
     return 0 if all_done(loaded.graph) else 2
 
 
@@ -58,7 +68,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid
 
-    from pipeline.report.status import print_settings
+    from pipeline.report.status import print_left_out, print_settings
 
     loaded = load_run(arguments)
     graph = loaded.graph
@@ -70,13 +80,15 @@ def plan(arguments: argparse.Namespace) -> None:
     num_pending = sum(sum(whys.values()) for whys in by_why.values())
     if arguments.json:
         known = {"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": len(graph.unknown_clips)}
-        print(json.dumps(known | {"settings": loaded.settings}, indent=1))
+        left_out = [{"name": one.name, "why": one.why} for one in loaded.left_out]
+        print(json.dumps(known | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
     grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
     for stage, whys in by_why.items():
         for why, count in whys.items():
             grid.add_row(stage, why, str(count))
     print_settings(loaded.settings, arguments.console)
+    print_left_out(loaded.left_out, arguments.console)
     arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
     if graph.unknown_clips:
         arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")

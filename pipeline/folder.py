@@ -1,17 +1,18 @@
 """A data folder and its run: recipe, videos and settings as given, else as its last run had them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
-from pipeline.manifest import read_manifest
+from pipeline.manifest import Listing, read_listing, storable
 from pipeline.recipes import find_recipe
 from pipeline.stage_settings import canonical, with_settings
+from pipeline.video_files import LeftOut
+from stages.digest import CorruptFileError
 from stages.media.address import without_secrets
 from stages.settings import unknown
 from stages.stage import Stage
@@ -26,7 +27,7 @@ class Asked:
     """What a command says of a run; what is None is as in the folder's last run."""
 
     recipe: str | None = None
-    videos: Path | None = None
+    videos: Path | str | Sequence[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """By dotted name, on top of those of the last run with the same recipe."""
     until: str | None = None
@@ -41,6 +42,8 @@ class Loaded:
     recipe: str
     settings: Mapping[str, Any]
     """What differs from the recipe, by name."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files beside the videos that were not taken."""
 
 
 def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
@@ -49,32 +52,77 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     Raises ValueError where the folder has no run and none is asked for, for an unknown recipe, stage or setting, and for a list that
     is none.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
+        raise ValueError(f"--data {root}: a data folder is a folder of this machine or one that all nodes mount, not an address")
     store = Store(root)
-    last = store.read_json("run.json") or {}
-    recipe = asked.recipe or last.get("recipe") or "whim"
-    videos = asked.videos or last.get("videos")
-    if not videos:
+    last = _last(store, asked)
+    recipe = _recipe(store, asked.recipe, last.get("recipe"))
+    given = asked.videos if asked.videos is not None else last.get("videos")
+    if not given:
         raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
-    manifest = _manifest(store, Path(videos), given=asked.videos is not None)
+    videos = [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
+    listing = _listing(store, videos, given=asked.videos is not None)
+    manifest = listing.manifest
     plain = find_recipe(recipe)(manifest, store.root)
     settings = _settings(plain, last.get("settings", {}) if last.get("recipe", recipe) == recipe else {}, asked.settings)
-    stages = with_settings(plain, settings)
-    if remember:
-        store.write_json("run.json", {"recipe": recipe, "videos": str(Path(videos).absolute()), "settings": settings})
-        known = store.part("", "manifest").exists() and store.read(Manifest, "", "manifest").to_arrow()
-        shown = replace(manifest, source=np.array([without_secrets(str(one)) for one in manifest.source], object))
-        if not known or not known.equals(shown.to_arrow()):
+    graph = Graph(_up_to(with_settings(plain, settings), asked.until, recipe), manifest, store).load()
+    if remember:  # nothing is written before everything has been checked
+        absolute = [without_secrets(one) if "://" in one else str(Path(one).expanduser().absolute()) for one in videos]
+        named = absolute[0] if len(absolute) == 1 else absolute
+        store.write_json("run.json", {"recipe": recipe, "videos": named, "settings": settings})
+        left_out = [asdict(one) for one in listing.left_out]
+        if left_out or store.read_json("left_out.json"):
+            store.write_json("left_out.json", {"files": left_out})
+        known, shown = _known(store), storable(manifest)
+        if known is None or not known.to_arrow().equals(shown.to_arrow()):
             store.commit("", "manifest", shown, {})
-    return Loaded(graph=Graph(_up_to(stages, asked.until, recipe), manifest, store).load(), recipe=recipe, settings=settings)
+    return Loaded(graph=graph, recipe=recipe, settings=settings, left_out=listing.left_out)
 
 
-def _manifest(store: Store, videos: Path, *, given: bool) -> Manifest:
+def _last(store: Store, asked: Asked) -> dict[str, Any]:
+    """What the last run noted. Raises ValueError where that cannot be read and this command does not say all of it."""
     try:
-        return read_manifest(videos)
+        last = store.read_json("run.json") or {}
+        videos = last.get("videos", "")
+        if not isinstance(videos, str | list) or not all(isinstance(one, str) for one in videos):
+            raise CorruptFileError(store.root / "run.json", "its videos are no text")
+        if not isinstance(last.get("settings", {}), dict) or not isinstance(last.get("recipe", ""), str):
+            raise CorruptFileError(store.root / "run.json", "its recipe and settings are none")
+        return last
+    except CorruptFileError as error:
+        if asked.videos and asked.recipe:
+            return {}
+        raise ValueError(f"{error}; say again what it is made from: --videos and --recipe") from error
+
+
+def _recipe(store: Store, asked: str | None, last: Any) -> str:
+    """The recipe's name, a file's with its whole path. A file is code: it is run where this command names it, never where a folder does."""
+    if asked:
+        file, colon, function = asked.partition(":")
+        return f"{Path(file).expanduser().absolute()}{colon}{function}" if file.endswith(".py") else asked
+    recipe = str(last or "whim")
+    if recipe.partition(":")[0].endswith(".py"):
+        raise ValueError(f"{store.root} was made by the recipe file {recipe}, and a data folder runs no code: add --recipe {recipe}")
+    return recipe
+
+
+def _known(store: Store) -> Manifest | None:
+    """The list as the last run had it, if that can be read."""
+    try:
+        return store.read(Manifest, "", "manifest")
+    except (FileNotFoundError, CorruptFileError):
+        return None
+
+
+def _listing(store: Store, videos: list[str], *, given: bool) -> Listing:
+    before = _known(store)
+    ids = {} if before is None else dict(zip(map(str, before.source), map(str, before.video), strict=True))
+    try:
+        return read_listing(videos, ids)
     except FileNotFoundError:
-        if given or not store.part("", "manifest").exists():
+        if given or before is None:
             raise
-        return store.read(Manifest, "", "manifest")  # the videos were put away; what was made of them is here
+        return Listing(before)  # the videos were put away; what was made of them is here
 
 
 def _settings(stages: list[Stage], last: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

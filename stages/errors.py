@@ -1,5 +1,6 @@
 """Errors that a person can mend, and the one line that every command says of them. Imports the standard library only."""
 
+import argparse
 import errno
 import json
 import tomllib
@@ -18,6 +19,17 @@ _PLACES = {
 
 class UserError(Exception):
     """Something that a person can mend, told in one line: what, where, and how."""
+
+
+def at_least_one(text: str) -> int:
+    """A count on the command line. Raises ArgumentTypeError for anything below 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return number
+
+
+at_least_one.__name__ = "int"  # argparse says: invalid int value
 
 
 def one_line(error: BaseException) -> str | None:

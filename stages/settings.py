@@ -11,6 +11,7 @@ import inspect
 import math
 import textwrap
 import tomllib
+import traceback
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -234,7 +235,13 @@ def function_of_file(name: str) -> Any:
     if spec is None or spec.loader is None or not Path(file).is_file():
         raise ValueError(f"recipe file {file} is not there")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"recipe file {file}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        line = next((one.lineno for one in reversed(traceback.extract_tb(error.__traceback__)) if one.filename == file), None)
+        raise ValueError(f"recipe file {file}, line {line}: {type(error).__name__}: {error}") from error
     found = getattr(module, function or "recipe", None)
     if found is None:
         raise ValueError(f"{file} has no function {function or 'recipe'!r}")

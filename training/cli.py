@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from stages.errors import at_least_one
 from training import commands
 
 Handler = Callable[[argparse.Namespace], int | None]
@@ -20,12 +21,12 @@ def add_commands(add: Add) -> None:
     regressor.add_argument("--freihand", type=Path, metavar="DIR", help="the official files, to train on besides or alone")
     regressor.add_argument("--ho3d", type=Path, metavar="DIR", help="the official files, to train on besides or alone")
     regressor.add_argument("--held-out", type=Path, help="folder to measure on (default: the first of --data); its split val")
-    regressor.add_argument("--held-out-hands", type=int, default=1000, help="of it, the most that an epoch is measured on")
+    regressor.add_argument("--held-out-hands", type=at_least_one, default=1000, help="of it, the most that an epoch is measured on")
     _evaluate_detector(add)
     _evaluate_regressor(add)
     export = _on_checkpoint(add("train", "export detector", commands.export_detector))
     export.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
-    export.add_argument("--hands", type=int, default=100, help="the most that an image can have")
+    export.add_argument("--hands", type=at_least_one, default=100, help="the most that an image can have")
     write = add("train", "export regressor", commands.export_regressor)
     write.add_argument("checkpoint", type=Path)
     write.add_argument("--out", type=Path, required=True, help="file.onnx")
@@ -43,10 +44,10 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of the recipe as TOML")
     parser.add_argument("--settings", action="store_true", help="list the settings of the recipe, and do nothing")
-    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--epochs", type=at_least_one, help="default: the recipe's")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's arithmetic (default: the recipe's)")
-    parser.add_argument("--threads", type=int, default=2, help="that decode images, of each worker")
+    parser.add_argument("--threads", type=at_least_one, default=2, help="that decode images, of each worker")
     parser.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of the augmentation")
@@ -56,7 +57,7 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
 def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Options of a command that uses a trained detector."""
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--image", type=int, default=640, help="side of the network's images, pixels, a multiple of 32")
+    parser.add_argument("--image", type=at_least_one, default=640, help="side of the network's images, pixels, a multiple of 32")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
     parser.add_argument("--gpu", action="store_true")
     return parser
@@ -83,13 +84,13 @@ def _evaluate_regressor(add: Add) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--freihand", type=Path, metavar="DIR", help="official files of FreiHAND, with evaluation_xyz.json")
     parser.add_argument("--ho3d", type=Path, metavar="DIR", help="official files of HO3D, with evaluation_xyz.json")
-    parser.add_argument("--every", type=int, default=1, help="of HO3D's images")
+    parser.add_argument("--every", type=at_least_one, default=1, help="of HO3D's images")
     parser.add_argument("--data", type=Path, help="folder of shards")
     parser.add_argument("--split", default="test", help="of the shards")
-    parser.add_argument("--hands", type=int, help="of the shards, the most")
+    parser.add_argument("--hands", type=at_least_one, help="of the shards, the most")
     parser.add_argument("--report", type=Path, metavar="DIR", help="add the metrics to a page with tables, curves, best and worst hands")
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="write SET/pred.json for the official scripts")
-    parser.add_argument("--batch", type=int, default=64, help="hands at once")
+    parser.add_argument("--batch", type=at_least_one, default=64, help="hands at once")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--json", action="store_true")
 
@@ -99,7 +100,7 @@ def _detect(add: Add) -> None:
     parser.add_argument("source", help="a file, webcam, or webcam:2 for /dev/video2")
     parser.add_argument("--out", type=Path, default=Path("detected"), help="folder")
     parser.add_argument("--table", choices=("parquet", "json"), default="parquet")
-    parser.add_argument("--frames", type=int, help="stop after so many")
+    parser.add_argument("--frames", type=at_least_one, help="stop after so many")
 
 
 def _reconstruct(add: Add) -> None:
@@ -112,6 +113,6 @@ def _reconstruct(add: Add) -> None:
     parser.add_argument("--focal", type=float, metavar="PIXELS", help="focal length, where it is known")
     parser.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
-    parser.add_argument("--detector-image", type=int, default=640, help="side of the detector's images, pixels, a multiple of 32")
-    parser.add_argument("--frames", type=int, help="stop after so many")
+    parser.add_argument("--detector-image", type=at_least_one, default=640, help="side of the detector's images, pixels, a multiple of 32")
+    parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     parser.add_argument("--gpu", action="store_true")

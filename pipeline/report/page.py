@@ -54,6 +54,7 @@ def write_report(
         tiles=_tiles(run),
         verdict=_verdict(status),
         settings=_settings(store),
+        left_out=_left_out(store),
         stages=_stages(status),
         problems=_problems(status),
         best=sheet(best),
@@ -70,6 +71,15 @@ def _settings(store: Store) -> str:
     """What the run's user set, as a line of the page's head."""
     asked = in_words((store.read_json("run.json") or {}).get("settings", {}))
     return f"<p>set by hand: <code>{escape(asked)}</code></p>" if asked else ""
+
+
+def _left_out(store: Store) -> str:
+    """The files beside the videos that were not taken, folded away."""
+    files = (store.read_json("left_out.json") or {}).get("files", [])
+    if not files:
+        return ""
+    lines = "".join(f"<li>{escape(str(one.get('name')))}: {escape(str(one.get('why')))}" for one in files[:1000])
+    return f"<details><summary>{len(files):,} files beside the videos were not taken</summary><ul>{lines}</ul></details>"
 
 
 def _ranked(found: Found, eligible: np.ndarray, rank: np.ndarray) -> list[Example]:

@@ -1,6 +1,6 @@
 """What a run's state looks like to a person: parts by stage, state and reason, every failure with its message."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 
 from pipeline.engine.graph import Graph, State, Task, table_of
 from pipeline.stage_settings import in_words
+from pipeline.video_files import LeftOut
 from stages.stage import ADVICE, Reason
 
 
@@ -39,6 +40,16 @@ def print_settings(settings: Mapping[str, Any], console: Console) -> None:
     """What the run's user set, if anything."""
     if settings:
         console.print(f"set by hand: {in_words(settings)}", markup=False)
+
+
+def print_left_out(left_out: Sequence[LeftOut], console: Console, most: int = 10) -> None:
+    """Which files beside the videos were not taken, and why."""
+    if left_out:
+        console.print(f"{len(left_out)} files are not taken:", markup=False)
+    for one in left_out[:most]:
+        console.print(f"  {one}", markup=False)
+    if len(left_out) > most:
+        console.print(f"  and {len(left_out) - most} more: whim plan --json names all", markup=False)
 
 
 def print_status(graph: Graph, console: Console) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 _SECRET_NAME = re.compile(
     r"token|signature|^sig$|secret|passw|^pwd$|^auth|credential|api[-_.]?key|access[-_.]?key|session|jwt", re.IGNORECASE
 )
+_HIDDEN = re.compile(r"hidden-[0-9a-f]{8}")
 _PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 
@@ -39,7 +40,7 @@ def without_secrets(url: str) -> str:
 
 def _hashed(pair: str) -> str:
     name, _, value = pair.partition("=")
-    if not value or not _SECRET_NAME.search(unquote(name)):
+    if not value or _HIDDEN.fullmatch(value) or not _SECRET_NAME.search(unquote(name)):
         return pair
     return f"{name}=hidden-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
 

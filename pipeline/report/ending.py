@@ -1,0 +1,48 @@
+"""The last lines of a run: what was found and kept, where it lies, what failed and why, and what to type next."""
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from pipeline.engine.finish import shard_files
+from pipeline.engine.graph import Graph, State, table_of
+from pipeline.report.status import all_done
+from stages.tables import Hands, Reviews
+
+
+def print_ending(graph: Graph, console: Console) -> None:
+    """Tell how a run ended."""
+    found, kept = hands_of(graph)
+    files = shard_files(graph)
+    paths = [*files.current, *files.stale] if files else []
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    lies = f"; {rows:,} frames in {len(paths)} shards: {files.folder}" if files and paths else "; no shard yet"
+    console.print(f"hands: {found:,} found, {kept:,} kept{lies}", markup=False)
+    for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):
+        reasons = Counter(task.reason for task in graph.tasks if task.state is state)
+        if reasons:
+            which = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+            console.print(f"{words}: {reasons.total():,} ({which})", markup=False)
+    console.print(f"next: {_next(graph, has_shards=bool(paths))}", markup=False)
+
+
+def hands_of(graph: Graph) -> tuple[int, int]:
+    """How many hands were found, and how many of them the review kept."""
+    found = kept = 0
+    for task in graph.tasks:
+        stage = graph.stages[task.stage]
+        if task.state is State.DONE and stage.writes is Hands:
+            found += pq.read_metadata(graph.store.part(table_of(stage), task.key)).num_rows
+        elif task.state is State.DONE and stage.writes is Reviews:
+            kept += int(graph.store.read(Reviews, table_of(stage), task.key).keep.sum())
+    return found, kept
+
+
+def _next(graph: Graph, *, has_shards: bool) -> str:
+    data = f"--data {graph.store.root}"
+    if any(task.state is State.RETRY for task in graph.tasks):
+        return f"whim run {data} (tries again what can be), whim status {data} (what failed, and how to mend it)"
+    if not all_done(graph):
+        return f"whim status {data} (what failed, and how to mend it), whim retry {data} once it is mended"
+    return f"whim report {data}" + (f", whim train detector --data {graph.store.root / 'shards'}" if has_shards else "")

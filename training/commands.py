@@ -105,9 +105,8 @@ def train_regressor(arguments: argparse.Namespace) -> None:
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
     """Measure a detector: COCO's metrics, precision, recall and side, beside the annotators' on labelled frames."""
-    from hands.drawing.sheets import WorstImages
     from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
-    from training.detector.report import measured_in, write_report
+    from training.detector.report import WorstImages, measured_in, write_report
 
     if arguments.report:
         measured_in(arguments.report, arguments.checkpoint)

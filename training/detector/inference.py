@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
+from hands.drawing.hands import draw_hands
 from training.data.samples import FILL, placed
 from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
@@ -26,6 +27,12 @@ class DetectedHands:
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right
     side_score: Float32[np.ndarray, "n"]  # of its side beside the other, in [0.5, 1]
     keypoints: Float32[np.ndarray, "n 21 3"]  # x, y, visibility
+
+    def draw(self, canvas: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Draw them onto their image, keypoints only where they are likelier seen than not."""
+        visible = self.keypoints * np.array([1, 1, 0], np.float32)
+        visible[..., 2] = self.keypoints[..., 2] > 0.5
+        draw_hands(canvas, self.side, self.box, self.score, visible)
 
     def take(self, rows: Bool[np.ndarray, "n"]) -> "DetectedHands":
         """The rows of a mask."""

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hands.metrics.labels import UNKNOWN, LabelledFrame, Match, match_hands
+from hands.metrics.labels import SIZES, UNKNOWN, LabelledFrame, Match, match_hands
 from stages import boxes
 from stages.tables import HandDetections, Hands
-
-SIZES: tuple[tuple[str, float], ...] = (("<4%", 0.04), ("4-10%", 0.10), ("10-25%", 0.25), (">25%", np.inf))
-"""Classes of a hand's longer side as a share of the frame's longer side, by their upper ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +54,7 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
     false = np.array([m.false.sum() for m in matches])
     several = np.array([la.num_persons > 1 or len(la.box) > 2 for la in labels], bool)
     of_several = np.repeat(several, [len(la.box) for la in labels])
-    edges = np.digitize(size, [end for _, end in SIZES[:-1]])
+    edges = np.digitize(size, list(SIZES.values())[:-1])
     return Score(
         recall=_share(seen.sum(), len(seen)),
         precision=_share(seen.sum(), seen.sum() + false.sum()),
@@ -68,7 +65,7 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
                 "side_accuracy": _share(np.nansum(right[edges == i]), np.isfinite(right[edges == i]).sum()),
                 "num_hands": int((edges == i).sum()),
             }
-            for i, (name, _) in enumerate(SIZES)
+            for i, name in enumerate(SIZES)
         },
         multi_person={
             "recall": _share(seen[of_several].sum(), of_several.sum()),

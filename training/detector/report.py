@@ -20,7 +20,8 @@ from fitting.files import sha256_of
 from hands.drawing.hands import DROPPED_COLOUR, TARGET_COLOUR, draw_box
 from hands.drawing.sheets import Worst, sheet, thumbnail, write_image
 from hands.drawing.tables import markdown
-from hands.metrics.detections import RECALLS, SIZES, coco_curves, matched
+from hands.metrics.detections import RECALLS, coco_curves, matched
+from hands.metrics.labels import SIZES
 from training.data.readers.labelled_image import LabelledImage
 from training.detector.evaluate import DetectorEvaluation, metrics_by_size
 from training.detector.inference import DetectedHands, HandDetector
@@ -175,7 +176,7 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
             markdown(("detector", *titles[2:]), parts, "{:.4g}"),
             "Every set, shares of 1. `side_` figures count a hand of the wrong side as wrong.",
             markdown(("set", "images", "hands", *names), details, "{:.4f}"),
-            "AP by size of the hand: the square root of its box over the longer side of the image.",
+            "AP by size of the hand: its box's longer side over that of the image.",
             markdown(("set", *SIZES), sizes, "{:.4f}"),
             "![precision and recall](precision.png)\n![AP by size](sizes.png)",
             *(f"The worst images, labels white: ![{sheet}]({sheet})" for sheet in sheets),
@@ -201,6 +202,6 @@ def _plot(folder: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
     for number, (key, of) in enumerate(measured.items()):
         axes.bar(np.arange(len(SIZES)) + number * width, [of["by_size"].get(name, 0) for name in SIZES], width, label=key)
     axes.set_xticks(np.arange(len(SIZES)) + 0.4 - width / 2, SIZES)
-    axes.set(xlabel="size of the hand over the longer side of the image", ylabel="AP", ylim=(0, 1))
+    axes.set(xlabel="longer side of the hand over that of the image", ylabel="AP", ylim=(0, 1))
     axes.legend()
     figure.savefig(folder / "sizes.png", dpi=120)

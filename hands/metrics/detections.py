@@ -32,7 +32,7 @@ class ImageBoxes:
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "ImageBoxes":
-        """From the parts of each image."""
+        """The boxes of all images as columns, from the parts of each image."""
         image = [np.full(len(box), number, np.int64) for number, box, *_ in parts]
         ignore = [np.full(len(box), float(ignored)) for _, box, _, _, ignored in parts]
         empty = np.zeros(0)

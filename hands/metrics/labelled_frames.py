@@ -85,13 +85,13 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
 
 
 def _side_right(label: LabelledFrame, hands: Hands, match: Match) -> Float[np.ndarray, "n"]:
-    """Of each label: 1 if its hand has its side, 0 if not, NaN if it was not found or has no side."""
+    """For each label: 1 if its hand has its side, 0 if not, NaN if it was not found or has no side."""
     told = np.append(hands.side.astype(np.int64), UNKNOWN)[match.found]
     return np.where((match.found >= 0) & (label.side != UNKNOWN), (told == label.side).astype(float), np.nan)
 
 
 def _by_route(labels: Sequence[LabelledFrame], detections: Sequence[HandDetections]) -> dict[str, dict[str, int]]:
-    """Of each route: detections, and those that match a label."""
+    """For each route: detections, and those that match a label."""
     counts: dict[str, dict[str, int]] = {}
     for label, found in zip(labels, detections, strict=bool(detections)):
         for route in sorted(set(found.route)):

@@ -63,7 +63,7 @@ def mirrored(label: LabelledFrame) -> LabelledFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What became of the hands of one labelled frame."""
+    """Found and false hands of one labelled frame."""
 
     found: Int64[np.ndarray, "n"]  # of each label: the row of the hand that matches it, or -1
     false: Bool[np.ndarray, "m"]  # of each hand: matches no label and lies in no ignored region

@@ -91,7 +91,7 @@ def read(path: Path) -> Detector:
 
 
 def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detections:
-    """Of every anchor, by the head that is meant for use: the one-to-one head where there is one. See `best_hands`."""
+    """Detections of every anchor, by the head that is meant for use: the one-to-one head where there is one. See `best_hands`."""
     many, one = network(images)
     raw = many if one is None else one
     return decode(raw, *anchors(images.shape[2], images.shape[3], raw.box))

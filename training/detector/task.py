@@ -1,4 +1,4 @@
-"""What the training loop is told of the detector: its loss, what good means, and an image of what it sees."""
+"""The detector as a task of the training loop: its loss, its metrics, and images of its predictions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +23,7 @@ from training.detector.objective import DetectorLossWeights, detector_loss, targ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorTask:
-    """The detector on frames."""
+    """The detector, trained on frames."""
 
     held_out: Frames | None
     """Frames of videos that are not trained on; without them nothing is measured."""
@@ -31,7 +31,7 @@ class DetectorTask:
     augmentation: Augmentation = field(default_factory=Augmentation)
     weights: DetectorLossWeights = field(default_factory=DetectorLossWeights)
     plain_share: float = 0.1
-    """Of the end of a run that sees no mosaic and no mixup, so that it ends on images as they are (YOLOX)."""
+    """Share of a run, at its end, that sees no mosaic and no mixup, so that it ends on images as they are (YOLOX)."""
     one_to_one: tuple[float, float] = (0.2, 0.9)
     """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
     backbone_weights: Path | None = None

@@ -30,7 +30,7 @@ from training.regressor.mesh_files import NamedMesh, write_meshes
 from training.regressor.tracks import FoundHands, TrackSettings, follow, smooth
 
 PIXEL_MIDDLE = 0.5
-"""Of a pixel, counted from its corner, as points are here; drawing counts from middles."""
+"""Middle of a pixel, counted from its corner, as points are here; drawing counts from middles."""
 
 _F32 = pa.float32()
 SCHEMA = pa.schema(
@@ -55,7 +55,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructSettings:
-    """How a source is reconstructed."""
+    """Settings of a reconstruction."""
 
     focal_px: float | None = None
     """Focal length in pixels of the source; None: WiLoR's 5000 of 256, so that depths are relative."""

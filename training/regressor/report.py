@@ -33,14 +33,14 @@ from training.regressor.paper import ABLATIONS, FREIHAND, HO3D, MOTION
 from training.regressor.targets import targets_of
 
 Measured = Mapping[str, Mapping[str, Any]]
-"""What the `SET.json` hold, by set."""
+"""Contents of the `SET.json`, by set."""
 
 _OF_FREIHAND = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15")
 _FREIHAND_HEAD = ("PA-MPJPE mm", "PA-MPVPE mm", "F@5", "F@15")
 _OF_HO3D = ("pa_auc_j", "pa_mpjpe_mm", "pa_auc_v", "pa_mpvpe_mm", "pa_f5", "pa_f15")
 _OF_MOTION = ("mpfve_frobenius", "mpfje_frobenius", "jitter", "rte")
 _SHOWN = 8
-"""Of the best and of the worst hands."""
+"""Hands shown of the best and of the worst."""
 _FILMED = 300
 """Frames of the longest track, the most."""
 

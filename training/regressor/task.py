@@ -1,4 +1,4 @@
-"""What the training loop is told of the regressor: its loss, its adversary, what good means, and an image of what it says."""
+"""The regressor as a task of the training loop: its loss, its discriminator, its metrics, and images of its predictions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -54,7 +54,7 @@ class RegressorTask:
     vitpose: Path | None = None
     """Checkpoint that the transformer begins with."""
     layer_decay: float = 1.0
-    """Of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
+    """Factor of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
 
     kind = "regressor"
     metric = "proper_pa_auc_j"
@@ -113,7 +113,7 @@ class RegressorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversarialRegressorTask(RegressorTask):
-    """The same with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
+    """The regressor with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
 
     adversary_rate = 1.0
 
@@ -131,7 +131,7 @@ class AdversarialRegressorTask(RegressorTask):
         return regressor_loss(predictions, targets, self.weights, opinions), poses
 
     def adversary_loss(self, adversary: nn.Module, poses: Any) -> Mapping[str, Tensor]:
-        """Of crops whose true pose is known; the others have nothing to be told from."""
+        """The discriminator's loss over crops whose pose is known; the others have nothing to be told from."""
         both = adversary(torch.cat([poses.real_pose, poses.pose]), torch.cat([poses.real_betas, poses.betas]))
         real, invented = both.chunk(2)
         return {"discriminator": (poses.real_weight * discriminator_loss(real, invented)).mean()}

@@ -41,7 +41,7 @@ class TrackSettings:
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class FoundHands:
-    """What a detector says of a video: one row a hand, by frame."""
+    """Hands that a detector finds in a video: one row a hand, by frame."""
 
     frame: Int[np.ndarray, "n"]
     box: Float[np.ndarray, "n 4"]
@@ -51,7 +51,7 @@ class FoundHands:
 
 
 def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: TrackSettings) -> FoundHands:
-    """The same hands with their tracks, gaps filled, each track of the side that it was said to be most surely; by frame and track."""
+    """Found hands with their tracks, gaps filled, each track of the side with the largest sum of scores; by frame and track."""
     last: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # frame, box and pixels a frame of each track
     track = np.full(len(found.frame), -1)
     for frame in np.unique(found.frame).tolist():

@@ -33,7 +33,7 @@ class HandCrops:
     images: Sequence[Path]
     box: Float[np.ndarray, "n 4"]
     columns: Mapping[str, np.ndarray]
-    """As `Crops` gives them, of all hands."""
+    """Columns of all hands, named as in `Crops`."""
     matrix: Float64[np.ndarray, "n 3 3"]
     """The camera's, pixels."""
     truth: Hands3D | None = None
@@ -90,7 +90,7 @@ def columns_of(
     global_orient: Float[np.ndarray, "n 3"] | None = None,
     hand_pose: Float[np.ndarray, "n 45"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What shards say of a hand, of joints before a camera; the parameters of MANO are NaN where they are not given."""
+    """The columns of a shard for hands whose joints before a camera are known; the parameters of MANO are NaN where they are not given."""
     points = projected(joints, matrix)
     wrist, n = joints[:, WRIST], len(joints)
     per_metre = (matrix[:, 0, 0] + matrix[:, 1, 1]) / 2 / wrist[:, 2]

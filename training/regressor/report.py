@@ -103,7 +103,7 @@ def page(measured: Measured, ablations: Mapping[str, Measured] | None = None) ->
         "## Motion on HO3D (Table 6)\n\nBefore the camera. MPFVE and MPFJE as norms over all points, in metres x 100, which is what the"
         " paper's numbers can be; RTE as WHAM defines it, per cent of the path. A frozen hand would have 0 in all of them.",
         markdown(("method", "MPFVE", "MPFJE", "jitter", "RTE"), motion, "{:.3f}"),
-        "## Ablations on FreiHAND (Table 5)\n\nEach row is one recipe, `whim train-regressor --ablation NAME`; measured into"
+        "## Ablations on FreiHAND (Table 5)\n\nEach row is one recipe, `whim train regressor --recipe NAME`; measured into"
         " FOLDER/NAME, it stands here beside the paper's.",
         markdown(
             ("row", "NAME", *(f"{of}, {name}" for of in ("paper", "ours") for name in _FREIHAND_HEAD)),

@@ -77,8 +77,13 @@ class HandCrops:
 
 
 def projected(points: Float[np.ndarray, "n points 3"], matrix: Float[np.ndarray, "n 3 3"]) -> Float64[np.ndarray, "n points 2"]:
-    """Points before the camera in pixels of the image."""
-    seen = points.astype(np.float64) @ np.swapaxes(matrix, 1, 2)
+    """Points before the camera in pixels of the image.
+
+    Summed term by term: a product of matrices rounds otherwise on another processor, and boxes made of these points name the
+    data of a training (`HandCrops.fingerprint`), whose ranks must agree on the order of samples.
+    """
+    exact, rows = points.astype(np.float64), matrix.astype(np.float64)[:, None]
+    seen = exact[..., :1] * rows[..., 0] + exact[..., 1:2] * rows[..., 1] + exact[..., 2:] * rows[..., 2]
     return seen[..., :2] / seen[..., 2:] + PIXEL_MIDDLE
 
 

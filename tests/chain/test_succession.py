@@ -1,5 +1,6 @@
 """Nothing that was made is removed before its successor is committed: videos put away, failed writes, damaged files, copies of videos."""
 
+import json
 import os
 import resource
 import shutil
@@ -19,14 +20,17 @@ from pipeline.engine.verify import verify
 from pipeline.folder import Asked, load
 from stages.detect_hands_mediapipe import DetectHands
 from stages.tables import Hands, Videos
+from tests.chain.conftest import Whim
 
 SETTINGS: dict[str, Any] = {"pack.num_shards": 1, "split.frames_per_second": 2.0}
 
 
-def run(data: Path, videos: Path | None = None, **settings: Any) -> Graph:
+def run(data: Path, videos: Path | None = None, *, leave: bool = False, **settings: Any) -> Graph:
     """A run in this process, as the command does it."""
     with Store(data).lock():
-        asked = Asked(videos=videos, settings={**SETTINGS, **{name.replace("__", "."): value for name, value in settings.items()}})
+        asked = Asked(
+            videos=videos, leave=leave, settings={**SETTINGS, **{name.replace("__", "."): value for name, value in settings.items()}}
+        )
         graph = load(data, asked, remember=True).graph
         finish(graph, local=True, on_outcome=lambda task, outcome: None)
         renew_index(shard_files(graph))
@@ -215,3 +219,36 @@ def test_a_video_that_was_altered_is_not_taken_for_the_one_before(home: Path, se
     run(data)
     assert medium.read_bytes() == sound
     assert Store(data).read(Hands, "hands", "yes-0000").to_arrow().equals(hands)
+
+
+def test_videos_that_another_list_does_not_name_stay_until_they_are_let_go(home: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{home}/videos/asl_yes.mkv split=train\n")
+    before = shard_bytes(data)
+    told = load(data, Asked(videos=tmp_path / "list.txt"))
+    assert told.unlisted == ("asl_bird",)
+    assert told.graph.pending == []
+    run(data, tmp_path / "list.txt")
+    run(data)
+    assert shard_bytes(data) == before
+    with away(home / "videos/asl_bird.mkv"):  # as on a disk that is half mounted
+        run(data, home / "videos")
+    assert shard_bytes(data) == before
+    run(data, tmp_path / "list.txt", leave=True)
+    assert {video for path in shard_bytes(data) for video in pq.read_table(path, columns=["video"])["video"].to_pylist()} == {"asl_yes"}
+
+
+def test_a_withdrawn_video_does_not_stay(home: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{home}/videos/asl_yes.mkv split=train\n")
+    (tmp_path / "removed.txt").write_text("asl_bird\n")
+    assert load(data, Asked(videos=tmp_path / "list.txt")).unlisted == ()
+    run(data, tmp_path / "list.txt")
+    assert {video for path in shard_bytes(data) for video in pq.read_table(path, columns=["video"])["video"].to_pylist()} == {"asl_yes"}
+
+
+def test_the_command_verify_names_what_is_damaged(data: Path, whim: Whim) -> None:
+    assert "all sound" in whim("verify", data).stdout
+    part = sorted((data / "fits").glob("*.parquet"))[0]
+    flip(part, 0.3)
+    told = json.loads(whim("verify", data, "--json", status=2).stdout)
+    assert list(told["corrupt"]) == [f"fits/{part.name}"]
+    assert f"fits/{part.name}" in whim("verify", data, status=2).stdout

@@ -17,6 +17,7 @@ from fitting.landmarks.learn_offsets import LabelledHands
 from hands.metrics.labels import LabelledFrame, match_hands
 from stages.detect_hands_mediapipe import DetectHands
 from stages.fuse_hands import FuseHands, accepted, candidates
+from stages.fusion.calibration import calibrated
 from stages.media.frames import Frames
 from stages.tables import People
 from studio.backdrop import Backdrop
@@ -71,7 +72,7 @@ def find(scenes: Iterator[Scene], num_hands: int) -> RenderedHands:
         detections = detect(frames, People.empty())
         if not len(detections):
             continue
-        hands = accepted(candidates(fusion, detections, People.empty(), width, height))
+        hands = accepted(candidates(fusion, calibrated(detections, {}), People.empty(), width, height))
         found = match_hands(_label(scene, width, height), hands.box, hands.score).found
         true = np.flatnonzero(scene.clear & (found >= 0))
         mine = hands.take(found[true])

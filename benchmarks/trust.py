@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -89,10 +88,7 @@ def _videos(work: Path) -> Path:
     """Two tiny rendered videos of one hand each."""
     from studio.video import Film, make_videos
 
-    def render() -> None:
-        make_videos(work / "videos", 2, Film(seconds=0.8, width=320, height=240, shots=("close",)))
-
-    if child(render).wait():
+    if child(lambda: make_videos(work / "videos", 2, Film(seconds=0.8, width=320, height=240, shots=("close",))) and None).wait():
         raise RuntimeError("the videos could not be rendered")
     for beside in (work / "videos").iterdir():
         if beside.suffix != ".mp4":
@@ -104,8 +100,7 @@ class Child:
     """A forked process."""
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.status: int | None = None
+        self.pid, self.status = pid, None
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
@@ -121,7 +116,7 @@ class Child:
         return int(self.status or 0)
 
 
-def child(work: Callable[[], int | None]) -> Child:
+def child(work) -> Child:
     """Fork and work; what is returned is the exit status."""
     pid = os.fork()
     if pid:

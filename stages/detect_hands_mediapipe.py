@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from stages.detectors.found import HAND_EXTENT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import (
     Hand,
@@ -69,9 +70,9 @@ class DetectHands:
     """A followed hand must be this present. MediaPipe's tracker has 0.5."""
     track_decay: float = setting(0.9, above=0, most=1)
     """The palm score fades by this factor a frame. Ours."""
-    extent_width: float = setting(1.24, above=0)
-    """A hand's box is this many times as wide as the hull of its landmarks. Median of 53 hands boxed by eye. Ours."""
-    extent_height: float = setting(1.21, above=0)
+    extent_width: float = setting(HAND_EXTENT[0], above=0)
+    """A hand's box is this many times as wide as the hull of its landmarks. See `HAND_EXTENT`."""
+    extent_height: float = setting(HAND_EXTENT[1], above=0)
     """The same for the height. Ours."""
     cpus: int = setting(1, least=1, identity=False)
     """Cores of a worker. More than one pay where there are fewer clips than cores; the result is the same."""
@@ -162,7 +163,6 @@ def _rows(video: str, frame: int, time_s: float, hands: list[Hand], extent: Floa
         person=np.array([hand.start.person for hand in hands], np.int16),
         crop=np.stack([hand.start.crop for hand in hands]).astype(np.float32),
         box=np.concatenate([centre - half, centre + half], axis=1).astype(np.float32),
-        score_raw=score,
         score=score,
         palm_score=np.array([hand.start.score for hand in hands], np.float32),
         presence=presence.astype(np.float32),

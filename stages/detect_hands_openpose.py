@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stages.detectors.as_hand_stage import rows_of
+from stages.detectors.found import HAND_EXTENT
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
@@ -41,9 +42,9 @@ class DetectHandsOpenPose:
     """A hand has this many joints whose peak is above 0.1. Ours: the network cannot say that there is none."""
     min_score: float = setting(0.2, least=0, most=1)
     """Mean peak below which a hand is not listed. Ours."""
-    extent_width: float = setting(1.24, above=0)
-    """A hand's box is this many times as wide as the hull of its keypoints. MediaPipe's figure, to be measured. Ours."""
-    extent_height: float = setting(1.21, above=0)
+    extent_width: float = setting(HAND_EXTENT[0], above=0)
+    """A hand's box is this many times as wide as the hull of its keypoints. MediaPipe's figure, to be measured for this source. Ours."""
+    extent_height: float = setting(HAND_EXTENT[1], above=0)
     """The same for the height. Ours."""
     bf16: bool = False
     """Convolutions in bfloat16: on recent CPUs and GPUs much faster, peaks within 1 % or so."""

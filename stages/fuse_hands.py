@@ -21,11 +21,11 @@ from stages import boxes
 from stages.fusion import tracks
 from stages.fusion import wrists as bodies
 from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
-from stages.fusion.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, uncalibrated
+from stages.fusion.calibration import EMBEDDED, Calibration, WeighedHands, calibrated, calibration_file, load_calibrations, uncalibrated
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
 
-Weigh = Callable[[HandDetections], HandDetections]
+Weigh = Callable[[HandDetections], WeighedHands]
 """Detections to the same with boxes and scores as fusion takes them."""
 
 
@@ -133,8 +133,11 @@ class FuseHands:
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
         """Load the calibration."""
-        weigh = uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=self._load())
-        return partial(fuse_hands, settings=self, weigh=weigh)
+        return partial(fuse_hands, settings=self, weigh=self.weigher())
+
+    def weigher(self) -> Weigh:
+        """What calibrates detections, or with mode raw takes them as the paper does."""
+        return uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=self._load())
 
 
 def fuse_hands(
@@ -165,7 +168,7 @@ def accepted(seen: RefusedHands) -> Hands:
     return Hands(**{field.name: getattr(hands, field.name) for field in fields(Hands)})
 
 
-def candidates(settings: FuseHands, detections: HandDetections, people: People, width: int, height: int) -> RefusedHands:
+def candidates(settings: FuseHands, detections: WeighedHands, people: People, width: int, height: int) -> RefusedHands:
     """All that the detections of one frame (at least one) make, with the reason why it is no hand, or '' where it is one."""
     people = people.take(people.score >= settings.person_score)
     detections = without_copies(detections, width, height, copy_iou=settings.copy_iou, copy_distance=settings.copy_distance)

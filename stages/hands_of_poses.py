@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from stages.detectors.found import hull_boxes
+from stages.detectors.found import HAND_EXTENT, hull_boxes
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Poses, Table
 
@@ -34,9 +34,9 @@ class HandsOfPoses:
     """A hand has more sure keypoints than this. HaMeR's."""
     crop_scale: float = setting(2.0, above=0)
     """The `crop` column is so many times the hull of the sure keypoints. HaMeR's."""
-    extent_width: float = setting(1.24, above=0)
-    """A hand's box is this many times as wide as the hull of its sure keypoints. As for MediaPipe's, until learned for this source."""
-    extent_height: float = setting(1.21, above=0)
+    extent_width: float = setting(HAND_EXTENT[0], above=0)
+    """A hand's box is this many times as wide as the hull of its sure keypoints. MediaPipe's figure, to be measured here. Ours."""
+    extent_height: float = setting(HAND_EXTENT[1], above=0)
     """The same for the height."""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,6 @@ class HandsOfPoses:
             person=poses.person,
             crop=crop,
             box=hull_boxes(keypoints, min_score=self.min_keypoint, extent=(self.extent_width, self.extent_height)),
-            score_raw=score,
             score=score,
             palm_score=unknown,
             presence=unknown,

@@ -258,8 +258,7 @@ class HandDetections(Table):
     person: Int16[np.ndarray, "n"]  # whose crop, as `People` numbers them, or -1
     crop: Float32[np.ndarray, "n 4"]  # the region that was looked at
     box: Float32[np.ndarray, "n 4"]  # as the detector means it
-    score_raw: Float32[np.ndarray, "n"]  # P(b|d) as the detector says it; for MediaPipe palm x presence
-    score: Float32[np.ndarray, "n"]  # the same in [0, 1], as its own stage would have it; fusion calibrates it
+    score: Float32[np.ndarray, "n"]  # P(b|d) in [0, 1] as the detector says it, for MediaPipe palm x presence; fusion calibrates it
     palm_score: Float32[np.ndarray, "n"]
     presence: Float32[np.ndarray, "n"]
     p_right: Float32[np.ndarray, "n"]  # probability of a right hand; NaN when the detector does not say

@@ -74,8 +74,8 @@ def _extent(frames: Sequence[tuple[LabelledFrame, HandDetections]]) -> Float64[n
     """Median width and height of labelled hands over those of the boxes that lie on them; 1, 1 where there is none."""
     ratio = []
     for label, here in frames:
-        sure = here.take(here.score_raw >= SURE)
-        match = match_hands(label, sure.box, sure.score_raw)
+        sure = here.take(here.score >= SURE)
+        match = match_hands(label, sure.box, sure.score)
         rows = match.found >= 0
         mine, theirs = sure.box[match.found[rows]], label.box[rows]
         whole = _inside(theirs, label)  # a label ends at the picture's border, a detector's box does not
@@ -96,11 +96,11 @@ def _hits(
     score, hit, video = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, object)]
     for label, here in frames:
         box = scaled.box(here.box)
-        match = match_hands(label, box, here.score_raw)
+        match = match_hands(label, box, here.score)
         is_hand = np.isin(np.arange(len(here)), match.found)
         again = boxes.iou(box.astype(np.float64), label.box).max(1, initial=0) >= 0.3  # a hand's second box is no hand of its own
         counts = is_hand | match.false | (again & ~is_hand)
-        score.append(here.score_raw[counts].astype(np.float64))
+        score.append(here.score[counts].astype(np.float64))
         hit.append(is_hand[counts].astype(np.float64))
         video.append(np.full(counts.sum(), (label.video or label.name).removeprefix(MIRRORED), object))
     return np.concatenate(score), np.concatenate(hit), np.concatenate(video)

@@ -46,7 +46,6 @@ def _table(found: FoundHands, frames: Frames, detector: str) -> HandDetections:
         person=found.person.astype(np.int16),
         crop=found.crop,
         box=found.box,
-        score_raw=found.score,
         score=found.score,
         palm_score=unknown,
         presence=unknown,

@@ -40,6 +40,8 @@ FindHands = Callable[[Sequence[AnyPicture], Sequence[People]], FoundHands]
 
 Extent = tuple[float, float]
 """Width and height of a hand's box over those of the hull of its keypoints."""
+HAND_EXTENT: Extent = (1.24, 1.21)
+"""For MediaPipe's landmarks: medians of 53 hands boxed by eye. Fusion's calibration corrects a source's boxes from there. Ours."""
 
 
 def hull_boxes(keypoints: Float[np.ndarray, "n k 3"], *, min_score: float, extent: Extent) -> Float32[np.ndarray, "n 4"]:

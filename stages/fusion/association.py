@@ -1,5 +1,7 @@
 """Which detections are the same hand, and what they say together (WiLoR, eq. 1). One frame at a time, boxes xyxy in its pixels."""
 
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Bool, Float, Int16, Int64
 
@@ -7,6 +9,7 @@ from stages import boxes
 from stages.fusion.tracks import assign
 from stages.tables import HAND_KEYPOINTS, HandDetections
 
+Found = TypeVar("Found", bound=HandDetections)
 WRIST, MIDDLE1 = HAND_KEYPOINTS.index("wrist"), HAND_KEYPOINTS.index("middle1")
 SURE = 0.98
 """A vote for a side counts as no surer than this: detectors are known to be wrong at 0.99."""
@@ -24,7 +27,7 @@ def weighted_box(box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"]) -
     return weight @ box / weight.sum()
 
 
-def without_copies(detections: HandDetections, width: int, height: int, *, copy_iou: float, copy_distance: float) -> HandDetections:
+def without_copies(detections: Found, width: int, height: int, *, copy_iou: float, copy_distance: float) -> Found:
     """Each source's hands of one frame once, whatever crops it was found in; best score first, those cut by their crop last.
 
     Two hands of one source are copies when their landmarks lie within `copy_distance` box sides of each other on average

@@ -8,7 +8,7 @@ such detections that are hands.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,19 +70,26 @@ def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
     return found
 
 
-def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibration]) -> HandDetections:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeighedHands(HandDetections):
+    """Detections as fusion weighs them: `box` and `score` are what they are worth, the detector's own score stands beside."""
+
+    score_raw: Float32[np.ndarray, "n"]
+
+
+def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibration]) -> WeighedHands:
     """The same detections, box and score calibrated by their source; a source that nobody calibrated is taken at its word."""
     box, score = detections.box.copy(), detections.score.copy()
     for name in set(detections.source) & set(calibrations):
         rows = detections.source == name
         box[rows] = calibrations[name].box(detections.box[rows])
-        score[rows] = calibrations[name].score(detections.score_raw[rows])
-    return replace(detections, box=box, score=score)
+        score[rows] = calibrations[name].score(detections.score[rows])
+    return WeighedHands(**vars(detections) | {"box": box, "score": score, "score_raw": detections.score})
 
 
-def uncalibrated(detections: HandDetections) -> HandDetections:
+def uncalibrated(detections: HandDetections) -> WeighedHands:
     """The same detections as WiLoR, sec. 3, averages them: the hull of the landmarks where a detector has any, and its own score."""
     known = np.isfinite(detections.keypoints).all((1, 2))
     box = detections.box.copy()
     box[known] = hull_boxes(detections.keypoints[known], min_score=SEEN, extent=(1.0, 1.0))
-    return replace(detections, box=box, score=detections.score_raw)
+    return WeighedHands(**vars(detections) | {"box": box, "score_raw": detections.score})

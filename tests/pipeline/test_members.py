@@ -83,4 +83,4 @@ def test_who_is_taken_at_their_word_is_said(weights: Path, caplog: pytest.LogCap
     say_uncalibrated(FuseHands(detectors=("mediapipe", "openpose", "vitpose")))
     (record,) = caplog.records
     assert "openpose, vitpose" in record.getMessage()
-    assert "pipeline.evaluate.calibrate" in record.getMessage()
+    assert "whim learn calibration" in record.getMessage()

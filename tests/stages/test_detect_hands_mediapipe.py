@@ -32,7 +32,7 @@ def test_both_hands_of_a_signer_are_found_once_with_their_sides(media: Path) -> 
     for name in ("A000", "A012"):
         image, row = labelled(media, name)
         hands = detect(image, people=People.empty())
-        strong = hands.take(hands.score_raw > 0.4)
+        strong = hands.take(hands.score > 0.4)
         assert len(strong) == 2
         for hand in row["hands"]:
             assert (nearest(strong, hand["box"]).p_right[0] > 0.5) == (hand["side"] == "right")
@@ -59,7 +59,7 @@ def test_people_lead_to_small_hands_that_the_frame_alone_hides(media: Path) -> N
     image, row = labelled(media, "A034")
     alone = detect(image, people=People.empty())
     led = detect(image)
-    assert len(alone.take(alone.score_raw > 0.4)) < len(row["hands"])
+    assert len(alone.take(alone.score > 0.4)) < len(row["hands"])
     for hand in row["hands"]:
         found = nearest(led, hand["box"])
         assert found.route[0] in ("wrist", "person")
@@ -69,7 +69,7 @@ def test_people_lead_to_small_hands_that_the_frame_alone_hides(media: Path) -> N
 def test_a_hand_on_the_seam_of_two_tiles_is_one_hand(media: Path) -> None:
     image, _ = labelled(media, "A027")
     hands = detect(image, people=People.empty())
-    assert len(hands.take(hands.score_raw > 0.4)) == 1
+    assert len(hands.take(hands.score > 0.4)) == 1
 
 
 def test_a_hand_that_one_frame_hides_is_tracked_into_it(media: Path) -> None:
@@ -94,7 +94,7 @@ def test_box_is_the_hull_scaled_and_score_is_palm_times_presence(media: Path) ->
         hands.box[:, 2:] - hands.box[:, :2], (high - low) * [settings.extent_width, settings.extent_height], rtol=1e-4
     )
     np.testing.assert_allclose((hands.box[:, 2:] + hands.box[:, :2]) / 2, (high + low) / 2, rtol=1e-4)
-    np.testing.assert_allclose(hands.score_raw, hands.palm_score * hands.presence, rtol=1e-5)
+    np.testing.assert_allclose(hands.score, hands.palm_score * hands.presence, rtol=1e-5)
     np.testing.assert_allclose(hands.keypoints[:, :, 2], np.tile(hands.presence[:, None], 21))
 
 

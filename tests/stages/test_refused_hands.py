@@ -50,7 +50,7 @@ def test_hands_and_refused_hands_are_together_all_that_was_seen(seed: int) -> No
     changes = {"detectors": ("a", "b"), "people": body((150, 200), (400, 200)), "copy_distance": 1e-3, "stranger_iou": 0.0}
     hands, refused = fuse(*found, **changes), refuse(*found, **changes)
     scores = [score for table in (hands, refused) for row in table.source_scores_raw for score in row]
-    np.testing.assert_allclose(sorted(scores), sorted(d.score_raw[0] for d in found), rtol=1e-6)
+    np.testing.assert_allclose(sorted(scores), sorted(d.score[0] for d in found), rtol=1e-6)
     assert set(refused.reason) <= set(Refusal)
     assert not set(map(tuple, hands.box.tolist())) & set(map(tuple, refused.box.tolist()))
 

@@ -57,7 +57,7 @@ def test_extents_and_shares_of_hits_are_found_again():
 
 def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not_count():
     labels, found = hits_and_misses(200)
-    twice = HandDetections.concat([found, replace(found, score_raw=found.score_raw / 2)])
+    twice = HandDetections.concat([found, replace(found, score=found.score / 2)])
     assert learn(labels, twice)["a"]["num_hands"] == learn(labels, found)["a"]["num_hands"]
     ignoring = [replace(label, ignore=np.array([[150.0, 150, 350, 350]])) if not len(label.box) else label for label in labels]
     kept = learn(ignoring, found)["a"]

@@ -53,7 +53,7 @@ def test_openvino_finds_litert_s_hands(media: Path) -> None:
 
     def found(settings: DetectHands) -> HandDetections:
         hands = settings.build()(frames_of(image), People.empty())
-        return hands.take(hands.score_raw > 0.4)
+        return hands.take(hands.score > 0.4)
 
     ours, theirs = found(DetectHands(engine="openvino")), found(DetectHands())
     assert len(ours) == len(theirs) == 2

@@ -252,7 +252,7 @@ def test_the_stage_reads_the_file_and_fills_its_table(weights: Path, media: Path
     assert hands.person.tolist() == [4]
     assert np.isnan(hands.p_right).all()
     assert np.isnan(hands.world).all()
-    np.testing.assert_allclose(hands.score_raw, hands.keypoints[..., 2].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(hands.score, hands.keypoints[..., 2].mean(1), rtol=1e-5)
     assert hands.to_arrow().num_rows == 1
     assert len(stage.build()(frames_of(image), People.empty())) == 0
 

@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Torch without CUDA where this index can be reached; with CUDA: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu128
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WHIM := $(BIN)/python -m pipeline
 VIDEOS ?=
 DATA ?=
@@ -19,7 +21,7 @@ setup: $(VENV)/.ready ## make the environment (.venv) and fetch the open network
 
 $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --retries 1 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m stages.detectors.mediapipe.models
 	@echo "compiling the fit for this machine, once: about a minute"

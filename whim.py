@@ -18,7 +18,7 @@ import training.cli
 from stages.errors import UserError, one_line
 from stages.settings import unknown
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 DONE, USER_ERROR, ITEMS_FAILED, STOPPED = 0, 1, 2, 130
 

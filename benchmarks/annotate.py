@@ -2,7 +2,7 @@
 
 The peer is what a user would wire together: a plain loop of the mediapipe package (Tasks API, whole frame, image mode, four hands)
 over the same frames of the same clips. It finds hands on the whole frame only; the chain looks for people and at five routes, fuses,
-fits, reviews and packs. The ratio of hands counts what each reports, true or not: `whim evaluate hands` says which are.
+fits, reviews and packs. The ratio of hands counts what each reports, true or not: `whim evaluate annotators` says which are.
 """
 
 import json

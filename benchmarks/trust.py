@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -88,7 +89,10 @@ def _videos(work: Path) -> Path:
     """Two tiny rendered videos of one hand each."""
     from studio.video import Film, make_videos
 
-    if child(lambda: make_videos(work / "videos", 2, Film(seconds=0.8, width=320, height=240, shots=("close",))) and None).wait():
+    def render() -> None:
+        make_videos(work / "videos", 2, Film(seconds=0.8, width=320, height=240, shots=("close",)))
+
+    if child(render).wait():
         raise RuntimeError("the videos could not be rendered")
     for beside in (work / "videos").iterdir():
         if beside.suffix != ".mp4":
@@ -100,7 +104,8 @@ class Child:
     """A forked process."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.status = pid, None
+        self.pid = pid
+        self.status: int | None = None
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
@@ -116,7 +121,7 @@ class Child:
         return int(self.status or 0)
 
 
-def child(work) -> Child:
+def child(work: Callable[[], int | None]) -> Child:
     """Fork and work; what is returned is the exit status."""
     pid = os.fork()
     if pid:

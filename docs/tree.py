@@ -1,21 +1,25 @@
-"""The README's tree: every file with the first sentence of its docstring. `make readme` writes it, a test holds it."""
+"""Write the README's tree, by folder, and `docs/map.md`, by file, from what git tracks: `make readme`. A test holds both."""
 
 import ast
 import re
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fitting", "stages", "stages/detectors", "pipeline", "training", "training/detector", "studio", "benchmarks")
 OTHERS = {
-    "manifests/whim.txt": "WHIM's 1,457 video ids with split, fps, frames and size",
-    "manifests/mediapipe.toml": "the networks of the embedded default: file, sha256, licence",
-    "manifests/weights.toml": "the larger networks: where from, sha256, licence, who must agree to what",
-    "cluster/": "a GPU cluster on AWS, this machine as a cluster, and an sshd on loopback to test it",
-    "docs/": "the shard format for readers, the studio, this tree",
-    "tests/": "one folder a package; engine/ holds the engine's promises, chain/ the whole job on real video",
-    "constraints.txt": "every pin",
+    "manifests": "WHIM's 1,457 videos; the networks: where from, sha256, licence",
+    "cluster": "a GPU cluster on AWS, this machine as a cluster, an sshd on loopback to test it",
+    "docs": "the formats, the stages, the figures, the map of every file",
+    "tests": "one folder a package; engine/ holds the engine's promises, chain/ the whole job on real video",
 }
 BEGIN, END = "<!-- tree -->", "<!-- /tree -->"
+
+
+def tracked() -> list[Path]:
+    """Every Python file that git knows, tests aside, relative to the checkout."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sorted(Path(name) for name in listed if not name.startswith("tests/") and (ROOT / name).is_file())
 
 
 def first_sentence(path: Path) -> str:
@@ -24,25 +28,46 @@ def first_sentence(path: Path) -> str:
     return re.split(r"(?<!\beq)\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
-def tree() -> str:
-    """The tree as a Markdown block."""
-    lines: list[str] = []
-    for folder in FOLDERS:
-        depth = folder.count("/")
-        lines.append(f"{'    ' * depth}{folder.rsplit('/')[-1]}/".ljust(28) + first_sentence(ROOT / folder / "__init__.py"))
-        for path in sorted((ROOT / folder).glob("*.py")):
-            if path.name not in ("__init__.py", "__main__.py"):
-                lines.append(f"{'    ' * (depth + 1)}{path.name}".ljust(28) + first_sentence(path))
-    lines += [name.ljust(28) + text for name, text in OTHERS.items()]
+def folders(files: Iterable[Path]) -> list[Path]:
+    """Every folder that is a package, those inside one after it."""
+    return sorted({path.parent for path in files if path.name == "__init__.py"})
+
+
+def tree(files: Iterable[Path]) -> str:
+    """The folders as a Markdown block, one a line."""
+    lines = [
+        f"{'  ' * (len(folder.parts) - 1) + folder.name + '/':<20}{first_sentence(ROOT / folder / '__init__.py')}"
+        for folder in folders(files)
+        if len(folder.parts) < 3
+    ]
+    lines += [f"{name + '/':<20}{text}" for name, text in OTHERS.items()]
     return "\n".join([BEGIN, "```", *lines, "```", END])
 
 
 def updated(readme: str) -> str:
     """The README with its tree as it should be."""
     before, rest = readme.split(BEGIN)
-    return before + tree() + rest.split(END)[1]
+    return before + tree(tracked()) + rest.split(END)[1]
+
+
+def file_map() -> str:
+    """The page of every file by folder, with the first sentence of its docstring."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in tracked():
+        by_folder.setdefault(path.parent, []).append(path)
+    parts = ["# Every file", "Made by `make readme` from what git tracks."]
+    for folder, files in sorted(by_folder.items()):
+        package = ROOT / folder / "__init__.py"
+        title = "The root" if folder == Path() else f"`{folder}/`"
+        about = f": {first_sentence(package)}" if package.is_file() else ""
+        rows = [
+            f"| `{path.name}` | {first_sentence(ROOT / path).replace('|', chr(92) + '|')} |" for path in files if path.name != "__init__.py"
+        ]
+        parts.append("\n".join([f"## {title}{about}", "", *(["| | |", "|---|---|", *rows] if rows else [])]).rstrip())
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
     file = ROOT / "README.md"
     file.write_text(updated(file.read_text()))
+    (ROOT / "docs" / "map.md").write_text(file_map())

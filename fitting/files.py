@@ -1,8 +1,9 @@
 """Where all model files lie, reading arrays, and the sha256 of any file, without importing torch: planners ask for them.
 
-One rule: what does not come with the code lies in one folder, `$WHIM_WEIGHTS` or else `weights/` of the checkout, under the name that
-`whim weights list` shows: `mano/MANO_RIGHT.pkl`, `mediapipe/*.tflite`, one folder a network, and what is learned here:
-`arctic/pose_prior.npz`, `calibration.json`. `$WHIM_MANO` and `$WHIM_PRIOR` name a single file that lies elsewhere.
+One rule: what does not come with the code lies in one folder, `$WHIM_WEIGHTS`, or else `weights/` of the checkout, or else
+`~/.local/share/whim/weights` of an installed package, under the name that `whim weights list` shows: `mano/MANO_RIGHT.pkl`,
+`mediapipe/*.tflite`, one folder a network, and what is learned here: `arctic/pose_prior.npz`, `calibration.json`. `$WHIM_MANO` and
+`$WHIM_PRIOR` name a single file that lies elsewhere.
 """
 
 import hashlib
@@ -20,8 +21,13 @@ POSE_PRIOR = Path(__file__).parent / "assets" / "pose_prior.npz"
 
 
 def weights_folder() -> Path:
-    """The folder of all model files that do not come with the code."""
-    return Path(os.environ.get("WHIM_WEIGHTS", Path(__file__).parents[1] / "weights"))
+    """The folder of all model files that do not come with the code; of an installed package, among the user's data."""
+    checkout = Path(__file__).parents[1]
+    if "WHIM_WEIGHTS" in os.environ:
+        return Path(os.environ["WHIM_WEIGHTS"])
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "weights"
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "whim" / "weights"
 
 
 def licensed_model() -> Path:

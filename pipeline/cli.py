@@ -12,6 +12,7 @@ Handler = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, str, Handler], argparse.ArgumentParser]
 """Group of the help, words of the command, handler: returns the command's parser."""
 
+LEAVE = "let videos go that the list no longer names, and from shards the frames of those that cannot be made again"
 VIDEOS = "lists of videos (docs/formats.md), folders, videos, images, globs or http addresses, one or several"
 LABELS = "a label file (docs/labels.md)"
 
@@ -21,6 +22,7 @@ def add_commands(add: Add) -> None:
     _on_run(add("build", "run", commands.run)).add_argument("--until", metavar="STAGE", help="stop after this stage")
     plan_ = _on_settings(_on_data(add("build", "plan", commands.plan)))
     _on_videos(plan_)
+    plan_.add_argument("--leave", action="store_true", help=LEAVE)
     plan_.add_argument("--json", action="store_true")
     _on_data(add("build", "status", commands.status)).add_argument("--json", action="store_true")
     _on_data(add("build", "retry", commands.retry)).add_argument(
@@ -32,6 +34,10 @@ def add_commands(add: Add) -> None:
     settings_.add_argument("--recipe", help="whose stages, with its values (default: every stage there is)")
     settings_.add_argument("--json", action="store_true")
     _on_data(add("look", "report", commands.report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
+    verify_ = add("look", "verify", commands.verify)
+    verify_.add_argument("folder", nargs="?", help="data folder (default: --data)")
+    verify_.add_argument("--data", default="data/demo", help="data folder (default: %(default)s)")
+    verify_.add_argument("--json", action="store_true")
     _evaluations(add)
     _learning(add)
     _rendering(add)
@@ -59,6 +65,7 @@ def _on_videos(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _on_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _on_videos(_on_settings(_on_data(parser)))
+    parser.add_argument("--leave", action="store_true", help=LEAVE)
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     parser.add_argument("--workers", type=at_least_one, help="at most so many workers of each kind (default: what the cluster holds)")
     return parser

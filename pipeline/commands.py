@@ -27,6 +27,7 @@ def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loade
         videos=getattr(arguments, "videos", None),
         settings=read_assignments(_assignments(arguments), getattr(arguments, "config", None)),
         until=getattr(arguments, "until", None),
+        leave=getattr(arguments, "leave", False),
     )
     return load(data_folder(arguments), asked, remember=remember)
 
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.engine.store import Store
     from pipeline.report.ending import print_ending
     from pipeline.report.progress import Bars
-    from pipeline.report.status import all_done, print_left_out, print_settings, print_status
+    from pipeline.report.status import all_done, print_duplicates, print_left_out, print_settings, print_status, print_unlisted
 
     stop_on_sigterm()
     store = Store(data_folder(arguments))
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         loaded = load_run(arguments, remember=True)
         print_settings(loaded.settings, arguments.console)
         print_left_out(loaded.left_out, arguments.console)
+        print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
+        print_duplicates(loaded.graph.duplicates, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
             summary = finish(loaded.graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
         renew_index(shard_files(loaded.graph))
@@ -68,7 +71,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid
 
-    from pipeline.report.status import print_left_out, print_settings
+    from pipeline.report.status import print_duplicates, print_left_out, print_settings, print_unlisted
 
     loaded = load_run(arguments)
     graph = loaded.graph
@@ -81,7 +84,8 @@ def plan(arguments: argparse.Namespace) -> None:
     if arguments.json:
         known = {"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": len(graph.unknown_clips)}
         left_out = [{"name": one.name, "why": one.why} for one in loaded.left_out]
-        print(json.dumps(known | {"settings": loaded.settings, "left_out": left_out}, indent=1))
+        more = {"unlisted": loaded.unlisted, "duplicates": graph.duplicates, "num_stale": len(graph.stale)}
+        print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
     grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
     for stage, whys in by_why.items():
@@ -89,6 +93,8 @@ def plan(arguments: argparse.Namespace) -> None:
             grid.add_row(stage, why, str(count))
     print_settings(loaded.settings, arguments.console)
     print_left_out(loaded.left_out, arguments.console)
+    print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
+    print_duplicates(graph.duplicates, arguments.console)
     arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
     if graph.unknown_clips:
         arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")
@@ -122,6 +128,29 @@ def retry(arguments: argparse.Namespace) -> None:
                 graph.store.error_file(table_of(graph.stages[task.stage]), task.key).unlink(missing_ok=True)
                 reopened += 1
     arguments.console.print(f"{reopened} parts will be tried again by the next run")
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Check that every file of a data folder is, bit for bit, what was written."""
+    from dataclasses import asdict
+
+    from rich.progress import track
+
+    from pipeline.engine.verify import files_of, verify_files
+
+    root = Path(arguments.folder or arguments.data)
+    files = files_of(root)
+    verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
+    if arguments.json:
+        print(json.dumps(asdict(verdict), indent=1))
+    else:
+        for name, why in verdict.corrupt.items():
+            arguments.console.print(f"{name}: {why}", style="red", markup=False)
+        told = f"{len(verdict.corrupt)} files are damaged: whim run makes them again" if verdict.corrupt else "all sound"
+        unsealed = f", {verdict.num_unsealed} of an earlier version without a digest" if verdict.num_unsealed else ""
+        foreign = f"; {len(verdict.foreign)} files are none of ours" if verdict.foreign else ""
+        arguments.console.print(f"{verdict.num_sound} files as they were written{unsealed}{foreign}: {told}", markup=False)
+    return 2 if verdict.corrupt else 0
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
-from pipeline.manifest import Listing, read_listing, storable
+from pipeline.manifest import Listing, read_listing, storable, without
 from pipeline.recipes import find_recipe
 from pipeline.stage_settings import canonical, with_settings
 from pipeline.video_files import LeftOut
@@ -32,6 +32,8 @@ class Asked:
     """By dotted name, on top of those of the last run with the same recipe."""
     until: str | None = None
     """The last stage to run."""
+    leave: bool = False
+    """Whether videos that the list no longer names leave the dataset, and shards the frames of those that cannot be made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Loaded:
     """What differs from the recipe, by name."""
     left_out: tuple[LeftOut, ...] = ()
     """Files beside the videos that were not taken."""
+    unlisted: tuple[str, ...] = ()
+    """Videos of the last run that the list no longer names: they stay, or leave where that was asked for."""
 
 
 def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
@@ -62,10 +66,11 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
         raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
     videos = [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
     listing = _listing(store, videos, given=asked.videos is not None)
-    manifest = listing.manifest
+    unlisted = _unlisted(store, listing)
+    manifest = listing.manifest if asked.leave else Manifest.concat([listing.manifest, unlisted])
     plain = find_recipe(recipe)(manifest, store.root)
     settings = _settings(plain, last.get("settings", {}) if last.get("recipe", recipe) == recipe else {}, asked.settings)
-    graph = Graph(_up_to(with_settings(plain, settings), asked.until, recipe), manifest, store).load()
+    graph = Graph(_up_to(with_settings(plain, settings), asked.until, recipe), manifest, store, leave=asked.leave).load()
     if remember:  # nothing is written before everything has been checked
         absolute = [without_secrets(one) if "://" in one else str(Path(one).expanduser().absolute()) for one in videos]
         named = absolute[0] if len(absolute) == 1 else absolute
@@ -76,7 +81,8 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
         known, shown = _known(store), storable(manifest)
         if known is None or not known.to_arrow().equals(shown.to_arrow()):
             store.commit("", "manifest", shown, {})
-    return Loaded(graph=graph, recipe=recipe, settings=settings, left_out=listing.left_out)
+    names = tuple(map(str, unlisted.video))
+    return Loaded(graph=graph, recipe=recipe, settings=settings, left_out=listing.left_out, unlisted=names)
 
 
 def _last(store: Store, asked: Asked) -> dict[str, Any]:
@@ -123,6 +129,14 @@ def _listing(store: Store, videos: list[str], *, given: bool) -> Listing:
         if given or before is None:
             raise
         return Listing(before)  # the videos were put away; what was made of them is here
+
+
+def _unlisted(store: Store, listing: Listing) -> Manifest:
+    """The videos of the last run that are neither in the list nor withdrawn: a list may be another one, a disk half mounted."""
+    before = _known(store)
+    if before is None:
+        return Manifest.empty()
+    return without(before, {*map(str, listing.manifest.video), *listing.withdrawn})
 
 
 def _settings(stages: list[Stage], last: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

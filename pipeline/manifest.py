@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -59,6 +59,8 @@ class Listing:
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...] = ()
+    withdrawn: frozenset[str] = frozenset()
+    """Ids and sources that lists of withdrawn videos name."""
 
 
 def read_manifest(given: Path | str | Sequence[Path | str], known: Mapping[str, str] | None = None) -> Manifest:
@@ -97,9 +99,8 @@ def read_listing(given: Path | str | Sequence[Path | str], known: Mapping[str, s
     ids = ids_of(files, known or {})
     taken = [Line(where=str(file), video=video, source=str(file.resolve())) for (_, file), video in zip(files, ids, strict=True)]
     manifest = _manifest(_merged([*taken, *lines]))
-    for one in dict.fromkeys(removed):
-        manifest = without_removed(manifest, one)
-    return Listing(manifest, tuple(left_out))
+    withdrawn = frozenset[str]().union(*map(withdrawn_in, dict.fromkeys(removed)))
+    return Listing(without(manifest, withdrawn), tuple(left_out), withdrawn)
 
 
 def storable(manifest: Manifest) -> Manifest:
@@ -155,19 +156,27 @@ def _read_list(path: Path) -> list[Line]:
     return parsed
 
 
-def without_removed(manifest: Manifest, removed: Path) -> Manifest:
-    """The manifest without the videos that a list of withdrawn ids (or sources) names, if there is that list."""
+def withdrawn_in(removed: Path) -> frozenset[str]:
+    """The ids and sources that a list of withdrawn videos names; none where there is no such list.
+
+    Raises ValueError for what is no text.
+    """
     if not removed.exists():
-        return manifest
+        return frozenset()
     try:
         text = removed.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{removed} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'}): it names withdrawn videos, one a line"
         ) from None
-    gone = {_without_comment(line) for line in text.splitlines()}
+    return frozenset(_without_comment(line) for line in text.splitlines()) - {""}
+
+
+def without(manifest: Manifest, withdrawn: Collection[str]) -> Manifest:
+    """A manifest without the videos whose ids or sources are withdrawn."""
     pairs = zip(manifest.video, manifest.source, strict=True)
-    return manifest.take(np.array([v not in gone and s not in gone and without_secrets(str(s)) not in gone for v, s in pairs], bool))
+    stays = [not {str(video), str(source), without_secrets(str(source))} & set(withdrawn) for video, source in pairs]
+    return manifest.take(np.array(stays, bool))
 
 
 def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | None = None) -> Line:

@@ -27,7 +27,7 @@ class DetectHandsWhim:
     detector: ClassVar[str] = "whim"
 
     file: str = setting("", identity=False)
-    """An ONNX file of `whim export-detector`; '' = `whim_detector` of manifests/weights.toml. Its sha256 counts, not its place."""
+    """An ONNX file of `whim export detector`; '' = `whim_detector` of manifests/weights.toml. Its sha256 counts, not its place."""
     min_score: float = setting(0.1, least=0, most=1)
     """Below, a hand is not listed. Ours: calibration wants to see the doubtful ones too."""
     max_iou: float = setting(0.6, least=0, most=1)
@@ -53,7 +53,7 @@ class DetectHandsWhim:
         if not self.file:
             return weight_sha256("whim_detector")
         if not Path(self.file).is_file():
-            raise MissingWeights(f"detect_hands_whim.file {self.file} is not there: whim export-detector CHECKPOINT --out {self.file}")
+            raise MissingWeights(f"detect_hands_whim.file {self.file} is not there: whim export detector CHECKPOINT --out {self.file}")
         return {"whim_detector": hash_of(Path(self.file))}
 
     def build(self) -> Callable[[Frames, People], HandDetections]:

@@ -1,6 +1,7 @@
 """Fit the hand model to the landmarks of every hand of a clip (WiLoR, section 3, eq. 2-4)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,18 +78,28 @@ class Fit:
         from fitting.hand.mano import load_hand_model
 
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        fitter = Fitter(load_hand_model(device=device), self.settings)
+        with _one_thread():
+            fitter = Fitter(load_hand_model(device=device), self.settings)
         offsets = load_offsets() if self.landmark_offsets else {}
 
         def run(clips: Clips, hands: Hands) -> Fits:
-            before = torch.get_num_threads()
-            torch.set_num_threads(1)  # sums in one order, on Ray and in this process: the same bytes
-            try:
+            with _one_thread():
                 return fit_hands(fitter, on_joints(hands, offsets), self.focal_share)
-            finally:
-                torch.set_num_threads(before)
 
         return run
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch sum in one order, as on a worker of one core: a run in this process then gives the bytes of one on Ray."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def on_joints(hands: Hands, offsets: Mapping[str, Offsets]) -> Hands:

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     PRIVATE_ADDRESS = "private_address"
     TIMEOUT = "timeout"
     WORKER_DIED = "worker_died"
+    CORRUPT = "corrupt"
     EXCEPTION = "exception"
 
 
@@ -53,6 +54,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.PRIVATE_ADDRESS: "it leads into the inner network; if you trust it name the host in download.private_hosts, then `whim retry`",
     Reason.TIMEOUT: "the item ran over its limit; raise `limit_s` of the stage",
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
+    Reason.CORRUPT: "a file of the data folder was damaged and has been set aside; the next run makes it again",
     Reason.EXCEPTION: "an error of ours; the traceback is in the part's .error.json",
 }
 

@@ -1,7 +1,7 @@
 """The inner loops of the renderer: a z-buffer, and the light on every covered sample. Compiled once by numba, then cached.
 
 Frame of reference: sample (column x, row y) lies at pixel coordinate (x, y); depth grows away from the camera. The loops run in a
-fixed order or independently by row, so the same input gives the same bytes.
+fixed order or independently by row, so the same input gives the same bytes on one kind of processor, whatever the number of threads.
 """
 
 import numba

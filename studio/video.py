@@ -1,6 +1,6 @@
 """A labelled video: shots are rendered, encoded by ffmpeg, and their exact truth is written beside them.
 
-The same settings and seed give the same bytes on one machine: the encoder runs on one thread and writes neither date nor version.
+The same settings and seed give the same bytes on one kind of processor: the encoder runs on one thread and writes neither date nor version.
 """
 
 import time

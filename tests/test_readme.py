@@ -1,42 +1,100 @@
-"""The README is true: its tree is the tree, its commands are commands, its files are there."""
+"""What README and docs say is so: their trees are the tree, their commands are commands, their files are there."""
 
 import re
 import runpy
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import whim
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = PAGES[0].read_text()
+CONTINUED = re.compile(r"\\\n\s*")
+
+
+def commands_of(text: str) -> list[str]:
+    """Every line of a shell block, and every `whim ...` in the text of a page or a module."""
+    blocks = [line.split("  #")[0].strip() for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    inline = re.findall(r"`((?:\.venv/bin/)?whim [a-z][^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    return [command for command in [*blocks, *inline] if command and not command.startswith("#")]
+
+
+COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands_of(page.read_text())]
+MENTIONED = [
+    (path, command)
+    for path in subprocess.run(
+        ["git", "ls-files", "*.py", "cluster", "Makefile"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    if not path.startswith("tests/") and (ROOT / path).is_file()
+    for command in commands_of((ROOT / path).read_text())
 ]
 
 
-def test_the_tree_is_the_tree() -> None:
-    updated = runpy.run_path(str(ROOT / "docs/tree.py"))["updated"]
-    assert updated(README) == README, "run make readme"
+@pytest.fixture(scope="module")
+def tree() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "docs/tree.py"))
+
+
+def test_the_readme_is_one_that_a_user_reads() -> None:
+    assert len(README.splitlines()) <= 150
+    assert "split.frames_per_second" in README
+
+
+def test_the_trees_are_the_tree(tree: dict[str, Any]) -> None:
+    assert tree["updated"](README) == README, "run make readme"
+    assert (ROOT / "docs/map.md").read_text() == tree["file_map"](), "run make readme"
+
+
+def test_the_map_names_every_file(tree: dict[str, Any]) -> None:
+    page = (ROOT / "docs/map.md").read_text()
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = [Path(name) for name in listed if not name.startswith("tests/") and (ROOT / name).is_file()]
+    assert [str(path) for path in files if path.name != "__init__.py" and f"| `{path.name}` |" not in page] == []
+    assert [str(path.parent) for path in files if path.parts[:-1] and f"## `{path.parent}/`" not in page] == []
+    assert [str(path) for path in files if not tree["first_sentence"](ROOT / path)] == [], "a file that does not say what it is"
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) >= 10
+    assert len([page for page, _ in COMMANDS if page == "README.md"]) >= 20
+    assert len(MENTIONED) >= 10
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_one(command: str) -> None:
-    words = command.split()
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_command_is_one(page: str, command: str) -> None:
+    words = shlex.split(command)
     if words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return
     starts = [i for i, word in enumerate(words) if word.endswith("whim") or word in ("pipeline", "--")]
-    arguments = whim.parse(words[starts[-1] + 1 :])
-    assert callable(arguments.command)
+    assert callable(handler_of(words[starts[-1] + 1 :]))
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README))
-def test_every_file_it_points_to_is_there(link: str) -> None:
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(("file", "command"), MENTIONED)
+def test_every_command_that_the_code_names_is_one(file: str, command: str) -> None:
+    assert callable(handler_of(command.split()[1:]))
+
+
+def handler_of(words: list[str]) -> Any:
+    """What a command of the docs calls; it may be given whole or only be named (`whim weights get`, `whim train ...`)."""
+    commands = whim.build_commands()
+    if words[-1] == "...":
+        return commands.known[next(name for name in commands.known if name.split()[: len(words) - 1] == words[:-1])].get_default("command")
+    try:
+        return commands.parse(words).command
+    except whim.UserError as error:
+        if "required" not in str(error) and "expected" not in str(error):
+            raise
+        return commands.known[next(name for name in commands.known if words[: len(name.split())] == name.split())].get_default("command")
+
+
+@pytest.mark.parametrize(
+    ("page", "link"), [(page, link) for page in PAGES for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", page.read_text())]
+)
+def test_every_file_it_points_to_is_there(page: Path, link: str) -> None:
+    assert (page.parent / link.partition("#")[0]).exists()

@@ -1,4 +1,4 @@
-"""What each command of training does, from the options that `training.cli` reads. Heavy imports lie inside: the help needs none."""
+"""The commands of training, from the options that `training.cli` reads. Heavy imports lie inside: the help needs none."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ R = TypeVar("R")
 """DetectorRecipe or RegressorRecipe."""
 
 _LEAST_STEPS = 50
-"""Of an epoch: little data is gone through several times before it is measured."""
+"""Fewest steps of an epoch: little data is gone through several times before it is measured."""
 _SIDE_PX = 384
 """Of the regressor's training images: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
 _SHOWN = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15", "pa_auc_j", "pa_auc_v", "proper_pa_mpjpe_mm", "root_mpjpe_mm", "camera_mpjpe_mm")
@@ -105,9 +105,8 @@ def train_regressor(arguments: argparse.Namespace) -> None:
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
     """Measure a detector: COCO's metrics, precision, recall and side, beside the annotators' on labelled frames."""
-    from hands.drawing.sheets import WorstImages
     from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
-    from training.detector.report import measured_in, write_report
+    from training.detector.report import WorstImages, measured_in, write_report
 
     if arguments.report:
         measured_in(arguments.report, arguments.checkpoint)

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT, BASE, LEFT = 340.0, 150.0, 126.0, 4.0
-"""Of a histogram's view box; its baseline and left margin."""
+"""Width and height of a histogram's view box; its baseline and left margin."""
 
 
 def histogram(title: str, parts: Mapping[str, np.ndarray], edges: np.ndarray, *, unit: str = "", note: str = "") -> str:

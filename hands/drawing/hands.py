@@ -1,19 +1,18 @@
-"""Draw hands on an image: the projected mesh, the 21 keypoints with coloured fingers, the box and a label.
+"""Hands drawn on images: the shaded mesh, the 21 keypoints with coloured fingers, the box and a label; left blue, right orange.
 
-Frame of reference: pixels of the given image; drawing happens in a view of it, a region scaled to a size.
+Frames of reference: pixels of the canvas, whole numbers in the middle of a pixel; camera axes x right, y down, z forward, metres.
+Everything takes arrays and draws onto the canvas it is given; a `View` is a region of an image, scaled to a canvas.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 import cv2
 import numpy as np
-import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from fitting.hand.mano import HandModel, closed_faces, load_hand_model, pose_either_hand, project
-from stages.tables import HAND_KEYPOINTS, LEFT, Fits, Hands, Reviews
+from fitting.hand.mano import closed_faces, load_hand_model
+from stages.tables import HAND_KEYPOINTS, LEFT
 
 Image = UInt8[np.ndarray, "height width 3"]
 Canvas = UInt8[np.ndarray, "rows columns 3"]
@@ -22,6 +21,9 @@ Colour = tuple[int, int, int]
 SIDE_COLOURS: tuple[Colour, Colour] = ((56, 168, 255), (255, 146, 60))
 """Left blue, right orange."""
 DROPPED_COLOUR: Colour = (168, 174, 186)
+TARGET_COLOUR: Colour = (250, 250, 252)
+"""Labels and other targets, beside predictions in the colours of their sides."""
+DARK: Colour = (16, 18, 24)
 FINGER_COLOURS: dict[str, Colour] = {
     "thumb": (255, 82, 96),
     "index": (255, 204, 51),
@@ -42,6 +44,7 @@ _SUPERSAMPLE = 2
 """The mesh is drawn this much larger and averaged down: smooth edges without seams between its triangles."""
 _LIGHT = np.array([-0.35, -0.55, -0.76], np.float32)
 """Towards the light, camera axes: from behind the viewer's left shoulder."""
+_OPACITY = 0.62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +56,25 @@ class View:
 
     @property
     def scale(self) -> float:
+        """Pixels of the canvas for one of the image."""
         return self.height / (self.region[3] - self.region[1])
 
     @property
     def width(self) -> int:
+        """Pixels of the canvas."""
         return max(1, round((self.region[2] - self.region[0]) * self.scale))
 
-    def points(self, points: np.ndarray) -> np.ndarray:
-        """Image pixels to pixels of the view; the middle of a pixel stays the middle of a pixel."""
+    def points(self, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+        """Image pixels to pixels of the canvas; the middle of a pixel stays the middle of a pixel."""
         return (points - np.asarray(self.region[:2], np.float32) + 0.5) * self.scale - 0.5
 
-    def shows(self, box: Float32[np.ndarray, "4"]) -> bool:
+    def shows(self, box: Float[np.ndarray, "4"]) -> bool:
         """Whether any part of a box (image pixels) lies in the view."""
         low, high = np.array(self.region[:2]), np.array(self.region[2:])
         return bool((box[2:] > low).all() and (box[:2] < high).all())
 
-    def picture(self, image: Image) -> Canvas:
-        """The region, resampled."""
+    def canvas(self, image: Image) -> Canvas:
+        """The region of an image, resampled: what to draw on."""
         x0, y0, x1, y1 = self.region
         how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(image[y0:y1, x0:x1], (self.width, self.height), interpolation=how))
@@ -80,7 +85,7 @@ def whole(image: Image, height: int) -> View:
     return View(region=(0, 0, image.shape[1], image.shape[0]), height=height)
 
 
-def around(image: Image, box: Float32[np.ndarray, "4"], height: int, *, margin: float = 1.9) -> View:
+def around(image: Image, box: Float[np.ndarray, "4"], height: int, *, margin: float = 1.9) -> View:
     """A square about a box, `margin` times its longer side, moved into the image and cut where it is larger than it."""
     rows, columns = image.shape[:2]
     side = max(48.0, margin * float((box[2:] - box[:2]).max()))
@@ -90,116 +95,107 @@ def around(image: Image, box: Float32[np.ndarray, "4"], height: int, *, margin: 
     return View(region=(x0, y0, x1, y1), height=height)
 
 
-def draw_hands(image: Image, hands: Hands, fits: Fits, reviews: Reviews, *, view: View | None = None, labels: bool = True) -> Canvas:
-    """The view of an image (default: all of it at its own size) with the hands on it; rows of the three tables belong together.
-
-    Hands that were not fitted lack a mesh. Dropped ones have a grey, dashed box.
-    """
-    view = view or whole(image, image.shape[0])
-    canvas = view.picture(image)
-    shown = [row for row in range(len(hands)) if view.shows(hands.box[row])]
-    fitted = np.isfinite(np.concatenate([fits.camera, fits.hand_pose, fits.global_orient, fits.betas], 1)).all(1)
-    for row in shown:
-        if fitted[row]:
-            canvas = _draw_mesh(canvas, fits.take(slice(row, row + 1)), view)
-    width = max(1, round(view.height / 220))
-    for row in shown:
-        _draw_skeleton(canvas, view.points(hands.keypoints[row, :, :2]), hands.keypoints[row, :, 2], width)
-    for row in shown:
-        dropped = not reviews.keep[row]
-        colour = DROPPED_COLOUR if dropped else SIDE_COLOURS[hands.side[row]]
-        box = view.points(hands.box[row].reshape(2, 2))
-        _draw_box(canvas, box, colour, width, dashed=dropped)
-        if labels:
-            _draw_label(canvas, box[0], f"{'L' if hands.side[row] == LEFT else 'R'} {hands.score[row]:.2f}", colour)
-    return canvas
-
-
-def outline(canvas: Image, view: View, inner: View) -> None:
-    """Mark where `inner` lies in the image of `view`."""
+def outline(canvas: Canvas, view: View, inner: View) -> None:
+    """Mark where `inner` lies in the canvas of `view`."""
     corners = view.points(np.array(inner.region, np.float32).reshape(2, 2))
-    _draw_box(canvas, np.clip(corners, 1, [view.width - 2, view.height - 2]), (250, 250, 252), 1, dashed=False)
+    draw_box(canvas, np.clip(corners, 1, [view.width - 2, view.height - 2]).ravel(), TARGET_COLOUR, width=1)
 
 
-@cache
-def _hand_model() -> HandModel:
-    return load_hand_model()
+def line_width(canvas: Canvas) -> int:
+    """Pixels of a line that is well seen on a canvas of this size."""
+    return max(1, round(max(canvas.shape[:2]) / 400))
 
 
-def _draw_mesh(canvas: Image, fit: Fits, view: View) -> Image:
-    """Blend in the shaded, visible faces of one fitted hand, far ones first."""
-    model, side = _hand_model(), int(fit.side[0])
-    parameters = (torch.tensor(p) for p in (fit.betas, fit.global_orient, fit.hand_pose))
-    vertices = pose_either_hand(model, torch.tensor([side]), *parameters).vertices
-    pixels = view.points(project(vertices, torch.tensor(fit.camera))[0].numpy())
-    low, high = np.floor(pixels.min(0)).astype(int) - 1, np.ceil(pixels.max(0)).astype(int) + 2
-    low, high = np.maximum(low, 0), np.minimum(high, canvas.shape[1::-1])
+def mesh_faces(side: int) -> Int[np.ndarray, "faces 3"]:
+    """Triangles of the hand model in use, its wrist closed, that look outward for a hand of this side."""
+    return closed_faces(load_hand_model(), side).numpy()
+
+
+def draw_mesh(
+    canvas: Canvas,
+    vertices: Float[np.ndarray, "778 3"],  # metres, camera axes
+    pixels: Float[np.ndarray, "778 2"],  # where they fall on the canvas
+    faces: Int[np.ndarray, "faces 3"],
+    side: int,
+) -> None:
+    """Blend in the visible faces of one hand, shaded, far ones first. A hand beyond the canvas leaves it as it is."""
+    low = np.maximum(np.floor(np.nan_to_num(pixels.min(0), nan=np.inf)) - 1, 0)
+    high = np.minimum(np.ceil(np.nan_to_num(pixels.max(0), nan=-np.inf)) + 2, canvas.shape[1::-1])
     if (high <= low).any():
-        return canvas
-    window = canvas[low[1] : high[1], low[0] : high[0]]
-    mesh, cover = _shade(vertices[0].numpy(), closed_faces(model, side).numpy(), pixels - low, SIDE_COLOURS[side], window.shape[:2])
-    mixed = canvas.copy()
-    alpha = cover[..., None] * 0.62
-    mixed[low[1] : high[1], low[0] : high[0]] = (window * (1 - alpha) + mesh * 0.62).round().astype(np.uint8)
-    return mixed
+        return
+    x, y, right, bottom = np.concatenate([low, high]).astype(int).tolist()
+    window = canvas[y:bottom, x:right]
+    mesh, cover = _shade(vertices[faces], pixels[faces] - [x, y], SIDE_COLOURS[side], window.shape[1::-1])
+    window[:] = (window * (1 - cover[..., None] * _OPACITY) + mesh * _OPACITY).round().astype(np.uint8)
 
 
 def _shade(
-    vertices: Float32[np.ndarray, "778 3"],
-    faces: Int64[np.ndarray, "faces 3"],
-    pixels: np.ndarray,
-    colour: Colour,
-    shape: tuple[int, ...],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colour (times cover) and cover in [0, 1] of every pixel of a window."""
-    corners = vertices[faces]
+    corners: Float[np.ndarray, "faces 3 3"], pixels: Float[np.ndarray, "faces 3 2"], colour: Colour, size: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+    """Colour (times cover) and cover in [0, 1] of every pixel of a window, `size` its width and height."""
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
     light = 0.42 + 0.62 * np.clip(normals @ _LIGHT, 0, 1)
     towards = np.flatnonzero(normals[:, 2] < 0)
     order = towards[np.argsort(-corners[towards, :, 2].mean(1), kind="stable")]
-    size = (shape[0] * _SUPERSAMPLE, shape[1] * _SUPERSAMPLE)
-    layer, mask = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
-    fixed = np.round(((pixels + 0.5) * _SUPERSAMPLE - 0.5)[faces] * (1 << _SHIFT)).astype(np.int32)
+    layer = np.zeros((size[1] * _SUPERSAMPLE, size[0] * _SUPERSAMPLE, 4), np.uint8)
+    fixed = np.round(((pixels + 0.5) * _SUPERSAMPLE - 0.5) * (1 << _SHIFT)).astype(np.int32)
     shades = np.clip(light[:, None] * np.array(colour), 0, 255).astype(int).tolist()
     for face in order:
-        cv2.fillConvexPoly(layer, fixed[face], shades[face], cv2.LINE_8, _SHIFT)
-        cv2.fillConvexPoly(mask, fixed[face], 255, cv2.LINE_8, _SHIFT)
-    small = (shape[1], shape[0])
-    mesh = cv2.resize(layer, small, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return mesh, cv2.resize(mask, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        cv2.fillConvexPoly(layer, fixed[face], (*shades[face], 255), cv2.LINE_8, _SHIFT)
+    drawn = cv2.resize(layer, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return drawn[..., :3], drawn[..., 3] / 255
 
 
-def _fixed(point: np.ndarray) -> tuple[int, int]:
-    x, y = np.round(np.clip(point, -1e4, 1e4) * (1 << _SHIFT)).astype(int).tolist()
-    return x, y
+def draw_hands(
+    canvas: Canvas,
+    side: Int[np.ndarray, "n"],
+    box: Float[np.ndarray, "n 4"],
+    score: Float[np.ndarray, "n"],
+    keypoints: Float[np.ndarray, "n 21 3"],  # x, y, confidence; 0 leaves a keypoint out
+    *,
+    dropped: Bool[np.ndarray, "n"] | None = None,
+    labels: bool = True,
+) -> None:
+    """Skeletons, then boxes and, on request, labels; hands that are `dropped` have a grey, dashed box."""
+    for points in keypoints:
+        draw_skeleton(canvas, points[:, :2], points[:, 2])
+    for row in range(len(side)):
+        out = dropped is not None and bool(dropped[row])
+        colour = DROPPED_COLOUR if out else SIDE_COLOURS[int(side[row])]
+        draw_box(canvas, box[row], colour, dashed=out)
+        if labels:
+            draw_label(canvas, box[row, :2], f"{'L' if side[row] == LEFT else 'R'} {score[row]:.2f}", colour)
 
 
-def _draw_skeleton(canvas: Image, points: np.ndarray, confidence: np.ndarray, width: int) -> None:
-    """Bones over a dark outline, then joints. Points without confidence are left out."""
+def draw_skeleton(canvas: Canvas, points: Float[np.ndarray, "21 2"], confidence: Float[np.ndarray, "21"]) -> None:
+    """Bones over a dark outline, then keypoints. Those without confidence are left out."""
+    width = line_width(canvas)
     seen = np.isfinite(points).all(1) & (confidence > 0)
     bones = [(colour, a, b) for colour, chain in FINGERS for a, b in pairwise(chain) if seen[a] and seen[b]]
     for _, a, b in bones:
-        cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), (16, 18, 24), width + 2, cv2.LINE_AA, _SHIFT)
+        cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), DARK, width + 2, cv2.LINE_AA, _SHIFT)
     for colour, a, b in bones:
         cv2.line(canvas, _fixed(points[a]), _fixed(points[b]), colour, width, cv2.LINE_AA, _SHIFT)
     for colour, chain in FINGERS:
-        for joint in chain[1:]:
-            if seen[joint]:
-                _draw_dot(canvas, points[joint], width + 1.0, (16, 18, 24))
-                _draw_dot(canvas, points[joint], width + 0.3, colour)
+        for point in points[chain[1:]][seen[chain[1:]]]:
+            _draw_dot(canvas, point, width + 1.0, DARK)
+            _draw_dot(canvas, point, width + 0.3, colour)
     if seen[0]:
-        _draw_dot(canvas, points[0], width + 1.0, (250, 250, 252))
+        _draw_dot(canvas, points[0], width + 1.0, TARGET_COLOUR)
 
 
-def _draw_dot(canvas: Image, at: np.ndarray, radius: float, colour: Colour) -> None:
-    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    rim = np.clip(at, -1e4, 1e4) + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-    cv2.fillConvexPoly(canvas, np.round(rim * (1 << _SHIFT)).astype(np.int32), colour, cv2.LINE_AA, _SHIFT)
+def draw_targets(canvas: Canvas, points: Float[np.ndarray, "n 2"]) -> None:
+    """Where points should be: white dots with a dark rim."""
+    for point in points[np.isfinite(points).all(1)]:
+        _draw_dot(canvas, point, 3.0, DARK)
+        _draw_dot(canvas, point, 2.0, TARGET_COLOUR)
 
 
-def _draw_box(canvas: Image, box: np.ndarray, colour: Colour, width: int, *, dashed: bool) -> None:
-    (x0, y0), (x1, y1) = np.clip(box, -1e4, 1e4).tolist()
+def draw_box(canvas: Canvas, box: Float[np.ndarray, "4"], colour: Colour, *, dashed: bool = False, width: int | None = None) -> None:
+    """The outline of a box (xyxy)."""
+    width = width or line_width(canvas)
+    x0, y0, x1, y1 = np.clip(box, -1e4, 1e4).tolist()
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
     for a, b in pairwise(corners):
         length = float(np.abs(b - a).max())
@@ -209,10 +205,21 @@ def _draw_box(canvas: Image, box: np.ndarray, colour: Colour, width: int, *, das
             cv2.line(canvas, _fixed(start), _fixed(end), colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def _draw_label(canvas: Image, corner: np.ndarray, text: str, colour: Colour) -> None:
-    """A filled tag on the box's upper left corner, moved inside the image."""
+def draw_label(canvas: Canvas, corner: Float[np.ndarray, "2"], text: str, colour: Colour) -> None:
+    """A filled tag on a box's upper left corner, moved into the canvas."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 0.36, 1)
     x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - width - 6)))
     y = int(np.clip(corner[1] - height - 6, 0, max(0, canvas.shape[0] - height - 6)))
     cv2.rectangle(canvas, (x, y), (x + width + 6, y + height + 6), colour, -1)
-    cv2.putText(canvas, text, (x + 3, y + height + 3), cv2.FONT_HERSHEY_DUPLEX, 0.36, (16, 18, 24), 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x + 3, y + height + 3), cv2.FONT_HERSHEY_DUPLEX, 0.36, DARK, 1, cv2.LINE_AA)
+
+
+def _draw_dot(canvas: Canvas, at: Float[np.ndarray, "2"], radius: float, colour: Colour) -> None:
+    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    rim = np.clip(at, -1e4, 1e4) + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
+    cv2.fillConvexPoly(canvas, np.round(rim * (1 << _SHIFT)).astype(np.int32), colour, cv2.LINE_AA, _SHIFT)
+
+
+def _fixed(point: Float[np.ndarray, "2"]) -> tuple[int, int]:
+    x, y = np.round(np.clip(point, -1e4, 1e4) * (1 << _SHIFT)).astype(int).tolist()
+    return x, y

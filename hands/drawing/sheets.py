@@ -1,6 +1,10 @@
-"""The images on which a detector does worst, drawn on one sheet."""
+"""Sheets of images: thumbnails side by side, and the few that went worst out of many.
+
+Images are rows of red, green, blue.
+"""
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,63 +12,48 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hands.metrics.detections import matched
-from training.data.readers.labelled_image import LabelledImage
-from training.detector.draw import draw_box, draw_hands
-from training.detector.inference import DetectedHands
+Image = UInt8[np.ndarray, "_ _ 3"]
 
-_THUMB, _A_ROW = 400, 4
-_TRUTH_COLOUR, _IGNORED_COLOUR = (255, 255, 255), (128, 128, 128)
+
+def sheet(images: Sequence[Image], columns: int) -> Image:
+    """Images of one size, `columns` in a line, black where a last line is not full. There must be one."""
+    padded = [*images, *[np.zeros_like(images[0])] * (-len(images) % columns)]
+    return np.concatenate([np.concatenate(padded[k : k + columns], 1) for k in range(0, len(padded), columns)])
+
+
+def thumbnail(image: Image, size: int, title: str = "") -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """An image in the upper left of a black square, as large as fits, its title below."""
+    scale = size / max(image.shape)
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    square = np.zeros((size, size, 3), np.uint8)
+    square[: small.shape[0], : small.shape[1]] = small[:size, :size]
+    cv2.putText(square, title, (4, size - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255))
+    return square
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write a JPEG or PNG, by the ending, into a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
 
 
 @dataclass(slots=True)
-class WorstImages:
-    """Keeps the images with the most misses, false hands and wrong sides: an onlooker of `evaluate`."""
+class Worst:
+    """The images with the most faults of all that come by, drawn only as long as they are among the worst."""
 
-    threshold: float
-    min_iou: float
     count: int = 12
-    kept: list[tuple[int, int, UInt8[np.ndarray, "h w 3"]]] = field(default_factory=list)
-    """A heap of faults, the order of coming backwards, and the image, drawn."""
-    seen: int = 0
+    kept: list[tuple[int, int, Image]] = field(default_factory=list)
+    """A heap of faults, the order of coming backwards, and the image."""
+    num_seen: int = 0
 
-    def __call__(self, labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands) -> None:
-        self.seen += 1
-        hands = hands.take(hands.score >= self.threshold)
-        match, false = matched(hands.box, hands.score, labelled.box, labelled.ignore, self.min_iou)
-        hit = match >= 0
-        side = labelled.side[match[hit]]
-        missed, wrong = len(labelled.box) - int(hit.sum()), int(((side >= 0) & (side != hands.side[hit])).sum())
-        faults = missed + int(false.sum()) + wrong
+    def offer(self, faults: int, draw: Callable[[], Image]) -> None:
+        """Take an image in if it has faults, and more than one that is kept; of equals the first ones stay."""
+        self.num_seen += 1
         if not faults or (len(self.kept) == self.count and faults <= self.kept[0][0]):
             return
-        title = f"{labelled.name}: {missed} missed, {int(false.sum())} false, {wrong} of the wrong side"
         keep = heapq.heappush if len(self.kept) < self.count else heapq.heapreplace
-        keep(self.kept, (faults, -self.seen, _drawn(labelled, image, hands, title)))
+        keep(self.kept, (faults, -self.num_seen, draw()))
 
-    def write(self, path: Path) -> None:
-        """The sheet, worst first; none where nothing went wrong."""
-        thumbs = [thumb for *_, thumb in sorted(self.kept, key=lambda item: item[:2], reverse=True)]
-        if not thumbs:
-            return
-        thumbs += [np.zeros_like(thumbs[0])] * (-len(thumbs) % _A_ROW)
-        sheet = np.concatenate([np.concatenate(thumbs[k : k + _A_ROW], 1) for k in range(0, len(thumbs), _A_ROW)])
-        cv2.imwrite(str(path), sheet[..., ::-1])
-
-
-def _drawn(
-    labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands, title: str
-) -> UInt8[np.ndarray, "side side 3"]:
-    """Truth in white, what is ignored in grey, left hands blue, right ones red, in a square."""
-    canvas = image.copy()
-    for box in labelled.ignore:
-        draw_box(canvas, box, _IGNORED_COLOUR)
-    for box in labelled.box:
-        draw_box(canvas, box, _TRUTH_COLOUR)
-    draw_hands(canvas, hands)
-    scale = _THUMB / max(canvas.shape)
-    small = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    square = np.zeros((_THUMB, _THUMB, 3), np.uint8)
-    square[: small.shape[0], : small.shape[1]] = small[:_THUMB, :_THUMB]
-    cv2.putText(square, title, (4, _THUMB - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _TRUTH_COLOUR)
-    return square
+    def images(self) -> list[Image]:
+        """The images, worst first."""
+        return [image for *_, image in sorted(self.kept, key=lambda item: item[:2], reverse=True)]

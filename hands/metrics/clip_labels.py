@@ -169,7 +169,7 @@ def _stretch(item: Mapping[str, Any], header: Mapping[str, Any]) -> Stretch:
 
 
 def _contradictions(stretches: list[tuple[str, Stretch]]) -> Iterator[str]:
-    """What the lines of one clip say against each other."""
+    """Contradictions between the lines of one clip."""
     hands = [(where, s) for where, s in stretches if s.hand]
     for i, (where, later) in enumerate(hands):
         for before, earlier in hands[:i]:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from hands.metrics.labels import SIZES, match
+from stages import boxes
+
 Part = tuple[int, np.ndarray, np.ndarray, np.ndarray, bool]
 """Image, boxes, sides, scores, ignored."""
 
@@ -29,7 +32,7 @@ class ImageBoxes:
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> "ImageBoxes":
-        """From the parts of each image."""
+        """The boxes of all images as columns, from the parts of each image."""
         image = [np.full(len(box), number, np.int64) for number, box, *_ in parts]
         ignore = [np.full(len(box), float(ignored)) for _, box, _, _, ignored in parts]
         empty = np.zeros(0)
@@ -46,9 +49,6 @@ IOUS = np.arange(10) * 0.05 + 0.5
 RECALLS = np.linspace(0, 1, 101)
 """COCO's."""
 
-SIZES = {"<4%": 0.04, "4-10%": 0.1, "10-25%": 0.25, ">25%": math.inf}
-"""Classes of a hand's size, the square root of its box over the longer side of its image, by their upper ends."""
-
 
 def average_precision(targets: ImageBoxes, predictions: ImageBoxes, num_images: int, *, by_side: bool) -> dict[str, float]:
     """COCO's `ap` (.5:.95), `ap50`, `ap75` and `ar`, by faster-coco-eval; `by_side` counts a hand of the wrong side as wrong."""
@@ -62,7 +62,7 @@ def average_precision_by_size(targets: ImageBoxes, predictions: ImageBoxes, long
     targets, predictions = (replace(found, box=found.box / long_side[found.image, None]) for found in (targets, predictions))
     ends = np.array([0, *SIZES.values()])
     precision, _ = coco_curves(targets, predictions, len(long_side), by_side=False, sizes=ends)
-    classes = np.digitize(np.sqrt(area(targets.box[targets.ignore == 0])), ends[1:-1])
+    classes = np.digitize(boxes.long_side(targets.box[targets.ignore == 0]), ends[1:-1])
     return {name: _mean(precision[..., 1 + k]) if (classes == k).any() else math.nan for k, name in enumerate(SIZES)}
 
 
@@ -71,7 +71,7 @@ def coco_curves(
 ) -> tuple[Float[np.ndarray, "10 101 categories classes"], Float[np.ndarray, "10 categories classes"]]:
     """Precision at `RECALLS`, and the recall reached, at each overlap of `IOUS`, of each side (or of hands); -1 where there is no hand.
 
-    The first class is of all sizes; with `sizes` those between two ends follow, sizes being square roots of areas.
+    The first class is of all sizes; with `sizes` those whose longer side lies between two ends follow.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -82,7 +82,10 @@ def coco_curves(
         return np.zeros((10, 101, num_sides, 1 + len(ranges))), np.zeros((10, num_sides, 1 + len(ranges)))
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(_coco(targets, num_images, by_side))
-        evaluation = COCOeval_faster(known, known.loadRes(_results(predictions, by_side)), "bbox")
+        found = known.loadRes(_results(predictions, by_side))
+        for annotation in found.dataset["annotations"]:
+            annotation["area"] = float(max(annotation["bbox"][2:]) ** 2)
+        evaluation = COCOeval_faster(known, found, "bbox")
         evaluation.params.areaRng = [[0.0, 1e10], *map(list, ranges)]
         evaluation.params.areaRngLbl = [str(k) for k in range(1 + len(ranges))]
         evaluation.evaluate()
@@ -96,13 +99,11 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def area(box: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
-    """Square pixels."""
-    return np.asarray(np.prod(np.maximum(box[:, 2:] - box[:, :2], 0), -1))
-
-
 def _coco(targets: ImageBoxes, num_images: int, by_side: bool) -> dict[str, object]:
-    """Truth in COCO's format; a box to be ignored is a crowd of every category, and so is, by side, a hand of unknown side."""
+    """Targets in COCO's format; a box to be ignored is a crowd of every category, and so is, by side, a hand of unknown side.
+
+    A size is told as the square of the longer side, where COCO has the area.
+    """
     sizes = targets.box[:, 2:] - targets.box[:, :2]
     names = ("left", "right") if by_side else ("hand",)
     crowd = (targets.ignore > 0) | (by_side & (targets.side < 0))
@@ -111,7 +112,7 @@ def _coco(targets: ImageBoxes, num_images: int, by_side: bool) -> dict[str, obje
             "image_id": int(targets.image[k]),
             "category_id": 1 + category,
             "bbox": [*targets.box[k, :2].tolist(), *sizes[k].tolist()],
-            "area": float(sizes[k].prod()),
+            "area": float(sizes[k].max() ** 2),
             "iscrowd": int(crowd[k]),
         }
         for k in range(len(targets.image))
@@ -147,8 +148,8 @@ def at_threshold(targets: ImageBoxes, predictions: ImageBoxes, threshold: float,
         mine = np.flatnonzero((predictions.image == number) & (predictions.score >= threshold))
         hands = np.flatnonzero((targets.image == number) & (targets.ignore == 0))
         ignored = targets.box[(targets.image == number) & (targets.ignore > 0)]
-        match, false = matched(predictions.box[mine], predictions.score[mine], targets.box[hands], ignored, min_iou)
-        side, told = targets.side[hands[match[match >= 0]]], predictions.side[mine[match >= 0]]
+        found_of, false = matched(predictions.box[mine], predictions.score[mine], targets.box[hands], ignored, min_iou)
+        side, told = targets.side[hands[found_of[found_of >= 0]]], predictions.side[mine[found_of >= 0]]
         found, wrong = found + len(side), wrong + int(false.sum())
         sided, correct = sided + int((side >= 0).sum()), correct + int((side == told).sum())
     num_hands = int((targets.ignore == 0).sum())
@@ -163,18 +164,6 @@ def matched(
     min_iou: float,
 ) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """The hand that each detection of an image finds, or -1, and whether it is false: the surest takes the free hand it overlaps most."""
-    overlap, covered = iou(box, hands), (iou(box, ignored, crowd=True) >= min_iou).any(1)
-    match, free = np.full(len(box), -1), np.ones(len(hands), bool)
-    for row in np.argsort(-score, kind="stable"):
-        best = int(np.where(free, overlap[row], -1).argmax()) if len(hands) else -1
-        if best >= 0 and free[best] and overlap[row, best] >= min_iou:
-            match[row], free[best] = best, False
-    return match, (match < 0) & ~covered
-
-
-def iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"], *, crowd: bool = False) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of every pair; of a `crowd` b over a alone, as COCO has it."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), -1)
-    whole = area(a)[:, None] + (0 if crowd else area(b)[None] - shared)
-    return shared / np.maximum(whole, 1e-9)
+    found = match(box, score, hands, min_iou)
+    share = boxes.intersection(box.astype(np.float64), ignored) / np.maximum(boxes.area(box)[:, None], 1e-9)
+    return found, (found < 0) & ~(share >= min_iou).any(1)

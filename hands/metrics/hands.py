@@ -17,9 +17,9 @@ from fitting.hand.similarity import aligned
 from stages.tables import HAND_KEYPOINTS
 
 THRESHOLDS_M = np.linspace(0, 0.05, 100)
-"""Of the PCK curve and its area (both scripts)."""
+"""Distances of the PCK curve and of the area below it (both scripts)."""
 F_THRESHOLDS_M = (0.005, 0.015)
-"""Of F@5 and F@15 (both scripts)."""
+"""Distances of F@5 and F@15 (both scripts)."""
 
 WRIST, MIDDLE_KNUCKLE = HAND_KEYPOINTS.index("wrist"), HAND_KEYPOINTS.index("middle1")
 """The bone by which HO3D's script scales: its joints 0 and 4."""
@@ -29,13 +29,13 @@ _Points = Float[np.ndarray, "n points 3"]
 
 
 class Hands3D(NamedTuple):
-    """Hands in space."""
+    """Joints and vertices of hands in space."""
 
     joints: Float[np.ndarray, "n 21 3"]
     vertices: Float[np.ndarray, "n 778 3"]
 
     def about_wrist(self) -> "Hands3D":
-        """The same, each hand's wrist at the origin."""
+        """These hands with each one's wrist at the origin."""
         wrist = self.joints[:, WRIST, None]
         return Hands3D(self.joints - wrist, self.vertices - wrist)
 
@@ -50,7 +50,7 @@ def scale_translation_aligned(
 
 
 def distances(prediction: _Points, target: _Points) -> Float64[np.ndarray, "n points"]:
-    """Euclidean, of each point."""
+    """Euclidean distances between predicted and target points."""
     return np.linalg.norm(prediction.astype(np.float64) - target, axis=2)
 
 
@@ -87,11 +87,11 @@ ALIGNMENTS: Mapping[str, Callable[[Hands3D, Hands3D], tuple[Hands3D, Hands3D]]] 
     "root": lambda prediction, target: (prediction.about_wrist(), target.about_wrist()),
     "camera": lambda prediction, target: (prediction, target),
 }
-"""What is compared with what."""
+"""Predictions and targets, as each alignment puts them beside each other."""
 
 
 class Evaluation(NamedTuple):
-    """What is known of a set of estimates."""
+    """The metrics of a set of predicted hands, with curves, errors by joint and by hand."""
 
     metrics: Mapping[str, float]
     curves: Mapping[str, Float64[np.ndarray, "100"]]

@@ -18,14 +18,14 @@ from stages import boxes
 from stages.tables import LEFT, RIGHT, Hands
 
 CLEAR_IOU = 0.1
-"""By which a found hand must overlap its label more than any other, to be judged by it."""
+"""Least lead by which a found hand must overlap its label more than any other, to be judged by it."""
 RELINK_S = 0.6
 """A hand that was not found for longer may come back as another track."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCounts:
-    """What was counted over the frames of a clip, or of several."""
+    """Counts over the frames of a clip, or of several."""
 
     num_frames: int = 0  # sampled, without those that are wholly ignored
     num_hands: int = 0  # labelled, over all frames
@@ -69,7 +69,7 @@ class ClipScore:
         return {**row(self.total), "by_video": {video: row(counts) for video, counts in self.by_video.items()}}
 
     def to_json(self) -> str:
-        """As `to_dict`."""
+        """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=1)
 
 

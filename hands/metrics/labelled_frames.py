@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from hands.metrics.labels import UNKNOWN, LabelledFrame, Match, match_hands
+from hands.metrics.labels import SIZES, UNKNOWN, LabelledFrame, Match, match_hands
 from stages import boxes
 from stages.tables import HandDetections, Hands
-
-SIZES: tuple[tuple[str, float], ...] = (("<4%", 0.04), ("4-10%", 0.10), ("10-25%", 0.25), (">25%", np.inf))
-"""Classes of a hand's longer side as a share of the frame's longer side, by their upper ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +54,7 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
     false = np.array([m.false.sum() for m in matches])
     several = np.array([la.num_persons > 1 or len(la.box) > 2 for la in labels], bool)
     of_several = np.repeat(several, [len(la.box) for la in labels])
-    edges = np.digitize(size, [end for _, end in SIZES[:-1]])
+    edges = np.digitize(size, list(SIZES.values())[:-1])
     return Score(
         recall=_share(seen.sum(), len(seen)),
         precision=_share(seen.sum(), seen.sum() + false.sum()),
@@ -68,7 +65,7 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
                 "side_accuracy": _share(np.nansum(right[edges == i]), np.isfinite(right[edges == i]).sum()),
                 "num_hands": int((edges == i).sum()),
             }
-            for i, (name, _) in enumerate(SIZES)
+            for i, name in enumerate(SIZES)
         },
         multi_person={
             "recall": _share(seen[of_several].sum(), of_several.sum()),
@@ -88,13 +85,13 @@ def score_hands(labels: Sequence[LabelledFrame], hands: Sequence[Hands], detecti
 
 
 def _side_right(label: LabelledFrame, hands: Hands, match: Match) -> Float[np.ndarray, "n"]:
-    """Of each label: 1 if its hand has its side, 0 if not, NaN if it was not found or has no side."""
+    """For each label: 1 if its hand has its side, 0 if not, NaN if it was not found or has no side."""
     told = np.append(hands.side.astype(np.int64), UNKNOWN)[match.found]
     return np.where((match.found >= 0) & (label.side != UNKNOWN), (told == label.side).astype(float), np.nan)
 
 
 def _by_route(labels: Sequence[LabelledFrame], detections: Sequence[HandDetections]) -> dict[str, dict[str, int]]:
-    """Of each route: detections, and those that match a label."""
+    """For each route: detections, and those that match a label."""
     counts: dict[str, dict[str, int]] = {}
     for label, found in zip(labels, detections, strict=bool(detections)):
         for route in sorted(set(found.route)):

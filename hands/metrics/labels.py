@@ -4,6 +4,7 @@ Boxes are xyxy in pixels of the full frame; a labelled hand is found when a hand
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from stages.tables import LEFT, RIGHT
 FORMAT = "handmedia-bench/1"
 MATCH_IOU = 0.3
 """The labels are drawn by eye: higher overlaps would measure the drawing."""
+SIZES: Mapping[str, float] = {"<4%": 0.04, "4-10%": 0.1, "10-25%": 0.25, ">25%": math.inf}
+"""Classes of a hand's longer side as a share of the frame's longer side, by their upper ends."""
 UNKNOWN = -1
 """A label without a side."""
 
@@ -60,7 +63,7 @@ def mirrored(label: LabelledFrame) -> LabelledFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What became of the hands of one labelled frame."""
+    """Found and false hands of one labelled frame."""
 
     found: Int64[np.ndarray, "n"]  # of each label: the row of the hand that matches it, or -1
     false: Bool[np.ndarray, "m"]  # of each hand: matches no label and lies in no ignored region
@@ -100,17 +103,28 @@ def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
     )
 
 
+def match(
+    box: Float[np.ndarray, "n 4"], score: Float[np.ndarray, "n"], target: Float[np.ndarray, "m 4"], min_iou: float = MATCH_IOU
+) -> Int64[np.ndarray, "n"]:
+    """For each hand of an image the target that it finds, or -1: the surest hand first takes the free target that it overlaps most."""
+    overlap = boxes.iou(box.astype(np.float64), target.astype(np.float64))
+    found, free = np.full(len(box), -1, np.int64), np.ones(len(target), bool)
+    for row in np.argsort(-score, kind="stable").tolist():
+        left = np.where(free, overlap[row], -1.0)
+        if left.max(initial=-1.0) >= min_iou:
+            found[row] = left.argmax()
+            free[found[row]] = False
+    return found
+
+
 def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Float[np.ndarray, "m"]) -> Match:
-    """Greedy, surest hand first: each takes the free label it overlaps most, at IoU >= 0.3.
+    """Which labels of a frame are found, by `match`, and which hands are false.
 
     A hand without a label whose centre or greater part lies in an ignored region is not false.
     """
-    overlap = boxes.iou(box.astype(np.float64), label.box)
+    target = match(box, score, label.box)
     found = np.full(len(label.box), -1, np.int64)
-    for i in np.argsort(-score, kind="stable"):
-        free = np.where(found < 0, overlap[i], -1.0)
-        if len(free) and free.max() >= MATCH_IOU:
-            found[free.argmax()] = i
+    found[target[target >= 0]] = np.flatnonzero(target >= 0)
     false = ~in_ignored(label, box)
     false[found[found >= 0]] = False
     return Match(found=found, false=false)

@@ -84,7 +84,7 @@ def motion_metrics(prediction: Hands3D, target: Hands3D, tracks: Sequence[np.nda
 
 
 def path_metrics(prediction: Hands3D, target: Hands3D, tracks: Sequence[np.ndarray]) -> Mapping[str, float]:
-    """The same of the wrist's path before the camera: `rte` is WHAM's, `wrist_mm` how Table 6 words it."""
+    """Means of the wrist's path before the camera: `rte` is WHAM's, `wrist_mm` how Table 6 words it."""
     found: dict[str, list[np.ndarray]] = {}
     for rows in (rows for rows in tracks if len(rows) >= 4):
         path, truth = prediction.joints[rows, WRIST], target.joints[rows, WRIST]

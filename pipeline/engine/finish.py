@@ -23,14 +23,29 @@ def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None,
 
     `on_outcome` is called after each task. The shards' index is the caller's to renew (`pipeline.dataset.index.renew_index`).
     """
-    summary = Summary()
-    if graph.pending:
-        root, stages = graph.store.root, graph.stages
-        executor: Executor = Local(root, stages) if local else OnRay(root, stages, [seat_of(stage) for stage in stages], num_workers)
-        summary = run(graph, executor, on_outcome=on_outcome)
+    summary, executor = Summary(), None
+    for _ in range(_MOST_PASSES):
+        if not graph.pending:
+            break
+        executor = executor or _executor(graph, local, num_workers)
+        one, known = run(graph, executor, on_outcome=on_outcome), graph.duplicates
+        summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
+        if not one.found_other and graph.same_contents(known):
+            break
+        graph.reload()
+    graph.remember()
     for path in _retired(graph):
         path.unlink()
     return summary
+
+
+_MOST_PASSES = 4
+"""How often a run goes on from a graph loaded anew, where it found damaged files or videos of the same content."""
+
+
+def _executor(graph: Graph, local: bool, num_workers: int | None) -> Executor:
+    root, stages = graph.store.root, graph.stages
+    return Local(root, stages) if local else OnRay(root, stages, [seat_of(stage) for stage in stages], num_workers)
 
 
 def prepared(graph: Graph) -> list[str]:

@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.engine.contents import Contents
 from pipeline.engine.former import Former
 from pipeline.engine.store import Store
 from stages.digest import fingerprint_of
@@ -45,6 +46,8 @@ class Why(StrEnum):
     CODE = "code version changed"
     WEIGHTS = "weights changed"
     UPSTREAM = "upstream changed"
+    CORRUPT = "corrupt"
+    MISSING = "its file is gone"
     INPUT = "input changed"
     RETRY = "retry"
 
@@ -101,6 +104,13 @@ class Task:
     state: State = State.PENDING
     why: Why | None = None
     reason: str = ""
+    stale: bool = False
+    """Whether a part lies there that an earlier run made from something else: it stays until this one is committed."""
+
+    @property
+    def again(self) -> bool:
+        """Whether a video is only fetched again: what was made from it is as good as it was."""
+        return self.why is Why.MISSING
 
     @property
     def fingerprint(self) -> str:
@@ -130,6 +140,10 @@ class Graph:
     tasks: list[Task] = field(default_factory=list)
     unknown_clips: set[str] = field(default_factory=set)
     """Videos whose clip list has not landed yet."""
+    leave: bool = False
+    """Whether shards may lose the frames of videos that cannot be made again."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Videos of the same content as another one, with that other one: they share its shard, so that no content is in two splits."""
 
     def __post_init__(self) -> None:
         _check_order(self.stages)
@@ -147,22 +161,54 @@ class Graph:
         self._touched: set[str] = set()  # shards of which a part that they are packed from is new in this run
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
+        self._clips: dict[str, Clips] = {}
+        self._contents = Contents(self.store)
+        self._fetch: set[str] = set()  # videos whose file is gone and is wanted
 
     def load(self) -> "Graph":
         """Every task that is known from the files alone."""
-        for row in self.manifest.rows():
-            self._add_video(row)
+        self.duplicates = self._contents.duplicates(self.manifest.video)
+        self._load()
+        frames = {self.video_of(task) for task in self.pending if Frames in self.stages[task.stage].reads}
+        self._fetch = {video for video in sorted(frames) if self._contents.is_lost(video)}
+        if self._fetch:
+            self._load()
+        return self
+
+    def reload(self) -> "Graph":
+        """Every task anew, after a run that found something other than it was planned on."""
+        self._contents = Contents(self.store)
+        return self.load()
+
+    def _load(self) -> None:
+        found = (
+            self.tasks,
+            self.unknown_clips,
+            self._dependents,
+            self._videos,
+            self._shards,
+            self._waiting,
+            self._todo,
+            self._fresh,
+            self._clips,
+        )
+        for one in found:
+            one.clear()  # type: ignore[attr-defined]
+        self._former = Former(self.stages, self._origins, [tables_of(stage) for stage in self.stages])
+        rows = {row.video[0]: row for row in self.manifest.rows()}
+        for video, row in rows.items():
+            self._add_video(row, rows[self.duplicates.get(video, video)])
         for shard in list(self._shards):
             self._close_shard(shard)
-        return self
 
     def _shard(self, row: Manifest) -> str:
         if self._pack is None:
             return ""
         return shard_of(row.video[0], row.split[0], self.stages[self._pack].num_shards)  # type: ignore[attr-defined]
 
-    def _add_video(self, row: Manifest) -> None:
-        video, shard = row.video[0], self._shard(row)
+    def _add_video(self, row: Manifest, same: Manifest) -> None:
+        """Add the tasks of a video; `same`: the line of the first video of its content, whose shard it shares."""
+        video, shard = row.video[0], self._shard(same)
         made = self._videos.setdefault(video, {})
         for position, stage in enumerate(self.stages):
             if stage.key == "video":
@@ -175,9 +221,10 @@ class Graph:
             self.unknown_clips.add(video)
 
     def _manifest_identity(self, stage: Stage, row: Manifest) -> dict[str, Any]:
-        """What of a manifest line decides the download: where from and which size; a local file by its size and time.
+        """What of a manifest line decides the download: where from and which size; a local file by its content.
 
-        Of a local file that is gone, the ones it had when it was here: what was made from it stays good, and can be refitted.
+        A local file's size and time stand for its content: where they differ from those of its part, or where it has moved, it is
+        hashed. Of one that is gone, those of its part: what was made from it stays good, and can be refitted.
         """
         source = row.source[0]
         identity = {
@@ -186,23 +233,32 @@ class Graph:
             "height": int(row.height[0]),
             "fps": float(row.frames_per_second[0]),
         }
-        if not source.startswith("/"):
-            return identity
-        if Path(source).is_file():
-            stat = Path(source).stat()
-            return identity | {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
         before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
-        return {name: before[name] for name in ("size_bytes", "modified_ns") if name in before} | identity
+        if not source.startswith("/"):
+            return {name: before[name] for name in ("content",) if name in before} | identity
+        if not Path(source).is_file():
+            return {name: before[name] for name in ("size_bytes", "modified_ns") if name in before} | identity
+        stat = Path(source).stat()
+        now = identity | {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        wishes = ("width", "height", "fps")
+        if before and before != now and all(before.get(wish) == now[wish] for wish in wishes):
+            return before if self._contents.is_of(row.video[0], Path(source)) else now
+        return now
 
     def _add_clips(self, video: str) -> None:
         self.unknown_clips.discard(video)
         made = self._videos[video]
         lister = next(t for p, t in made.items() if Clips in tables_written(self.stages[p]))
-        for clip in self.store.read(Clips, table_of(self.stages[lister.stage]), video).rows():
+        for clip in self._clips[video].rows() if video in self._clips else self._read_clips(lister).rows():
             of_clip = dict(made)
             for position, stage in enumerate(self.stages):
                 if stage.key == "clip":
                     of_clip[position] = self._add(position, clip.clip[0], lister.shard, {}, clip, of_clip)
+
+    def _read_clips(self, lister: Task) -> Clips:
+        """The clips of a video. Raises CorruptFileError."""
+        self._clips[lister.key] = self.store.read(Clips, table_of(self.stages[lister.stage]), lister.key)
+        return self._clips[lister.key]
 
     def _add(self, position: int, key: str, shard: str, item: Mapping[str, Any], row: Table | None, made: Mapping[int, Task]) -> Task:
         needs = tuple(made[p] for p in self._upstream(position) if p in made)
@@ -237,15 +293,20 @@ class Graph:
     def _judge(self, task: Task) -> None:
         """Settle a task from what lies in the folder, or say why it is pending. Done is what has all of its parts."""
         parts = [(folder, self.store.made_by(folder, task.key, schema)) for folder, schema in self._tables[task.stage]]
+        self._settle_from(task, parts)
+        task.stale = task.state is not State.DONE and not task.again and any(made_by is not None for _, made_by in parts)
+
+    def _settle_from(self, task: Task, parts: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
         if self._made_before(task, parts):
             task.state = State.DONE
             return
         if any(need.state in (State.FAILED, State.RETRY, State.BLOCKED) for need in task.needs):
             task.state, task.reason = State.BLOCKED, "upstream failed"
             return
-        if any(not need.settled for need in task.needs):
+        if any(not need.settled and not need.again for need in task.needs):
             task.why = Why.UPSTREAM
         if all(made_by and made_by.get("fingerprint") == task.fingerprint for _, made_by in parts):
+            task.why = task.why or self._why_again(task)
             if task.why is None:
                 task.state = State.DONE
             return
@@ -258,6 +319,18 @@ class Graph:
             return
         missing = next(made_by for _, made_by in parts if made_by is None or made_by.get("fingerprint") != task.fingerprint)
         task.why = Why.NEW if missing is None else _difference(missing, task.recipe)
+
+    def _why_again(self, task: Task) -> Why | None:
+        """Why a committed part is made again all the same: its file is gone and wanted, or the plan cannot read it."""
+        written = tables_written(self.stages[task.stage])
+        if Videos in written and task.key in self._fetch:
+            return Why.MISSING
+        if Clips in written:
+            try:
+                self._read_clips(task)
+            except ValueError:
+                return Why.CORRUPT
+        return None
 
     def _made_before(self, task: Task, parts: Sequence[tuple[str, Mapping[str, Any] | None]]) -> bool:
         """Whether the parts were made, wholly or in part, in the layout before, and what they were made from is still there."""
@@ -274,13 +347,29 @@ class Graph:
             return
         last = self._upstream(self._pack)[-1]
         needs = tuple(sorted((t for t in self._shards[shard] if t.stage == last and t.state is State.DONE), key=lambda t: t.key))
-        if not needs:
+        lost = [] if self.leave else self._would_lose(shard, {need.key for need in needs})
+        if not needs and not lost:
             return
         task = Task(self._pack, shard, shard, self._recipe(self._pack, shard, {}, needs), needs)
         self._judge(task)
         if task.state is State.DONE and shard in self._touched:
             task.state, task.why = State.PENDING, Why.UPSTREAM
+        if task.state is not State.DONE and lost:
+            task.state, task.stale = State.BLOCKED, True
+            task.reason = f"it would lose the frames of {len(lost)} clips that cannot be made again: mend them, or let them go by --leave"
         self._enter(task)
+
+    def _would_lose(self, shard: str, made: Collection[str]) -> list[str]:
+        """Clips whose frames a shard holds and would no longer hold, though their videos are wanted: something upstream failed."""
+        assert self._pack is not None
+        if not any(task.state in (State.FAILED, State.RETRY, State.BLOCKED) for task in self._shards[shard]):
+            return []
+        held = self.store.clips_in(self.store.part(table_of(self.stages[self._pack]), shard))
+        return sorted(clip for video, clip in held if clip not in made and video in self._videos and self._is_wanted(video, clip))
+
+    def _is_wanted(self, video: str, clip: str) -> bool:
+        """Whether a clip is one of its video's, as far as is known."""
+        return video not in self._clips or clip in self._clips[video].clip
 
     def ready(self) -> Iterator[Item]:
         """Items that can run now and have not been handed out before."""
@@ -308,6 +397,28 @@ class Graph:
             for dependent in self._dependents[task]:
                 self.settle(dependent, State.BLOCKED, "upstream failed")
         self._close_shard(task.shard)
+
+    def is_made(self, task: Task) -> bool:
+        """Whether the parts of a task lie in the folder, as this process sees it."""
+        found = [self.store.made_by(folder, task.key, schema) for folder, schema in self._tables[task.stage]]
+        return all(made_by and made_by.get("fingerprint") == task.fingerprint for made_by in found)
+
+    def is_there(self, task: Task) -> bool:
+        """Whether a task has parts at all, of whatever fingerprint."""
+        return all(self.store.made_by(folder, task.key, schema) for folder, schema in self._tables[task.stage])
+
+    def same_contents(self, duplicates: Mapping[str, str]) -> bool:
+        """Whether no other videos are of the same content than those that this graph was planned with."""
+        return Contents(self.store).duplicates(self.manifest.video) == duplicates
+
+    def remember(self) -> None:
+        """Write down the hashes of local files that this plan took."""
+        self._contents.remember()
+
+    @property
+    def stale(self) -> list[Task]:
+        """Tasks of which a part of an earlier run lies in the folder and could not be made again."""
+        return [task for task in self.tasks if task.stale and task.state in (State.FAILED, State.RETRY, State.BLOCKED)]
 
     @property
     def pending(self) -> list[Task]:

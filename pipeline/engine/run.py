@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 from collections import Counter, defaultdict, deque
@@ -14,10 +15,20 @@ from typing import Any, Protocol
 from pipeline.engine.cluster import cause_of, join
 from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
-from pipeline.engine.store import StoreError
+from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
 from stages.errors import UserError
 from stages.stage import Failure, Reason, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An order came back without a receipt."""
+
+    reason: Reason
+    message: str
+    counts: bool = True
+    """Whether it counts as an attempt at the item: a node that is lost, or does not see the data folder, says nothing of the item."""
 
 
 class Executor(Protocol):
@@ -29,7 +40,7 @@ class Executor(Protocol):
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
 
-    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
         """At least one finished order, with its receipt or with why its worker is gone."""
         ...
 
@@ -40,7 +51,7 @@ class Local:
 
     root: Path
     stages: Sequence[Stage]
-    finished: list[tuple[Order, Receipt | Reason]] = field(default_factory=list)
+    finished: list[tuple[Order, Receipt | Lost]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_environments(self.stages, on_ray=False)
@@ -54,9 +65,9 @@ class Local:
             try:
                 self.finished.append((order, self.worker.do(order)))
             except _Overtime:
-                self.finished.append((order, Reason.TIMEOUT))
+                self.finished.append((order, Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
 
-    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
         finished, self.finished = self.finished, []
         return finished
 
@@ -77,6 +88,11 @@ def _alarm(limit_s: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+_NODE_DIED = re.compile(
+    r"node (has|was|is) (died|dead|terminated|preempted|removed)|its node|node .{0,80} (died|has been marked dead)", re.IGNORECASE
+)
 
 
 class NoWorkers(UserError):
@@ -109,7 +125,13 @@ class OnRay:
         self.actor = ray.remote(Worker)
         self.starting: dict[Any, tuple[Seat, Any]] = {}
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
-        self.busy: dict[Any, tuple[Seat, Any, Order, float]] = {}
+        self.busy: dict[Any, tuple[Seat, Any, Order, float, float]] = {}
+        self.nodes: dict[Any, tuple[str, str]] = {}
+        """Id and host of each worker's node."""
+        self.blind: dict[str, str] = {}
+        """Nodes that do not see the data folder, with what they said."""
+        self.turn = 0
+        self.token = Store(self.root).token()
         self.served: Counter[Any] = Counter()
         self.stillborn: Counter[Seat] = Counter()
         self.quiet_since = self.fill_at = time.monotonic()
@@ -123,13 +145,13 @@ class OnRay:
 
     def _sizes(self) -> dict[Seat, int]:
         """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs shared by the others."""
-        total = self.ray.cluster_resources()
-        cpus = float(total.get("CPU", 1))
+        nodes = self._nodes()
+        cpus, gpus = (sum(float(node["Resources"].get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
         seats = sorted(set(self.seats), key=lambda s: (not s.lane, -s.gpus, -s.cpus, s.environment))
-        sizes = _on_gpus([s for s in seats if s.gpus and not s.lane], math.floor(float(total.get("GPU", 0))))
+        sizes = _on_gpus([s for s in seats if s.gpus and not s.lane], math.floor(gpus))
         for position, seat in enumerate(seats):
             if seat.lane:
-                size = sum(node["Alive"] for node in self.ray.nodes())
+                size = len(nodes)
             elif seat.gpus:
                 size = sizes[seat]
             else:
@@ -147,6 +169,10 @@ class OnRay:
             f"the stages ask for workers of {shares} GPU, and the cluster's {there:g} does not hold one of each: give them smaller shares"
         )
 
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that live and see the data folder."""
+        return [node for node in self.ray.nodes() if node["Alive"] and node["NodeID"] not in self.blind]
+
     def _fill(self) -> None:
         """Bring every pool to its size: lost workers are replaced at once, nodes that joined are used within `refill_s`."""
         if time.monotonic() < self.fill_at:
@@ -156,18 +182,31 @@ class OnRay:
         for seat, size in self._sizes().items():
             for _ in range(size - held[seat] - len(self.idle[seat])):
                 options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
-                worker = self.actor.options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote(self.root, self.stages)
-                self.starting[worker.__ray_ready__.remote()] = (seat, worker)
+                options |= {"max_restarts": 0, "scheduling_strategy": self._strategy()}
+                worker = self.actor.options(**options).remote(self.root, self.stages, self.token)
+                self.starting[worker.where.remote()] = (seat, worker)
+
+    def _strategy(self) -> Any:
+        """Spread over all nodes; where some are blind, by turns to the others."""
+        if not self.blind:
+            return "SPREAD"
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        seeing = self._nodes()
+        if not seeing:
+            raise NoWorkers(f"no node sees the data folder: {'; '.join(sorted(self.blind.values()))}")
+        self.turn += 1
+        return NodeAffinitySchedulingStrategy(seeing[self.turn % len(seeing)]["NodeID"], soft=True)
 
     def free(self, seat: Seat) -> bool:
         return bool(self.idle[seat])
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
         worker = self.idle[seat].pop()
-        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s)
+        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s, limit_s)
 
-    def wait(self) -> list[tuple[Order, Receipt | Reason]]:
-        finished: list[tuple[Order, Receipt | Reason]] = []
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
+        finished: list[tuple[Order, Receipt | Lost]] = []
         self._fill()
         self._check_start()
         watched = [*self.busy, *self.starting]
@@ -176,21 +215,52 @@ class OnRay:
             return []
         done, _ = self.ray.wait(watched, num_returns=1, timeout=1.0)
         for ref in done:
-            seat, worker, *order = self.starting.pop(ref) if ref in self.starting else self.busy.pop(ref)[:3]
-            try:
-                receipt = self.ray.get(ref)
-                self._keep(seat, worker)
-            except self.ray.exceptions.RayActorError as error:
-                receipt, self.fill_at = Reason.WORKER_DIED, 0.0
-                if not order:
-                    self._mourn(seat, error)
-            finished += [(one, receipt) for one in order]
-        for ref, (_, worker, late, deadline) in list(self.busy.items()):
+            if ref in self.starting:
+                self._welcome(*self.starting.pop(ref), ref)
+                continue
+            seat, worker, order, _, _ = self.busy.pop(ref)
+            receipt = self._answer(seat, worker, ref)
+            finished.append((order, receipt))
+        for ref, (_, worker, late, deadline, limit_s) in list(self.busy.items()):
             if time.monotonic() > deadline:
                 del self.busy[ref]
                 self._dismiss(worker)
-                finished.append((late, Reason.TIMEOUT))
+                finished.append((late, Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
         return finished
+
+    def _welcome(self, seat: Seat, worker: Any, ref: Any) -> None:
+        """Take a worker that has started into its pool."""
+        try:
+            self.nodes[worker] = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self.fill_at = 0.0
+            self._mourn(seat, error)
+        else:
+            self._keep(seat, worker)
+
+    def _answer(self, seat: Seat, worker: Any, ref: Any) -> Receipt | Lost:
+        """The receipt of a worker, or why there is none."""
+        try:
+            receipt: Receipt = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self._dismiss(worker)
+            return self._lost(worker, error)
+        if receipt.blind:
+            node, _ = self.nodes[worker]
+            self.blind[node] = receipt.blind
+            self._dismiss(worker)
+            return Lost(Reason.WORKER_DIED, receipt.blind, counts=False)
+        self._keep(seat, worker)
+        return receipt
+
+    def _lost(self, worker: Any, error: Exception) -> Lost:
+        """Whether a worker died by itself, by its item, or with its node."""
+        node, host = self.nodes[worker]
+        told = " ".join(str(error).split())
+        gone = not any(one["Alive"] for one in self.ray.nodes() if one["NodeID"] == node)
+        if gone or getattr(error, "preempted", False) or _NODE_DIED.search(told):
+            return Lost(Reason.WORKER_DIED, f"node {host} was lost", counts=False)
+        return Lost(Reason.WORKER_DIED, f"its worker on {host} died: {cause_of(error)}")
 
     def _check_start(self) -> None:
         """A cluster that gives no worker at all is an error, not a silent wait."""
@@ -253,6 +323,8 @@ class Summary:
     started_s: float = 0.0
     """Unix time."""
     wall_s: float = 0.0
+    found_other: bool = False
+    """Whether something was other than planned: a damaged file, a video that has changed. A graph loaded anew plans on what there is."""
 
 
 def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
@@ -260,6 +332,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
     summary, start = Summary(started_s=time.time()), time.perf_counter()
     queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
     deaths: Counter[tuple[int, str]] = Counter()
+    strayed: Counter[tuple[int, str]] = Counter()
     flying: dict[tuple[int, str], Item] = {}
     log = graph.store.root / "runs" / time.strftime("%Y%m%dT%H%M%SZ.jsonl", time.gmtime())
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -278,8 +351,11 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
             for order, result in executor.wait():
                 group = graph.group_of(order.stages[0])
                 item = flying.pop((group, order.key))
-                if isinstance(result, Reason):
-                    again = _bury(graph, item, result, deaths)
+                if isinstance(result, Lost):
+                    strayed[item.group, item.key] += not result.counts
+                    again = (
+                        item if not result.counts and strayed[item.group, item.key] < _MOST_STRAYS else _bury(graph, item, result, deaths)
+                    )
                     if again:
                         queues[group].append(again)
                     continue
@@ -288,11 +364,29 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                 journal.write(json.dumps(asdict(result)) + "\n")
                 journal.flush()
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
+                    summary.found_other |= outcome.reason == Reason.CORRUPT or not _seen(graph, task, outcome)
                     summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)
                     on_outcome(task, outcome)
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
+
+
+_MOST_STRAYS = 20
+"""An item that has been on so many lost nodes counts as one that kills them."""
+
+
+def _seen(graph: Graph, task: Task, outcome: Outcome) -> bool:
+    """Whether a part that a worker reports lies in the folder as this process sees it; if not, the outcome says so.
+
+    A video that was fetched again and has changed is there, by another fingerprint than planned.
+    """
+    if outcome.state is not State.DONE or graph.is_made(task):
+        return True
+    if not (task.again and graph.is_there(task)):
+        outcome.state, outcome.reason = State.RETRY, Reason.EXCEPTION
+        outcome.message = f"reported done, but its part is not in {graph.store.root}: does that node see the same folder?"
+    return False
 
 
 def _order(graph: Graph, item: Item) -> Order:
@@ -302,7 +396,7 @@ def _order(graph: Graph, item: Item) -> Order:
     return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips)
 
 
-def _bury(graph: Graph, item: Item, reason: Reason, deaths: Counter[tuple[int, str]]) -> Item | None:
+def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]) -> Item | None:
     """A worker died on an item, or was killed at its limit: try again, then quarantine the first part still missing."""
     place = item.group, item.key
     deaths[place] += 1
@@ -310,9 +404,9 @@ def _bury(graph: Graph, item: Item, reason: Reason, deaths: Counter[tuple[int, s
     if deaths[place] < allowed:
         return item
     task = item.tasks[0]
-    message = f"{'ran over its limit' if reason is Reason.TIMEOUT else 'its worker died'} {deaths[place]} times"
-    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(reason, message))
-    graph.settle(task, State.FAILED, reason)
+    message = f"{lost.message} ({deaths[place]} times)"
+    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(lost.reason, message))
+    graph.settle(task, State.FAILED, lost.reason)
     return None
 
 

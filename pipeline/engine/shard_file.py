@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.engine.store import UNREADABLE
 from stages.pack import Pack, Picture
 from stages.shards import Shards
 
@@ -55,22 +56,32 @@ def earlier_pictures(stage: Pack, path: Path) -> Callable[[str, str], Iterator[P
     None when there is no shard, or one whose pictures were stored by other settings than the stage's.
     """
     try:
-        shard = pq.ParquetFile(path, memory_map=True)
-    except (OSError, pa.ArrowInvalid):
+        shard = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except UNREADABLE:
         return None
     recipe = json.loads((shard.schema_arrow.metadata or {}).get(b"recipe", b"{}"))
     before = recipe.get("settings", {})
     if recipe.get("version") != stage.version or any(before.get(name) != getattr(stage, name) for name in ("jpeg_quality", "max_side")):
         return None
-    clips = [set(shard.read_row_group(group, ["clip"])["clip"].to_pylist()) for group in range(shard.num_row_groups)]
+    clips = [_clips_of(shard, group) for group in range(shard.num_row_groups)]
 
     def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
         for group in (group for group, present in enumerate(clips) if clip in present):
-            rows = shard.read_row_group(group, [*Picture._fields, "clip", "video_sha256"])
+            try:
+                rows = shard.read_row_group(group, [*Picture._fields, "clip", "video_sha256"])
+            except UNREADABLE:  # a damaged page: its frames are missing, and `pack` says so
+                continue
             same = pc.and_(pc.equal(rows["clip"], clip), pc.equal(rows["video_sha256"], video_sha256))
             yield from (Picture(**row) for row in rows.filter(same).select(list(Picture._fields)).to_pylist())
 
     return pictures
+
+
+def _clips_of(shard: pq.ParquetFile, group: int) -> set[str]:
+    try:
+        return set(shard.read_row_group(group, ["clip"])["clip"].to_pylist())
+    except UNREADABLE:
+        return set()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

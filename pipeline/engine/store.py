@@ -173,6 +173,32 @@ class Store:
         with self.aside(self.error_file(table, key)) as temporary:
             temporary.write_text(seal(asdict(record)))
 
+    def clips_in(self, shard: Path) -> set[tuple[str, str]]:
+        """Video and clip of every frame of a shard; none where there is none that can be read."""
+        try:
+            rows = pq.read_table(shard, columns=["video", "clip"])
+            return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
+        except UNREADABLE:
+            return set()
+
+    def is_the_one(self, token: str) -> bool:
+        """Whether this is the folder that a token was taken of, as this machine sees it."""
+        try:
+            return (self.root / ".folder").read_text().strip() == token
+        except OSError:
+            return False
+
+    def token(self) -> str:
+        """A word that only this folder holds, by which a worker on another machine knows that it sees the same one."""
+        path = self.root / ".folder"
+        with suppress(OSError):
+            if word := path.read_text().strip():
+                return word
+        word = uuid.uuid4().hex
+        with self.aside(path) as temporary:
+            temporary.write_text(word)
+        return word
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a small file of the run itself, with its digest."""
         with self.aside(self.root / name) as temporary:

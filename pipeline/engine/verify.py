@@ -7,7 +7,7 @@ pyarrow wrote it. Shards are held against the index, videos against the sha256 t
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,17 +35,25 @@ class Verdict:
     """Files that are none of ours."""
 
 
-def verify(root: Path, tick: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
-    """Check all files below a data folder; `tick(done, total)` is called after each.
+def verify(root: Path) -> Verdict:
+    """Check all files below a data folder. Raises FileNotFoundError where there is no data folder."""
+    return verify_files(root, files_of(root))
 
-    Raises FileNotFoundError where there is no data folder.
-    """
-    store, verdict = Store(root), Verdict()
+
+def files_of(root: Path) -> list[Path]:
+    """All files to check, those that are gone among them. Raises FileNotFoundError where there is no data folder."""
+    store = Store(root)
     if not (store.root / "run.json").exists() and not (store.root / "shards" / "index.json").exists():
         raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json")
+    stated = dict(_stated(store, Verdict()))
+    return sorted({path for path in _files(store.root) if path.name not in (".lock", ".folder")} | stated.keys())
+
+
+def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
+    """Check these files of a data folder."""
+    store, verdict = Store(root), Verdict()
     known = dict(_stated(store, verdict))
-    files = sorted({path for path in _files(store.root) if path.name != ".lock"} | known.keys())
-    for done, path in enumerate(files, 1):
+    for path in files:
         name = str(path.relative_to(store.root))
         try:
             kind = _check(path, known.get(path))
@@ -59,7 +67,6 @@ def verify(root: Path, tick: Callable[[int, int], None] = lambda done, total: No
             else:
                 verdict.num_sound += 1
                 verdict.num_unsealed += kind == "unsealed"
-        tick(done, len(files))
     return verdict
 
 

@@ -1,6 +1,7 @@
 """Does one item: reads its tables, calls its stages, commits or records the failure, and returns a receipt."""
 
 import dataclasses
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from fitting.files import sha256_of
 from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
+from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
@@ -61,6 +64,8 @@ class Receipt:
     peak_mb: float = 0.0
     fatal: str = ""
     """The folder cannot be written: the run stops, nothing is recorded against the item."""
+    blind: str = ""
+    """This machine does not see the data folder: nothing was done, another one is to have the item."""
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
@@ -69,8 +74,12 @@ class Worker:
 
     root: Path
     stages: Sequence[Stage]
+    token: str = ""
+    """What stands in the data folder that is meant; '' asks for nothing."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
+    sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Size and time of the videos whose content was seen to be what their rows say."""
 
     @cached_property
     def store(self) -> Store:
@@ -78,6 +87,8 @@ class Worker:
 
     def do(self, order: Order) -> Receipt:
         """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""
+        if self.token and not self.store.is_the_one(self.token):
+            return Receipt(order.key, [], time.time(), blind=f"{socket.gethostname()} does not see {self.root}: mount it there")
         self._prepare(order.stages[-1] + 1)
         start = time.perf_counter()
         receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
@@ -89,7 +100,7 @@ class Worker:
         except StoreError as error:
             receipt.fatal = str(error)
         except Exception as error:  # before any stage: an input or the frames cannot be read
-            self._note_exception(order.stages[0], order.key, order.recipes[0], receipt.outcomes[0], error)
+            self._note_failure(order.stages[0], order.key, order.recipes[0], receipt.outcomes[0], error)
             _block(receipt.outcomes[1:])
         receipt.wall_s = time.perf_counter() - start
         receipt.peak_mb = _peak_mb()
@@ -103,8 +114,18 @@ class Worker:
                 if isinstance(stage, Prepares):
                     stage.prepare()
 
-    def _function(self, position: int) -> Callable[..., Any]:
+    def where(self) -> tuple[str, str]:
+        """Id of this worker's node, and its host's name."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id()), socket.gethostname()
+
+    def _function(self, position: int, recipe: Mapping[str, Any]) -> Callable[..., Any]:
+        """The function of a stage, built once. Raises OtherWeights where this machine's model files are not the ones of the order."""
         if position not in self.functions:
+            here, ordered = dict(self.stages[position].weights), dict(recipe.get("weights", {}))
+            if here != ordered:
+                raise OtherWeights(_difference_of(here, ordered, socket.gethostname()))
             self.functions[position] = self.stages[position].build()
         return self.functions[position]
 
@@ -121,15 +142,15 @@ class Worker:
         with self._recording(position, order.key, recipe, outcome):
             if isinstance(stage, Pack):
                 left_out: list[str] = []
-                batches = self._function(position)(self._sources(order, stage), left_out)
+                batches = self._function(position, recipe)(self._sources(order, stage), left_out)
                 with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
                     outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
-                self.store.error_file(table_of(stage), order.key).unlink(missing_ok=True)
+                self.store.succeeded(table_of(stage), order.key)
                 outcome.state = State.DONE
                 if left_out:
                     outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: no video, no picture in the earlier shard"
             else:
-                result = self._function(position)(*(self._input(kind, order, position) for kind in stage.reads))
+                result = self._function(position, recipe)(*(self._input(kind, order, position) for kind in stage.reads))
                 self._finish(position, order.key, recipe, result, outcome)
 
     def _on_frames(self, order: Order, receipt: Receipt) -> None:
@@ -139,6 +160,7 @@ class Worker:
         run = list(zip(order.stages, order.recipes, receipt.outcomes, strict=True))
         made: dict[int, list[tuple[Table, ...]]] = {position: [] for position in order.stages}
         inputs = {p: [self._input(k, order, p, skip=made) for k in self.stages[p].reads] for p in order.stages}
+        self._check_content(videos)
         stretches = read_frames(Path(videos.path[0]), clip)
         while run:
             start = time.perf_counter()
@@ -152,7 +174,7 @@ class Worker:
                         frames if kind is Frames else self._of_stretch(kind, position, given, made, frames)
                         for kind, given in zip(self.stages[position].reads, inputs[position], strict=True)
                     ]
-                    result = self._function(position)(*arguments)
+                    result = self._function(position, recipe)(*arguments)
                     outcome.num_frames += len(frames.frame)
                     if isinstance(result, Failure):
                         self._finish(position, order.key, recipe, result, outcome)
@@ -202,11 +224,27 @@ class Worker:
         videos = self.store.read(Videos, "videos", video)
         return dataclasses.replace(videos, path=np.array([str(self.store.root / p) for p in videos.path], object))
 
+    def _check_content(self, videos: Videos) -> None:
+        """Hold a video's file against the sha256 of its row, once while it stays as it is; one that is gone passes.
+
+        Raises CorruptFileError.
+        """
+        path = Path(videos.path[0])
+        if not path.is_file():
+            return
+        stat = path.stat()
+        facts = stat.st_size, stat.st_mtime_ns
+        if self.sound.get(path) != facts and videos.sha256[0]:
+            if sha256_of(path) != videos.sha256[0]:
+                raise CorruptFileError(path, "its content is not that of the video that was read before")
+            self.sound[path] = facts
+
     def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
         """The clips of a shard, one at a time."""
         earlier = earlier_pictures(stage, self.store.part(table_of(stage), order.key))
         for video, clip in order.clips:
             clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
+            self._check_content(videos)
             yield ClipTables(
                 videos=videos,
                 clips=clips.take(clips.clip == clip),
@@ -226,15 +264,38 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            self._note_exception(position, key, recipe, outcome, error)
+            self._note_failure(position, key, recipe, outcome, error)
         finally:
             outcome.wall_s += time.perf_counter() - start
 
-    def _note_exception(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))[-4000:]
-        record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(Reason.EXCEPTION, message, False), trace)
-        outcome.state, outcome.reason, outcome.message = State.RETRY, Reason.EXCEPTION, message
+    def _note_failure(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome, error: Exception) -> None:
+        """Record an exception beside the part: the next run tries again. A damaged file of the folder is set aside to be made again."""
+        reason, message, trace = Reason.EXCEPTION, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-4000:]
+        if isinstance(error, CorruptFileError):
+            reason, message = Reason.CORRUPT, str(error)
+            if error.path.is_relative_to(self.store.root):
+                self.store.set_corrupt_aside(error.path)
+        elif isinstance(error, OtherWeights):
+            message = str(error)
+        outcome.state, outcome.reason, outcome.message = State.RETRY, reason, message
+        try:
+            record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, False), trace)
+        except OSError as second:
+            outcome.message = f"{message} (and this could not be written down: {second})"
+
+    def _with_content(self, key: str, recipe: Mapping[str, Any], fetched: Videos) -> Mapping[str, Any]:
+        """The recipe of a video's part; of one that was fetched again and is another now, with its content: what follows is made anew."""
+        before = self.store.made_by("videos", key)
+        if not before or before.get("fingerprint") != recipe["fingerprint"]:
+            return recipe
+        try:
+            if self.store.read(Videos, "videos", key).sha256[0] == fetched.sha256[0]:
+                return recipe
+        except ValueError:
+            return recipe
+        other = {**recipe, "item": {**recipe["item"], "content": str(fetched.sha256[0])}}
+        del other["fingerprint"]
+        return {**other, "fingerprint": fingerprint_of(other)}
 
     def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Any, outcome: Outcome) -> None:
         """Record a failure, or commit the table or tables that a stage gave."""
@@ -245,9 +306,20 @@ class Worker:
             return
         if isinstance(result, Videos):
             result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
+            recipe = self._with_content(key, recipe, result)
         tables = dict(zip(tables_of(self.stages[position]).values(), _tables(result), strict=True))
         self.store.commit_together(tables, key, recipe)
         outcome.state, outcome.num_rows = State.DONE, len(_tables(result)[0])
+
+
+class OtherWeights(Exception):
+    """A machine holds other model files than the ones that a part is ordered to be made by."""
+
+
+def _difference_of(here: Mapping[str, str], ordered: Mapping[str, str], host: str) -> str:
+    name = next(name for name in sorted(here.keys() | ordered.keys()) if here.get(name) != ordered.get(name))
+    shas = [(sha or "no such file")[:12] for sha in (here.get(name), ordered.get(name))]
+    return f"model file {name} is {shas[0]} on {host} and {shas[1]} where the run was started: copy the weights folder there (WHIM_WEIGHTS)"
 
 
 def _tables(result: Any) -> tuple[Table, ...]:

@@ -4,6 +4,7 @@ Boxes are xyxy in pixels of the frame, keypoints 21 in OpenPose's order, joints 
 A run of several videos is scored at once: rows are told apart by video and frame.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from fitting.hand.similarity import aligned
-from hands.metrics.labels import MATCH_IOU
+from hands.metrics.labels import match
 from stages import boxes
 from stages.media.frames import grid_point
 from stages.tables import Clips, Fits, Hands, Reviews
@@ -49,21 +50,21 @@ def score_run(truth: Truth, clips: Clips, hands: Hands, fits: Fits, reviews: Rev
 
 
 def match_truth(truth: Truth, clips: Clips, hands: Hands) -> Pairs:
-    """Greedy, surest hand first: each takes the true hand of its frame that it overlaps most, at IoU >= 0.3."""
+    """Which hand is which true hand of its frame, by `match`, and which true hands were looked at."""
     size = np.stack([truth["width"], truth["height"]] * 2, axis=1)
     true_box = np.clip(truth["box"].astype(np.float64), 0, size)
     present = truth["inside"] > 0
-    key = np.array([f"{video}\n{frame}" for video, frame in zip(truth["video"], truth["frame"], strict=True)], object)
-    of_frame: dict[str, list[int]] = {}
-    for row in np.flatnonzero(present):
-        of_frame.setdefault(key[row], []).append(int(row))
+    true_rows: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for row in np.flatnonzero(present).tolist():
+        true_rows[str(truth["video"][row]), int(truth["frame"][row])].append(row)
+    hand_rows: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for row, place in enumerate(zip(hands.video.tolist(), hands.frame.tolist(), strict=True)):
+        hand_rows[place].append(row)
     found = np.full(len(hands), -1, np.int64)
-    for i in np.argsort(-hands.score, kind="stable"):
-        free = of_frame.get(f"{hands.video[i]}\n{hands.frame[i]}", [])
-        if free:
-            overlap = boxes.iou(hands.box[i : i + 1].astype(np.float64), true_box[free])[0]
-            if overlap.max() >= MATCH_IOU:
-                found[i] = free.pop(int(overlap.argmax()))
+    for place, rows in hand_rows.items():
+        true = np.array(true_rows[place], np.int64)
+        target = match(hands.box[rows], hands.score[rows], true_box[true])
+        found[np.array(rows)[target >= 0]] = true[target[target >= 0]]
     return Pairs(truth=found, looked_at=present & (truth["visible"] >= CLEAR_VISIBLE) & annotated(truth, clips))
 
 

@@ -4,14 +4,18 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from hands.drawing.hands import around, draw_hands, outline, whole
+from fitting.hand.mano import HandModel, load_hand_model, pose_either_hand, project
+from hands.drawing.hands import Canvas, Image, View, around, draw_hands, draw_mesh, mesh_faces, outline, whole
 from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from stages.shards import unit_hash
+from stages.tables import Fits, Hands, Reviews
 
 FRAME_HEIGHT, CLOSE_UP_HEIGHT = 320, 320
 """Of the pictures, in pixels."""
@@ -90,11 +94,47 @@ def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share
     hands, fits, reviews = tables.hands.take(on_frame), tables.fits.take(on_frame), tables.reviews.take(on_frame)
     box = tables.hands.box[example.row]
     frame, close_up = whole(image, FRAME_HEIGHT), around(image, box, CLOSE_UP_HEIGHT)
-    drawn = draw_hands(image, hands, fits, reviews, view=frame, labels=False)
+    drawn = draw_fits(image, hands, fits, reviews, frame)
     outline(drawn, frame, close_up)
     one = slice(example.row, example.row + 1)
-    alone = draw_hands(image, tables.hands.take(one), tables.fits.take(one), tables.reviews.take(one), view=close_up, labels=False)
+    alone = draw_fits(image, tables.hands.take(one), tables.fits.take(one), tables.reviews.take(one), close_up)
     return _jpeg(drawn, share), _jpeg(alone, share)
+
+
+def draw_fits(image: Image, hands: Hands, fits: Fits, reviews: Reviews, view: View) -> Canvas:
+    """The view of an image with the hands of its frame on it; rows of the three tables belong together.
+
+    Hands that were not fitted lack a mesh. Dropped ones have a grey, dashed box.
+    """
+    canvas = view.canvas(image)
+    shown = np.array([view.shows(box) for box in hands.box], bool)
+    hands, fits, dropped = hands.take(shown), fits.take(shown), ~reviews.keep[shown].astype(bool)
+    fitted = np.isfinite(np.concatenate([fits.camera, fits.hand_pose, fits.global_orient, fits.betas], 1)).all(1)
+    for row in np.flatnonzero(fitted).tolist():
+        side = int(fits.side[row])
+        vertices, pixels = _posed(fits.take(slice(row, row + 1)))
+        draw_mesh(canvas, vertices, view.points(pixels), _faces(side), side)
+    keypoints = np.concatenate([view.points(hands.keypoints[..., :2]), hands.keypoints[..., 2:]], 2)
+    box = view.points(hands.box.reshape(-1, 2, 2)).reshape(-1, 4)
+    draw_hands(canvas, hands.side, box, hands.score, keypoints, dropped=dropped, labels=False)
+    return canvas
+
+
+@cache
+def _hand_model() -> HandModel:
+    return load_hand_model()
+
+
+@cache
+def _faces(side: int) -> np.ndarray:
+    return mesh_faces(side)
+
+
+def _posed(fit: Fits) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices of one fitted hand, metres, and where they fall in its frame, pixels."""
+    parameters = (torch.tensor(values) for values in (fit.betas, fit.global_orient, fit.hand_pose))
+    vertices = pose_either_hand(_hand_model(), torch.tensor([int(fit.side[0])]), *parameters).vertices
+    return vertices[0].numpy(), project(vertices, torch.tensor(fit.camera))[0].numpy()
 
 
 def _jpeg(image: np.ndarray, share: int) -> str:

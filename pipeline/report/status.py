@@ -52,6 +52,21 @@ def print_left_out(left_out: Sequence[LeftOut], console: Console, most: int = 10
         console.print(f"  and {len(left_out) - most} more: whim plan --json names all", markup=False)
 
 
+def print_unlisted(videos: Sequence[str], console: Console, *, leave: bool) -> None:
+    """Which videos of the last run the list no longer names, and what becomes of them."""
+    if videos:
+        some = ", ".join(videos[:5]) + (", ..." if len(videos) > 5 else "")
+        fate = "and leave the dataset" if leave else "and stay; --leave lets them go"
+        console.print(f"{len(videos)} videos of the last run are not in this list {fate}: {some}", markup=False)
+
+
+def print_duplicates(duplicates: Mapping[str, str], console: Console) -> None:
+    """Which videos have the content of another one."""
+    if duplicates:
+        some = ", ".join(f"{later} is {first}" for later, first in list(duplicates.items())[:5])
+        console.print(f"{len(duplicates)} videos are the same content as another one, and share its split: {some}", markup=False)
+
+
 def print_status(graph: Graph, console: Console) -> None:
     """The status as a table, then every failure with its message."""
     grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
@@ -59,6 +74,10 @@ def print_status(graph: Graph, console: Console) -> None:
         style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
         grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)
     console.print(grid)
+    if graph.stale:
+        text = "parts are stale: made by an earlier run, and not made again for the reasons above; they stay until they have a successor"
+        console.print(f"{len(graph.stale)} {text}", style="yellow", markup=False)
+    print_duplicates(graph.duplicates, console)
     for task in failures(graph)[:50]:
         error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
         if error:

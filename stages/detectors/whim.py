@@ -1,4 +1,4 @@
-"""The detector that this project trains, as `whim export-detector` writes it: an ONNX file with decoding and the choice of hands inside.
+"""The detector that this project trains, as `whim export detector` writes it: an ONNX file with decoding and the choice of hands inside.
 
 Convention. The network sees a grey square with the picture resized in its middle: square pixel = scale x picture pixel + shift.
 """
@@ -58,7 +58,7 @@ def open_network(path: Path, *, device: str) -> WhimNetwork:
     except Exception as error:  # onnxruntime raises types of its own for damaged files
         raise BadWeights(f"{path} is no ONNX file, or cut short ({str(error).splitlines()[0]:.200})") from error
     if facts.get("format") != FORMAT:
-        raise BadWeights(f"{path} has format {facts.get('format')!r}, this code reads {FORMAT!r}: whim export-detector writes it")
+        raise BadWeights(f"{path} has format {facts.get('format')!r}, this code reads {FORMAT!r}: whim export detector writes it")
     return WhimNetwork(
         session=session,
         size=int(facts["size"]),

@@ -101,7 +101,7 @@ def changed(mixed: Path, media: Path, whim: Whim) -> tuple[dict[str, int], dict[
     whys = plan(whim, "--data", data)["by_stage"]
     assert whys["download"] == {"input changed": 1, "retry": 1}
     assert whys["review"] == {"code version changed": 1}  # the replaced file's clips are listed again first
-    whim("run", "--local", "--data", data, status=2)
+    whim("run", "--local", "--leave", "--data", data, status=2)
     return before, shards(data), data
 
 

@@ -86,7 +86,7 @@ def test_what_is_no_detector_of_ours_is_named(exported, tmp_path):
     (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:1000])
     with pytest.raises(BadWeights, match=r"cut.onnx is no ONNX file, or cut short"):
         open_network(tmp_path / "cut.onnx", device="cpu")
-    with pytest.raises(MissingWeights, match=r"gone.onnx is not there: whim export-detector"):
+    with pytest.raises(MissingWeights, match=r"gone.onnx is not there: whim export detector"):
         _ = DetectHandsWhim(file=str(tmp_path / "gone.onnx")).weights
     with pytest.raises(ValueError, match=r"detect_hands_whim.min_score must lie in \[0, 1\], got 2"):
         DetectHandsWhim(min_score=2)

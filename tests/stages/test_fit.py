@@ -1,9 +1,14 @@
 """The stage fits every hand of a clip, of either side, keeps every row, and refuses settings without sense."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.tracks import jitter_mm, landmarks, studio_motion
@@ -198,6 +203,31 @@ def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
     assert Fit().weights["hand_model"] == sha256_of(other) != ours["hand_model"]
     monkeypatch.setenv("WHIM_PRIOR", str(other))
     assert Fit().weights["pose_prior"] == sha256_of(other) != ours["pose_prior"]
+
+
+FIT_FILE = """
+import hashlib, sys
+import pyarrow.parquet as pq
+from stages.fit import Fit
+from stages.tables import Clips, Hands
+fits = Fit(device="cpu").build()(Clips.empty(), Hands.from_arrow(pq.read_table(sys.argv[1])))
+print(hashlib.sha256(fits.hand_pose.tobytes() + fits.joints_2d.tobytes()).hexdigest())
+"""
+
+
+def test_fits_are_the_same_bytes_with_one_core_and_with_two(seen, tmp_path: Path) -> None:
+    """A worker on Ray has one, a run in this process all of the machine's; the prior, too, is worked out on one."""
+    side, keypoints, _ = seen
+    noisy = keypoints.repeat(20, 0) + np.random.default_rng(1).normal(0, 4, (240, 21, 3)) * [1, 1, 0]
+    hands = hands_of(noisy, side.repeat(20), track=np.arange(240) // 20)
+    pq.write_table(hands.to_arrow(), tmp_path / "hands.parquet")
+    command = [sys.executable, "-c", FIT_FILE, str(tmp_path / "hands.parquet")]
+    begun = [
+        subprocess.Popen(command, cwd=STANDIN.parents[2], env={**os.environ, "OMP_NUM_THREADS": threads}, stdout=subprocess.PIPE, text=True)
+        for threads in ("1", "2")
+    ]
+    one, two = (process.communicate()[0] for process in begun)
+    assert one == two != ""
 
 
 def test_settings_of_the_fit_count_as_the_stages_own() -> None:

@@ -23,7 +23,7 @@ class Dataset:
 
     shards: Sequence[Shard]
     fingerprint: str
-    """Of the shards and their order."""
+    """Key of the shards and their order."""
     start: Int64[np.ndarray, "shards_and_1"]
 
     @classmethod
@@ -39,7 +39,7 @@ class Dataset:
     def held_out(
         cls, folders: Sequence[Path | str], splits: Sequence[str] = ("val", "test"), cache: Path | None = None
     ) -> "Dataset | None":
-        """Of each folder the first of these splits that has rows; None where no folder has any. Raises as `open`."""
+        """For each folder the first of these splits that has rows; None where no folder has any. Raises as `open`."""
         shards = [shard for folder in folders for shard in next(filter(None, (opened(folder, split, cache) for split in splits)), [])]
         return cls._of(shards, "what is held out") if shards else None
 

@@ -28,7 +28,7 @@ _STEPS_AT_ONCE = 64
 
 
 class Samples(NamedTuple):
-    """What a source reads: which sample of which dataset, and the key of its augmentation."""
+    """Samples of a batch: which one of which dataset, and the key of its augmentation."""
 
     dataset: Int64[np.ndarray, "b"]
     sample: Int64[np.ndarray, "b"]
@@ -37,14 +37,14 @@ class Samples(NamedTuple):
 
 @runtime_checkable
 class SampleSource(Protocol):
-    """What a sample is: a frame, or the crop of a hand."""
+    """A dataset seen as samples of one kind: whole frames, or crops of hands."""
 
     def __len__(self) -> int:
-        """Samples of the dataset."""
+        """Number of samples."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the dataset and of what is made of it."""
+        """Key of the dataset and of what is made of it: others are in another order."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,7 +76,7 @@ class Quarantine:
     """Corrupt samples met so far, and when to give up."""
 
     max_share: float = 0.01
-    """Of the samples read."""
+    """Largest share of corrupt ones among the samples read."""
     tolerated: int = 200
     """However few have been read: a page or two."""
     reasons: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -95,11 +95,11 @@ class Loader:
 
     sources: Sequence[SampleSource]
     batch_size: int
-    """Of all ranks together."""
+    """Samples of a step, of all ranks together."""
     weights: Sequence[float] | None = None
-    """Of the datasets; None takes each sample once an epoch."""
+    """Relative shares of the datasets; None takes each sample once an epoch."""
     num_samples: int | None = None
-    """Of an epoch with weights."""
+    """Samples of an epoch with weights."""
     rank: int = 0
     world_size: int = 1
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Which sample stands at which place of which epoch: a pure function of (datasets, weights, seed, epoch, position).
+"""The order of samples, of every epoch: a pure function of (datasets, weights, seed, epoch, position).
 
 Nothing is shuffled in memory and nothing is remembered: a pseudo-random permutation is evaluated where it is needed, so that a run
 resumes at any step of any number of samples at once, and any number of ranks, workers or threads sees the same batches.
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 _ROUNDS = 6
-"""Of the Feistel network; four make a pseudo-random permutation of an ideal round function (Luby and Rackoff, 1988)."""
+"""Rounds of the Feistel network; four make a pseudo-random permutation of an ideal round function (Luby and Rackoff, 1988)."""
 
 
 def key_of(*parts: object) -> int:
@@ -28,8 +28,11 @@ def mixed(value: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
 
 
 def shuffled(position: Int64[np.ndarray, "n"], count: int, key: int) -> Int64[np.ndarray, "n"]:
-    """Where a permutation of range(count) takes each position, without building it: a Feistel network on the least even number of bits
-    that hold `count`, applied again to what falls outside (cycle walking; Black and Rogaway, 2002)."""
+    """The place to which a permutation of range(count) takes each position, without building it.
+
+    A Feistel network on the least even number of bits that hold `count`, applied again to what falls outside (cycle walking; Black
+    and Rogaway, 2002).
+    """
     if count <= 1:
         return position
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
@@ -59,10 +62,10 @@ class Mixture:
     weights: Sequence[float] | None = None
     """Relative; None takes every dataset whole."""
     num_samples: int | None = None
-    """Of an epoch with weights; None: as many as all datasets hold."""
+    """Samples of an epoch with weights; None: as many as all datasets hold."""
     seed: int = 0
     fingerprint: str = ""
-    """Of the datasets: other data are in another order."""
+    """Key of the datasets: other data are in another order."""
 
     def __post_init__(self) -> None:
         if not self.counts or min(self.counts) < 1:

@@ -1,4 +1,4 @@
-"""Where the values of a plain Parquet column lie in its file, so that a reader may map the file and take any of them by byte offset.
+"""Byte extents of the values of a plain Parquet column, so that a reader may map the file and take any of them by byte offset.
 
 A column chunk is a row of pages, each a header in Thrift's compact protocol and then the values; of an uncompressed, PLAIN-encoded,
 required byte-array column these are length (uint32, little-endian) and bytes, again and again (Apache Parquet format, "Data Pages").

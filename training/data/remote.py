@@ -34,7 +34,7 @@ class Origin:
     """Where a shard comes from, and whether it may stay."""
 
     uri: str
-    """Of the folder with index.json."""
+    """Address of the folder with index.json."""
     path: str
     """Within that folder."""
     num_bytes: int
@@ -67,7 +67,10 @@ def remote_shards(uri: str, split: str, cache: Path) -> list[Shard]:
 
 
 def limit_bytes(cache: Path) -> int:
-    """Of all shards of the cache: $WHIM_CACHE_GB, else nine tenths of what the disk could give. Raises ValueError for no number."""
+    """Most bytes of all shards of the cache: $WHIM_CACHE_GB, else nine tenths of what the disk could give.
+
+    Raises ValueError for no number.
+    """
     named = os.environ.get("WHIM_CACHE_GB")
     if named:
         try:

@@ -1,4 +1,4 @@
-"""What training reads out of a shard: whole frames for the detector, crops of single hands for the regressor.
+"""Samples that training reads out of shards: whole frames for the detector, crops of single hands for the regressor.
 
 Frame of reference: pixels of the stored image; `to_input` (scale, then x and y shift) takes them to the image of the batch.
 """
@@ -57,9 +57,9 @@ class Frames:
     size: int = 640
     """Side of the square, pixels."""
     columns: Sequence[str] = ("box", "side", "keypoints", "keep")
-    """Of the hands."""
+    """Columns of the hands that labels have."""
     share: float = 1.0
-    """Of the dataset's frames, always the same ones (paper, Table 2: how much data)."""
+    """Share of the dataset's frames, always the same ones (paper, Table 2: how much data)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -102,7 +102,7 @@ class Frames:
         return {"image": of, **hands, "ignore_image": ignore_of, "ignore": moved(ignore, to_input[ignore_of]), "to_input": to_input}
 
     def _row(self, sample: int) -> int:
-        """Of the dataset."""
+        """Row of the dataset."""
         if self.share == 1:
             return sample
         return int(shuffled(np.array([sample]), len(self.dataset), key_of(self.dataset.fingerprint, "share"))[0])
@@ -127,7 +127,7 @@ class Crops:
     factor: float = 3.0
     """Side of the square over the box's longer side: 2 as WiLoR's crops, and a margin for rotation and shift on the device."""
     columns: Sequence[str] = ("side", "keypoints", "joints_2d", "joints_3d", "betas", "global_orient", "hand_pose", "camera", "quality")
-    """Of the hands."""
+    """Columns of the hands that labels have."""
 
     @classmethod
     def of(cls, dataset: Dataset, min_quality: float = 0.0, size: int = 256, factor: float = 3.0, share: float = 1.0) -> "Crops":

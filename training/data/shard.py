@@ -29,12 +29,12 @@ class CorruptSampleError(ValueError):
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Shard:
-    """One open file."""
+    """One open shard: the images of its rows, and the columns of its hands."""
 
     path: Path
     cache: Path
     identity: str
-    """Of its contents, wherever it lies."""
+    """Key of its contents, wherever it lies."""
     num_rows: int
     group_end: Int64[np.ndarray, "groups"]
     """Row after the last one of each row group."""
@@ -47,7 +47,7 @@ class Shard:
     hand_start: Int64[np.ndarray, "rows_and_1"]
     """First hand of each row; the last entry is the number of hands."""
     columns: Mapping[str, np.ndarray]
-    """Of all hands of the shard, by name."""
+    """Columns of all hands of the shard, by name."""
     ignore_start: Int64[np.ndarray, "rows_and_1"]
     ignore: np.ndarray
     """Boxes that are neither hand nor background."""

@@ -41,7 +41,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """What Parquet's reader says of a damaged file, with the file's name."""
+    """Name the file in errors of Parquet's reader."""
     try:
         yield
     except (FileNotFoundError, PermissionError):

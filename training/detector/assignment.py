@@ -1,4 +1,4 @@
-"""Which anchors answer for which hand: task-aligned assignment (TOOD; Feng et al. 2021, section 3.2)."""
+"""Assignment of anchors to the hands they answer for: task-aligned assignment (TOOD; Feng et al. 2021, section 3.2)."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Hands(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """For every anchor."""
+    """The hand that each anchor of a batch answers for, if any."""
 
     hand: Int64[Tensor, "b anchors"]  # index into the image's hands; 0 where not taken
     taken: Bool[Tensor, "b anchors"]

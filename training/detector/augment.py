@@ -27,7 +27,7 @@ class Augmentation:
     rotation_deg: float = 60.0
     """Either way (paper, section 5.1)."""
     shift: float = 0.1
-    """Of the image's side, either way (paper, section 5.1)."""
+    """Largest shift as a share of the image's side, either way (paper, section 5.1)."""
     scale: tuple[float, float] = (0.5, 1.5)
     """Ours, as in the YOLO family."""
     flip: float = 0.5
@@ -221,7 +221,7 @@ def _determinant(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n"]:
 
 
 def _cut(box: Float[Tensor, "n 4"], window: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    """What of a box lies in a window; its area is 0 where nothing does."""
+    """The part of a box that lies in a window; its area is 0 where nothing does."""
     return torch.cat([torch.maximum(box[:, :2], window[:, :2]), torch.minimum(box[:, 2:], window[:, 2:])], 1)
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import max_pool2d, relu
 from stages.detectors.weights import fill, load_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue."""
+"""Mean and deviation of ImageNet's red, green and blue."""
 
 
 class Trunk(nn.Module):

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
-from training.detector.draw import draw_hands
 from training.detector.inference import DetectedHands, HandDetector
 
 
@@ -70,7 +69,7 @@ def detect(
             for count, (time_s, rate, image) in enumerate(frames_of(source), 1):
                 (hands,) = detector([image])
                 table.add(count - 1, time_s, hands)
-                draw_hands(image, hands)
+                hands.draw(image)
                 if rate is None:
                     cv2.imwrite(str(folder / f"{name}.jpg"), image[..., ::-1])
                     continue

@@ -1,4 +1,4 @@
-"""How good a detector is on labelled images of any source: what is true and what it says of them, and COCO's figures of the two."""
+"""How good a detector is on labelled images of any source: targets and predictions, and COCO's metrics of the two."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Onlooker = Callable[[LabelledImage, UInt8[np.ndarray, "h w 3"], DetectedHands], 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class DetectorEvaluation:
-    """A set of images, in their pixels."""
+    """Targets and predictions of a set of images, in their pixels."""
 
     targets: ImageBoxes
     predictions: ImageBoxes

@@ -35,7 +35,7 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
 
 
 def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:
-    """What a branch says at anchors, which are numbered level after level."""
+    """Outputs of a branch at anchors, which are numbered level after level."""
     prediction: Tensor | None = None
     first = 0
     for branch, x in zip(branches, levels, strict=True):  # type: ignore[call-overload]

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
+from hands.drawing.hands import draw_hands
+from stages import boxes
 from training.data.samples import FILL, placed
 from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
@@ -26,6 +28,12 @@ class DetectedHands:
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right
     side_score: Float32[np.ndarray, "n"]  # of its side beside the other, in [0.5, 1]
     keypoints: Float32[np.ndarray, "n 21 3"]  # x, y, visibility
+
+    def draw(self, canvas: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Draw them onto their image, keypoints only where they are likelier seen than not."""
+        visible = self.keypoints * np.array([1, 1, 0], np.float32)
+        visible[..., 2] = self.keypoints[..., 2] > 0.5
+        draw_hands(canvas, self.side, self.box, self.score, visible)
 
     def take(self, rows: Bool[np.ndarray, "n"]) -> "DetectedHands":
         """The rows of a mask."""
@@ -64,7 +72,7 @@ class HandDetector:
         best, sides = prediction.score.max(1)
         order = torch.nonzero(best >= self.threshold)[:, 0]
         if self.network.single is None:
-            order = order[unduplicated(prediction.box[order], 0.6)]
+            order = order[torch.from_numpy(unduplicated(prediction.box[order].cpu().numpy(), 0.6)).to(order.device)]
         order = order[: self.max_hands]
         box, score, side, points = (values[order].cpu().numpy() for values in (prediction.box, best, sides, prediction.keypoints))
         both = prediction.score[order].cpu().numpy()
@@ -83,7 +91,7 @@ def read(path: Path) -> Detector:
 
 
 def detections(network: Detector, images: Float[Tensor, "b 3 h w"]) -> Detections:
-    """Of every anchor, by the head that is meant for use: the one-to-one head where there is one. See `best_hands`."""
+    """Detections of every anchor, by the head that is meant for use: the one-to-one head where there is one. See `best_hands`."""
     many, one = network(images)
     raw = many if one is None else one
     return decode(raw, *anchors(images.shape[2], images.shape[3], raw.box))
@@ -101,19 +109,9 @@ def letterboxed(image: UInt8[np.ndarray, "h w 3"], size: int) -> tuple[UInt8[np.
     return square, np.array([scale, left, top], np.float32)
 
 
-def unduplicated(box: Float[Tensor, "n 4"], max_iou: float) -> Int64[Tensor, "k"]:
+def unduplicated(box: Float32[np.ndarray, "n 4"], max_iou: float) -> Int64[np.ndarray, "k"]:
     """Rows, best first, that overlap no better row by more (non-maximum suppression)."""
-    low, high = torch.maximum(box[:, None, :2], box[None, :, :2]), torch.minimum(box[:, None, 2:], box[None, :, 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
-    area = (box[:, 2:] - box[:, :2]).clamp_min(0).prod(1)
-    near: Bool[Tensor, "n n"] = shared / (area[:, None] + area - shared).clamp_min(1e-9) > max_iou
-    kept: list[int] = []
-    alive = torch.ones(len(box), dtype=torch.bool, device=box.device)
-    for row in range(len(box)):
-        if alive[row]:
-            kept.append(row)
-            alive &= ~near[row]
-    return torch.tensor(kept, dtype=torch.int64, device=box.device)
+    return boxes.each_once(boxes.iou(box, box) > max_iou)
 
 
 def fused(network: Detector) -> Detector:

@@ -27,9 +27,9 @@ class DetectorSettings:
     size: Literal["s", "m"] = "s"
     """3.4 or 11.8 million parameters: 7 and 24 MB in half precision (paper, Table 1)."""
     backbone: Literal["darknet", "resnet50", "hrnet"] = "darknet"
-    """What the pyramid stands on; the others are the paper's ablation, of one size whatever `size` is. Neck and heads stay."""
+    """Network below the pyramid; the others are the paper's ablation, of one size whatever `size` is. Neck and heads stay."""
     num_bins: int = 16
-    """Of the distance distributions of a box side (DFL; Li et al. 2020)."""
+    """Bins of the distance distributions of a box side (DFL; Li et al. 2020)."""
     landmarks: bool = True
     """Predict keypoints; False is the paper's ablation without landmark loss."""
     one_to_one: bool = True
@@ -49,7 +49,7 @@ class DetectorSettings:
 
 
 class Raw(NamedTuple):
-    """What the heads say of every anchor, undecoded."""
+    """Outputs of the heads for every anchor, undecoded."""
 
     box: Float[Tensor, "b anchors logits"]  # logits of the distances left, top, right, bottom in strides
     side: Float[Tensor, "b anchors 2"]  # logits of left and right
@@ -57,7 +57,7 @@ class Raw(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Decoded, one row an anchor."""
+    """Decoded outputs, one row an anchor."""
 
     box: Float[Tensor, "b anchors 4"]
     score: Float[Tensor, "b anchors 2"]  # of left and right
@@ -224,7 +224,7 @@ class Detector(nn.Module):
         self.backbone.load(path)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Raw, Raw | None]:
-        """What the one-to-many head says, and the one-to-one head where there is one."""
+        """Outputs of the one-to-many head, and of the one-to-one head where there is one."""
         levels = self.neck(self.backbone(images))
         return self.heads(levels), self.single([x.detach() for x in levels]) if self.single is not None else None
 

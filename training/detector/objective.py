@@ -23,7 +23,7 @@ from training.detector.network import NUM_KEYPOINTS, Raw, anchors, decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorLossWeights:
-    """Of the terms; the paper gives none. These are the usual ones of the YOLO family."""
+    """Weights of the terms; the paper gives none. These are the usual ones of the YOLO family."""
 
     side: float = 0.5
     box: float = 7.5
@@ -35,7 +35,7 @@ class DetectorLossWeights:
 
 
 class Terms(NamedTuple):
-    """Weighted, each a number."""
+    """Weighted terms of the detector's loss, each a number."""
 
     side: Float[Tensor, ""]
     box: Float[Tensor, ""]

@@ -8,17 +8,26 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from fitting.files import sha256_of
-from hands.drawing.sheets import WorstImages
-from hands.metrics.detections import RECALLS, SIZES, coco_curves
+from hands.drawing.hands import DROPPED_COLOUR, TARGET_COLOUR, draw_box
+from hands.drawing.sheets import Worst, sheet, thumbnail, write_image
+from hands.drawing.tables import markdown
+from hands.metrics.detections import RECALLS, coco_curves, matched
+from hands.metrics.labels import SIZES
+from training.data.readers.labelled_image import LabelledImage
 from training.detector.evaluate import DetectorEvaluation, metrics_by_size
-from training.detector.inference import HandDetector
+from training.detector.inference import DetectedHands, HandDetector
+
+_THUMB = 400
+"""Pixels of a side."""
 
 PAPER_SETS = {"coco-wholebody": "COCO-WholeBody", "oxford-hands": "Oxford-Hands", "whim": "WHIM"}
 
@@ -44,6 +53,41 @@ ABLATIONS: Mapping[str, tuple[str, Sequence[float]]] = {
 }
 """The row, and AP at .5 and .5:.95 on Oxford-Hands and on WHIM, percent, by the recipe that trains it: WiLoR, Table 2. Its row
 "w. OxfordHands" is `detector_m` on shards of that set."""
+
+
+@dataclass(slots=True)
+class WorstImages:
+    """The images with the most misses, false hands and wrong sides: an onlooker of `evaluate`."""
+
+    threshold: float
+    min_iou: float
+    worst: Worst = field(default_factory=Worst)
+
+    def __call__(self, labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands) -> None:
+        hands = hands.take(hands.score >= self.threshold)
+        match, false = matched(hands.box, hands.score, labelled.box, labelled.ignore, self.min_iou)
+        hit = match >= 0
+        side = labelled.side[match[hit]]
+        missed, wrong = len(labelled.box) - int(hit.sum()), int(((side >= 0) & (side != hands.side[hit])).sum())
+        title = f"{labelled.name}: {missed} missed, {int(false.sum())} false, {wrong} of the wrong side"
+        self.worst.offer(missed + int(false.sum()) + wrong, lambda: _drawn(labelled, image, hands, title))
+
+    def write(self, path: Path) -> None:
+        """The sheet, worst first; none where nothing went wrong."""
+        images = self.worst.images()
+        if images:
+            write_image(path, sheet(images, 4))
+
+
+def _drawn(labelled: LabelledImage, image: UInt8[np.ndarray, "h w 3"], hands: DetectedHands, title: str) -> UInt8[np.ndarray, "400 400 3"]:
+    """A thumbnail: labels white, what is ignored grey and dashed, left hands blue, right hands orange."""
+    canvas = image.copy()
+    for box in labelled.ignore:
+        draw_box(canvas, box, DROPPED_COLOUR, dashed=True)
+    for box in labelled.box:
+        draw_box(canvas, box, TARGET_COLOUR)
+    hands.draw(canvas)
+    return thumbnail(canvas, _THUMB, title)
 
 
 def write_report(
@@ -127,30 +171,18 @@ def page(measured: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], 
             "# Hand detector",
             f"Percent, without regard to sides. Speed at batch 1: ours at {network['side']} pixels on {network['device']}, the paper's on "
             "an RTX 4090.",
-            _table(("method", "MB", "ms", "images/s", *titles), rows, "{:.4g}"),
+            markdown(("method", "MB", "ms", "images/s", *titles), rows, "{:.4g}"),
             "The paper's ablations, each trained by a recipe of `training/recipes.py`.",
-            _table(("detector", *titles[2:]), parts, "{:.4g}"),
+            markdown(("detector", *titles[2:]), parts, "{:.4g}"),
             "Every set, shares of 1. `side_` figures count a hand of the wrong side as wrong.",
-            _table(("set", "images", "hands", *names), details, "{:.4f}"),
-            "AP by size of the hand: the square root of its box over the longer side of the image.",
-            _table(("set", *SIZES), sizes, "{:.4f}"),
+            markdown(("set", "images", "hands", *names), details, "{:.4f}"),
+            "AP by size of the hand: its box's longer side over that of the image.",
+            markdown(("set", *SIZES), sizes, "{:.4f}"),
             "![precision and recall](precision.png)\n![AP by size](sizes.png)",
-            *(f"The worst images, truth in white: ![{sheet}]({sheet})" for sheet in sheets),
+            *(f"The worst images, labels white: ![{sheet}]({sheet})" for sheet in sheets),
             "",
         ]
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> str:
-    """Markdown; a number that is not known leaves its cell empty."""
-
-    def cell(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return "" if math.isnan(value) else number.format(value)
-
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _plot(folder: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
@@ -170,6 +202,6 @@ def _plot(folder: Path, measured: Mapping[str, Mapping[str, Any]]) -> None:
     for number, (key, of) in enumerate(measured.items()):
         axes.bar(np.arange(len(SIZES)) + number * width, [of["by_size"].get(name, 0) for name in SIZES], width, label=key)
     axes.set_xticks(np.arange(len(SIZES)) + 0.4 - width / 2, SIZES)
-    axes.set(xlabel="size of the hand over the longer side of the image", ylabel="AP", ylim=(0, 1))
+    axes.set(xlabel="longer side of the hand over that of the image", ylabel="AP", ylim=(0, 1))
     axes.legend()
     figure.savefig(folder / "sizes.png", dpi=120)

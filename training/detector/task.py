@@ -1,31 +1,29 @@
-"""What the training loop is told of the detector: its loss, what good means, and an image of what it sees."""
+"""The detector as a task of the training loop: its loss, its metrics, and images of its predictions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hands.drawing.hands import TARGET_COLOUR, draw_box
+from hands.drawing.sheets import sheet, write_image
 from training.data.loader import Batch
 from training.data.readers.shard_frames import shard_frames
 from training.data.samples import Frames
 from training.detector.augment import Augmentation, as_floats, augment, of_training
-from training.detector.draw import draw_box, draw_hands
 from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
 
-_TRUTH_COLOUR = (255, 255, 255)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorTask:
-    """The detector on frames."""
+    """The detector, trained on frames."""
 
     held_out: Frames | None
     """Frames of videos that are not trained on; without them nothing is measured."""
@@ -33,7 +31,7 @@ class DetectorTask:
     augmentation: Augmentation = field(default_factory=Augmentation)
     weights: DetectorLossWeights = field(default_factory=DetectorLossWeights)
     plain_share: float = 0.1
-    """Of the end of a run that sees no mosaic and no mixup, so that it ends on images as they are (YOLOX)."""
+    """Share of a run, at its end, that sees no mosaic and no mixup, so that it ends on images as they are (YOLOX)."""
     one_to_one: tuple[float, float] = (0.2, 0.9)
     """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
     backbone_weights: Path | None = None
@@ -78,25 +76,21 @@ class DetectorTask:
         return metrics(evaluate(detector, shard_frames(self.held_out)))
 
     def draw(self, network: nn.Module, device: torch.device, path: Path) -> None:
-        """A sheet of held-out frames: truth in white, left blue, right red."""
+        """A sheet of held-out frames: labels white, left hands blue, right hands orange."""
         if self.held_out is None:
             return
         detector = HandDetector(network, size=self.held_out.size)  # type: ignore[arg-type]
         rows = np.linspace(0, len(self.held_out) - 1, min(12, len(self.held_out))).astype(int).tolist()
-        sheet = []
+        drawn = []
         for frame in shard_frames(self.held_out, rows):
-            picture = frame.image()
-            (hands,) = detector([picture])
+            image = frame.image()
+            (hands,) = detector([image])
             for box in frame.box:
-                draw_box(picture, box, _TRUTH_COLOUR)
-            draw_hands(picture, hands)
-            sheet.append(picture)
-        if not sheet:
-            return
-        sheet += [np.zeros_like(sheet[0])] * (-len(sheet) % 4)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [np.concatenate(sheet[k : k + 4], 1) for k in range(0, len(sheet), 4)]
-        cv2.imwrite(str(path), np.concatenate(lines)[..., ::-1])
+                draw_box(image, box, TARGET_COLOUR)
+            hands.draw(image)
+            drawn.append(image)
+        if drawn:
+            write_image(path, sheet(drawn, 4))
 
 
 def _without_mosaic(chosen: Augmentation) -> Augmentation:

@@ -31,7 +31,7 @@ class CropAugmentation:
     shift: float = 0.02
     """Deviation in crop units (release, of its box)."""
     colour: float = 0.2
-    """Of each of red, green and blue, either way (release)."""
+    """Largest change of each of red, green and blue, either way (release)."""
     masking: float = 0.3
     """Share of the crops of which a rectangle is hidden (paper; the share is ours)."""
 

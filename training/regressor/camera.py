@@ -18,13 +18,13 @@ from torch import Tensor
 
 CROP_PIXELS = 256
 CROP_FOCAL = 5000 / CROP_PIXELS
-"""Of a crop, in crop units."""
+"""Focal length of a crop, in crop units."""
 PLAUSIBLE_FOCAL = (0.2, 100.0)
-"""Of a frame's longer side: from a fisheye of 136 degrees to a long telephoto lens, and the default itself. Ours."""
+"""Least and largest focal length over a frame's longer side: a fisheye of 136 degrees, a long telephoto lens and the default. Ours."""
 
 
 def crop_translation(camera: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Where the wrist is for the pinhole of the crop, metres."""
+    """Place of the wrist before the pinhole of the crop, metres."""
     return torch.cat([camera[:, 1:], 2 * CROP_FOCAL / (camera[:, :1] + 1e-9)], 1)
 
 
@@ -37,11 +37,6 @@ def project_to_crop(points: Float[Tensor, "n points 3"], camera: Float[Tensor, "
 def crop_to_frame(points: Float[Tensor, "n points 2"], box: Float[Tensor, "n 3"]) -> Float[Tensor, "n points 2"]:
     """Points of crops in pixels of the frame."""
     return box[:, None, :2] + box[:, None, 2:] * points
-
-
-def frame_to_crop(points: Float[Tensor, "n points 2"], box: Float[Tensor, "n 3"]) -> Float[Tensor, "n points 2"]:
-    """Pixels of the frame in crop units."""
-    return (points - box[:, None, :2]) / box[:, None, 2:]
 
 
 def frame_focal(size: tuple[int, int], known: float | None = None) -> float:
@@ -62,32 +57,10 @@ def frame_focal(size: tuple[int, int], known: float | None = None) -> float:
 
 
 def frame_translation(camera: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"], size: tuple[int, int], focal: float) -> Float[Tensor, "n 3"]:
-    """Where the wrist is for the pinhole of the frame, metres; the frame's middle is its axis."""
+    """Place of the wrist before the pinhole of the frame, metres; the frame's middle is its axis."""
     metres = 2 / (camera[:, :1] + 1e-9)  # the crop's side, where the wrist is
     off_axis = (box[:, :2] - box.new_tensor(size) / 2) / box[:, 2:] * metres
     return torch.cat([camera[:, 1:] + off_axis, focal * metres / box[:, 2:]], 1)
-
-
-def crop_camera(translation: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"], size: tuple[int, int], focal: float) -> Float[Tensor, "n 3"]:
-    """The crop's camera of a wrist that the frame's pinhole sees: the inverse of `frame_translation`."""
-    metres = translation[:, 2:] * box[:, 2:] / focal
-    off_axis = (box[:, :2] - box.new_tensor(size) / 2) / box[:, 2:] * metres
-    return torch.cat([2 / metres - 1e-9, translation[:, :2] - off_axis], 1)
-
-
-def weak_crop_camera(camera: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The crop's camera of a fit's: pixels a metre, then the wrist's pixel (`fitting.hand.mano.project`)."""
-    wrist = frame_to_crop(camera[:, None, 1:], box)[:, 0]
-    metres = box[:, 2:] / camera[:, :1]
-    return torch.cat([2 / metres, wrist * metres], 1)
-
-
-def project_to_frame(
-    points: Float[Tensor, "n points 3"], translation: Float[Tensor, "n 3"], size: tuple[int, int], focal: float
-) -> Float[Tensor, "n points 2"]:
-    """Points about the wrist to pixels of the frame."""
-    seen = points + translation[:, None]
-    return focal * seen[..., :2] / seen[..., 2:] + points.new_tensor(size) / 2
 
 
 def mirrored_points(points: Float[Tensor, "n points axes"], left: Bool[Tensor, "n"]) -> Float[Tensor, "n points axes"]:

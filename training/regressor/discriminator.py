@@ -1,4 +1,4 @@
-"""Whether pose and shape are a hand's, for the adversarial term: HMR's factorised discriminator (Kanazawa et al., CVPR 2018)."""
+"""The discriminator, which tells real poses and shapes from estimated ones: HMR's factorised discriminator (Kanazawa et al., CVPR 2018)."""
 
 import torch
 from jaxtyping import Float

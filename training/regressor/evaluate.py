@@ -61,7 +61,7 @@ class Benchmark:
 
 
 class Predictions(NamedTuple):
-    """What a network says of all hands."""
+    """Hands that a network predicts, and their cameras in the crop."""
 
     hands: Hands3D
     """About the wrist."""
@@ -69,10 +69,10 @@ class Predictions(NamedTuple):
 
 
 class RegressorEvaluation(NamedTuple):
-    """Of one benchmark."""
+    """Predictions of a regressor on one benchmark, and their metrics."""
 
     evaluations: Mapping[str, Evaluation]
-    """By estimate: `coarse`, and `refined` where the network refines."""
+    """Metrics by estimate: `coarse`, and `refined` where the network refines."""
     predictions: Mapping[str, Predictions]
 
 
@@ -91,7 +91,7 @@ def ho3d_benchmark(folder: Path, *, every: int = 1) -> Benchmark:
 
 
 def of_crops(crops: HandCrops, name: str, protocol: str) -> Benchmark:
-    """Of a published set whose truth is known in space."""
+    """The benchmark of a published set whose truth is known in space."""
     assert crops.truth is not None
     return Benchmark(
         name=name,
@@ -130,7 +130,7 @@ def shards_benchmark(folder: Path, split: str = "test", *, max_hands: int | None
 
 
 def _sound(crops: Crops) -> Crops:
-    """Without the hands whose image cannot be read."""
+    """The crops without the hands whose image cannot be read."""
     image, sound = np.empty(crops.shape, np.uint8), []
     for row in range(len(crops)):
         try:
@@ -161,7 +161,7 @@ def _tracks(crops: Crops) -> tuple[list[Int64[np.ndarray, "_"]], float]:
 
 @torch.inference_mode()
 def estimates(network: Regressor, crops: HandCrops | Crops, *, batch_size: int = 64) -> dict[str, Predictions]:
-    """What the network says of all crops, by estimate."""
+    """Predictions of a network for all crops, by estimate."""
     device = next(network.parameters()).device
     found: dict[str, list[tuple[np.ndarray, ...]]] = {}
     network = network.eval()

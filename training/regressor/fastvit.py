@@ -193,5 +193,5 @@ def _halving(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def _gain(channels: int) -> nn.Parameter:
-    """Of a residual, small at first (layer scale; Touvron et al., ICCV 2021)."""
+    """Gain of a residual, small at first (layer scale; Touvron et al., ICCV 2021)."""
     return nn.Parameter(torch.full((channels, 1, 1), 1e-2))

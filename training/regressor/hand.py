@@ -12,7 +12,7 @@ from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_f
 from training.regressor.camera import project_to_crop
 
 HAND_SHARE = 0.5
-"""Of the crop's side that the mean hand takes: crops are twice the hand's box."""
+"""Share of the crop's side that the mean hand takes: crops are twice the hand's box."""
 
 
 class HandEstimate(NamedTuple):
@@ -27,7 +27,7 @@ class HandEstimate(NamedTuple):
 
 
 class MeanHand(NamedTuple):
-    """What the heads' answers are added to."""
+    """The mean hand, to which the heads' outputs are added."""
 
     pose: Float[Tensor, "16 6"]  # each rotation's first two columns
     betas: Float[Tensor, "10"]

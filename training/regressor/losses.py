@@ -40,5 +40,5 @@ def adversarial_loss(of_estimate: Float[Tensor, "b outputs"]) -> Float[Tensor, "
 
 
 def discriminator_loss(of_real: Float[Tensor, "b outputs"], of_estimate: Float[Tensor, "b outputs"]) -> Float[Tensor, "b"]:
-    """What the discriminator learns: 1 of real hands, 0 of estimated ones (the same, with a = 0, b = 1)."""
+    """The discriminator's own loss: 1 for real hands, 0 of estimated ones (the same, with a = 0, b = 1)."""
     return ((of_real - 1) ** 2).mean(1) + (of_estimate**2).mean(1)

@@ -39,7 +39,7 @@ class RegressorSettings:
     """The size of the network, and the ablations of the paper's Table 5."""
 
     size: Size = "h"
-    """Of the transformer: ViT-H is the paper's; xs is ours, for a processor."""
+    """Size of the transformer: ViT-H is the paper's; xs is ours, for a processor."""
     backbone: Literal["vit", "fastvit"] = "vit"
     """fastvit, of one size, is the paper's ablation."""
     tokens: Literal["learned", "released"] = "learned"
@@ -47,7 +47,7 @@ class RegressorSettings:
     refine_steps: int = 1
     """0 is the paper's ablation without refinement."""
     scales: tuple[int, ...] = (1, 2, 4)
-    """Of the feature maps, beside the 16 x 12 cells of the backbone; (1,) is the paper's single scale."""
+    """Sizes of the feature maps beside the 16 x 12 cells of the backbone; (1,) is the paper's single scale."""
     pyramid: Literal["chain", "branches"] = "chain"
     """Each map from the one before (paper), or each from the first (release)."""
     aggregation: tuple[Aggregation, ...] = ("mean", "max")

@@ -18,7 +18,7 @@ from training.regressor.targets import HandTargets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegressorLossWeights:
-    """Of the terms. The release sums where we take means: its weights times the numbers in its sums are ours, in round figures."""
+    """Weights of the terms. The release sums where we take means: its weights times the numbers in its sums are ours, in round figures."""
 
     vertices: float = 3.0
     """The paper's L_3D, which the release lacks; as the joints."""
@@ -33,7 +33,7 @@ class RegressorLossWeights:
     adversarial: float = 0.008
     """Release: 0.0005 x 17."""
     coarse: float = 0.5
-    """Of every estimate before the last; the release supervises the last alone, and its coarse hand stays poor. Ours."""
+    """Share of every estimate before the last; the release supervises the last alone, and its coarse hand stays poor. Ours."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

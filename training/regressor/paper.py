@@ -1,4 +1,4 @@
-"""What WiLoR's paper says of itself and of others: its Tables 3 to 6."""
+"""Numbers that WiLoR's paper gives of itself and of others: its Tables 3 to 6."""
 
 import math
 from collections.abc import Mapping, Sequence

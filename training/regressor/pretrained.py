@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.regressor.vit import ViT
 
 WHOLE_BODY = 5
-"""Of ViTPose+'s six experts (coco, aic, mpii, ap10k, apt36k, wholebody) the one that saw keypoints of hands."""
+"""Number, among ViTPose+'s six experts (coco, aic, mpii, ap10k, apt36k, wholebody) the one that saw keypoints of hands."""
 
 HUB = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),

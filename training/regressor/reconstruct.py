@@ -20,14 +20,17 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 
 from fitting.hand.mano import load_hand_model
+from hands.drawing.hands import SIDE_COLOURS, draw_mesh, mesh_faces
 from training.data.video import VideoFile, frames_of, origin_of, refuse_another_source, results_in
 from training.detector.inference import HandDetector
 from training.regressor.camera import frame_focal
-from training.regressor.draw import COLOURS, draw_mesh, mesh_faces
 from training.regressor.hand import HandLayer
 from training.regressor.inference import HandReconstructor, ReconstructedHands, usable
 from training.regressor.mesh_files import NamedMesh, write_meshes
 from training.regressor.tracks import FoundHands, TrackSettings, follow, smooth
+
+PIXEL_MIDDLE = 0.5
+"""Middle of a pixel, counted from its corner, as points are here; drawing counts from middles."""
 
 _F32 = pa.float32()
 SCHEMA = pa.schema(
@@ -52,7 +55,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructSettings:
-    """How a source is reconstructed."""
+    """Settings of a reconstruction."""
 
     focal_px: float | None = None
     """Focal length in pixels of the source; None: WiLoR's 5000 of 256, so that depths are relative."""
@@ -169,7 +172,7 @@ def _draw(
                 rows = np.flatnonzero(seen.found.frame == number)
                 for row in rows[np.argsort(-hands.transl[rows, 2])]:
                     side = int(hands.side[row])
-                    draw_mesh(image, hands.vertices[row], hands.vertices_2d[row], faces[side], side)
+                    draw_mesh(image, hands.vertices[row], hands.vertices_2d[row] - PIXEL_MIDDLE, faces[side], side)
                 if rate is None:
                     cv2.imwrite(str(path), image[..., ::-1])
                     continue
@@ -180,7 +183,7 @@ def _draw(
 def _mesh(hands: ReconstructedHands, found: FoundHands, row: int, faces: Sequence[Int[np.ndarray, "faces 3"]]) -> NamedMesh:
     side = int(hands.side[row])
     name = f"{('left', 'right')[side]}-{found.track[row]}"
-    return NamedMesh(name=name, vertices=hands.vertices[row] + hands.transl[row], faces=faces[side], colour=COLOURS[side])
+    return NamedMesh(name=name, vertices=hands.vertices[row] + hands.transl[row], faces=faces[side], colour=SIDE_COLOURS[side])
 
 
 def _table(hands: ReconstructedHands, seen: Seen, time_s: Float[np.ndarray, "n"], settings: ReconstructSettings) -> pa.Table:

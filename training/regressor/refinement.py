@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Aggregation = Literal["mean", "max", "sum", "joints"]
 ACROSS, DOWN = 0.75, 1.0
-"""Of the crop that a map spans."""
+"""Share of the crop that a map spans."""
 HIDDEN = 512
 
 
@@ -98,7 +98,7 @@ class Refinement(nn.Module):
 
 
 NUM_NUMBERS = 16 * 6 + 10 + 3
-"""Of a hand: rotations by their first two columns, shape, camera."""
+"""Numbers of a hand: rotations by their first two columns, shape, camera."""
 
 AGGREGATIONS: Mapping[Aggregation, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": lambda values, _: values.mean(1),
@@ -106,4 +106,4 @@ AGGREGATIONS: Mapping[Aggregation, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": lambda values, _: values.sum(1),
     "joints": lambda values, about: torch.einsum("jv,bvc->bjc", about, values).flatten(1),
 }
-"""Of the vertices' features, [b, 778, c] -> [b, c] or [b, 16 c]."""
+"""Means, maxima or sums of the vertices' features, [b, 778, c] -> [b, c] or [b, 16 c]."""

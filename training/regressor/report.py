@@ -20,25 +20,27 @@ from jaxtyping import UInt8
 
 from fitting.files import sha256_of
 from fitting.hand.mano import RIGHT
+from hands.drawing.hands import draw_mesh, draw_targets, mesh_faces
+from hands.drawing.sheets import sheet, write_image
+from hands.drawing.tables import markdown
 from hands.metrics.hands import THRESHOLDS_M
 from stages.tables import HAND_KEYPOINTS
 from training.data.video import VideoFile
 from training.regressor.camera import project_to_crop
-from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, Predictions, RegressorEvaluation
 from training.regressor.network import Regressor
 from training.regressor.paper import ABLATIONS, FREIHAND, HO3D, MOTION
 from training.regressor.targets import targets_of
 
 Measured = Mapping[str, Mapping[str, Any]]
-"""What the `SET.json` hold, by set."""
+"""Contents of the `SET.json`, by set."""
 
 _OF_FREIHAND = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15")
 _FREIHAND_HEAD = ("PA-MPJPE mm", "PA-MPVPE mm", "F@5", "F@15")
 _OF_HO3D = ("pa_auc_j", "pa_mpjpe_mm", "pa_auc_v", "pa_mpvpe_mm", "pa_f5", "pa_f15")
 _OF_MOTION = ("mpfve_frobenius", "mpfje_frobenius", "jitter", "rte")
 _SHOWN = 8
-"""Of the best and of the worst hands."""
+"""Hands shown of the best and of the worst."""
 _FILMED = 300
 """Frames of the longest track, the most."""
 
@@ -95,15 +97,15 @@ def page(measured: Measured, ablations: Mapping[str, Measured] | None = None) ->
         " not been measured: FreiHAND and HO3D are licensed. With their official files in place, one command fills both:",
         "```sh\nwhim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR --report FOLDER\n```",
         f"## FreiHAND (Table 3)\n\n{_protocol(measured.get('freihand'))}",
-        _table(("method", *_FREIHAND_HEAD), freihand, "{:.3f}"),
+        markdown(("method", *_FREIHAND_HEAD), freihand, "{:.3f}"),
         f"## HO3D version 2 (Table 4)\n\n{_protocol(measured.get('ho3d'))}",
-        _table(("method", "AUC joints", "PA-MPJPE mm", "AUC vertices", "PA-MPVPE mm", "F@5", "F@15"), ho3d, "{:.3f}"),
+        markdown(("method", "AUC joints", "PA-MPJPE mm", "AUC vertices", "PA-MPVPE mm", "F@5", "F@15"), ho3d, "{:.3f}"),
         "## Motion on HO3D (Table 6)\n\nBefore the camera. MPFVE and MPFJE as norms over all points, in metres x 100, which is what the"
         " paper's numbers can be; RTE as WHAM defines it, per cent of the path. A frozen hand would have 0 in all of them.",
-        _table(("method", "MPFVE", "MPFJE", "jitter", "RTE"), motion, "{:.3f}"),
-        "## Ablations on FreiHAND (Table 5)\n\nEach row is one recipe, `whim train-regressor --ablation NAME`; measured into"
+        markdown(("method", "MPFVE", "MPFJE", "jitter", "RTE"), motion, "{:.3f}"),
+        "## Ablations on FreiHAND (Table 5)\n\nEach row is one recipe, `whim train regressor --recipe NAME`; measured into"
         " FOLDER/NAME, it stands here beside the paper's.",
-        _table(
+        markdown(
             ("row", "NAME", *(f"{of}, {name}" for of in ("paper", "ours") for name in _FREIHAND_HEAD)),
             _of_ablations(ablations or {}),
             "{:.3f}",
@@ -126,12 +128,12 @@ def _details(measured: Measured) -> list[str]:
     films = [f"[{key}, the longest track, as a video]({one['film']})" for key, one in measured.items() if one.get("film")]
     return [
         "## Every figure",
-        _table(("set", "hands", "network", "checkpoint", "hand model", "protocol"), sets, "{}"),
+        markdown(("set", "hands", "network", "checkpoint", "hand model", "protocol"), sets, "{}"),
         "`pa_` as the official scripts align, reflections allowed; `proper_pa_` rotations only; `root_` at the wrist; `camera_` as it"
         " stands; `scaled_` HO3D's scale and translation. `true_` is the truth's own motion.",
-        _table(("figure", *head), every, "{:.4f}"),
+        markdown(("figure", *head), every, "{:.4f}"),
         "## Errors by joint\n\nMillimetres, aligned without reflections.",
-        _table(("joint", *head), joints, "{:.2f}"),
+        markdown(("joint", *head), joints, "{:.2f}"),
         "![errors by joint](joints.png)\n\n![share of joints within a distance](pck.png)",
         *images,
         *films,
@@ -160,18 +162,6 @@ def _protocol(mine: Mapping[str, Any] | None) -> str:
     return f"{mine['protocol']}, {mine['num_hands']} hands; {mine['network']}, {mine['checkpoint']}." if mine else "Not measured."
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], number: str) -> str:
-    """Markdown; a number that is not known leaves its cell empty."""
-
-    def cell(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return "" if math.isnan(value) else number.format(value)
-
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _draw(folder: Path, benchmark: Benchmark, evaluation: RegressorEvaluation, network: Regressor, track: Sequence[int]) -> None:
     """`SET-best.jpg`, `SET-worst.jpg`, and of a track's rows `SET-track.mp4`, of the last estimate."""
     last = list(evaluation.predictions)[-1]
@@ -179,7 +169,7 @@ def _draw(folder: Path, benchmark: Benchmark, evaluation: RegressorEvaluation, n
     pairs = partial(_pairs, benchmark, evaluation.predictions[last], network, hand_mm)
     order = np.argsort(hand_mm, kind="stable")
     for title, rows in (("best", order[:_SHOWN]), ("worst", order[::-1][:_SHOWN])):
-        cv2.imwrite(str(folder / f"{benchmark.name}-{title}.jpg"), _sheet(list(pairs(rows.tolist())))[..., ::-1])
+        write_image(folder / f"{benchmark.name}-{title}.jpg", sheet(list(pairs(rows.tolist())), 2))
     if track:
         rate, size = Fraction(benchmark.frames_per_second).limit_denominator(1000), benchmark.crops.size
         with VideoFile(folder / f"{benchmark.name}-track.mp4", rate, (size, 2 * size)) as film:
@@ -198,16 +188,10 @@ def _pairs(
         crops.decode(row, bare)
         drawn, vertices = bare.copy(), predictions.hands.vertices[row]
         flat = project_to_crop(torch.as_tensor(vertices[None]), torch.as_tensor(predictions.camera[row][None]))[0].numpy()
-        draw_mesh(drawn, vertices, (flat + 0.5) * crops.size, faces)
-        draw_dots(drawn, (joints + 0.5) * crops.size)
+        draw_mesh(drawn, vertices, (flat + 0.5) * crops.size - 0.5, faces, RIGHT)
+        draw_targets(drawn, (joints + 0.5) * crops.size - 0.5)
         cv2.putText(drawn, f"{hand_mm[row]:.1f}", (6, crops.size - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1, cv2.LINE_AA)
         yield np.hstack([bare, drawn])
-
-
-def _sheet(pairs: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "height width 3"]:
-    """Two pairs a line."""
-    pairs = [*pairs, *[np.zeros_like(pairs[0])] * (len(pairs) % 2)]
-    return np.vstack([np.hstack(pairs[k : k + 2]) for k in range(0, len(pairs), 2)])
 
 
 def _plot(folder: Path, measured: Measured) -> None:

@@ -23,7 +23,7 @@ from training.regressor.network import hand_in_use
 
 
 class HandTargets(NamedTuple):
-    """Of a batch of crops. A sample with 2D points only has `has_joints`, `has_mano` and `has_betas` false."""
+    """Targets of a batch of crops. A sample with 2D points only has `has_joints`, `has_mano` and `has_betas` false."""
 
     rotations: Float[Tensor, "b 16 3 3"]  # global orientation, then MANO's 15 joints in its order, the mean pose added
     betas: Float[Tensor, "b 10"]

@@ -1,23 +1,23 @@
-"""What the training loop is told of the regressor: its loss, its adversary, what good means, and an image of what it says."""
+"""The regressor as a task of the training loop: its loss, its discriminator, its metrics, and images of its predictions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fitting.hand.mano import RIGHT
+from hands.drawing.hands import draw_mesh, draw_targets, mesh_faces
+from hands.drawing.sheets import sheet, write_image
 from training.data.loader import Batch
 from training.detector.augment import as_floats
 from training.regressor.augment import CropAugmentation, augment
 from training.regressor.camera import project_to_crop
 from training.regressor.discriminator import Discriminator
-from training.regressor.draw import draw_dots, draw_mesh, mesh_faces
 from training.regressor.evaluate import Benchmark, evaluate
 from training.regressor.hand import HandLayer
 from training.regressor.losses import discriminator_loss
@@ -54,7 +54,7 @@ class RegressorTask:
     vitpose: Path | None = None
     """Checkpoint that the transformer begins with."""
     layer_decay: float = 1.0
-    """Of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
+    """Factor of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
 
     kind = "regressor"
     metric = "proper_pa_auc_j"
@@ -97,15 +97,12 @@ class RegressorTask:
         targets = targets_of(crops.labels(rows), crops.size, 1.0, hand_layer(network), device)
         with torch.inference_mode():
             prediction = network(as_floats(torch.from_numpy(images).to(device)))[-1]
-            pixels = (project_to_crop(prediction.vertices, prediction.camera) + 0.5) * crops.size
+            pixels = (project_to_crop(prediction.vertices, prediction.camera) + 0.5) * crops.size - 0.5
         faces = mesh_faces(RIGHT)
         for k, image in enumerate(images):
-            draw_mesh(image, prediction.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), faces)
-            draw_dots(image, (targets.points[k].cpu().numpy() + 0.5) * crops.size)
-        sheet = np.zeros((-(-len(rows) // 6) * 6, *crops.shape), np.uint8)
-        sheet[: len(rows)] = images
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.vstack([np.hstack(list(sheet[k : k + 6])) for k in range(0, len(sheet), 6)])[..., ::-1])
+            draw_mesh(image, prediction.vertices[k].cpu().numpy(), pixels[k].cpu().numpy(), faces, RIGHT)
+            draw_targets(image, (targets.points[k].cpu().numpy() + 0.5) * crops.size - 0.5)
+        write_image(path, sheet(list(images), 6))
 
     def _augmented(self, network: nn.Module, batch: Batch, device: torch.device) -> tuple[Float[Tensor, "b 3 256 256"], HandTargets]:
         images = as_floats(batch.images.to(device, non_blocking=True))
@@ -116,7 +113,7 @@ class RegressorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdversarialRegressorTask(RegressorTask):
-    """The same with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
+    """The regressor with the discriminator of eq. 8, for which the true poses of the batch are the real ones (as in HaMeR)."""
 
     adversary_rate = 1.0
 
@@ -134,7 +131,7 @@ class AdversarialRegressorTask(RegressorTask):
         return regressor_loss(predictions, targets, self.weights, opinions), poses
 
     def adversary_loss(self, adversary: nn.Module, poses: Any) -> Mapping[str, Tensor]:
-        """Of crops whose true pose is known; the others have nothing to be told from."""
+        """The discriminator's loss over crops whose pose is known; the others have nothing to be told from."""
         both = adversary(torch.cat([poses.real_pose, poses.pose]), torch.cat([poses.real_betas, poses.betas]))
         real, invented = both.chunk(2)
         return {"discriminator": (poses.real_weight * discriminator_loss(real, invented)).mean()}

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from scipy.sparse import csr_array
 
 from fitting.hand.mano import LEFT
-from hands.metrics.detections import iou
+from stages import boxes
 from training.regressor.camera import frame_focal, mirrored_camera, mirrored_rotations
 from training.regressor.hand import HandEstimate, HandLayer
 from training.regressor.inference import ReconstructedHands, hands_of
@@ -41,7 +41,7 @@ class TrackSettings:
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class FoundHands:
-    """What a detector says of a video: one row a hand, by frame."""
+    """Hands that a detector finds in a video: one row a hand, by frame."""
 
     frame: Int[np.ndarray, "n"]
     box: Float[np.ndarray, "n 4"]
@@ -51,14 +51,14 @@ class FoundHands:
 
 
 def follow(found: FoundHands, time_s: Float[np.ndarray, "frames"], settings: TrackSettings) -> FoundHands:
-    """The same hands with their tracks, gaps filled, each track of the side that it was said to be most surely; by frame and track."""
+    """Found hands with their tracks, gaps filled, each track of the side with the largest sum of scores; by frame and track."""
     last: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # frame, box and pixels a frame of each track
     track = np.full(len(found.frame), -1)
     for frame in np.unique(found.frame).tolist():
         rows = np.flatnonzero(found.frame == frame)
         last = {k: at for k, at in last.items() if at[0] == frame - 1 or time_s[frame] - time_s[at[0]] <= settings.max_gap_s + 1e-9}
         alive, where = list(last), [box + speed * (frame - before) for before, box, speed in last.values()]
-        overlap = iou(found.box[rows], np.array(where).reshape(-1, 4))
+        overlap = boxes.iou(found.box[rows], np.array(where).reshape(-1, 4))
         sides = [_side(found, track, k) for k in alive]
         overlap *= np.where(found.side[rows][:, None] == np.array(sides, int), 1.0, 0.6)
         for row, k in _pairs(overlap, settings.match_iou):

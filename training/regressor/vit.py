@@ -16,7 +16,7 @@ ROWS, COLUMNS, PATCH = 16, 12, 16
 
 
 class Shape(NamedTuple):
-    """Of a transformer."""
+    """Width, depth and heads of a transformer."""
 
     width: int
     depth: int
@@ -130,7 +130,7 @@ def waves(width: int) -> Float32[np.ndarray, "192 width"]:
 
 
 def initialise(module: nn.Module) -> None:
-    """As for a transformer trained from scratch (timm's and MAE's)."""
+    """Draw weights as for a transformer trained from scratch (timm's and MAE's)."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

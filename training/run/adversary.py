@@ -18,7 +18,7 @@ class Adversarial(Protocol):
     """The adversary's learning rate over the network's."""
 
     def adversary(self) -> nn.Module:
-        """A fresh one."""
+        """A fresh second network."""
 
     def loss_against(
         self, network: nn.Module, adversary: nn.Module, batch: Batch, device: torch.device, share_done: float
@@ -43,7 +43,7 @@ class Adversary:
         return {"network": self.plain.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def gradient(self, prediction: Any) -> Mapping[str, Tensor]:
-        """Its terms, and their gradient in its parameters."""
+        """Terms of the adversary's loss; leaves their gradient in its parameters."""
         self.plain.requires_grad_(True)
         terms = self.task.adversary_loss(self.network, prediction)
         self.optimizer.zero_grad(set_to_none=True)
@@ -51,6 +51,6 @@ class Adversary:
         return terms
 
     def step(self, rate: float) -> None:
-        """Learn from the gradient."""
+        """Change the adversary's weights by the gradient."""
         self.optimizer.param_groups[0]["lr"] = self.task.adversary_rate * rate
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""What a run is at one step, written whole or not at all, and taken up again to the batch."""
+"""Checkpoints: all of a run at one step, written whole or not at all, and taken up again to the batch."""
 
 import os
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ _IN_FILE = {"ema": "average", "adversary": "rival"}
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands."""
+    """Epochs, steps and time behind a run, and its best metrics."""
 
     epoch: int = 0
     step: int = 0
-    """Of the epoch, the next to be taken."""
+    """Next step to be taken of the epoch."""
     num_steps: int = 0
     """Taken altogether."""
     minutes: float = 0.0
@@ -38,12 +38,12 @@ class Checkpoint:
     """Everything that decides the steps to come."""
 
     kind: str
-    """What was trained: detector or regressor."""
+    """Kind of network that was trained: detector or regressor."""
     settings: Mapping[str, Any]
-    """Of the network, as plain values."""
+    """Settings of the network, as plain values."""
     network: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
-    """Of the weights over the steps: what is evaluated and shipped."""
+    """Moving average of the weights over the steps: what is evaluated and shipped."""
     optimizer: Mapping[str, Any]
     progress: Progress
     data: str

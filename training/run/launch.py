@@ -1,4 +1,4 @@
-"""Where a run runs: Ray Train starts its ranks, here in this process or as workers of a cluster, and again after a crash."""
+"""Starts a run: Ray Train starts its ranks, here in this process or as workers of a cluster, and again after a crash."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a run writes down: a line of JSON a note, TensorBoard's files where it is installed, and a bar on the terminal."""
+"""The log of a run: a line of JSON a note, TensorBoard's files where it is installed, and a bar on the terminal."""
 
 import json
 import math

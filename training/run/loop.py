@@ -34,7 +34,7 @@ _STEPS_A_NOTE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """How to train; what is trained says the task."""
+    """How a network is trained; which one, on what, says the task."""
 
     epochs: int = 100
     learning_rate: float = 1e-3
@@ -42,15 +42,15 @@ class TrainSettings:
     optimizer: Kind = "adamw"
     """muon takes the matrices of a transformer's blocks: from scratch it learns in fewer, somewhat longer steps."""
     final_share: float = 0.01
-    """Of the learning rate that is left at the end of the cosine."""
+    """Share of the learning rate that is left at the end of the cosine."""
     warmup_steps: int = 500
     """Over which the learning rate rises from nothing."""
     weight_decay: float = 5e-4
-    """Of weights with two dimensions or more."""
+    """Decay of weights with two dimensions or more."""
     clip_norm: float = 10.0
     """Longest gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward pass; bfloat16 needs no scaling of the loss."""
+    """Numbers of the forward and backward pass; bfloat16 needs no scaling of the loss."""
     compile: bool = False
     """torch.compile the network: minutes at the start, faster steps on a GPU."""
     checkpoint_s: float = 300.0
@@ -70,17 +70,17 @@ class TrainSettings:
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained, on what, and what good means."""
+    """A network to be trained: its loss, its metrics, and how its predictions are drawn."""
 
     kind: str
     metric: str
-    """Of `evaluate`, the higher the better."""
+    """Name of the metric by which the best epoch is chosen, the higher the better."""
 
     def network(self) -> nn.Module:
         """A fresh network."""
 
     def settings(self) -> Mapping[str, Any]:
-        """Of the network, as plain values: enough to build it again."""
+        """Settings of the network, as plain values: enough to build it again."""
 
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """The weighted terms of a batch, whose sum is minimised; `share_done` of the run lies behind."""
@@ -138,7 +138,7 @@ class Run:
         return self.progress.best
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands."""
+        """A checkpoint of the run as it stands."""
         return Checkpoint(
             kind=self.task.kind,
             settings=dict(self.task.settings()),
@@ -241,7 +241,7 @@ class Run:
         return self.chosen.learning_rate * rise * (self.chosen.final_share + (1 - self.chosen.final_share) * fall)
 
     def _share_done(self) -> float:
-        """Of the run, in [0, 1]: of its steps, or of its time where that is shorter. Every rank must ask at once."""
+        """Share of the run that is done, in [0, 1]: of its steps, or of its time where that is shorter. Every rank must ask at once."""
         share = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
         if math.isfinite(self.chosen.max_minutes):
             share = _from_first(max(share, self._minutes() / self.chosen.max_minutes), self.device)

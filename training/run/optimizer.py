@@ -1,4 +1,4 @@
-"""What turns gradients into steps: AdamW, or Muon for the matrices inside a transformer and AdamW for the rest."""
+"""Optimizers: AdamW, or Muon for the matrices inside a transformer and AdamW for the rest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from hands.drawing.hands import SIDE_COLOURS, View, around, draw_hands, whole
+from hands.drawing.hands import SIDE_COLOURS, View, around, whole
 from pipeline.report.page import write_report
+from pipeline.report.pictures import draw_fits
 from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from tests.small_tables import REASONS, clip_row, render_video, source_of, video_row, write_tables
@@ -157,7 +158,7 @@ def test_the_mesh_lies_on_the_keypoints_in_every_view(sources: list[ClipTables])
     colour = np.array(SIDE_COLOURS[hands.side[0]], float)
     for view in (whole(image, 270), whole(image, 540), around(image, hands.box[0], 300)):
         blank = hands.keypoints * 0
-        drawn = draw_hands(image, type(hands)(**{**vars(hands), "keypoints": blank}), fits, reviews, view=view, labels=False).astype(float)
+        drawn = draw_fits(image, type(hands)(**{**vars(hands), "keypoints": blank}), fits, reviews, view).astype(float)
         hue = (drawn @ colour) / (np.linalg.norm(drawn, axis=2) * np.linalg.norm(colour) + 1e-9)
         rows, columns = np.nonzero((hue > 0.99) & (drawn.sum(2) > 60))
         low, high = view.points(fits.box[0].reshape(2, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import whim
-from hands.drawing.sheets import WorstImages
+from hands.drawing.sheets import Worst
 from tests.training.data.readers import official
 from tests.training.detector.small import random_detector, save
 from tests.training.detector.test_detect import labels
@@ -16,7 +16,7 @@ from training.data.readers.labelled_frames import labelled_frames
 from training.data.readers.labelled_image import LabelledImage
 from training.detector.evaluate import evaluate, metrics, metrics_by_size
 from training.detector.inference import HandDetector
-from training.detector.report import ABLATIONS, PAPER, network_facts
+from training.detector.report import ABLATIONS, PAPER, WorstImages, network_facts
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ def test_batches_do_not_change_what_is_found(detector, tmp_path):
 
 
 def test_the_worst_images_are_kept_worst_first(detector, tmp_path):
-    worst = WorstImages(threshold=2.0, min_iou=0.5, count=2)  # nothing is said: every label is a miss
+    worst = WorstImages(threshold=2.0, min_iou=0.5, worst=Worst(count=2))  # nothing is said: every label is a miss
     for number, count in enumerate((1, 3, 0, 2)):
         labelled = targets_of(detector, official.photo(tmp_path / f"{number}.jpg", seed=number), list(range(count)), str(number))
         evaluate(detector, [labelled], onlooker=worst)
-    assert sorted(faults for faults, *_ in worst.kept) == [2, 3]
+    assert sorted(faults for faults, *_ in worst.worst.kept) == [2, 3]
     worst.write(tmp_path / "worst.jpg")
     assert cv2.imread(str(tmp_path / "worst.jpg")).shape == (400, 1600, 3)
     nothing = WorstImages(threshold=2.0, min_iou=0.5)

@@ -18,7 +18,6 @@ from tests.hands.test_hands import slow_metrics
 from tests.training.conftest import rows, write
 from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
 from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
-from training.regressor.camera import crop_camera
 from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
@@ -77,7 +76,8 @@ def test_a_hand_said_where_it_is_is_placed_where_it_is(folders, name):
     centre, side = (128 - labels["to_input"][:, 1:]) / scale, 256 / scale
     matrix = benchmark.matrix[0]
     box = torch.as_tensor(np.concatenate([centre - matrix[:2, 2] - 0.5, side], 1))
-    camera = crop_camera(wrist, box, (0, 0), (matrix[0, 0] + matrix[1, 1]) / 2)
+    metres = wrist[:, 2:] * box[:, 2:] / ((matrix[0, 0] + matrix[1, 1]) / 2)  # the crop's side, where the wrist is
+    camera = torch.cat([2 / metres, wrist[:, :2] - box[:, :2] / box[:, 2:] * metres], 1)
     about = Predictions(benchmark.truth.about_wrist(), camera.float().numpy())
     found = placed(about, benchmark)
     np.testing.assert_allclose(found.joints, benchmark.truth.joints, atol=2e-5)

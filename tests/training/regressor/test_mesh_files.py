@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fitting.hand.mano import load_hand_model
-from training.regressor.draw import mesh_faces
+from hands.drawing.hands import mesh_faces
 from training.regressor.mesh_files import NamedMesh, write_meshes
 
 

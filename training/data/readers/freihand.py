@@ -16,7 +16,7 @@ from hands.metrics.hands import Hands3D
 from training.data.readers.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
 
 SIDE = 224
-"""Of the images, pixels."""
+"""Side of the images, pixels."""
 TIPS = (744, 320, 443, 555, 672)
 """Its toolbox's `kpId2vertices`."""
 WHERE = "get FreiHAND_pub_v2 and FreiHAND_pub_v2_eval from lmb.informatik.uni-freiburg.de/projects/freihand, and unzip both into it"

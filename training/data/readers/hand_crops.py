@@ -33,7 +33,7 @@ class HandCrops:
     images: Sequence[Path]
     box: Float[np.ndarray, "n 4"]
     columns: Mapping[str, np.ndarray]
-    """As `Crops` gives them, of all hands."""
+    """Columns of all hands, named as in `Crops`."""
     matrix: Float64[np.ndarray, "n 3 3"]
     """The camera's, pixels."""
     truth: Hands3D | None = None
@@ -77,8 +77,13 @@ class HandCrops:
 
 
 def projected(points: Float[np.ndarray, "n points 3"], matrix: Float[np.ndarray, "n 3 3"]) -> Float64[np.ndarray, "n points 2"]:
-    """Points before the camera in pixels of the image."""
-    seen = points.astype(np.float64) @ np.swapaxes(matrix, 1, 2)
+    """Points before the camera in pixels of the image.
+
+    Summed term by term: a product of matrices rounds otherwise on another processor, and boxes made of these points name the
+    data of a training (`HandCrops.fingerprint`), whose ranks must agree on the order of samples.
+    """
+    exact, rows = points.astype(np.float64), matrix.astype(np.float64)[:, None]
+    seen = exact[..., :1] * rows[..., 0] + exact[..., 1:2] * rows[..., 1] + exact[..., 2:] * rows[..., 2]
     return seen[..., :2] / seen[..., 2:] + PIXEL_MIDDLE
 
 
@@ -90,7 +95,7 @@ def columns_of(
     global_orient: Float[np.ndarray, "n 3"] | None = None,
     hand_pose: Float[np.ndarray, "n 45"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What shards say of a hand, of joints before a camera; the parameters of MANO are NaN where they are not given."""
+    """The columns of a shard for hands whose joints before a camera are known; the parameters of MANO are NaN where they are not given."""
     points = projected(joints, matrix)
     wrist, n = joints[:, WRIST], len(joints)
     per_metre = (matrix[:, 0, 0] + matrix[:, 1, 1]) / 2 / wrist[:, 2]

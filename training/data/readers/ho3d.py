@@ -23,7 +23,7 @@ from training.data.readers.hand_crops import HandCrops, box_of, columns_of, proj
 TO_CAMERA = np.array([1.0, -1.0, -1.0])
 """OpenGL's axes to ours, and back."""
 TO_HO3D = tuple(int(k) for k in np.argsort(OPENPOSE_ORDER))
-"""Of each of HO3D's joints, its row in OpenPose's order."""
+"""For each of HO3D's joints, its row in OpenPose's order."""
 TIPS = (744, 333, 444, 555, 672)
 """Those that its `setup_mano.py` writes into MANO's code."""
 NUM_EVALUATION_V3 = 20_137
@@ -94,7 +94,7 @@ def _listed(folder: Path, split: str) -> list[str]:
 
 
 def _meta(path: Path) -> Mapping[str, Any]:
-    """What is annotated of one image: its entries that are not None."""
+    """The annotation of one image: its entries that are not None."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {WHERE}")
     try:

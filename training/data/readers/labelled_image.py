@@ -37,7 +37,7 @@ class LabelledImage:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of labels holds. Raises ValueError that names one that is no JSON."""
+    """Contents of a file of labels. Raises ValueError that names one that is no JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -31,7 +31,7 @@ class AnotherCutError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Of a video as its annotators had it."""
+    """Rate, length and size of a video as its annotators had it."""
 
     frames_per_second: float
     num_frames: int
@@ -136,7 +136,7 @@ def _upright(frame: av.VideoFrame, path: Path, known: Facts) -> UInt8[np.ndarray
 
 
 def known_videos() -> dict[str, Facts]:
-    """What the manifest says of each video of WHIM."""
+    """Facts of each video of WHIM, from the manifest."""
     found = {}
     for line in MANIFEST.read_text().splitlines():
         if line.startswith("#") or not line.strip():

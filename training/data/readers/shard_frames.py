@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hands.metrics.detections import area
+from stages import boxes
 from training.data.readers.labelled_image import LabelledImage
 from training.data.samples import Frames
 from training.data.shard import CorruptSampleError
@@ -28,8 +28,8 @@ def shard_frames(frames: Frames, rows: Sequence[int] | None = None) -> Iterator[
         labels = frames.labels([row])
         border = np.tile(labels["to_input"][0, 1:], 2)
         whole = labels["box"].astype(np.float64)
-        box, ignore = (np.clip(boxes, border, frames.size - border) for boxes in (whole, labels["ignore"].astype(np.float64)))
-        counts = labels["keep"] & (area(box) > 0.1 * area(whole))
+        box, ignore = (np.clip(some, border, frames.size - border) for some in (whole, labels["ignore"].astype(np.float64)))
+        counts = labels["keep"] & (boxes.area(box) > 0.1 * boxes.area(whole))
         yield LabelledImage(
             name=str(row),
             source=image,

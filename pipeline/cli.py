@@ -77,6 +77,8 @@ def _evaluations(add: Add) -> None:
     found.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and images")
     found.add_argument("--recipe", default="whim", help="whose detectors: whim, whim_full, or path/to/file.py:function")
     found.add_argument("--mirror", action="store_true", help="show all frames mirrored: nothing was tuned on those")
+    found.add_argument("--landmarks", metavar="FILE", type=Path, help="judged hands (docs/landmarks.md): are landmarks right?")
+    found.add_argument("--pictures", metavar="FOLDER", type=Path, help="where those hands lie that are not below --media")
     found.add_argument("--alone", action="store_true", help="show each frame without its neighbours: no track helps")
     found.add_argument("--json", metavar="FILE", help="write the metrics there too")
     found.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")

@@ -193,7 +193,10 @@ def settings(arguments: argparse.Namespace) -> None:
 
 def evaluate_annotators(arguments: argparse.Namespace) -> None:
     """Measure recall, precision and side of the detectors on labelled frames."""
+    from dataclasses import replace
+
     from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
+    from pipeline.evaluate.landmarks import evaluate_landmarks
     from pipeline.recipes import find_recipe
     from stages.tables import Manifest
 
@@ -202,6 +205,8 @@ def evaluate_annotators(arguments: argparse.Namespace) -> None:
     labels, media = Path(arguments.labels), Path(arguments.media)
     shown = {"mirror": arguments.mirror, "alone": arguments.alone}
     score = evaluate_hands(labels, media, stages=stages, **shown, overlays=overlays, detections=detections)
+    if arguments.landmarks:
+        score = replace(score, landmarks=evaluate_landmarks(arguments.landmarks, media, arguments.pictures))
     print_score(score, arguments.console)
     if arguments.json:
         write_score(score, Path(arguments.json))

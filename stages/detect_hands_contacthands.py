@@ -24,7 +24,7 @@ class DetectHandsContactHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections

@@ -1,6 +1,6 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +23,7 @@ from stages.detectors.mediapipe.hand_search import (
 from stages.detectors.mediapipe.hand_tracks import fill_gaps
 from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha256
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, hand_length_px, look_again, spread
 from stages.media.frames import Frames
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
@@ -38,7 +39,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -70,6 +71,8 @@ class DetectHands:
     """A followed hand must be this present. MediaPipe's tracker has 0.5."""
     track_decay: float = setting(0.9, above=0, most=1)
     """The palm score fades by this factor a frame. Ours."""
+    second_looks: int = setting(len(SECOND_LOOKS), least=0, most=len(SECOND_LOOKS))
+    """How often each listed hand is looked at again, mirrored and turned: what landmarks are judged by; 0 leaves that open. Ours."""
     extent_width: float = setting(HAND_EXTENT[0], above=0)
     """A hand's box is this many times as wide as the hull of its landmarks. See `HAND_EXTENT`."""
     extent_height: float = setting(HAND_EXTENT[1], above=0)
@@ -109,10 +112,11 @@ class DetectHands:
                 min_presence=self.track_min_presence,
                 decay=self.track_decay,
             )
-            rows = [
-                _rows(frames.video, int(frame), float(time_s), [h for h in found if h.score >= self.min_score], extent)
-                for frame, time_s, found in zip(frames.frame, frames.time_s, hands, strict=True)
-            ]
+            rows = []
+            for frame, time_s, image, found in zip(frames.frame, frames.time_s, frames.images, hands, strict=True):
+                listed = [hand for hand in found if hand.score >= self.min_score]
+                apart = spreads(image, listed, find_landmarks, self.second_looks)
+                rows.append(_rows(frames.video, int(frame), float(time_s), listed, extent, apart))
             return HandDetections.concat(rows)
 
         return detect
@@ -145,7 +149,19 @@ def hands_of_image(
     return hands
 
 
-def _rows(video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"]) -> HandDetections:
+def spreads(
+    image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Hand], find_landmarks: FindLandmarks, num_looks: int
+) -> Float64[np.ndarray, "n 21"]:
+    """How far second looks put each landmark of each hand apart, in lengths of the hand."""
+    height, width = image.shape[:2]
+    looks = look_again(image, [hand.landmarks.points for hand in hands], find_landmarks, SECOND_LOOKS[:num_looks])
+    found = [spread(h.landmarks.points, again, hand_length_px(h.landmarks), width, height) for h, again in zip(hands, looks, strict=True)]
+    return np.array(found, np.float64).reshape(-1, 21)
+
+
+def _rows(
+    video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"], apart: Float64[np.ndarray, "n 21"]
+) -> HandDetections:
     if not hands:
         return HandDetections.empty()
     count = len(hands)
@@ -168,5 +184,6 @@ def _rows(video: str, frame: int, time_s: float, hands: list[Hand], extent: Floa
         presence=presence.astype(np.float32),
         p_right=np.array([hand.landmarks.p_right for hand in hands], np.float32),
         keypoints=np.concatenate([points, np.tile(presence[:, None, None], (1, 21, 1))], axis=2).astype(np.float32),
+        spread=apart.astype(np.float32),
         world=np.stack([hand.landmarks.world for hand in hands]).astype(np.float32),
     )

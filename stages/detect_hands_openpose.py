@@ -24,7 +24,7 @@ class DetectHandsOpenPose:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections

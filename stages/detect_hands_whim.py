@@ -20,7 +20,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections

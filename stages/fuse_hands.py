@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int16, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64
 
 from fitting.files import sha256_of
 from stages import boxes
@@ -22,6 +22,7 @@ from stages.fusion import tracks
 from stages.fusion import wrists as bodies
 from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
 from stages.fusion.calibration import EMBEDDED, Calibration, WeighedHands, calibrated, calibration_file, load_calibrations, uncalibrated
+from stages.fusion.landmark_score import LEARNED, LandmarkScore, judged, load_landmark_score
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
 
@@ -45,7 +46,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -114,8 +115,11 @@ class FuseHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the calibrations."""
-        return {} if self.mode == "raw" else {f"calibration{i or ''}": sha256_of(path) for i, path in enumerate(self._calibrations[::-1])}
+        """sha256 of the calibrations and of the score of landmarks."""
+        if self.mode == "raw":
+            return {}
+        calibrations = {f"calibration{i or ''}": sha256_of(path) for i, path in enumerate(self._calibrations[::-1])}
+        return calibrations | {"landmark_score": sha256_of(LEARNED)}
 
     @property
     def _calibrations(self) -> tuple[Path, ...]:
@@ -132,8 +136,9 @@ class FuseHands:
         return {name: one for path in self._calibrations for name, one in load_calibrations(path).items()}
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
-        """Load the calibration."""
-        return partial(fuse_hands, settings=self, weigh=self.weigher())
+        """Load the calibration and the score of landmarks."""
+        landmarks = None if self.mode == "raw" else load_landmark_score()
+        return partial(fuse_hands, settings=self, weigh=self.weigher(), landmarks=landmarks)
 
     def weigher(self) -> Weigh:
         """What calibrates detections, or with mode raw takes them as the paper does."""
@@ -141,7 +146,14 @@ class FuseHands:
 
 
 def fuse_hands(
-    videos: Videos, clips: Clips, people: People, detections: HandDetections, *, settings: FuseHands, weigh: Weigh
+    videos: Videos,
+    clips: Clips,
+    people: People,
+    detections: HandDetections,
+    *,
+    settings: FuseHands,
+    weigh: Weigh,
+    landmarks: LandmarkScore | None = None,
 ) -> tuple[Hands, RefusedHands]:
     """The hands of one clip and what was refused, both by frame, surest first within it.
 
@@ -151,6 +163,8 @@ def fuse_hands(
     if strangers:
         raise ValueError(f"fuse_hands.detectors is {settings.detectors}, but there are hands of {sorted(strangers)}: name them")
     weighed, size = weigh(detections), (int(videos.width[0]), int(videos.height[0]))
+    if landmarks is not None:
+        weighed = judged(weighed, landmarks, *size)
     of_frames = [
         candidates(settings, weighed.take(weighed.frame == frame), people.take(people.frame == frame), *size)
         for frame in np.unique(weighed.frame)
@@ -209,6 +223,7 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
         side=side.astype(np.int8),
         side_log_odds=bodies.side_log_odds(witness, votes, owner, side_weight=settings.wrist_side_weight).astype(np.float32),
         keypoints=keypoints.astype(np.float32),
+        landmark_score=_landmark_score(detections, clusters),
         world=_world(detections, clusters),
         person=np.append(people.person, -1)[person].astype(np.int16),
         track=np.full(n, -1, np.int32),
@@ -255,6 +270,13 @@ def _refusals(
     sure = member[:, ~follows_arms].any(1) & (top >= settings.lone_score) & (support > 0)
     lone = (num_agree == 1) & (num_run > 1)
     return np.select([agreed | only | sure, lone], ["", Refusal.LONE.value], Refusal.WEAK.value).astype(object)
+
+
+def _landmark_score(detections: WeighedHands, clusters: list[Int64[np.ndarray, "_"]]) -> Float32[np.ndarray, "n"]:
+    """Score of the landmarks of the surest source that has one; NaN where none has."""
+    known = [c[np.isfinite(detections.landmark_score[c])] for c in clusters]
+    best = [detections.landmark_score[c[detections.score[c].argmax()]] if len(c) else np.nan for c in known]
+    return np.array(best, np.float32)
 
 
 def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> np.ndarray:

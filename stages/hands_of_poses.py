@@ -20,7 +20,7 @@ class HandsOfPoses:
     """A hand wherever enough of its keypoints are sure (Pavlakos et al., HaMeR, CVPR 2024)."""
 
     name: ClassVar[str] = "hands-of-poses"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Poses, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -79,6 +79,7 @@ class HandsOfPoses:
             presence=unknown,
             p_right=(1 + np.float32(toward) * score) / 2,
             keypoints=keypoints,
+            spread=np.full((count, 21), np.nan, np.float32),
             world=np.full((count, 21, 3), np.nan, np.float32),
         )
 

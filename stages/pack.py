@@ -54,7 +54,7 @@ class Pack:
     """Shards of frames for training: one row a frame, a JPEG and the list of its hands."""
 
     name: ClassVar[str] = "pack"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "shard"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews)
     writes: ClassVar[type[Table]] = Shards

@@ -263,6 +263,7 @@ class HandDetections(Table):
     presence: Float32[np.ndarray, "n"]
     p_right: Float32[np.ndarray, "n"]  # probability of a right hand; NaN when the detector does not say
     keypoints: Float32[np.ndarray, "n 21 3"]
+    spread: Float32[np.ndarray, "n 21"]  # how far second looks put each keypoint apart, in lengths of the hand; NaN where there was none
     world: Float32[np.ndarray, "n 21 3"]  # metres, about the hand's centre, camera axes; NaN when unknown
 
 
@@ -280,7 +281,8 @@ class Hands(Table):
     score: Float32[np.ndarray, "n"]  # existence in [0, 1]
     side: Int8[np.ndarray, "n"]
     side_log_odds: Float32[np.ndarray, "n"]  # of right against left, summed over the votes and the track
-    keypoints: Float32[np.ndarray, "n 21 3"]
+    keypoints: Float32[np.ndarray, "n 21 3"]  # confidence: that it is right, where second looks tell; else the detector's own
+    landmark_score: Float32[np.ndarray, "n"]  # probability that the keypoints are not grossly wrong; NaN where nobody looked twice
     world: Float32[np.ndarray, "n 21 3"]
     person: Int16[np.ndarray, "n"]  # whose, as `People` numbers them, or -1
     track: Int32[np.ndarray, "n"]  # the same number for one hand through a clip

@@ -93,7 +93,7 @@ def source_of(videos: Videos, clips: Clips, *, seed: int = 0, empty_every: int =
     keep = quality > 0.33
     hands = columns(
         Hands, n, **key, width=width, height=height, box=fits.box, score=rng.uniform(0.4, 1, n), side=side, keypoints=keypoints,
-        world=fits.joints_3d, track=side, track_length=n // 2, num_agree=2, num_run=2,
+        world=fits.joints_3d, landmark_score=0.9, track=side, track_length=n // 2, num_agree=2, num_run=2,
         sources=[["mediapipe", "vitpose"]] * n, source_scores=[[0.9, 0.5]] * n, source_boxes=[[b, b + 1] for b in fits.box],
     )  # fmt: skip
     reviews = columns(

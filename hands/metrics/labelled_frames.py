@@ -31,6 +31,7 @@ class Score:
     num_false: int
     num_sided: int
     mean_iou: float
+    landmarks: Mapping[str, Any] = field(default_factory=dict)  # whether landmarks are right, by hands judged by eye
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     by_video: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     leave_one_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by what was left out

@@ -119,6 +119,7 @@ def _as_found(truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "score": np.ones(count),
         "side_log_odds": np.where(truth["side"] == 1, 20.0, -20.0),
         "keypoints": np.concatenate([truth["keypoints"], sure], 2),
+        "landmark_score": np.ones(count),
         "world": truth["joints_3d"] - truth["joints_3d"].mean(1, keepdims=True),
         "person": np.zeros(count),
         "track": np.full(count, -1),

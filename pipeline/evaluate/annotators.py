@@ -141,6 +141,9 @@ def print_score(score: Score, console: Console) -> None:
     several = score.multi_person
     shares = [share(several[name]) for name in ("recall", "precision", "side_accuracy")]
     table.add_row("of several people", f"{several['num_hands']:.0f}", *shares)
+    if score.landmarks:
+        told = score.landmarks
+        table.add_row("landmarks", str(told["num_hands"]), "", f"auc {told['auc']:.3f}", f"{told['grossly_wrong_kept']:.3f} wrong of kept")
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
     for name, part in score.leave_one_out.items():

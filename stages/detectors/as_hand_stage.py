@@ -51,5 +51,6 @@ def _table(found: FoundHands, frames: Frames, detector: str) -> HandDetections:
         presence=unknown,
         p_right=found.p_right,
         keypoints=found.keypoints,
+        spread=np.full((count, 21), np.nan, np.float32),
         world=np.full((count, 21, 3), np.nan, np.float32),
     )

@@ -75,6 +75,7 @@ class WeighedHands(HandDetections):
     """Detections as fusion weighs them: `box` and `score` are what they are worth, the detector's own score stands beside."""
 
     score_raw: Float32[np.ndarray, "n"]
+    landmark_score: Float32[np.ndarray, "n"]  # probability that the landmarks are not grossly wrong; NaN where nobody looked twice
 
 
 def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibration]) -> WeighedHands:
@@ -84,7 +85,7 @@ def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibratio
         rows = detections.source == name
         box[rows] = calibrations[name].box(detections.box[rows])
         score[rows] = calibrations[name].score(detections.score[rows])
-    return WeighedHands(**vars(detections) | {"box": box, "score": score, "score_raw": detections.score})
+    return _weighed(detections, box, score)
 
 
 def uncalibrated(detections: HandDetections) -> WeighedHands:
@@ -92,4 +93,9 @@ def uncalibrated(detections: HandDetections) -> WeighedHands:
     known = np.isfinite(detections.keypoints).all((1, 2))
     box = detections.box.copy()
     box[known] = hull_boxes(detections.keypoints[known], min_score=SEEN, extent=(1.0, 1.0))
-    return WeighedHands(**vars(detections) | {"box": box, "score_raw": detections.score})
+    return _weighed(detections, box, detections.score)
+
+
+def _weighed(detections: HandDetections, box: Float32[np.ndarray, "n 4"], score: Float32[np.ndarray, "n"]) -> WeighedHands:
+    unknown = np.full(len(detections), np.nan, np.float32)
+    return WeighedHands(**vars(detections) | {"box": box, "score": score, "score_raw": detections.score, "landmark_score": unknown})

@@ -24,7 +24,7 @@ def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, c
     points = shape_of(box, p_right > 0.5) if landmarks else np.full((21, 3), np.nan)
     known = {"video": "v", "source": source, "route": "frame", "frame": frame, "time_s": frame / 5, "person": -1, "crop": crop, "box": box}
     known |= {"score": score, "palm_score": score, "presence": 1.0, "p_right": p_right, "keypoints": points}
-    known["world"] = points / 1000
+    known |= {"spread": np.full(21, np.nan), "world": points / 1000}
     empty = vars(NO_DETECTIONS)
     columns = {name: np.array([known[name]], column.dtype).reshape(1, *column.shape[1:]) for name, column in empty.items()}
     return HandDetections(**columns)

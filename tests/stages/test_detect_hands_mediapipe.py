@@ -160,3 +160,14 @@ def test_a_hand_that_moves_is_looked_for_where_its_track_leads(media: Path) -> N
     assert hands.route[2] == "track"
     centre = boxes.centre(hands.box)
     np.testing.assert_allclose(centre[2] - centre[1], [-step, 0], atol=0.15 * step)
+
+
+def test_every_listed_hand_is_looked_at_again_unless_told_not_to(media: Path) -> None:
+    image, row = labelled(media, "A000")
+    hands = detect(image, people=People.empty())
+    sure = nearest(hands, row["hands"][0]["box"])
+    assert np.isfinite(hands.spread).all()
+    assert 0 < sure.spread.mean() < 0.1
+    without = detect(image, people=People.empty(), settings=DetectHands(second_looks=0))
+    assert np.isnan(without.spread).all()
+    np.testing.assert_array_equal(without.keypoints, hands.keypoints)

@@ -23,7 +23,7 @@ def filled(empty, known: dict, n: int):
 def good(n: int = 1, **changes) -> tuple[Clips, Hands, Fits]:
     """`n` frames of one well-seen hand, but for the changes."""
     hands = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 640, "height": 480, "box": (100, 100, 200, 200)}
-    hands |= {"score": 0.9, "track_length": n, "num_agree": 1, "num_run": 1}
+    hands |= {"score": 0.9, "landmark_score": 0.95, "track_length": n, "num_agree": 1, "num_run": 1}
     fits = {"video": "v", "frame": np.arange(n), "outcome": "converged", "error_share": 0.02, "violation_deg": 1.0, "inlier_ratio": 1.0}
     clip = {"clip": "v-0000", "video": "v", "end_s": n / 5, "num_frames": n * 6, "frames_per_second": 5.0}
     changed = [known | {k: v for k, v in changes.items() if k in vars(empty)} for known, empty in ((hands, NO_HANDS), (fits, NO_FITS))]
@@ -104,3 +104,12 @@ def test_a_bad_limit_is_refused_by_name():
         Review(max_error_share=0.0)
     with pytest.raises(ValueError, match="min_inside"):
         Review(min_inside=1.5)
+
+
+def test_doubtful_landmarks_are_dropped_and_those_that_nobody_looked_at_twice_pass():
+    scores = np.array([0.95, 0.5, np.nan, 0.05])
+    found = review(*good(4, landmark_score=scores))
+    assert found.keep.tolist() == [True, False, True, False]
+    assert found.reason.tolist() == ["", Drop.LANDMARKS, "", Drop.LANDMARKS]
+    assert review(*good(4, landmark_score=scores), min_landmark_score=0.3).keep.tolist() == [True, True, True, False]
+    assert review(*good(4, landmark_score=scores), min_landmark_score=0.0).keep.all()

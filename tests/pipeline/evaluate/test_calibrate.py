@@ -125,7 +125,7 @@ def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, m
     assert "seldom: fewer than 50 detections" in capsys.readouterr().out
     fuse = FuseHands(detectors=("mediapipe", *members, "seldom"))
     assert fuse.uncalibrated == ("seldom",)
-    assert set(fuse.weights) == {"calibration", "calibration1"}
+    assert set(fuse.weights) == {"calibration", "calibration1", "landmark_score"}
     seen = HandDetections.concat([detection([100, 100, 200, 200], 0.5, source=name) for name in ("mediapipe", "vitpose", "seldom")])
     weighed = fuse.weigher()(seen)
     assert weighed.box[1].tolist() == pytest.approx([87.5, 75, 212.5, 225])

@@ -1,0 +1,103 @@
+"""Looking at a found hand again, turned, moved, scaled and mirrored: where the landmark network only guesses, its answers part.
+
+Frame of reference: pixels of the full frame, as the first look's. A mirrored look is mapped back: its points, its side, its metric shape.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from stages.detectors.mediapipe.crops import Look, Region
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
+from stages.fusion.landmark_score import is_inside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How a second look differs from the tracker's region of the hand."""
+
+    shift: tuple[float, float] = (0.0, 0.0)  # of the centre, in sides of the region
+    scale: float = 1.0
+    turn: float = 0.0  # radians, clockwise as seen
+    mirrored: bool = False
+
+
+SECOND_LOOKS: tuple[Change, ...] = (Change(mirrored=True), Change(mirrored=True, turn=-0.4, scale=0.9))
+"""The two of ten that were tried whose spread tells wrong landmarks best beside what they say of single ones. Ours: areas under ROC on
+videos that they were not chosen on, in docs/landmarks.md."""
+HAND_M = 0.18
+"""Length of an adult's hand, metres: what a spread is a share of, so that a fist's counts as an open hand's."""
+
+
+def spread(
+    points: Float[np.ndarray, "21 2"], again: Sequence[Landmarks], length_px: float, width: int, height: int
+) -> Float64[np.ndarray, "21"]:
+    """How far the looks put each landmark apart (root mean square about their mean), in lengths of the hand; NaN without second looks.
+
+    A shift of the whole hand counts for nothing: looks are laid over each other by the middle of the landmarks inside the frame.
+    """
+    if not again:
+        return np.full(21, np.nan)
+    looks = np.stack([points, *(look.points for look in again)])
+    looks = looks - looks[:, is_inside(points, width, height)].mean(axis=1, keepdims=True)
+    apart = np.linalg.norm(looks - looks.mean(axis=0), axis=2)
+    return np.asarray(np.sqrt((apart**2).mean(axis=0)) / length_px, np.float64)
+
+
+def hand_length_px(hand: Landmarks) -> float:
+    """How long the hand's metric shape would be in the frame, were it stretched out before the camera; at least a pixel."""
+    points, shape = hand.points - hand.points.mean(axis=0), hand.world[:, :2] - hand.world[:, :2].mean(axis=0)
+    return max(HAND_M * float((points * shape).sum() / max(float((shape**2).sum()), 1e-9)), 1.0)
+
+
+def look_again(
+    image: UInt8[np.ndarray, "height width 3"],
+    points: Sequence[Float[np.ndarray, "21 2"]],
+    find_landmarks: FindLandmarks,
+    changes: Sequence[Change],
+) -> list[list[Landmarks]]:
+    """What the network says of each hand in each changed look; all looks are one batch."""
+    looks: list[Look] = []
+    corners: list[tuple[int, int] | None] = []
+    for hand in points:
+        for change in changes:
+            region = changed(tracked_region(hand), change)
+            look, corner = mirrored_look(image, region) if change.mirrored else ((image, region), None)
+            looks.append(look)
+            corners.append(corner)
+    found = [
+        landmarks if corner is None else mirrored_back(landmarks, corner)
+        for landmarks, corner in zip(find_landmarks(looks), corners, strict=True)
+    ]
+    return [found[i * len(changes) : (i + 1) * len(changes)] for i in range(len(points))]
+
+
+def changed(region: Region, change: Change) -> Region:
+    """The region of a changed look."""
+    return np.array([*(region[:2] + region[2] * np.array(change.shift)), region[2] * change.scale, region[3] + change.turn], np.float64)
+
+
+def mirrored_look(image: UInt8[np.ndarray, "height width 3"], region: Region) -> tuple[Look, tuple[int, int]]:
+    """A look at the mirror image of what a region shows, and where its last column and first row lie in the frame.
+
+    Only the part of the frame that the region's corners can reach is copied.
+    """
+    height, width = image.shape[:2]
+    reach = 0.75 * region[2]
+    left, right = (int(np.clip(x, 0, width - 1)) for x in (region[0] - reach, region[0] + reach + 1))
+    top, bottom = (int(np.clip(y, 0, height - 1)) for y in (region[1] - reach, region[1] + reach + 1))
+    part = np.ascontiguousarray(image[top : bottom + 1, left : right + 1][:, ::-1])
+    return (part, np.array([right - region[0], region[1] - top, region[2], -region[3]], np.float64)), (right, top)
+
+
+def mirrored_back(landmarks: Landmarks, corner: tuple[int, int]) -> Landmarks:
+    """Landmarks of a mirrored look as those of the frame."""
+    right, top = corner
+    return replace(
+        landmarks,
+        p_right=1 - landmarks.p_right,
+        points=np.array([right, top]) + landmarks.points * np.array([-1.0, 1.0]),
+        world=landmarks.world * np.array([-1.0, 1.0, 1.0]),
+    )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ CLIP = {"video": "v.mp4", "sha256": "0" * 64, "width": 1000, "height": 500, "dur
 
 
 def hand(
-    name: str = "a-left", person: str = "a", side: str | None = "left", start_s=0.0, end_s=4.0, boxes=((0.0, *A),)
+    name: str = "a-left", person: str = "a", side: str | None = "left", start_s: float = 0.0, end_s: float = 4.0, boxes: Any = ((0.0, *A),)
 ) -> Mapping[str, object]:
     return {"video": "v.mp4", "hand": name, "person": person, "side": side, "start_s": start_s, "end_s": end_s, "boxes": boxes}
 
 
-def ignore(start_s=0.0, end_s=4.0, boxes=()) -> Mapping[str, object]:
+def ignore(start_s: float = 0.0, end_s: float = 4.0, boxes: Any = ()) -> Mapping[str, object]:
     return {"video": "v.mp4", "ignore": "because", "start_s": start_s, "end_s": end_s, "boxes": boxes}
 
 
@@ -53,7 +54,7 @@ def count(labels: LabelledClip, hands: Hands, num_frames: int = 4, rate: float =
     return count_clip(labels, frame, frame / rate, hands)
 
 
-def test_boxes_are_linear_between_keys_and_still_beyond(tmp_path):
+def test_boxes_are_linear_between_keys_and_still_beyond(tmp_path: Path) -> None:
     labels = clip(tmp_path, hand(start_s=1.0, end_s=3.0, boxes=[(1.5, *A), (2.5, *B)]))
     assert len(labels.at(0, 0.9)[0].box) == len(labels.at(0, 3.0)[0].box) == 0, "outside the stretch nothing is labelled"
     assert labels.at(0, 1.0)[0].box.tolist() == [list(A)]
@@ -81,21 +82,21 @@ def test_boxes_are_linear_between_keys_and_still_beyond(tmp_path):
         ("{", r":4: not JSON"),
     ],
 )
-def test_a_bad_line_is_named_in_one_line(tmp_path, line, message):
+def test_a_bad_line_is_named_in_one_line(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path, hand(end_s=3.5), line)
     with pytest.raises(ValueError, match=message) as raised:
         load_clips(path)
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_all_faults_are_told_at_once(tmp_path):
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, hand("x", person="c"), hand("y", person="d"))
     with pytest.raises(ValueError, match="'c'") as raised:
         load_clips(path)
     assert [line.split(":")[1] for line in str(raised.value).splitlines()] == ["3", "4"]
 
 
-def test_another_file_or_none_is_refused(tmp_path):
+def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, hand())
     with pytest.raises(ValueError, match=r"v.mp4 is not there"):
         load_clips(path, tmp_path)
@@ -106,7 +107,7 @@ def test_another_file_or_none_is_refused(tmp_path):
         load_clips(write(tmp_path, header={"format": "handmedia-bench/1"}))
 
 
-def test_found_false_and_missed_hands_are_counted_by_frame(tmp_path):
+def test_found_false_and_missed_hands_are_counted_by_frame(tmp_path: Path) -> None:
     labels = clip(tmp_path, hand(), ignore(0.0, 4.0, [(0.0, *FAR)]), ignore(0.55, 0.7))
     counts = count(labels, found((0, A, LEFT, 0), (0, B, LEFT, 1), (1, FAR, LEFT, 2), (3, B, LEFT, 3)))
     assert (counts.num_frames, counts.num_hands, counts.num_found, counts.num_false) == (3, 3, 1, 1), "frame 3 is ignored"
@@ -115,19 +116,19 @@ def test_found_false_and_missed_hands_are_counted_by_frame(tmp_path):
     assert figures["false_per_100"] == pytest.approx(100 / 3, abs=1e-3)
 
 
-def test_a_wrong_side_is_one_and_an_open_side_is_none(tmp_path):
+def test_a_wrong_side_is_one_and_an_open_side_is_none(tmp_path: Path) -> None:
     labels = clip(tmp_path, hand(), hand("b-right", person="b", side="right", boxes=[(0.0, *B)]))
     counts = count(labels, found((0, A, LEFT, 0), (0, B, LEFT, 1), (1, A, -1, 0), (1, B, RIGHT, 1)))
     assert (counts.num_judged, counts.num_wrong_side, counts.num_unknown_side) == (4, 1, 1)
 
 
-def test_clasped_hands_are_found_and_not_judged(tmp_path):
+def test_clasped_hands_are_found_and_not_judged(tmp_path: Path) -> None:
     both = hand("a-right", side="right", boxes=[(0.0, 105, 100, 205, 200)])
     counts = count(clip(tmp_path, hand(), both), found((0, (103, 100, 203, 200), RIGHT, 0)), 1)
     assert (counts.num_found, counts.num_judged, counts.num_wrong_side) == (1, 0, 0)
 
 
-def test_two_equal_sides_of_one_person_are_a_pair(tmp_path):
+def test_two_equal_sides_of_one_person_are_a_pair(tmp_path: Path) -> None:
     mine = hand("a-right", side="right", boxes=[(0.0, *B)])
     theirs = hand("b-left", person="b", boxes=[(0.0, *B)])
     two = found((0, A, LEFT, 0), (0, B, LEFT, 1))
@@ -138,7 +139,7 @@ def test_two_equal_sides_of_one_person_are_a_pair(tmp_path):
     assert count(clip(tmp_path, hand(), mine), found((0, A, LEFT, 0), (0, B, -1, 1)), 1).same_side_pairs == 0
 
 
-def test_a_swap_is_two_switches_and_a_jump_is_one(tmp_path):
+def test_a_swap_is_two_switches_and_a_jump_is_one(tmp_path: Path) -> None:
     right = hand("a-right", side="right", boxes=[(0.0, *B)])
     swap = found((0, A, LEFT, 0), (0, B, RIGHT, 1), (1, A, LEFT, 1), (1, B, RIGHT, 0), (2, A, LEFT, 1), (2, B, RIGHT, 0))
     assert count(clip(tmp_path, hand(), right), swap).identity_switches == 2
@@ -148,7 +149,7 @@ def test_a_swap_is_two_switches_and_a_jump_is_one(tmp_path):
     assert count(clip(tmp_path, hand()), renamed).identity_switches == 1
 
 
-def test_a_hand_that_was_lost_or_away_may_come_back_as_another_track(tmp_path):
+def test_a_hand_that_was_lost_or_away_may_come_back_as_another_track(tmp_path: Path) -> None:
     lost = found((0, A, LEFT, 0), (9, A, LEFT, 1))
     counts = count(clip(tmp_path, hand()), lost, 10)
     assert (counts.identity_switches, counts.track_breaks) == (0, 1)
@@ -157,7 +158,7 @@ def test_a_hand_that_was_lost_or_away_may_come_back_as_another_track(tmp_path):
     assert (counts.identity_switches, counts.track_breaks) == (0, 0)
 
 
-def test_clips_add_up_and_each_stands_by_itself(tmp_path):
+def test_clips_add_up_and_each_stands_by_itself(tmp_path: Path) -> None:
     labels = clip(tmp_path, hand())
     frames = (np.arange(2), np.arange(2) / 5)
     score = score_clips([labels, labels], [frames, frames], [found((0, A, LEFT, 0)), found((0, A, RIGHT, 0), (0, FAR, LEFT, 1))])
@@ -168,7 +169,7 @@ def test_clips_add_up_and_each_stands_by_itself(tmp_path):
     assert json.loads(score_clips([], [], []).to_json())["recall"] is None
 
 
-def test_the_shipped_clips_are_those_of_the_media(media):
+def test_the_shipped_clips_are_those_of_the_media(media: Path) -> None:
     clips = load_clips(SHIPPED, media)
     two = [c for c in clips if len({s.hand for s in c.hands}) > 1]
     assert len(two) >= 8

@@ -97,7 +97,7 @@ def crowded(seed: int) -> tuple[ImageBoxes, ImageBoxes, int]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("by_side", [False, True])
-def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
+def test_average_precision_is_that_of_a_slow_reference(seed: int, by_side: bool) -> None:
     targets, predictions, count = crowded(seed)
     got = average_precision(targets, predictions, count, by_side=by_side)
     wanted = slow_average_precision(targets, predictions, [LEFT, RIGHT] if by_side else [None])
@@ -107,7 +107,7 @@ def test_average_precision_is_that_of_a_slow_reference(seed, by_side):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
+def test_average_precision_by_size_is_that_of_a_slow_reference(seed: int) -> None:
     targets, predictions, count = crowded(seed)
     got = average_precision_by_size(targets, predictions, np.full(count, 640.0))
     low = 0.0
@@ -122,7 +122,7 @@ def test_average_precision_by_size_is_that_of_a_slow_reference(seed):
     assert sum(not np.isnan(value) for value in got.values()) >= 2
 
 
-def test_a_hand_of_unknown_side_is_no_mistake_on_either_side():
+def test_a_hand_of_unknown_side_is_no_mistake_on_either_side() -> None:
     box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
     targets = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
     predictions = ImageBoxes.of(found((0, other, RIGHT, 0.9), (0, box, LEFT, 0.8)))
@@ -130,7 +130,7 @@ def test_a_hand_of_unknown_side_is_no_mistake_on_either_side():
     assert average_precision(targets, predictions, 1, by_side=False)["ap"] == 1
 
 
-def test_the_surest_detection_takes_the_hand_it_overlaps_most():
+def test_the_surest_detection_takes_the_hand_it_overlaps_most() -> None:
     hands = np.array([[0.0, 0, 10, 10], [4.0, 0, 14, 10]])
     box = np.array([[1.0, 0, 11, 10], [0.0, 0, 10, 10], [0.0, 0, 10, 10], [70.0, 70, 80, 80]])
     match, false = matched(box, np.array([0.5, 0.9, 0.1, 0.8]), hands, np.array([[60.0, 60, 90, 90]]), 0.5)
@@ -138,7 +138,7 @@ def test_the_surest_detection_takes_the_hand_it_overlaps_most():
     assert false.tolist() == [False, False, True, False]
 
 
-def test_average_precision_by_hand():
+def test_average_precision_by_hand() -> None:
     box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
     targets = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, RIGHT, 1.0)))
     assert average_precision(targets, targets, 1, by_side=True) == {"ap": 1.0, "ap50": 1.0, "ap75": 1.0, "ar": 1.0}
@@ -153,7 +153,7 @@ def test_average_precision_by_hand():
     assert average_precision(targets, seven, 1, by_side=False)["ap"] == pytest.approx(0.5)
 
 
-def test_nothing_said_and_nothing_there_are_no_error():
+def test_nothing_said_and_nothing_there_are_no_error() -> None:
     targets = ImageBoxes.of(found((0, [0.0, 0, 10, 10], LEFT, 1.0)))
     nothing = ImageBoxes.of([])
     assert set(average_precision(targets, nothing, 1, by_side=False).values()) == {0.0}
@@ -161,7 +161,7 @@ def test_nothing_said_and_nothing_there_are_no_error():
     assert at_threshold(targets, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
 
 
-def test_precision_recall_and_side_by_hand():
+def test_precision_recall_and_side_by_hand() -> None:
     targets = ImageBoxes.of(
         found((0, [0.0, 0, 10, 10], LEFT, 1.0), (0, [20.0, 0, 30, 10], RIGHT, 1.0), (1, [0.0, 0, 10, 10], LEFT, 1.0))
         + found((1, [100.0, 100, 200, 200], LEFT, 1.0), ignore=True)

@@ -53,14 +53,14 @@ def slow_metrics(prediction: Hands3D, target: Hands3D) -> dict[str, float]:
     return metrics
 
 
-def test_the_official_metrics_are_those_of_their_formulas():
+def test_the_official_metrics_are_those_of_their_formulas() -> None:
     prediction, target = hands(2)
     metrics = evaluate_hands3d(prediction, target, in_camera=True).metrics
     for name, value in slow_metrics(prediction, target).items():
         assert metrics[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_a_mirrored_hand_is_perfect_to_the_official_scripts_and_not_to_us():
+def test_a_mirrored_hand_is_perfect_to_the_official_scripts_and_not_to_us() -> None:
     _, target = hands()
     mirror = Hands3D(*(points * [-1, 1, 1] for points in target))
     metrics = evaluate_hands3d(mirror, target, in_camera=False).metrics
@@ -71,7 +71,7 @@ def test_a_mirrored_hand_is_perfect_to_the_official_scripts_and_not_to_us():
     assert "camera_mpjpe_mm" not in metrics, "nothing is said of places that are not known"
 
 
-def test_every_alignment_forgives_what_it_should():
+def test_every_alignment_forgives_what_it_should() -> None:
     _, target = hands()
     moved = Hands3D(*(points + np.array([0.1, 0, 0]) for points in target))
     metrics = evaluate_hands3d(moved, target, in_camera=True).metrics
@@ -89,7 +89,7 @@ def test_every_alignment_forgives_what_it_should():
     assert metrics["proper_pa_mpjpe_mm"] == pytest.approx(0, abs=1e-6)
 
 
-def test_scale_is_that_of_one_bone():
+def test_scale_is_that_of_one_bone() -> None:
     target = np.zeros((1, 21, 3))
     target[0, 9], target[0, 12] = [0, 0.1, 0], [0, 0.2, 0]
     prediction = 0.5 * target + 3
@@ -99,7 +99,7 @@ def test_scale_is_that_of_one_bone():
     np.testing.assert_allclose(scale_translation_aligned(0 * prediction, target), 0 * target, atol=1e-12)
 
 
-def test_curve_and_area_by_hand():
+def test_curve_and_area_by_hand() -> None:
     distance = np.array([[0.0, 0.05], [0.025, 0.06]])
     curve = pck(distance)
     assert curve[0] == pytest.approx(0.25), "a distance of zero is within zero"
@@ -109,7 +109,7 @@ def test_curve_and_area_by_hand():
     assert auc(np.linspace(0, 1, 100)) == pytest.approx(0.5)
 
 
-def test_f_scores_by_hand():
+def test_f_scores_by_hand() -> None:
     target = np.zeros((1, 4, 3))
     target[0, :, 0] = [0, 1, 2, 3]
     prediction = target + np.array([0, 0.004, 0])
@@ -120,7 +120,7 @@ def test_f_scores_by_hand():
     assert (f_scores(prediction + 50, target) == 0).all()
 
 
-def test_errors_by_joint_and_by_hand():
+def test_errors_by_joint_and_by_hand() -> None:
     _, target = hands(3, noise=0)
     joints = target.joints.copy()
     joints[1, 8] += [0.03, 0, 0]
@@ -132,7 +132,7 @@ def test_errors_by_joint_and_by_hand():
     np.testing.assert_allclose(distances(joints, target.joints)[1, 8], 0.03)
 
 
-def test_no_hands_are_an_error_that_says_so():
+def test_no_hands_are_an_error_that_says_so() -> None:
     none = Hands3D(np.zeros((0, 21, 3)), np.zeros((0, 778, 3)))
     with pytest.raises(ValueError, match="no hand to evaluate"):
         evaluate_hands3d(none, none, in_camera=True)

@@ -23,7 +23,7 @@ def track(path: np.ndarray, points: int = 21) -> np.ndarray:
     return path[:, None] + shape
 
 
-def test_motion_in_both_readings():
+def test_motion_in_both_readings() -> None:
     steady = track(np.outer(np.arange(5), [0.003, 0, 0.004]))
     np.testing.assert_allclose(motion_mm(steady), 5)
     np.testing.assert_allclose(motion_frobenius(steady), 100 * 0.005 * np.sqrt(21))
@@ -31,14 +31,14 @@ def test_motion_in_both_readings():
     np.testing.assert_allclose(ratio, 6.087, atol=1e-3)
 
 
-def test_jitter_is_the_jerk():
+def test_jitter_is_the_jerk() -> None:
     time = np.arange(8) / 30
     cubic = track(np.outer(time**3, [1, 0, 0]))
     np.testing.assert_allclose(jitter(cubic, 30), 6 / 10, rtol=1e-6)
     np.testing.assert_allclose(jitter(track(np.outer(time**2, [5, 1, 0])), 30), 0, atol=1e-9)
 
 
-def test_a_frozen_hand_is_smooth_and_wrong():
+def test_a_frozen_hand_is_smooth_and_wrong() -> None:
     target = track(np.outer(np.arange(6), [0.002, 0, 0]))
     frozen = np.repeat(target[:1], 6, 0)
     assert motion_mm(frozen).max() == 0
@@ -46,7 +46,7 @@ def test_a_frozen_hand_is_smooth_and_wrong():
     np.testing.assert_allclose(error_of_motion_mm(target + 1, target), 0, atol=1e-9)
 
 
-def test_root_error_forgives_place_and_turn_but_not_size():
+def test_root_error_forgives_place_and_turn_but_not_size() -> None:
     target = np.cumsum(np.random.default_rng(1).normal(size=(20, 3)) / 100, 0)
     turned = target @ Rotation.from_rotvec([1, 2, 3]).as_matrix() + [5, 0, 0]
     np.testing.assert_allclose(root_translation_error(turned, target), 0, atol=1e-9)
@@ -54,14 +54,14 @@ def test_root_error_forgives_place_and_turn_but_not_size():
     np.testing.assert_allclose(root_translation_error(2 * line, line), [50, 0, 50], atol=1e-9)
 
 
-def test_runs_end_where_a_frame_is_missing():
+def test_runs_end_where_a_frame_is_missing() -> None:
     sequence = ["b", "a", "a", "b", "a", "a", "a", "b"]
     frame = np.array([10, 4, 2, 20, 6, 12, 14, 30])
     assert [rows.tolist() for rows in runs(sequence, frame)] == [[2, 1, 4], [5, 6], [0, 3, 7]]
     assert [rows.tolist() for rows in runs(["a"], np.array([3]))] == [[0]]
 
 
-def test_figures_stand_beside_the_truths_own():
+def test_figures_stand_beside_the_truths_own() -> None:
     path = np.outer(np.arange(8), [0.002, 0, 0])
     target = Hands3D(track(path), track(path, 778))
     shaking = path + np.random.default_rng(2).normal(size=path.shape) * 0.003

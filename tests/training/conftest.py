@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,7 @@ def rows(first: int, count: int) -> pa.Table:
     return pa.table([pa.array(hands, schema.field(0).type), pa.array(ignore, schema.field(1).type), pa.array(jpegs)], schema=schema)
 
 
-def write(path: Path, table: pa.Table, **options) -> Path:
+def write(path: Path, table: pa.Table, **options: Any) -> Path:
     """As `pack` writes shards, unless told otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -80,15 +81,15 @@ def write(path: Path, table: pa.Table, **options) -> Path:
 
 
 @pytest.fixture
-def shards(tmp_path) -> Callable[..., list[Path]]:
+def shards(tmp_path: Path) -> Callable[..., list[Path]]:
     """Writes n shards of some rows each."""
 
-    def make(num_shards: int = 3, num_rows: int = 40, **options) -> list[Path]:
+    def make(num_shards: int = 3, num_rows: int = 40, **options: Any) -> list[Path]:
         return [write(tmp_path / "train" / f"train-{k}.parquet", rows(k * num_rows, num_rows), **options) for k in range(num_shards)]
 
     return make
 
 
 @pytest.fixture
-def cache(tmp_path) -> Path:
+def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"

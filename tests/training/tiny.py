@@ -74,7 +74,7 @@ class ContestedColour(MeanColour):
     """Parameters whose name begins so learn nothing."""
 
     def network(self) -> nn.Module:
-        return nn.Sequential(*super().network(), nn.Dropout(0.1))
+        return nn.Sequential(*super().network(), nn.Dropout(0.1))  # type: ignore[misc]
 
     def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         named = list(network.named_parameters())
@@ -85,7 +85,9 @@ class ContestedColour(MeanColour):
     def adversary(self) -> nn.Module:
         return nn.Linear(3, 1)
 
-    def loss_against(self, network, adversary, batch: Any, device: torch.device, share_done: float) -> tuple[Mapping[str, Tensor], Any]:
+    def loss_against(
+        self, network: nn.Module, adversary: nn.Module, batch: Any, device: torch.device, share_done: float
+    ) -> tuple[Mapping[str, Tensor], Any]:
         time.sleep(self.pause_s)
         pictures = batch.images.permute(0, 3, 1, 2).float() / 255
         wanted, said = pictures.mean((2, 3)), network(pictures)

@@ -3,6 +3,9 @@
 import itertools
 import pickle
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +21,11 @@ from training.data.shard import CorruptSampleError
 
 
 @pytest.fixture
-def frames(shards, cache) -> Frames:
+def frames(shards: Callable[..., list[Path]], cache: Path) -> Frames:
     return Frames(dataset=Dataset.of(shards(), cache), size=96)
 
 
-def copied(loader: Loader, epoch: int = 0, step: int = 0, count: int | None = None):
+def copied(loader: Loader, epoch: int = 0, step: int = 0, count: int | None = None) -> Any:
     """Batches that outlive their loan."""
     return [
         (batch.images.clone(), batch.key.clone(), batch.samples.sample.copy(), dict(batch.labels))
@@ -30,7 +33,7 @@ def copied(loader: Loader, epoch: int = 0, step: int = 0, count: int | None = No
     ]
 
 
-def test_images_are_those_of_their_samples(frames):
+def test_images_are_those_of_their_samples(frames: Frames) -> None:
     for images, _, samples, labels in copied(Loader(sources=[frames], batch_size=8)):
         for image, sample in zip(images.numpy(), samples, strict=True):
             middle = image[16 : 16 + HEIGHT]
@@ -42,7 +45,7 @@ def test_images_are_those_of_their_samples(frames):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
-def test_any_number_of_ranks_sees_the_same_batches(frames, world_size):
+def test_any_number_of_ranks_sees_the_same_batches(frames: Frames, world_size: int) -> None:
     whole = copied(Loader(sources=[frames], batch_size=16))
     ranks = [
         copied(Loader(sources=[frames], batch_size=16, rank=r, world_size=world_size, num_threads=1 + r % 3)) for r in range(world_size)
@@ -53,7 +56,7 @@ def test_any_number_of_ranks_sees_the_same_batches(frames, world_size):
         assert np.array_equal(samples, np.concatenate([rank[step][2] for rank in ranks]))
 
 
-def test_a_run_goes_on_where_it_stopped(frames):
+def test_a_run_goes_on_where_it_stopped(frames: Frames) -> None:
     loader = Loader(sources=[frames], batch_size=8, seed=3)
     whole, rest = copied(loader, epoch=2), copied(loader, epoch=2, step=9)
     assert len(whole) == len(loader) == 15
@@ -63,7 +66,7 @@ def test_a_run_goes_on_where_it_stopped(frames):
         assert torch.equal(key_a, key_b)
 
 
-def test_keys_of_augmentation_differ_by_sample_epoch_and_seed(frames):
+def test_keys_of_augmentation_differ_by_sample_epoch_and_seed(frames: Frames) -> None:
     keys = {
         int(key)
         for seed, epoch in itertools.product((0, 1), (0, 1))
@@ -73,7 +76,7 @@ def test_keys_of_augmentation_differ_by_sample_epoch_and_seed(frames):
     assert len(keys) == 4 * 120
 
 
-def test_a_step_of_two_million_samples_is_known_at_once():
+def test_a_step_of_two_million_samples_is_known_at_once() -> None:
     """A bound far above what it takes (milliseconds), to catch an order that is built."""
     mixture = Mixture(counts=[1_500_000, 500_000], weights=[1, 1])
     before = time.process_time()
@@ -82,7 +85,7 @@ def test_a_step_of_two_million_samples_is_known_at_once():
     assert time.process_time() - before < 5
 
 
-def test_datasets_are_mixed_by_weight(frames, shards, tmp_path, cache):
+def test_datasets_are_mixed_by_weight(frames: Frames, shards: Callable[..., list[Path]], tmp_path: Path, cache: Path) -> None:
     other = Frames(dataset=Dataset.of([write(tmp_path / "other.parquet", rows(500, 10))], cache), size=96)
     loader = Loader(sources=[frames, other], batch_size=10, weights=[1, 1], num_samples=40)
     for batch in loader.epoch(0):
@@ -94,7 +97,7 @@ def test_datasets_are_mixed_by_weight(frames, shards, tmp_path, cache):
             assert (batch.labels["box"][on_it, 0] == number % 20).all()
 
 
-def test_a_batch_may_lack_crops_of_a_rare_dataset(shards, tmp_path, cache):
+def test_a_batch_may_lack_crops_of_a_rare_dataset(shards: Callable[..., list[Path]], tmp_path: Path, cache: Path) -> None:
     crops = Crops.of(Dataset.of(shards(), cache), size=64)
     rare = Crops.of(Dataset.of([write(tmp_path / "rare.parquet", rows(500, 10))], cache), size=64)
     loader = Loader(sources=[crops, rare], batch_size=4, weights=[39, 1], num_samples=40)
@@ -104,14 +107,15 @@ def test_a_batch_may_lack_crops_of_a_rare_dataset(shards, tmp_path, cache):
     assert {shape for _, shape in drawn} == {(4, 21, 3)}
 
 
-def flip(path, row: int, byte: int) -> None:
+def flip(path: Path, row: int, byte: int) -> None:
     found = extents(path, "image", map_file(path))
+    assert found
     data = bytearray(path.read_bytes())
     data[int(found.offset[row]) + byte] ^= 0xFF
     path.write_bytes(bytes(data))
 
 
-def test_a_corrupt_sample_is_quarantined_counted_and_replaced_alike_everywhere(shards, cache):
+def test_a_corrupt_sample_is_quarantined_counted_and_replaced_alike_everywhere(shards: Callable[..., list[Path]], cache: Path) -> None:
     paths = shards(3, data_page_size=1, write_batch_size=1)  # a page a row
     flip(paths[0], 20, 0)
     frames = Frames(dataset=Dataset.of(paths, cache), size=96)
@@ -128,7 +132,7 @@ def test_a_corrupt_sample_is_quarantined_counted_and_replaced_alike_everywhere(s
         assert images.shape == (8, 96, 96, 3)
 
 
-def test_bytes_that_are_no_image_are_quarantined_too(tmp_path, cache):
+def test_bytes_that_are_no_image_are_quarantined_too(tmp_path: Path, cache: Path) -> None:
     table = rows(0, 40)
     images = table["image"].to_pylist()
     images[3] = b"not an image"
@@ -140,7 +144,7 @@ def test_bytes_that_are_no_image_are_quarantined_too(tmp_path, cache):
 
 
 @pytest.mark.parametrize("size", [96, 64])
-def test_a_image_that_is_cut_short_is_quarantined_at_any_size(tmp_path, cache, size):
+def test_an_image_that_is_cut_short_is_quarantined_at_any_size(tmp_path: Path, cache: Path, size: int) -> None:
     table = rows(0, 40)
     images = table["image"].to_pylist()
     images[5] = images[5][: len(images[5]) // 2]
@@ -152,7 +156,7 @@ def test_a_image_that_is_cut_short_is_quarantined_at_any_size(tmp_path, cache, s
     assert 5 not in samples
 
 
-def test_too_many_corrupt_samples_end_the_run(tmp_path, cache):
+def test_too_many_corrupt_samples_end_the_run(tmp_path: Path, cache: Path) -> None:
     table = rows(0, 40)
     images = [b"broken" if k % 3 else image for k, image in enumerate(table["image"].to_pylist())]
     table = table.set_column(2, table.schema.field("image"), [images])
@@ -161,7 +165,7 @@ def test_too_many_corrupt_samples_end_the_run(tmp_path, cache):
         copied(Loader(sources=[frames], batch_size=8, quarantine=Quarantine(tolerated=10)))
 
 
-def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards, cache):
+def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards: Callable[..., list[Path]], cache: Path) -> None:
     dataset = Dataset.of(shards(), cache)
     crops = Crops.of(dataset, size=64, factor=2.0)
     assert len(crops) == sum(k % 3 for k in range(120) if k % 7 != 6)
@@ -183,7 +187,7 @@ def test_crops_hold_their_hand_in_the_middle_and_left_hands_are_mirrored(shards,
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("box", [[100, 80, 180, 140], [-20, 150, 70, 260], [5, 3, 620, 350], [900, 900, 950, 950]])
-def test_a_crop_is_what_a_warp_would_cut(box, mirrored):
+def test_a_crop_is_what_a_warp_would_cut(box: list[int], mirrored: bool) -> None:
     import cv2
 
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (360, 640, 3), np.uint8), (0, 0), 6)
@@ -200,7 +204,7 @@ def test_a_crop_is_what_a_warp_would_cut(box, mirrored):
         assert np.quantile(apart, 0.97) < 12, "but for the image's edge, where a warp blends"
 
 
-def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):
+def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path: Path, cache: Path) -> None:
     import simplejpeg
 
     table = rows(1, 1)
@@ -215,10 +219,10 @@ def test_a_large_frame_is_shrunk_and_its_labels_with_it(tmp_path, cache):
     assert np.allclose([x, y], wanted, atol=0.6)
 
 
-def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames):
+def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames: Frames) -> None:
     part = Frames(dataset=frames.dataset, size=96, share=0.25)
     loader = Loader(sources=[part], batch_size=10)
-    seen = [set(), set()]
+    seen: list[set[int]] = [set(), set()]
     for epoch in (0, 1):
         for images, _, samples, labels in copied(loader, epoch):
             for k in range(len(samples)):
@@ -233,7 +237,7 @@ def test_a_share_of_the_data_is_the_same_frames_in_every_epoch(frames):
         Frames(dataset=frames.dataset, share=1.5)
 
 
-def test_a_loader_can_be_sent_to_another_process(frames):
+def test_a_loader_can_be_sent_to_another_process(frames: Frames) -> None:
     for source in (frames, Crops.of(frames.dataset, size=64)):
         loader = Loader(sources=[source], batch_size=8)
         sent = pickle.loads(pickle.dumps(loader))
@@ -250,6 +254,6 @@ def test_a_loader_can_be_sent_to_another_process(frames):
         ({"batch_size": 500}, "samples of an epoch"),
     ],
 )
-def test_senseless_loaders_are_refused(frames, wrong, word):
+def test_senseless_loaders_are_refused(frames: Frames, wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        Loader(**({"sources": [frames], "batch_size": 8} | wrong))
+        Loader(sources=[frames], **({"batch_size": 8} | wrong))

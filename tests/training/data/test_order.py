@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from training.data.order import Mixture, shuffled
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**63))
-def test_a_permutation_takes_every_place_once(count, key):
+def test_a_permutation_takes_every_place_once(count: int, key: int) -> None:
     assert sorted(shuffled(np.arange(count), count, key)) == list(range(count))
 
 
-def test_neighbours_are_torn_apart_and_the_key_decides_where_they_go():
+def test_neighbours_are_torn_apart_and_the_key_decides_where_they_go() -> None:
     count = 100_000
     first, second = (shuffled(np.arange(count), count, key) for key in (1, 2))
     assert np.mean(np.abs(np.diff(first)) < 1000) < 0.03  # 0.02 of two places drawn at random are as near
@@ -26,13 +27,13 @@ def test_neighbours_are_torn_apart_and_the_key_decides_where_they_go():
     assert ((counts - count / 400) ** 2 / (count / 400)).sum() < 520  # chi square of 361 degrees of freedom: 99.99 % lie below 468
 
 
-def test_the_order_is_the_same_in_another_process():
+def test_the_order_is_the_same_in_another_process() -> None:
     code = "import numpy as np; from training.data.order import Mixture; print(Mixture(counts=[70, 30], seed=5).at(3, np.arange(100)))"
     outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert outputs == {f"{Mixture(counts=[70, 30], seed=5).at(3, np.arange(100))}\n"}
 
 
-def test_an_epoch_without_weights_holds_everything_once():
+def test_an_epoch_without_weights_holds_everything_once() -> None:
     mixture = Mixture(counts=[7, 50, 3])
     for epoch in range(3):
         dataset, sample = mixture.at(epoch, np.arange(60))
@@ -42,7 +43,7 @@ def test_an_epoch_without_weights_holds_everything_once():
     assert not np.array_equal(mixture.at(0, np.arange(60))[1], mixture.at(1, np.arange(60))[1])
 
 
-def test_weights_set_the_shares_and_no_sample_comes_again_before_all_have_come():
+def test_weights_set_the_shares_and_no_sample_comes_again_before_all_have_come() -> None:
     mixture = Mixture(counts=[10, 100], weights=[1, 3], num_samples=41)
     assert mixture.quotas.tolist() == [10, 31]
     seen: list[int] = []
@@ -55,6 +56,6 @@ def test_weights_set_the_shares_and_no_sample_comes_again_before_all_have_come()
 
 
 @pytest.mark.parametrize("wrong", [{"counts": [0, 3]}, {"counts": []}, {"counts": [3], "weights": [1, 1]}, {"counts": [3], "weights": [0]}])
-def test_senseless_mixtures_are_refused(wrong):
+def test_senseless_mixtures_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"samples|weights"):
         Mixture(**wrong)

@@ -5,8 +5,9 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import boto3
+import boto3  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from training.data.shard import CorruptSampleError
 
 
 @pytest.fixture(scope="module")
-def store():
+def store() -> Any:
     """A server that speaks S3, and its client."""
     before = dict(os.environ)
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -40,7 +41,7 @@ def store():
 
 
 @pytest.fixture
-def packed(tmp_path, store) -> tuple[Path, str]:
+def packed(tmp_path: Path, store: Any) -> tuple[Path, str]:
     """A folder as `pack` leaves it, and where it was uploaded to."""
     client, options = store
     folder, prefix = tmp_path / "packed", tmp_path.name
@@ -55,13 +56,15 @@ def packed(tmp_path, store) -> tuple[Path, str]:
     return folder, f"s3://hands/{prefix}{options}"
 
 
-def batches(dataset: Dataset):
+def batches(dataset: Dataset) -> Any:
     loader = Loader(sources=[Frames(dataset=dataset, size=96)], batch_size=24)
     return [(batch.images.clone(), batch.labels["box"]) for batch in loader.epoch(1)]
 
 
 @pytest.mark.parametrize("shards_that_fit", [3, 1, 0])
-def test_the_same_batches_as_from_a_disk_whatever_fits(packed, tmp_path, monkeypatch, shards_that_fit):
+def test_the_same_batches_as_from_a_disk_whatever_fits(
+    packed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards_that_fit: int
+) -> None:
     folder, uri = packed
     sizes = [entry["bytes"] for entry in json.loads((folder / "index.json").read_text())["shards"]]
     monkeypatch.setenv("WHIM_CACHE_GB", str((sum(sizes[:shards_that_fit]) + 10) / 1e9))
@@ -74,15 +77,21 @@ def test_the_same_batches_as_from_a_disk_whatever_fits(packed, tmp_path, monkeyp
         assert np.array_equal(box, wanted_box)
 
 
-def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(packed, tmp_path, cache, monkeypatch):
+def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(
+    packed: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, uri = packed
     monkeypatch.setenv("WHIM_CACHE", str(cache))
     far, near = (held_out_frames([Path(place)], 96) for place in (uri, str(folder)))
+    assert far
+    assert near
     assert far.dataset.fingerprint == near.dataset.fingerprint
     assert bytes(far.dataset.shards[0].image(3)) == bytes(near.dataset.shards[0].image(3))
     assert len(far) == 40, "no shard of val: those of test"
     write(tmp_path / "other" / "val" / "one.parquet", rows(7, 3))
-    assert len(held_out_frames([Path(uri), tmp_path / "other"], 96)) == 43
+    both = held_out_frames([Path(uri), tmp_path / "other"], 96)
+    assert both
+    assert len(both) == 43
     (tmp_path / "nothing").mkdir()
     assert held_out_frames([tmp_path / "nothing"], 96) is None
     name, pictures, _ = labelled_set(whim.parse(["evaluate", "detector", "best.pt", "--data", uri, "--image", "96"]))
@@ -90,11 +99,14 @@ def test_what_is_held_out_is_found_in_a_store_as_on_a_disk(packed, tmp_path, cac
     assert len(list(pictures)) == 40
 
 
-def test_a_image_that_has_changed_in_the_store_is_quarantined(packed, store, tmp_path, monkeypatch):
+def test_an_image_that_has_changed_in_the_store_is_quarantined(
+    packed: Any, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, uri = packed
     monkeypatch.setenv("WHIM_CACHE_GB", "0")
     dataset = Dataset.open(uri, "train", tmp_path / "far")
     shard = dataset.shards[1]
+    assert shard.found
     place = int(shard.found.offset[7]) + 300
     client, _ = store
     changed = bytearray((folder / "train" / "train-1.parquet").read_bytes())
@@ -107,7 +119,7 @@ def test_a_image_that_has_changed_in_the_store_is_quarantined(packed, store, tmp
     assert list(loader.quarantine.reasons) == [(0, 47)]
 
 
-def test_a_cache_that_lost_the_hands_of_a_shard_fetches_them_again(packed, tmp_path, monkeypatch):
+def test_a_cache_that_lost_the_hands_of_a_shard_fetches_them_again(packed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, uri = packed
     monkeypatch.setenv("WHIM_CACHE_GB", "0")
     first = Dataset.open(uri, "train", tmp_path / "far")
@@ -117,13 +129,13 @@ def test_a_cache_that_lost_the_hands_of_a_shard_fetches_them_again(packed, tmp_p
 
 
 @pytest.mark.parametrize("words", ["much", "inf"])
-def test_a_limit_that_is_no_number_is_named(words, tmp_path, monkeypatch):
+def test_a_limit_that_is_no_number_is_named(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHIM_CACHE_GB", words)
     with pytest.raises(ValueError, match=f"WHIM_CACHE_GB must be a number of gigabytes, got '{words}'"):
         limit_bytes(tmp_path)
 
 
-def test_what_is_here_is_not_fetched_again(packed, store, tmp_path, monkeypatch):
+def test_what_is_here_is_not_fetched_again(packed: Any, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, uri = packed
     monkeypatch.setenv("WHIM_CACHE_GB", "1")
     with ThreadPoolExecutor(4) as pool:  # ranks of one machine
@@ -139,7 +151,9 @@ def test_what_is_here_is_not_fetched_again(packed, store, tmp_path, monkeypatch)
     assert {path: path.stat().st_ino for path in files} == files
 
 
-def test_what_was_used_longest_ago_makes_room_and_who_reads_it_reads_on(packed, tmp_path, monkeypatch):
+def test_what_was_used_longest_ago_makes_room_and_who_reads_it_reads_on(
+    packed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, uri = packed
     monkeypatch.setenv("WHIM_CACHE_GB", "1")
     dataset = Dataset.open(uri, "train", tmp_path / "far")
@@ -153,7 +167,7 @@ def test_what_was_used_longest_ago_makes_room_and_who_reads_it_reads_on(packed, 
     assert [bytes(shard.image(5)) for shard in dataset.shards] == wanted
 
 
-def test_a_shard_that_is_not_what_the_index_says_is_refused(packed, store, tmp_path):
+def test_a_shard_that_is_not_what_the_index_says_is_refused(packed: Any, store: Any, tmp_path: Path) -> None:
     folder, uri = packed
     client, _ = store
     key = f"{uri.split('/')[3].split('?')[0]}/train/train-1.parquet"

@@ -3,7 +3,9 @@
 import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -27,7 +29,7 @@ from training.data.shard import CorruptSampleError
     ],
     ids=str,
 )
-def test_bytes_by_offset_are_those_of_parquets_reader(shards, cache, options):
+def test_bytes_by_offset_are_those_of_parquets_reader(shards: Callable[..., list[Path]], cache: Path, options: Any) -> None:
     (path,) = shards(1, **options)
     wanted = pq.read_table(path, columns=["image"])["image"].to_pylist()
     dataset = Dataset.of([path], cache)
@@ -36,7 +38,7 @@ def test_bytes_by_offset_are_those_of_parquets_reader(shards, cache, options):
 
 
 @pytest.mark.parametrize("options", [{"compression": "zstd"}, {"use_dictionary": ["image"], "column_encoding": None}], ids=str)
-def test_any_parquet_is_read_by_row_groups(shards, cache, options):
+def test_any_parquet_is_read_by_row_groups(shards: Callable[..., list[Path]], cache: Path, options: Any) -> None:
     (path,) = shards(1, **options)
     wanted = pq.read_table(path, columns=["image"])["image"].to_pylist()
     dataset = Dataset.of([path], cache)
@@ -54,7 +56,7 @@ def test_any_parquet_is_read_by_row_groups(shards, cache, options):
     assert [got[k] for k in range(40)] == wanted
 
 
-def test_hands_and_ignored_boxes_of_rows(shards, cache):
+def test_hands_and_ignored_boxes_of_rows(shards: Callable[..., list[Path]], cache: Path) -> None:
     dataset = Dataset.of(shards(), cache)
     picked = [5, 41, 0, 119]  # with 2, 2, 0, 2 hands
     of, hands = dataset.hands(picked, ["box", "side", "hand_pose"])
@@ -67,7 +69,7 @@ def test_hands_and_ignored_boxes_of_rows(shards, cache):
     assert ignore.tolist() == [[1, 2, 3, 4]] * 2
 
 
-def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards, cache):
+def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards: Callable[..., list[Path]], cache: Path) -> None:
     paths = shards(1)
     first = Dataset.of(paths, cache)
     (folder,) = cache.iterdir()
@@ -79,15 +81,16 @@ def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards, 
     assert set(again.shards[0].columns["side"]) == {0, 1}
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(shards, tmp_path):
+def test_a_cache_that_cannot_be_written_is_done_without(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     assert len(Dataset.of(shards(1), blocked)) == 40
 
 
-def test_a_flipped_byte_is_seen(shards, cache):
+def test_a_flipped_byte_is_seen(shards: Callable[..., list[Path]], cache: Path) -> None:
     (path,) = shards(1)
     found = extents(path, "image", map_file(path))
+    assert found
     data = bytearray(path.read_bytes())
     data[int(found.offset[20]) + 200] ^= 0x10
     path.write_bytes(bytes(data))
@@ -112,7 +115,7 @@ def flipped(data: bytes, place: int, bit: int) -> bytearray:
     return other
 
 
-def test_a_flipped_bit_among_the_hands_is_named_or_does_no_harm(shards, tmp_path):
+def test_a_flipped_bit_among_the_hands_is_named_or_does_no_harm(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     """Of the pages' headers a few bits say nothing that is read."""
     (path,) = shards(1, row_group_size=40)
     wanted = Dataset.of([path], tmp_path / "sound").shards[0].columns
@@ -128,16 +131,18 @@ def test_a_flipped_bit_among_the_hands_is_named_or_does_no_harm(shards, tmp_path
             assert all(np.array_equal(each.shards[0].columns[name], values, equal_nan=True) for name, values in wanted.items())
 
 
-def test_a_damaged_page_header_is_named(shards, tmp_path):
+def test_a_damaged_page_header_is_named(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     (path,) = shards(1)
-    end = int(extents(path, "image", map_file(path)).page_offset[1])
+    found = extents(path, "image", map_file(path))
+    assert found
+    end = int(found.page_offset[1])
     said = [opened(flipped(path.read_bytes(), end - 1 - k // 3, k % 8), tmp_path / f"damaged-{k}.parquet") for k in range(60)]
     named = [each for each in said if isinstance(each, str)]
     assert len(named) > 10
     assert all(re.search(r"damaged-\d+.parquet", each) for each in named)
 
 
-def test_what_other_writers_make_of_a_shard_is_read_too(shards, cache, tmp_path):
+def test_what_other_writers_make_of_a_shard_is_read_too(shards: Callable[..., list[Path]], cache: Path, tmp_path: Path) -> None:
     """DuckDB knows neither lists of a fixed length nor columns without nulls."""
     (path,) = shards(1)
     other = tmp_path / "other.parquet"
@@ -150,12 +155,12 @@ def test_what_other_writers_make_of_a_shard_is_read_too(shards, cache, tmp_path)
         lambda dataset: dataset.hands(range(40), ["box", "side", "keypoints", "keep"]),
         lambda dataset: dataset.ignore(range(40)),
     ):
-        (of, values), (true_of, true_values) = rows_of(got), rows_of(wanted)
+        (of, values), (true_of, true_values) = rows_of(got), rows_of(wanted)  # type: ignore[no-untyped-call]
         assert np.array_equal(of, true_of)
         np.testing.assert_equal(values, true_values)
 
 
-def test_hands_that_lack_something_are_unknown_and_rows_that_lack_an_image_corrupt(cache, tmp_path):
+def test_hands_that_lack_something_are_unknown_and_rows_that_lack_an_image_corrupt(cache: Path, tmp_path: Path) -> None:
     hand = {"box": [1.0, 2, 3, 4], "keypoints": [[5.0, 6, 1]] * 2, "side": 1}
     table = pa.table(
         {
@@ -176,7 +181,7 @@ def test_hands_that_lack_something_are_unknown_and_rows_that_lack_an_image_corru
         dataset.hands([2], ["box", "keep"])
 
 
-def test_no_rows_have_no_hands(shards, cache):
+def test_no_rows_have_no_hands(shards: Callable[..., list[Path]], cache: Path) -> None:
     """A batch of several datasets may hold nothing of one of them."""
     dataset = Dataset.of(shards(1), cache)
     of, hands = dataset.hands([], ["box", "keypoints"])
@@ -185,7 +190,7 @@ def test_no_rows_have_no_hands(shards, cache):
     assert dataset.ignore([])[1].shape == (0, 4)
 
 
-def test_what_is_no_shard_is_named(cache, tmp_path):
+def test_what_is_no_shard_is_named(cache: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"hands": [[1.0]], "image": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(
         ValueError, match=r"a.parquet has images of type string and hands of type list<.*: they must be JPEG bytes and lists"
@@ -193,7 +198,7 @@ def test_what_is_no_shard_is_named(cache, tmp_path):
         Dataset.of([tmp_path / "a.parquet"], cache)
 
 
-def listed(paths):
+def listed(paths: Any) -> Any:
     """Write the index beside the split's folder."""
     folder = paths[0].parents[1]
     entries = [{"path": f"train/{p.name}", "split": "train", "bytes": p.stat().st_size} for p in paths]
@@ -201,7 +206,7 @@ def listed(paths):
     return folder
 
 
-def test_a_missing_shard_is_named(shards, cache):
+def test_a_missing_shard_is_named(shards: Callable[..., list[Path]], cache: Path) -> None:
     paths = shards()
     folder = listed(paths)
     paths[1].unlink()
@@ -209,7 +214,7 @@ def test_a_missing_shard_is_named(shards, cache):
         Dataset.open(folder, "train", cache)
 
 
-def test_a_truncated_shard_is_named(shards, cache):
+def test_a_truncated_shard_is_named(shards: Callable[..., list[Path]], cache: Path) -> None:
     paths = shards()
     folder = listed(paths)
     paths[2].write_bytes(paths[2].read_bytes()[:-500])
@@ -219,7 +224,7 @@ def test_a_truncated_shard_is_named(shards, cache):
         Dataset.of(paths, cache)
 
 
-def test_another_schema_is_refused(tmp_path, cache):
+def test_another_schema_is_refused(tmp_path: Path, cache: Path) -> None:
     table = rows(0, 4)
     path = write(tmp_path / "old.parquet", table.replace_schema_metadata({"schema_version": "0"}))
     with pytest.raises(ValueError, match="schema version 0, this code reads"):
@@ -229,19 +234,19 @@ def test_another_schema_is_refused(tmp_path, cache):
         Dataset.of([path], cache)
 
 
-def test_an_empty_split_is_refused(shards, cache):
+def test_an_empty_split_is_refused(shards: Callable[..., list[Path]], cache: Path) -> None:
     folder = listed(shards())
     with pytest.raises(ValueError, match="nothing to train on"):
         Dataset.open(folder, "val", cache)
 
 
-def test_a_folder_that_is_not_there_is_named(cache, tmp_path):
+def test_a_folder_that_is_not_there_is_named(cache: Path, tmp_path: Path) -> None:
     for wanted in (Dataset.open, lambda folder: Dataset.held_out([folder])):
         with pytest.raises(FileNotFoundError, match=r"there is no folder .*mistyped: name one of shards"):
             wanted(tmp_path / "mistyped")
 
 
-def test_without_an_index_only_training_takes_a_folder_as_it_is(shards, cache):
+def test_without_an_index_only_training_takes_a_folder_as_it_is(shards: Callable[..., list[Path]], cache: Path) -> None:
     (path,) = shards(1)
     assert len(Dataset.open(path.parent, "train", cache)) == 40
     with pytest.raises(ValueError, match="nothing to train on"):

@@ -1,6 +1,7 @@
 """Augmentation moves images, boxes, keypoints and sides together, the same way wherever it runs."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from training.data.keyed_random import uniform
 from training.detector.augment import Augmentation, augment, of_training
 
 SIZE = 128
-STILL = {
+STILL: dict[str, Any] = {
     "rotation_deg": 0,
     "shift": 0,
     "scale": (1, 1),
@@ -23,7 +24,7 @@ STILL = {
 }
 
 
-def case(b: int = 8, seed: int = 0):
+def case(b: int = 8, seed: int = 0) -> Any:
     """A hand an image; each keypoint is a bright blob on black, the box the blobs' hull and 6 pixels."""
     generator = torch.Generator().manual_seed(seed)
     keypoints = 44 + 40 * torch.rand(b, 21, 2, generator=generator)
@@ -62,7 +63,7 @@ def brightness(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_what_is_painted_on_a_keypoint_is_found_on_the_moved_keypoint(change):
+def test_what_is_painted_on_a_keypoint_is_found_on_the_moved_keypoint(change: Any) -> None:
     images, labels, key = case()
     seen, moved = augment(images, labels, key, Augmentation(**STILL | change))
     found = 0
@@ -76,7 +77,7 @@ def test_what_is_painted_on_a_keypoint_is_found_on_the_moved_keypoint(change):
     assert found > 60
 
 
-def test_nothing_asked_nothing_changed():
+def test_nothing_asked_nothing_changed() -> None:
     images, labels, key = case()
     seen, moved = augment(images, labels, key, Augmentation.none())
     torch.testing.assert_close(seen, images, atol=1e-4, rtol=0)
@@ -85,7 +86,7 @@ def test_nothing_asked_nothing_changed():
         torch.testing.assert_close(values, labels[name], atol=1e-3, rtol=0)
 
 
-def test_a_flip_makes_left_hands_right_ones():
+def test_a_flip_makes_left_hands_right_ones() -> None:
     images, labels, key = case()
     _, moved = augment(images, labels, key, Augmentation(**STILL | {"flip": 1.0}))
     assert torch.equal(moved["side"], 1 - labels["side"])
@@ -97,7 +98,7 @@ def test_a_flip_makes_left_hands_right_ones():
     assert 0 < mirrored.sum() < 8
 
 
-def test_a_turned_box_fits_its_hand_and_not_its_old_corners():
+def test_a_turned_box_fits_its_hand_and_not_its_old_corners() -> None:
     images, labels, key = case()
     _, moved = augment(images, labels, key, Augmentation(**STILL | {"rotation_deg": 45.0}))
     points = moved["keypoints"][..., :2]
@@ -110,7 +111,7 @@ def test_a_turned_box_fits_its_hand_and_not_its_old_corners():
     assert (new <= old.norm(dim=1, keepdim=True) + 1e-3).all()
 
 
-def test_ignored_areas_are_cut_to_their_tile_of_a_mosaic():
+def test_ignored_areas_are_cut_to_their_tile_of_a_mosaic() -> None:
     images, labels, key = case(4)
     labels |= {"ignore_image": torch.arange(4), "ignore": torch.tensor([[0.0, 0, SIZE, SIZE]]).repeat(4, 1)}
     _, moved = augment(images, labels, key, Augmentation(**STILL | {"mosaic": 1.0}))
@@ -122,7 +123,7 @@ def test_ignored_areas_are_cut_to_their_tile_of_a_mosaic():
     assert 1 in torch.bincount(alone["ignore_image"], minlength=4)
 
 
-def test_a_hand_of_which_little_is_left_is_dropped():
+def test_a_hand_of_which_little_is_left_is_dropped() -> None:
     images, labels, key = case(4)
     labels["box"] += 115
     labels["keypoints"][..., :2] += 115
@@ -131,7 +132,7 @@ def test_a_hand_of_which_little_is_left_is_dropped():
 
 
 @pytest.mark.parametrize("change", [{}, {"flip": 1.0}, {"mosaic": 1.0}, {"mosaic": 1.0, "scale": (0.5, 0.7), "shift": 0.1}], ids=str)
-def test_no_box_reaches_beyond_what_is_shown_of_its_image(change):
+def test_no_box_reaches_beyond_what_is_shown_of_its_image(change: Any) -> None:
     """Images white, twice as wide as high, in grey squares; hands that reach over every border."""
     _, labels, key = case(16)
     images = torch.full((16, 3, SIZE, SIZE), 114 / 255)
@@ -150,7 +151,7 @@ def test_no_box_reaches_beyond_what_is_shown_of_its_image(change):
         assert ((visible[:, :2] > box[:2] - 1) & (visible[:, :2] < box[2:] + 1)).all()
 
 
-def test_a_batch_without_hands_is_augmented_too():
+def test_a_batch_without_hands_is_augmented_too() -> None:
     images, labels, key = case(4)
     for name in ("image", "box", "side", "keypoints", "ignore_image", "ignore"):
         labels[name] = labels[name][:0]
@@ -162,7 +163,7 @@ def test_a_batch_without_hands_is_augmented_too():
 
 
 @pytest.mark.parametrize("part", [4, 8])
-def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part):
+def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part: int) -> None:
     images, labels, key = case(16)
     chosen = Augmentation(mixup=0.5)
     whole, _ = augment(images, labels, key, chosen)
@@ -176,7 +177,7 @@ def test_the_result_does_not_depend_on_how_ranks_share_a_batch(part):
     torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-6, rtol=0)
 
 
-def test_masking_hides_a_part_and_keeps_the_labels():
+def test_masking_hides_a_part_and_keeps_the_labels() -> None:
     images, labels, key = case(16)
     seen, moved = augment(images, labels, key, Augmentation(**STILL | {"masking": 1.0}))
     changed = ((seen - images).abs().amax(1) > 1e-3).float().mean((1, 2))
@@ -184,7 +185,7 @@ def test_masking_hides_a_part_and_keeps_the_labels():
     torch.testing.assert_close(moved["keypoints"], labels["keypoints"])
 
 
-def test_colours_turn_about_the_grey_axis():
+def test_colours_turn_about_the_grey_axis() -> None:
     images = torch.full((4, 3, SIZE, SIZE), 0.4)
     _, labels, key = case(4)
     seen, _ = augment(images, labels, key, Augmentation(**STILL | {"hue": 0.5, "saturation": 0.7}))
@@ -195,7 +196,7 @@ def test_colours_turn_about_the_grey_axis():
     assert (seen - images).abs().amax() > 0.05
 
 
-def test_mixup_blends_about_half_and_keeps_all_hands():
+def test_mixup_blends_about_half_and_keeps_all_hands() -> None:
     images, labels, key = case(8)
     seen, moved = augment(images, labels, key, Augmentation(**STILL | {"mixup": 1.0}))
     assert torch.bincount(moved["image"], minlength=8).tolist() == [2] * 8
@@ -203,13 +204,13 @@ def test_mixup_blends_about_half_and_keeps_all_hands():
     assert ((share > 0.3) & (share < 0.9)).all()
 
 
-def test_mosaic_refuses_a_batch_that_it_cannot_group():
+def test_mosaic_refuses_a_batch_that_it_cannot_group() -> None:
     images, labels, key = case(6)
     with pytest.raises(ValueError, match="multiple of 4"):
         augment(images, labels, key, Augmentation())
 
 
-def test_random_numbers_are_even_and_hang_on_key_and_stream_only():
+def test_random_numbers_are_even_and_hang_on_key_and_stream_only() -> None:
     key = torch.arange(20_000) * 7919
     numbers = uniform(key, 3, 4)
     assert torch.equal(uniform(key[5:9], 3, 2), numbers[5:9, :2])
@@ -219,7 +220,7 @@ def test_random_numbers_are_even_and_hang_on_key_and_stream_only():
     assert torch.corrcoef(numbers.T).fill_diagonal_(0).abs().max() < 4 / math.sqrt(20_000)
 
 
-def test_hands_that_were_not_kept_are_ignored_and_unknown_keypoints_count_for_nothing():
+def test_hands_that_were_not_kept_are_ignored_and_unknown_keypoints_count_for_nothing() -> None:
     _, labels, _ = case(4)
     labels |= {"keep": torch.tensor([True, False, True, True]), "to_input": torch.tensor([[0.2, 0, 16], [0.2, 16, 0]]).repeat(2, 1)}
     labels["keypoints"][2, 5] = torch.nan

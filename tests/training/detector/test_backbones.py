@@ -1,5 +1,8 @@
 """The paper's other backbones: published sizes, ImageNet files in their published layouts, and every row of its Table 2."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,18 +18,18 @@ from training.recipes import DETECTORS
 TRUNKS = {"resnet50": (ResNet50, resnet50), "hrnet": (HRNet, hrnet_w32)}
 
 
-def state_of(layout):
+def state_of(layout: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     return {name: torch.rand(shape, generator=generator) if shape else torch.tensor(1) for name, shape in layout.items()}
 
 
-def test_the_layouts_have_the_published_numbers_of_parameters():
+def test_the_layouts_have_the_published_numbers_of_parameters() -> None:
     assert num_parameters(resnet50()) == 25_557_032
     assert num_parameters(hrnet_w32()) == 41_232_680
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_an_imagenet_file_fills_the_whole_backbone(name, tmp_path):
+def test_an_imagenet_file_fills_the_whole_backbone(name: str, tmp_path: Path) -> None:
     trunk, layout = TRUNKS[name][0](), state_of(TRUNKS[name][1]())
     torch.save(layout, tmp_path / "imagenet.pth")
     trunk.load(tmp_path / "imagenet.pth")
@@ -37,7 +40,7 @@ def test_an_imagenet_file_fills_the_whole_backbone(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_another_networks_file_is_refused_by_name(name, tmp_path):
+def test_another_networks_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
     other = next(key for key in TRUNKS if key != name)
     torch.save(state_of(TRUNKS[other][1]()), tmp_path / "other.pth")
     with pytest.raises(BadWeights, match=r"other.pth is another network's checkpoint"):
@@ -47,8 +50,8 @@ def test_another_networks_file_is_refused_by_name(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_a_detector_on_each_backbone_says_something_of_every_anchor_and_learns_everywhere(name):
-    network = random_detector(DetectorSettings(backbone=name)).train()
+def test_a_detector_on_each_backbone_says_something_of_every_anchor_and_learns_everywhere(name: str) -> None:
+    network = random_detector(DetectorSettings(backbone=name)).train()  # type: ignore[arg-type]
     many, one = network(torch.rand(2, 3, 64, 96))
     anchors = 64 * 96 // 64 + 64 * 96 // 256 + 64 * 96 // 1024
     assert many.box.shape == (2, anchors, 64)
@@ -58,8 +61,8 @@ def test_a_detector_on_each_backbone_says_something_of_every_anchor_and_learns_e
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_folded_norms_change_nothing(name):
-    network = random_detector(DetectorSettings(backbone=name, one_to_one=False))
+def test_folded_norms_change_nothing(name: str) -> None:
+    network = random_detector(DetectorSettings(backbone=name, one_to_one=False))  # type: ignore[arg-type]
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = detections(network, image)
@@ -69,15 +72,15 @@ def test_folded_norms_change_nothing(name):
     torch.testing.assert_close(after.score, before.score, atol=1e-3, rtol=0)
 
 
-def test_the_default_network_is_as_it_was():
-    assert [sum(p.numel() for p in Detector(DetectorSettings(size=size, one_to_one=False)).parameters()) for size in "sm"] == [
+def test_the_default_network_is_as_it_was() -> None:
+    assert [sum(p.numel() for p in Detector(DetectorSettings(size=size, one_to_one=False)).parameters()) for size in "sm"] == [  # type: ignore[arg-type, misc]
         3_385_253,
         11_764_405,
     ]
     assert DetectorSettings().backbone == "darknet"
 
 
-def test_every_row_of_table_2_changes_one_thing_of_m():
+def test_every_row_of_table_2_changes_one_thing_of_m() -> None:
     rows = {name: DETECTORS[name]() for name in ABLATIONS}
     full = rows["detector_m"]
     assert (full.network.size, full.share, full.network.landmarks) == ("m", 1.0, True)

@@ -1,6 +1,8 @@
 """A detector on files: what is drawn, what is written, and what is said of files that are none."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -16,19 +18,19 @@ from training.detector.inference import HandDetector
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(random_detector(), tmp_path_factory.mktemp("net") / "best.pt")
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8))
     return path
 
 
 @pytest.fixture
-def film(tmp_path):
+def film(tmp_path: Path) -> Path:
     """Seven frames at 10 a second, of odd sides."""
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container:
@@ -41,23 +43,23 @@ def film(tmp_path):
     return path
 
 
-def test_a_image_is_drawn_and_its_hands_are_in_the_table(checkpoint, photo, tmp_path):
+def test_an_image_is_drawn_and_its_hands_are_in_the_table(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
     detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
     out = tmp_path / "out"
     frames, hands = detect(detector, str(photo), out)
-    (wanted,) = detector([cv2.imread(str(photo), cv2.IMREAD_COLOR_RGB)])
+    (wanted,) = detector([np.asarray(cv2.imread(str(photo), cv2.IMREAD_COLOR_RGB))])
     table = pq.read_table(out / "photo.parquet")
     assert (frames, hands) == (1, len(wanted.score)) == (1, len(table))
     assert hands > 0
     np.testing.assert_allclose(np.array(table["box"].to_pylist()), wanted.box, atol=1e-3)
     np.testing.assert_allclose(np.array(table["keypoints"].to_pylist()), wanted.keypoints, atol=1e-3)
     assert table["side"].to_pylist() == wanted.side.tolist()
-    drawn = cv2.imread(str(out / "photo.jpg"))
+    drawn = np.asarray(cv2.imread(str(out / "photo.jpg")))
     assert drawn.shape == (80, 120, 3)
     assert (np.abs(drawn.astype(int) - cv2.imread(str(photo))) > 60).mean() > 0.01
 
 
-def test_a_video_is_drawn_frame_by_frame(checkpoint, film, tmp_path):
+def test_a_video_is_drawn_frame_by_frame(checkpoint: Path, film: Path, tmp_path: Path) -> None:
     detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
     out = tmp_path / "out"
     assert detect(detector, str(film), out, table_format="json")[0] == 7
@@ -71,7 +73,7 @@ def test_a_video_is_drawn_frame_by_frame(checkpoint, film, tmp_path):
     assert detect(detector, str(film), tmp_path / "few", max_frames=2)[0] == 2
 
 
-def test_what_is_no_image_and_no_video_is_named(checkpoint, tmp_path):
+def test_what_is_no_image_and_no_video_is_named(checkpoint: Path, tmp_path: Path) -> None:
     detector = HandDetector.load(checkpoint, size=64)
     (tmp_path / "text.mp4").write_text("no video")
     for source, words in ((tmp_path / "text.mp4", "cannot be read as a video"), (tmp_path / "none.jpg", "cannot be read as an image")):
@@ -82,14 +84,16 @@ def test_what_is_no_image_and_no_video_is_named(checkpoint, tmp_path):
         detect(detector, "webcam:77", tmp_path / "out")
 
 
-def test_a_source_is_not_drawn_over(checkpoint, photo, tmp_path):
+def test_a_source_is_not_drawn_over(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
     before = photo.read_bytes()
     with pytest.raises(ValueError, match=r"the hands drawn on .*photo.jpg would be written over it: name another folder by --out"):
         detect(HandDetector.load(checkpoint, size=64), str(photo), tmp_path)
     assert photo.read_bytes() == before
 
 
-def test_a_source_that_is_gone_or_another_of_its_name_leaves_the_earlier_table(checkpoint, film, photo, tmp_path):
+def test_a_source_that_is_gone_or_another_of_its_name_leaves_the_earlier_table(
+    checkpoint: Path, film: Path, photo: Path, tmp_path: Path
+) -> None:
     detector, out = HandDetector.load(checkpoint, size=64, threshold=0.4), tmp_path / "out"
     detect(detector, str(film), out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -104,13 +108,13 @@ def test_a_source_that_is_gone_or_another_of_its_name_leaves_the_earlier_table(c
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_file_may_be_called_as_a_camera(checkpoint, photo, tmp_path):
+def test_a_file_may_be_called_as_a_camera(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
     photo = photo.rename(tmp_path / "webcam-still.jpg")
     assert detect(HandDetector.load(checkpoint, size=64), str(photo), tmp_path / "out")[0] == 1
     assert (tmp_path / "out" / "webcam-still.jpg").exists()
 
 
-def labels(folder, **entry):
+def labels(folder: Path, **entry: Any) -> Path:
     image = {"id": "A0", "jpeg": "photo.jpg", "width": 120, "height": 80, "hands": [], "ignore": []} | entry
     path = folder / "labels" / "some.json"
     path.parent.mkdir(exist_ok=True)
@@ -118,7 +122,9 @@ def labels(folder, **entry):
     return path
 
 
-def test_the_command_line_reaches_training(checkpoint, photo, tmp_path, monkeypatch, capsys):
+def test_the_command_line_reaches_training(
+    checkpoint: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def say(*words: object) -> str:
         assert whim.main([*map(str, words)]) == 0
         return str(capsys.readouterr().out)

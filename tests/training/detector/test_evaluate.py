@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,31 +22,31 @@ from training.detector.report import ABLATIONS, PAPER, WorstImages, network_fact
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(random_detector(), tmp_path_factory.mktemp("net") / "best.pt")
 
 
 @pytest.fixture(scope="module")
-def detector(checkpoint):
+def detector(checkpoint: Path) -> HandDetector:
     return HandDetector.load(checkpoint, size=64, threshold=0.01)
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path: Path) -> Path:
     return official.photo(tmp_path / "photo.jpg")
 
 
-def read(path):
-    return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+def read(path: Path) -> np.ndarray:
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
 
 
-def test_labelled_frames_are_counted(detector, photo):
+def test_labelled_frames_are_counted(detector: HandDetector, photo: Path) -> None:
     (found,) = detector([read(photo)])
     best = found.box[0].tolist()
     name = ("left", "right")[int(found.side[0])]
     threshold = float(found.score[0]) - 1e-6
 
-    def measured(**entry):
+    def measured(**entry: Any) -> Any:
         said = metrics(evaluate(detector, labelled_frames(labels(photo.parent, **entry))), threshold=threshold, min_iou=0.3)
         return [said.get(key) for key in ("precision", "recall", "side")]
 
@@ -54,7 +56,7 @@ def test_labelled_frames_are_counted(detector, photo):
     assert measured(ignore=[best]) == [0, 0, None]
 
 
-def test_labels_that_do_not_fit_are_named(tmp_path):
+def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"format": ')
     with pytest.raises(ValueError, match=r"cut.json cannot be read as JSON \(.*\): is it cut short"):
         list(labelled_frames(tmp_path / "cut.json"))
@@ -65,13 +67,13 @@ def test_labels_that_do_not_fit_are_named(tmp_path):
         list(labelled_frames(tmp_path / "other.json"))
 
 
-def targets_of(detector, path, rows, name="a") -> LabelledImage:
+def targets_of(detector: HandDetector, path: Path, rows: Any, name: str = "a") -> LabelledImage:
     """An image labelled with what the detector says."""
     (found,) = detector([read(path)])
     return LabelledImage(name=name, source=path, box=found.box[rows].astype(np.float64), side=found.side[rows])
 
 
-def test_batches_do_not_change_what_is_found(detector, tmp_path):
+def test_batches_do_not_change_what_is_found(detector: HandDetector, tmp_path: Path) -> None:
     images = [targets_of(detector, official.photo(tmp_path / f"{k}.jpg", seed=k), [0, 3], str(k)) for k in range(5)]
     one, three = (evaluate(detector, images, batch_size=size) for size in (1, 3))
     assert one.num_images == three.num_images == 5
@@ -81,33 +83,33 @@ def test_batches_do_not_change_what_is_found(detector, tmp_path):
     assert set(metrics_by_size(one)) == {"<4%", "4-10%", "10-25%", ">25%"}
 
 
-def test_the_worst_images_are_kept_worst_first(detector, tmp_path):
+def test_the_worst_images_are_kept_worst_first(detector: HandDetector, tmp_path: Path) -> None:
     worst = WorstImages(threshold=2.0, min_iou=0.5, worst=Worst(count=2))  # nothing is said: every label is a miss
     for number, count in enumerate((1, 3, 0, 2)):
         labelled = targets_of(detector, official.photo(tmp_path / f"{number}.jpg", seed=number), list(range(count)), str(number))
         evaluate(detector, [labelled], onlooker=worst)
     assert sorted(faults for faults, *_ in worst.worst.kept) == [2, 3]
     worst.write(tmp_path / "worst.jpg")
-    assert cv2.imread(str(tmp_path / "worst.jpg")).shape == (400, 1600, 3)
+    assert read(tmp_path / "worst.jpg").shape == (400, 1600, 3)
     nothing = WorstImages(threshold=2.0, min_iou=0.5)
     nothing.write(tmp_path / "none.jpg")
     assert not (tmp_path / "none.jpg").exists()
 
 
-def test_size_counts_one_head_in_half_precision(detector):
+def test_size_counts_one_head_in_half_precision(detector: HandDetector) -> None:
     facts = network_facts(detector, repeats=1)
     assert facts["size_mb"] == pytest.approx(6.77, abs=0.02)
     assert facts["milliseconds"] > 0
 
 
-def test_each_set_adds_to_one_page(checkpoint, photo, tmp_path, capsys):
+def test_each_set_adds_to_one_page(checkpoint: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report"
     options = [str(checkpoint), "--image", "64", "--report", str(report), "--threshold", "0.5"]
     hands = [{"box": [10, 10, 60, 60], "side": "left"}]
     whim.main(["evaluate", "detector", *options, "--labels", str(labels(tmp_path, hands=hands))])
     people = [official.person(0, [10.0, 20, 30, 15], [60.0, 20, 10, 12])]
     whim.main(["evaluate", "detector", *options, "--coco-wholebody", str(official.coco(tmp_path / "coco", people, 2)), "--json"])
-    square = [(10.0, 10), (50, 10), (50, 50), (10, 50)]
+    square = [(10.0, 10.0), (50.0, 10.0), (50.0, 50.0), (10.0, 50.0)]
     whim.main(["evaluate", "detector", *options, "--oxford-hands", str(official.oxford(tmp_path / "oxford", {"a": [square]})), "--json"])
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert "side_ap" in said[0]

@@ -1,21 +1,25 @@
 """The exported files say what the network says, for any number of images."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor
 
 from tests.training.detector.small import random_detector, save
 from training.detector.export import export
 from training.detector.inference import detections
-from training.detector.network import DetectorSettings
+from training.detector.network import Detector, DetectorSettings
 
 SIZE, HANDS = 96, 12  # the finest level has cells enough that only those of its best hands are computed, the others have not
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["one to one", "one to many"])
-def files(request, tmp_path_factory):
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("export")
     network = random_detector(DetectorSettings(one_to_one=request.param))
     checkpoint = save(network, folder / "best.pt")
@@ -24,18 +28,18 @@ def files(request, tmp_path_factory):
     return network, folder
 
 
-def wanted(network, images):
+def wanted(network: Detector, images: Tensor) -> Any:
     """The best anchors, one image after the other."""
     with torch.no_grad():
         said = detections(network, images)
     best, side = said.score.max(2)
     rows = best.argsort(1, descending=True)[:, :HANDS]
     pick = lambda values: torch.stack([values[k, row] for k, row in enumerate(rows)])  # noqa: E731
-    return pick(said.box), pick(best), pick(side), pick(best / said.score.sum(2)), pick(said.keypoints)
+    return pick(said.box), pick(best), pick(side), pick(best / said.score.sum(2)), pick(said.keypoints)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_onnxruntime_says_what_torch_says(files, batch):
+def test_onnxruntime_says_what_torch_says(files: Any, batch: int) -> None:
     network, folder = files
     images = torch.rand(batch, 3, SIZE, SIZE)
     session = onnxruntime.InferenceSession(folder / "hands.onnx", providers=["CPUExecutionProvider"])
@@ -52,7 +56,7 @@ def test_onnxruntime_says_what_torch_says(files, batch):
     np.testing.assert_allclose(side_score, true_side_score, atol=1e-4)
 
 
-def test_the_file_holds_one_head_and_says_what_it_is(files):
+def test_the_file_holds_one_head_and_says_what_it_is(files: Any) -> None:
     network, folder = files
     model = onnx.load(folder / "hands.onnx")
     onnx.checker.check_model(model)
@@ -66,7 +70,7 @@ def test_the_file_holds_one_head_and_says_what_it_is(files):
     assert not list(folder.glob("partial-*"))
 
 
-def test_torch_reads_its_own_export(files):
+def test_torch_reads_its_own_export(files: Any) -> None:
     network, folder = files
     if network.single is None:
         pytest.skip("exported once, from the other head")
@@ -78,7 +82,7 @@ def test_torch_reads_its_own_export(files):
     assert '"classes": "left,right"' in extra["whim.json"]
 
 
-def test_senseless_exports_are_refused(tmp_path):
+def test_senseless_exports_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in .onnx or .pt2, got .*hands.pb"):
         export(tmp_path / "hands.pb", tmp_path / "best.pt")
     with pytest.raises(ValueError, match="multiple of 32, got 100"):

@@ -11,7 +11,7 @@ from training.detector.network import DetectorSettings
 
 @pytest.mark.parametrize("settings", [DetectorSettings(), DetectorSettings(one_to_one=False), DetectorSettings(landmarks=False)], ids=str)
 @pytest.mark.parametrize(("count", "folded"), [(10, True), (30, False), (150, True)])
-def test_the_best_alone_are_the_best_of_all(settings, count, folded):
+def test_the_best_alone_are_the_best_of_all(settings: DetectorSettings, count: int, folded: bool) -> None:
     network = random_detector(settings)
     network = fused(network) if folded else network
     images = torch.rand(2, 3, 160, 128)  # 320, 80 and 20 anchors
@@ -25,8 +25,8 @@ def test_the_best_alone_are_the_best_of_all(settings, count, folded):
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (1, 2), (4, 3)])
-def test_a_cell_alone_says_what_it_says_among_all_even_at_the_edge(shape):
-    branch, x = random_detector().heads.branches["keypoints"][0], torch.randn(2, 64, *shape)
+def test_a_cell_alone_says_what_it_says_among_all_even_at_the_edge(shape: tuple[int, int]) -> None:
+    branch, x = random_detector().heads.branches["keypoints"][0], torch.randn(2, 64, *shape)  # type: ignore[index]
     cells = torch.arange(x[0, 0].numel()).flip(0).expand(2, -1)
     with torch.no_grad():
         dense, alone = branch(x).flatten(2).mT, at_cells(branch, x, cells)

@@ -1,5 +1,7 @@
 """Hands come out in the pixels of the image that went in, once each."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from training.detector.network import Detections, DetectorSettings
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (37, 111), (211, 53), (1, 9), (720, 1281)])
-def test_a_place_in_the_image_and_its_place_in_the_square_are_one(shape):
+def test_a_place_in_the_image_and_its_place_in_the_square_are_one(shape: tuple[int, int]) -> None:
     height, width = shape
     image = np.zeros((height, width, 3), np.uint8)
     y0, y1, x0, x1 = height // 3, max(2 * height // 3, height // 3 + 1), width // 2, max(3 * width // 4, width // 2 + 1)
@@ -23,7 +25,7 @@ def test_a_place_in_the_image_and_its_place_in_the_square_are_one(shape):
     assert middle == pytest.approx([(x0 + x1) / 2 * scale + dx, (y0 + y1) / 2 * scale + dy], abs=0.6)
 
 
-def test_boxes_and_keypoints_come_back_in_the_pixels_of_each_image():
+def test_boxes_and_keypoints_come_back_in_the_pixels_of_each_image() -> None:
     detector = HandDetector(random_detector(), size=96, threshold=0.2)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (h, w, 3), np.uint8) for h, w in ((96, 96), (50, 131), (301, 77))]
@@ -40,7 +42,7 @@ def test_boxes_and_keypoints_come_back_in_the_pixels_of_each_image():
         np.testing.assert_allclose((hands.keypoints[..., :2] * scale + [dx, dy])[clear], same.keypoints[clear, :, :2], atol=1e-2)
 
 
-def test_an_answer_has_the_shapes_and_ranges_it_promises():
+def test_an_answer_has_the_shapes_and_ranges_it_promises() -> None:
     detector = HandDetector(random_detector(), size=64, threshold=0.4, max_hands=7)
     (hands,) = detector([np.full((64, 64, 3), 90, np.uint8)])
     n = len(hands.score)
@@ -57,7 +59,7 @@ def test_an_answer_has_the_shapes_and_ranges_it_promises():
 
 
 @pytest.mark.parametrize("settings", [DetectorSettings(), DetectorSettings(one_to_one=False, landmarks=False)], ids=str)
-def test_folded_norms_change_nothing(settings):
+def test_folded_norms_change_nothing(settings: DetectorSettings) -> None:
     network = random_detector(settings)
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
@@ -83,7 +85,7 @@ def slow_unduplicated(box: np.ndarray, max_iou: float) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_doubles_are_dropped_as_a_slow_reference_drops_them(seed):
+def test_doubles_are_dropped_as_a_slow_reference_drops_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 40, (60, 2))
     box = np.concatenate([low, low + rng.uniform(10, 40, (60, 2))], 1)
@@ -93,7 +95,7 @@ def test_doubles_are_dropped_as_a_slow_reference_drops_them(seed):
     assert unduplicated(np.zeros((0, 4), np.float32), 0.4).tolist() == []
 
 
-def test_only_the_one_to_many_head_needs_its_doubles_dropped():
+def test_only_the_one_to_many_head_needs_its_doubles_dropped() -> None:
     box = torch.tensor([[0.0, 0, 40, 40], [1, 1, 41, 41], [50, 50, 60, 60]])
     said = Detections(box, torch.tensor([[0.9, 0.1], [0.8, 0.1], [0.1, 0.7]]), torch.zeros(3, 21, 3))
     still = np.array([1.0, 0, 0], np.float32)
@@ -104,7 +106,7 @@ def test_only_the_one_to_many_head_needs_its_doubles_dropped():
         assert hands.side.tolist()[-1] == 1
 
 
-def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     network = random_detector()
     loaded = HandDetector.load(save(network, tmp_path / "best.pt"), size=64, threshold=0.2)
     image = np.random.default_rng(1).integers(0, 255, (80, 60, 3), np.uint8)

@@ -1,6 +1,7 @@
 """The terms of the detector's loss by hand, their gradients, and the assigner beside a slow one that reads like the paper."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def boxes(*rows: list[float]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def test_complete_iou_by_hand():
+def test_complete_iou_by_hand() -> None:
     same = boxes([0, 0, 4, 2])
     assert complete_iou(same, same).item() == pytest.approx(1, abs=1e-6)
     moved = boxes([2, 0, 6, 2])  # shares 4 of 12; centres 2 apart in a hull of 6 x 2
@@ -30,14 +31,14 @@ def test_complete_iou_by_hand():
     assert -2 <= complete_iou(same, far).item() < -0.9
 
 
-def test_overlap_does_not_feel_place_and_scale():
+def test_overlap_does_not_feel_place_and_scale() -> None:
     rng = np.random.default_rng(0)
     corner = torch.as_tensor(rng.uniform(0, 50, (2, 20, 2)))
     a, b = torch.cat([corner, corner + torch.as_tensor(rng.uniform(5, 40, (2, 20, 2)))], -1)
     torch.testing.assert_close(complete_iou(3 * a + 7, 3 * b + 7), complete_iou(a, b), atol=1e-6, rtol=0)
 
 
-def test_distance_by_hand():
+def test_distance_by_hand() -> None:
     logits = torch.zeros(1, 4 * 16, dtype=torch.float64)
     distance = torch.tensor([[0.0, 3.25, 7.5, 99.0]], dtype=torch.float64)
     assert distance_loss(logits, distance).item() == pytest.approx(math.log(16))
@@ -49,7 +50,7 @@ def test_distance_by_hand():
     assert distance_loss(peak.flatten(1), distance).item() == pytest.approx(entropy, abs=1e-6)
 
 
-def test_keypoints_by_hand():
+def test_keypoints_by_hand() -> None:
     truth = torch.zeros(1, 21, 2, dtype=torch.float64)
     said = truth.clone()
     said[0, 0] = torch.tensor([3.0, 4.0])
@@ -62,27 +63,27 @@ def test_keypoints_by_hand():
     assert keypoint_loss(said, truth, 0 * weight, area).item() == 0
 
 
-def test_gradients():
+def test_gradients() -> None:
     rng = np.random.default_rng(1)
     draw = lambda *shape: torch.as_tensor(rng.normal(size=shape))  # noqa: E731
-    logits, distance = draw(3, 32).requires_grad_(), torch.as_tensor(rng.uniform(0, 6, (3, 4)))
+    logits, distance = draw(3, 32).requires_grad_(), torch.as_tensor(rng.uniform(0, 6, (3, 4)))  # type: ignore[no-untyped-call]
     assert gradcheck(lambda x: distance_loss(x, distance), logits)
-    points, truth, weight = draw(2, 21, 2).requires_grad_(), draw(2, 21, 2), torch.rand(2, 21, dtype=torch.float64)
+    points, truth, weight = draw(2, 21, 2).requires_grad_(), draw(2, 21, 2), torch.rand(2, 21, dtype=torch.float64)  # type: ignore[no-untyped-call]
     area = torch.tensor([400.0, 900.0], dtype=torch.float64)
     assert gradcheck(lambda x: keypoint_loss(x, truth, weight, area), points)
     assert gradcheck(lambda x: keypoint_distance_loss(x, truth, weight, area), points)
-    assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())
+    assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())  # type: ignore[no-untyped-call]
     quality, ignored = torch.rand(1, 5, 2, dtype=torch.float64), torch.tensor([[False, True, False, False, True]])
-    logits = draw(1, 5, 2).requires_grad_()
+    logits = draw(1, 5, 2).requires_grad_()  # type: ignore[no-untyped-call]
     assert gradcheck(lambda x: side_loss(x, quality, ignored), logits)
-    side_loss(logits, quality, ignored).sum().backward()
-    assert (logits.grad[ignored] == 0).all()
+    side_loss(logits, quality, ignored).sum().backward()  # type: ignore[no-untyped-call]
+    assert (logits.grad[ignored] == 0).all()  # type: ignore[index]
     flat = boxes([0, 0, 0, 0], [5, 5, 5, 9]).requires_grad_()
-    complete_iou(flat, boxes([1, 1, 3, 3], [5, 5, 5, 5])).sum().backward()
-    assert flat.grad.isfinite().all()
+    complete_iou(flat, boxes([1, 1, 3, 3], [5, 5, 5, 5])).sum().backward()  # type: ignore[no-untyped-call]
+    assert flat.grad.isfinite().all()  # type: ignore[union-attr]
 
 
-def test_anchors_stand_in_the_middle_of_their_cells_and_decode_gives_back_the_truth():
+def test_anchors_stand_in_the_middle_of_their_cells_and_decode_gives_back_the_truth() -> None:
     like = torch.zeros(1, dtype=torch.float64)
     points, strides = anchors(64, 96, like)
     assert len(points) == 96 + 24 + 6
@@ -114,12 +115,14 @@ def random_case(seed: int) -> tuple[Detections, torch.Tensor, Hands]:
     return Detections(said, score, torch.zeros(2, n, 21, 3)), points, hands
 
 
-def slow_assign(said: Detections, points: torch.Tensor, hands: Hands, num_anchors: int):
+def slow_assign(said: Detections, points: torch.Tensor, hands: Hands, num_anchors: int) -> Any:
     """TOOD, section 3.2, one hand at a time."""
     b, n = said.box.shape[:2]
     owner, quality = -np.ones((b, n), int), np.zeros((b, n))
     for i in range(b):
-        wanted, t_of, iou_of = {}, {}, {}
+        wanted: dict[int, list[int]] = {}
+        t_of: dict[tuple[int, int], float] = {}
+        iou_of: dict[tuple[int, int], float] = {}
         for j in range(hands.box.shape[1]):
             if not hands.real[i, j]:
                 continue
@@ -139,8 +142,8 @@ def slow_assign(said: Detections, points: torch.Tensor, hands: Hands, num_anchor
         for a, claims in wanted.items():
             owner[i, a] = max(claims, key=lambda j: iou_of[j, a])
         for j in range(hands.box.shape[1]):
-            mine = np.flatnonzero(owner[i] == j)
-            if len(mine):
+            mine = np.flatnonzero(owner[i] == j).tolist()
+            if mine:
                 top_t, top_iou = max(t_of[j, a] for a in mine), max(iou_of[j, a] for a in mine)
                 quality[i, mine] = [t_of[j, a] / top_t * top_iou for a in mine]
     return owner, quality
@@ -148,7 +151,7 @@ def slow_assign(said: Detections, points: torch.Tensor, hands: Hands, num_anchor
 
 @pytest.mark.parametrize("num_anchors", [1, 10])
 @pytest.mark.parametrize("seed", range(3))
-def test_assignment_is_that_of_the_paper(seed, num_anchors):
+def test_assignment_is_that_of_the_paper(seed: int, num_anchors: int) -> None:
     said, points, hands = random_case(seed)
     given = assign(said, points, hands, num_anchors=num_anchors)
     owner, quality = slow_assign(said, points, hands, num_anchors)
@@ -158,7 +161,7 @@ def test_assignment_is_that_of_the_paper(seed, num_anchors):
     assert (owner >= 0).sum() > num_anchors
 
 
-def labels(**change) -> dict[str, torch.Tensor]:
+def labels(**change: Any) -> dict[str, torch.Tensor]:
     """Two hands on the first of two images, none on the second."""
     columns = {
         "image": torch.tensor([0, 0]),
@@ -174,10 +177,10 @@ def labels(**change) -> dict[str, torch.Tensor]:
 def raw_of(images: int = 2, seed: int = 0) -> Raw:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda width: torch.randn(images, 189, width, generator=generator).requires_grad_()  # noqa: E731
-    return Raw(draw(64), draw(2), draw(63))
+    return Raw(draw(64), draw(2), draw(63))  # type: ignore[no-untyped-call]
 
 
-def test_a_batch_without_hands_teaches_that_there_are_none():
+def test_a_batch_without_hands_teaches_that_there_are_none() -> None:
     nothing = labels(
         image=torch.zeros(0, dtype=torch.int64),
         box=torch.zeros(0, 4),
@@ -186,21 +189,21 @@ def test_a_batch_without_hands_teaches_that_there_are_none():
     )
     raw = raw_of()
     terms = detector_loss(raw, targets_of(nothing, 2), (96, 96), DetectorLossWeights())
-    terms.total().backward()
+    terms.total().backward()  # type: ignore[no-untyped-call]
     assert terms.side > 0
     assert terms.box == terms.distance == terms.keypoints == terms.visibility == 0
-    assert (raw.side.grad > 0).all()
+    assert (raw.side.grad > 0).all()  # type: ignore[operator, union-attr]
 
 
-def test_ignored_boxes_are_neither_hand_nor_background():
+def test_ignored_boxes_are_neither_hand_nor_background() -> None:
     ignored = labels(ignore_image=torch.tensor([1]), ignore=torch.tensor([[0.0, 0, 96, 96]]))
     raw = raw_of()
-    detector_loss(raw, targets_of(ignored, 2), (96, 96), DetectorLossWeights()).total().backward()
-    assert (raw.side.grad[1] == 0).all()
-    assert (raw.side.grad[0] != 0).all()
+    detector_loss(raw, targets_of(ignored, 2), (96, 96), DetectorLossWeights()).total().backward()  # type: ignore[no-untyped-call]
+    assert (raw.side.grad[1] == 0).all()  # type: ignore[index]
+    assert (raw.side.grad[0] != 0).all()  # type: ignore[index]
 
 
-def test_hands_without_keypoints_teach_box_and_side_only():
+def test_hands_without_keypoints_teach_box_and_side_only() -> None:
     blind = labels()
     blind["keypoints"] = blind["keypoints"] * 0
     raw = raw_of()
@@ -209,16 +212,16 @@ def test_hands_without_keypoints_teach_box_and_side_only():
     assert terms.box > 0
 
 
-def test_a_box_outside_the_image_does_no_harm():
+def test_a_box_outside_the_image_does_no_harm() -> None:
     outside = labels(box=torch.tensor([[-500.0, -500, -400, -400], [50, 50, 90, 80]]))
     raw = raw_of()
     terms = detector_loss(raw, targets_of(outside, 2), (96, 96), DetectorLossWeights())
-    terms.total().backward()
+    terms.total().backward()  # type: ignore[no-untyped-call]
     assert all(term.isfinite() for term in terms)
-    assert all(each.grad.isfinite().all() for each in raw)
+    assert all(each.grad.isfinite().all() for each in raw)  # type: ignore[union-attr]
 
 
-def test_padding_keeps_every_hand_with_its_image():
+def test_padding_keeps_every_hand_with_its_image() -> None:
     shuffled = labels(
         image=torch.tensor([1, 0, 1]),
         box=torch.tensor([[1.0, 1, 2, 2], [2, 2, 3, 3], [3, 3, 4, 4]]),

@@ -1,6 +1,7 @@
 """The whole chain learns: eight images off a shard, by heart."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -50,12 +51,12 @@ def hands_in_images(count: int) -> pa.Table:
 
 
 @pytest.fixture
-def eight(tmp_path, cache) -> Frames:
+def eight(tmp_path: Path, cache: Path) -> Frames:
     return Frames(dataset=Dataset.of([write(tmp_path / "train" / "eight.parquet", hands_in_images(8))], cache), size=SIZE)
 
 
 @pytest.mark.slow
-def test_eight_images_are_learnt_by_heart(eight, tmp_path):
+def test_eight_images_are_learnt_by_heart(eight: Frames, tmp_path: Path) -> None:
     eight = replace(eight, size=96)
     loader = Loader(sources=[eight], batch_size=8, num_threads=1)
     task = DetectorTask(held_out=eight, augmentation=Augmentation.none())
@@ -72,7 +73,9 @@ def test_eight_images_are_learnt_by_heart(eight, tmp_path):
     assert (tmp_path / "sheet.jpg").stat().st_size > 10_000
 
 
-def test_the_command_trains_measures_and_goes_on(eight, tmp_path, capsys, monkeypatch):
+def test_the_command_trains_measures_and_goes_on(
+    eight: Frames, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "val" / "some.parquet", hands_in_images(4))
     words = ["train", "detector", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--set", "image_px=64", "--set", "batch_size=4"]

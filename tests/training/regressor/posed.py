@@ -1,6 +1,7 @@
 """Shards of posed hands, exact under weak perspective: a grey image with one white dot where a keypoint of the hand is."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -62,5 +63,5 @@ def picture(point: np.ndarray) -> np.ndarray:
     return image
 
 
-def crops_of(path: Path, **settings) -> Crops:
+def crops_of(path: Path, **settings: Any) -> Crops:
     return Crops.of(Dataset.of([path], path.parent / "cache"), **settings)

@@ -1,5 +1,8 @@
 """Crops and truth change together: image, points and the hand in space; drawn by the sample's key; the truth is the shards'."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +26,7 @@ def layer() -> HandLayer:
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory, layer):
+def batch(tmp_path_factory: pytest.TempPathFactory, layer: HandLayer) -> Any:
     """Images half as wide again as a crop, their truth, and the plain truth of crops as they are."""
     path = shard_of(tmp_path_factory.mktemp("posed") / "train" / "train-0.parquet", posed_hands(12))
     crops = crops_of(path, size=384)
@@ -42,7 +45,7 @@ def dots(crops: torch.Tensor) -> torch.Tensor:
     return torch.stack([(light.sum(1) * place).sum(1) / total, (light.sum(2) * place).sum(1) / total], 1)
 
 
-def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
+def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch: Any, layer: HandLayer) -> None:
     """Rotations of the mirrored left hand give the mirrored joints, and points are their weak projection."""
     _images, truth, labels = batch
     hand = layer(truth.rotations, truth.betas, torch.tensor([[5.0, 0, 0]]).expand(12, 3))
@@ -57,7 +60,7 @@ def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch, layer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 12])
-def test_in_a_batch_of_several_products_each_image_has_its_own_truth(tmp_path, layer, batch_size):
+def test_in_a_batch_of_several_products_each_image_has_its_own_truth(tmp_path: Path, layer: HandLayer, batch_size: int) -> None:
     """Of a batch of one, all sources but one have no part."""
     shards = [shard_of(tmp_path / str(k) / "train" / "train-0.parquet", posed_hands(6, seed=k)) for k in range(2)]
     sources = [crops_of(path, factor=2.0) for path in shards]
@@ -68,7 +71,7 @@ def test_in_a_batch_of_several_products_each_image_has_its_own_truth(tmp_path, l
         torch.testing.assert_close(dots(as_floats(batch.images)), truth.points[:, DOT], atol=3e-3, rtol=0)
 
 
-def test_without_augmentation_the_crop_is_the_middle_of_the_image(batch):
+def test_without_augmentation_the_crop_is_the_middle_of_the_image(batch: Any) -> None:
     pictures, truth, _ = batch
     crops, same = augment(pictures, truth, torch.arange(12), CropAugmentation.none(), MARGIN)
     torch.testing.assert_close(crops, pictures[:, :, 64:-64, 64:-64], atol=1e-3, rtol=0)
@@ -76,7 +79,7 @@ def test_without_augmentation_the_crop_is_the_middle_of_the_image(batch):
         torch.testing.assert_close(a, b)
 
 
-def test_images_points_and_hands_move_together(batch):
+def test_images_points_and_hands_move_together(batch: Any) -> None:
     """The dot is where the moved keypoint says; the moved hand, projected by the moved camera, falls on the moved keypoints."""
     pictures, truth, _labels = batch
     crops, moved = augment(pictures, truth, torch.arange(12) * 7919 + 3, GEOMETRY, MARGIN)
@@ -89,7 +92,7 @@ def test_images_points_and_hands_move_together(batch):
     assert (moved.points - truth.points).abs().amax((1, 2)).min() > 0.01
 
 
-def test_mano_turned_is_the_mesh_turned(batch, layer):
+def test_mano_turned_is_the_mesh_turned(batch: Any, layer: HandLayer) -> None:
     pictures, truth, _ = batch
     _, moved = augment(pictures, truth, torch.arange(12) * 31 + 1, GEOMETRY, MARGIN)
     hand = layer(moved.rotations, moved.betas, torch.tensor([[5.0, 0, 0]]).expand(12, 3))
@@ -98,7 +101,7 @@ def test_mano_turned_is_the_mesh_turned(batch, layer):
     torch.testing.assert_close(moved.rotations[:, 1:], truth.rotations[:, 1:])
 
 
-def test_a_sample_changes_by_its_key_alone(batch):
+def test_a_sample_changes_by_its_key_alone(batch: Any) -> None:
     pictures, truth, _ = batch
     key = torch.arange(12) * 97
     crops, moved = augment(pictures, truth, key, CropAugmentation(), MARGIN)
@@ -108,7 +111,7 @@ def test_a_sample_changes_by_its_key_alone(batch):
     torch.testing.assert_close(moved.points[some], part.points)
 
 
-def test_ranges_are_those_that_are_told(batch):
+def test_ranges_are_those_that_are_told(batch: Any) -> None:
     """Turns of 60 degrees at the most for six in ten, sides of 0.7 to 1.3."""
     _, truth, _ = batch
     many = type(truth)(*(values[:1].expand(4000, *values.shape[1:]) for values in truth))
@@ -123,7 +126,7 @@ def test_ranges_are_those_that_are_told(batch):
     assert 1.28 < side.max() < 1.31
 
 
-def test_unknown_truth_is_masked_and_never_a_nan(tmp_path, layer):
+def test_unknown_truth_is_masked_and_never_a_nan(tmp_path: Path, layer: HandLayer) -> None:
     """2D landmarks alone: no MANO, no joints, landmarks as points."""
     hands = posed_hands(4)
     unknown = {name: np.full_like(hands[name], np.nan) for name in ("betas", "global_orient", "joints_3d", "joints_2d", "camera")}
@@ -142,7 +145,7 @@ def test_unknown_truth_is_masked_and_never_a_nan(tmp_path, layer):
     assert (moved.points[0, 5] == 0).all()
 
 
-def test_hands_whose_box_has_no_area_or_is_none_are_not_trained_on(tmp_path):
+def test_hands_whose_box_has_no_area_or_is_none_are_not_trained_on(tmp_path: Path) -> None:
     hands = posed_hands(6)
     hands["box"][1, 2:] = hands["box"][1, :2]
     hands["box"][2] = hands["box"][2, [2, 1, 0, 3]]
@@ -150,19 +153,19 @@ def test_hands_whose_box_has_no_area_or_is_none_are_not_trained_on(tmp_path):
     assert crops_of(shard_of(tmp_path / "train" / "train-0.parquet", hands)).hand[:, 2].tolist() == [0, 5]
 
 
-def test_hands_are_weighed_by_their_quality(tmp_path, layer):
+def test_hands_are_weighed_by_their_quality(tmp_path: Path, layer: HandLayer) -> None:
     path = shard_of(tmp_path / "train" / "train-0.parquet", posed_hands(3), quality=np.array([0.2, 1.0, 0.7]))
     assert targets_of(crops_of(path).labels(range(3)), 256, MARGIN, layer, CPU).weight.tolist() == pytest.approx([0.2, 1.0, 0.7])
 
 
-def test_bad_settings_are_named():
+def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r"augmentation\.turned is a share"):
         CropAugmentation(turned=2)
     with pytest.raises(ValueError, match=r"augmentation\.scale"):
         CropAugmentation(scale=1.0)
 
 
-def test_matrices_of_the_shards_angles_are_the_truths(batch):
+def test_matrices_of_the_shards_angles_are_the_truths(batch: Any) -> None:
     _, truth, labels = batch
     right = labels["side"] == 1
     wanted = matrix_from_axis_angle(torch.from_numpy(labels["global_orient"][right]))

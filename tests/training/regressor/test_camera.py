@@ -1,6 +1,7 @@
 """Crop and frame agree on where a hand is, to a thousandth of a pixel, both ways, for any focal length and for left hands."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ BOX = torch.tensor([[900.0, 200.0, 240.0], [40.0, 700.0, 81.5], [640.0, 360.0, 7
 WRIST = torch.zeros(3, 1, 3, dtype=torch.float64)
 FLAT = torch.tensor([[0.05, -0.08, 0.0], [-0.03, 0.02, 0.0]], dtype=torch.float64).expand(3, 2, 3)
 DEEP = FLAT + torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64)
-THOUSANDTH = {"atol": 1e-3, "rtol": 0.0}
+THOUSANDTH: dict[str, Any] = {"atol": 1e-3, "rtol": 0.0}
 
 
 def project_to_frame(points: torch.Tensor, translation: torch.Tensor, focal: float) -> torch.Tensor:
@@ -34,7 +35,7 @@ def project_to_frame(points: torch.Tensor, translation: torch.Tensor, focal: flo
     return focal * seen[..., :2] / seen[..., 2:] + points.new_tensor(SIZE) / 2
 
 
-def test_hand_worked():
+def test_hand_worked() -> None:
     """A scale of 5: the crop is 0.4 m wide. A wrist 0.1 m right of the middle is a quarter of the crop away, whatever the box."""
     camera, box = torch.tensor([[5.0, 0.1, 0.0]]), torch.tensor([[500.0, 300.0, 200.0]])
     assert project_to_crop(torch.zeros(1, 1, 3), camera)[0, 0].tolist() == pytest.approx([0.25, 0.0])
@@ -44,14 +45,14 @@ def test_hand_worked():
 
 
 @pytest.mark.parametrize("known", [None, 300.0, 1000.0, 4000.0, 90000.0])
-def test_the_wrists_depth_falls_on_the_same_pixels_in_crop_and_frame(known):
+def test_the_wrists_depth_falls_on_the_same_pixels_in_crop_and_frame(known: float | None) -> None:
     focal = frame_focal(SIZE, known)
     by_crop = crop_to_frame(project_to_crop(FLAT, CAMERA), BOX)
     by_frame = project_to_frame(FLAT, frame_translation(CAMERA, BOX, SIZE, focal), focal)
     torch.testing.assert_close(by_frame, by_crop, **THOUSANDTH)
 
 
-def test_in_the_middle_and_with_the_crops_own_focal_every_point_falls_on_the_same_pixels():
+def test_in_the_middle_and_with_the_crops_own_focal_every_point_falls_on_the_same_pixels() -> None:
     box = torch.tensor([[640.0, 360.0, 500.0]], dtype=torch.float64)
     focal = 5000 / 256 * 500
     by_crop = crop_to_frame(project_to_crop(DEEP[:1], CAMERA[:1]), box)
@@ -59,7 +60,7 @@ def test_in_the_middle_and_with_the_crops_own_focal_every_point_falls_on_the_sam
     torch.testing.assert_close(by_frame, by_crop, **THOUSANDTH)
 
 
-def test_the_unknown_focal_is_the_releases():
+def test_the_unknown_focal_is_the_releases() -> None:
     """5000 pixels of 256, and its formula for the translation (WiLoR, cam_crop_to_full)."""
     focal = frame_focal(SIZE)
     assert focal == 5000 / 256 * 1280
@@ -70,21 +71,21 @@ def test_the_unknown_focal_is_the_releases():
 
 
 @pytest.mark.parametrize("absurd", [0.0, -900.0, 3.0, 1e7, math.nan, math.inf])
-def test_an_absurd_focal_is_refused_with_what_would_do(absurd):
+def test_an_absurd_focal_is_refused_with_what_would_do(absurd: float) -> None:
     with pytest.raises(ValueError, match="for a frame of 1280 x 720: expected 256 to 128000, in pixels of this frame; leave it out"):
         frame_focal(SIZE, absurd)
 
 
-def test_a_known_focal_is_taken_as_it_is():
+def test_a_known_focal_is_taken_as_it_is() -> None:
     assert frame_focal(SIZE, 1100.0) == 1100.0
 
 
-def test_the_corners_of_the_crop_are_the_corners_of_the_box():
+def test_the_corners_of_the_crop_are_the_corners_of_the_box() -> None:
     corners = torch.tensor([[[-0.5, -0.5], [0.5, 0.5]]], dtype=torch.float64)
     assert crop_to_frame(corners, BOX[:1])[0].tolist() == [[780, 80], [1020, 320]]
 
 
-def test_a_left_hand_is_where_it_was_before_the_image_was_mirrored():
+def test_a_left_hand_is_where_it_was_before_the_image_was_mirrored() -> None:
     """A left hand of the frame is mirrored with its crop, estimated as a right one, and taken back: pixels and parameters are the same."""
     torch.manual_seed(0)
     model = load_hand_model(dtype=torch.float64)
@@ -108,6 +109,6 @@ def test_a_left_hand_is_where_it_was_before_the_image_was_mirrored():
     torch.testing.assert_close(project_to_frame(wrist, shift, focal), by_crop, **THOUSANDTH)
 
 
-def test_gradient_of_the_projection_is_right():
+def test_gradient_of_the_projection_is_right() -> None:
     points, camera = DEEP.clone().requires_grad_(), CAMERA.clone().requires_grad_()
     assert torch.autograd.gradcheck(project_to_crop, (points, camera))

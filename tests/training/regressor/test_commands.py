@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from training.run.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posed")
     shard_of(folder / "train" / "train-0.parquet", posed_hands(8))
     shard_of(folder / "val" / "val-0.parquet", posed_hands(4, seed=1))
@@ -25,7 +26,7 @@ def shards(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def freihand(tmp_path_factory) -> Path:
+def freihand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_hand_model(dtype=torch.float64)
     hands = posed(4, model, seed=1), posed(1, model, seed=2)
     return freihand_folder(tmp_path_factory.mktemp("sets") / "freihand", *hands, hands_mean=model.hands_mean.numpy())
@@ -38,13 +39,13 @@ def train(out: Path, *words: object) -> tuple[Checkpoint, list[dict]]:
     return Checkpoint.load(out / "best.pt", "regressor"), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_shards_alone_are_enough(shards, tmp_path):
+def test_shards_alone_are_enough(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     saved, notes = train(tmp_path, "--data", shards, "--held-out-hands", 3)
     assert saved.adversary["network"], "the discriminator takes part"
     assert notes[-1]["pa_mpjpe_mm"] > 0
 
 
-def test_a_row_of_table_5_on_shards_and_freihand_mixed(shards, freihand, tmp_path):
+def test_a_row_of_table_5_on_shards_and_freihand_mixed(shards: Callable[..., list[Path]], freihand: Path, tmp_path: Path) -> None:
     words = ["--data", shards, "--freihand", freihand, "--weights", 1, 3, "--recipe", "regressor_no_refinement"]
     words += ["--set", "adversary=false"]
     saved, notes = train(tmp_path, *words)
@@ -54,13 +55,15 @@ def test_a_row_of_table_5_on_shards_and_freihand_mixed(shards, freihand, tmp_pat
     assert "coarse_pa_mpjpe_mm" not in notes[-1]
 
 
-def test_freihand_alone_is_enough_and_nothing_is_measured(freihand, tmp_path, capsys):
+def test_freihand_alone_is_enough_and_nothing_is_measured(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, notes = train(tmp_path, "--freihand", freihand, "--recipe", "regressor_data_3")
     assert "nothing is measured" in capsys.readouterr().out
     assert "pa_mpjpe_mm" not in notes[-1]
 
 
-def test_hands_of_another_model_and_no_hands_are_refused(tmp_path, monkeypatch, capsys):
+def test_hands_of_another_model_and_no_hands_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = hand_in_use()
     other = "mano" if mine == "standin" else "standin"
     (tmp_path / "index.json").write_text(json.dumps({"hand_model": other, "shards": []}))
@@ -81,12 +84,12 @@ def test_hands_of_another_model_and_no_hands_are_refused(tmp_path, monkeypatch, 
         ("network.size=xl", "regressor.network.size must be xs | s | b | l | h, got 'xl'"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_field_value_and_range(capsys, asked, told):
+def test_a_wrong_setting_is_one_line_that_names_field_value_and_range(capsys: pytest.CaptureFixture[str], asked: str, told: str) -> None:
     assert whim.main(["train", "regressor", "--set", asked]) == 1
     assert told in capsys.readouterr().err
 
 
-def test_a_recipe_of_ones_own_trains(shards, tmp_path):
+def test_a_recipe_of_ones_own_trains(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     mine = tmp_path / "my.py"
     mine.write_text(
         "from dataclasses import replace\nfrom training.recipes import regressor_xs\n"
@@ -100,7 +103,7 @@ def test_a_recipe_of_ones_own_trains(shards, tmp_path):
     assert saved.progress.num_steps == 2
 
 
-def test_what_is_no_recipe_is_said(tmp_path, capsys):
+def test_what_is_no_recipe_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["train", "regressor", "--recipe", "regressor_g"]) == 1
     assert "no regressor recipe 'regressor_g': did you mean 'regressor_" in capsys.readouterr().err
     (tmp_path / "my.py").write_text("def mine():\n    return 3\n")
@@ -110,7 +113,7 @@ def test_what_is_no_recipe_is_said(tmp_path, capsys):
     assert "none.py is not there" in capsys.readouterr().err
 
 
-def test_settings_of_a_recipe_are_listed_with_what_they_are(capsys):
+def test_settings_of_a_recipe_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["train", "detector", "--recipe", "detector_hrnet", "--set", "image_px=64", "--settings"]) == 0
     told = capsys.readouterr().out
     assert re.search(r"network\.backbone +hrnet +What the pyramid stands on", told)

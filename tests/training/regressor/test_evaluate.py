@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from tests.hands.test_hands import slow_metrics
 from tests.training.conftest import rows, write
 from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
 from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
+from training.data.samples import Crops
 from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
@@ -25,7 +27,7 @@ from training.run.checkpoint import Checkpoint, Progress
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """FreiHAND's and HO3D's folders, and the hand model that their parameters are of."""
     folder = tmp_path_factory.mktemp("sets")
     mano = mano_file(folder)
@@ -41,22 +43,23 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def steady(hands: Posed) -> Posed:
     """The first hand and, of every sequence, the same a millimetre further with every frame."""
     path = np.arange(len(hands.joints))[:, None, None] // 2 * np.array([0.001, 0, 0])
-    return Posed(*(np.repeat(values[:1], len(values), 0) for values in hands[:3]), hands.joints[:1] + path, hands.vertices[:1] + path)
+    return Posed(*(np.repeat(values[:1], len(values), 0) for values in hands[:3]), hands.joints[:1] + path, hands.vertices[:1] + path)  # type: ignore[call-arg]
 
 
 @pytest.fixture
-def _their_model(folders, monkeypatch):
+def _their_model(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHIM_MANO", str(folders["mano"]))
 
 
 @pytest.fixture
-def checkpoint(folders, tmp_path, _their_model) -> Path:
+def checkpoint(folders: dict[str, Path], tmp_path: Path, _their_model: None) -> Path:
     """A tiny network whose refinement says something."""
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs"))
+    assert network.refinement
     torch.nn.init.normal_(network.refinement.say.weight, std=0.05)
     weights = network.state_dict()
-    made = {"kind": "regressor", "settings": asdict(network.settings), "network": weights, "ema": weights}
+    made: dict[str, Any] = {"kind": "regressor", "settings": asdict(network.settings), "network": weights, "ema": weights}
     Checkpoint(**made, optimizer={}, progress=Progress(), data="").save(tmp_path / "best.pt")
     return tmp_path / "best.pt"
 
@@ -67,13 +70,14 @@ def run(*words: object) -> None:
 
 @pytest.mark.usefixtures("_their_model")
 @pytest.mark.parametrize("name", ["freihand", "ho3d"])
-def test_a_hand_said_where_it_is_is_placed_where_it_is(folders, name):
+def test_a_hand_said_where_it_is_is_placed_where_it_is(folders: dict[str, Path], name: str) -> None:
     """Crop -> frame with the set's own focal length and an axis off the middle of the image."""
     benchmark = (freihand_benchmark if name == "freihand" else ho3d_benchmark)(folders[name])
     wrist = torch.as_tensor(benchmark.truth.joints[:, 0])
     labels = benchmark.crops.labels(range(6))
     scale = labels["to_input"][:, :1].astype(float)
     centre, side = (128 - labels["to_input"][:, 1:]) / scale, 256 / scale
+    assert benchmark.matrix is not None
     matrix = benchmark.matrix[0]
     box = torch.as_tensor(np.concatenate([centre - matrix[:2, 2] - 0.5, side], 1))
     metres = wrist[:, 2:] * box[:, 2:] / ((matrix[0, 0] + matrix[1, 1]) / 2)  # the crop's side, where the wrist is
@@ -90,13 +94,13 @@ def test_a_hand_said_where_it_is_is_placed_where_it_is(folders, name):
 
 
 @pytest.mark.usefixtures("_their_model")
-def test_motion_is_of_frames_that_follow_each_other(folders):
+def test_motion_is_of_frames_that_follow_each_other(folders: dict[str, Path]) -> None:
     benchmark = ho3d_benchmark(folders["ho3d"])
     assert [part.tolist() for part in benchmark.tracks] == [[0, 2, 4], [1, 3, 5]], "two sequences, every second number of each"
     assert freihand_benchmark(folders["freihand"]).tracks[0].tolist() == [0], "FreiHAND is no video"
 
 
-def test_one_command_fills_the_tables(folders, checkpoint, tmp_path):
+def test_one_command_fills_the_tables(folders: dict[str, Path], checkpoint: Path, tmp_path: Path) -> None:
     out, sent = tmp_path / "report", tmp_path / "sent"
     run(checkpoint, "--ho3d", folders["ho3d"], "--report", out, "--predictions", sent)
     text = (out / "report.md").read_text()
@@ -133,7 +137,7 @@ def check_submission(folder: Path, path: Path, told: dict) -> None:
     assert told["estimates"]["refined"]["figures"]["camera_mpjpe_mm"] == pytest.approx(1000 * error, rel=1e-4)
 
 
-def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
+def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours() -> None:
     text = page({})
     assert text.count("**ours, refined**") == 3
     assert "| Proposed w/o Refinement | `no_refinement` | 6.100 | 5.800 | 0.795 | 0.991 |  |  |  |  |" in text
@@ -142,24 +146,24 @@ def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours():
     assert "nan" not in text
 
 
-def test_a_row_of_table_5_stands_beside_the_papers():
+def test_a_row_of_table_5_stands_beside_the_papers() -> None:
     predictions = {"pa_mpjpe_mm": 7.25, "pa_mpvpe_mm": 7.0, "pa_f5": 0.7, "pa_f15": 0.98}
     text = page({}, {"single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": predictions}}}}})
     assert "`single_scale` | 6.000 | 5.900 | 0.793 | 0.991 | 7.250 | 7.000 | 0.700 | 0.980 |" in text
 
 
-def test_the_page_in_the_docs_says_what_its_figures_say():
+def test_the_page_in_the_docs_says_what_its_figures_say() -> None:
     folder = Path(__file__).parents[3] / "docs/results_regressor"
     assert (folder / "report.md").read_text() == page(measured_in(folder)), "write it anew: whim evaluate regressor --report"
 
 
-def test_nothing_to_measure_on_is_said(checkpoint, capsys):
+def test_nothing_to_measure_on_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["evaluate", "regressor", str(checkpoint)]) == 1
     assert "name --freihand DIR" in capsys.readouterr().err
 
 
 @pytest.fixture
-def video(tmp_path) -> Path:
+def video(tmp_path: Path) -> Path:
     """Shards of one clip at 10 frames a second; hand h of each frame is track h."""
     table = rows(0, 12)
     hands = [[hand | {"track": h} for h, hand in enumerate(row)] for row in table.column("hands").to_pylist()]
@@ -173,7 +177,7 @@ def video(tmp_path) -> Path:
     return tmp_path / "shards"
 
 
-def test_hands_of_shards_are_judged_as_right_hands(video, cache, monkeypatch):
+def test_hands_of_shards_are_judged_as_right_hands(video: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHIM_CACHE", str(cache))
     benchmark = shards_benchmark(video)
     labels = benchmark.crops.labels(range(len(benchmark.crops)))
@@ -186,14 +190,18 @@ def test_hands_of_shards_are_judged_as_right_hands(video, cache, monkeypatch):
     np.testing.assert_allclose(benchmark.truth.vertices, either, atol=1e-6)
     assert benchmark.matrix is None
     assert benchmark.frames_per_second == pytest.approx(10)
+    assert isinstance(benchmark.crops, Crops)
     times = [[int(benchmark.crops.hand[row, 0]) for row in rows] for rows in benchmark.tracks]
     assert sorted(times) == [[1, 2], [2, 5, 8, 11], [4, 5], [7, 8], [10, 11]], "one hand in every third frame, another in two of three"
     some = shards_benchmark(video, max_hands=3)
     assert len(some.truth.joints) == 3
+    assert isinstance(some.crops, Crops)
     assert some.crops.hand[:, 0].tolist() == [1, 5, 11], "from all over the split"
 
 
-def test_a_hand_whose_image_is_corrupt_is_left_out_by_name(video, cache, monkeypatch, caplog):
+def test_a_hand_whose_image_is_corrupt_is_left_out_by_name(
+    video: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("WHIM_CACHE", str(cache))
     whole = shards_benchmark(video)
     path = video / "test/test-0.parquet"
@@ -203,6 +211,8 @@ def test_a_hand_whose_image_is_corrupt_is_left_out_by_name(video, cache, monkeyp
     at = table.schema.get_field_index("image")
     write(path, table.set_column(at, table.schema.field(at), pa.array(images, pa.binary())))
     benchmark = shards_benchmark(video)
+    assert isinstance(whole.crops, Crops)
+    assert isinstance(benchmark.crops, Crops)
     sound = whole.crops.hand[:, 0] != 5
     assert (~sound).sum() >= 1
     np.testing.assert_array_equal(benchmark.crops.hand, whole.crops.hand[sound])
@@ -210,7 +220,7 @@ def test_a_hand_whose_image_is_corrupt_is_left_out_by_name(video, cache, monkeyp
     assert caplog.text.count("a hand is left out: no JPEG") == (~sound).sum()
 
 
-def test_estimates_are_in_the_order_of_the_crops_however_batched(video, cache, monkeypatch):
+def test_estimates_are_in_the_order_of_the_crops_however_batched(video: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHIM_CACHE", str(cache))
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs"))
@@ -222,7 +232,7 @@ def test_estimates_are_in_the_order_of_the_crops_however_batched(video, cache, m
     assert np.ptp(one.camera, 0).max() > 1e-4, "other images, other answers"
 
 
-def test_the_axes_of_ho3d_are_a_rotation():
+def test_the_axes_of_ho3d_are_a_rotation() -> None:
     assert np.prod(TO_CAMERA) == 1
     assert sorted(TO_HO3D) == list(range(21))
     assert TO_HO3D[4] == 9, "the joint that its script scales by is the middle finger's knuckle"

@@ -38,7 +38,7 @@ def estimate_of(truth: HandTargets, noise: float = 0.0, seed: int = 9) -> HandEs
     return HandEstimate(*(v + noise * draw(*v.shape, seed=seed + k).float() for k, v in enumerate(values)))
 
 
-def test_terms_by_hand():
+def test_terms_by_hand() -> None:
     zero, one = torch.zeros(1, 21, 3), torch.zeros(1, 21, 3)
     one[0, 5] = torch.tensor([0.03, -0.06, 0.0])
     wrist = torch.zeros(1, 3)
@@ -54,7 +54,7 @@ def test_terms_by_hand():
     assert betas_loss(torch.full((1, 10), 3.0), torch.full((1, 10), 1.0)).item() == pytest.approx(4)
 
 
-def test_the_two_players_want_opposite_things():
+def test_the_two_players_want_opposite_things() -> None:
     real, fake = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 2.0]])
     assert adversarial_loss(fake).item() == pytest.approx((1 + 1) / 2)
     assert discriminator_loss(real, fake).item() == pytest.approx(0.25 / 2 + 4 / 2)
@@ -62,7 +62,7 @@ def test_the_two_players_want_opposite_things():
     assert discriminator_loss(torch.ones(1, 17), torch.zeros(1, 17)).item() == 0
 
 
-def test_place_is_not_felt_in_space_and_is_in_the_image():
+def test_place_is_not_felt_in_space_and_is_in_the_image() -> None:
     truth = targets_of()
     moved = estimate_of(truth)
     moved = moved._replace(vertices=moved.vertices + 0.5, joints=moved.joints + 0.5, points=moved.points + 0.5)
@@ -72,7 +72,7 @@ def test_place_is_not_felt_in_space_and_is_in_the_image():
     torch.testing.assert_close(terms.points, torch.full((3,), 0.5))
 
 
-def test_gradients():
+def test_gradients() -> None:
     said, true, wrist, root = (
         draw(2, 21, 3).requires_grad_(),
         draw(2, 21, 3, seed=1),
@@ -90,21 +90,21 @@ def test_gradients():
     assert gradcheck(discriminator_loss, (real, fake))
 
 
-def test_what_is_unknown_neither_counts_nor_moves_anything():
+def test_what_is_unknown_neither_counts_nor_moves_anything() -> None:
     truth = targets_of()
     only_points = torch.tensor([True, False, True])
     truth = truth._replace(has_mano=only_points, has_betas=only_points, has_joints=only_points)
     said = HandEstimate(*(values.requires_grad_() for values in estimate_of(truth, 0.1)))
     losses = regressor_loss([said], truth, RegressorLossWeights())
-    torch.stack(list(losses.values())).sum().backward()
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     for name in ("vertices", "rotations", "betas", "joints"):
         gradient = getattr(said, name).grad
         assert (gradient[1] == 0).all(), name
         assert (gradient[[0, 2]] != 0).any(), name
-    assert (said.points.grad[1] != 0).all(), "its points are known"
+    assert (said.points.grad[1] != 0).all(), "its points are known"  # type: ignore[index]
 
 
-def test_weights_of_samples_terms_and_estimates():
+def test_weights_of_samples_terms_and_estimates() -> None:
     truth = targets_of()._replace(weight=torch.tensor([1.0, 0.5, 0.0]))
     coarse, refined = estimate_of(truth, 0.2, seed=20), estimate_of(truth, 0.1, seed=40)
     weights = RegressorLossWeights(coarse=0.5)
@@ -120,7 +120,7 @@ def test_weights_of_samples_terms_and_estimates():
     assert not any(name.startswith("coarse") for name in alone), "a network without refinement has one estimate, and it is the last"
 
 
-def test_the_loss_of_a_batch_is_the_mean_of_its_parts():
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
     """However many ranks share a batch, and whatever is known in each part."""
     truth = targets_of(4)._replace(has_mano=torch.tensor([True, False, False, False]), weight=torch.tensor([0.9, 0.2, 0.5, 0.7]))
     said = estimate_of(truth, 0.1)
@@ -133,6 +133,6 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts():
         torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
 
 
-def test_a_bad_weight_is_named():
+def test_a_bad_weight_is_named() -> None:
     with pytest.raises(ValueError, match=r"regressor_loss_weights\.betas"):
         RegressorLossWeights(betas=-1)

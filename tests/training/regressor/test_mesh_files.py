@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     return float((a * np.cross(b, c)).sum() / 6)
 
 
-def test_obj_holds_the_hands_as_objects(tmp_path):
+def test_obj_holds_the_hands_as_objects(tmp_path: Path) -> None:
     meshes = [hand(0), hand(1, 0.2)]
     write_meshes(tmp_path / "a" / "hands.obj", meshes)
     lines = [line.split() for line in (tmp_path / "a" / "hands.obj").read_text().splitlines()]
@@ -44,7 +45,7 @@ def read_glb(data: bytes) -> tuple[dict, bytes]:
     return told, rest[8 : 8 + struct.unpack_from("<I", rest)[0]] if rest else b""
 
 
-def test_glb_holds_the_hands_as_nodes(tmp_path):
+def test_glb_holds_the_hands_as_nodes(tmp_path: Path) -> None:
     meshes = [hand(0), hand(1, 0.2)]
     write_meshes(tmp_path / "hands.glb", meshes)
     told, buffer = read_glb((tmp_path / "hands.glb").read_bytes())
@@ -58,12 +59,12 @@ def test_glb_holds_the_hands_as_nodes(tmp_path):
             view = told["bufferViews"][spec["bufferView"]]
             assert view["byteOffset"] % 4 == 0
             found.append(np.frombuffer(buffer[view["byteOffset"] : view["byteOffset"] + view["byteLength"]], kind).reshape(-1, width))
-        np.testing.assert_allclose(found[0], mesh.vertices * [1, -1, -1], atol=1e-6)
+        np.testing.assert_allclose(found[0], mesh.vertices * [1, -1, -1], atol=1e-6)  # type: ignore[arg-type]
         assert np.array_equal(found[1], mesh.faces)
         assert volume(found[0].astype(float), found[1]) > 0
 
 
-def test_no_hand_is_an_empty_scene_and_another_ending_is_refused(tmp_path):
+def test_no_hand_is_an_empty_scene_and_another_ending_is_refused(tmp_path: Path) -> None:
     write_meshes(tmp_path / "none.glb", [])
     told, buffer = read_glb((tmp_path / "none.glb").read_bytes())
     assert told["scenes"] == [{}]

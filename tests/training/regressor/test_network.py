@@ -1,6 +1,7 @@
 """The network has the size of the paper's, begins at the mean hand, refines by nothing at first, and every part of it learns."""
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def count(module: torch.nn.Module) -> int:
 
 def spoken(network: Regressor) -> Regressor:
     """With a last layer of the refinement as after some training; at zero it passes no gradient on."""
-    torch.nn.init.normal_(network.refinement.say.weight, std=0.01)
+    torch.nn.init.normal_(network.refinement.say.weight, std=0.01)  # type: ignore[union-attr]
     return network
 
 
@@ -31,7 +32,9 @@ def spoken(network: Regressor) -> Regressor:
     ("size", "millions", "refine_millions", "features"),
     [("s", 21.68, 0.78, 336), ("b", 85.83, 3.02, 672), ("l", 303.34, 5.34, 896), ("h", 630.96, 8.32, 1120)],
 )
-def test_parameters_are_those_of_the_released_network(size, millions, refine_millions, features):
+def test_parameters_are_those_of_the_released_network(
+    size: Literal["s", "b", "l", "h"], millions: float, refine_millions: float, features: int
+) -> None:
     """Transformer, its embeddings (of a mean shape too) and heads; maps of independent branches, and its one layer of 6-D residuals."""
     with torch.device("meta"):
         backbone = ViT(SHAPES[size])
@@ -42,7 +45,7 @@ def test_parameters_are_those_of_the_released_network(size, millions, refine_mil
     assert (count(pyramid) + (96 + 10 + 3) * (features + 1)) / 1e6 == pytest.approx(refine_millions, abs=1e-2)
 
 
-def test_tokens_and_heads_are_as_large_as_counted():
+def test_tokens_and_heads_are_as_large_as_counted() -> None:
     network = Regressor(RegressorSettings(size="xs", tokens="released"))
     assert count(network.tokens) == (6 + 3 + 3) * 192
     assert count(network.heads) == (6 + 10 + 3) * 193
@@ -50,7 +53,7 @@ def test_tokens_and_heads_are_as_large_as_counted():
 
 
 @pytest.mark.parametrize("settings", [{"size": "xs", "refine_steps": 3}, {"backbone": "fastvit"}])
-def test_residual_is_zero_before_the_first_step(settings):
+def test_residual_is_zero_before_the_first_step(settings: Any) -> None:
     hands = Regressor(RegressorSettings(**settings)).eval()(IMAGES)
     assert len(hands) == 1 + settings.get("refine_steps", 1)
     for hand in hands[1:]:
@@ -70,37 +73,37 @@ def test_residual_is_zero_before_the_first_step(settings):
         {"drop_path": 0.5},
     ],
 )
-def test_gradient_reaches_every_parameter_of_every_part(settings):
+def test_gradient_reaches_every_parameter_of_every_part(settings: Any) -> None:
     torch.manual_seed(0)
     network = spoken(Regressor(RegressorSettings(**{"size": "xs"} | settings)).train())
     coarse, *_, refined = network(IMAGES.repeat(2, 1, 1, 1))
     sum(((v - 0.1) ** 2).sum() for v in (*coarse, *refined)).backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not still
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())  # type: ignore[arg-type]
 
 
-def test_the_refined_hand_alone_teaches_every_part():
+def test_the_refined_hand_alone_teaches_every_part() -> None:
     torch.manual_seed(0)
     network = spoken(Regressor(RegressorSettings(size="xs")))
     refined = network(IMAGES)[-1]
     (refined.vertices.square().sum() + refined.points.square().sum()).backward()
     parts = {"backbone": network.backbone, "tokens": network.tokens, "heads": network.heads, "refinement": network.refinement}
-    assert {name for name, part in parts.items() if not all(p.grad is not None for p in part.parameters())} == set()
+    assert {name for name, part in parts.items() if not all(p.grad is not None for p in part.parameters())} == set()  # type: ignore[union-attr]
 
 
-def test_the_first_layer_of_a_fresh_refinement_learns_from_the_second_step_on():
+def test_the_first_layer_of_a_fresh_refinement_learns_from_the_second_step_on() -> None:
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs"))
-    optimizer = torch.optim.SGD(network.refinement.parameters(), 1e-3)
+    optimizer = torch.optim.SGD(network.refinement.parameters(), 1e-3)  # type: ignore[union-attr]
     for _ in range(2):
         optimizer.zero_grad()
         network(IMAGES)[-1].joints[:, 8].sum().backward()
         optimizer.step()
-    assert all(p.grad.abs().max() > 0 for p in network.refinement.parameters())
+    assert all(p.grad.abs().max() > 0 for p in network.refinement.parameters())  # type: ignore[union-attr]
 
 
-def test_the_vertices_are_the_hands_that_the_numbers_say():
+def test_the_vertices_are_the_hands_that_the_numbers_say() -> None:
     torch.manual_seed(0)
     network = spoken(Regressor(RegressorSettings(size="xs"))).eval()
     for hand in network(IMAGES):
@@ -113,7 +116,7 @@ def test_the_vertices_are_the_hands_that_the_numbers_say():
         torch.testing.assert_close(hand.points, 5000 / 256 * shifted[..., :2] / shifted[..., 2:])
 
 
-def test_the_mean_hand_stands_upright_in_the_middle_and_takes_half_of_the_crop():
+def test_the_mean_hand_stands_upright_in_the_middle_and_takes_half_of_the_crop() -> None:
     network = Regressor(RegressorSettings(size="xs"))
     mean = network.hand.mean()
     six = mean.pose.reshape(16, 2, 3)
@@ -124,7 +127,7 @@ def test_the_mean_hand_stands_upright_in_the_middle_and_takes_half_of_the_crop()
     assert hand.points.abs().max() < 0.3
 
 
-def test_images_are_normalised_inside_and_only_the_middle_columns_are_seen():
+def test_images_are_normalised_inside_and_only_the_middle_columns_are_seen() -> None:
     network = Regressor(RegressorSettings(size="xs", refine_steps=0)).eval()
     seen = []
     network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -134,17 +137,17 @@ def test_images_are_normalised_inside_and_only_the_middle_columns_are_seen():
     assert seen[0].shape == (2, 3, 256, 192)
 
 
-def test_recomputed_activations_give_the_same_gradient():
+def test_recomputed_activations_give_the_same_gradient() -> None:
     gradients = []
     for again in (False, True):
         torch.manual_seed(0)
         network = Regressor(RegressorSettings(size="xs", checkpoint_activations=again, drop_path=0.5))
         network(IMAGES)[-1].points.sum().backward()
-        gradients.append(network.backbone.patch_embed["proj"].weight.grad)
+        gradients.append(network.backbone.patch_embed["proj"].weight.grad)  # type: ignore[index, union-attr]
     torch.testing.assert_close(*gradients)
 
 
-def test_in_bfloat16_the_answer_is_nearly_the_same_and_rotations_stay_rotations():
+def test_in_bfloat16_the_answer_is_nearly_the_same_and_rotations_stay_rotations() -> None:
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs")).eval()
     with torch.no_grad():
@@ -156,7 +159,7 @@ def test_in_bfloat16_the_answer_is_nearly_the_same_and_rotations_stay_rotations(
     torch.testing.assert_close(torch.linalg.det(narrow.rotations), torch.ones(2, 16), atol=1e-5, rtol=0)
 
 
-def test_attention_by_products_in_training_is_the_fused_one():
+def test_attention_by_products_in_training_is_the_fused_one() -> None:
     torch.manual_seed(0)
     attention = Attention(48, 3).bfloat16()
     x = torch.randn(2, 30, 48, dtype=torch.bfloat16)
@@ -165,7 +168,7 @@ def test_attention_by_products_in_training_is_the_fused_one():
     torch.testing.assert_close(attention(x), fused, atol=2e-2, rtol=2e-2)
 
 
-def test_the_hand_stays_before_the_camera_whatever_the_head_says():
+def test_the_hand_stays_before_the_camera_whatever_the_head_says() -> None:
     network = Regressor(RegressorSettings(size="xs", refine_steps=0)).eval()
     torch.nn.init.constant_(network.heads.camera.bias, -50.0)
     (hand,) = network(IMAGES)
@@ -173,23 +176,23 @@ def test_the_hand_stays_before_the_camera_whatever_the_head_says():
     assert torch.isfinite(hand.points).all()
 
 
-def test_drop_path_is_the_whole_block_on_average():
+def test_drop_path_is_the_whole_block_on_average() -> None:
     torch.manual_seed(0)
     shape = SHAPES["xs"]._replace(width=24, depth=2)
     network = ViT(shape, drop_path=0.5)
     block = network.blocks[1].train()
     x = torch.randn(8, 5, 24)
     with torch.no_grad():
-        mean = torch.stack([block._add(x, block.norm2, block.mlp) for _ in range(600)]).mean(0)
-        torch.testing.assert_close(mean, x + block.mlp(block.norm2(x)), atol=0.05, rtol=0)
+        mean = torch.stack([block._add(x, block.norm2, block.mlp) for _ in range(600)]).mean(0)  # type: ignore[operator]
+        torch.testing.assert_close(mean, x + block.mlp(block.norm2(x)), atol=0.05, rtol=0)  # type: ignore[operator]
 
 
-def test_checkpoints_carry_no_arrays_of_the_hand_model():
+def test_checkpoints_carry_no_arrays_of_the_hand_model() -> None:
     network = Regressor(RegressorSettings(size="xs"))
     assert not {name for name in network.state_dict() if name.startswith(("hand.", "mean_"))}
 
 
-def test_a_network_of_another_hand_is_refused():
+def test_a_network_of_another_hand_is_refused() -> None:
     with pytest.raises(ValueError, match="rotations of the mano hand, and the hand in use is standin"):
         Regressor(RegressorSettings(size="xs", hand="mano"), load_hand_model())
 
@@ -205,12 +208,12 @@ def test_a_network_of_another_hand_is_refused():
         ({"drop_path": 1.0}, r"drop_path must lie in \[0, 1\)"),
     ],
 )
-def test_bad_settings_are_named(settings, complaint):
+def test_bad_settings_are_named(settings: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         RegressorSettings(**settings)
 
 
-def test_every_row_of_table_5_changes_what_it_names_and_learns():
+def test_every_row_of_table_5_changes_what_it_names_and_learns() -> None:
     rows = {name: REGRESSORS[name]() for name in ABLATIONS}
     full = rows["regressor_h"]
     assert (full.network.size, full.share) == ("h", 1.0)

@@ -1,6 +1,8 @@
 """Training starts from ViTPose's weights in any layout, and refuses other files by name; deeper layers learn more slowly."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ SMALL = SHAPES["s"]._replace(depth=2)
 CROPS = torch.randn(1, 3, 256, 192, generator=torch.Generator().manual_seed(1))
 
 
-def loaded(path) -> torch.Tensor:
+def loaded(path: Path) -> torch.Tensor:
     """The map of a transformer with these weights and no tokens."""
     network = ViT(SMALL).eval()
     load_vitpose(network, path)
@@ -25,21 +27,21 @@ def loaded(path) -> torch.Tensor:
         return network(CROPS, torch.zeros(1, 0, 384))[1]
 
 
-def saved(state, path):
+def saved(state: Any, path: Path) -> Path:
     torch.save({"state_dict": state, "meta": {"epoch": 210}}, path)
     return path
 
 
-def close(mine, theirs):
+def close(mine: Any, theirs: Any) -> None:
     torch.testing.assert_close(mine, theirs, atol=2e-5 * float(theirs.abs().max()), rtol=0)
 
 
-def test_official_weights_give_the_official_features(tmp_path):
+def test_official_weights_give_the_official_features(tmp_path: Path) -> None:
     state = random_state(official(384, 2, 17) | {"backbone.cls_token": (1, 1, 384)})
     close(loaded(saved(state, tmp_path / "vitpose.pth")), features(state, CROPS, heads=12))
 
 
-def test_vitpose_plus_gives_the_expert_of_hands(tmp_path):
+def test_vitpose_plus_gives_the_expert_of_hands(tmp_path: Path) -> None:
     state = random_state(official(384, 2, 17, plus=True))
     theirs = features(state, CROPS, heads=12, expert=WHOLE_BODY)
     close(loaded(saved(state, tmp_path / "plus.pth")), theirs)
@@ -48,7 +50,7 @@ def test_vitpose_plus_gives_the_expert_of_hands(tmp_path):
 
 
 @pytest.mark.parametrize("num_experts", [1, 6])
-def test_hub_weights_give_transformers_features(tmp_path, num_experts):
+def test_hub_weights_give_transformers_features(tmp_path: Path, num_experts: int) -> None:
     torch.manual_seed(0)
     config = VitPoseBackboneConfig(
         hidden_size=384,
@@ -70,7 +72,7 @@ def test_hub_weights_give_transformers_features(tmp_path, num_experts):
     close(loaded(tmp_path / "model.safetensors"), wanted)
 
 
-def test_mmpose_weights_give_the_official_features(tmp_path):
+def test_mmpose_weights_give_the_official_features(tmp_path: Path) -> None:
     """mmpose 1.x has other names and adds the class token's position to the others for good."""
     state = random_state(official(384, 2, 17))
     names = {"patch_embed.proj.": "patch_embed.projection.", "last_norm": "ln1", ".norm1": ".ln1", ".norm2": ".ln2"}
@@ -85,7 +87,7 @@ def test_mmpose_weights_give_the_official_features(tmp_path):
     close(loaded(saved(renamed, tmp_path / "mmpose.pth")), features(state, CROPS, heads=12))
 
 
-def test_other_files_are_refused_by_what_they_hold(tmp_path):
+def test_other_files_are_refused_by_what_they_hold(tmp_path: Path) -> None:
     wide = saved(random_state(official(768, 1, 17)), tmp_path / "base.pth")
     with pytest.raises(ValueError, match=r"base\.pth holds a ViT of width 768 and 1 layers, the network has width 384 and 2 layers"):
         load_vitpose(ViT(SMALL), wide)
@@ -103,7 +105,7 @@ def test_other_files_are_refused_by_what_they_hold(tmp_path):
         load_vitpose(ViT(SMALL), tmp_path / "none.pth")
 
 
-def test_every_parameter_learns_at_the_share_of_its_depth():
+def test_every_parameter_learns_at_the_share_of_its_depth() -> None:
     network = Regressor(RegressorSettings(size="xs"))
     groups = layer_decay_groups(network, 0.5, weight_decay=0.1)
     of = {id(p): group for group in groups for p in group["params"]}
@@ -115,5 +117,5 @@ def test_every_parameter_learns_at_the_share_of_its_depth():
         assert of[id(parameter)]["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
 
 
-def test_without_a_transformer_all_layers_learn_alike():
+def test_without_a_transformer_all_layers_learn_alike() -> None:
     assert {group["share"] for group in layer_decay_groups(Regressor(RegressorSettings(backbone="fastvit")))} == {1.0}

@@ -1,6 +1,7 @@
 """`whim reconstruct` on files: overlay, table, meshes and page of an image and a video; what is no source is said; ONNX equals torch."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -29,7 +30,7 @@ WIDTH, HEIGHT, FRAMES = 96, 64, 5
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> tuple[Path, Path]:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A detector and a regressor of random weights."""
     folder = tmp_path_factory.mktemp("nets")
     torch.manual_seed(1)
@@ -45,7 +46,7 @@ def checkpoints(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
@@ -59,7 +60,7 @@ def film(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(checkpoints, film, tmp_path_factory) -> Path:
+def done(checkpoints: Any, film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out")
     networks = HandDetector.load(checkpoints[0], size=64, threshold=0.4), HandReconstructor.load(checkpoints[1])
     frames, hands = reconstruct(*networks, str(film), out, ReconstructSettings(batch_frames=2))
@@ -68,7 +69,7 @@ def done(checkpoints, film, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_table_holds_parameters_that_give_its_joints(done):
+def test_the_table_holds_parameters_that_give_its_joints(done: Path) -> None:
     table = pq.read_table(done / "film.parquet")
     assert table.schema.names == SCHEMA.names
     columns = {name: torch.tensor(table[name].to_pylist()) for name in ("side", "betas", "global_orient", "hand_pose", "joints_3d")}
@@ -79,7 +80,7 @@ def test_the_table_holds_parameters_that_give_its_joints(done):
     assert len({(a, b) for a, b in zip(table["frame"].to_pylist(), table["track"].to_pylist(), strict=True)}) == len(table)
 
 
-def test_a_still_hand_is_one_track_of_one_shape(done):
+def test_a_still_hand_is_one_track_of_one_shape(done: Path) -> None:
     table = pq.read_table(done / "film.parquet").to_pylist()
     tracks: dict[int, list] = {}
     for row in table:
@@ -91,7 +92,7 @@ def test_a_still_hand_is_one_track_of_one_shape(done):
         assert len({row["side"] for row in rows}) == 1
 
 
-def test_the_overlay_has_every_frame_and_hands_drawn_on_it(done, film):
+def test_the_overlay_has_every_frame_and_hands_drawn_on_it(done: Path, film: Path) -> None:
     def frames(path: Path) -> list[np.ndarray]:
         with av.open(str(path)) as container:
             return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -104,7 +105,7 @@ def test_the_overlay_has_every_frame_and_hands_drawn_on_it(done, film):
     assert page.count("<tr>") > 1
 
 
-def test_meshes_are_one_file_a_frame_with_a_node_a_hand(done):
+def test_meshes_are_one_file_a_frame_with_a_node_a_hand(done: Path) -> None:
     rows = pq.read_table(done / "film.parquet").to_pylist()
     for frame in {row["frame"] for row in rows}:
         told, _ = read_glb((done / "film-meshes" / f"{frame:06d}.glb").read_bytes())
@@ -116,13 +117,13 @@ def run(*words: str) -> None:
     assert whim.main(words) == 0
 
 
-def test_the_command_on_an_image(checkpoints, tmp_path, capsys):
+def test_the_command_on_an_image(checkpoints: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
     told = ["--detector", str(checkpoints[0]), "--regressor", str(checkpoints[1]), "--out", str(tmp_path / "out"), "--detector-image", "64"]
     run("reconstruct", str(photo), *told, "--threshold", "0.4", "--meshes", "obj", "--focal", "90")
     assert "hands in 1 frames" in capsys.readouterr().out
-    assert cv2.imread(str(tmp_path / "out" / "photo.jpg")).shape == (HEIGHT, WIDTH, 3)
+    assert cv2.imread(str(tmp_path / "out" / "photo.jpg")).shape == (HEIGHT, WIDTH, 3)  # type: ignore[union-attr]
     assert (tmp_path / "out" / "photo-meshes" / "000000.obj").exists()
     assert set(pq.read_table(tmp_path / "out" / "photo.parquet")["focal_px"].to_pylist()) == {90.0}
 
@@ -136,7 +137,9 @@ def test_the_command_on_an_image(checkpoints, tmp_path, capsys):
         (["{photo}", "--frames", "0"], "max_frames must be 1 or more"),
     ],
 )
-def test_what_cannot_be_done_is_said(checkpoints, tmp_path, capsys, words, told):
+def test_what_cannot_be_done_is_said(
+    checkpoints: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
     photo = tmp_path / "photo.jpg"
     cv2.imwrite(str(photo), np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
     nets = ["--detector", str(checkpoints[0]), "--regressor", str(checkpoints[1]), "--out", str(tmp_path / "out"), "--detector-image", "64"]
@@ -145,7 +148,7 @@ def test_what_cannot_be_done_is_said(checkpoints, tmp_path, capsys, words, told)
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "film.mp4"])
-def test_a_source_is_never_written_over(checkpoints, film, tmp_path, name):
+def test_a_source_is_never_written_over(checkpoints: Any, film: Path, tmp_path: Path, name: str) -> None:
     source = tmp_path / name
     if name == "photo.jpg":
         cv2.imwrite(str(source), np.random.default_rng(3).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
@@ -158,7 +161,7 @@ def test_a_source_is_never_written_over(checkpoints, film, tmp_path, name):
     assert source.read_bytes() == before
 
 
-def test_frames_of_a_stream_without_a_clock_are_apart_in_time(tmp_path):
+def test_frames_of_a_stream_without_a_clock_are_apart_in_time(tmp_path: Path) -> None:
     if "libx264" not in av.codecs_available:
         pytest.skip("no encoder of H.264 here")
     path = tmp_path / "bare.h264"
@@ -171,7 +174,7 @@ def test_frames_of_a_stream_without_a_clock_are_apart_in_time(tmp_path):
     assert [time_s for time_s, _, _ in frames_of(str(path))] == pytest.approx([0.0, 0.04, 0.08, 0.12])
 
 
-def test_nobody_in_the_image_is_no_hand_and_no_error(checkpoints, tmp_path):
+def test_nobody_in_the_image_is_no_hand_and_no_error(checkpoints: Any, tmp_path: Path) -> None:
     photo = tmp_path / "grey #1.png"
     cv2.imwrite(str(photo), np.full((HEIGHT, WIDTH, 3), 90, np.uint8))
     networks = HandDetector.load(checkpoints[0], size=64, threshold=0.999), HandReconstructor.load(checkpoints[1])
@@ -184,12 +187,12 @@ def test_nobody_in_the_image_is_no_hand_and_no_error(checkpoints, tmp_path):
     assert 'src="grey%20%231.jpg"' in (tmp_path / "out" / "grey #1.html").read_text()
 
 
-def test_a_detector_is_no_regressor(checkpoints):
+def test_a_detector_is_no_regressor(checkpoints: Any) -> None:
     with pytest.raises(ValueError, match="holds a detector, not a regressor"):
         HandReconstructor.load(checkpoints[0])
 
 
-def test_onnx_says_what_torch_says(checkpoints, tmp_path):
+def test_onnx_says_what_torch_says(checkpoints: Any, tmp_path: Path) -> None:
     import onnxruntime
 
     export(tmp_path / "hands.onnx", checkpoints[1])

@@ -25,7 +25,7 @@ def vertex_at(point: torch.Tensor, depth: float = 0.04) -> torch.Tensor:
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
 @pytest.mark.parametrize(("row", "column"), PLACES)
-def test_a_painted_cell_is_found_by_the_vertex_on_it(scale, row, column):
+def test_a_painted_cell_is_found_by_the_vertex_on_it(scale: int, row: int, column: int) -> None:
     row, column = row * scale + scale // 2, column * scale + scale // 2
     painted = torch.zeros(1, 3, 16 * scale, 12 * scale)
     painted[0, :, row, column] = torch.tensor([1.0, -2.0, 3.0])
@@ -35,7 +35,7 @@ def test_a_painted_cell_is_found_by_the_vertex_on_it(scale, row, column):
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
 @pytest.mark.parametrize(("row", "column"), PLACES)
-def test_a_left_hand_finds_it_in_the_mirrored_image(scale, row, column):
+def test_a_left_hand_finds_it_in_the_mirrored_image(scale: int, row: int, column: int) -> None:
     left = torch.tensor([True])
     painted = torch.zeros(1, 1, 16 * scale, 12 * scale)
     painted[0, 0, row * scale, column * scale] = 1
@@ -44,20 +44,20 @@ def test_a_left_hand_finds_it_in_the_mirrored_image(scale, row, column):
     torch.testing.assert_close(sample_map(painted.flip(-1), seen), torch.ones(1, 1, 1), atol=1e-3, rtol=0)
 
 
-def test_between_two_cells_both_count_by_their_distance():
+def test_between_two_cells_both_count_by_their_distance() -> None:
     painted = torch.zeros(1, 1, 16, 12)
     painted[0, 0, 4, 6] = 1
     point = 0.75 * middle_of(4, 6, 1) + 0.25 * middle_of(4, 7, 1)
     assert sample_map(painted, point[None, None]).item() == pytest.approx(0.75, abs=1e-5)
 
 
-def test_beyond_the_map_its_border_is_read():
+def test_beyond_the_map_its_border_is_read() -> None:
     ramp = torch.arange(12.0).expand(1, 1, 16, 12)
     points = torch.tensor([[[-0.49, 0.0], [0.49, 0.0], [7.0, 0.2]]])
     assert sample_map(ramp, points).flatten().tolist() == [0, 11, 11]
 
 
-def test_another_crop_unit_is_another_cell():
+def test_another_crop_unit_is_another_cell() -> None:
     """A map that says its own columns and rows is read as the points themselves."""
     columns, rows = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="xy")
     points = torch.rand(1, 778, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.7, 0.9]) - torch.tensor([0.35, 0.45])
@@ -66,11 +66,11 @@ def test_another_crop_unit_is_another_cell():
     torch.testing.assert_close(read, pixels / 4 - 0.5, atol=1e-3, rtol=0)
 
 
-def test_the_network_lays_the_whole_coarse_mesh_on_its_maps():
+def test_the_network_lays_the_whole_coarse_mesh_on_its_maps() -> None:
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs")).eval()
     seen = []
-    network.refinement.register_forward_pre_hook(lambda _, given: seen.append(given))
+    network.refinement.register_forward_pre_hook(lambda _, given: seen.append(given))  # type: ignore[union-attr]
     with torch.no_grad():
         coarse, _ = network(torch.rand(2, 3, 256, 256))
     maps, points, _ = seen[0]
@@ -82,7 +82,7 @@ def test_the_network_lays_the_whole_coarse_mesh_on_its_maps():
 
 def aggregated(kind: str, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """What a refinement of one map and one aggregation hands to its layers."""
-    refinement = Refinement(192, (1,), (kind,), weights)
+    refinement = Refinement(192, (1,), (kind,), weights)  # type: ignore[arg-type]
     got = []
     refinement.read.register_forward_pre_hook(lambda _, given: got.append(given[0]))
     points = torch.stack([middle_of(k // 12, k % 12, 1) for k in range(192)])[torch.arange(778) % 192]
@@ -92,7 +92,7 @@ def aggregated(kind: str, values: torch.Tensor, weights: torch.Tensor) -> torch.
     return got[0][0, :-109].reshape(-1, 96)[:, 0]
 
 
-def test_aggregations_are_what_they_are_called():
+def test_aggregations_are_what_they_are_called() -> None:
     values = torch.randn(192, generator=torch.Generator().manual_seed(0))
     weights = torch.rand(778, 16, generator=torch.Generator().manual_seed(1))
     each = values[torch.arange(778) % 192]
@@ -104,12 +104,12 @@ def test_aggregations_are_what_they_are_called():
 
 @pytest.mark.parametrize("scales", [(1,), (2,), (4,), (1, 4), (1, 2, 4)])
 @pytest.mark.parametrize("chain", [True, False])
-def test_maps_of_the_chosen_scales_only(scales, chain):
+def test_maps_of_the_chosen_scales_only(scales: tuple[int, ...], chain: bool) -> None:
     maps = Pyramid(192, scales, chain=chain)(torch.rand(1, 192, 16, 12))
     assert [tuple(features.shape[1:]) for features in maps] == [(96 // k, 16 * k, 12 * k) for k in scales]
 
 
-def test_a_hand_does_not_depend_on_who_shares_its_batch():
+def test_a_hand_does_not_depend_on_who_shares_its_batch() -> None:
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs")).train()
     images = torch.rand(3, 3, 256, 256)

@@ -3,6 +3,8 @@
 import json
 import math
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,23 +25,23 @@ TINY = RegressorSettings(size="xs", drop_path=0.2)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("posed")
     shard_of(made / "train" / "train-0.parquet", posed_hands(8))
     shard_of(made / "val" / "val-0.parquet", posed_hands(4, seed=1))
     return made
 
 
-def run(folder, out, task, batch=4, steps=None, **settings) -> Run:
+def run(folder: Path, out: Path, task: Any, batch: int = 4, steps: int | None = None, **settings: Any) -> Run:
     """A run over the eight hands; `steps` of an epoch, else as many as go through them once."""
     crops = crops_of(folder / "train" / "train-0.parquet", size=384)
-    often = {"weights": [1.0], "num_samples": steps * batch} if steps else {}
+    often: dict[str, Any] = {"weights": [1.0], "num_samples": steps * batch} if steps else {}
     loader = Loader(sources=[crops], batch_size=batch, num_threads=1, **often)
     chosen = {"epochs": 1, "learning_rate": 3e-4, "warmup_steps": 2, "clip_norm": 1.0} | settings
     return Run(task, loader, TrainSettings(**chosen), out)
 
 
-def test_the_tasks_are_what_the_loop_asks_for():
+def test_the_tasks_are_what_the_loop_asks_for() -> None:
     plain, contested = RegressorTask(held_out=None), AdversarialRegressorTask(held_out=None)
     assert isinstance(plain, Task)
     assert isinstance(plain, Layered)
@@ -47,7 +49,7 @@ def test_the_tasks_are_what_the_loop_asks_for():
     assert isinstance(contested, Adversarial)
 
 
-def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder, tmp_path):
+def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder: Path, tmp_path: Path) -> None:
     task = AdversarialRegressorTask(held_out=shards_benchmark(folder, "val"), network_settings=TINY)
     best = run(folder, tmp_path, task).train()
     assert set(best) == {*METRICS, *(f"coarse_{name}" for name in METRICS)}
@@ -60,16 +62,17 @@ def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder, tmp_pa
     assert (tmp_path / "images" / "epoch-0001.jpg").stat().st_size > 10_000
 
 
-def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(folder, tmp_path):
+def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(folder: Path, tmp_path: Path) -> None:
     """Of its term alone; it sees poses and shapes, so that the camera's head learns nothing of it."""
     nothing = dict.fromkeys(("vertices", "joints", "points", "rotations", "betas"), 0.0)
     task = AdversarialRegressorTask(held_out=None, network_settings=TINY, weights=RegressorLossWeights(**nothing, adversarial=1.0))
     one = run(folder, tmp_path, task)
     batches = one.loader.epoch(0)
+    assert one.adversary
     one.adversary.plain.requires_grad_(False)
     terms, poses = task.loss_against(one.plain, one.adversary.plain, next(batches), one.device, 0.0)
     batches.close()
-    sum(terms.values()).backward()
+    sum(terms.values()).backward()  # type: ignore[union-attr]
     felt = {name for name, p in one.plain.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert {
         "backbone.patch_embed.proj.weight",
@@ -83,7 +86,7 @@ def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(fo
     assert not poses.pose.requires_grad, "nor does what it learns from reach the network"
 
 
-def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder, tmp_path):
+def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder: Path, tmp_path: Path) -> None:
     task = AdversarialRegressorTask(held_out=None, network_settings=TINY)
     torch.set_num_threads(1)
     run(folder, tmp_path / "whole", task, epochs=2).train()
@@ -98,7 +101,7 @@ def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder, tmp_path):
         assert torch.equal(values, other.adversary["network"][name]), name
 
 
-def test_eight_crops_are_learnt_by_heart(folder, tmp_path):
+def test_eight_crops_are_learnt_by_heart(folder: Path, tmp_path: Path) -> None:
     """The loss of the crops as they are, after 120 steps a fraction of what it was."""
     settings = RegressorSettings(size="xs")
     task = RegressorTask(held_out=None, network_settings=settings, augmentation=CropAugmentation.none())
@@ -112,7 +115,7 @@ def test_eight_crops_are_learnt_by_heart(folder, tmp_path):
     assert after < 0.5 * before
 
 
-def test_a_run_by_muon_goes_on_by_muon_alone(folder, tmp_path):
+def test_a_run_by_muon_goes_on_by_muon_alone(folder: Path, tmp_path: Path) -> None:
     task = RegressorTask(held_out=None, network_settings=TINY)
     run(folder, tmp_path, task, batch=8, optimizer="muon").train()
     run(folder, tmp_path, task, batch=8, optimizer="muon", epochs=2).train()
@@ -121,20 +124,21 @@ def test_a_run_by_muon_goes_on_by_muon_alone(folder, tmp_path):
         run(folder, tmp_path, task, batch=8, epochs=2)
 
 
-def test_layer_decay_slows_the_first_blocks(folder, tmp_path):
+def test_layer_decay_slows_the_first_blocks(folder: Path, tmp_path: Path) -> None:
     one = run(folder, tmp_path, RegressorTask(held_out=None, network_settings=TINY, layer_decay=0.5))
     shares = {group["share"] for group in one.optimizer.param_groups}
     assert min(shares) == pytest.approx(0.5**7)
     assert max(shares) == 1.0
 
 
-def test_hands_with_landmarks_alone_teach_their_points(folder, tmp_path):
+def test_hands_with_landmarks_alone_teach_their_points(folder: Path, tmp_path: Path) -> None:
     task = AdversarialRegressorTask(held_out=None, network_settings=TINY)
     one = run(folder, tmp_path, task)
     batches = one.loader.epoch(0)
     batch = next(batches)
     for name in ("betas", "global_orient", "hand_pose", "joints_3d"):
         batch.labels[name][:] = np.nan
+    assert one.adversary
     one.adversary.plain.requires_grad_(False)
     terms, poses = task.loss_against(one.plain, one.adversary.plain, batch, one.device, 0.0)
     batches.close()

@@ -3,7 +3,9 @@
 import copy
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,32 +20,36 @@ def weights(network: torch.nn.Module) -> list[torch.Tensor]:
     return [values.clone() for values in network.parameters()]
 
 
-def batch_of(one: Run):
+def batch_of(one: Run) -> Any:
     batches = one.loader.epoch(0)
     return next(batches), batches
 
 
-def test_each_learns_in_its_turn_from_its_own_terms_alone(shards, tmp_path):
+def test_each_learns_in_its_turn_from_its_own_terms_alone(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     """The network's gradient is that of its terms with a fixed adversary; the adversary's that of its own with the answers as data."""
-    one = run(shards(1), tmp_path, ContestedColour(frozen=""))
+    task = ContestedColour(frozen="")
+    one = run(shards(1), tmp_path, task)
+    assert one.adversary
     batch, batches = batch_of(one)
     judge, network = copy.deepcopy(one.adversary.plain), copy.deepcopy(one.plain)
     one._step(batch, 0.0)
     batches.close()
     torch.manual_seed(torch.initial_seed())
-    terms, said = one.task.loss_against(network, judge, batch, one.device, 0.0)
-    wanted = torch.autograd.grad(sum(terms.values()), list(network.parameters()))
+    terms, said = task.loss_against(network, judge, batch, one.device, 0.0)
+    wanted = torch.autograd.grad(sum(terms.values()), list(network.parameters()))  # type: ignore[arg-type]
     for parameter, gradient in zip(one.plain.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
-    wanted = torch.autograd.grad(one.task.adversary_loss(judge, said)["adversary"], list(judge.parameters()))
+    wanted = torch.autograd.grad(task.adversary_loss(judge, said)["adversary"], list(judge.parameters()))
     for parameter, gradient in zip(one.adversary.plain.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
     assert all(not torch.equal(a, b) for a, b in zip(weights(judge), weights(one.adversary.plain), strict=True))
 
 
-def test_a_bad_batch_moves_neither(shards, tmp_path):
-    one = run(shards(1), tmp_path, ContestedColour(frozen=""))
-    one.task.loss_against = lambda *args: ({"colour": one.plain(torch.full((2, 3, 32, 32), torch.nan)).mean()}, None)  # type: ignore[method-assign]
+def test_a_bad_batch_moves_neither(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
+    task = ContestedColour(frozen="")
+    one = run(shards(1), tmp_path, task)
+    assert one.adversary
+    task.loss_against = lambda *args: ({"colour": one.plain(torch.full((2, 3, 32, 32), torch.nan)).mean()}, None)  # type: ignore[method-assign]
     before = weights(one.plain) + weights(one.adversary.plain)
     batch, batches = batch_of(one)
     assert one._step(batch, 0.0) == {}
@@ -51,8 +57,11 @@ def test_a_bad_batch_moves_neither(shards, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(one.plain) + weights(one.adversary.plain), strict=True))
 
 
-def test_a_killed_run_ends_as_one_that_was_not_killed_adversary_and_random_numbers_included(shards, tmp_path):
-    paths, settings = shards(), {"epochs": 2, "checkpoint_s": 1e-6}
+def test_a_killed_run_ends_as_one_that_was_not_killed_adversary_and_random_numbers_included(
+    shards: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    paths = shards()
+    settings: dict[str, Any] = {"epochs": 2, "checkpoint_s": 1e-6}
     run(paths, tmp_path / "whole", ContestedColour(), **settings).train()
     (process,) = start(tmp_path / "killed", paths, task={"pause_s": 0.4}, contested=True, **settings)
     last, before = tmp_path / "killed" / "last.pt", time.monotonic()
@@ -71,13 +80,13 @@ def test_a_killed_run_ends_as_one_that_was_not_killed_adversary_and_random_numbe
     torch.testing.assert_close(one["optimizer"]["state"], other["optimizer"]["state"], atol=0, rtol=0)
 
 
-def test_two_ranks_train_one_adversary(shards, tmp_path):
+def test_two_ranks_train_one_adversary(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     ranks = start(tmp_path, shards(2), ranks=2, task={"norm": False}, contested=True, epochs=1)
     assert [process.wait(300) for process in ranks] == [0, 0]
     assert Checkpoint.load(tmp_path / "last.pt").adversary["optimizer"]["state"][0]["step"] == 10
 
 
-def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards, tmp_path):
+def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     one = run(shards(1), tmp_path, ContestedColour(), epochs=1)
     before = {name: values.clone() for name, values in one.plain.named_parameters()}
     one.train()
@@ -86,7 +95,9 @@ def test_what_has_no_share_of_the_rate_stays_and_the_rest_learns(shards, tmp_pat
 
 
 @pytest.mark.parametrize("task", [MeanColour(), ContestedColour()])
-def test_a_run_with_a_adversary_keeps_it_and_is_not_gone_on_with_without_one(shards, tmp_path, task):
+def test_a_run_with_an_adversary_keeps_it_and_is_not_gone_on_with_without_one(
+    shards: Callable[..., list[Path]], tmp_path: Path, task: MeanColour
+) -> None:
     run(shards(1), tmp_path, task, epochs=1).train()
     assert bool(Checkpoint.load(Path(tmp_path / "last.pt")).adversary) == isinstance(task, ContestedColour)
     other = MeanColour() if isinstance(task, ContestedColour) else ContestedColour(frozen="")

@@ -1,5 +1,8 @@
 """Ray Train starts the ranks: in this process, or as workers that are started again."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.training.tiny import MeanColour, run
@@ -13,11 +16,11 @@ from training.run.loop import NotFiniteError, TrainSettings
 SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, warmup_steps=5)
 
 
-def loader(paths) -> Loader:
+def loader(paths: list[Path]) -> Loader:
     return Loader(sources=[Frames(dataset=Dataset.of(paths, paths[0].parents[1] / "cache"), size=32)], batch_size=8, num_threads=1)
 
 
-def test_in_this_process_it_is_the_loop_itself(shards, tmp_path):
+def test_in_this_process_it_is_the_loop_itself(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(1)
     metrics = launch(MeanColour(norm=False), loader(paths), SETTINGS, tmp_path / "ray")
     alone = run(paths, tmp_path / "alone", MeanColour(norm=False))
@@ -25,14 +28,14 @@ def test_in_this_process_it_is_the_loop_itself(shards, tmp_path):
     assert Checkpoint.load(tmp_path / "ray" / "last.pt").progress.num_steps == alone.progress.num_steps
 
 
-def test_an_error_of_a_user_comes_out_as_itself(shards, tmp_path):
+def test_an_error_of_a_user_comes_out_as_itself(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     settings = TrainSettings(max_bad_batches=1)
     with pytest.raises(NotFiniteError, match="2 batches had no finite loss"):
         launch(MeanColour(bad_steps=(0, 1, 2)), loader(shards(1)), settings, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one(shards, tmp_path):
+def test_two_workers_train_as_one(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(1)
     launch(MeanColour(norm=False), loader(paths), SETTINGS, tmp_path / "two", num_workers=2)
     alone = run(paths, tmp_path / "alone", MeanColour(norm=False))

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ def log(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """As the runs in processes of their own: sums of two threads end in other digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -41,7 +43,9 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def start(folder: Path, shards: list[Path], *, ranks: int = 1, task=None, contested: bool = False, **settings) -> list[subprocess.Popen]:
+def start(
+    folder: Path, shards: list[Path], *, ranks: int = 1, task: Any = None, contested: bool = False, **settings: Any
+) -> list[subprocess.Popen]:
     """The ranks of a run, each a process of its own."""
     what = {"task": task or {}, "contested": contested, "settings": settings}
     told = json.dumps({"shards": [str(path) for path in shards], "folder": str(folder), **what})
@@ -63,7 +67,7 @@ def same(a: Path, b: Path, tolerance: float = 0.0) -> None:
     assert first.progress.num_steps == second.progress.num_steps
 
 
-def test_the_loss_falls_and_the_epochs_are_noted_drawn_and_kept(shards, tmp_path):
+def test_the_loss_falls_and_the_epochs_are_noted_drawn_and_kept(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     best = run(shards(), tmp_path / "run", MeanColour(), epochs=6).train()
     notes = [line for line in log(tmp_path / "run") if "colour" in line]
     assert notes[-1]["colour"] < 0.2 * notes[0]["colour"]
@@ -75,9 +79,9 @@ def test_the_loss_falls_and_the_epochs_are_noted_drawn_and_kept(shards, tmp_path
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_a_killed_run_ends_as_one_that_was_not_killed(shards, tmp_path):
+def test_a_killed_run_ends_as_one_that_was_not_killed(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards()
-    settings = {"epochs": 2, "checkpoint_s": 1e-6}
+    settings: dict[str, Any] = {"epochs": 2, "checkpoint_s": 1e-6}
     run(paths, tmp_path / "whole", MeanColour(), **settings).train()
     (process,) = start(tmp_path / "killed", paths, task={"pause_s": 0.4}, **settings)
     last = tmp_path / "killed" / "last.pt"
@@ -95,9 +99,9 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(shards, tmp_path):
     same(tmp_path / "whole" / "last.pt", last)
 
 
-def test_two_ranks_train_as_one(shards, tmp_path):
+def test_two_ranks_train_as_one(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(2)
-    settings = {"epochs": 2, "batch": 8}
+    settings: dict[str, Any] = {"epochs": 2, "batch": 8}
     run(paths, tmp_path / "one", MeanColour(norm=False), **settings).train()
     ranks = start(tmp_path / "two", paths, ranks=2, task={"norm": False}, **settings)
     assert [process.wait(300) for process in ranks] == [0, 0]
@@ -106,13 +110,13 @@ def test_two_ranks_train_as_one(shards, tmp_path):
     assert one == pytest.approx(two, abs=1e-4)
 
 
-def test_two_ranks_agree_on_the_clock(shards, tmp_path):
+def test_two_ranks_agree_on_the_clock(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     ranks = start(tmp_path, shards(2), ranks=2, task={"pause_s": 0.02}, epochs=10_000, max_minutes=0.03, patience=10_000)
     assert [process.wait(300) for process in ranks] == [0, 0]
     assert 0.03 <= Checkpoint.load(tmp_path / "last.pt").progress.minutes < 0.5
 
 
-def test_bad_batches_are_skipped_and_counted_and_leave_no_trace(shards, tmp_path):
+def test_bad_batches_are_skipped_and_counted_and_leave_no_trace(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     bad = run(shards(), tmp_path, MeanColour(bad_steps=(3, 7)), epochs=1)
     bad.train()
     assert bad.progress.bad_batches == 2
@@ -123,7 +127,7 @@ def test_bad_batches_are_skipped_and_counted_and_leave_no_trace(shards, tmp_path
     assert all(values.isfinite().all() for weights in (saved.network, saved.ema) for values in weights.values())
 
 
-def test_too_many_bad_batches_end_the_run_with_the_batch_saved(shards, tmp_path):
+def test_too_many_bad_batches_end_the_run_with_the_batch_saved(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match=r"3 batches had no finite loss.*bad_batch-0.pt: lower the learning rate"):
         run(shards(), tmp_path, MeanColour(bad_steps=(3, 7, 9, 11)), max_bad_batches=2).train()
     saved = torch.load(tmp_path / "bad_batch-0.pt", weights_only=True)
@@ -133,7 +137,7 @@ def test_too_many_bad_batches_end_the_run_with_the_batch_saved(shards, tmp_path)
     assert set(saved["labels"]) >= {"image", "box", "side", "keypoints"}
 
 
-def test_a_run_that_grows_no_better_ends_early_and_is_not_begun_again(shards, tmp_path):
+def test_a_run_that_grows_no_better_ends_early_and_is_not_begun_again(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     metrics = (0.1, 0.5, 0.4, 0.5, 0.3, 0.9)
     task = MeanColour(metrics=metrics)
     assert run(shards(1), tmp_path, task, epochs=9, patience=3).train() == {"good": 0.5}
@@ -144,16 +148,16 @@ def test_a_run_that_grows_no_better_ends_early_and_is_not_begun_again(shards, tm
     assert again.asked == 0
 
 
-def test_without_a_measure_the_last_epoch_is_the_best(shards, tmp_path):
+def test_without_a_measure_the_last_epoch_is_the_best(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     assert run(shards(1), tmp_path, MeanColour(metrics=None), epochs=4, patience=2).train() == {}
     assert Checkpoint.load(tmp_path / "best.pt").progress.epoch == 4
 
 
-def test_a_metric_that_is_no_number_is_not_the_best(shards, tmp_path):
+def test_a_metric_that_is_no_number_is_not_the_best(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     assert run(shards(1), tmp_path, MeanColour(metrics=(math.nan, 0.2, math.nan)), epochs=3).train() == {"good": 0.2}
 
 
-def test_time_spent_counts_over_all_starts(shards, tmp_path):
+def test_time_spent_counts_over_all_starts(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(1)
     first = run(paths, tmp_path, MeanColour(pause_s=0.02), epochs=10_000, max_minutes=0.01)
     first.train()
@@ -164,7 +168,7 @@ def test_time_spent_counts_over_all_starts(shards, tmp_path):
     assert first.progress.num_steps == steps
 
 
-def test_warm_up_and_cosine_by_hand(shards, tmp_path):
+def test_warm_up_and_cosine_by_hand(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     one = run(shards(1), tmp_path, MeanColour(), learning_rate=0.1, warmup_steps=10, final_share=0.2)
     assert one._learning_rate(0.0) == pytest.approx(0.1 * 0.1)
     one.progress.num_steps = 4
@@ -175,23 +179,23 @@ def test_warm_up_and_cosine_by_hand(shards, tmp_path):
     assert one._learning_rate(1.0) == pytest.approx(0.1 * 0.2)
 
 
-def test_average_by_hand():
+def test_average_by_hand() -> None:
     network = torch.nn.BatchNorm1d(1)
     ema = Ema(network, decay=0.08)
     kept, wanted = [1 / 21, 0.08], 1.0
     for n, value in enumerate((3.0, 7.0)):
         with torch.no_grad():
             network.weight.fill_(value)
-            network.num_batches_tracked.fill_(n + 5)
+            network.num_batches_tracked.fill_(n + 5)  # type: ignore[union-attr]
         ema.update(network, n + 1)
         wanted = kept[n] * wanted + (1 - kept[n]) * value
-    assert ema.network.weight.item() == pytest.approx(wanted)
-    assert ema.network.num_batches_tracked.item() == 6
+    assert ema.network.weight.item() == pytest.approx(wanted)  # type: ignore[operator]
+    assert ema.network.num_batches_tracked.item() == 6  # type: ignore[operator]
     assert not ema.network.weight.requires_grad
 
 
 @pytest.mark.parametrize("num_steps", [200, 1_000, 10_000])
-def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps):
+def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps: int) -> None:
     """Of a weight that grows by one a step, the average lags behind by about a twentieth of the run."""
     network = torch.nn.Linear(1, 1, bias=False)
     ema = Ema(network)
@@ -199,15 +203,15 @@ def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps):
         with torch.no_grad():
             network.weight.fill_(n)
         ema.update(network, n)
-    assert 0.02 * num_steps < num_steps - ema.network.weight.item() < 0.1 * num_steps
+    assert 0.02 * num_steps < num_steps - ema.network.weight.item() < 0.1 * num_steps  # type: ignore[operator]
 
 
-def limited(size: int):
+def limited(size: int) -> Callable[[], None]:
     """No file of this process may grow longer, as on a disk that is full."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(shards, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_whole(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(1)
     run(paths, tmp_path / "run", MeanColour(), epochs=1).train()
     last = tmp_path / "run" / "last.pt"
@@ -223,14 +227,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(shards, tmp_path):
     assert Checkpoint.load(last).progress.epoch == 2
 
 
-def test_two_runs_never_share_a_folder(shards, tmp_path):
+def test_two_runs_never_share_a_folder(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another run is training in this folder"):
             run(shards(), tmp_path, MeanColour(), epochs=1).train()
 
 
-def test_checkpoints_of_something_else_are_refused(shards, tmp_path):
+def test_checkpoints_of_something_else_are_refused(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(2)
     run(paths[:1], tmp_path, MeanColour(), epochs=1).train()
     with pytest.raises(ValueError, match="trained on other data, seed or batch size"):
@@ -246,7 +250,7 @@ def test_checkpoints_of_something_else_are_refused(shards, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"something else"])
-def test_a_damaged_checkpoint_is_named(shards, tmp_path, damage):
+def test_a_damaged_checkpoint_is_named(shards: Callable[..., list[Path]], tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run(shards(1), tmp_path, MeanColour(), epochs=1).train()
     last = tmp_path / "last.pt"
     last.write_bytes(damage(last.read_bytes()))
@@ -254,7 +258,7 @@ def test_a_damaged_checkpoint_is_named(shards, tmp_path, damage):
         run(shards(1), tmp_path, MeanColour())
 
 
-def test_weights_are_all_or_nothing():
+def test_weights_are_all_or_nothing() -> None:
     network = torch.nn.Linear(2, 2)
     before = network.weight.clone()
     with pytest.raises(ValueError, match="0 shapes and 1 names differ, the first is bias"):
@@ -263,12 +267,12 @@ def test_weights_are_all_or_nothing():
 
 
 @pytest.mark.parametrize("name", ["epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes"])
-def test_senseless_settings_are_refused(name):
+def test_senseless_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"train.{name} must be more than 0"):
-        TrainSettings(**{name: 0})
+        TrainSettings(**{name: 0})  # type: ignore[arg-type]
 
 
-def test_a_run_of_an_earlier_version_goes_on(shards, tmp_path):
+def test_a_run_of_an_earlier_version_goes_on(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     """Files call the fields as the first version did, and the notes of such a run go on in one file."""
     run(shards(1), tmp_path, MeanColour(), epochs=1).train()
     saved = torch.load(tmp_path / "last.pt", weights_only=True)

@@ -33,7 +33,7 @@ def step(optimizer: Both, of: dict[str, torch.Tensor], seed: int) -> None:
     optimizer.step()
 
 
-def test_the_inner_matrix_moves_along_an_orthogonal_one_as_far_as_by_adamw():
+def test_the_inner_matrix_moves_along_an_orthogonal_one_as_far_as_by_adamw() -> None:
     of = weights()
     before = {name: values.detach().clone() for name, values in of.items()}
     step(both(of), of, 1)
@@ -45,7 +45,7 @@ def test_the_inner_matrix_moves_along_an_orthogonal_one_as_far_as_by_adamw():
     assert 0.1 < moved["inner"].square().mean().sqrt() < 0.3
 
 
-def test_what_was_saved_goes_on_as_if_it_had_not_been():
+def test_what_was_saved_goes_on_as_if_it_had_not_been() -> None:
     of = weights()
     optimizer = both(of)
     step(optimizer, of, 1)
@@ -59,7 +59,7 @@ def test_what_was_saved_goes_on_as_if_it_had_not_been():
         assert torch.equal(of[name], again[name])
 
 
-def test_the_blocks_matrices_and_nothing_else_are_inner():
+def test_the_blocks_matrices_and_nothing_else_are_inner() -> None:
     network = Regressor(RegressorSettings(size="xs"))
     inner = {id(p) for group in layer_decay_groups(network) if group["inner"] for p in group["params"]}
     names = {name for name, p in network.named_parameters() if id(p) in inner}
@@ -67,6 +67,6 @@ def test_the_blocks_matrices_and_nothing_else_are_inner():
     assert names == {f"backbone.blocks.{k}.{layer}.weight" for k in range(6) for layer in layers}
 
 
-def test_a_network_without_a_transformer_is_refused():
+def test_a_network_without_a_transformer_is_refused() -> None:
     with pytest.raises(ValueError, match="this network has none: take adamw"):
         optimizer_of("muon", plain_groups(torch.nn.Linear(2, 2), 0.0), RATE)

@@ -24,7 +24,7 @@ def person(image: int, left: Any, right: Any, *, left_valid: bool = True, right_
 
 
 def coco(folder: Path, annotations: list[dict[str, Any]], num_images: int) -> Path:
-    images = [{"id": k, "file_name": f"{k:012d}.jpg", "width": 120, "height": 80} for k in range(num_images)]
+    images: list[dict[str, Any]] = [{"id": k, "file_name": f"{k:012d}.jpg", "width": 120, "height": 80} for k in range(num_images)]
     for image in images:
         photo(folder / "val2017" / str(image["file_name"]), seed=int(image["id"]))
     labels = folder / "annotations" / "coco_wholebody_val_v1.0.json"

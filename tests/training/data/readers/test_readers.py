@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from training.data.readers.oxford_hands import oxford_hands
 NONE = [0.0, 0.0, 0.0, 0.0]
 
 
-def test_coco_wholebody_hands_are_left_and_right_and_invalid_ones_are_ignored(tmp_path):
+def test_coco_wholebody_hands_are_left_and_right_and_invalid_ones_are_ignored(tmp_path: Path) -> None:
     people = [
         official.person(0, [10.0, 20, 30, 15], [60.0, 20, 10, 12], right_valid=False),
         official.person(0, NONE, [5.0, 5, 8, 9], left_valid=False),
@@ -31,7 +33,7 @@ def test_coco_wholebody_hands_are_left_and_right_and_invalid_ones_are_ignored(tm
     assert images[2].image().shape == (80, 120, 3)
 
 
-def test_what_is_not_coco_wholebody_is_named(tmp_path):
+def test_what_is_not_coco_wholebody_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no annotations/coco_wholebody_val_v1.0.json: take the labels"):
         next(coco_wholebody(tmp_path))
     folder = official.coco(tmp_path, [{"id": 7, "image_id": 0, "bbox": NONE}], 1)
@@ -39,9 +41,9 @@ def test_what_is_not_coco_wholebody_is_named(tmp_path):
         list(coco_wholebody(folder))
 
 
-def test_oxford_rectangles_become_upright_boxes_without_sides(tmp_path):
-    turned = [(30.0, 10), (50, 30), (30, 50), (10, 30)]
-    folder = official.oxford(tmp_path, {"b": [turned, [(1.0, 1), (11, 1), (11, 6), (1, 6)]], "a": []})
+def test_oxford_rectangles_become_upright_boxes_without_sides(tmp_path: Path) -> None:
+    turned = [(30.0, 10.0), (50.0, 30.0), (30.0, 50.0), (10.0, 30.0)]
+    folder = official.oxford(tmp_path, {"b": [turned, [(1.0, 1.0), (11.0, 1.0), (11.0, 6.0), (1.0, 6.0)]], "a": []})
     empty, two = oxford_hands(folder)
     assert (empty.name, empty.box.shape) == ("a", (0, 4))
     np.testing.assert_allclose(two.box, [[9.5, 9.5, 49.5, 49.5], [0.5, 0.5, 10.5, 5.5]])
@@ -49,7 +51,7 @@ def test_oxford_rectangles_become_upright_boxes_without_sides(tmp_path):
     assert two.image().shape == (80, 120, 3)
 
 
-def test_damaged_oxford_labels_are_named(tmp_path):
+def test_damaged_oxford_labels_are_named(tmp_path: Path) -> None:
     folder = official.oxford(tmp_path, {"a": [[(1.0, 1), (2, 1), (2, 2), (1, 2)]]})
     file = folder / "test_dataset" / "test_data" / "annotations" / "a.mat"
     for content in (file.read_bytes()[:150], b"no matlab", b""):
@@ -61,7 +63,7 @@ def test_damaged_oxford_labels_are_named(tmp_path):
 
 
 @pytest.fixture
-def two_seconds(tmp_path, monkeypatch):
+def two_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A video of 40 frames at 20 a second, 200 x 100, is known as V."""
     facts = {"V": Facts(frames_per_second=20.0, num_frames=40, width=200, height=100)}
     monkeypatch.setattr(whim_module, "known_videos", lambda: facts)
@@ -71,7 +73,7 @@ def two_seconds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [10, 20, 30, 50])
-def test_whim_labels_meet_the_frames_of_their_times_whatever_rate_the_video_has(two_seconds, rate):
+def test_whim_labels_meet_the_frames_of_their_times_whatever_rate_the_video_has(two_seconds: Path, rate: int) -> None:
     official.film(two_seconds / "videos" / "V.mkv", 2 * rate, rate, 400, 200)
     images = list(official_whim(two_seconds, two_seconds / "videos"))
     assert [labelled.name for labelled in images] == ["V/000000", "V/000007", "V/000030"]
@@ -79,7 +81,7 @@ def test_whim_labels_meet_the_frames_of_their_times_whatever_rate_the_video_has(
     np.testing.assert_allclose(grey, 20 + 50 * np.array([0, 7, 30]) / 20, atol=50 / rate / 2 + 1.5)
 
 
-def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds):
+def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds: Path) -> None:
     official.film(two_seconds / "videos" / "V.mkv", 40, 20, 400, 200)
     first, _, last = official_whim(two_seconds, two_seconds / "videos")
     np.testing.assert_allclose(first.box, [[40, 20, 120, 100], [0, 120, 60, 200]])
@@ -88,7 +90,9 @@ def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds):
 
 
 @pytest.mark.parametrize(("frames", "width", "words"), [(80, 400, "lasts 4.0 s, the labelled one 2.0 s"), (40, 300, "shows 300x200")])
-def test_a_video_of_another_length_or_shape_is_left_out_by_name(two_seconds, caplog, frames, width, words):
+def test_a_video_of_another_length_or_shape_is_left_out_by_name(
+    two_seconds: Path, caplog: pytest.LogCaptureFixture, frames: int, width: int, words: str
+) -> None:
     official.film(two_seconds / "videos" / "V.mkv", frames, 20, width, 200)
     with pytest.raises(FileNotFoundError, match=r"no image for any label in .*: name the folder of the videos with --media"):
         list(official_whim(two_seconds, two_seconds / "videos"))
@@ -96,7 +100,7 @@ def test_a_video_of_another_length_or_shape_is_left_out_by_name(two_seconds, cap
     assert words in caplog.text
 
 
-def test_whim_images_beside_the_labels_are_taken_as_they_are(two_seconds):
+def test_whim_images_beside_the_labels_are_taken_as_they_are(two_seconds: Path) -> None:
     place = two_seconds / "test" / "anno" / "V"
     official.photo(place / "000007.npy.jpg", 200, 100)
     official.photo(place / "000030.jpg", 100, 50)
@@ -106,16 +110,20 @@ def test_whim_images_beside_the_labels_are_taken_as_they_are(two_seconds):
 
 
 class Hostile:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return (eval, ("1",))
 
 
-def test_whim_labels_run_no_code_and_say_what_is_wrong(two_seconds):
+def test_whim_labels_run_no_code_and_say_what_is_wrong(two_seconds: Path) -> None:
     place = two_seconds / "test" / "anno" / "V"
     official.photo(place / "000000.jpg", 200, 100)
     file = place / "000000.npy"
     hand = official.whim_hand([0, 0, 9, 9], 0.0)
-    faults = (([Hostile()], "refused: builtins.eval"), ([{"side": 0.0}], "bbox"), ([hand | {"side": 2.0}], "neither 0 nor 1"))
+    faults: tuple[tuple[list[Any], str], ...] = (
+        ([Hostile()], "refused: builtins.eval"),
+        ([{"side": 0.0}], "bbox"),
+        ([hand | {"side": 2.0}], "neither 0 nor 1"),
+    )
     for hands, words in faults:
         official.whim_labels(two_seconds, "V", {0: hands})
         with pytest.raises(ValueError, match=words):
@@ -125,7 +133,7 @@ def test_whim_labels_run_no_code_and_say_what_is_wrong(two_seconds):
         list(official_whim(two_seconds))
 
 
-def test_the_manifest_knows_every_video_of_whim():
+def test_the_manifest_knows_every_video_of_whim() -> None:
     facts = whim_module.known_videos()
     assert len(facts) == 1457
     assert json.dumps(sorted(facts)).count('"-') == 100

@@ -17,7 +17,7 @@ def with_boxes(dataset: Dataset, box: np.ndarray) -> Dataset:
     return Dataset([replace(shard, columns={**shard.columns, "box": box})], dataset.fingerprint, dataset.start)
 
 
-def test_boxes_are_cut_at_the_frames_border_and_hands_outside_count_neither_way(tmp_path, cache):
+def test_boxes_are_cut_at_the_frames_border_and_hands_outside_count_neither_way(tmp_path: Path, cache: Path) -> None:
     dataset = Dataset.of([write(tmp_path / "a.parquet", rows(1, 2))], cache)  # frames of 96 x 64 with one hand and with two
     box = np.array([[10, -20, 40, 20], [-27, 10, 3, 50], [60, 60, 100, 68]], np.float32)
     one, two = shard_frames(Frames(dataset=with_boxes(dataset, box), size=192))
@@ -26,7 +26,7 @@ def test_boxes_are_cut_at_the_frames_border_and_hands_outside_count_neither_way(
     np.testing.assert_allclose(two.ignore, [[0, 52, 6, 132]])
 
 
-def test_a_corrupt_frame_is_left_out_by_name(tmp_path: Path, cache, caplog: pytest.LogCaptureFixture):
+def test_a_corrupt_frame_is_left_out_by_name(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = rows(0, 4)
     images = table["image"].to_pylist()
     images[2] = b"no image"

@@ -47,8 +47,8 @@ def invent(exact: HandModel) -> Callable[..., Invented]:
         betas = 0.7 * torch.as_tensor(rng.normal(size=(n, 10)).clip(-2, 2))
         direction = rng.normal(size=(n, 3))
         turn = torch.as_tensor(direction / np.linalg.norm(direction, axis=1, keepdims=True) * rng.uniform(0, np.pi, (n, 1)))
-        joints = pose_hand(exact, betas, turn, axis_angle_from_matrix(rotations).flatten(1)).joints
-        joints = (joints - joints[:, :1]).numpy()
+        posed = pose_hand(exact, betas, turn, axis_angle_from_matrix(rotations).flatten(1)).joints
+        joints = (posed - posed[:, :1]).numpy()
         pixels = rng.uniform(700, 1300, (n, 1, 1)) * joints[..., :2] + rng.uniform(300, 900, (n, 1, 2))
         size = np.ptp(pixels, axis=1).max(1)
         seen = pixels + noise * size[:, None, None] * rng.normal(size=pixels.shape)

@@ -1,10 +1,11 @@
 """The compiled fit is the torch fit: the same losses, equations and minima, whatever a hand's neighbours."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from fitting import solver
 from fitting.compiled import loop as compiled_loop
 from fitting.compiled import solver as compiled
 from fitting.compiled.functions import angle_of, exponential, half_turn_parts
-from fitting.compiled.kernel import kept
+from fitting.compiled.kernel import kept, kernel
 from fitting.compiled.lanes import LANES, empty, load, store
 from fitting.compiled.layout import SOURCES
 from fitting.fit import Fitter
@@ -26,21 +27,23 @@ from fitting.objective import Landmarks, Objective, State, projected
 from fitting.priors.prior import pose_prior
 from fitting.settings import FitSettings
 
+Rows = TypeVar("Rows", State, Landmarks)
+
 TERMS = ("bone", "angle", "prior", "shape", "depth")
 SETTINGS = FitSettings(depth_weight=0.7)
 
 
-def objective_of(model: HandModel, settings: FitSettings = SETTINGS, **prior) -> Objective:
+def objective_of(model: HandModel, settings: FitSettings = SETTINGS, **prior: Any) -> Objective:
     return Objective.of(model, pose_prior(model, **prior), settings)
 
 
 @pytest.fixture(scope="module")
-def exact_objective(exact) -> Objective:
+def exact_objective(exact: HandModel) -> Objective:
     return objective_of(exact)
 
 
 @pytest.fixture(scope="module")
-def objective(model) -> Objective:
+def objective(model: HandModel) -> Objective:
     return objective_of(model)
 
 
@@ -59,11 +62,16 @@ def random_hands(objective: Objective, n: int, seed: int = 0) -> tuple[State, La
     return state, Landmarks(image + draw(n, 21, 2, scale=0.03), confidence, draw(n, 21, scale=0.2), certain)
 
 
-def rounded(hands: State | Landmarks) -> State | Landmarks:
+def rounded(hands: Rows) -> Rows:
     return type(hands)(*(values.float() for values in hands))
 
 
-def start_of(objective: Objective, hands, depths: bool = False) -> tuple[State, Landmarks]:
+def both_rounded(hands: tuple[State, Landmarks]) -> tuple[State, Landmarks]:
+    """Both in float32."""
+    return rounded(hands[0]), rounded(hands[1])
+
+
+def start_of(objective: Objective, hands: Any, depths: bool = False) -> tuple[State, Landmarks]:
     """The fit's own start from a detector's landmarks, in the dtype of the objective."""
     keypoints = torch.as_tensor(hands.keypoints[:, list(FROM_KEYPOINTS)])
     size = torch.as_tensor(hands.size)[:, None]
@@ -77,22 +85,21 @@ def start_of(objective: Objective, hands, depths: bool = False) -> tuple[State, 
 
 
 @pytest.mark.parametrize("n", [1, LANES + 3])
-def test_every_loss_is_torchs(objective, exact_objective, n):
+def test_every_loss_is_torchs(objective: Objective, exact_objective: Objective, n: int) -> None:
     state, seen = random_hands(exact_objective, n)
     wanted, posed = exact_objective.losses(state, seen)
     found, points = compiled.losses(objective, rounded(state), rounded(seen))
     for name, value in wanted._asdict().items():
-        torch.testing.assert_close(
-            getattr(found, name).double(), value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(getattr(found, name).double(), value, rtol=1e-4, atol=1e-5, msg=name)
         assert value.max() > 0
     for mine, theirs in zip(points, posed, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("only", ["reprojection", *TERMS, "all"])
-def test_every_matrix_and_gradient_is_torchs(model, exact, only):
-    settings = SETTINGS if only == "all" else FitSettings(**{f"{name}_weight": float(name == only) for name in TERMS})
+def test_every_matrix_and_gradient_is_torchs(model: HandModel, exact: HandModel, only: str) -> None:
+    weights: dict[str, Any] = {f"{name}_weight": float(name == only) for name in TERMS}
+    settings = SETTINGS if only == "all" else FitSettings(**weights)
     mine, theirs = objective_of(model, settings), objective_of(exact, settings)
     state, seen = random_hands(theirs, 21)
     if only not in ("reprojection", "all"):
@@ -108,7 +115,7 @@ def test_every_matrix_and_gradient_is_torchs(model, exact, only):
 
 
 @pytest.mark.parametrize(("components", "noise"), [(1, 0.0), (7, 1e-6), (45, 0.0)])
-def test_any_number_of_components_and_corners(model, exact, components, noise):
+def test_any_number_of_components_and_corners(model: HandModel, exact: HandModel, components: int, noise: float) -> None:
     pair = [objective_of(m, num_components=components, noise=noise) for m in (model, exact)]
     mine, theirs = (replace(o, hulls=torch.cat([o.hulls, o.hulls[:, -1:]], 1)) for o in pair)
     state, seen = random_hands(theirs, 9)
@@ -120,7 +127,7 @@ def test_any_number_of_components_and_corners(model, exact, components, noise):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["stand-in", "no weight and no corrective is zero"])
-def test_outline_joints_and_violation_are_the_meshs(model, exact, dense):
+def test_outline_joints_and_violation_are_the_meshs(model: HandModel, exact: HandModel, dense: bool) -> None:
     if dense:
         generator = torch.Generator().manual_seed(0)
         correctives = 1e-3 * torch.randn(exact.posedirs.shape, generator=generator, dtype=torch.float64)
@@ -142,10 +149,12 @@ def test_outline_joints_and_violation_are_the_meshs(model, exact, dense):
     [(0.0, 0.0, 0.0, False), (0.02, 0.0, 0.0, False), (0.02, 0.1, 0.0, False), (0.02, 0.0, 0.3, False), (0.02, 0.0, 0.0, True)],
     ids=["exact", "noisy", "outliers", "points left out", "depths"],
 )
-def test_minima_are_torchs(objective, exact_objective, invent, noise, outliers, hidden, depths):
+def test_minima_are_torchs(
+    objective: Objective, exact_objective: Objective, invent: Callable[..., Any], noise: float, outliers: float, hidden: float, depths: bool
+) -> None:
     hands = invent(96, noise=noise, outliers=outliers)
     hands.keypoints[..., 2] = np.random.default_rng(1).random((96, 21)) >= hidden
-    limits = {"num_iterations": 60, "tolerance": 1e-6}
+    limits: dict[str, Any] = {"num_iterations": 60, "tolerance": 1e-6}
     found = compiled.solve(objective, *start_of(objective, hands, depths), **limits)
     wanted = solver.solve(exact_objective, *start_of(exact_objective, hands, depths), **limits)
     gap = found.total / wanted.total - 1
@@ -158,7 +167,7 @@ def test_minima_are_torchs(objective, exact_objective, invent, noise, outliers, 
     torch.testing.assert_close(found.total.double(), held, rtol=1e-4, atol=1e-6)
 
 
-def test_totals_do_not_flicker(objective, exact_objective, invent):
+def test_totals_do_not_flicker(objective: Objective, exact_objective: Objective, invent: Callable[..., Any]) -> None:
     """The prior is a small difference of large numbers: by its parts float32 would be off by more than a step near the end gains."""
     start, seen = start_of(objective, invent(64))
     end = compiled.solve(objective, start, seen, num_iterations=20, tolerance=1e-3)
@@ -167,7 +176,7 @@ def test_totals_do_not_flicker(objective, exact_objective, invent):
     assert SETTINGS.prior_weight * (found - wanted).abs().max() < 1e-5
 
 
-def test_a_step_is_torchs(objective, exact_objective):
+def test_a_step_is_torchs(objective: Objective, exact_objective: Objective) -> None:
     state, seen = random_hands(exact_objective, 40)
     found = compiled.solve(objective, rounded(state), rounded(seen), num_iterations=1, tolerance=1e-3)
     wanted = solver.solve(exact_objective, state, seen, num_iterations=1, tolerance=1e-3)
@@ -179,10 +188,10 @@ def test_a_step_is_torchs(objective, exact_objective):
 
 
 @pytest.mark.parametrize("n", [1, LANES - 1, LANES, 3 * LANES + 5])
-def test_a_hand_does_not_see_its_neighbours(objective, exact_objective, n):
+def test_a_hand_does_not_see_its_neighbours(objective: Objective, exact_objective: Objective, n: int) -> None:
     """Lanes refill at different times; every bit is the same as for each hand alone, in any order, on any number of threads."""
-    state, seen = (rounded(x) for x in random_hands(exact_objective, n))
-    limits = {"num_iterations": 15, "tolerance": 1e-3}
+    state, seen = both_rounded(random_hands(exact_objective, n))
+    limits: dict[str, Any] = {"num_iterations": 15, "tolerance": 1e-3}
     whole = compiled.solve(objective, state, seen, **limits)
     order = torch.as_tensor(np.random.default_rng(0).permutation(n))
     shuffled = compiled.solve(objective, state.take(order), seen.take(order), **limits)
@@ -196,8 +205,8 @@ def test_a_hand_does_not_see_its_neighbours(objective, exact_objective, n):
     assert n < 2 * LANES or len(whole.num_iterations.unique()) > 2
 
 
-def test_totals_never_rise_and_damping_carries_on(objective, exact_objective):
-    state, seen = (rounded(x) for x in random_hands(exact_objective, 30))
+def test_totals_never_rise_and_damping_carries_on(objective: Objective, exact_objective: Objective) -> None:
+    state, seen = both_rounded(random_hands(exact_objective, 30))
     total = objective.total(compiled.losses(objective, state, seen)[0])
     once = compiled.solve(objective, state, seen, num_iterations=12, tolerance=1e-9)
     damping = None
@@ -208,8 +217,8 @@ def test_totals_never_rise_and_damping_carries_on(objective, exact_objective):
     torch.testing.assert_close(total, once.total, rtol=1e-3, atol=0)
 
 
-def test_no_hands_and_no_iterations(objective, exact_objective):
-    state, seen = (rounded(x) for x in random_hands(exact_objective, 3))
+def test_no_hands_and_no_iterations(objective: Objective, exact_objective: Objective) -> None:
+    state, seen = both_rounded(random_hands(exact_objective, 3))
     none = torch.zeros(0, dtype=torch.int64)
     empty_solution = compiled.solve(objective, state.take(none), seen.take(none), num_iterations=5, tolerance=1e-3)
     assert empty_solution.state.rotations.shape == (0, 15, 3, 3)
@@ -220,8 +229,8 @@ def test_no_hands_and_no_iterations(objective, exact_objective):
     assert (still.num_iterations == 0).all()
 
 
-def test_what_cannot_be_computed_ends_and_harms_no_other(objective, exact_objective):
-    state, seen = (rounded(x) for x in random_hands(exact_objective, 8))
+def test_what_cannot_be_computed_ends_and_harms_no_other(objective: Objective, exact_objective: Objective) -> None:
+    state, seen = both_rounded(random_hands(exact_objective, 8))
     clean = compiled.solve(objective, state, seen, num_iterations=30, tolerance=1e-3)
     seen.keypoints[2] = torch.nan
     seen.keypoints[5] = 1e30
@@ -234,8 +243,8 @@ def test_what_cannot_be_computed_ends_and_harms_no_other(objective, exact_object
     assert spoilt.converged[2]
 
 
-def test_hands_of_one_line_or_one_point_stay_finite(objective, exact_objective):
-    state, seen = (rounded(x) for x in random_hands(exact_objective, 3))
+def test_hands_of_one_line_or_one_point_stay_finite(objective: Objective, exact_objective: Objective) -> None:
+    state, seen = both_rounded(random_hands(exact_objective, 3))
     seen.keypoints[0] = 0
     seen.keypoints[1, :, 1] = 0
     seen.confidence[2] = 0
@@ -243,27 +252,27 @@ def test_hands_of_one_line_or_one_point_stay_finite(objective, exact_objective):
     assert all(torch.isfinite(values).all() for values in (*solution.state, solution.total))
 
 
-def test_kept_machine_code_is_known_by_all_its_sources():
+def test_kept_machine_code_is_known_by_all_its_sources() -> None:
     """Not by the file of the function alone that Python calls: an edit of a function that it calls would go unnoticed."""
-    (name,) = SOURCES.dtype.names
+    (name,) = SOURCES.dtype.names or ()
     folder = Path(compiled.__file__).parent
     called = sorted([*folder.glob("*.py"), folder.parent / "objective.py", folder.parent / "solver.py"])
     assert name == f"sources_{hashlib.sha256(b''.join(path.read_bytes() for path in called)).hexdigest()}"
-    signatures = [str(kind) for kind in compiled_loop.solve_queue.signatures]
+    signatures = [str(kind) for kind in compiled_loop.solve_queue.signatures]  # type: ignore[attr-defined]
     assert all(name in kind for kind in signatures)
 
 
-def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch, caplog):
+def test_where_nothing_can_be_kept_it_is_compiled_anew(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     assert kept(nogil=True)(_twice)(3) == 6
     assert "set NUMBA_CACHE_DIR" in caplog.text
 
 
-def _twice(x):
+def _twice(x: Any) -> Any:
     return x + x
 
 
-def test_a_fitter_takes_the_backend_it_is_told(model, exact, invent):
+def test_a_fitter_takes_the_backend_it_is_told(model: HandModel, exact: HandModel, invent: Callable[..., Any]) -> None:
     hands = invent(64, noise=0.02)
     fast, slow = (Fitter(model, FitSettings(backend=name)).fit(hands.keypoints) for name in ("auto", "torch"))
     assert (fast.outcome == slow.outcome).mean() > 0.9
@@ -276,8 +285,8 @@ def test_a_fitter_takes_the_backend_it_is_told(model, exact, invent):
 # Functions of lanes
 
 
-@numba.njit
-def _apply(kind, a, b, out):
+@kernel
+def _apply(kind: Any, a: Any, b: Any, out: Any) -> None:
     for i in range(a.shape[0]):
         if kind == 0:
             store(out, i, angle_of(load(a, i), load(b, i)))
@@ -296,17 +305,17 @@ def applied(kind: int, a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray
     return out.ravel()
 
 
-def test_functions_are_right_to_a_millionth():
+def test_functions_are_right_to_a_millionth() -> None:
     rng = np.random.default_rng(0)
     n = LANES * 1000
-    y, x = (np.float32(rng.normal(size=n) * 10 ** rng.uniform(-4, 4, n)) for _ in range(2))
+    y, x = ((rng.normal(size=n) * 10 ** rng.uniform(-4, 4, n)).astype(np.float32) for _ in range(2))
     y[:4], x[:4] = [0, 0, 1, -1], [1, -1, 0, 0]
     np.testing.assert_allclose(applied(0, y, x), np.arctan2(np.float64(y), x), atol=1e-6, rtol=0)
     assert applied(0, np.zeros(LANES, np.float32)).max() == 0  # no angle at the origin, as in torch
-    small = np.float32(rng.uniform(-1, 1, n))
+    small = rng.uniform(-1, 1, n).astype(np.float32)
     np.testing.assert_allclose(applied(1, small), np.exp(np.float64(small)), rtol=5e-7)
     angle = 10 ** rng.uniform(-8, 2, n)
-    squared = np.float32(angle**2)
+    squared = (angle**2).astype(np.float32)
     angle = np.sqrt(np.float64(squared))
     np.testing.assert_allclose(applied(2, squared), np.sin(angle) / angle, atol=1e-6)
     np.testing.assert_allclose(applied(3, squared), 2 * np.sin(angle / 2) ** 2 / angle**2, atol=1e-6)

@@ -1,6 +1,7 @@
 """Each loss: a value worked by hand, what must not change it, and its gradient."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.autograd import gradcheck
 
 from fitting.hand import anatomy
 from fitting.hand.kinematics import JointModel
+from fitting.hand.mano import HandModel
 from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.losses import bone_length_loss, bone_lengths, depth_loss, joint_angle_loss, outside_hulls, prior_loss, reprojection_loss
 from fitting.objective import bone_length_limits
@@ -18,12 +20,12 @@ LIMITS = torch.as_tensor(anatomy.limits()[:, 0]), torch.as_tensor(anatomy.hulls(
 
 
 @pytest.fixture(scope="module")
-def axes(exact) -> torch.Tensor:
+def axes(exact: HandModel) -> torch.Tensor:
     return anatomy.joint_axes(*exact.rest_joints())
 
 
 @pytest.fixture(scope="module")
-def prior(exact):
+def prior(exact: HandModel) -> Any:
     return pose_prior(exact, 20, noise=0)
 
 
@@ -44,7 +46,7 @@ def chain_hand(length: float) -> torch.Tensor:
 # Equation 2
 
 
-def test_reprojection_by_hand():
+def test_reprojection_by_hand() -> None:
     keypoints = torch.zeros(1, 3, 2, dtype=torch.float64)
     projected = torch.tensor([[[3.0, 4.0], [0.6, 0.8], [100.0, 0.0]]], dtype=torch.float64)
     confidence = torch.tensor([[1.0, 0.5, 0.0]], dtype=torch.float64)
@@ -52,7 +54,7 @@ def test_reprojection_by_hand():
     assert loss.tolist() == [pytest.approx((5 - 1) + 0.5 * 1 / 4)]
 
 
-def test_reprojection_does_not_feel_where_and_how_the_image_is_turned():
+def test_reprojection_does_not_feel_where_and_how_the_image_is_turned() -> None:
     projected, keypoints, confidence = random(4, 21, 2), random(4, 21, 2, seed=1), torch.rand(4, 21, dtype=torch.float64)
     turn = matrix_from_axis_angle(torch.tensor([0, 0, 0.7], dtype=torch.float64))[:2, :2]
     before = reprojection_loss(projected, keypoints, confidence, 0.5)
@@ -60,18 +62,19 @@ def test_reprojection_does_not_feel_where_and_how_the_image_is_turned():
     torch.testing.assert_close(before, after)
 
 
-def test_reprojection_gradient():
+def test_reprojection_gradient() -> None:
     keypoints, confidence = random(2, 21, 2, seed=1), torch.rand(2, 21, dtype=torch.float64)
     assert gradcheck(lambda p: reprojection_loss(p, keypoints, confidence, 0.7), random(2, 21, 2).requires_grad_())
     exact_hit = keypoints.clone().requires_grad_()
     reprojection_loss(exact_hit, keypoints, confidence, 0.7).sum().backward()
-    assert (exact_hit.grad == 0).all()
+    assert exact_hit.grad is not None
+    assert not exact_hit.grad.any()
 
 
 # Equation 3
 
 
-def test_bone_length_by_hand():
+def test_bone_length_by_hand() -> None:
     limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
     torch.testing.assert_close(bone_lengths(chain_hand(0.025)), torch.full((1, 20), 0.025, dtype=torch.float64))
     assert bone_length_loss(chain_hand(0.025), limits).item() == 0
@@ -79,7 +82,7 @@ def test_bone_length_by_hand():
     assert bone_length_loss(chain_hand(0.015), limits).item() == pytest.approx((0.005 / 0.025) ** 2)
 
 
-def test_joint_angle_by_hand(axes):
+def test_joint_angle_by_hand(axes: Any) -> None:
     angles = torch.zeros(1, 15, 3, dtype=torch.float64)
     angles[0, 1, 1] = math.radians(115 + 20)  # index, second joint: bends to 115 degrees
     angles[0, 3, 2] = math.radians(-22 - 10)  # middle, first joint: splays to 22
@@ -88,7 +91,7 @@ def test_joint_angle_by_hand(axes):
     assert joint_angle_loss(anatomy.compose(angles, axes), axes, *LIMITS).item() == pytest.approx(wanted)
 
 
-def test_joint_angles_do_not_feel_the_frame_of_the_rest_hand(axes):
+def test_joint_angles_do_not_feel_the_frame_of_the_rest_hand(axes: Any) -> None:
     """All axes and rotations seen from elsewhere; the root's rotation is no argument at all."""
     turn, rotations = matrix_from_axis_angle(random(3)), matrix_from_axis_angle(random(6, 15, 3))
     there = joint_angle_loss(turn @ rotations @ turn.T, turn @ axes, *LIMITS)
@@ -96,7 +99,7 @@ def test_joint_angles_do_not_feel_the_frame_of_the_rest_hand(axes):
     assert (there > 0).all()
 
 
-def test_a_fist_cannot_fan_out(axes):
+def test_a_fist_cannot_fan_out(axes: Any) -> None:
     """At 70 degrees of bend, half way to 95, a knuckle keeps 16 of its 22 degrees of splay; the way back is square to the side."""
     angles = torch.zeros(1, 15, 3, dtype=torch.float64)
     angles[0, 0, 1:] = torch.tensor([math.radians(70), math.radians(22)])
@@ -107,7 +110,7 @@ def test_a_fist_cannot_fan_out(axes):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_distance_to_a_hull_against_dense_points_on_its_rim(seed):
+def test_distance_to_a_hull_against_dense_points_on_its_rim(seed: int) -> None:
     hulls = LIMITS[1]
     points = random(40, 15, 2, seed=seed)
     offset, corner = outside_hulls(points, hulls)
@@ -121,14 +124,14 @@ def test_distance_to_a_hull_against_dense_points_on_its_rim(seed):
     assert outside_hulls(points - offset, hulls)[0].abs().max() < 1e-9
 
 
-def test_depth_by_hand_and_its_gradient():
+def test_depth_by_hand_and_its_gradient() -> None:
     depth, cue = torch.tensor([[0.3, 0.02, 9.0]], dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
     confidence = torch.tensor([[1.0, 0.5, 0.0]], dtype=torch.float64)
     assert depth_loss(depth, cue, confidence, 0.1).item() == pytest.approx(0.3 - 0.05 + 0.5 * 0.02**2 / 0.2)
     assert gradcheck(lambda z: depth_loss(z, cue, confidence, 0.1), depth.clone().requires_grad_())
 
 
-def test_biomechanical_losses_are_free_inside_the_limits_only(exact, axes):
+def test_biomechanical_losses_are_free_inside_the_limits_only(exact: HandModel, axes: Any) -> None:
     joints = JointModel.of(exact)
     limits = bone_length_limits(joints)
     rotations = torch.eye(3, dtype=torch.float64).expand(2, 15, 3, 3)
@@ -139,7 +142,7 @@ def test_biomechanical_losses_are_free_inside_the_limits_only(exact, axes):
     assert (joint_angle_loss(anatomy.compose(random(2, 15, 3), axes), axes, *LIMITS) > 0).all()
 
 
-def test_bone_lengths_do_not_feel_where_the_hand_is_and_looks(exact):
+def test_bone_lengths_do_not_feel_where_the_hand_is_and_looks(exact: HandModel) -> None:
     joints, betas = JointModel.of(exact), random(3, 10, scale=3)
     limits, rotations = bone_length_limits(joints), matrix_from_axis_angle(random(3, 15, 3))
     eye = torch.eye(3, dtype=torch.float64).expand(3, 3, 3)
@@ -150,7 +153,7 @@ def test_bone_lengths_do_not_feel_where_the_hand_is_and_looks(exact):
     assert (loss > 0).any()
 
 
-def test_biomechanical_gradient(axes):
+def test_biomechanical_gradient(axes: Any) -> None:
     limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
     points = (chain_hand(0.04) + random(1, 21, 3, scale=2e-3)).requires_grad_()
     assert gradcheck(lambda p: bone_length_loss(p, limits), points)
@@ -158,7 +161,7 @@ def test_biomechanical_gradient(axes):
     assert gradcheck(lambda a: joint_angle_loss(anatomy.compose(a, axes), axes, *LIMITS), angles)
 
 
-def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
+def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes: Any) -> None:
     """Where formulas with acos and cross products of bones blow up."""
     limits = torch.tensor([[0.02, 0.03]], dtype=torch.float64).expand(20, 2)
     for points in (chain_hand(0.025), torch.zeros(1, 21, 3, dtype=torch.float64)):
@@ -166,14 +169,16 @@ def test_gradient_is_finite_for_a_flat_hand_and_for_one_in_a_point(axes):
         straight = torch.zeros(1, 15, 3, dtype=torch.float64, requires_grad=True)
         loss = bone_length_loss(points, limits) + joint_angle_loss(matrix_from_axis_angle(straight), axes, *LIMITS)
         loss.sum().backward()
+        assert points.grad is not None
         assert points.grad.isfinite().all()
+        assert straight.grad is not None
         assert straight.grad.isfinite().all()
 
 
 # Equation 4
 
 
-def test_prior_by_hand(exact, prior):
+def test_prior_by_hand(exact: HandModel, prior: Any) -> None:
     """The reference is the equation as printed, on the mesh: X - ((X - mu) U^T U + mu)."""
     from fitting.files import POSE_PRIOR
     from fitting.priors.prior import bone_rotations, mesh_components, read_second_moment
@@ -186,17 +191,17 @@ def test_prior_by_hand(exact, prior):
     torch.testing.assert_close(prior_loss(rotations, prior), (residual**2).sum(1), atol=1e-9, rtol=1e-6)
 
 
-def test_prior_prefers_plausible_poses_and_ignores_the_root(axes, prior):
+def test_prior_prefers_plausible_poses_and_ignores_the_root(axes: Any, prior: Any) -> None:
     plausible = anatomy.sample_poses(200, axes, np.random.default_rng(77))
     shaken = plausible @ matrix_from_axis_angle(random(200, 15, 3, scale=0.35))
     assert (prior_loss(shaken, prior) > prior_loss(plausible, prior)).float().mean() > 0.99
 
 
-def test_prior_does_not_feel_a_relabelling_of_the_batch(axes, prior):
+def test_prior_does_not_feel_a_relabelling_of_the_batch(axes: Any, prior: Any) -> None:
     poses = anatomy.sample_poses(10, axes, np.random.default_rng(7))
     torch.testing.assert_close(prior_loss(poses.flip(0), prior), prior_loss(poses, prior).flip(0))
 
 
-def test_prior_gradient(prior):
+def test_prior_gradient(prior: Any) -> None:
     angles = random(2, 15, 3, scale=0.4).requires_grad_()
     assert gradcheck(lambda a: 1e3 * prior_loss(matrix_from_axis_angle(a), prior), angles)

@@ -1,6 +1,7 @@
 """Hands of one track share their shape, move smoothly, do not flip, and leave other tracks alone."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fitting.backend import computer
 from fitting.compiled.banded import solve_banded as solve_banded_compiled
 from fitting.fit import Fitter, Outcome
 from fitting.hand.kinematics import FROM_KEYPOINTS
+from fitting.hand.mano import HandModel
 from fitting.hand.rotation import matrix_from_axis_angle
 from fitting.initial import two_tilts
 from fitting.objective import Landmarks, State
@@ -26,7 +28,7 @@ from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 # Which rows belong together
 
 
-def test_a_gap_a_second_row_at_one_time_and_no_track_break_a_segment():
+def test_a_gap_a_second_row_at_one_time_and_no_track_break_a_segment() -> None:
     track = np.array([1, 0, 1, 1, 0, 0, -1, -1, 1])
     time_s = np.array([0.2, 0.0, 0.0, 0.1, 0.1, 0.1, 0.0, 0.1, 1.2])
     number = segments(track, time_s, max_gap_s=0.5)
@@ -35,7 +37,7 @@ def test_a_gap_a_second_row_at_one_time_and_no_track_break_a_segment():
     assert segments(track[:0], time_s[:0], 0.5).shape == (0,)
 
 
-def test_batches_hold_whole_tracks():
+def test_batches_hold_whole_tracks() -> None:
     segment = np.array([3, 1, 1, 3, 1, 2, 5, 5, 5, 5, 5, 5, -1, -1])
     batches = [segment[rows].tolist() for rows in whole_tracks(segment, 4)]
     assert sorted(row for batch in batches for row in batch) == sorted(segment.tolist())
@@ -45,7 +47,7 @@ def test_batches_hold_whole_tracks():
     assert list(whole_tracks(segment[:0], 4)) == []
 
 
-def test_chains_are_in_time_order_and_hold_every_row_of_a_track_once():
+def test_chains_are_in_time_order_and_hold_every_row_of_a_track_once() -> None:
     segment, time_s = np.array([0, 1, 0, 2, 1, 1, 0, 1, 1, 1]), np.array([3.0, 0, 1, 0, 5, 4, 2, 3, 2, 1])
     rows = [chain.rows[chain.there].tolist() for chain in chains(segment, time_s)]
     assert rows == [[1, 9, 8, 7, 5, 4], [2, 6, 0]]
@@ -57,11 +59,11 @@ def test_chains_are_in_time_order_and_hold_every_row_of_a_track_once():
 # The acceleration loss
 
 
-def moving(num_frames: int, seed: int = 0, dtype=torch.float64) -> State:
+def moving(num_frames: int, seed: int = 0, dtype: Any = torch.float64) -> State:
     """Hands that move at random, far from smoothly."""
     g = torch.Generator().manual_seed(seed)
 
-    def draw(*shape, scale=0.4):
+    def draw(*shape: Any, scale: Any = 0.4) -> Any:
         return scale * torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
     return State(
@@ -76,11 +78,11 @@ def moving(num_frames: int, seed: int = 0, dtype=torch.float64) -> State:
 def smoothness(time_s: np.ndarray, segment: np.ndarray | None = None, robust_scale: float = 1.0) -> Smoothness:
     chain = chains(np.zeros(len(time_s), np.int64) if segment is None else segment, time_s)[0]
     log_size = torch.linspace(4, 5, len(time_s), dtype=torch.float64)
-    spreads = {"finger_spread": 2.5, "root_spread": 8.0, "size_spread": 0.25}
+    spreads: dict[str, Any] = {"finger_spread": 2.5, "root_spread": 8.0, "size_spread": 0.25}
     return Smoothness.of(chain, log_size, FitSettings(**spreads, smooth_robust_scale=robust_scale))
 
 
-def test_acceleration_loss_is_the_value_worked_by_hand():
+def test_acceleration_loss_is_the_value_worked_by_hand() -> None:
     """The root turns by 0.1 and then 0.4 rad about x, 0.1 s each; the box grows so that the hand's size does not change."""
     turn = matrix_from_axis_angle(torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.5, 0, 0]], dtype=torch.float64))
     state = moving(3)._replace(root=turn, log_scale=-torch.linspace(4, 5, 3, dtype=torch.float64))
@@ -92,24 +94,25 @@ def test_acceleration_loss_is_the_value_worked_by_hand():
     assert ours[1] == pytest.approx(0.5 * (change / spread - 0.25))
 
 
-def test_frames_far_apart_are_hardly_tied():
+def test_frames_far_apart_are_hardly_tied() -> None:
     state = moving(3)
     near, far = (smoothness(np.array([0.0, dt, 2 * dt]), robust_scale=1e9).loss(state).item() for dt in (1 / 30, 0.2))
     assert near / far == pytest.approx(6**3)
 
 
-def test_gradient_is_that_of_autograd_at_uneven_times_and_large_turns():
+def test_gradient_is_that_of_autograd_at_uneven_times_and_large_turns() -> None:
     state, time_s = moving(7), np.array([0.0, 0.03, 0.1, 0.13, 0.3, 0.33, 0.5])
     loss = smoothness(time_s)
     step = torch.zeros(7, 61, dtype=torch.float64, requires_grad=True)
     loss.loss(state.moved(step)).sum().backward()
     gradient, *_ = loss.equations(state)
+    assert step.grad is not None
     torch.testing.assert_close(gradient[0, :, :48], step.grad[:, :48], rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(gradient[0, :, 48], step.grad[:, 58], rtol=1e-7, atol=1e-9)
     assert step.grad[:, 48:58].abs().max() == step.grad[:, 59:].abs().max() == 0 == gradient[..., 49:].abs().max()
 
 
-def test_matrix_is_the_hessian_of_small_movements():
+def test_matrix_is_the_hessian_of_small_movements() -> Any:
     state = moving(6)
     rest = State(*(values[:1].expand(6, *values.shape[1:]) for values in state))._replace(log_scale=-torch.linspace(4, 5, 6).double())
     loss = smoothness(np.array([0.0, 0.1, 0.2, 0.25, 0.3, 0.6]))
@@ -123,7 +126,7 @@ def test_matrix_is_the_hessian_of_small_movements():
     columns = [[(gradient(t, u, 1e-5) - gradient(t, u, -1e-5)) / 2e-5 for u in own] for t in range(6)]
     hessian = torch.stack([torch.stack(column) for column in columns])
     _, here, ahead, further = (part[0, :, :49] for part in loss.equations(rest))
-    close = {"rtol": 1e-5, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
     for t in range(6):
         torch.testing.assert_close(hessian[t, :, t], torch.diag(here[t]), **close)
         if t < 5:
@@ -134,7 +137,7 @@ def test_matrix_is_the_hessian_of_small_movements():
             assert hessian[t, :, t + 3 :].abs().max() == 0
 
 
-def test_two_tracks_of_unlike_length_do_not_meet():
+def test_two_tracks_of_unlike_length_do_not_meet() -> None:
     state, segment = moving(8), np.array([0, 0, 0, 0, 0, 1, 1, 1])
     time_s = np.arange(8) / 30
     both = smoothness(time_s, segment)
@@ -152,7 +155,7 @@ def test_two_tracks_of_unlike_length_do_not_meet():
 def random_system(k: int, t: int, f: int, s: int) -> Banded:
     g = torch.Generator().manual_seed(0)
 
-    def draw(*shape):
+    def draw(*shape: Any) -> Any:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     blocks = draw(k, t, f, f)
@@ -179,7 +182,7 @@ def dense(system: Banded) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("t", "f", "s"), [(9, 5, 3), (1, 4, 2), (2, 4, 2), (30, 51, 10), (6, 13, 0)])
-def test_banded_solution_is_the_dense_one(t, f, s):
+def test_banded_solution_is_the_dense_one(t: Any, f: Any, s: Any) -> None:
     system = random_system(3, t, f, s)
     matrix, right = dense(system)
     exact = torch.from_numpy(np.linalg.solve(matrix.numpy(), right.numpy()[..., None])[..., 0])  # torch's once lost its pivots
@@ -189,7 +192,7 @@ def test_banded_solution_is_the_dense_one(t, f, s):
     torch.testing.assert_close(torch.cat([frames.flatten(1), shared], 1).double(), exact, rtol=1e-3, atol=1e-4)
 
 
-def test_a_system_that_is_not_positive_definite_gives_nan_for_its_track_alone():
+def test_a_system_that_is_not_positive_definite_gives_nan_for_its_track_alone() -> None:
     system = random_system(3, 6, 5, 2)
     system.blocks[1, 3] -= 100 * torch.eye(5)
     for solution in (solve_banded(system), solve_banded_compiled(system)):
@@ -202,26 +205,26 @@ def test_a_system_that_is_not_positive_definite_gives_nan_for_its_track_alone():
 
 
 @pytest.fixture(scope="module")
-def fitter(model) -> Fitter:
+def fitter(model: HandModel) -> Fitter:
     return Fitter(model)
 
 
 @pytest.fixture(scope="module")
-def motion():
+def motion() -> Any:
     return studio_motion(1, 2.0, seed=3)
 
 
 @pytest.fixture(scope="module")
-def noisy(motion):
+def noisy(motion: Any) -> Any:
     return landmarks(motion, 0.02, "fresh", seed=0)
 
 
 @pytest.fixture(scope="module")
-def fitted(fitter, motion, noisy):
+def fitted(fitter: Fitter, motion: Any, noisy: np.ndarray) -> Any:
     return fitter.fit(noisy, track=motion.track, time_s=motion.time_s)
 
 
-def test_jitter_falls_and_the_error_with_it(fitter, motion, noisy, fitted):
+def test_jitter_falls_and_the_error_with_it(fitter: Fitter, motion: Any, noisy: np.ndarray, fitted: Any) -> None:
     alone = fitter.fit(noisy)
     joints, single = fitted.joints_3d.double().numpy(), alone.joints_3d.double().numpy()
     assert jitter_mm(joints, motion.track) < 0.5 * jitter_mm(single, motion.track)
@@ -232,41 +235,41 @@ def test_jitter_falls_and_the_error_with_it(fitter, motion, noisy, fitted):
     assert (alone.loss_smooth == 0).all()
 
 
-def test_shape_is_shared_within_a_track_and_not_across(motion, fitted):
+def test_shape_is_shared_within_a_track_and_not_across(motion: Any, fitted: Any) -> None:
     betas = [fitted.betas[motion.track == t] for t in (0, 1)]
     for own in betas:
         torch.testing.assert_close(own, own[:1].expand_as(own))
     assert (betas[0][0] - betas[1][0]).abs().max() > 1e-3
 
 
-def test_nothing_is_tied_when_settings_say_so(model, motion, noisy):
+def test_nothing_is_tied_when_settings_say_so(model: HandModel, motion: Any, noisy: np.ndarray) -> None:
     free = Fitter(model, FitSettings(smooth_weight=0, share_shape=False, jump_weight=0))
     tied, alone = free.fit(noisy, track=motion.track, time_s=motion.time_s), free.fit(noisy)
     assert (tied.joints_3d - alone.joints_3d).norm(dim=2).mean(1).median() < 1e-3
     assert tied.betas[motion.track == 0].std(0).min() > 0.01
 
 
-def test_hands_without_a_track_are_fitted_as_before(fitter, noisy):
+def test_hands_without_a_track_are_fitted_as_before(fitter: Fitter, noisy: np.ndarray) -> None:
     alone, tracked = fitter.fit(noisy[:20]), fitter.fit(noisy[:20], track=np.full(20, -1), time_s=np.arange(20) / 30)
     torch.testing.assert_close(tracked.joints_3d, alone.joints_3d)
     single = fitter.fit(noisy[:20], track=np.arange(20), time_s=np.arange(20) / 30)
     torch.testing.assert_close(single.joints_3d, alone.joints_3d)
 
 
-def test_both_backends_fit_tracks_alike(model, motion, noisy, fitted):
+def test_both_backends_fit_tracks_alike(model: HandModel, motion: Any, noisy: np.ndarray, fitted: Any) -> None:
     plain = Fitter(model, FitSettings(backend="torch")).fit(noisy, track=motion.track, time_s=motion.time_s)
     apart = (plain.joints_3d - fitted.joints_3d).norm(dim=2).mean(1)
     assert apart.median() < 1e-4
     assert (apart < 1e-3).float().mean() > 0.95
 
 
-def test_order_of_rows_changes_nothing(fitter, motion, noisy, fitted):
+def test_order_of_rows_changes_nothing(fitter: Fitter, motion: Any, noisy: np.ndarray, fitted: Any) -> None:
     order = np.random.default_rng(0).permutation(len(noisy))
     shuffled = fitter.fit(noisy[order], track=motion.track[order], time_s=motion.time_s[order])
     torch.testing.assert_close(shuffled.joints_3d, fitted.joints_3d[order], atol=1e-4, rtol=0)
 
 
-def test_a_broken_track_is_not_smoothed_across_the_break(fitter, motion, noisy):
+def test_a_broken_track_is_not_smoothed_across_the_break(fitter: Fitter, motion: Any, noisy: np.ndarray) -> None:
     half = np.flatnonzero(motion.track == 0)
     later = motion.time_s[half] + np.where(np.arange(len(half)) < 30, 0, 1.0)
     whole = fitter.fit(noisy[half], track=np.zeros(len(half), int), time_s=later)
@@ -275,7 +278,7 @@ def test_a_broken_track_is_not_smoothed_across_the_break(fitter, motion, noisy):
     assert (whole.betas[0] - whole.betas[-1]).abs().max() > 1e-4
 
 
-def test_a_failed_frame_keeps_its_outcome_and_its_neighbours_bridge_it(fitter, motion, noisy, fitted):
+def test_a_failed_frame_keeps_its_outcome_and_its_neighbours_bridge_it(fitter: Fitter, motion: Any, noisy: np.ndarray, fitted: Any) -> None:
     lost = noisy.copy()
     lost[[20, 21]] = np.nan
     fits = fitter.fit(lost, track=motion.track, time_s=motion.time_s)
@@ -287,11 +290,11 @@ def test_a_failed_frame_keeps_its_outcome_and_its_neighbours_bridge_it(fitter, m
 
 
 @pytest.mark.parametrize("lost", [[70], [10, 70]])
-def test_a_frame_whose_numbers_ran_away_spoils_no_other(model, motion, noisy, lost):
+def test_a_frame_whose_numbers_ran_away_spoils_no_other(model: HandModel, motion: Any, noisy: np.ndarray, lost: Any) -> Any:
     fitter = Fitter(model)
     minimise = fitter._minimise
 
-    def spoiled(*args, **settings):
+    def spoiled(*args: Any, **settings: Any) -> Any:
         found = minimise(*args, **settings)
         if len(found.total) == len(noisy):
             found.total[lost] = found.state.root[lost] = torch.nan
@@ -306,7 +309,7 @@ def test_a_frame_whose_numbers_ran_away_spoils_no_other(model, motion, noisy, lo
     assert (fits.loss_smooth[motion.track == 0] > 0).any() == (len(lost) == 1)
 
 
-def test_a_single_frame_that_flips_is_repaired(fitter):
+def test_a_single_frame_that_flips_is_repaired(fitter: Fitter) -> None:
     """Of a still hand one frame's score prefers the other tilt a little, as noise will have it."""
     n = 9
     score = torch.tensor([[1.0] * n, [1.2] * n])
@@ -319,7 +322,7 @@ def test_a_single_frame_that_flips_is_repaired(fitter):
     assert cheapest_path(score, points, chain, jump_weight=0.1)[0].tolist() == [0] * 4 + [1] * 5
 
 
-def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fitter, motion):
+def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fitter: Fitter, motion: Any) -> None:
     rows = slice(20, 29)
     keypoints = torch.as_tensor(motion.pixels[rows][:, list(FROM_KEYPOINTS)]).float()
     size = (keypoints.amax(1) - keypoints.amin(1)).amax(1)
@@ -342,9 +345,11 @@ def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fit
 
 
 @pytest.mark.parametrize("share_shape", [True, False])
-def test_total_of_a_track_never_rises_and_both_arithmetics_agree(model, exact, noisy, share_shape):
+def test_total_of_a_track_never_rises_and_both_arithmetics_agree(
+    model: HandModel, exact: HandModel, noisy: np.ndarray, share_shape: bool
+) -> None:
     """Twins: float64 definitions and compiled float32 parts go the same way."""
-    totals = {}
+    totals: dict[str, Any] = {}
     for name, hand in (("plain", exact), ("compiled", model)):
         fitter, arithmetic = Fitter(hand), computer("auto", hand.v_template).tracks
         state = near_the_mean_pose(moving(30, dtype=hand.v_template.dtype), fitter)

@@ -175,7 +175,7 @@ def test_detectors_find_the_hands_and_the_person(pictures: list) -> None:
     found = DetectHands().build()(frames, People.empty())
     people = DetectPeople().build()(frames)
     assert np.isin(np.arange(10), people.frame).all(), "the signer is a person to BlazePose"
-    right_place, right_side, error, total = 0, 0, [], 0
+    right_place, right_side, errors, total = 0, 0, [], 0
     for number, (_, rows) in enumerate(pictures):
         here = found.take(found.frame == number)
         for row in rows:
@@ -187,8 +187,8 @@ def test_detectors_find_the_hands_and_the_person(pictures: list) -> None:
             if len(away) and away.min() < 0.25:
                 right_place += 1
                 right_side += (here.p_right[away.argmin()] > 0.5) == (row["side"] == RIGHT)
-                error.append(away.min())
+                errors.append(away.min())
     assert total >= 20
     assert right_place >= 0.9 * total
     assert right_side >= 0.9 * right_place
-    assert np.median(error) < 0.06
+    assert np.median(errors) < 0.06

@@ -7,7 +7,8 @@ import pickle
 import struct
 import sys
 import types
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,19 +23,19 @@ FOREIGN = {"chumpy.ch": "Ch", "chumpy.reordering": "Select", "scipy.sparse.csc":
 class Python2Pickler(pickle._Pickler):
     """Writes text and bytes as Python 2 did."""
 
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
-    def save_raw(self, value) -> None:
+    def save_raw(self, value: Any) -> None:
         data = value.encode("latin1") if isinstance(value, str) else value
         short = len(data) < 256
-        self.write((b"U" + bytes([len(data)]) if short else b"T" + struct.pack("<i", len(data))) + data)
-        self.memoize(value)
+        self.write((b"U" + bytes([len(data)]) if short else b"T" + struct.pack("<i", len(data))) + data)  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
 
     dispatch[bytes] = dispatch[str] = save_raw
 
 
 @pytest.fixture
-def foreign(monkeypatch) -> dict[str, type]:
+def foreign(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
     """Classes that pickle under the names in MANO's file; neither package is imported."""
     classes = {}
     for module, name in FOREIGN.items():
@@ -54,10 +55,10 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def mano_like(foreign, arrays) -> bytes:
+def mano_like(foreign: Any, arrays: Any) -> bytes:
     """A protocol 2 pickle with chumpy's Select over Ch and scipy's csc_matrix, as in MANO_RIGHT.pkl."""
 
-    def instance(name: str, **state):
+    def instance(name: str, **state: Any) -> Any:
         made = foreign[name]()
         made.__dict__.update(state)
         return made
@@ -78,13 +79,13 @@ def mano_like(foreign, arrays) -> bytes:
     return out.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 
-def test_file_like_manos_is_read_exactly(mano_like, arrays):
+def test_file_like_manos_is_read_exactly(mano_like: Any, arrays: Any) -> None:
     got = read_mano_pickle(mano_like)
     for name in SHAPES:
         np.testing.assert_array_equal(got[name], arrays[name], err_msg=name)
 
 
-def test_licensed_file_takes_the_place_of_the_standin(mano_like, tmp_path, monkeypatch):
+def test_licensed_file_takes_the_place_of_the_standin(mano_like: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "MANO_RIGHT.pkl"
     path.write_bytes(mano_like)
     monkeypatch.setenv("WHIM_MANO", str(path))
@@ -95,7 +96,7 @@ def test_licensed_file_takes_the_place_of_the_standin(mano_like, tmp_path, monke
 
 
 class Command:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, ("touch pwned",)
 
 
@@ -122,14 +123,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_pickle_is_refused(name, tmp_path, monkeypatch):
+def test_hostile_pickle_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"not a MANO_RIGHT\.pkl: it (holds more than data, refused|is damaged)"):
         read_mano_pickle(HOSTILE[name])
     assert not list(tmp_path.iterdir())
 
 
-def test_pickle_with_code_is_named_with_what_it_would_run(tmp_path):
+def test_pickle_with_code_is_named_with_what_it_would_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(HOSTILE["os.system"])
     with pytest.raises(ValueError, match=rf"{path} is not .* it holds more than data, refused: (posix|nt)\.system; get the file"):
@@ -137,12 +138,12 @@ def test_pickle_with_code_is_named_with_what_it_would_run(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
-def test_truncated_file_is_said_to_be_cut_short(mano_like, share):
+def test_truncated_file_is_said_to_be_cut_short(mano_like: Any, share: Any) -> None:
     with pytest.raises(ValueError, match="it is damaged or cut short"):
         read_mano_pickle(mano_like[: int(share * len(mano_like))])
 
 
-def test_a_changed_byte_never_raises_anything_but_a_value_error(mano_like):
+def test_a_changed_byte_never_raises_anything_but_a_value_error(mano_like: Any) -> None:
     rng = np.random.default_rng(0)
     for place in [*range(0, 400, 7), *rng.integers(0, len(mano_like), 40)]:
         changed = bytearray(mano_like)
@@ -151,7 +152,7 @@ def test_a_changed_byte_never_raises_anything_but_a_value_error(mano_like):
             read_mano_pickle(bytes(changed))
 
 
-def test_left_hand_is_refused_and_the_message_says_why(arrays):
+def test_left_hand_is_refused_and_the_message_says_why(arrays: Any) -> None:
     flip = np.array([-1.0, 1, 1])
     left = {
         **arrays,
@@ -164,7 +165,7 @@ def test_left_hand_is_refused_and_the_message_says_why(arrays):
 
 
 @pytest.mark.parametrize(("num_vertices", "name"), [(10475, "SMPL-X"), (6890, "SMPL"), (5023, "FLAME")])
-def test_another_model_is_named(num_vertices, name, arrays, tmp_path):
+def test_another_model_is_named(num_vertices: Any, name: str, arrays: Any, tmp_path: Path) -> None:
     body = {**arrays, "v_template": np.zeros((num_vertices, 3)), "kintree_table": TREE}
     with pytest.raises(ValueError, match=f"it is {name}.*: v_template has {num_vertices} vertices, not 778"):
         read_mano_pickle(pickle.dumps(body, 2))
@@ -173,7 +174,7 @@ def test_another_model_is_named(num_vertices, name, arrays, tmp_path):
         load_hand_model(tmp_path / "body.npz")
 
 
-def test_what_a_file_lacks_is_listed(arrays):
+def test_what_a_file_lacks_is_listed(arrays: Any) -> None:
     with pytest.raises(ValueError, match="it lacks hands_mean"):
         read_mano_pickle(pickle.dumps({name: values for name, values in arrays.items() if name != "hands_mean"}, 2))
     with pytest.raises(ValueError, match="it holds no dictionary"):
@@ -192,20 +193,20 @@ def test_what_a_file_lacks_is_listed(arrays):
         ("kintree_table", np.zeros((2, 16))),
     ],
 )
-def test_wrong_array_is_named(name, value, arrays):
+def test_wrong_array_is_named(name: str, value: Any, arrays: Any) -> None:
     with pytest.raises(ValueError, match=name):
         read_mano_pickle(pickle.dumps({**arrays, "kintree_table": TREE, name: value}, 2))
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
-def test_damaged_npz_is_named(content, tmp_path):
+def test_damaged_npz_is_named(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is no npz"):
         load_hand_model(path)
 
 
-def test_npz_with_a_damaged_member_is_named(tmp_path):
+def test_npz_with_a_damaged_member_is_named(tmp_path: Path) -> None:
     content = bytearray(STANDIN.read_bytes())
     content[5000] ^= 255
     path = tmp_path / "model.npz"

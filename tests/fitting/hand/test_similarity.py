@@ -1,5 +1,7 @@
 """Alignment beside scipy's, one hand at a time: with reflections, without, and at a fixed size."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.linalg import orthogonal_procrustes
@@ -17,7 +19,7 @@ def hands(num: int = 6, points: int = 21) -> tuple[np.ndarray, np.ndarray]:
     return said + rng.normal(size=(num, 1, 3)), true
 
 
-def test_with_reflections_it_is_orthogonal_procrustes():
+def test_with_reflections_it_is_orthogonal_procrustes() -> None:
     said, true = hands()
     for one, other, found in zip(said, true, aligned(said, true, mirrored=True), strict=True):
         a, b = other - other.mean(0), one - one.mean(0)
@@ -26,7 +28,7 @@ def test_with_reflections_it_is_orthogonal_procrustes():
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_without_reflections_it_is_the_best_rotation(scaled):
+def test_without_reflections_it_is_the_best_rotation(scaled: Any) -> None:
     said, true = hands()
     for one, other, found in zip(said, true, aligned(said, true, scaled=scaled), strict=True):
         a, b = other - other.mean(0), one - one.mean(0)
@@ -35,14 +37,14 @@ def test_without_reflections_it_is_the_best_rotation(scaled):
         np.testing.assert_allclose(found, scale * turned + other.mean(0), atol=1e-9)
 
 
-def test_a_mirrored_hand_is_another_hand():
+def test_a_mirrored_hand_is_another_hand() -> None:
     _, true = hands()
     mirror = true * [-1, 1, 1]
     np.testing.assert_allclose(aligned(mirror, true, mirrored=True), true, atol=1e-12)
     assert np.linalg.norm(aligned(mirror, true) - true, axis=2).mean() > 0.005
 
 
-def test_a_similarity_is_undone_and_a_point_is_put_in_the_middle():
+def test_a_similarity_is_undone_and_a_point_is_put_in_the_middle() -> None:
     said, true = hands()
     turn = Rotation.from_rotvec([0.3, -2, 1]).as_matrix()
     np.testing.assert_allclose(aligned(3 * true @ turn + [1, 2, 3], true), true, atol=1e-12)

@@ -1,15 +1,19 @@
 """A detector's depths come in the image's unit, and are not believed where they contradict the image."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
 from fitting.fit import Fitter
+from fitting.hand.mano import HandModel
 from fitting.landmarks.depth_cue import depth_cue
 from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
 
-def test_depth_is_what_the_hand_has_in_the_image(invent):
+def test_depth_is_what_the_hand_has_in_the_image(invent: Callable[..., Any]) -> None:
     hands = invent(8)
     keypoints = torch.as_tensor(hands.pixels / hands.size[:, None, None])
     world = torch.as_tensor(0.8 * hands.joints + np.array([0.3, -0.1, 0.05]))
@@ -20,7 +24,7 @@ def test_depth_is_what_the_hand_has_in_the_image(invent):
     assert (confidence[:, 1:] == 0.7).all()
 
 
-def test_what_is_unknown_or_contradicts_the_image_has_no_confidence(invent):
+def test_what_is_unknown_or_contradicts_the_image_has_no_confidence(invent: Callable[..., Any]) -> None:
     hands = invent(6)
     keypoints, sure = torch.as_tensor(hands.pixels / hands.size[:, None, None]), torch.ones(6, 21, dtype=torch.float64)
     world = torch.as_tensor(hands.joints).clone()
@@ -35,7 +39,7 @@ def test_what_is_unknown_or_contradicts_the_image_has_no_confidence(invent):
     assert (depth[confidence == 0] == 0).all()
 
 
-def test_depths_help_the_fit(model, invent):
+def test_depths_help_the_fit(model: HandModel, invent: Callable[..., Any]) -> None:
     hands = invent(96, noise=0.03)
     world = hands.joints + 0.004 * np.random.default_rng(0).normal(size=hands.joints.shape)
     without, told = (Fitter(model, FitSettings(depth_weight=weight)).fit(hands.keypoints, world) for weight in (0.0, 0.3))

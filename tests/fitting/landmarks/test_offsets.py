@@ -1,6 +1,7 @@
 """A detector's landmarks are brought onto the model's joints, whichever way the hand lies; what is missing is left alone."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def labelled() -> LabelledHands:
     rng = np.random.default_rng(0)
     model = load_hand_model(STANDIN)
     pose = axis_angle_from_matrix(anatomy.sample_poses(600, anatomy.joint_axes(*model.rest_joints()), rng)).flatten(1)
-    draws = (torch.as_tensor(rng.normal(size=(600, k)), dtype=torch.float32) for k in (10, 3))
-    joints = pose_hand(model, *draws, pose).joints.double().numpy()
+    betas, orient = (torch.as_tensor(rng.normal(size=(600, k)), dtype=torch.float32) for k in (10, 3))
+    joints = pose_hand(model, betas, orient, pose).joints.double().numpy()
     true_2d = rng.uniform(200, 3000, (600, 1, 1)) * joints[..., :2] + rng.uniform(0, 900, (600, 1, 2))
     size = np.ptp(true_2d, axis=1).max(1)[:, None, None]
     found = true_2d + rng.normal(0, 0.01, true_2d.shape) * size
@@ -104,7 +105,9 @@ def test_too_few_hands_near_the_truth_are_refused(labelled: LabelledHands) -> No
         learn(labelled.take(np.arange(150)))
 
 
-def test_the_command_writes_what_is_loaded(labelled: LabelledHands, offsets: Offsets, tmp_path, capsys) -> None:
+def test_the_command_writes_what_is_loaded(
+    labelled: LabelledHands, offsets: Offsets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, out = tmp_path / "labelled.npz", tmp_path / "offsets.json"
     write_labelled(table, labelled.take(np.arange(400)), "posed for a test")
     out.write_text(json.dumps({"detectors": {"other": to_json(labelled, offsets, "0" * 64, "elsewhere")}}))
@@ -117,7 +120,7 @@ def test_the_command_writes_what_is_loaded(labelled: LabelledHands, offsets: Off
     assert (entry["data"], entry["num_hands"], entry["data_sha256"]) == ("posed for a test", 400, sha256_of(table))
 
 
-def test_a_table_or_file_that_is_none_is_named(labelled: LabelledHands, tmp_path) -> None:
+def test_a_table_or_file_that_is_none_is_named(labelled: LabelledHands, tmp_path: Path) -> None:
     table, out = tmp_path / "labelled.npz", tmp_path / "offsets.json"
     np.savez(table, keypoints=labelled.keypoints)
     with pytest.raises(ValueError, match=r"labelled.npz holds no labelled hands: .*detector.* missing"):

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fitting.hand.mano import HandModel
 from fitting.priors.arctic import read_poses, read_sequence
 
 MEAN = np.linspace(-0.2, 0.3, 45)
@@ -21,18 +23,18 @@ def hand(num_frames: int, seed: int = 0) -> dict[str, np.ndarray]:
 def save(folder: Path, name: str, right: object, left: object) -> Path:
     path = folder / f"{name}.mano.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, {"right": right, "left": left}, allow_pickle=True)
+    np.save(path, np.array({"right": right, "left": left}), allow_pickle=True)
     return path
 
 
-def test_mean_pose_is_added_and_left_hands_are_mirrored(tmp_path):
+def test_mean_pose_is_added_and_left_hands_are_mirrored(tmp_path: Path) -> None:
     right, left = hand(6), hand(6, seed=1)
     got = read_sequence(save(tmp_path, "s01/box_grab_01", right, left), MEAN, every=1, worst=0)
     mirrored = (left["pose"].reshape(6, 15, 3) * [1, -1, -1]).reshape(6, 45)
     np.testing.assert_allclose(got, np.concatenate([right["pose"], mirrored]) + MEAN, atol=1e-6)
 
 
-def test_mirrored_pose_is_the_mirrored_hand(exact, tmp_path):
+def test_mirrored_pose_is_the_mirrored_hand(exact: HandModel, tmp_path: Path) -> None:
     """A left hand that holds the mirror image of a right one's pose is the same pose of a right hand."""
     right = hand(4)
     left = {**right, "pose": (right["pose"].reshape(-1, 15, 3) * [1, -1, -1]).reshape(-1, 45)}
@@ -40,7 +42,7 @@ def test_mirrored_pose_is_the_mirrored_hand(exact, tmp_path):
     np.testing.assert_array_equal(got[:4], got[4:])
 
 
-def test_every_nth_frame_without_the_worst_fitted(tmp_path):
+def test_every_nth_frame_without_the_worst_fitted(tmp_path: Path) -> None:
     right, left = hand(100), hand(100, seed=1)
     right["fitting_err"] = np.arange(100.0)
     path = save(tmp_path, "s01/a", right, left)
@@ -52,13 +54,13 @@ def test_every_nth_frame_without_the_worst_fitted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8", ">f8"])
-def test_any_float_is_read(kind, tmp_path):
+def test_any_float_is_read(kind: Any, tmp_path: Path) -> None:
     both = {name: values.astype(kind) for name, values in hand(5).items()}
     got = read_sequence(save(tmp_path, "s01/a", both, both), MEAN, every=1, worst=0)
     np.testing.assert_allclose(got[:5], hand(5)["pose"] + MEAN, atol=1e-6)
 
 
-def test_all_sequences_of_a_folder_and_the_damaged_ones_reason(tmp_path):
+def test_all_sequences_of_a_folder_and_the_damaged_ones_reason(tmp_path: Path) -> None:
     for name in ("s01/box_grab_01", "s02/box_use_02"):
         save(tmp_path / "data" / "raw_seqs", name, hand(8), hand(8))
     (tmp_path / "data" / "raw_seqs" / "s02" / "box_use_02.object.npy").write_bytes(b"not read")
@@ -72,12 +74,12 @@ def test_all_sequences_of_a_folder_and_the_damaged_ones_reason(tmp_path):
     assert "damaged or cut short" in read.skipped["s03/cut"]
 
 
-def test_folder_without_sequences_says_where_to_get_them(tmp_path):
+def test_folder_without_sequences_says_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path} holds no \*\.mano\.npy: get raw_seqs\.zip from arctic"):
         read_poses(tmp_path, MEAN)
 
 
-def test_no_readable_sequence_is_an_error(tmp_path):
+def test_no_readable_sequence_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, "s01/a", hand(8), {})
     with pytest.raises(
         ValueError, match=r"none of the 1 sequences .* can be read: .*s01/a\.mano\.npy: it lacks the left hand's rot and pose"
@@ -86,7 +88,7 @@ def test_no_readable_sequence_is_an_error(tmp_path):
 
 
 class Command:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, ("touch pwned",)
 
 
@@ -104,7 +106,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_sequence_is_named(name, tmp_path, monkeypatch):
+def test_bad_sequence_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     content, reason = BAD[name]
     path = save(tmp_path, "s01/a", content, hand(3))
@@ -118,14 +120,14 @@ def test_bad_sequence_is_named(name, tmp_path, monkeypatch):
     [(b"", "EOF|magic"), (b"text, and more of it", "magic"), (b"\x93NUMPY\x01\x00\x76\x00{'descr': '|O'", "EOF|header|end")],
     ids=["empty", "text", "header cut short"],
 )
-def test_file_that_is_no_npy_is_named(content, reason, tmp_path):
+def test_file_that_is_no_npy_is_named(content: Any, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.mano.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{path}: .*({reason})"):
         read_sequence(path, MEAN, every=1, worst=0)
 
 
-def test_array_of_numbers_is_not_taken_for_a_sequence(tmp_path):
+def test_array_of_numbers_is_not_taken_for_a_sequence(tmp_path: Path) -> None:
     np.save(tmp_path / "a.mano.npy", np.zeros((3, 45)))
     with pytest.raises(ValueError, match="it holds numbers, not objects"):
         read_sequence(tmp_path / "a.mano.npy", MEAN, every=1, worst=0)

@@ -1,6 +1,7 @@
 """Small real inputs for tests of what comes after the fit: a rendered video and the tables of a clip of it, hands of the hand model."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +33,13 @@ def render_video(
     return path
 
 
-def columns(table: type[Table], n: int, **given: object) -> Table:
+def columns(table: type[Table], n: int, **given: Any) -> Table:
     """A table of n rows: the given columns, zeros, '' or empty lists in all others. A single value stands for all rows."""
     values = {}
     for field in table.schema():
         is_list = str(field.type).startswith("list")
         value = given.pop(field.name, [[] for _ in range(n)] if is_list else "" if str(field.type) == "string" else 0)
-        dtype: object = object if str(field.type) == "string" or is_list else None
+        dtype: Any = object if str(field.type) == "string" or is_list else None
         shape, arrow = [n], field.type
         while hasattr(arrow, "list_size"):
             shape.append(arrow.list_size)

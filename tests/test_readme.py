@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import whim
+from stages.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -91,7 +92,7 @@ def handler_of(words: list[str]) -> Any:
         return commands.known[next(name for name in commands.known if name.split()[: len(words) - 1] == words[:-1])].get_default("command")
     try:
         return commands.parse(words).command
-    except whim.UserError as error:
+    except UserError as error:
         if "required" not in str(error) and "expected" not in str(error):
             raise
         return commands.known[next(name for name in commands.known if words[: len(name.split())] == name.split())].get_default("command")

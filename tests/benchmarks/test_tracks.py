@@ -1,19 +1,21 @@
 """The benchmark of tracks: its errors are what they are said to be, and tracks are worth what is promised."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
-from benchmarks.tracks import flip_share, jitter_mm, landmarks, studio_motion, tracks
+from benchmarks.tracks import Motion, flip_share, jitter_mm, landmarks, studio_motion, tracks
 
 
 @pytest.fixture(scope="module")
-def motion():
+def motion() -> Motion:
     return studio_motion(2, 4.0, seed=5)
 
 
 @pytest.mark.parametrize("step", [1, 6])
 @pytest.mark.parametrize("kind", ["fresh", "lasting"])
-def test_errors_have_one_spread_and_last_as_long_as_they_should(motion, step, kind):
+def test_errors_have_one_spread_and_last_as_long_as_they_should(motion: Motion, step: int, kind: Literal["fresh", "lasting"]) -> None:
     some = motion.every(step)
     size = np.ptp(some.pixels, axis=1).max(1)[:, None, None]
     error = (landmarks(some, 0.02, kind, seed=0)[..., :2] - some.pixels) / size
@@ -26,7 +28,7 @@ def test_errors_have_one_spread_and_last_as_long_as_they_should(motion, step, ki
     assert memory == pytest.approx(0 if kind == "fresh" else np.exp(-step / 30 / 0.1), abs=0.06)
 
 
-def test_jitter_and_flips_are_those_worked_by_hand(motion):
+def test_jitter_and_flips_are_those_worked_by_hand(motion: Motion) -> None:
     steady = np.zeros((5, 21, 3)) + np.arange(5)[:, None, None] * 0.01
     assert jitter_mm(steady, np.zeros(5, int)) == pytest.approx(0)
     steady[2, :, 0] += 0.003
@@ -35,7 +37,7 @@ def test_jitter_and_flips_are_those_worked_by_hand(motion):
     assert flip_share(motion.joints * [1, 1, -1], motion.joints) > 0.3
 
 
-def test_tracks_halve_the_jitter_at_no_cost_in_error():
+def test_tracks_halve_the_jitter_at_no_cost_in_error() -> None:
     found = tracks(num_shots=2, seconds=2.0)
     assert found["jitter_ratio"] < 0.5
     assert found["pa_mpjpe_ratio"] < 1

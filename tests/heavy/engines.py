@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_people_blazepose import DetectPeople
@@ -39,12 +39,12 @@ class BoxesOfPeople:
         return boxes
 
 
-def vitpose(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
-    people = [Download(folder=root / "media"), Split(), DetectPeople(), BoxesOfPeople()]
+def vitpose(manifest: Manifest, root: Path, **settings: Any) -> list[Stage]:
+    people: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople(), BoxesOfPeople()]
     return [*people, EstimatePoses(network="vitpose_wholebody_base", bf16=False, **settings)]
 
 
-def contacthands(manifest: Manifest, root: Path, **settings: object) -> list[Stage]:
+def contacthands(manifest: Manifest, root: Path, **settings: Any) -> list[Stage]:
     return [Download(folder=root / "media"), Split(), DetectPeople(), FusePeople(), DetectHandsContactHands(**settings)]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def row(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     """A row of the manifest whose file is served in a manner, in an empty folder of weights."""
     monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
 
-    def make(manner: str, **columns: str) -> Weights:
+    def make(manner: str, **columns: Any) -> Weights:
         return Weights(name="net", file="nets/net.pth", network="a net", url=site.url(manner), licence="free", paper="none", **columns)
 
     return make

@@ -1,6 +1,7 @@
 """Scores count what they say they count; the labelled frames of the real clips are found again and scored."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stages.tables import LEFT, RIGHT, HandDetections, Hands
 NO_HANDS = Hands.empty()
 
 
-def label(*hands: tuple[tuple[float, ...], int], ignore=()) -> LabelledFrame:
+def label(*hands: tuple[tuple[float, ...], int], ignore: Sequence[tuple[float, ...]] = ()) -> LabelledFrame:
     return LabelledFrame(
         name="A", video="v.mp4", frame=0, image="", width=1000, height=500, box=np.array([b for b, _ in hands], float).reshape(-1, 4),
         side=np.array([s for _, s in hands], np.int64), ignore=np.array(ignore, float).reshape(-1, 4),
@@ -36,7 +37,7 @@ def found(*hands: tuple[tuple[float, ...], float, int]) -> Hands:
 A, B, FAR = (100, 100, 200, 200), (300, 100, 400, 200), (600, 300, 700, 400)
 
 
-def test_recall_precision_and_side_are_counted_over_all_frames():
+def test_recall_precision_and_side_are_counted_over_all_frames() -> None:
     score = score_hands([label((A, LEFT), (B, RIGHT)), label((A, RIGHT))], [found((A, 0.9, LEFT), (FAR, 0.8, LEFT)), found((A, 0.9, LEFT))])
     assert score.recall == pytest.approx(2 / 3)
     assert score.precision == pytest.approx(2 / 3)
@@ -44,18 +45,18 @@ def test_recall_precision_and_side_are_counted_over_all_frames():
     assert (score.num_hands, score.num_found, score.num_false) == (3, 2, 1)
 
 
-def test_two_hands_on_one_label_are_one_find_and_one_false():
+def test_two_hands_on_one_label_are_one_find_and_one_false() -> None:
     match = match_hands(label((A, LEFT)), *(lambda h: (h.box, h.score))(found((A, 0.5, LEFT), ((110, 100, 210, 200), 0.9, LEFT))))
     assert match.found.tolist() == [1]
     assert match.false.tolist() == [True, False]
 
 
-def test_overlap_below_0_3_is_a_miss_and_a_false_hand():
+def test_overlap_below_0_3_is_a_miss_and_a_false_hand() -> None:
     score = score_hands([label((A, LEFT))], [found(((160, 100, 260, 200), 0.9, LEFT))])  # IoU 0.25
     assert (score.num_found, score.num_false) == (0, 1)
 
 
-def test_a_hand_in_an_ignored_region_counts_neither_way():
+def test_a_hand_in_an_ignored_region_counts_neither_way() -> None:
     frame = label(ignore=[(550, 250, 750, 450)])
     score = score_hands([frame], [found((FAR, 0.9, LEFT))])
     assert score.num_false == 0
@@ -63,25 +64,25 @@ def test_a_hand_in_an_ignored_region_counts_neither_way():
     assert score_hands([frame], [found((A, 0.9, LEFT))]).num_false == 1
 
 
-def test_a_label_without_a_side_does_not_count_for_sides():
+def test_a_label_without_a_side_does_not_count_for_sides() -> None:
     score = score_hands([label((A, -1), (B, LEFT))], [found((A, 0.9, LEFT), (B, 0.9, LEFT))])
     assert score.num_sided == 1
     assert score.side_accuracy == 1
 
 
-def test_sizes_are_shares_of_the_frames_longer_side():
+def test_sizes_are_shares_of_the_frames_longer_side() -> None:
     score = score_hands([label(((0, 0, 39, 10), LEFT), ((100, 0, 140, 10), LEFT), (A, LEFT), ((0, 200, 300, 400), LEFT))], [found()])
     assert [part["num_hands"] for part in score.by_size.values()] == [1, 1, 1, 1]
 
 
-def test_scores_are_json_with_the_agreed_keys_and_no_nan(tmp_path: Path):
+def test_scores_are_json_with_the_agreed_keys_and_no_nan(tmp_path: Path) -> None:
     write_score(score_hands([label()], [found()]), tmp_path / "out" / "score.json")
     content = json.loads((tmp_path / "out" / "score.json").read_text())
     assert {"recall", "precision", "side_accuracy", "by_size", "num_hands"} <= set(content)
     assert content["recall"] is None
 
 
-def test_another_format_is_refused_and_says_which_is_wanted(tmp_path: Path):
+def test_another_format_is_refused_and_says_which_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"format": "coco", "images": []}))
     with pytest.raises(ValueError, match="'coco', wanted 'handmedia-bench/1'"):
@@ -94,7 +95,7 @@ def test_another_format_is_refused_and_says_which_is_wanted(tmp_path: Path):
         load_labels(path)
 
 
-def test_the_labels_of_the_real_clips_are_read_whole(media: Path):
+def test_the_labels_of_the_real_clips_are_read_whole(media: Path) -> None:
     frames = load_labels(media / "labels" / "bench_A.json")
     assert len(frames) == 64
     assert sum(len(f.box) for f in frames) == 100
@@ -112,7 +113,7 @@ def few(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path, tmp_path: Path):
+def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path, tmp_path: Path) -> None:
     score = evaluate_hands(few, media, overlays=tmp_path)
     assert score.num_frames == 5
     assert score.recall >= 0.75
@@ -123,7 +124,7 @@ def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path,
     assert f"{score.recall:.3f}" in console.export_text()
 
 
-def test_a_picture_stands_in_for_a_missing_video(media: Path, few: Path, tmp_path: Path):
+def test_a_picture_stands_in_for_a_missing_video(media: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "frames").symlink_to(media / "frames")
     content = json.loads(few.read_text())
     content["images"] = content["images"][:2]
@@ -134,7 +135,7 @@ def test_a_picture_stands_in_for_a_missing_video(media: Path, few: Path, tmp_pat
     assert score.recall > 0
 
 
-def test_a_label_beyond_the_end_or_of_another_size_is_refused(media: Path, few: Path, tmp_path: Path):
+def test_a_label_beyond_the_end_or_of_another_size_is_refused(media: Path, few: Path, tmp_path: Path) -> None:
     content = json.loads(few.read_text())
     for change, message in (({"frame": 10**6}, "can be decoded"), ({"width": 641}, "641x480")):
         path = tmp_path / "bad.json"
@@ -143,7 +144,7 @@ def test_a_label_beyond_the_end_or_of_another_size_is_refused(media: Path, few: 
             evaluate_hands(path, media)
 
 
-def test_matching_prefers_the_surer_hand():
+def test_matching_prefers_the_surer_hand() -> None:
     frame = label((A, LEFT))
     hands = found((A, 0.4, LEFT), (A, 0.8, RIGHT))
     assert match_hands(frame, hands.box, hands.score).found.tolist() == [1]
@@ -151,13 +152,13 @@ def test_matching_prefers_the_surer_hand():
     assert match_hands(frame, flipped.box, flipped.score).found.tolist() == [0]
 
 
-def test_frames_of_several_people_are_counted_by_themselves():
+def test_frames_of_several_people_are_counted_by_themselves() -> None:
     two = replace(label((A, LEFT), (B, RIGHT)), num_persons=2)
     score = score_hands([two, label((A, LEFT))], [found((A, 0.9, LEFT), (FAR, 0.9, LEFT)), found()])
     assert score.multi_person == {"recall": 0.5, "precision": 0.5, "side_accuracy": 1.0, "num_hands": 2}
 
 
-def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Path, tmp_path: Path):
+def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Path, tmp_path: Path) -> None:
     plain = load_labels(few)[0]
     twice = mirrored(mirrored(plain))
     np.testing.assert_allclose(twice.box, plain.box)
@@ -169,7 +170,7 @@ def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Pa
     assert set(found_there.video) <= {f"mirrored/{label.video}" for label in load_labels(few)}
 
 
-def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path):
+def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path) -> None:
     score = evaluate_hands(few, media, detections=tmp_path / "found.parquet")
     without = score.leave_one_out
     assert without["mediapipe"]["recall"] == 0

@@ -13,7 +13,7 @@ from fitting.files import sha256_of
 from hands.metrics.labels import LabelledFrame
 from pipeline.evaluate.calibrate import learn
 from stages.fuse_hands import FuseHands
-from stages.fusion.calibration import EMBEDDED, load_calibrations
+from stages.fusion.calibration import EMBEDDED, calibrated, load_calibrations
 from stages.tables import LEFT, HandDetections
 from tests.stages.fused_hands import detection
 
@@ -46,7 +46,7 @@ def label_file(labels: list[LabelledFrame]) -> str:
     return json.dumps({"format": "handmedia-bench/1", "images": images})
 
 
-def test_extents_and_shares_of_hits_are_found_again():
+def test_extents_and_shares_of_hits_are_found_again() -> None:
     learned = learn(*hits_and_misses())["a"]
     assert learned["extent"] == [1.25, 1.5]
     curve = np.array(learned["knots"])
@@ -55,7 +55,7 @@ def test_extents_and_shares_of_hits_are_found_again():
     assert learned["brier"]["held_out"] < learned["brier"]["raw"] < learned["brier"]["constant"]
 
 
-def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not_count():
+def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not_count() -> None:
     labels, found = hits_and_misses(200)
     twice = HandDetections.concat([found, replace(found, score=found.score / 2)])
     assert learn(labels, twice)["a"]["num_hands"] == learn(labels, found)["a"]["num_hands"]
@@ -64,7 +64,7 @@ def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not
     assert kept["num_hands"] == kept["num_detections"]
 
 
-def test_mirrored_frames_count_beside_the_others(tmp_path: Path):
+def test_mirrored_frames_count_beside_the_others(tmp_path: Path) -> None:
     labels, found = hits_and_misses(200)
     flipped = np.column_stack([640 - found.box[:, 2], found.box[:, 1], 640 - found.box[:, 0], found.box[:, 3]]).astype(np.float32)
     beside = replace(found, box=flipped, video=np.array([f"mirrored/{video}" for video in found.video], object))
@@ -81,12 +81,12 @@ def test_mirrored_frames_count_beside_the_others(tmp_path: Path):
     assert learned["extent"] == alone["extent"]
 
 
-def test_a_source_with_too_few_detections_is_left_as_it_is():
+def test_a_source_with_too_few_detections_is_left_as_it_is() -> None:
     labels, found = hits_and_misses(20)
     assert learn(labels, found) == {}
 
 
-def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path: Path):
+def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path: Path) -> None:
     labels, found = hits_and_misses()
     (tmp_path / "labels.json").write_text(label_file(labels))
     pq.write_table(found.to_arrow(), tmp_path / "found.parquet")
@@ -112,7 +112,9 @@ def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path
     assert whim.main(command) == 1
 
 
-def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_every_member_can_be_learned_and_fusion_finds_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path / "weights"))
     members = ("alphapose", "contacthands", "openpose", "vitpose")
     assert FuseHands(detectors=("mediapipe", *members)).uncalibrated == members
@@ -127,14 +129,14 @@ def test_every_member_can_be_learned_and_fusion_finds_what_was(tmp_path: Path, m
     assert fuse.uncalibrated == ("seldom",)
     assert set(fuse.weights) == {"calibration", "calibration1", "landmark_score"}
     seen = HandDetections.concat([detection([100, 100, 200, 200], 0.5, source=name) for name in ("mediapipe", "vitpose", "seldom")])
-    weighed = fuse.weigher()(seen)
+    weighed = calibrated(seen, fuse._load())
     assert weighed.box[1].tolist() == pytest.approx([87.5, 75, 212.5, 225])
     assert weighed.score[0] == pytest.approx(load_calibrations(EMBEDDED)["mediapipe"].score(np.array([0.5]))[0])
     assert weighed.score[1] == pytest.approx(0.25, abs=0.2)
     assert (weighed.score[2], weighed.box[2].tolist()) == (0.5, [100, 100, 200, 200])
 
 
-def test_the_embedded_calibration_says_what_it_was_learned_on():
+def test_the_embedded_calibration_says_what_it_was_learned_on() -> None:
     content = json.loads(EMBEDDED.read_text())
     assert set(content["sources"]) == {"mediapipe"}
     assert content["sources"]["mediapipe"]["brier"]["held_out"] < content["sources"]["mediapipe"]["brier"]["constant"]

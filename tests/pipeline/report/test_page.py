@@ -184,6 +184,7 @@ def test_chromium_shows_the_page(root: Path, page: str, tmp_path: Path) -> None:
         command += [f"--window-size={width},1800", f"--screenshot={shot}", (root / "report.html").as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         picture = cv2.imread(str(shot))
+        assert picture is not None
         assert picture.shape[:2] == (1800, width)
         saturation = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)[..., 1]
         assert (saturation > 90).mean() > 0.05  # the pictures are there

@@ -65,7 +65,8 @@ def pyramid(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         y = conv2d(x, weight, state.get(f"{name}.bias"), stride, padding=weight.shape[-1] // 2)
         if f"{name}.norm.weight" not in state:
             return y
-        return batch_norm(y, *(state[f"{name}.norm.{v}"] for v in ("running_mean", "running_var", "weight", "bias")))
+        mean, variance, scale, shift = (state[f"{name}.norm.{v}"] for v in ("running_mean", "running_var", "weight", "bias"))
+        return batch_norm(y, mean, variance, scale, shift)
 
     x = max_pool2d(relu(conv(x, "backbone.bottom_up.stem.conv1", 2)), 3, 2, 1)
     stages = {}

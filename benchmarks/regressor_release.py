@@ -34,7 +34,7 @@ class EagerAttention(nn.Module):
 def release_style(network: Regressor) -> Regressor:
     """The network itself with eager attention, for pictures that are normalised before it. In place."""
     for block in network.backbone.blocks:  # type: ignore[union-attr]
-        block.attn = EagerAttention(block.attn)  # type: ignore[union-attr, arg-type]
+        block.attn = EagerAttention(block.attn)
     network.image_mean.zero_()
     network.image_std.fill_(1)
     return network

@@ -103,4 +103,4 @@ def find_recipe(name: str) -> Recipe:
     recipe = function_of_file(name) or {"whim": whim, "whim_full": whim_full, "demo": demo}.get(name)
     if recipe is None:
         raise ValueError(f"{unknown(name, RECIPES, 'recipe')} (or path/to/file.py:function)")
-    return recipe  # type: ignore[no-any-return]
+    return recipe

@@ -109,7 +109,7 @@ def _receive(row: Weights, on_bytes: OnBytes) -> Path:
 def _open(row: Weights, *, start: int) -> HTTPResponse:
     request = urllib.request.Request(row.url, headers={"User-Agent": "whim-builder"} | ({"Range": f"bytes={start}-"} if start else {}))
     try:
-        return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
+        return urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code in PASSING:
             raise _Passing(f"HTTP {error.code}") from error

@@ -193,7 +193,7 @@ class Graph:
             self._clips,
         )
         for one in found:
-            one.clear()  # type: ignore[attr-defined]
+            one.clear()
         self._former = Former(self.stages, self._origins, [tables_of(stage) for stage in self.stages])
         rows = {row.video[0]: row for row in self.manifest.rows()}
         for video, row in rows.items():

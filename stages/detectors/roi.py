@@ -65,7 +65,7 @@ def roi_align(
         low.append(first.long())
         windows.append(2 ** needed.log2().ceil().clamp(min=2).long())
     out = maps.new_zeros((len(box), maps.shape[1], size, size), dtype=torch.float32)
-    for window in torch.unique(torch.stack(windows, 1), dim=0).tolist():  # type: ignore[no-untyped-call]
+    for window in torch.unique(torch.stack(windows, 1), dim=0).tolist():
         rows = ((windows[0] == window[0]) & (windows[1] == window[1])).nonzero()[:, 0]
         for some in rows.split(max(1, CHUNK // (window[0] * window[1] * maps.shape[1]))):
             y, x = (low[i][some, None] + torch.arange(window[i], device=box.device) for i in (0, 1))

@@ -1,5 +1,8 @@
 """Hands as detectors see them and people, built by hand for the tests of fusion."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from hypothesis import settings
 
@@ -9,6 +12,7 @@ from stages.tables import BODY_KEYPOINTS, Clips, HandDetections, Hands, People, 
 
 SIZE = (640, 480)
 NO_DETECTIONS, NO_VIDEOS = HandDetections.empty(), Videos.empty()
+Corners = Sequence[float] | np.ndarray
 quick = settings(max_examples=40, deadline=None)
 
 
@@ -19,10 +23,20 @@ def shape_of(box: np.ndarray, right: bool) -> np.ndarray:
     return np.concatenate([box[:2] + unit * (box[2:] - box[:2]), np.ones((21, 1))], -1)
 
 
-def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, crop=(0, 0, *SIZE)) -> HandDetections:
-    box = np.asarray(box, np.float32)
+def detection(
+    corners: Corners,
+    score: float,
+    *,
+    source: str = "a",
+    p_right: float = 0.9,
+    frame: int = 0,
+    landmarks: bool = True,
+    crop: Corners = (0, 0, *SIZE),
+) -> HandDetections:
+    box = np.asarray(corners, np.float32)
     points = shape_of(box, p_right > 0.5) if landmarks else np.full((21, 3), np.nan)
-    known = {"video": "v", "source": source, "route": "frame", "frame": frame, "time_s": frame / 5, "person": -1, "crop": crop, "box": box}
+    known: dict[str, Any] = {"video": "v", "source": source, "route": "frame", "frame": frame, "time_s": frame / 5, "person": -1}
+    known |= {"crop": crop, "box": box}
     known |= {"score": score, "palm_score": score, "presence": 1.0, "p_right": p_right, "keypoints": points}
     known |= {"spread": np.full(21, np.nan), "world": points / 1000}
     empty = vars(NO_DETECTIONS)
@@ -30,7 +44,16 @@ def detection(box, score, *, source="a", p_right=0.9, frame=0, landmarks=True, c
     return HandDetections(**columns)
 
 
-def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, seen=0.9) -> PersonDetections:
+def body(
+    left: Sequence[float],
+    right: Sequence[float],
+    *,
+    box: Corners = (0, 0, 640, 480),
+    frame: int = 0,
+    person: int = 0,
+    score: float = 0.9,
+    seen: float = 0.9,
+) -> PersonDetections:
     points = np.zeros((1, 17, 3), np.float32)
     points[0, BODY_KEYPOINTS.index("left_wrist")] = (*left, seen)
     points[0, BODY_KEYPOINTS.index("right_wrist")] = (*right, seen)
@@ -41,13 +64,13 @@ def body(left, right, *, box=(0, 0, 640, 480), frame=0, person=0, score=0.9, see
     )  # fmt: skip
 
 
-def fuse(*detections: HandDetections, people: PersonDetections | None = None, **changes) -> Hands:
+def fuse(*detections: HandDetections, people: PersonDetections | None = None, **changes: Any) -> Hands:
     """Hands of a clip of 30 frames; scores at which they count are low unless `changes` say otherwise."""
     hands, _ = fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
     return hands
 
 
-def fusion(*detections: HandDetections, **changes) -> FuseHands:
+def fusion(*detections: HandDetections, **changes: Any) -> FuseHands:
     names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
     return FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
 

@@ -63,10 +63,7 @@ class HandDetector:
         batch = torch.from_numpy(np.stack([square for square, _ in fitted])).to(device)
         count = self.max_hands if self.network.single is not None else 4 * self.max_hands
         prediction = best_hands(self.network, batch.permute(0, 3, 1, 2).float() / 255, count)
-        return [
-            self._hands(Detections(*(values[k] for values in prediction)), to_input)  # type: ignore[arg-type]
-            for k, (_, to_input) in enumerate(fitted)
-        ]
+        return [self._hands(Detections(*(values[k] for values in prediction)), to_input) for k, (_, to_input) in enumerate(fitted)]
 
     def _hands(self, prediction: Detections, to_input: Float32[np.ndarray, "3"]) -> DetectedHands:
         best, sides = prediction.score.max(1)

@@ -131,7 +131,7 @@ class MixBlock(nn.Module):
         if self.mixer is not None:
             x = self.mixer(x)
         else:
-            x = x + self._dropped(self.attention_gain * self.attention(x))  # type: ignore[misc, operator]
+            x = x + self._dropped(self.attention_gain * self.attention(x))  # type: ignore[misc]
         return x + self._dropped(self.mlp_gain * self.mlp(x))
 
     def _dropped(self, x: Tensor) -> Tensor:

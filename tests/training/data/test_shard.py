@@ -155,7 +155,7 @@ def test_what_other_writers_make_of_a_shard_is_read_too(shards: Callable[..., li
         lambda dataset: dataset.hands(range(40), ["box", "side", "keypoints", "keep"]),
         lambda dataset: dataset.ignore(range(40)),
     ):
-        (of, values), (true_of, true_values) = rows_of(got), rows_of(wanted)  # type: ignore[no-untyped-call]
+        (of, values), (true_of, true_values) = rows_of(got), rows_of(wanted)
         assert np.array_equal(of, true_of)
         np.testing.assert_equal(values, true_values)
 

@@ -35,7 +35,7 @@ def wanted(network: Detector, images: Tensor) -> Any:
     best, side = said.score.max(2)
     rows = best.argsort(1, descending=True)[:, :HANDS]
     pick = lambda values: torch.stack([values[k, row] for k, row in enumerate(rows)])  # noqa: E731
-    return pick(said.box), pick(best), pick(side), pick(best / said.score.sum(2)), pick(said.keypoints)  # type: ignore[no-untyped-call]
+    return pick(said.box), pick(best), pick(side), pick(best / said.score.sum(2)), pick(said.keypoints)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -66,20 +66,20 @@ def test_keypoints_by_hand() -> None:
 def test_gradients() -> None:
     rng = np.random.default_rng(1)
     draw = lambda *shape: torch.as_tensor(rng.normal(size=shape))  # noqa: E731
-    logits, distance = draw(3, 32).requires_grad_(), torch.as_tensor(rng.uniform(0, 6, (3, 4)))  # type: ignore[no-untyped-call]
+    logits, distance = draw(3, 32).requires_grad_(), torch.as_tensor(rng.uniform(0, 6, (3, 4)))
     assert gradcheck(lambda x: distance_loss(x, distance), logits)
-    points, truth, weight = draw(2, 21, 2).requires_grad_(), draw(2, 21, 2), torch.rand(2, 21, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    points, truth, weight = draw(2, 21, 2).requires_grad_(), draw(2, 21, 2), torch.rand(2, 21, dtype=torch.float64)
     area = torch.tensor([400.0, 900.0], dtype=torch.float64)
     assert gradcheck(lambda x: keypoint_loss(x, truth, weight, area), points)
     assert gradcheck(lambda x: keypoint_distance_loss(x, truth, weight, area), points)
-    assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())  # type: ignore[no-untyped-call]
+    assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())
     quality, ignored = torch.rand(1, 5, 2, dtype=torch.float64), torch.tensor([[False, True, False, False, True]])
-    logits = draw(1, 5, 2).requires_grad_()  # type: ignore[no-untyped-call]
+    logits = draw(1, 5, 2).requires_grad_()
     assert gradcheck(lambda x: side_loss(x, quality, ignored), logits)
-    side_loss(logits, quality, ignored).sum().backward()  # type: ignore[no-untyped-call]
+    side_loss(logits, quality, ignored).sum().backward()
     assert (logits.grad[ignored] == 0).all()  # type: ignore[index]
     flat = boxes([0, 0, 0, 0], [5, 5, 5, 9]).requires_grad_()
-    complete_iou(flat, boxes([1, 1, 3, 3], [5, 5, 5, 5])).sum().backward()  # type: ignore[no-untyped-call]
+    complete_iou(flat, boxes([1, 1, 3, 3], [5, 5, 5, 5])).sum().backward()
     assert flat.grad.isfinite().all()  # type: ignore[union-attr]
 
 
@@ -177,7 +177,7 @@ def labels(**change: Any) -> dict[str, torch.Tensor]:
 def raw_of(images: int = 2, seed: int = 0) -> Raw:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda width: torch.randn(images, 189, width, generator=generator).requires_grad_()  # noqa: E731
-    return Raw(draw(64), draw(2), draw(63))  # type: ignore[no-untyped-call]
+    return Raw(draw(64), draw(2), draw(63))
 
 
 def test_a_batch_without_hands_teaches_that_there_are_none() -> None:
@@ -189,7 +189,7 @@ def test_a_batch_without_hands_teaches_that_there_are_none() -> None:
     )
     raw = raw_of()
     terms = detector_loss(raw, targets_of(nothing, 2), (96, 96), DetectorLossWeights())
-    terms.total().backward()  # type: ignore[no-untyped-call]
+    terms.total().backward()
     assert terms.side > 0
     assert terms.box == terms.distance == terms.keypoints == terms.visibility == 0
     assert (raw.side.grad > 0).all()  # type: ignore[operator, union-attr]
@@ -198,7 +198,7 @@ def test_a_batch_without_hands_teaches_that_there_are_none() -> None:
 def test_ignored_boxes_are_neither_hand_nor_background() -> None:
     ignored = labels(ignore_image=torch.tensor([1]), ignore=torch.tensor([[0.0, 0, 96, 96]]))
     raw = raw_of()
-    detector_loss(raw, targets_of(ignored, 2), (96, 96), DetectorLossWeights()).total().backward()  # type: ignore[no-untyped-call]
+    detector_loss(raw, targets_of(ignored, 2), (96, 96), DetectorLossWeights()).total().backward()
     assert (raw.side.grad[1] == 0).all()  # type: ignore[index]
     assert (raw.side.grad[0] != 0).all()  # type: ignore[index]
 
@@ -216,7 +216,7 @@ def test_a_box_outside_the_image_does_no_harm() -> None:
     outside = labels(box=torch.tensor([[-500.0, -500, -400, -400], [50, 50, 90, 80]]))
     raw = raw_of()
     terms = detector_loss(raw, targets_of(outside, 2), (96, 96), DetectorLossWeights())
-    terms.total().backward()  # type: ignore[no-untyped-call]
+    terms.total().backward()
     assert all(term.isfinite() for term in terms)
     assert all(each.grad.isfinite().all() for each in raw)  # type: ignore[union-attr]
 

@@ -63,7 +63,7 @@ def test_it_comes_to_tell_real_hands_from_invented_ones() -> None:
         (pose, betas), (other, shape) = real(32), invented(32)
         pose[known == 0], betas[known == 0] = invented(16)
         optimizer.zero_grad()
-        task.adversary_loss(judge, Poses(pose, betas, known, other, shape))["discriminator"].backward()  # type: ignore[no-untyped-call]
+        task.adversary_loss(judge, Poses(pose, betas, known, other, shape))["discriminator"].backward()
         optimizer.step()
     with torch.no_grad():
         genuine, false = judge(*real(64)) > 0.5, judge(*invented(64)) > 0.5

@@ -96,7 +96,7 @@ def test_what_is_unknown_neither_counts_nor_moves_anything() -> None:
     truth = truth._replace(has_mano=only_points, has_betas=only_points, has_joints=only_points)
     said = HandEstimate(*(values.requires_grad_() for values in estimate_of(truth, 0.1)))
     losses = regressor_loss([said], truth, RegressorLossWeights())
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(list(losses.values())).sum().backward()
     for name in ("vertices", "rotations", "betas", "joints"):
         gradient = getattr(said, name).grad
         assert (gradient[1] == 0).all(), name

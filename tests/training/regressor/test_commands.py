@@ -116,5 +116,5 @@ def test_what_is_no_recipe_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_settings_of_a_recipe_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["train", "detector", "--recipe", "detector_hrnet", "--set", "image_px=64", "--settings"]) == 0
     told = capsys.readouterr().out
-    assert re.search(r"network\.backbone +hrnet +What the pyramid stands on", told)
+    assert re.search(r"network\.backbone +hrnet +Network below the", told)
     assert re.search(r"image_px +64 ", told)

@@ -140,7 +140,7 @@ def check_submission(folder: Path, path: Path, told: dict) -> None:
 def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours() -> None:
     text = page({})
     assert text.count("**ours, refined**") == 3
-    assert "| Proposed w/o Refinement | `no_refinement` | 6.100 | 5.800 | 0.795 | 0.991 |  |  |  |  |" in text
+    assert "| Proposed w/o Refinement | `regressor_no_refinement` | 6.100 | 5.800 | 0.795 | 0.991 |  |  |  |  |" in text
     assert "| HaMeR | 10.600 | 1.768 | 20.430 | 2.920 |" in text
     assert "whim evaluate regressor CHECKPOINT --freihand DIR --ho3d DIR" in text
     assert "nan" not in text
@@ -148,8 +148,10 @@ def test_an_empty_page_has_the_papers_rows_and_says_how_to_fill_ours() -> None:
 
 def test_a_row_of_table_5_stands_beside_the_papers() -> None:
     predictions = {"pa_mpjpe_mm": 7.25, "pa_mpvpe_mm": 7.0, "pa_f5": 0.7, "pa_f15": 0.98}
-    text = page({}, {"single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": predictions}}}}})
-    assert "`single_scale` | 6.000 | 5.900 | 0.793 | 0.991 | 7.250 | 7.000 | 0.700 | 0.980 |" in text
+    text = page(
+        {}, {"regressor_single_scale": {"freihand": {"estimates": {"coarse": {"figures": {}}, "refined": {"figures": predictions}}}}}
+    )
+    assert "`regressor_single_scale` | 6.000 | 5.900 | 0.793 | 0.991 | 7.250 | 7.000 | 0.700 | 0.980 |" in text
 
 
 def test_the_page_in_the_docs_says_what_its_figures_say() -> None:

@@ -134,7 +134,7 @@ def test_the_command_on_an_image(checkpoints: Any, tmp_path: Path, capsys: pytes
         (["nowhere.mp4"], "cannot be read as a video"),
         (["{photo}", "--focal", "1e9"], "focal length of 1e"),
         (["{photo}", "--smooth", "-1"], "smooth_s"),
-        (["{photo}", "--frames", "0"], "max_frames must be 1 or more"),
+        (["{photo}", "--frames", "0"], "--frames: must be 1 or more"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -49,7 +49,7 @@ def test_a_stage_of_another_environment_works_by_its_python_beside_the_others(tm
     run(graph, on_ray(tmp_path / "data", stages))
     assert all(task.state is State.DONE for task in graph.tasks)
     probe, *workers = (tmp_path / "started").read_text().splitlines()
-    assert probe.startswith("-c ")
+    assert probe.startswith("-P -c "), "no module of the current folder is run"
     assert [Path(line.split()[0]).name for line in workers] == ["default_worker.py"]
 
 
@@ -85,7 +85,7 @@ def test_a_run_in_one_process_enters_no_environment(tmp_path: Path, stages: list
 def test_workers_that_die_as_they_start_end_the_run_with_their_last_words(tmp_path: Path, stages: list) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "jaxtyping.py").write_text("raise ImportError('half an environment')")
-    make_environment(tmp_path, f'[ "$1" = -c ] || export PYTHONPATH={tmp_path}/broken\nexec $PYTHON "$@"')
+    make_environment(tmp_path, f'[ "$1" = -P ] || export PYTHONPATH={tmp_path}/broken\nexec $PYTHON "$@"')
     graph = Graph(stages, toy.manifest("a"), Store(tmp_path / "data")).load()
     with pytest.raises(NoWorkers, match=r"(?s)three workers in \.env-other died as they started.*half an environment"):
         run(graph, on_ray(tmp_path / "data", stages))

@@ -34,7 +34,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     weights = os.environ.get("WHIM_WEIGHTS", str(ROOT / "weights"))
     env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
     env.pop("PYTHONPATH")
-    start = [
+    start: list[str | Path] = [
         BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         "--node-ip-address=127.0.0.1",
         f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats",

@@ -37,7 +37,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def recipe(root: Path) -> list[Stage]:
     """The networks at a size that one frame takes a second."""
     first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople(), FusePeople()]
-    members = [
+    members: list[tuple[Stage, ...]] = [
         (DetectHandsOpenPose(resolution=64, min_joints=0, min_score=0.0),),
         (DetectHandsContactHands(max_zoom=0.3, person_gain=9.0, min_score=0.0),),
     ]

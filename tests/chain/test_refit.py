@@ -18,7 +18,7 @@ from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim as whim_recipe
 from stages.shards import Shards
-from stages.tables import Clips, Fits, Hands, Videos
+from stages.tables import Clips, Fits, Hands, Table, Videos
 from tests.chain.conftest import plan, shard_bytes
 from tests.small_tables import render_video, source_of
 
@@ -49,8 +49,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, whim: Whim) -> Path:
     return folder
 
 
-def invented(store: Store, clip: Clips) -> Hands:
+def invented(store: Store, clip: Table | None) -> Hands:
     """Two hands on three of four sampled frames."""
+    assert isinstance(clip, Clips)
     videos = store.read(Videos, "videos", clip.video[0])
     return source_of(videos, clip, seed=int(clip.first_frame[0])).hands
 

@@ -1,6 +1,7 @@
 """The trained detector, exported, is a member of the ensemble: it says there what it says in training, and the chain runs with it."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +28,12 @@ SIZE, HANDS = 96, 20
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> Any:
     return random_detector()
 
 
 @pytest.fixture(scope="module")
-def exported(network, tmp_path_factory) -> Path:
+def exported(network: Any, tmp_path_factory: Any) -> Path:
     folder = tmp_path_factory.mktemp("whim")
     export(folder / "hands.onnx", save(network, folder / "best.pt"), size=SIZE, max_hands=HANDS)
     return folder / "hands.onnx"
@@ -52,12 +53,12 @@ def pictures() -> list[np.ndarray]:
     return [cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), shape) for shape in ((160, 120), (90, 200), (64, 48))]
 
 
-def found(file: Path, **settings):
+def found(file: Path, **settings: Any) -> Any:
     find = find_hands(open_network(file, device="cpu"), **({"min_score": 0.0, "max_iou": 0.6, "batch_size": 2} | settings))
     return find(pictures(), [People.empty()] * 3)
 
 
-def test_the_member_says_what_training_says(network, exported):
+def test_the_member_says_what_training_says(network: Any, exported: Path) -> None:
     hands = found(exported)
     wanted = HandDetector(network, size=SIZE, threshold=0.0, max_hands=HANDS)(pictures())
     for number, true in enumerate(wanted):
@@ -69,7 +70,7 @@ def test_the_member_says_what_training_says(network, exported):
         assert here.crop[0].tolist() == [0, 0, *pictures()[number].shape[1::-1]]
 
 
-def test_scores_below_the_least_are_left_out_and_doubles_where_the_file_has_them(exported, tmp_path):
+def test_scores_below_the_least_are_left_out_and_doubles_where_the_file_has_them(exported: Path, tmp_path: Path) -> None:
     everything = found(exported)
     least = float(np.median(everything.score))
     some = found(exported, min_score=least)
@@ -80,7 +81,7 @@ def test_scores_below_the_least_are_left_out_and_doubles_where_the_file_has_them
     assert np.isnan(alone.keypoints).all()
 
 
-def test_what_is_no_detector_of_ours_is_named(exported, tmp_path):
+def test_what_is_no_detector_of_ours_is_named(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match=r"other.onnx has format 'another', this code reads 'whim detector 2'"):
         open_network(with_facts(exported, tmp_path / "other.onnx", format="another"), device="cpu")
     (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:1000])
@@ -92,7 +93,7 @@ def test_what_is_no_detector_of_ours_is_named(exported, tmp_path):
         DetectHandsWhim(min_score=2)
 
 
-def test_a_files_place_is_no_setting_but_its_content_is(exported, tmp_path):
+def test_a_files_place_is_no_setting_but_its_content_is(exported: Path, tmp_path: Path) -> None:
     other = with_facts(exported, tmp_path / "other.onnx", max_hands="21")
     here, copy, changed = (DetectHandsWhim(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
     assert here == copy != changed
@@ -107,7 +108,9 @@ def with_copy(file: Path, folder: Path) -> Path:
     return folder / "copy.onnx"
 
 
-def test_the_chain_takes_the_detector_up_where_its_file_lies(exported, media, tmp_path, monkeypatch):
+def test_the_chain_takes_the_detector_up_where_its_file_lies(
+    exported: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights, data = tmp_path / "weights", tmp_path / "data"
     weights.mkdir()
     (weights / "mediapipe").symlink_to(models.find("pose_detection").parent)

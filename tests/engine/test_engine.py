@@ -200,7 +200,8 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pyt
     for stage in (toy.ToyStage, toy.Count):  # kills from outside are not the item's fault, however many fall on one
         monkeypatch.setattr(stage, "resources", dataclasses.replace(stage.resources, attempts=100))
     stages = [*toy.recipe()[:2], toy.Count(nap_s=0.3), toy.After()]
-    graph, killed, over = load(tmp_path, stages, "a", "b", "c"), [], threading.Event()
+    killed: list[int] = []
+    graph, over = load(tmp_path, stages, "a", "b", "c"), threading.Event()
 
     def kill_workers() -> None:
         while len(killed) < 4 and not over.wait(0.05):

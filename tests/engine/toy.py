@@ -216,7 +216,8 @@ def filled(kind: type[Table], num_rows: int) -> Any:
     for name, column in blank.items():
         if column.dtype == object:
             is_list = str(kind.schema().field(name).type).startswith("list")
-            column[:] = [[] for _ in range(num_rows)] if is_list else [""] * num_rows
+            blank_value: list[Any] = [[] if is_list else "" for _ in range(num_rows)]
+            column[:] = blank_value
     return kind(**blank)
 
 

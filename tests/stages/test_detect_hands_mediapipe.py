@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,7 +130,7 @@ def test_a_person_of_two_detectors_is_searched_once(media: Path) -> None:
 def test_people_without_an_area_without_limbs_and_outside_the_frame_change_nothing(media: Path) -> None:
     image, _ = labelled(media, "A000")
     box = [[50, 50, 50, 90], [60, 60, 30, 30], [-900, -900, -500, -400], [np.nan] * 4]
-    odd = columns(
+    odd: Any = columns(
         People, 4, box=np.array(box, np.float32), keypoints=np.full((4, 17, 3), np.nan, np.float32), score=np.full(4, 0.9, np.float32)
     )
     alone, beside = (detect(image, people=people) for people in (People.empty(), odd))
@@ -139,11 +140,11 @@ def test_people_without_an_area_without_limbs_and_outside_the_frame_change_nothi
 def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
     forearm = np.zeros((1, 17, 3), np.float32)
     forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels
-    somebody = columns(People, 1, keypoints=forearm)
+    somebody: Any = columns(People, 1, keypoints=forearm)
     settings = DetectHands()
     assert zooms_of(somebody, 1280, 720, settings) == (1.0, 2.0)
     assert zooms_of(somebody, 640, 400, settings) == (1.0,)  # a hand of 17 % of the short side
-    small = columns(People, 1, keypoints=forearm / 4)
+    small: Any = columns(People, 1, keypoints=forearm / 4)
     assert zooms_of(small, 640, 400, settings) == (1.0,)  # tiles of 200 pixels would be enlarged
     assert zooms_of(People.empty(), 1280, 720, settings) == (1.0,)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def line(source: str, video: str = "v", height: int = 0) -> Manifest:
     )
 
 
-def settings(folder: Path, **changes: object) -> Download:
+def settings(folder: Path, **changes: Any) -> Download:
     return replace(Download(folder=folder, backoff_s=0.05, attempts=2, socket_timeout_s=2), **changes)
 
 

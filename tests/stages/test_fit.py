@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,11 +24,11 @@ NUMBERS = ("betas", "global_orient", "hand_pose", "transl", "camera", "joints_3d
 
 
 @pytest.fixture(scope="module")
-def fit():
+def fit() -> Any:
     return Fit(device="cpu").build()
 
 
-def table(kind, n: int, **known):
+def table(kind: Any, n: int, **known: Any) -> Any:
     """A table of n rows: known columns as given, the rest blank."""
     columns = {}
     for name, column in vars(kind.empty()).items():
@@ -39,7 +40,7 @@ def table(kind, n: int, **known):
 CLIP = table(Clips, 1, clip="v-0000", video="v", end_s=2.0, num_frames=20)
 
 
-def hands_of(keypoints: np.ndarray, side, world=np.nan, track=-1) -> Hands:
+def hands_of(keypoints: np.ndarray, side: Any, world: Any = np.nan, track: Any = -1) -> Hands:
     n = len(keypoints)
     known = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 1600, "height": 1200, "track": track}
     return table(Hands, n, **known, side=side, keypoints=keypoints, world=world)
@@ -58,13 +59,13 @@ def seen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     side = np.arange(12) % 2
     pose = axis_angle_from_matrix(anatomy.sample_poses(12, anatomy.joint_axes(*model.rest_joints()), rng))
     pose[side == LEFT] = mirror_axis_angle(pose[side == LEFT])
-    draws = (torch.as_tensor(rng.normal(size=(12, k)), dtype=torch.float32) for k in (10, 3))
-    joints = pose_either_hand(model, torch.as_tensor(side), *draws, pose.flatten(1)).joints.numpy()
+    betas, orient = (torch.as_tensor(rng.normal(size=(12, k)), dtype=torch.float32) for k in (10, 3))
+    joints = pose_either_hand(model, torch.as_tensor(side), betas, orient, pose.flatten(1)).joints.numpy()
     pixels = rng.uniform(700, 1300, (12, 1, 1)) * joints[..., :2] + rng.uniform(300, 900, (12, 1, 2))
     return side, np.concatenate([pixels, np.ones((12, 21, 1))], 2).astype(np.float32), joints
 
 
-def test_both_sides_are_found_again(fit, seen):
+def test_both_sides_are_found_again(fit: Any, seen: Any) -> None:
     side, keypoints, joints = seen
     fits = fit(CLIP, hands_of(keypoints, side))
     assert set(fits.outcome) == {"converged"}
@@ -78,14 +79,14 @@ def test_both_sides_are_found_again(fit, seen):
     assert fits.frame.tolist() == list(range(12))
 
 
-def test_a_clip_may_hold_one_hand(fit, seen):
+def test_a_clip_may_hold_one_hand(fit: Any, seen: Any) -> None:
     side, keypoints, _ = seen
     hands = hands_of(keypoints[:1], side[:1])
     for track in (-1, 3):
         assert fit(CLIP, dataclasses.replace(hands, track=np.array([track], np.int32))).outcome.tolist() == ["converged"]
 
 
-def test_left_equals_the_mirrored_right(fit, seen):
+def test_left_equals_the_mirrored_right(fit: Any, seen: Any) -> None:
     _, keypoints, joints = seen
     mirrored = keypoints * np.array([-1, 1, 1], np.float32)
     right = fit(CLIP, hands_of(keypoints, RIGHT, joints))
@@ -99,7 +100,7 @@ def test_left_equals_the_mirrored_right(fit, seen):
     np.testing.assert_array_equal(left.hand_pose.reshape(-1, 15, 3), right.hand_pose.reshape(-1, 15, 3) * [1, -1, -1])
 
 
-def test_parameters_give_the_joints_and_the_box_on_both_sides(fit, seen):
+def test_parameters_give_the_joints_and_the_box_on_both_sides(fit: Any, seen: Any) -> None:
     import torch
 
     side, keypoints, _ = seen
@@ -114,7 +115,7 @@ def test_parameters_give_the_joints_and_the_box_on_both_sides(fit, seen):
     np.testing.assert_allclose(fits.joints_2d, projected, atol=0.02)
 
 
-def test_translation_puts_the_hand_where_the_camera_shows_it(fit, seen):
+def test_translation_puts_the_hand_where_the_camera_shows_it(fit: Any, seen: Any) -> None:
     side, keypoints, _ = seen
     fits = fit(CLIP, hands_of(keypoints, side))
     points = fits.joints_3d.astype(float) + fits.transl[:, None]
@@ -122,7 +123,7 @@ def test_translation_puts_the_hand_where_the_camera_shows_it(fit, seen):
     assert np.abs(pinhole - fits.joints_2d).max() < 6
 
 
-def test_unfitted_hand_keeps_its_row_and_says_why(fit, seen):
+def test_unfitted_hand_keeps_its_row_and_says_why(fit: Any, seen: Any) -> None:
     side, keypoints, _ = seen
     spoiled = keypoints.copy()
     spoiled[2] = np.nan
@@ -146,7 +147,7 @@ def moving() -> tuple[np.ndarray, np.ndarray]:
     return landmarks(motion, 0.02, "fresh", seed=0)[order].astype(np.float32), motion.track[order]
 
 
-def test_a_track_is_smooth_and_has_one_shape_and_rows_keep_their_order(fit, moving):
+def test_a_track_is_smooth_and_has_one_shape_and_rows_keep_their_order(fit: Any, moving: Any) -> None:
     keypoints, track = moving
     time_s = np.repeat(np.arange(30) / 30, 2)
     tied, free = (fit(CLIP, replace(hands_of(keypoints, RIGHT, track=t), time_s=time_s)) for t in (track, -1))
@@ -159,7 +160,7 @@ def test_a_track_is_smooth_and_has_one_shape_and_rows_keep_their_order(fit, movi
     assert (free.betas[2:4] != free.betas[:2]).any()
 
 
-def test_a_side_that_changes_breaks_a_track(fit, moving):
+def test_a_side_that_changes_breaks_a_track(fit: Any, moving: Any) -> None:
     keypoints, track = (values[::2] for values in moving)
     side = np.where(np.arange(30) < 15, RIGHT, LEFT)
     swapped = np.where((side == LEFT)[:, None, None], keypoints * np.array([-1, 1, 1], np.float32), keypoints)
@@ -169,13 +170,13 @@ def test_a_side_that_changes_breaks_a_track(fit, moving):
     assert (fits.betas[14] != fits.betas[15]).any()
 
 
-def test_table_without_hands(fit):
+def test_table_without_hands(fit: Any) -> None:
     fits = fit(CLIP, Hands.empty())
     assert len(fits) == 0
     assert Fits.from_arrow(fits.to_arrow()).to_arrow().schema == Fits.schema()
 
 
-def test_table_survives_arrow(fit, seen):
+def test_table_survives_arrow(fit: Any, seen: Any) -> None:
     side, keypoints, _ = seen
     fits = fit(CLIP, hands_of(keypoints, side))
     again = Fits.from_arrow(fits.to_arrow())
@@ -188,12 +189,13 @@ def test_table_survives_arrow(fit, seen):
     [("prior_weight", -1.0), ("angle_weight", float("nan")), ("robust_scale", 0.0), ("num_iterations", 0), ("num_components", 136),
      ("smooth_weight", -1.0), ("max_gap_s", 0.0), ("device", "tpu"), ("batch_size", 0), ("focal_share", float("inf"))],
 )  # fmt: skip
-def test_senseless_setting_is_named(name, value):
+def test_senseless_setting_is_named(name: str, value: Any) -> None:
+    make: Any = Fit if name in ("device", "focal_share") else lambda **changed: Fit(settings=FitSettings(**changed))
     with pytest.raises(ValueError, match=f"fit.{name}"):
-        Fit(**{name: value} if name in ("device", "focal_share") else {"settings": FitSettings(**{name: value})})
+        make(**{name: value})
 
 
-def test_weights_name_the_model_and_the_prior_in_use(monkeypatch, tmp_path):
+def test_weights_name_the_model_and_the_prior_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WHIM_MANO", raising=False)
     ours = Fit().weights
     assert set(ours) == {"hand_model", "pose_prior", "landmark_offsets"}
@@ -215,7 +217,7 @@ print(hashlib.sha256(fits.hand_pose.tobytes() + fits.joints_2d.tobytes()).hexdig
 """
 
 
-def test_fits_are_the_same_bytes_with_one_core_and_with_two(seen, tmp_path: Path) -> None:
+def test_fits_are_the_same_bytes_with_one_core_and_with_two(seen: Any, tmp_path: Path) -> None:
     """A worker on Ray has one, a run in this process all of the machine's; the prior, too, is worked out on one."""
     side, keypoints, _ = seen
     noisy = keypoints.repeat(20, 0) + np.random.default_rng(1).normal(0, 4, (240, 21, 3)) * [1, 1, 0]

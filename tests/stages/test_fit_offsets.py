@@ -1,6 +1,7 @@
 """The fit stage brings a detector's landmarks onto the model's joints, and leaves those of detectors it knows nothing about."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_a_landmark_averaged_from_two_takes_half_of_each_offset() -> None:
 
 
 def test_the_setting_decides_and_the_file_is_in_the_fingerprint() -> None:
-    clip = columns(Clips, 1, clip="v-0000", video="v")
+    clip: Any = columns(Clips, 1, clip="v-0000", video="v")
     hands = hands_of([["mediapipe"]] * 2, [1, 1])
     with_offsets, without = (Fit(device="cpu", landmark_offsets=known).build()(clip, hands) for known in (True, False))
     by_hand = Fit(device="cpu", landmark_offsets=False).build()(clip, on_joints(hands, load_offsets()))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[ClipTables]:
     return [source_of(first, clip_row("a"), seed=1), source_of(first, later, seed=2), source_of(second, clip_row("b"), seed=3)]
 
 
-def packed(sources: list[ClipTables], folder: Path, **settings: object) -> Path:
+def packed(sources: list[ClipTables], folder: Path, **settings: Any) -> Path:
     stage = Pack(**settings)
     path = folder / "train" / "train-00000-of-00001.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +42,9 @@ def rows(path: Path) -> Shards:
 
 def test_a_row_a_frame_with_all_its_kept_hands(sources: list[ClipTables], tmp_path: Path) -> None:
     shard = rows(packed(sources, tmp_path, negatives=0.0))
-    expected = {}
+    expected: dict[str, list[tuple[ClipTables, int]]] = {}
     for source in sources:
-        for i in np.flatnonzero(source.reviews.keep):
+        for i in np.flatnonzero(source.reviews.keep).tolist():
             expected.setdefault(f"{source.videos.video[0]}/{source.hands.frame[i]}", []).append((source, i))
     assert sorted(shard.sample) == sorted(expected)
     for sample, listed in zip(shard.sample, shard.hands, strict=True):
@@ -66,7 +67,9 @@ def test_the_image_is_the_frame_of_the_row(sources: list[ClipTables], tmp_path: 
         for f, image in zip(stretch.frame, stretch.images, strict=True)
     }
     for frame, data in zip(shard.frame, shard.image, strict=True):
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        decoded = picture[..., ::-1].astype(int)
         errors = {f: float(np.abs(decoded - image).mean()) for f, image in frames.items()}
         assert min(errors, key=errors.__getitem__) == frame
         assert errors[int(frame)] < 3
@@ -240,7 +243,7 @@ def test_every_video_lies_in_one_shard_whatever_the_others() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("jpeg_quality", 101), ("negatives", 1.5), ("row_group_size", 0), ("min_quality", float("nan")), ("num_shards", 0)]
 )
-def test_bad_settings_are_refused_by_name(field: str, value: float) -> None:
+def test_bad_settings_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"pack.{field}"):
         Pack(**{field: value})
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,8 @@ def boxes_of(frames: Frames, *boxes: tuple[int, float, float, float, float], sou
     )
 
 
-def estimate(frames: Frames, found: PersonBoxes, **settings: object) -> Poses:
-    chosen = {"network": "vitpose_wholebody_base", "bf16": False} | settings
+def estimate(frames: Frames, found: PersonBoxes, **settings: Any) -> Poses:
+    chosen: dict[str, Any] = {"network": "vitpose_wholebody_base", "bf16": False} | settings
     return EstimatePoses(**chosen).build()(frames, found)
 
 

@@ -1,6 +1,7 @@
 """What fusion did not take for a hand is kept beside it, with the reason: nothing that a detector saw is lost."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from stages.tables import HandDetections, Hands, PersonDetections, RefusedHands
 from tests.stages.fused_hands import body, clip_of, detection, fuse, fusion, quick
 
 
-def refuse(*detections: HandDetections, people: PersonDetections | None = None, **changes) -> RefusedHands:
+def refuse(*detections: HandDetections, people: PersonDetections | None = None, **changes: Any) -> RefusedHands:
     _, refused = fusion(*detections, **changes).build()(*clip_of(*detections, people=people))
     return refused
 
@@ -47,7 +48,7 @@ def test_hands_and_refused_hands_are_together_all_that_was_seen(seed: int) -> No
         x, y = rng.uniform(0, 500), rng.uniform(0, 350)
         box = [x, y, x + rng.uniform(30, 120), y + rng.uniform(30, 120)]
         found.append(detection(box, rng.uniform(0.05, 1), source="ab"[rng.integers(2)], frame=int(rng.integers(2)), p_right=rng.uniform()))
-    changes = {"detectors": ("a", "b"), "people": body((150, 200), (400, 200)), "copy_distance": 1e-3, "stranger_iou": 0.0}
+    changes: dict[str, Any] = {"detectors": ("a", "b"), "people": body((150, 200), (400, 200)), "copy_distance": 1e-3, "stranger_iou": 0.0}
     hands, refused = fuse(*found, **changes), refuse(*found, **changes)
     scores = [score for table in (hands, refused) for row in table.source_scores_raw for score in row]
     np.testing.assert_allclose(sorted(scores), sorted(d.score[0] for d in found), rtol=1e-6)

@@ -1,6 +1,7 @@
 """Review drops what cannot be trusted, says why, and grades the rest."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from stages.tables import Clips, Fits, Hands, Reviews
 NO_HANDS, NO_FITS = Hands.empty(), Fits.empty()
 
 
-def filled(empty, known: dict, n: int):
+def filled(empty: Any, known: dict, n: int) -> Any:
     """A table of `n` rows: known columns as given, the rest blank."""
     columns = {}
     for name, column in vars(empty).items():
@@ -20,7 +21,7 @@ def filled(empty, known: dict, n: int):
     return type(empty)(**columns)
 
 
-def good(n: int = 1, **changes) -> tuple[Clips, Hands, Fits]:
+def good(n: int = 1, **changes: Any) -> tuple[Clips, Hands, Fits]:
     """`n` frames of one well-seen hand, but for the changes."""
     hands = {"video": "v", "frame": np.arange(n), "time_s": np.arange(n) / 5, "width": 640, "height": 480, "box": (100, 100, 200, 200)}
     hands |= {"score": 0.9, "landmark_score": 0.95, "track_length": n, "num_agree": 1, "num_run": 1}
@@ -30,11 +31,11 @@ def good(n: int = 1, **changes) -> tuple[Clips, Hands, Fits]:
     return filled(Clips.empty(), clip, 1), filled(NO_HANDS, changed[0], n), filled(NO_FITS, changed[1], n)
 
 
-def review(*tables, **settings) -> Reviews:
+def review(*tables: Any, **settings: Any) -> Reviews:
     return Review(**settings).build()(*tables)
 
 
-def test_a_well_seen_hand_is_kept_without_a_reason():
+def test_a_well_seen_hand_is_kept_without_a_reason() -> None:
     found = review(*good(5))
     assert found.keep.all()
     assert set(found.reason) == {""}
@@ -55,51 +56,51 @@ def test_a_well_seen_hand_is_kept_without_a_reason():
         ({"score": 0.55, "track_length": 1}, Drop.LONE_FRAME),
     ],
 )
-def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(change, reason):
+def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(change: Any, reason: str) -> None:
     found = review(*good(5, **change))
     assert not found.keep.any()
     assert set(found.reason) == {str(reason)}
     assert np.all(found.quality < review(*good(5)).quality)
 
 
-def test_a_weak_hand_that_two_sources_saw_is_kept():
+def test_a_weak_hand_that_two_sources_saw_is_kept() -> None:
     assert review(*good(5, score=0.3, num_agree=2, num_run=2)).keep.all()
 
 
-def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks():
+def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks() -> None:
     assert review(*good(1, score=0.55)).keep.all()
     clips, hands, fits = good(1, score=0.55)
     assert not review(replace(clips, end_s=np.array([1.0])), hands, fits).keep.any()
 
 
-def test_a_hand_at_a_limit_has_half_in_that_term():
+def test_a_hand_at_a_limit_has_half_in_that_term() -> None:
     at_limit, perfect = (review(*good(5, error_share=e)).quality[0] for e in (Review().max_error_share, 0.0))
     assert at_limit / perfect == pytest.approx(0.5 ** (1 / 7), rel=1e-5)
 
 
-def test_landmarks_that_the_fit_does_not_meet_lower_the_quality_alone():
+def test_landmarks_that_the_fit_does_not_meet_lower_the_quality_alone() -> None:
     half, perfect = (review(*good(5, inlier_ratio=share)) for share in (0.5, 1.0))
     assert half.keep.all()
     assert half.quality[0] / perfect.quality[0] == pytest.approx(0.5 ** (1 / 7), rel=1e-5)
 
 
-def test_a_failed_fit_has_no_quality():
+def test_a_failed_fit_has_no_quality() -> None:
     assert review(*good(3, outcome="diverged")).quality.tolist() == [0, 0, 0]
 
 
-def test_one_row_a_hand_in_order_also_when_there_is_none():
+def test_one_row_a_hand_in_order_also_when_there_is_none() -> None:
     clips, hands, fits = good(4)
     assert review(clips, hands, fits).frame.tolist() == [0, 1, 2, 3]
     assert len(review(clips, NO_HANDS, NO_FITS)) == 0
 
 
-def test_fits_of_other_hands_are_refused():
+def test_fits_of_other_hands_are_refused() -> None:
     clips, hands, fits = good(4)
     with pytest.raises(ValueError, match="3 fits are not those of the 4 hands"):
         review(clips, hands, fits.take(slice(3)))
 
 
-def test_a_bad_limit_is_refused_by_name():
+def test_a_bad_limit_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="max_error_share"):
         Review(max_error_share=0.0)
     with pytest.raises(ValueError, match="min_inside"):

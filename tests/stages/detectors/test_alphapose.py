@@ -1,6 +1,7 @@
 """AlphaPose: official layouts, its crops and swapped means, both ways from a map to a point, and the stage around them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def official_layout(num_keypoints: int, width: int = 128) -> Layout:
                 layout |= _convolution(f"{at}.downsample.0", wide, inputs, 1, f"{at}.downsample.1")
                 layout |= {f"{at}.se.fc.{i}.weight": (wide, wide) for i in (0, 2)} | {f"{at}.se.fc.{i}.bias": (wide,) for i in (0, 2)}
             inputs = wide
-    layout |= _convolution("duc1.conv", 1024, 512, 3, "duc1.bn") | _convolution("duc2.conv", 4 * width, 256, 3, "duc2.bn")
+    layout |= _convolution("duc1.conv", 1024, 512, 3, "duc1.bn")
+    layout |= _convolution("duc2.conv", 4 * width, 256, 3, "duc2.bn")
     return layout | {"conv_out.weight": (num_keypoints, width, 3, 3), "conv_out.bias": (num_keypoints,)}
 
 
@@ -45,7 +47,7 @@ def reference(state: dict[str, Tensor], x: Tensor) -> Tensor:
     def conv(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]
         y = conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-        return batch_norm(y, *(state[f"{norm}.{v}"] for v in ("running_mean", "running_var", "weight", "bias")))
+        return batch_norm(y, state[f"{norm}.running_mean"], state[f"{norm}.running_var"], state[f"{norm}.weight"], state[f"{norm}.bias"])
 
     x = max_pool2d(relu(conv(x, "preact.conv1", "preact.bn1", 2)), 3, 2, 1)
     for layer, blocks in enumerate((3, 4, 6, 3), 1):
@@ -85,7 +87,7 @@ def persons(*boxes: tuple[float, ...], scores: tuple[float, ...], frames: tuple[
     )
 
 
-def estimate(weights: Path, monkeypatch: pytest.MonkeyPatch, image: np.ndarray, boxes: PersonBoxes, **settings: object) -> Poses:
+def estimate(weights: Path, monkeypatch: pytest.MonkeyPatch, image: np.ndarray, boxes: PersonBoxes, **settings: Any) -> Poses:
     monkeypatch.setenv("WHIM_WEIGHTS", str(weights))
     return EstimatePosesAlphaPose(**settings).build()(frames_of(image, image), boxes)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, relu
 
 from stages.detect_hands_openpose import DetectHandsOpenPose
+from stages.detectors.found import FoundHands
 from stages.detectors.openpose_hand import arms_of, cut_hand, find_hands, hand_network, hand_reader, peaks, scaled, to_frame
 from stages.detectors.weights import BadWeights, MissingWeights, load_checkpoint
 from stages.tables import BODY_KEYPOINTS, LEFT, RIGHT, People
@@ -177,8 +179,8 @@ def test_a_left_hand_is_the_right_hand_of_the_mirrored_picture(weights: Path, me
     file = weights / "openpose" / "hand_pose_model.pth"
     read = hand_reader(hand_network(load_checkpoint(file), file), device="cpu", bf16=False, batch_size=4, size=96)
     find = find_hands(read, scales=(1.0,), sure_wrist=0.0, min_joints=0, min_score=-1.0, extent=(1.0, 1.0))
-    arm = {"wrist": (300.0, 200.0), "elbow": (250.0, 280.0), "shoulder": (240.0, 180.0)}
-    mirrored = {joint: (width - 1 - x, y) for joint, (x, y) in arm.items()}
+    arm: dict[str, Any] = {"wrist": (300.0, 200.0), "elbow": (250.0, 280.0), "shoulder": (240.0, 180.0)}
+    mirrored: dict[str, Any] = {joint: (width - 1 - x, y) for joint, (x, y) in arm.items()}
     left = find([image], [somebody(**arm, side="left")])
     right = find([np.ascontiguousarray(image[:, ::-1])], [somebody(**mirrored, side="right")])
     np.testing.assert_allclose(left.keypoints[..., 2], right.keypoints[..., 2], atol=1e-4)
@@ -189,7 +191,7 @@ def test_a_left_hand_is_the_right_hand_of_the_mirrored_picture(weights: Path, me
 
 
 def test_of_several_scales_the_surest_counts() -> None:
-    def read(looks: list) -> np.ndarray:  # taller peaks in the crop of 1.2
+    def read(looks: Any) -> np.ndarray:  # taller peaks in the crop of 1.2
         joints = np.full((len(looks), 21, 3), 0.3, np.float32)
         for row, (_, square, _) in zip(joints, looks, strict=True):
             row[:, :2] = square[:2]
@@ -203,7 +205,7 @@ def test_of_several_scales_the_surest_counts() -> None:
 
 
 def test_a_doubtful_arms_hand_is_looked_at_both_ways_and_the_surer_look_is_half_a_vote() -> None:
-    def read(looks: list) -> np.ndarray:  # it is a right hand: mirrored crops show less
+    def read(looks: Any) -> np.ndarray:  # it is a right hand: mirrored crops show less
         joints = np.full((len(looks), 21, 3), 10, np.float32)
         for row, (_, square, mirrored) in zip(joints, looks, strict=True):
             row[:, 0], row[:, 2] = square[0] + mirrored, 0.2 if mirrored else 0.8
@@ -222,7 +224,7 @@ def test_a_doubtful_arms_hand_is_looked_at_both_ways_and_the_surer_look_is_half_
 
 
 def test_weak_hands_are_not_listed_and_the_box_is_the_hull_of_what_is_seen() -> None:
-    def read(looks: list) -> np.ndarray:
+    def read(looks: Any) -> np.ndarray:
         joints = np.zeros((len(looks), 21, 3), np.float32)
         joints[:, :12, 2] = 0.6
         joints[:, :12, 0], joints[:, :12, 1] = np.arange(12) + 50, 3 * np.arange(12) + 60
@@ -232,7 +234,7 @@ def test_weak_hands_are_not_listed_and_the_box_is_the_hull_of_what_is_seen() -> 
     person = somebody(wrist=(100, 50), elbow=(40, 50), shoulder=(40, 10), side="left")
     image = np.zeros((300, 300, 3), np.uint8)
 
-    def find(**settings: float) -> object:
+    def find(**settings: Any) -> FoundHands:
         fixed = {"min_joints": 10, "min_score": 0.2, "sure_wrist": 0.0, **settings}
         return find_hands(read, scales=(1.0,), extent=(1.2, 1.0), **fixed)([image], [person])
 

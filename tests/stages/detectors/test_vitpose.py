@@ -196,9 +196,8 @@ def test_points_of_a_crop_are_found_where_they_were_in_the_frame() -> None:
         blob = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 12**2))
         crop = cut_person(np.repeat((255 * blob).round().astype(np.uint8)[..., None], 3, 2), view[0])
         crop = crop[0] * 0.229 + 0.485
-        small = cv2.remap(
-            crop, *(g.astype(np.float32) for g in np.meshgrid(np.linspace(0, 191, 48), np.linspace(0, 255, 64))), cv2.INTER_LINEAR
-        )
+        across, down = np.meshgrid(np.linspace(0, 191, 48), np.linspace(0, 255, 64))
+        small = cv2.remap(crop, across.astype(np.float32), down.astype(np.float32), cv2.INTER_LINEAR)
         found = to_frame(peaks(torch.from_numpy(small)[None, None])[..., :2].numpy(), view)[0, 0]
         assert np.abs(found - [x, y]).max() < 0.25
 

@@ -1,6 +1,8 @@
 """Fusion against weighted boxes fusion where the two must agree, and the rules that the paper leaves open, one by one."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from stages.fusion.calibration import Calibration, calibrated, load_calibrations
 from stages.tables import LEFT, RIGHT, HandDetections, PersonDetections
 from tests.stages.fused_hands import SIZE, body, detection, fuse, quick, shape_of
 
-WBF = {
+WBF: dict[str, Any] = {
     "match_iou": 0.55,
     "match_distance": 1e-9,
     "stranger_iou": 0.0,
@@ -32,12 +34,12 @@ def box_at(column: int, row: int, jitter: np.ndarray) -> np.ndarray:
 
 @quick
 @given(st.integers(0, 10_000), st.integers(2, 4))
-def test_boxes_and_scores_are_those_of_weighted_boxes_fusion(seed, num_sources):
+def test_boxes_and_scores_are_those_of_weighted_boxes_fusion(seed: int, num_sources: int) -> None:
     """One box a source and hand, one label, no calibration (Solovyev et al., 2021; absent_model_aware_avg)."""
     ensemble = pytest.importorskip("ensemble_boxes", reason="pip install ensemble-boxes: the oracle")
     rng = np.random.default_rng(seed)
     names = [chr(97 + i) for i in range(num_sources)]
-    seen = {name: [] for name in names}
+    seen: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in names}
     for cell in range(6):
         for name in rng.permutation(names)[: rng.integers(2, num_sources + 1)]:
             seen[name].append((box_at(cell % 3, cell // 3, rng.uniform(-6, 6, 4)), float(rng.uniform(0.05, 1))))
@@ -57,10 +59,10 @@ def test_boxes_and_scores_are_those_of_weighted_boxes_fusion(seed, num_sources):
 
 @quick
 @given(st.lists(st.tuples(st.floats(-8, 8), st.floats(0.05, 1)), min_size=1, max_size=5))
-def test_raw_mode_is_the_papers_average_of_hulls_by_the_detectors_own_scores(views):
+def test_raw_mode_is_the_papers_average_of_hulls_by_the_detectors_own_scores(views: Any) -> None:
     box = np.array([100, 100, 200, 220], np.float32)
     found = [detection(box + s, p, source=("mediapipe", *"abcd")[i]) for i, (s, p) in enumerate(views)]  # the first has a calibration
-    grown = [replace(d, box=d.box + np.float32([[-12, -10, 12, 10]])) for d in found]  # extents
+    grown = [replace(d, box=d.box + np.array([[-12, -10, 12, 10]], np.float32)) for d in found]  # extents
     hands = fuse(*grown, mode="raw", min_agreed_score=0.0)
     weight = np.array([p for _, p in views])
     expected = (weight[:, None] * np.array([box + s for s, _ in views])).sum(0) / weight.sum()  # WiLoR, eq. 1
@@ -68,7 +70,7 @@ def test_raw_mode_is_the_papers_average_of_hulls_by_the_detectors_own_scores(vie
     np.testing.assert_allclose(sorted(hands.source_scores[0]), sorted(weight), rtol=1e-6)
 
 
-def test_raw_mode_drops_nobody_from_the_average():
+def test_raw_mode_drops_nobody_from_the_average() -> None:
     near = [detection([100, 100, 200, 200], 0.9, source=s, landmarks=False) for s in "ab"]
     far = detection([134, 134, 234, 234], 0.9, source="c", landmarks=False)  # IoU 0.28 with the two, 0.41 with the mean of all
     assert fuse(*near, far, mode="raw", match_distance=0.6).box[0, 0] == pytest.approx(100 + 34 / 3, abs=0.01)
@@ -77,7 +79,7 @@ def test_raw_mode_drops_nobody_from_the_average():
     assert tight.num_agree[0] == 2
 
 
-def test_a_calibration_scales_boxes_about_their_centre_and_maps_scores_of_its_source_alone():
+def test_a_calibration_scales_boxes_about_their_centre_and_maps_scores_of_its_source_alone() -> None:
     table = {"a": Calibration(extent=np.array([1.5, 2.0]), knots=np.array([[0.0, 0.0], [0.5, 0.2], [1.0, 1.0]]))}
     found = HandDetections.concat([detection([100, 100, 200, 200], 0.5, source=s) for s in "ab"])
     after = calibrated(found, table)
@@ -86,7 +88,7 @@ def test_a_calibration_scales_boxes_about_their_centre_and_maps_scores_of_its_so
     np.testing.assert_allclose(after.score_raw, [0.5, 0.5])
 
 
-def test_the_embedded_calibration_is_applied_and_rises():
+def test_the_embedded_calibration_is_applied_and_rises() -> None:
     (mediapipe,) = (one for name, one in load_calibrations().items() if name == DetectHands.detector)
     assert (np.diff(mediapipe.knots, axis=0) >= 0).all()
     assert mediapipe.score(np.array([0.05]))[0] < 0.2 < 0.9 < mediapipe.score(np.array([0.9]))[0]
@@ -95,7 +97,7 @@ def test_the_embedded_calibration_is_applied_and_rises():
     assert hands.score[0] == pytest.approx(mediapipe.score(np.array([0.5]))[0])
 
 
-def test_a_damaged_calibration_is_refused_by_name(tmp_path):
+def test_a_damaged_calibration_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     for text in ("<html>", '{"sources": []}', '{"sources": {"a": {"extent": [1, 1], "knots": [[0, 1], [1, 0.5]]}}}'):
         path.write_text(text)
@@ -103,7 +105,7 @@ def test_a_damaged_calibration_is_refused_by_name(tmp_path):
             FuseHands(calibration=str(path)).build()
 
 
-def test_who_follows_arms_says_nothing_where_nobody_is_and_is_absent_where_somebody_is():
+def test_who_follows_arms_says_nothing_where_nobody_is_and_is_absent_where_somebody_is() -> None:
     hand = detection([100, 100, 200, 200], 0.6, source="mediapipe")
     detectors = ("mediapipe", "openpose")
     alone = fuse(hand, detectors=detectors, calibration="")
@@ -116,7 +118,7 @@ def test_who_follows_arms_says_nothing_where_nobody_is_and_is_absent_where_someb
     assert theirs.num_run[0] == 2
 
 
-def test_one_arm_detector_alone_proves_no_hand_unless_no_other_looked():
+def test_one_arm_detector_alone_proves_no_hand_unless_no_other_looked() -> None:
     people = body((150, 200), (600, 400))
     hand = detection([100, 100, 200, 200], 0.99, source="openpose")
     assert len(fuse(hand, detectors=("openpose", "contacthands"), people=people)) == 0
@@ -124,15 +126,15 @@ def test_one_arm_detector_alone_proves_no_hand_unless_no_other_looked():
     assert len(fuse(hand, detectors=("openpose",), people=people)) == 1
 
 
-def test_two_sources_need_less_than_one():
+def test_two_sources_need_less_than_one() -> None:
     a, b = (detection([100, 100, 200, 200], 0.35, source=s) for s in "ab")
     assert len(fuse(a, b, bodiless_score=0.4)) == 1
     assert len(fuse(a, bodiless_score=0.4)) == 0
 
 
-def test_a_hand_at_nobodys_wrist_must_be_surer_where_somebody_is_in_view():
+def test_a_hand_at_nobodys_wrist_must_be_surer_where_somebody_is_in_view() -> None:
     hand = detection([100, 100, 200, 200], 0.7)
-    settings = {"min_score": 0.2, "bodiless_score": 0.6, "stray_score": 0.8}
+    settings: dict[str, Any] = {"min_score": 0.2, "bodiless_score": 0.6, "stray_score": 0.8}
     assert len(fuse(hand, **settings)) == 1
     assert len(fuse(hand, people=body((500, 400), (600, 400)), **settings)) == 0
     assert len(fuse(hand, people=body((500, 400), (110, 210)), **settings)) == 1
@@ -140,7 +142,7 @@ def test_a_hand_at_nobodys_wrist_must_be_surer_where_somebody_is_in_view():
 
 @quick
 @given(st.floats(0.02, 0.98), st.floats(0.02, 0.98))
-def test_sides_are_a_sum_of_log_odds_and_never_split_a_hand(p, q):
+def test_sides_are_a_sum_of_log_odds_and_never_split_a_hand(p: float, q: float) -> None:
     hands = fuse(
         detection([100, 100, 200, 200], 0.9, source="a", p_right=p), detection([104, 100, 204, 200], 0.8, source="b", p_right=q),
         copy_distance=1e-3,
@@ -151,7 +153,7 @@ def test_sides_are_a_sum_of_log_odds_and_never_split_a_hand(p, q):
 
 @quick
 @given(st.floats(0, 0.6), st.permutations(range(4)))
-def test_crossing_hands_stay_two_in_whatever_order_they_come(overlap, order):
+def test_crossing_hands_stay_two_in_whatever_order_they_come(overlap: float, order: list[int]) -> None:
     shift = 100 * (1 - overlap)
     left, right = np.array([100, 100, 200, 200]), np.array([100 + shift, 100, 200 + shift, 200])
     seen = [detection(b, p, source=s, p_right=r) for s, p in (("a", 0.9), ("b", 0.7)) for b, r in ((left, 0.05), (right, 0.95))]
@@ -160,7 +162,7 @@ def test_crossing_hands_stay_two_in_whatever_order_they_come(overlap, order):
     np.testing.assert_allclose(hands.box[np.argsort(hands.side)], [left, right], atol=1e-3)
 
 
-def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them():
+def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them() -> None:
     crops = (50, 0, 350, 400), (60, 0, 460, 400)
     people = PersonDetections.concat([body((200, 200), (300, 200), box=crops[0]), body((206, 204), (420, 200), box=crops[1], score=0.8)])
     views = [detection([100, 100, 200, 200], p, crop=crop, p_right=0.1) for p, crop in zip((0.9, 0.8), crops, strict=True)]
@@ -169,7 +171,7 @@ def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them():
     assert hands.person.tolist() == [0]
 
 
-def test_two_hundred_people_and_their_hands_are_told_apart():
+def test_two_hundred_people_and_their_hands_are_told_apart() -> None:
     x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20) * 32 + 6, np.arange(10) * 48 + 20))
     people = PersonDetections.concat(
         [body((a, b), (a + 14, b), box=(a - 5, b - 18, a + 25, b + 28), person=i) for i, (a, b) in enumerate(zip(x, y, strict=True))]
@@ -184,7 +186,7 @@ def test_two_hundred_people_and_their_hands_are_told_apart():
     assert set(zip(hands.person.tolist(), hands.side.tolist(), strict=True)) == {(p, side) for p in range(200) for side in (LEFT, RIGHT)}
 
 
-def test_a_third_source_decides_between_two_and_who_gave_each_landmark_is_kept():
+def test_a_third_source_decides_between_two_and_who_gave_each_landmark_is_kept() -> None:
     box = np.array([0, 0, 100, 100])
     a, b = shape_of(box, True), shape_of(box, True)
     b[20, 0] += 50
@@ -196,7 +198,7 @@ def test_a_third_source_decides_between_two_and_who_gave_each_landmark_is_kept()
     assert fused[20, 2] == pytest.approx(0.5)  # a disagrees
 
 
-def test_a_joint_that_one_source_lacks_is_the_others_and_one_that_all_lack_is_unknown():
+def test_a_joint_that_one_source_lacks_is_the_others_and_one_that_all_lack_is_unknown() -> None:
     a, b = (shape_of(np.array([0, 0, 100, 100]), True) for _ in range(2))
     a[3], b[3], a[7] = np.nan, np.nan, np.nan
     fused, who = fuse_keypoints(np.stack([a, b]), np.array([0.9, 0.6]), 100.0)
@@ -205,7 +207,7 @@ def test_a_joint_that_one_source_lacks_is_the_others_and_one_that_all_lack_is_un
     np.testing.assert_allclose(fused[7], b[7])
 
 
-def test_landmarks_of_the_table_name_their_sources():
+def test_landmarks_of_the_table_name_their_sources() -> None:
     found = [detection([100 + s, 100, 200 + s, 200], p, source=n) for n, p, s in (("b", 0.5, 2), ("a", 0.9, 0))]
     blind = detection([100, 100, 200, 200], 0.8, source="c", landmarks=False)
     hands = fuse(*found, blind)
@@ -213,7 +215,7 @@ def test_landmarks_of_the_table_name_their_sources():
     assert set(hands.keypoint_sources[0]) == {0b101}
 
 
-def test_an_unknown_mode_and_too_many_sources_are_refused():
+def test_an_unknown_mode_and_too_many_sources_are_refused() -> None:
     with pytest.raises(ValueError, match="mode"):
         FuseHands(mode="average")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="15 at most"):

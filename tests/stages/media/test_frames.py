@@ -79,7 +79,7 @@ def read(path: Path, wanted: Clips) -> Frames:
 
 
 def fingerprints(frames: Frames) -> list[tuple[int, float, int]]:
-    return [(int(i), float(t), zlib.crc32(im)) for i, t, im in zip(frames.frame, frames.time_s, frames.images, strict=True)]
+    return [(int(i), float(t), zlib.crc32(im.tobytes())) for i, t, im in zip(frames.frame, frames.time_s, frames.images, strict=True)]
 
 
 def encode(source: Path, target: Path, *options: str) -> Path:
@@ -153,7 +153,9 @@ def test_mirrored_files_come_out_as_a_viewer_shows_them(media: Path, tmp_path: P
     encode(tmp_path / "m.mp4", tmp_path / "shown.png", "-frames:v", "1")
     import cv2
 
-    shown = cv2.imread(str(tmp_path / "shown.png"))[..., ::-1]
+    picture = cv2.imread(str(tmp_path / "shown.png"))
+    assert picture is not None
+    shown = picture[..., ::-1]
     image = read(tmp_path / "m.mp4", clip()).images[0]
     assert image.shape == shown.shape
     assert similarity(image, shown) < 1

@@ -107,7 +107,7 @@ def test_a_bad_limit_is_refused_by_name() -> None:
         Review(min_inside=1.5)
 
 
-def test_doubtful_landmarks_are_dropped_and_those_that_nobody_looked_at_twice_pass():
+def test_doubtful_landmarks_are_dropped_and_those_that_nobody_looked_at_twice_pass() -> None:
     scores = np.array([0.95, 0.5, np.nan, 0.05])
     found = review(*good(4, landmark_score=scores))
     assert found.keep.tolist() == [True, False, True, False]

@@ -20,7 +20,9 @@ def find() -> FindLandmarks:
 
 @pytest.fixture
 def hands_jpg(media: Path) -> np.ndarray:
-    return np.ascontiguousarray(cv2.imread(str(media / "images/tfjs/hands.jpg"))[..., ::-1])
+    image = cv2.imread(str(media / "images/tfjs/hands.jpg"))
+    assert image is not None
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def clear_hand(image: np.ndarray, find: FindLandmarks) -> Landmarks:

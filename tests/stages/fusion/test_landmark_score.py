@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.stages.fused_hands import SIZE, detection, fuse
 BOX = (100, 100, 220, 240)
 
 
-def looked(spread: float | np.ndarray, score: float = 0.9, **given: object) -> HandDetections:
+def looked(spread: float | np.ndarray, score: float = 0.9, **given: Any) -> HandDetections:
     seen = detection(BOX, score, source="mediapipe", **given)
     return replace(seen, spread=np.full((1, 21), spread, np.float32))
 

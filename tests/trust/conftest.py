@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import imageio_ffmpeg
@@ -187,7 +188,7 @@ def line(source: str, *, num_frames: int = 0) -> Manifest:
     )
 
 
-def fetched(url: str, folder: Path, **changes: object) -> Videos | Failure:
+def fetched(url: str, folder: Path, **changes: Any) -> Videos | Failure:
     """Download one address, trying once unless told otherwise."""
     settings = replace(Download(folder=folder, backoff_s=0.01, attempts=1, socket_timeout_s=3), **changes)
     return settings.build()(line(url))

@@ -1,8 +1,8 @@
 """The model files that a stage loads are part of what a part is made from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph, Why
@@ -19,7 +19,7 @@ class Weighed(toy.Count):
     file: str = setting("", identity=False)
 
     @property
-    def weights(self) -> Mapping[str, str]:
+    def weights(self) -> dict[str, str]:
         return {"model": sha256_of(Path(self.file))}
 
 
@@ -27,7 +27,7 @@ def test_a_replaced_model_file_makes_its_parts_anew(tmp_path: Path) -> None:
     model = tmp_path / "model.bin"
     model.write_bytes(b"one")
     data = tmp_path / "data"
-    stages = [toy.Fetch(), toy.Cut(num_clips=1), Weighed(file=str(model)), toy.After()]
+    stages: list[Any] = [toy.Fetch(), toy.Cut(num_clips=1), Weighed(file=str(model)), toy.After()]
 
     def pending() -> set[tuple[str, Why | None]]:
         return {(stages[task.stage].name, task.why) for task in Graph(stages, toy.manifest("a"), Store(data)).load().pending}

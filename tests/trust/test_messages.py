@@ -133,7 +133,17 @@ def test_several_videos_and_a_bound_of_pixels_are_remembered(
     videos: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(clip, tmp_path / "two.mp4")
-    words = ["run", "--local", "--videos", videos, tmp_path / "two.mp4", "--data", tmp_path / "data", "--until", "download"]
+    words: list[str | Path] = [
+        "run",
+        "--local",
+        "--videos",
+        videos,
+        tmp_path / "two.mp4",
+        "--data",
+        tmp_path / "data",
+        "--until",
+        "download",
+    ]
     said = told(capsys, *words, "--max-pixels", "100", status=whim.ITEMS_FAILED)
     assert "2 too_large" in said
     as_json = json.loads(told(capsys, "plan", "--json", "--data", tmp_path / "data", status=whim.DONE))

@@ -172,7 +172,7 @@ def test_a_hand_of_two_overlapping_people_is_one_hand_of_one_of_them() -> None:
 
 
 def test_two_hundred_people_and_their_hands_are_told_apart() -> None:
-    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20) * 32 + 6, np.arange(10) * 48 + 20))
+    x, y = (axis.ravel().tolist() for axis in np.meshgrid(np.arange(20) * 32 + 6, np.arange(10) * 48 + 20))
     people = PersonDetections.concat(
         [body((a, b), (a + 14, b), box=(a - 5, b - 18, a + 25, b + 28), person=i) for i, (a, b) in enumerate(zip(x, y, strict=True))]
     )
@@ -217,6 +217,6 @@ def test_landmarks_of_the_table_name_their_sources() -> None:
 
 def test_an_unknown_mode_and_too_many_sources_are_refused() -> None:
     with pytest.raises(ValueError, match="mode"):
-        FuseHands(mode="average")  # type: ignore[arg-type]
+        FuseHands(mode="average")
     with pytest.raises(ValueError, match="15 at most"):
         FuseHands(detectors=tuple(f"d{i}" for i in range(16)))

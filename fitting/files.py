@@ -11,11 +11,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
-from zipfile import BadZipFile, is_zipfile
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
+_MOST_BYTES = 1 << 30
+"""That an npz of ours may unpack to: MANO's arrays are 10 MB, a pose prior less."""
 STANDIN = Path(__file__).parent / "assets" / "standin.npz"
 POSE_PRIOR = Path(__file__).parent / "assets" / "pose_prior.npz"
 
@@ -80,10 +82,27 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     if path.exists() and not is_zipfile(path):
         raise ValueError(f"{path} is no npz, or cut short: copy or make it again")
     try:
+        with ZipFile(path) as archive:
+            declared = sum(record.file_size for record in archive.infolist())
+        if declared > _MOST_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes that unpack to {declared:,}")
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names if name in archive.files}
-    except (ValueError, BadZipFile, EOFError, zlib.error) as error:
+            arrays = {name: archive[name] for name in names if name in archive.files}
+        if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcSU"]:
+            raise ValueError(f"{', '.join(odd)} holds no numbers")
+        return arrays
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, BadZipFile, EOFError, zlib.error, TypeError, KeyError, OverflowError, MemoryError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or make it again") from error
+
+
+def below(folder: Path, name: object) -> Path:
+    """The file of that name below a folder, of a list that somebody else wrote. Raises ValueError for a path that leads elsewhere."""
+    path = PurePosixPath(name) if isinstance(name, str) and "\0" not in name else None
+    if path is None or not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{str(name)[:200]!r} is no path below {folder}")
+    return folder / path
 
 
 def sha256_of(path: Path) -> str:

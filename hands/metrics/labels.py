@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from fitting.files import below
 from stages import boxes
 from stages.tables import LEFT, RIGHT
 
@@ -89,11 +90,14 @@ def load_labels(path: Path) -> list[LabelledFrame]:
 
 def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
     sides = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
+    video, image = item.get("video") or "", item.get("jpeg") or item.get("image") or ""
+    for path in filter(None, (video, image)):
+        below(Path(), path)
     return LabelledFrame(
         name=str(item["id"]),
-        video=item.get("video") or "",
+        video=video,
         frame=int(item.get("frame") or 0),
-        image=item.get("jpeg") or item.get("image") or "",
+        image=image,
         width=int(item["width"]),
         height=int(item["height"]),
         box=np.array([h["box"] for h in item["hands"]], np.float64).reshape(-1, 4),

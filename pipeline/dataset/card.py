@@ -1,6 +1,7 @@
 """The dataset card: README.md beside the shards, front matter for readers and what a person should know."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -100,13 +101,14 @@ def dataset_card(
         data_files=_lines(f"  - split: {split}\n    path: {split}/*.parquet" for split in splits),
         features=_lines(f"  - {json.dumps(_feature(f.name, f.type))}" for f in Shards.schema()),
         first_split=next(iter(splits)),
-        sources=", ".join(f"{source} ({n:,})" for source, n in sorted(sources.items())) or "none",
+        sources=", ".join(f"{_cell(source)} ({n:,})" for source, n in sorted(sources.items())) or "none",
         hand_model=HAND_MODELS.get(hand_model, "not stated"),
         pose_prior=pose_prior or "not stated",
-        generators="; ".join(sorted({e["generator"] for e in entries})),
+        generators="; ".join(sorted({_cell(e["generator"]) for e in entries})),
         licences=_lines(f"- {_cell(licence)} ({n:,})" for licence, n in sorted(by_licence.items())),
         all_videos=_lines(
-            _row(video, v["split"], v["frames"], v["hands"], v["licence"] or "not stated", v["channel"], v["title"], v["source"])
+            _row(video, v["split"], v["frames"], v["hands"], v["licence"] or "not stated", v["channel"], v["title"])
+            + f" {_cell(v['source'], is_address=True)} |"
             for video, v in sorted(videos.items())
         ),
     )
@@ -135,6 +137,13 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(f'{c:,}' if isinstance(c, int) else _cell(str(c)) for c in cells)} |"
 
 
-def _cell(text: str) -> str:
-    """Text that came from outside, safe in a table."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def _cell(text: str, *, is_address: bool = False) -> str:
+    """Text that came from outside, as plain text in a table: nothing of it is an image, code or HTML, and a link only where it is meant.
+
+    Entities stand for what Markdown reads as marks, and for the colons by which readers make links of bare addresses.
+    """
+    plain = "".join(one for one in " ".join(text.split()) if one.isprintable())
+    marks = r"[&<>\[\]!`*|~\\]" if not is_address else r"[<>\[\]!`*|\\]"
+    known = {"\\": "\\\\", "|": "\\|", "<": "&lt;"}
+    plain = re.sub(marks, lambda found: known.get(found[0], f"&#{ord(found[0])};"), plain)
+    return plain if is_address else re.sub(r"(?<=[a-zA-Z]):(?=//)|(?<=www)\.", lambda found: f"&#{ord(found[0])};", plain)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -219,7 +220,7 @@ class Store:
         """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("a+b", buffering=0)
+            file = _lock_file(self.root / ".lock")
         except OSError as error:
             raise StoreError(f"cannot write to the data folder {self.root}: {error.strerror}; choose another with --data") from error
         with file:
@@ -256,6 +257,21 @@ def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
     same = all(found.field(field.name).equals(field) for field in wanted if field.name not in absent)
     version = (found.metadata or {}).get(b"schema_version")
     return absent <= named_by_folder and same and version == wanted.metadata[b"schema_version"]
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    """The file that is locked: made here, or one of ours; never one that a link leads to. Raises StoreError, OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise StoreError(f"{path} is no file of ours: remove it") from error
+        raise
+    file = os.fdopen(descriptor, "rb+", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_nlink > 1:
+        file.close()
+        raise StoreError(f"{path} is no file of ours: remove it")
+    return file
 
 
 def write_part(table: pa.Table, path: Path | BinaryIO) -> None:

@@ -159,15 +159,15 @@ def _torch_load(path: Path, *, zipped: bool) -> Any:
     import torch
 
     if zipped:
-        _refuse_bomb(path)
+        refuse_bomb(path)
     arrays = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]  # type: ignore[attr-defined]
     old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in arrays[2:]]  # as numpy 1 named them
     with torch.serialization.safe_globals([*arrays, *old, *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd")]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Torch stores its records as they are: a file that declares more bytes than it has is made to burst."""
+def refuse_bomb(path: Path) -> None:
+    """Torch stores its records as they are: a file that declares more bytes than it has is made to burst. Raises BadWeights."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -200,11 +200,19 @@ def _tensors(content: Any, path: Path) -> State:
     if not isinstance(content, Mapping):
         raise BadWeights(f"{path} holds a {type(content).__name__}, not a table of tensors")
     arrays = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor) or hasattr(value, "__array__")}
-    state = {name.removeprefix("module."): torch.as_tensor(value) for name, value in arrays.items()}
-    inflated = [name for name, value in state.items() if value.numel() * value.element_size() > value.untyped_storage().nbytes()]
+    try:
+        state = {name.removeprefix("module."): torch.as_tensor(value) for name, value in arrays.items()}
+    except (TypeError, ValueError, RuntimeError) as error:  # arrays of objects, of records, of foreign byte order
+        raise BadWeights(f"{path} holds arrays that are no tensors: {_first_line(error)}") from error
+    inflated = [name for name, value in state.items() if is_inflated(value)]
     if not state or inflated:
         raise BadWeights(f"{path} holds " + (f"tensors larger than their data: {_some(inflated)}" if inflated else "no tensors"))
     return state
+
+
+def is_inflated(tensor: Any) -> bool:
+    """Whether a tensor shows more numbers than it has: one number may stand for a terabyte of them."""
+    return bool(tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes())
 
 
 def fill(network: Any, state: State, source: Path, *, ignore: Iterable[str] = ()) -> None:

@@ -3,7 +3,6 @@
 A folder is told by its index.json; without one, by its Parquet files.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from fitting.files import below
 from training.data.order import key_of
-from training.data.remote import remote_shards
+from training.data.remote import entries_of, remote_shards
 from training.data.shard import Shard, open_shard
 
 
@@ -114,9 +114,8 @@ def _listed(folder: Path, split: str) -> Iterator[Path]:
     if not index.exists():
         yield from sorted((folder / split).glob("*.parquet")) or (sorted(folder.glob("*.parquet")) if split == "train" else ())
         return
-    entries = [entry for entry in json.loads(index.read_text())["shards"] if entry["split"] == split]
-    for entry in entries:
-        path = folder / entry["path"]
+    for entry in entries_of(index.read_bytes(), index, split):
+        path = below(folder, entry["path"])
         if not path.exists():
             raise FileNotFoundError(f"shard {path} is missing, {index} lists it: fetch it again, or run `whim run` to pack it")
         if path.stat().st_size != entry["bytes"]:

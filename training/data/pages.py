@@ -16,6 +16,8 @@ from jaxtyping import Int32, Int64
 
 _PLAIN, _DATA_PAGE, _DATA_PAGE_V2 = 0, 0, 3
 NO_CHECKSUM = -1
+_LONGEST_LIST = 1000
+"""A page header of today has no list at all."""
 
 
 class Extents(NamedTuple):
@@ -59,6 +61,7 @@ def extents(path: Path, column: str, mapped: mmap) -> Extents | None:
                 values, skipped = _values(header)
                 if values is None:
                     return None
+                _check_bounds(values, skipped, header[3], left, len(mapped) - start)
                 at = start + header[3]
                 pages.append((start, header[3], header[4] & 0xFFFFFFFF if 4 in header else NO_CHECKSUM))
                 here = start + skipped
@@ -71,18 +74,18 @@ def extents(path: Path, column: str, mapped: mmap) -> Extents | None:
                 left -= values
                 if here != at or at < start or left < 0:
                     raise ValueError(f"{values} values end at byte {here}, their page at {at}")
-        except (
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-            struct.error,
-        ) as error:  # bytes that are no page header may say anything
+        except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:  # bytes that are no header may say anything
             raise ValueError(
                 f"{path}: the pages of row group {group} are not what the footer says ({error}): fetch the shard again"
             ) from error
     page_offset, page_size, page_crc = np.array(pages, np.int64).reshape(-1, 3).T
     return Extents(np.array(offset, np.int64), np.array(size, np.int32), np.array(page, np.int32), page_offset, page_size, page_crc)
+
+
+def _check_bounds(values: int, skipped: int, size: int, left: int, room: int) -> None:
+    """Refuse a page that declares more than there is, before anything is made for it. Raises ValueError."""
+    if not (0 <= size <= room and 0 <= skipped <= size and 0 < values <= left and 4 * values <= size - skipped):
+        raise ValueError(f"a page of {size} bytes and {values} values where {room} bytes and {left} values are left")
 
 
 def page_is_sound(mapped: mmap, found: Extents, page: int) -> bool:
@@ -130,15 +133,19 @@ def _value(data: mmap, at: int, kind: int) -> tuple[Any, int]:
         return struct.unpack_from("<d", data, at)[0], at + 8
     if kind == 8:
         length, at = _varint(data, at)
+        if length > len(data) - at:
+            raise ValueError(f"a text of {length} bytes where {len(data) - at} are left")
         return data[at : at + length], at + length
     if kind == 9:
         length, element = data[at] >> 4, data[at] & 0x0F
         at += 1
         if length == 15:
             length, at = _varint(data, at)
+        if length > _LONGEST_LIST:
+            raise ValueError(f"a list of {length} items has no place in a page header")
         values = []
         for _ in range(length):
-            value, at = _value(data, at, element)
+            value, at = (data[at] == 1, at + 1) if element in (1, 2) else _value(data, at, element)
             values.append(value)
         return values, at
     if kind == 12:
@@ -150,6 +157,8 @@ def _varint(data: mmap, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:

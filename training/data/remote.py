@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -18,15 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from jaxtyping import UInt32
 from pyarrow import NativeFile, fs
 
+from fitting.files import below
 from training.data.shard import CorruptSampleError, Shard, far_shard, open_shard
 
 _AT_ONCE, _TRIES, _PIECE = 4, 3, 8 << 20
+_LARGEST_INDEX = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,19 +55,35 @@ def remote_shards(uri: str, split: str, cache: Path) -> list[Shard]:
     store, root = fs.FileSystem.from_uri(uri)
     try:
         with store.open_input_stream(f"{root}/index.json") as file:
-            index = json.loads(file.read())
+            index = file.read(_LARGEST_INDEX)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no {root}/index.json in {uri}: upload the whole folder that `whim run` packed") from error
     room, origins = limit_bytes(cache), []
-    for entry in index["shards"]:
-        if entry["split"] == split:
-            room -= entry["bytes"]
-            facts = {"path": entry["path"], "num_bytes": entry["bytes"], "sha256": entry["sha256"]}
-            origins.append(Origin(uri=uri, keep=room >= 0, **facts))
+    for entry in entries_of(index, f"{uri}/index.json", split):
+        room -= entry["bytes"]
+        facts = {"path": entry["path"], "num_bytes": entry["bytes"], "sha256": entry["sha256"]}
+        origins.append(Origin(uri=uri, keep=room >= 0, **facts))
     wanted = [_local(origin, cache) for origin in origins if origin.keep]
     make_room(cache, sum(origin.num_bytes for origin in origins if origin.keep), wanted)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
         return list(pool.map(lambda origin: fetched(origin, cache), origins))
+
+
+def entries_of(index: bytes, where: object, split: str) -> list[dict[str, Any]]:
+    """The shards of a split that an index.json lists: paths below its folder, sizes, and whole sha256s.
+
+    Raises ValueError that names the file for anything else: what it says becomes names of files.
+    """
+    try:
+        shards = json.loads(index)["shards"]
+        entries = [entry for entry in shards if entry["split"] == split]
+        for entry in entries:
+            below(Path(), entry["path"])
+            if not isinstance(entry["bytes"], int) or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+                raise ValueError(f"shard {entry['path']} has no size and sha256")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where} lists no shards as `whim run` writes them ({error!s:.200}): fetch it again, or pack again") from error
+    return entries
 
 
 def limit_bytes(cache: Path) -> int:

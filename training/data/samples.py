@@ -22,6 +22,12 @@ FILL = 114
 """Grey of what lies outside the image; YOLO's."""
 
 LEFT = 0
+MOST_PIXELS = 1 << 26
+"""Of a stored image, 8192 x 8192: shards hold smaller ones, and a header may declare 65,500 x 65,500."""
+FARTHEST_PX = 32_768.0
+"""No box of an image reaches farther."""
+_WIDEST = 8
+"""A square so many times larger than its image is filled without being made."""
 
 
 def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "height width 3"]:
@@ -29,6 +35,7 @@ def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "heigh
 
     What simplejpeg cannot read (CMYK, 12 bits) OpenCV may. Raises CorruptSampleError.
     """
+    _check_declared(data)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         low = (min_side, 0) if height >= width else (0, min_side)
@@ -142,6 +149,7 @@ class Crops:
             columns = shard.columns
             good = columns["keep"] & (columns["quality"] >= min_quality) & np.isfinite(columns["hand_pose"]).all(1)
             good &= np.isfinite(columns["box"]).all(1) & (columns["box"][:, 2:] > columns["box"][:, :2]).all(1)
+            good &= (np.abs(columns["box"]) < FARTHEST_PX).all(1)
             hand = np.flatnonzero(good)
             row = np.searchsorted(shard.hand_start, hand, side="right") - 1 + dataset.start[number]
             chosen.append(np.stack([row, np.full_like(row, number), hand], 1))
@@ -217,6 +225,14 @@ def cut(
         out[:] = FILL
         return
     inside = image[y0:y1, x0:x1]
+    if side > _WIDEST * max(width, height):  # the border would be most of it: no image of that size is made
+        out[:] = FILL
+        u0, u1, v0, v1 = (round(len(out) * at / side) for at in (x0 - left, x1 - left, y0 - top, y1 - top))
+        if u1 > u0 and v1 > v0:
+            cv2.resize(inside, (u1 - u0, v1 - v0), dst=out[v0:v1, u0:u1], interpolation=cv2.INTER_AREA)
+        if mirrored:
+            cv2.flip(out, 1, dst=out)
+        return
     if inside.shape[:2] != (side, side):
         around = (y0 - top, top + side - y1, x0 - left, left + side - x1)
         inside = cv2.copyMakeBorder(inside, *around, cv2.BORDER_CONSTANT, value=(FILL,) * 3)
@@ -234,9 +250,23 @@ def moved(points: Float32[np.ndarray, "n *shape"], to_input: Float32[np.ndarray,
 
 
 def _size(data: memoryview) -> tuple[int, int]:
-    """Width and height of a JPEG."""
+    """Width and height of a JPEG. Raises CorruptSampleError for what is none, and for one that declares more than any camera takes."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise CorruptSampleError(f"no JPEG ({error})") from error
+    _check_declared(data)
     return width, height
+
+
+def _check_declared(data: memoryview) -> None:
+    """Read the size in a JPEG's frame header, before anything is made for it. Raises CorruptSampleError when it is beyond any camera."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(data[at + place : at + place + 2], "big") for place in (5, 7))
+            if width * height > MOST_PIXELS:
+                raise CorruptSampleError(f"a JPEG of {len(data):,} bytes that declares {width} x {height} pixels")
+            return
+        at += 1 if kind == 0xFF else 2 + length

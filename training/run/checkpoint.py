@@ -1,13 +1,15 @@
 """Checkpoints: all of a run at one step, written whole or not at all, and taken up again to the batch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from stages.detectors.weights import is_inflated, refuse_bomb
 
 FORMAT = 1
 _IN_FILE = {"ema": "average", "adversary": "rival"}
@@ -70,7 +72,12 @@ class Checkpoint:
     def load(cls, path: Path, kind: str | None = None) -> "Checkpoint":
         """Read one, running no code of its. Raises ValueError for what is no checkpoint of that kind."""
         try:
+            refuse_bomb(path)
             values = torch.load(path, map_location="cpu", weights_only=True)
+            if any(is_inflated(tensor) for tensor in _tensors(values)):
+                raise ValueError("tensors larger than their data")
+        except FileNotFoundError:
+            raise
         except Exception as error:  # torch raises half a dozen types for damaged files
             raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
@@ -81,6 +88,15 @@ class Checkpoint:
         if kind and values["kind"] != kind:
             raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")
         return cls(**values | {"progress": Progress(**values["progress"])})
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Every tensor of nested plain values."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping | list | tuple):
+        for one in values.values() if isinstance(values, Mapping) else values:
+            yield from _tensors(one)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

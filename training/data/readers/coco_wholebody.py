@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fitting.files import below
 from stages.tables import LEFT, RIGHT
 from training.data.readers.labelled_image import LabelledImage, read_json
 
@@ -41,7 +42,7 @@ def coco_wholebody(folder: Path) -> Iterator[LabelledImage]:
         crowds = [_xyxy(person["bbox"]) for person in people[image["id"]] if person.get("iscrowd")]
         yield LabelledImage(
             name=str(image["id"]),
-            source=images / image["file_name"],
+            source=below(images, image["file_name"]),
             box=np.array([box for box, _ in counted], np.float64).reshape(-1, 4),
             side=np.array([side for _, side in counted], np.int64),
             ignore=np.array([*(box for box, _, valid in hands if not valid), *crowds], np.float64).reshape(-1, 4),

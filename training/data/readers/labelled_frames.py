@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fitting.files import below
 from stages.tables import LEFT, RIGHT
 from training.data.readers.labelled_image import UNKNOWN, LabelledImage, read_json
 
@@ -24,7 +25,7 @@ def labelled_frames(labels: Path, media: Path | None = None) -> Iterator[Labelle
         raise ValueError(f"{labels} has format {told.get('format')!r}, this code reads {FORMAT!r}")
     media = media or labels.resolve().parents[1]
     for entry in told["images"]:
-        path = media / entry["jpeg"]
+        path = below(media, entry["jpeg"])
         if not path.is_file():
             raise FileNotFoundError(f"label {entry['id']}: no image {path}: name the folder of the images with --media")
         yield LabelledImage(

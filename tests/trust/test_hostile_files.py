@@ -1,0 +1,254 @@
+"""Files of strangers: bounded before they are believed, nothing of them run, no path of theirs followed out of its folder."""
+
+import io
+import json
+import pickle
+import resource
+import struct
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fitting.files import below, read_arrays
+from hands.metrics.labels import FORMAT, load_labels
+from pipeline.dataset.card import _cell
+from pipeline.engine.store import Store, StoreError
+from stages.detectors.weights import BadWeights, load_checkpoint
+from training.data.dataset import opened
+from training.data.pages import extents, map_file
+from training.data.remote import entries_of
+from training.data.samples import CorruptSampleError, cut, decode_jpeg, squared
+from training.run.checkpoint import FORMAT as CHECKPOINT_FORMAT
+from training.run.checkpoint import Checkpoint
+
+
+def peak_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", "a\0b", 5, None])
+def test_no_path_of_a_list_leads_out_of_its_folder(tmp_path: Path, name: object) -> None:
+    with pytest.raises(ValueError, match="is no path below"):
+        below(tmp_path, name)
+    assert below(tmp_path, "a/b.jpg") == tmp_path / "a/b.jpg"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../x.mp4"])
+@pytest.mark.parametrize("field", ["video", "jpeg"])
+def test_labels_name_files_of_their_folder_alone(tmp_path: Path, field: str, path: str) -> None:
+    image = {"id": "a", "width": 4, "height": 4, "hands": [], field: path}
+    (tmp_path / "labels.json").write_text(json.dumps({"format": FORMAT, "images": [image]}))
+    with pytest.raises(ValueError, match=r"labels\.json: image 0 \(a\).*is no path below"):
+        load_labels(tmp_path / "labels.json")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"shards": [1]}, [], {"shards": {}}, {}, {"shards": [{"split": "train", "path": "../../x", "bytes": 1, "sha256": "0" * 64}]},
+        {"shards": [{"split": "train", "path": "/etc/passwd", "bytes": 1, "sha256": "0" * 64}]},
+        {"shards": [{"split": "train", "path": "x", "bytes": 1, "sha256": "../../victim/x"}]},
+        {"shards": [{"split": "train", "path": "x", "bytes": "1", "sha256": "0" * 64}]}, {"shards": [{"split": "train"}]},
+    ],
+)  # fmt: skip
+def test_an_index_of_anything_else_is_named(tmp_path: Path, index: object) -> None:
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    if index == {"shards": {}}:
+        assert not opened(tmp_path, "train")
+        return
+    with pytest.raises(ValueError, match=r"index\.json lists no shards"):
+        opened(tmp_path, "train")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=6), inner)
+    )
+)
+def test_any_json_is_an_index_or_one_clear_line(value: object) -> None:
+    try:
+        entries = entries_of(json.dumps({"shards": value}).encode(), "index.json", "train")
+    except ValueError as error:
+        said = str(error)
+    else:
+        assert isinstance(entries, list)
+        return
+    assert "index.json" in said
+
+
+def shard(path: Path, images: list[bytes]) -> None:
+    table = pa.table({"image": pa.array(images, pa.binary())}, schema=pa.schema([pa.field("image", pa.binary(), nullable=False)]))
+    pq.write_table(table, path, compression="none", use_dictionary=False, column_encoding={"image": "PLAIN"}, write_page_checksum=True)
+
+
+HOSTILE_HEADERS = {
+    "a list of 2^34 booleans": b"\x19\xf1\x80\x80\x80\x80\x40" + b"\x01" * 40,
+    "a text of 2^40 bytes": b"\x18\x80\x80\x80\x80\x80\x20" + b"x" * 40,
+    "a number without end": b"\x15" + b"\xff" * 60,
+    "structs in structs": b"\x1c" * 60,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_HEADERS)
+def test_a_page_header_is_bounded_before_it_is_believed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.parquet"
+    shard(path, [b"x" * 100] * 40)
+    at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[at : at + len(HOSTILE_HEADERS[name])] = HOSTILE_HEADERS[name]
+    path.write_bytes(data)
+    before, started = peak_kb(), time.monotonic()
+    with pytest.raises(ValueError, match="row group 0"):
+        extents(path, "image", map_file(path))
+    assert time.monotonic() - started < 5
+    assert peak_kb() - before < 100_000
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(min_size=1, max_size=40))
+def test_any_page_header_is_read_or_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    if not path.exists():
+        shard(path, [b"x" * 100] * 40)
+    data = bytearray(path.read_bytes())
+    at = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    data[at : at + len(header)] = header
+    spoilt = tmp_path / "b.parquet"
+    spoilt.write_bytes(data)
+    try:
+        found = extents(spoilt, "image", map_file(spoilt))
+    except ValueError:
+        return
+    assert found is None or int((found.offset + found.size).max()) <= len(data)
+
+
+def test_a_jpeg_that_declares_more_than_a_camera_takes_is_quarantined() -> None:
+    data = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 65_500, 65_500)
+    before = peak_kb()
+    with pytest.raises(CorruptSampleError, match="65500 x 65500"):
+        decode_jpeg(memoryview(bytes(data)))
+    assert peak_kb() - before < 100_000
+
+
+def test_a_box_far_beyond_its_image_costs_no_memory() -> None:
+    image = np.full((100, 120, 3), 200, np.uint8)
+    out = np.zeros((64, 64, 3), np.uint8)
+    before = peak_kb()
+    cut(image, (120, 100), squared(np.array([-30_000.0, -30_000, 30_000, 30_000]), 64, 3.0), out)
+    assert peak_kb() - before < 100_000
+    assert (out == 114).mean() > 0.99
+    box = np.array([-400.0, -400, 520, 500])  # 9 times the image, and nothing less: where both ways meet
+    near, far = np.zeros_like(out), np.zeros_like(out)
+    cut(image, (120, 100), squared(box, 64, 1.0), near)
+    cut(image, (120, 100), squared(box * 1.1, 64, 1.0), far)
+    assert abs(float(near.mean()) - float(far.mean())) < 2
+
+
+def checkpoint(path: Path) -> None:
+    fields = {"settings": {}, "network": {"w": torch.zeros(4)}, "average": {}, "optimizer": {}, "progress": {}, "data": "", "rival": {}}
+    torch.save({"format": CHECKPOINT_FORMAT, "kind": "detector", **fields}, path)
+
+
+def test_a_checkpoint_that_bursts_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "best.pt")
+    assert Checkpoint.load(tmp_path / "best.pt").kind == "detector"
+    with zipfile.ZipFile(tmp_path / "best.pt") as whole, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for record in whole.infolist():
+            content = bytes(64 << 20) if record.filename.endswith("data/0") else whole.read(record)
+            bomb.writestr(record.filename, content)
+    before = peak_kb()
+    for load in (Checkpoint.load, load_checkpoint):
+        with pytest.raises(ValueError, match="unpack"):
+            load(tmp_path / "bomb.pt")
+    assert peak_kb() - before < 50_000
+    torch.save({"format": CHECKPOINT_FORMAT, "network": {"w": torch.zeros(1).expand(1 << 40)}}, tmp_path / "thin.pt")
+    with pytest.raises(ValueError, match="larger than their data"):
+        Checkpoint.load(tmp_path / "thin.pt")
+
+
+@pytest.mark.parametrize("array", [np.array([{}], object), np.zeros(3, "V4"), np.zeros(3, "M8[s]")])
+def test_odd_arrays_of_a_checkpoint_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    torch.save({"state_dict": {"w": array}}, tmp_path / "odd.pt")
+    with pytest.raises(BadWeights):
+        load_checkpoint(tmp_path / "odd.pt")
+
+
+def test_an_npz_is_bounded_and_holds_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, w=np.zeros(1000))
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 0xF0000000)  # bytes that it says to unpack to
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="unpack to"):
+        read_arrays(path, ["w"])
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
+    for content in (header.getvalue(), b"\x93NUMPY\x01\x00v\x00{'descr':", b""):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w.npy", content)
+        with pytest.raises(ValueError, match="is damaged"):
+            read_arrays(path, ["w"])
+    for odd in (np.array([{}], object), np.zeros(2, "V3"), np.zeros(2, "M8[s]")):
+        np.savez(path, w=odd)
+        with pytest.raises(ValueError, match="is damaged"):
+            read_arrays(path, ["w"])
+
+
+class Runs:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_no_pickle_of_a_checkpoint_runs(tmp_path: Path) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "evil.pt"
+    torch.save({"format": CHECKPOINT_FORMAT, "network": Runs(mark)}, path)
+    for load in (Checkpoint.load, load_checkpoint):
+        with pytest.raises(ValueError, match=r"evil\.pt"):
+            load(path)
+    path.write_bytes(pickle.dumps(Runs(mark)))
+    for load in (Checkpoint.load, load_checkpoint):
+        with pytest.raises(ValueError, match=r"evil\.pt"):
+            load(path)
+    assert not mark.exists()
+
+
+def test_a_title_is_text_in_the_card() -> None:
+    for title in (
+        *("![](http://evil/x.png)", "[a](http://evil)", "<img src=x>", "<http://evil>", "`code`", "a|b", "http://evil/x"),
+        *("www.evil.org", "&#33;[](http://evil)", "\u202egnp.x"),
+    ):
+        shown = _cell(title)
+        assert not set("![]<>`\u202e") & set(shown)
+        assert "|" not in shown.replace("\\|", "")
+        assert "://" not in shown
+        assert "www." not in shown
+    assert _cell("手話 – my_video") == "手話 – my_video"
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "fifo"])
+def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path: Path, what: str) -> None:
+    import os
+
+    victim, data = tmp_path / "victim", tmp_path / "data"
+    victim.write_text("precious")
+    data.mkdir()
+    lock = data / ".lock"
+    {"link": lambda: lock.symlink_to(victim), "folder": lock.mkdir, "fifo": lambda: os.mkfifo(lock)}[what]()
+    with pytest.raises(StoreError, match=r"\.lock is no file of ours"), Store(data).lock():
+        pass
+    assert victim.read_text() == "precious"

@@ -153,6 +153,26 @@ def verify(arguments: argparse.Namespace) -> int:
     return 2 if verdict.corrupt else 0
 
 
+def remove(arguments: argparse.Namespace) -> None:
+    """Take videos out of a data folder for good: files, tables, images, frames of the shards; list what went and what stays."""
+    from pipeline.engine.store import Store
+    from pipeline.remove import remove
+
+    store = Store(data_folder(arguments))
+    if not (store.root / "run.json").exists():
+        raise ValueError(f"{store.root} is no data folder: it has no run.json")
+    with store.lock():
+        gone = remove(store, arguments.names)
+    for file in gone.files:
+        arguments.console.print(f"removed {file}", markup=False)
+    for shard, frames in gone.shards.items():
+        arguments.console.print(f"removed {frames:,} frames of {shard}", markup=False)
+    elsewhere = "copies of the shards (uploads, caches of trainings: ~/.cache/whim), networks trained on them, files of `whim detect`"
+    for one in [*gone.stays, elsewhere]:
+        arguments.console.print(f"not removed: {one}", markup=False)
+    arguments.console.print(f"withdrawn from every later run: {store.root / 'removed.txt'}", markup=False)
+
+
 def report(arguments: argparse.Namespace) -> None:
     """Write one self-contained HTML page of a run."""
     from pipeline.report.page import write_report

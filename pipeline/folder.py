@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
-from pipeline.manifest import Listing, read_listing, storable, without
+from pipeline.manifest import Listing, read_listing, storable, withdrawn_in, without
 from pipeline.recipes import find_recipe
 from pipeline.stage_settings import canonical, with_settings
 from pipeline.video_files import LeftOut
@@ -124,11 +124,12 @@ def _listing(store: Store, videos: list[str], *, given: bool) -> Listing:
     before = _known(store)
     ids = {} if before is None else dict(zip(map(str, before.source), map(str, before.video), strict=True))
     try:
-        return read_listing(videos, ids)
+        return read_listing(videos, ids, store.root / "removed.txt")
     except FileNotFoundError:
         if given or before is None:
             raise
-        return Listing(before)  # the videos were put away; what was made of them is here
+        withdrawn = withdrawn_in(store.root / "removed.txt")
+        return Listing(without(before, withdrawn), (), withdrawn)  # the videos were put away; what was made of them is here
 
 
 def _unlisted(store: Store, listing: Listing) -> Manifest:

@@ -68,17 +68,19 @@ def read_manifest(given: Path | str | Sequence[Path | str], known: Mapping[str, 
     return read_listing(given, known).manifest
 
 
-def read_listing(given: Path | str | Sequence[Path | str], known: Mapping[str, str] | None = None) -> Listing:
+def read_listing(
+    given: Path | str | Sequence[Path | str], known: Mapping[str, str] | None = None, withdrawn: Path | None = None
+) -> Listing:
     """The videos of lists, of all files below folders, of files, globs and single addresses; withdrawn ones left out.
 
-    `known` are ids by source that an earlier run gave: they stay. Raises ValueError that names file and line of a malformed or
-    contradictory line, FileNotFoundError when there is no such path or no video below it.
+    `known` are ids by source that an earlier run gave: they stay. `withdrawn` is another list of withdrawn videos. Raises ValueError
+    that names file and line of a malformed or contradictory line, FileNotFoundError when there is no such path or no video below it.
     """
     words = [given] if isinstance(given, str | Path) else list(given)
     lines: list[Line] = []
     files: list[tuple[Path, Path]] = []
     left_out: list[LeftOut] = []
-    removed: list[Path] = []
+    removed: list[Path] = [withdrawn] if withdrawn else []
     for path in [one for word in words for one in _expanded(word)]:
         if isinstance(path, str):
             lines.append(parse_line(path, "--videos", Path()))
@@ -99,8 +101,8 @@ def read_listing(given: Path | str | Sequence[Path | str], known: Mapping[str, s
     ids = ids_of(files, known or {})
     taken = [Line(where=str(file), video=video, source=str(file.resolve())) for (_, file), video in zip(files, ids, strict=True)]
     manifest = _manifest(_merged([*taken, *lines]))
-    withdrawn = frozenset[str]().union(*map(withdrawn_in, dict.fromkeys(removed)))
-    return Listing(without(manifest, withdrawn), tuple(left_out), withdrawn)
+    gone = frozenset[str]().union(*map(withdrawn_in, dict.fromkeys(removed)))
+    return Listing(without(manifest, gone), tuple(left_out), gone)
 
 
 def storable(manifest: Manifest) -> Manifest:

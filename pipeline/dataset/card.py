@@ -143,7 +143,7 @@ def _cell(text: str, *, is_address: bool = False) -> str:
     Entities stand for what Markdown reads as marks, and for the colons by which readers make links of bare addresses.
     """
     plain = "".join(one for one in " ".join(text.split()) if one.isprintable())
-    marks = r"[&<>\[\]!`*|~\\]" if not is_address else r"[<>\[\]!`*|\\]"
+    marks = r"[&<\[\]!`*|~\\]" if not is_address else r"[<\[\]!`*|\\]"
     known = {"\\": "\\\\", "|": "\\|", "<": "&lt;"}
     plain = re.sub(marks, lambda found: known.get(found[0], f"&#{ord(found[0])};"), plain)
     return plain if is_address else re.sub(r"(?<=[a-zA-Z]):(?=//)|(?<=www)\.", lambda found: f"&#{ord(found[0])};", plain)

@@ -59,7 +59,7 @@ def remote_shards(uri: str, split: str, cache: Path) -> list[Shard]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no {root}/index.json in {uri}: upload the whole folder that `whim run` packed") from error
     room, origins = limit_bytes(cache), []
-    for entry in entries_of(index, f"{uri}/index.json", split):
+    for entry in entries_of(index, f"{uri}/index.json", split, far=True):
         room -= entry["bytes"]
         facts = {"path": entry["path"], "num_bytes": entry["bytes"], "sha256": entry["sha256"]}
         origins.append(Origin(uri=uri, keep=room >= 0, **facts))
@@ -69,8 +69,8 @@ def remote_shards(uri: str, split: str, cache: Path) -> list[Shard]:
         return list(pool.map(lambda origin: fetched(origin, cache), origins))
 
 
-def entries_of(index: bytes, where: object, split: str) -> list[dict[str, Any]]:
-    """The shards of a split that an index.json lists: paths below its folder, sizes, and whole sha256s.
+def entries_of(index: bytes, where: object, split: str, *, far: bool = False) -> list[dict[str, Any]]:
+    """The shards of a split that an index.json lists: paths below its folder, sizes, and whole sha256s (of `far` ones each has one).
 
     Raises ValueError that names the file for anything else: what it says becomes names of files.
     """
@@ -79,7 +79,8 @@ def entries_of(index: bytes, where: object, split: str) -> list[dict[str, Any]]:
         entries = [entry for entry in shards if entry["split"] == split]
         for entry in entries:
             below(Path(), entry["path"])
-            if not isinstance(entry["bytes"], int) or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+            sha256 = entry["sha256"] if far else entry.get("sha256", "0" * 64)
+            if not isinstance(entry["bytes"], int) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
                 raise ValueError(f"shard {entry['path']} has no size and sha256")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where} lists no shards as `whim run` writes them ({error!s:.200}): fetch it again, or pack again") from error

@@ -1,0 +1,162 @@
+"""Takes a video out of a data folder for good: its file, tables, images and notes, and its frames out of the shards."""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from fitting.files import STANDIN, model_file, prior_source
+from pipeline.dataset.index import write_index
+from pipeline.engine.shard_file import write_shard
+from pipeline.engine.store import UNREADABLE, Store
+from pipeline.manifest import storable, withdrawn_in, without
+from stages.digest import CorruptFileError, fingerprint_of
+from stages.media.address import without_secrets
+from stages.pack import Pack
+from stages.tables import Manifest
+
+_NO_TABLES = ("media", "shards", "runs", "studio")
+_OF_VIDEOS = ("videos", "clips")
+"""Tables whose parts are called by a video alone: `a-0001` is no clip there."""
+_PART = re.compile(r"(?P<key>.+?)(\.parquet|\.error\.json|\.parquet\.corrupt)")
+
+
+@dataclass(slots=True)
+class Removal:
+    """What went and what did not, as paths of the folder."""
+
+    files: list[str] = field(default_factory=list)
+    shards: dict[str, int] = field(default_factory=dict)
+    """Frames that left each shard."""
+    stays: list[str] = field(default_factory=list)
+    """What lies elsewhere, in words."""
+
+
+def remove(store: Store, names: Collection[str]) -> Removal:
+    """Remove videos, named by id, source or path. Interrupted, it is run again; a name once told stays withdrawn from the folder.
+
+    The list of withdrawn ids is written first: what a later run finds of them is not taken up again. Raises ValueError for a name that
+    the folder does not know.
+    """
+    try:
+        known = store.read(Manifest, "", "manifest")
+    except (FileNotFoundError, CorruptFileError):
+        known = Manifest.empty()
+    ids = {_id_of(name, known, store) for name in names}
+    _withdraw(store, ids)
+    gone = Removal()
+    for path in _files(store, ids):
+        path.unlink()
+        gone.files.append(str(path.relative_to(store.root)))
+    for folder in (store.root / "media/incoming" / video for video in ids):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.unlink() if not path.is_dir() or path.is_symlink() else path.rmdir()
+            gone.files.append(str(path.relative_to(store.root)))
+        if folder.is_dir():
+            folder.rmdir()
+    _leave_logs(store, ids)
+    _leave_shards(store, ids, gone)
+    if len(known):
+        store.commit("", "manifest", storable(without(known, ids)), {})
+    for page in ("report.html", "left_out.json", "truth_score.json"):  # made anew by the next report or run
+        if (store.root / page).is_file():
+            (store.root / page).unlink()
+            gone.files.append(page)
+    sources = [str(source) for video, source in zip(known.video, known.source, strict=True) if video in ids]
+    gone.stays = [f"your own file {source}" for source in sources if source.startswith("/")]
+    return gone
+
+
+def _id_of(name: str, known: Manifest, store: Store) -> str:
+    for video, source in zip(map(str, known.video), map(str, known.source), strict=True):
+        if name in (video, source) or without_secrets(name) == source or ("/" in name and str(Path(name).resolve()) == source):
+            return video
+    if name in withdrawn_in(store.root / "removed.txt") or any(True for _ in _files(store, {name})):
+        return name
+    raise ValueError(f"{store.root} knows no video {name[:100]!r}: name it by its id or its source, as in {store.root}/shards/README.md")
+
+
+def _withdraw(store: Store, ids: Collection[str]) -> None:
+    file = store.root / "removed.txt"
+    lines = file.read_text("utf-8-sig").splitlines() if file.exists() else ["# withdrawn by `whim remove`: left out of every later run"]
+    new = sorted(set(ids) - withdrawn_in(file))
+    if new:
+        with store.aside(file) as temporary:
+            temporary.write_text("\n".join([*lines, *new]) + "\n")
+
+
+def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:
+    """The parts, failures, media and notes of some videos: those named by the id, and by a clip of it (`id-0004`)."""
+    of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
+    for path in sorted(store.root.rglob("*")):
+        inside = path.relative_to(store.root).parts
+        named = _PART.fullmatch(path.name)
+        if len(inside) < 2 or path.is_dir() or (inside[0] in _NO_TABLES and inside[0] != "media"):
+            continue
+        if inside[0] == "media":
+            if len(inside) == 2 and (path.stem in ids or path.name.removesuffix(".info.json") in ids):
+                yield path
+        elif named and (named["key"] in ids or (inside[0] not in _OF_VIDEOS and of.fullmatch(named["key"]))):
+            yield path
+
+
+def _leave_logs(store: Store, ids: Collection[str]) -> None:
+    """Take the lines of some videos out of the runs' logs."""
+    of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
+    for log in sorted((store.root / "runs").glob("*.jsonl")):
+        lines = log.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not of.fullmatch(str(_json(line).get("key", "")))]
+        if len(kept) < len(lines):
+            with store.aside(log) as temporary:
+                temporary.write_text("".join(kept))
+
+
+def _json(line: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
+    """Write the shards that hold frames of some videos anew, without them, and what lies beside all shards."""
+    shards = store.root / "shards"
+    index = Store(shards).read_json("index.json") or {} if shards.is_dir() else {}
+    stale = [shards / str(entry["path"]) for entry in index.get("shards", []) if entry.get("stale")]
+    for path in sorted(shards.glob("*/*-of-*.parquet")):
+        try:
+            shard = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+            rows = shard.read(columns=["video"])["video"].to_pylist()
+        except UNREADABLE as error:
+            raise ValueError(f"{path} cannot be read, and may hold what is to be removed: remove it, then run again ({error})") from error
+        leaving = sum(video in ids for video in rows)
+        if not leaving:
+            continue
+        if leaving == len(rows):
+            path.unlink()
+        else:
+            recipe = json.loads((shard.schema_arrow.metadata or {})[b"recipe"])
+            recipe |= {"fingerprint": fingerprint_of({"of": recipe["fingerprint"], "without": sorted(ids)})}
+            batches = (batch.filter(_stays(batch, ids)) for batch in shard.iter_batches(batch_size=32))
+            with store.aside(path) as temporary:
+                write_shard(Pack(), (batch for batch in batches if batch.num_rows), temporary, recipe)
+        gone.shards[str(path.relative_to(store.root))] = leaving
+    left = sorted(shards.glob("*/*-of-*.parquet"))
+    if gone.shards and left:
+        model = "standin" if model_file() == STANDIN else "mano"
+        still = [path for path in stale if path in left]
+        write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source())
+    elif gone.shards:
+        for name in ("index.json", "stats.json", "README.md"):
+            (shards / name).unlink(missing_ok=True)
+
+
+def _stays(batch: Any, ids: Collection[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([video not in ids for video in batch.column("video").to_pylist()])

@@ -1,0 +1,95 @@
+"""Who wants to be left out is left out of everything in a data folder, and what remains elsewhere is told."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import whim
+from pipeline.dataset.index import write_index
+from pipeline.engine.shard_file import write_shard
+from pipeline.engine.store import Store
+from pipeline.folder import Asked, load
+from pipeline.manifest import read_manifest, storable
+from stages.pack import Pack
+from tests.small_tables import clip_row, render_video, source_of, video_row, write_tables
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A finished folder of two videos, `anna` (downloaded) and `anna-0001` (the user's own), in one shard."""
+    root = tmp_path / "data"
+    (root / "media").mkdir(parents=True)
+    paths = {"anna": root / "media/anna.mp4", "anna-0001": tmp_path / "anna-0001.mp4"}
+    videos = {name: video_row(render_video(path, seed=i), name) for i, (name, path) in enumerate(paths.items())}
+    sources = [source_of(video, clip_row(name), seed=i) for i, (name, video) in enumerate(videos.items())]
+    write_tables(root, sources)
+    stage, shard = Pack(row_group_size=8, negatives=1.0), root / "shards/train/train-00000-of-00001.parquet"
+    shard.parent.mkdir(parents=True)
+    write_shard(stage, stage.build()(sources), shard, {"fingerprint": "a" * 64, "key": "train"})
+    write_index(root / "shards")
+    (tmp_path / "list.txt").write_text("https://example.org/anna.mp4 id=anna\nanna-0001.mp4\n")
+    store, listed = Store(root), read_manifest(tmp_path / "list.txt")
+    store.commit("", "manifest", storable(listed), {})
+    store.write_json("run.json", {"recipe": "whim", "videos": str(tmp_path / "list.txt"), "settings": {}})
+    (root / "media/anna.info.json").write_text("{}")
+    (root / "media/incoming/anna").mkdir(parents=True)
+    (root / "media/incoming/anna/anna.mp4.part").write_bytes(b"half")
+    (root / "hands/anna-0007.error.json").write_text("{}")
+    (root / "runs").mkdir(exist_ok=True)
+    keys = ("anna", "anna-0000", "anna-0001", "anna-0001-0000")
+    (root / "runs/1.jsonl").write_text("".join(json.dumps({"key": key}) + "\n" for key in keys))
+    (root / "report.html").write_text("<img>")
+    return root
+
+
+def files_of(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_removed_video_is_gone_from_everything(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = data / "shards/train/train-00000-of-00001.parquet"
+    before, rows = files_of(data), pq.read_table(shard, columns=["video"])["video"].to_pylist()
+    assert whim.main(["remove", "https://example.org/anna.mp4", "--data", str(data)]) == whim.DONE
+    said = capsys.readouterr().out
+    after = files_of(data)
+    for path in before - after:
+        assert f"removed {path}" in said
+    assert {"media/anna.mp4", "media/anna.info.json", "media/incoming/anna/anna.mp4.part", "videos/anna.parquet", "clips/anna.parquet",
+            "hands/anna-0007.error.json", "report.html"} <= before - after  # fmt: skip
+    left = [path for path in after if "anna" in path.replace("anna-0001", "")]
+    assert left == []
+    assert "videos/anna-0001.parquet" in after, "another video's part went"
+    assert (tmp_path / "anna-0001.mp4").exists()
+    assert f"removed {rows.count('anna')} frames of shards/train" in said
+    assert set(pq.read_table(shard, columns=["video"])["video"].to_pylist()) == {"anna-0001"}
+    everything = b"".join((data / path).read_bytes() for path in after - {"removed.txt"}).replace(b"anna-0001", b"")
+    assert b"anna" not in everything
+    assert "not removed: copies of the shards" in said
+    loaded = load(data, Asked(), remember=True)
+    assert loaded.graph.manifest.video.tolist() == ["anna-0001"], "the next run takes it up again"
+    assert loaded.unlisted == ()
+
+
+def test_removing_is_repeated_where_it_was_interrupted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "removed.txt").write_text("anna\n")
+    Store(data).commit("", "manifest", load(data, Asked()).graph.manifest, {})
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
+    assert not (data / "media/anna.mp4").exists()
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
+    assert (data / "removed.txt").read_text() == "anna\n"
+
+
+def test_the_last_video_takes_the_shards_along(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whim.main(["remove", "anna", str(tmp_path / "anna-0001.mp4"), "--data", str(data)]) == whim.DONE
+    assert f"not removed: your own file {tmp_path}/anna-0001.mp4" in capsys.readouterr().out
+    assert not list((data / "shards").rglob("*.*"))
+
+
+def test_a_name_that_is_unknown_removes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(data)
+    assert whim.main(["remove", "berta", "--data", str(data)]) == whim.USER_ERROR
+    assert "knows no video 'berta'" in capsys.readouterr().err
+    assert whim.main(["remove", "anna", "--data", str(tmp_path)]) == whim.USER_ERROR
+    assert files_of(data) - {".lock"} == before - {".lock"}

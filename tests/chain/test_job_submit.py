@@ -1,5 +1,6 @@
 """`ray job submit` against a head on loopback runs the chain."""
 
+import io
 import json
 import os
 import secrets
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.chain.conftest import ROOT, environment, shard_bytes
@@ -37,7 +39,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     start: list[str | Path] = [
         BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         "--node-ip-address=127.0.0.1",
-        f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
     subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
     yield f"http://127.0.0.1:{dashboard}"
@@ -62,4 +64,10 @@ def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
     assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 3
-    assert shard_bytes(tmp_path / "data") == shard_bytes(undisturbed)
+    theirs, ours = (shard_bytes(data) for data in (tmp_path / "data", undisturbed))
+    assert theirs.keys() == ours.keys()
+    for name in ours:  # the videos lie elsewhere, and where they lie is part of a shard's fingerprint: the rows are the same
+        if name.endswith(".parquet"):
+            assert pq.read_table(io.BytesIO(theirs[name])).equals(pq.read_table(io.BytesIO(ours[name])))
+        elif not name.endswith("index.json"):
+            assert theirs[name] == ours[name]

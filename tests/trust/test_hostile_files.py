@@ -27,6 +27,7 @@ from training.data.dataset import opened
 from training.data.pages import extents, map_file
 from training.data.remote import entries_of
 from training.data.samples import CorruptSampleError, cut, decode_jpeg, squared
+from training.data.shard import open_shard
 from training.run.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from training.run.checkpoint import Checkpoint
 
@@ -252,3 +253,23 @@ def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path: Path, what: str) ->
     with pytest.raises(StoreError, match=r"\.lock is no file of ours"), Store(data).lock():
         pass
     assert victim.read_text() == "precious"
+
+
+def test_labels_of_another_file_are_never_taken_for_its_own(tmp_path: Path) -> None:
+    """Two shards of one fingerprint and one size: the second is read with its own labels, whichever was opened first."""
+    row = {"hands": [{"box": [1.0, 2.0, 3.0, 4.0]}], "image": b"x" * 64}
+    schema = pa.schema(
+        [pa.field("image", pa.binary(), nullable=False), ("hands", pa.list_(pa.struct([("box", pa.list_(pa.float32(), 4))])))],
+        metadata={"fingerprint": "f" * 64},
+    )
+    for name, left in (("good", 1.0), ("other", 9.0)):
+        row["hands"][0]["box"][0] = left  # type: ignore[index]
+        pq.write_table(
+            pa.Table.from_pylist([row] * 4, schema=schema), tmp_path / f"{name}.parquet", compression="none", use_dictionary=False
+        )
+    sizes = {(tmp_path / f"{name}.parquet").stat().st_size for name in ("good", "other")}
+    assert len(sizes) == 1
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        for name, left in (("other", 9.0), ("good", 1.0)):
+            assert open_shard(tmp_path / f"{name}.parquet", cache).columns["box"][0, 0] == left

@@ -28,6 +28,7 @@ from pyarrow import NativeFile, fs
 
 from fitting.files import below
 from training.data.shard import CorruptSampleError, Shard, far_shard, open_shard
+from training.data.unpacked import folder_of
 
 _AT_ONCE, _TRIES, _PIECE = 4, 3, 8 << 20
 _LARGEST_INDEX = 1 << 30
@@ -128,7 +129,7 @@ def fetched(origin: Origin, cache: Path) -> Shard:
             shard = open_shard(local, cache)
         else:
             identity, crc = _taken_apart(origin, local, cache)
-            shard = far_shard(local, cache, identity, partial(_image, origin, crc))
+            shard = far_shard(local, cache, identity, origin.sha256, partial(_image, origin, crc))
     if shard.mapped is None and shard.found is None:
         raise ValueError(f"{origin.path} of {origin.uri} does not fit into {cache} and cannot be read by byte range: raise WHIM_CACHE_GB")
     return dataclasses.replace(shard, again=(fetched, (origin, cache)))
@@ -140,13 +141,13 @@ def _taken_apart(origin: Origin, local: Path, cache: Path) -> tuple[str, UInt32[
     if note.exists():
         with np.load(note, allow_pickle=False) as told:
             identity, crc = str(told["identity"]), told["crc"]
-        if (cache / identity).exists():
+        if folder_of(cache, identity, origin.sha256).exists():
             return identity, crc
     with tempfile.TemporaryDirectory(dir=local.parent) as aside:
         whole, written = Path(aside) / local.name, Path(aside) / note.name
         _download(origin, whole)
         shard = open_shard(whole, cache)
-        if not (cache / shard.identity).exists():
+        if not folder_of(cache, shard.identity, origin.sha256).exists():
             raise OSError(f"cannot keep the hands of {origin.path} of {origin.uri} in {cache}: make room there, or set WHIM_CACHE")
         extents = zip(shard.found.offset.tolist(), shard.found.size.tolist(), strict=True) if shard.found else ()
         assert shard.mapped

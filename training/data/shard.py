@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from training.data.pages import Extents, map_file, page_is_sound
-from training.data.unpacked import identity_of, kept, open_parquet, unpacked
+from training.data.unpacked import folder_of, identity_of, kept, open_parquet, unpacked
 
 _GROUPS_KEPT = 4
 """Row groups held in memory of a shard whose images cannot be mapped."""
@@ -100,14 +100,22 @@ def open_shard(path: Path, cache: Path) -> Shard:
     """
     file = open_parquet(path)
     mapped, identity = map_file(path), identity_of(path)
-    arrays = unpacked(path, file, mapped, cache / identity)
+    arrays = unpacked(path, file, mapped, cache, identity)
     groups = np.cumsum([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)], dtype=np.int64)
     return _shard(arrays, path=path, cache=cache, identity=identity, group_end=groups, mapped=mapped)
 
 
-def far_shard(path: Path, cache: Path, identity: str, far: Callable[[int, int, int], memoryview]) -> Shard:
+def far_shard(path: Path, cache: Path, identity: str, sha256: str, far: Callable[[int, int, int], memoryview]) -> Shard:
     """A shard that was opened here once and is not here any more: its hands are."""
-    return _shard(kept(cache / identity), path=path, cache=cache, identity=identity, group_end=np.zeros(0, np.int64), mapped=None, far=far)
+    return _shard(
+        kept(folder_of(cache, identity, sha256)),
+        path=path,
+        cache=cache,
+        identity=identity,
+        group_end=np.zeros(0, np.int64),
+        mapped=None,
+        far=far,
+    )
 
 
 def _shard(arrays: dict[str, np.ndarray], **facts: Any) -> Shard:

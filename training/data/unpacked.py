@@ -7,7 +7,7 @@ column are of one length.
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from mmap import mmap
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from fitting.files import sha256_of
 from stages.tables import SCHEMA_VERSION
 from training.data.order import key_of
 from training.data.pages import extents
+
+_OF = "sha256"
+"""File of a folder of arrays: the content that they are of."""
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -58,13 +62,44 @@ def identity_of(path: Path) -> str:
     return f"{key_of('unpacked 1', own, stat.st_size):016x}"
 
 
-def unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, folder: Path) -> dict[str, np.ndarray]:
+def folder_of(cache: Path, identity: str, sha256: str) -> Path:
+    """Where the arrays of a file lie: below its identity, which is what the file says of itself, and of its very content."""
+    plain = cache / identity
+    return plain if not plain.exists() or _noted(plain)[:1] == [sha256] else plain.with_name(f"{identity}-{sha256[:32]}")
+
+
+def _noted(folder: Path) -> list[str]:
+    """The sha256 of the file that a folder's arrays are of, then the files that were seen to have it."""
+    try:
+        return (folder / _OF).read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _content(path: Path, cache: Path, identity: str) -> tuple[Path, str, str]:
+    """Folder and sha256 of a file, which is computed once while nobody has touched it; and by what it is known then."""
+    stat = path.stat()
+    facts = f"{key_of(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):016x}"
+    for folder in (cache / identity, *cache.glob(f"{identity}-*")):
+        sha256, *files = _noted(folder) or [""]
+        if facts in files:
+            return folder, sha256, facts
+    sha256 = sha256_of(path)
+    folder = folder_of(cache, identity, sha256)
+    if folder.exists():
+        with contextlib.suppress(OSError), (folder / _OF).open("a") as note:
+            note.write(f"{facts}\n")
+    return folder, sha256, facts
+
+
+def unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, cache: Path, identity: str) -> dict[str, np.ndarray]:
     """The arrays of a shard, mapped from the cache; made first where they are not there. Without a cache they are held in memory."""
+    folder, *known = _content(path, cache, identity)
     if not folder.exists():
         with _damage_named(path):
             arrays = _unpack(path, file, mapped)
         try:
-            _keep(arrays, folder)
+            _keep(arrays, folder, known)
         except OSError:
             return arrays
     return kept(folder)
@@ -75,13 +110,14 @@ def kept(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
 
 
-def _keep(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Write arrays to a folder that is complete as soon as it has its name."""
+def _keep(arrays: Mapping[str, np.ndarray], folder: Path, known: Iterable[str]) -> None:
+    """Write arrays to a folder that is complete as soon as it has its name, with what is known of the file that they are of."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
         for name, values in arrays.items():
             np.save(aside / f"{name}.npy", values)
+        (aside / _OF).write_text("".join(f"{line}\n" for line in known))
         if not folder.exists():
             aside.rename(folder)
     finally:

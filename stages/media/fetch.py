@@ -69,10 +69,7 @@ class Answer:
 def fetch(request: Request) -> Answer:
     """Download one video as one file; the file is complete when its path is given."""
     import yt_dlp
-    import yt_dlp.globals
 
-    if not request.plugins:
-        yt_dlp.globals.plugin_dirs.value = []
     from stages.media.ytdlp import Downloader, TooLarge
 
     log, folder = _Log(), Path(request.folder)

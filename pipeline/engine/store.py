@@ -9,6 +9,7 @@ Written means: flushed, renamed, and the folder flushed. Read means: held agains
 
 import errno
 import fcntl
+import io
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -116,7 +118,7 @@ class Store:
         with ExitStack() as all_whole:
             for table, content in contents.items():
                 arrow = content.to_arrow()
-                sealed = {b"recipe": stated, b"digest": digest_of(arrow).encode()}
+                sealed = {b"recipe": stated, b"digest": digest_of(arrow).encode(), b"written_by": written_by().encode()}
                 temporary = all_whole.enter_context(self.aside(self.part(table, key)))
                 write_part(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **sealed}), temporary)
         for table in contents:
@@ -277,6 +279,14 @@ def _lock_file(path: Path) -> BinaryIO:
 def write_part(table: pa.Table, path: Path | BinaryIO) -> None:
     """Write a table as parts are written: the same bytes from the same table and the same pyarrow."""
     pq.write_table(table, path, compression="zstd")
+
+
+@cache
+def written_by() -> str:
+    """What pyarrow calls itself in the files that it writes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": [0]}), buffer)
+    return str(pq.read_metadata(buffer).created_by)
 
 
 def read_sealed(path: Path) -> pa.Table:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitting.files import sha256_of
-from pipeline.engine.store import UNREADABLE, Store, read_sealed, write_part
+from pipeline.engine.store import UNREADABLE, Store, read_sealed, write_part, written_by
 from stages import tables
 from stages.digest import CorruptFileError, unseal
 from stages.tables import Table, Videos
@@ -127,19 +126,16 @@ def _check_part(path: Path) -> str:
         return "foreign"
     if b"digest" not in metadata and metadata.keys() <= {b"table", b"schema_version", b"recipe"}:
         return "unsealed"
-    if pq.read_metadata(path).created_by != _created_by():
+    writer = str(pq.read_metadata(path).created_by)
+    if b"written_by" in metadata and metadata[b"written_by"].decode(errors="replace") != writer:
+        raise CorruptFileError(path, "it names two libraries that wrote it")
+    if writer != written_by():
         return "sealed"  # the digest is held; bytes of another library's encoding cannot be compared
     again = io.BytesIO()
     write_part(kind.from_arrow(arrow).to_arrow().replace_schema_metadata(metadata), again)
     if again.getvalue() != path.read_bytes():
         raise CorruptFileError(path, "its bytes are not those of its content")
     return "sealed"
-
-
-def _created_by() -> str:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"a": [0]}), buffer)
-    return str(pq.read_metadata(buffer).created_by)
 
 
 def _check_log(path: Path) -> str:

@@ -166,6 +166,14 @@ def _torch_load(path: Path, *, zipped: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
+def refuse_damage(path: Path) -> None:
+    """Hold every record of a file of torch's against its checksum, which torch itself does not. Raises BadWeights."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise BadWeights(f"{path} is damaged: its record {damaged} is not what was written; take an earlier copy")
+
+
 def refuse_bomb(path: Path) -> None:
     """Torch stores its records as they are: a file that declares more bytes than it has is made to burst. Raises BadWeights."""
     try:

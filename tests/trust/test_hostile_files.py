@@ -26,8 +26,8 @@ from stages.detectors.weights import BadWeights, load_checkpoint
 from training.data.dataset import opened
 from training.data.pages import extents, map_file
 from training.data.remote import entries_of
-from training.data.samples import CorruptSampleError, cut, decode_jpeg, squared
-from training.data.shard import open_shard
+from training.data.samples import cut, decode_jpeg, squared
+from training.data.shard import CorruptSampleError, open_shard
 from training.run.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from training.run.checkpoint import Checkpoint
 

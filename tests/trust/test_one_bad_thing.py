@@ -47,7 +47,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_thing_fails_by_itself_and_is_named(tmp_path: Path, name: str) -> None:
-    stages = [toy.Fetch(), toy.Cut(), toy.Count(), toy.After()]
+    stages: list[Any] = [toy.Fetch(), toy.Cut(), toy.Count(), toy.After()]
     run(load(tmp_path, stages), Local(tmp_path, stages))
     path, harm = BAD[name]
     harm(tmp_path / path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.detectors.weights import is_inflated, refuse_bomb
+from stages.detectors.weights import is_inflated, refuse_bomb, refuse_damage
 
 FORMAT = 1
 _IN_FILE = {"ema": "average", "adversary": "rival"}
@@ -73,6 +73,7 @@ class Checkpoint:
         """Read one, running no code of its. Raises ValueError for what is no checkpoint of that kind."""
         try:
             refuse_bomb(path)
+            refuse_damage(path)
             values = torch.load(path, map_location="cpu", weights_only=True)
             if any(is_inflated(tensor) for tensor in _tensors(values)):
                 raise ValueError("tensors larger than their data")

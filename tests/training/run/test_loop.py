@@ -1,6 +1,7 @@
 """A run: it learns, it is the same after a kill and on more ranks, and what goes wrong is skipped, counted, or said."""
 
 import fcntl
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -249,7 +251,18 @@ def test_checkpoints_of_something_else_are_refused(shards: Callable[..., list[Pa
         Checkpoint.load(tmp_path / "last.pt", "detector")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"something else"])
+def flipped(data: bytes) -> bytes:
+    """One bit of the weights is another."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        record = max((r for r in archive.infolist() if "/data/" in r.filename), key=lambda r: r.file_size)
+    damaged = bytearray(data)
+    damaged[data.index(record.filename.encode()) + 300] ^= 1
+    with zipfile.ZipFile(io.BytesIO(bytes(damaged))) as archive:
+        assert archive.testzip()
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"something else", flipped])
 def test_a_damaged_checkpoint_is_named(shards: Callable[..., list[Path]], tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run(shards(1), tmp_path, MeanColour(), epochs=1).train()
     last = tmp_path / "last.pt"

@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-regressor readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-detector-open train-regressor readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -146,6 +146,27 @@ bench-trust: setup ## kills, failing system calls and flipped bits against the r
 
 train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h
 	$(BIN)/whim train regressor --data $(DATA) --recipe regressor_$(or $(SIZE),h) $(OPTIONS)
+
+bench-detector-real: setup ## the shipped detector on labelled frames of real video that it never saw, beside MediaPipe's loop
+	$(BIN)/python -m benchmarks.detector_real $(OPTIONS)
+
+# Round one on what people drew, what the ensemble sees and the studio; round two on what the ensemble sees with round one's detector in it.
+# Every step goes on where it stopped. MINUTES of training a round; TIERS of images.jsonl that may be learned from; HELD_OUT measures.
+OPEN := data/detector_open
+MINUTES ?= 60
+TIERS ?= a
+LEARN = $(BIN)/whim train detector --recipe detector_palm --held-out $(OPEN)/val --minutes $(MINUTES) --threads 1
+train-detector-open: setup ## the recipe of the detector that ships: make train-detector-open PICTURES=folder-of-images [MINUTES=60]
+	$(BIN)/whim render shards $(OPEN)/studio --albums 64
+	$(BIN)/whim import images $(PICTURES) --out $(OPEN)/one $(addprefix --tier ,$(TIERS)) --split train
+	$(BIN)/whim import images $(PICTURES) --out $(OPEN)/val --split val --labelled
+	$(LEARN) --data $(OPEN)/one $(OPEN)/studio --weights .85 .15 --out $(OPEN)/round_one
+	mkdir -p $(OPEN)/weights/whim && ln -sfn $(abspath $(or $(WHIM_WEIGHTS),weights))/mediapipe $(OPEN)/weights/mediapipe
+	$(BIN)/whim export detector $(OPEN)/round_one/last.pt --image 320 --half --out $(OPEN)/weights/whim/detector.onnx
+	WHIM_WEIGHTS=$(abspath $(OPEN)/weights) $(BIN)/whim import images $(PICTURES) --out $(OPEN)/two $(addprefix --tier ,$(TIERS)) --split train
+	$(LEARN) --data $(OPEN)/two $(OPEN)/studio --weights .85 .15 --set start=$(OPEN)/round_one/last.pt --out $(OPEN)/round_two
+	$(BIN)/whim export detector $(OPEN)/round_two/last.pt --image 320 --half --out $(OPEN)/palm.onnx
+	$(BIN)/whim export detector $(OPEN)/round_two/last.pt --out $(OPEN)/palm.pt
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
 	$(BIN)/whim train detector --data $(DATA) --recipe detector_$(or $(SIZE),s) $(OPTIONS)

@@ -67,6 +67,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all_done(loaded.graph) else 2
 
 
+def import_images(arguments: argparse.Namespace) -> None:
+    """Make shards of labelled images; run again to go on where it stopped."""
+    import cv2
+    import torch
+
+    from pipeline.images.formats import read_images
+    from pipeline.images.shards import ImageShards, write_image_shards
+    from pipeline.recipes import find_recipe
+    from stages.tables import Manifest
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    images = read_images(arguments.folder, arguments.tier)
+    images = [i for i in images if arguments.split in (None, i.split) and (i.labelled or not arguments.labelled)]
+    if not images:
+        raise ValueError(f"{arguments.folder} has images, but none that --split and --labelled leave")
+    stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
+    num_rows = write_image_shards(images, arguments.out, stages, ImageShards(), arguments.console)
+    arguments.console.print(f"{num_rows} images labelled; {len(images)} in all in {arguments.out}", markup=False)
+
+
 def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
+from pipeline.members import hand_detectors, say_uncalibrated, with_weights
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_hands_whim import DetectHandsWhim
 from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
-from stages.detectors.weights import find_weights
 from stages.download import Download
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
 from stages.estimate_poses_vitpose import EstimatePoses
@@ -40,20 +39,22 @@ VIDEOS_PER_SHARD = 4
 def whim(manifest: Manifest, root: Path) -> list[Stage]:
     """The WHIM dataset's chain on the embedded detectors (WiLoR, sec. 3), for any list of videos.
 
-    The project's own detector joins them where it lies in the folder of weights: what the data taught labels them anew.
+    The project's own detector is one of them: the one that ships, or a newer one in the folder of weights. What the data taught labels
+    them anew.
     """
-    stages: list[Stage] = [
+    finders: list[Stage] = [DetectHands(), DetectHandsWhim()]
+    fuse = FuseHands(detectors=hand_detectors(finders))
+    return [
         Download(folder=root / "media"),
         Split(),
         DetectPeople(),
         FusePeople(),
-        DetectHands(),
-        FuseHands(),
+        *finders,
+        fuse,
         Fit(),
         Review(),
         Pack(num_shards=num_shards(len(manifest))),
     ]
-    return with_detector(stages, DetectHandsWhim()) if find_weights("whim_detector").path.is_file() else stages
 
 
 def whim_full(manifest: Manifest, root: Path) -> list[Stage]:

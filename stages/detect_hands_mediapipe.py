@@ -1,6 +1,6 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from stages.detectors.mediapipe.hand_search import (
 from stages.detectors.mediapipe.hand_tracks import fill_gaps
 from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha256
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
-from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, hand_length_px, look_again, spread
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
 from stages.media.frames import Frames
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
@@ -115,7 +115,7 @@ class DetectHands:
             rows = []
             for frame, time_s, image, found in zip(frames.frame, frames.time_s, frames.images, hands, strict=True):
                 listed = [hand for hand in found if hand.score >= self.min_score]
-                apart = spreads(image, listed, find_landmarks, self.second_looks)
+                apart = spreads(image, [hand.landmarks for hand in listed], find_landmarks, self.second_looks)
                 rows.append(_rows(frames.video, int(frame), float(time_s), listed, extent, apart))
             return HandDetections.concat(rows)
 
@@ -147,16 +147,6 @@ def hands_of_image(
         starts = palm_starts(image, views, find_palms, settings.min_palm_score)
         hands = each_once(hands + confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
     return hands
-
-
-def spreads(
-    image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Hand], find_landmarks: FindLandmarks, num_looks: int
-) -> Float64[np.ndarray, "n 21"]:
-    """How far second looks put each landmark of each hand apart, in lengths of the hand."""
-    height, width = image.shape[:2]
-    looks = look_again(image, [hand.landmarks.points for hand in hands], find_landmarks, SECOND_LOOKS[:num_looks])
-    found = [spread(h.landmarks.points, again, hand_length_px(h.landmarks), width, height) for h, again in zip(hands, looks, strict=True)]
-    return np.array(found, np.float64).reshape(-1, 21)
 
 
 def _rows(

@@ -1,22 +1,39 @@
-"""Hands of every frame by the detector that this project trains: the ensemble's word, learned, joins the ensemble (self-training)."""
+"""Hands of every frame by the detector that this project trains: it proposes, MediaPipe's landmark network looks and decides.
 
-from collections.abc import Callable, Mapping
+It sees hands that the palm network does not (gripping, seen from behind, small), and knows nothing of bodies: a second, independent
+family in the ensemble (self-training).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from stages.detectors.as_hand_stage import rows_of
-from stages.detectors.weights import MissingWeights, hash_of, weight_file, weight_sha256
+import numpy as np
+
+from stages import boxes
+from stages.detectors.as_hand_stage import COPY_DISTANCE, COPY_IOU
+from stages.detectors.found import HAND_EXTENT, FoundHands, hull_boxes
+from stages.detectors.mediapipe.box_looks import look_at_boxes
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks
+from stages.detectors.mediapipe.models import Engine, pinned_sha256
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
+from stages.detectors.weights import MissingWeights, find_weights, hash_of
+from stages.fusion.association import without_copies
 from stages.media.frames import Frames
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import HandDetections, People, Table
 
+SHIPPED = Path(__file__).resolve().parents[1] / "training" / "detector" / "assets" / "palm.onnx"
+"""The network that comes with the project: docs/detector_palm.md."""
+LANDMARKS = "hand_landmark_full"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectHandsWhim:
-    """Find hands with their sides and keypoints on the whole frame (WiLoR, sec. 4.1).
+    """Find hands on the whole frame (WiLoR, sec. 4.1), each looked at again by the landmark network, which tells side and keypoints.
 
-    P(b|d) of WiLoR's eq. 1 is the score of the surer side.
+    P(b|d) of WiLoR's eq. 1 is the proposal's score x presence, which fusion calibrates.
     """
 
     name: ClassVar[str] = "detect-hands"
@@ -27,17 +44,26 @@ class DetectHandsWhim:
     detector: ClassVar[str] = "whim"
 
     file: str = setting("", identity=False)
-    """An ONNX file of `whim export detector`; '' = `whim_detector` of manifests/weights.toml. Its sha256 counts, not its place."""
-    min_score: float = setting(0.1, least=0, most=1)
-    """Below, a hand is not listed. Ours: calibration wants to see the doubtful ones too."""
+    """An ONNX file of `whim export detector`; '' = `whim_detector` among the weights, else the one that comes with the project. Its
+    sha256 counts, not its place."""
+    min_score: float = setting(0.08, least=0, most=1)
+    """Proposals below are not looked at. Ours: where they are right the network's scores are low, and the landmark network decides."""
+    min_presence: float = setting(0.5, least=0, most=1)
+    """The landmark network's word that a hand is there; below, a hand is not listed. MediaPipe's own."""
+    min_overlap: float = setting(0.3, least=0, most=1)
+    """Overlap of the proposal and the landmarks' box: below, the second look slid to another hand. Ours."""
     max_iou: float = setting(0.6, least=0, most=1)
-    """Of boxes that overlap by more the best stays, where the network was trained without its one-to-one head. Ours."""
+    """Overlap of proposals above which the best stays, where the network was trained without its one-to-one head. Ours."""
+    second_looks: int = setting(len(SECOND_LOOKS), least=0, most=len(SECOND_LOOKS))
+    """Looks at every hand that is listed, which tell wrong landmarks: as in `DetectHands`."""
+    engine: Engine = "litert"
+    """Who runs the landmark network: as in `DetectHands`."""
     device: str = setting("auto", choices=DEVICES, identity=False)
     """auto (a GPU if onnxruntime has one), cpu or cuda."""
     gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds."""
     batch_size: int = setting(8, least=1, identity=False)
-    """Pictures at once."""
+    """Images at once."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -50,15 +76,68 @@ class DetectHandsWhim:
     @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the network. Raises MissingWeights when there is none."""
-        if not self.file:
-            return weight_sha256("whim_detector")
-        if not Path(self.file).is_file():
-            raise MissingWeights(f"detect_hands_whim.file {self.file} is not there: whim export detector CHECKPOINT --out {self.file}")
-        return {"whim_detector": hash_of(Path(self.file))}
+        return {"whim_detector": hash_of(self._network_file()), **pinned_sha256(LANDMARKS)}
+
+    def _network_file(self) -> Path:
+        if self.file:
+            if not Path(self.file).is_file():
+                raise MissingWeights(f"detect_hands_whim.file {self.file} is not there: whim export detector CHECKPOINT --out {self.file}")
+            return Path(self.file)
+        own = find_weights("whim_detector").path
+        return own if own.is_file() else SHIPPED
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
-        """Open the network."""
+        """Open both networks."""
+        from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
         from stages.detectors.whim import find_hands, open_network
 
-        network = open_network(Path(self.file) if self.file else weight_file("whim_detector"), device=self.device)
-        return rows_of(find_hands(network, min_score=self.min_score, max_iou=self.max_iou, batch_size=self.batch_size), self.detector)
+        network = open_network(self._network_file(), device=self.device)
+        find = find_hands(network, min_score=self.min_score, max_iou=self.max_iou, batch_size=self.batch_size)
+        find_landmarks = load_hand_landmarks(self.engine)
+
+        def detect(frames: Frames, people: People) -> HandDetections:
+            found = find(frames.images, [People.empty()] * len(frames.images))
+            rows = []
+            for number, image in enumerate(frames.images):
+                here = found.take(found.picture == number)
+                if len(here.box):
+                    seen = look_at_boxes(image, here.box, find_landmarks, keypoints=here.keypoints)
+                    rows.append(self._rows(frames, number, here, seen, find_landmarks))
+            return HandDetections.concat(rows)
+
+        return detect
+
+    def _rows(
+        self, frames: Frames, number: int, found: FoundHands, seen: Sequence[Landmarks | None], find_landmarks: FindLandmarks
+    ) -> HandDetections:
+        """The hands of one frame that the landmark network confirmed, each once."""
+        image = frames.images[number]
+        looks = [one for one in seen if one is not None and one.presence >= self.min_presence]
+        found = found.take(np.array([one is not None and one.presence >= self.min_presence for one in seen]))
+        points = np.array([one.points for one in looks], np.float32).reshape(-1, 21, 2)
+        presence = np.array([one.presence for one in looks], np.float32)
+        apart = spreads(image, looks, find_landmarks, self.second_looks)
+        keypoints = np.concatenate([points, np.repeat(presence[:, None, None], 21, 1)], 2)
+        hull = hull_boxes(keypoints, min_score=0.0, extent=HAND_EXTENT)
+        stays = boxes.iou(hull, found.box).diagonal() >= self.min_overlap
+        count = len(looks)
+        table = HandDetections(
+            video=np.full(count, frames.video, object),
+            frame=np.full(count, frames.frame[number], np.int64),
+            time_s=np.full(count, frames.time_s[number], np.float64),
+            source=np.full(count, self.detector, object),
+            route=found.route,
+            person=found.person.astype(np.int16),
+            crop=found.crop,
+            box=found.box,
+            score=(found.score * presence).astype(np.float32),
+            palm_score=found.score,
+            presence=presence,
+            spread=apart.astype(np.float32),
+            p_right=np.array([one.p_right for one in looks], np.float32),
+            keypoints=keypoints.astype(np.float32),
+            world=np.array([one.world for one in looks], np.float32).reshape(-1, 21, 3),
+        ).take(stays)
+        if not len(table):
+            return table
+        return without_copies(table, image.shape[1], image.shape[0], copy_iou=COPY_IOU, copy_distance=COPY_DISTANCE)

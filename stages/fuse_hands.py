@@ -58,6 +58,9 @@ class FuseHands:
     arm_detectors: tuple[str, ...] = ("openpose", "vitpose", "alphapose")
     """Those that look only where a body's arm ends, and see a hand at nearly every one: they say nothing where nobody is, and one of
     them alone proves nothing (HaMeR, issue 114). Ours."""
+    eye_detectors: tuple[str, ...] = ("mediapipe", "whim")
+    """Those that look everywhere for themselves, each blind to hands that the other sees (gripping, small, from behind): one of them that
+    saw nothing is no witness against what another of them saw. Ours."""
     mode: str = setting("calibrated", choices=("calibrated", "raw"))
     """calibrated, or raw: the paper's own average, sum P(b|d) b / sum P(b|d), of the detectors' boxes and scores as they are; nobody is
     calibrated or dropped."""
@@ -191,7 +194,8 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
     wrist = np.where(np.isfinite(keypoints[:, WRIST, :2]), keypoints[:, WRIST, :2], boxes.centre(box))
     witness = bodies.wrist_witness(wrist, size, people, reach=settings.wrist_reach)
     member = np.array([np.isin(settings.detectors, detections.source[c]) for c in clusters])
-    run = looked(box, member, np.isin(settings.detectors, settings.arm_detectors), people.box)
+    follow, look = (np.isin(settings.detectors, names) for names in (settings.arm_detectors, settings.eye_detectors))
+    run = looked(box, member, follow, people.box, by_eye=look)
     seen = np.array([detections.score[c].sum() for c in clusters], np.float64) / run.sum(1)
     votes = np.array([log_odds(detections.p_right[c]).sum() for c in clusters], np.float64)
     person, side = bodies.share_out(witness, votes, seen, side_weight=settings.wrist_side_weight)

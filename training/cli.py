@@ -13,6 +13,10 @@ Add = Callable[[str, str, Handler], argparse.ArgumentParser]
 """Group of the help, words of the command, handler: returns the command's parser."""
 
 
+SHIPPED = Path(__file__).parent / "detector" / "assets" / "palm.pt"
+"""The detector that comes with the project: docs/detector_palm.md."""
+
+
 def add_commands(add: Add) -> None:
     """Every command of training with its options."""
     detector = _on_training(add("train", "train detector", commands.train_detector), "detector_s", Path("runs/detector"))
@@ -25,7 +29,8 @@ def add_commands(add: Add) -> None:
     _evaluate_detector(add)
     _evaluate_regressor(add)
     export = _on_checkpoint(add("train", "export detector", commands.export_detector))
-    export.add_argument("--out", type=Path, required=True, help="file.onnx or file.pt2")
+    export.add_argument("--out", type=Path, required=True, help="file.onnx, file.pt2, or file.pt: its weights alone, in half precision")
+    export.add_argument("--half", action="store_true", help="hold the weights of an ONNX file in half the bytes")
     export.add_argument("--hands", type=at_least_one, default=100, help="the most that an image can have")
     write = add("train", "export regressor", commands.export_regressor)
     write.add_argument("checkpoint", type=Path)
@@ -54,10 +59,15 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     return parser
 
 
-def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Options of a command that uses a trained detector."""
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--image", type=at_least_one, default=640, help="side of the network's images, pixels, a multiple of 32")
+def _on_checkpoint(parser: argparse.ArgumentParser, *, shipped: bool = False) -> argparse.ArgumentParser:
+    """Options of a command that uses a trained detector; with `shipped` the one that comes with the project unless another is named."""
+    if shipped:
+        parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED, help="default: the one that comes with the project")
+    else:
+        parser.add_argument("checkpoint", type=Path)
+    parser.add_argument(
+        "--image", type=at_least_one, help="side of the network's images, pixels, a multiple of 32 (default: as it was trained)"
+    )
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
     parser.add_argument("--gpu", action="store_true")
     return parser
@@ -96,7 +106,7 @@ def _evaluate_regressor(add: Add) -> None:
 
 
 def _detect(add: Add) -> None:
-    parser = _on_checkpoint(add("use", "detect", commands.detect))
+    parser = _on_checkpoint(add("use", "detect", commands.detect), shipped=True)
     parser.add_argument("source", help="a file, webcam, or webcam:2 for /dev/video2")
     parser.add_argument("--out", type=Path, default=Path("detected"), help="folder")
     parser.add_argument("--table", choices=("parquet", "json"), default="parquet")
@@ -113,6 +123,6 @@ def _reconstruct(add: Add) -> None:
     parser.add_argument("--focal", type=float, metavar="PIXELS", help="focal length, where it is known")
     parser.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
     parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
-    parser.add_argument("--detector-image", type=at_least_one, default=640, help="side of the detector's images, pixels, a multiple of 32")
+    parser.add_argument("--detector-image", type=at_least_one, help="side of the detector's images, pixels (default: as it was trained)")
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     parser.add_argument("--gpu", action="store_true")

@@ -60,12 +60,14 @@ def train_detector(arguments: argparse.Namespace) -> None:
         arguments.console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
     task = DetectorTask(
         held_out=held_out,
-        network_settings=recipe.network,
+        network_settings=replace(recipe.network, image=recipe.image_px),
         augmentation=recipe.augmentation,
         weights=recipe.loss,
+        plain_share=recipe.plain_share,
         backbone_weights=recipe.backbone_weights,
+        start=recipe.start,
     )
-    settings = _as_long(recipe.train, arguments, len(loader))
+    settings = _as_long(recipe.train, arguments)
     metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
@@ -98,7 +100,7 @@ def train_regressor(arguments: argparse.Namespace) -> None:
         vitpose=recipe.vitpose,
         layer_decay=recipe.layer_decay or (0.75 if recipe.vitpose else 1.0),
     )
-    settings = _as_long(recipe.train, arguments, len(loader))
+    settings = _as_long(recipe.train, arguments)
     metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
@@ -157,9 +159,13 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
 
 def export_detector(arguments: argparse.Namespace) -> None:
     """Write a detector's checkpoint as ONNX or by torch.export."""
-    from training.detector.export import export
+    from training.detector.export import export, shrink
 
-    export(arguments.out, arguments.checkpoint, size=_image(arguments.image), max_hands=arguments.hands)
+    size = _image(arguments.image)
+    if arguments.out.suffix == ".pt":
+        shrink(arguments.out, arguments.checkpoint, size=size)
+    else:
+        export(arguments.out, arguments.checkpoint, size=size, max_hands=arguments.hands, half=arguments.half)
     arguments.console.print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB", markup=False)
 
 
@@ -217,8 +223,8 @@ def _print_settings(recipe: Any, arguments: argparse.Namespace) -> None:
     print_settings({setting.name: setting for setting in settings_of(recipe)}, arguments.console)
 
 
-def _as_long(settings: "TrainSettings", arguments: argparse.Namespace, steps_an_epoch: int) -> "TrainSettings":
-    """The recipe's training, for as long and in the arithmetic that the command line says; the warm-up is a twentieth of it at most."""
+def _as_long(settings: "TrainSettings", arguments: argparse.Namespace) -> "TrainSettings":
+    """The recipe's training, for as long and in the arithmetic that the command line says."""
     if not arguments.workers:
         _device(arguments)
     epochs = arguments.epochs or settings.epochs
@@ -227,7 +233,6 @@ def _as_long(settings: "TrainSettings", arguments: argparse.Namespace, steps_an_
         epochs=epochs,
         max_minutes=min(arguments.minutes, settings.max_minutes),
         precision=arguments.precision or settings.precision,
-        warmup_steps=min(settings.warmup_steps, max(1, steps_an_epoch * epochs // 20)),
     )
 
 
@@ -240,8 +245,8 @@ def _device(arguments: argparse.Namespace) -> str:
     return "cuda" if arguments.gpu else "cpu"
 
 
-def _image(side_px: int) -> int:
-    if side_px <= 0 or side_px % 32:
+def _image(side_px: int | None) -> int | None:
+    if side_px is not None and (side_px <= 0 or side_px % 32):
         raise ValueError(f"--image must be a multiple of 32, got {side_px}")
     return side_px
 
@@ -304,6 +309,7 @@ def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[Labelled
     from training.data.readers.oxford_hands import oxford_hands
     from training.data.readers.shard_frames import shard_frames
     from training.data.samples import Frames
+    from training.detector.inference import read
 
     if arguments.labels:
         return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MIN_IOU
@@ -313,7 +319,8 @@ def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[Labelled
         return "oxford-hands", oxford_hands(arguments.oxford_hands), 0.5
     if arguments.whim:
         return "whim", official_whim(arguments.whim, arguments.media), 0.5
-    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=_image(arguments.image))
+    size = _image(arguments.image) or read(arguments.checkpoint).settings.image
+    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=size)
     place = Path(str(arguments.data).partition("?")[0])  # of a store without what only leads there
     return f"{place.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
 

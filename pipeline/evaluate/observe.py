@@ -62,22 +62,28 @@ def observe(
             )
         if mirror:
             label, frames, image = mirrored(label), _mirrored(frames), image[:, ::-1]
-        made: dict[type[Any], list[Any]] = defaultdict(list)
-        made[Videos], made[Clips] = [_video(frames.video, image)], [_clip(frames, rate)]
-        for stage, function in functions:
-            inputs: Iterator[Any] = (frames if kind is Frames else kind.concat(made[kind]) for kind in stage.reads)  # type: ignore[attr-defined]
-            result = function(*inputs)
-            for kind, table in zip(tables_written(stage), result if isinstance(result, tuple) else (result,), strict=True):
-                made[kind].append(table)
-        yield Seen(
-            label=label,
-            frame=frame,
-            image=image,
-            videos=made[Videos][0],
-            clips=made[Clips][0],
-            people=People.concat(made[People]),
-            detections=HandDetections.concat(made[HandDetections]),
-        )
+        yield seen_on(functions, label, frames, frame, rate)
+
+
+def seen_on(functions: Sequence[tuple[Stage, Callable[..., Any]]], label: LabelledFrame, frames: Frames, frame: int, rate: float) -> Seen:
+    """Tables that built stages make of a stretch of frames, one of which is labelled."""
+    image = frames.images[frames.frame.tolist().index(frame)]
+    made: dict[type[Any], list[Any]] = defaultdict(list)
+    made[Videos], made[Clips] = [_video(frames.video, image)], [_clip(frames, rate)]
+    for stage, function in functions:
+        inputs: Iterator[Any] = (frames if kind is Frames else kind.concat(made[kind]) for kind in stage.reads)  # type: ignore[attr-defined]
+        result = function(*inputs)
+        for kind, table in zip(tables_written(stage), result if isinstance(result, tuple) else (result,), strict=True):
+            made[kind].append(table)
+    return Seen(
+        label=label,
+        frame=frame,
+        image=image,
+        videos=made[Videos][0],
+        clips=made[Clips][0],
+        people=People.concat(made[People]),
+        detections=HandDetections.concat(made[HandDetections]),
+    )
 
 
 def _mirrored(frames: Frames) -> Frames:

@@ -129,14 +129,17 @@ def looked(
     member: Bool[np.ndarray, "n sources"],
     follows_arms: Bool[np.ndarray, "sources"],
     person: Float[np.ndarray, "m 4"],
+    by_eye: Bool[np.ndarray, "sources"] | None = None,
 ) -> Bool[np.ndarray, "n sources"]:
     """Which sources looked where each hand is: those that follow arms only within a person's box (grown as for crops), the others
-    everywhere. Who looked and saw nothing is absent; who did not look has no voice."""
+    everywhere. Who looked and saw nothing is absent; who did not look has no voice, nor has one of `by_eye` about what another of them
+    saw."""
     middle, size = boxes.centre(box), person[:, 2:] - person[:, :2]
     margin = (PERSON_CROP - 1) / 2 * size
     inside = (middle[:, None] >= person[None, :, :2] - margin) & (middle[:, None] <= person[None, :, 2:] + margin)
     with_somebody = inside.all(-1).any(-1)
-    return np.asarray(member | ~follows_arms[None] | with_somebody[:, None], np.bool_)
+    blind = np.zeros_like(member) if by_eye is None else by_eye[None] & (member & by_eye).any(1)[:, None]
+    return np.asarray(member | (~blind & (~follows_arms[None] | with_somebody[:, None])), np.bool_)
 
 
 PERSON_CROP = 1.25

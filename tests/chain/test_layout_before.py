@@ -15,7 +15,7 @@ from stages.shards import shard_of
 from tests.chain.conftest import plan, shard_bytes, status
 
 Whim = Callable[..., Any]
-OF_CLIPS = ("hand_detections/mediapipe", "hands", "refused_hands", "fits", "reviews")
+OF_CLIPS = ("hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def before(undisturbed: Path, tmp_path: Path) -> Path:
             recipe = recipe_of(part)
             now = recipe.pop("fingerprint")
             if table == "refused_hands":
-                recipe |= {"stage": "refuse-hands", "settings": {"fuse": str(FuseHands())}}
+                recipe |= {"stage": "refuse-hands", "settings": {"fuse": str(FuseHands(detectors=("mediapipe", "whim")))}}
             recipe["upstream"] = {
                 (name if not name.startswith("people/") else f"people/blazepose/{part.stem}"): known.get(one, one)
                 for name, one in recipe["upstream"].items()

@@ -8,32 +8,36 @@ import numpy as np
 import onnx
 import pytest
 
+from fitting.files import sha256_of
 from pipeline.engine.graph import Graph
 from pipeline.engine.run import Local, run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from stages.detect_hands_whim import DetectHandsWhim
-from stages.detectors.mediapipe import models
+from stages.detect_hands_whim import SHIPPED, DetectHandsWhim
+from stages.detectors.found import FoundHands
+from stages.detectors.mediapipe.box_looks import look_at_boxes
+from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.detectors.weights import BadWeights, MissingWeights, find_weights
 from stages.detectors.whim import find_hands, open_network
 from stages.fuse_hands import FuseHands
-from stages.tables import HandDetections, Hands, People
-from tests.labelled_pictures import frames_of
+from stages.tables import HandDetections, Hands, Manifest, People
+from tests.labelled_pictures import frames_of, labelled
 from tests.training.detector.small import random_detector, save
 from training.detector.export import export
 from training.detector.inference import HandDetector
+from training.detector.network import Detector
 
 SIZE, HANDS = 96, 20
 
 
 @pytest.fixture(scope="module")
-def network() -> Any:
+def network() -> Detector:
     return random_detector()
 
 
 @pytest.fixture(scope="module")
-def exported(network: Any, tmp_path_factory: Any) -> Path:
+def exported(network: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whim")
     export(folder / "hands.onnx", save(network, folder / "best.pt"), size=SIZE, max_hands=HANDS)
     return folder / "hands.onnx"
@@ -53,12 +57,12 @@ def pictures() -> list[np.ndarray]:
     return [cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), shape) for shape in ((160, 120), (90, 200), (64, 48))]
 
 
-def found(file: Path, **settings: Any) -> Any:
+def found(file: Path, **settings: Any) -> FoundHands:
     find = find_hands(open_network(file, device="cpu"), **({"min_score": 0.0, "max_iou": 0.6, "batch_size": 2} | settings))
     return find(pictures(), [People.empty()] * 3)
 
 
-def test_the_member_says_what_training_says(network: Any, exported: Path) -> None:
+def test_the_member_says_what_training_says(network: Detector, exported: Path) -> None:
     hands = found(exported)
     wanted = HandDetector(network, size=SIZE, threshold=0.0, max_hands=HANDS)(pictures())
     for number, true in enumerate(wanted):
@@ -97,10 +101,6 @@ def test_a_files_place_is_no_setting_but_its_content_is(exported: Path, tmp_path
     other = with_facts(exported, tmp_path / "other.onnx", max_hands="21")
     here, copy, changed = (DetectHandsWhim(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
     assert here == copy != changed
-    frames = frames_of(*(cv2.resize(picture, (160, 120)) for picture in pictures()))
-    hands = DetectHandsWhim(file=str(exported), min_score=0.0).build()(frames, People.empty())
-    assert set(hands.source) == {"whim"}
-    assert set(hands.frame) == set(frames.frame)
 
 
 def with_copy(file: Path, folder: Path) -> Path:
@@ -108,30 +108,53 @@ def with_copy(file: Path, folder: Path) -> Path:
     return folder / "copy.onnx"
 
 
-def test_the_chain_takes_the_detector_up_where_its_file_lies(
-    exported: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_shipped_detector_is_the_one_unless_another_lies_among_the_weights(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights, data = tmp_path / "weights", tmp_path / "data"
-    weights.mkdir()
-    (weights / "mediapipe").symlink_to(models.find("pose_detection").parent)
-    monkeypatch.setenv("WHIM_WEIGHTS", str(weights))
-    manifest = read_manifest(media / "odd" / "oneframe_thanks.mp4")
-    before = whim(manifest, data)
-    assert not any(isinstance(stage, DetectHandsWhim) for stage in before)
+    monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
+    (shipped,) = (stage for stage in whim(Manifest.empty(), tmp_path) if isinstance(stage, DetectHandsWhim))
+    before = dict(shipped.weights)
+    assert before["whim_detector"] == sha256_of(SHIPPED)
     path = find_weights("whim_detector").path
     path.parent.mkdir()
     path.write_bytes(exported.read_bytes())
+    assert shipped.weights["whim_detector"] == sha256_of(exported)
+
+
+def test_the_chain_runs_with_the_shipped_detector(media: Path, tmp_path: Path) -> None:
+    data, manifest = tmp_path / "data", read_manifest(media / "odd" / "oneframe_thanks.mp4")
     stages = whim(manifest, data)
-    names = [stage.name for stage in stages]
-    assert len(stages) == len(before) + 1
     (fuse,) = (stage for stage in stages if isinstance(stage, FuseHands))
     assert fuse.detectors == ("mediapipe", "whim")
-    stages = stages[: names.index("fuse-hands") + 1]
+    assert not fuse.uncalibrated
+    stages = stages[: stages.index(fuse) + 1]
     run(Graph(stages, manifest, Store(data)).load(), Local(data, stages))
     assert not list(data.rglob("*.error.json"))
     (part,) = (data / "hand_detections" / "whim").glob("*.parquet")
-    said = Store(data).read(HandDetections, "hand_detections/whim", part.stem)
-    assert 0 < len(said) <= HANDS
-    assert np.isfinite(said.keypoints).all()
+    found = Store(data).read(HandDetections, "hand_detections/whim", part.stem)
+    assert len(found)
+    for column in (found.keypoints, found.world, found.palm_score, found.presence, found.p_right):
+        assert np.isfinite(column).all()
     hands = Store(data).read(Hands, "hands", part.stem)
-    assert set(hands.num_run) == {2}
+    assert 2 in hands.num_agree
+
+
+def test_what_the_landmark_network_sees_no_hand_in_is_no_hand(exported: Path) -> None:
+    frames = frames_of(*(cv2.resize(picture, (160, 120)) for picture in pictures()))
+    proposed = find_hands(open_network(exported, device="cpu"), min_score=0.0, max_iou=0.6, batch_size=2)(
+        frames.images, [People.empty()] * 3
+    )
+    assert len(proposed.box) > 10
+    assert not len(DetectHandsWhim(file=str(exported), min_score=0.0).build()(frames, People.empty()))
+
+
+def test_a_second_look_tells_side_and_landmarks_from_the_box_alone(media: Path) -> None:
+    find_landmarks = load_hand_landmarks()
+    for name in ("A000", "A001"):
+        image, label = labelled(media, name)
+        box = np.array([hand["box"] for hand in label["hands"]], np.float32)
+        for hand, look in zip(label["hands"], look_at_boxes(image, box, find_landmarks), strict=True):
+            assert look is not None
+            assert (look.p_right >= 0.5) == (hand["side"] == "right")
+            inside = (look.points > np.array(hand["box"][:2]) - 15) & (look.points < np.array(hand["box"][2:]) + 15)
+            assert inside.all(1).mean() > 0.9

@@ -26,7 +26,7 @@ from tests.stages.detectors.checkpoints import random_state, save
 from tests.vitpose_layouts import official
 
 VIDEO = "odd/oneframe_thanks.mp4"
-HAND_SOURCES = ("alphapose", "contacthands", "mediapipe", "openpose", "vitpose")
+HAND_SOURCES = ("alphapose", "contacthands", "mediapipe", "openpose", "vitpose", "whim")
 
 pytestmark = pytest.mark.slow
 

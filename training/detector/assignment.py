@@ -14,7 +14,7 @@ class Hands(NamedTuple):
     """The hands of a batch, padded to the most that one image has."""
 
     box: Float[Tensor, "b hands 4"]
-    side: Int64[Tensor, "b hands"]
+    side: Int64[Tensor, "b hands"]  # 0 left, 1 right, -1 nobody knows
     keypoints: Float[Tensor, "b hands 21 3"]  # x, y, weight
     real: Bool[Tensor, "b hands"]
 
@@ -50,7 +50,8 @@ def assign(
         return Assignment(empty.long(), empty.bool(), empty)
     inside = _inside(points, hands.box) & hands.real[..., None]
     overlap = complete_iou(prediction.box[:, None], hands.box[:, :, None]).clamp_min(0) * inside
-    score = prediction.score.gather(2, hands.side[:, None].expand(b, n, most)).mT  # b hands anchors
+    score = prediction.score.gather(2, hands.side.clamp_min(0)[:, None].expand(b, n, most)).mT  # b hands anchors
+    score = torch.where(hands.side[..., None] < 0, prediction.score.amax(2)[:, None], score)
     alignment = score**score_power * overlap**overlap_power * inside
     best = alignment.topk(min(num_anchors, n), -1)
     wanted = torch.zeros_like(inside).scatter_(2, best.indices, best.values > 0) & inside

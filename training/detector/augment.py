@@ -170,7 +170,8 @@ def _moved(
     on = keypoints[..., :2] + offset[:, None]
     out_of_sight |= ((on < shown[:, None, :2]) | (on >= shown[:, None, 2:])).any(-1)
     weight = torch.where(out_of_sight, 0, keypoints[..., 2])
-    side = torch.where(_determinant(inverse) < 0, 1 - labels["side"][row], labels["side"][row])
+    side = labels["side"][row]
+    side = torch.where((_determinant(inverse) < 0) & (side >= 0), 1 - side, side)
     ignored, of = torch.nonzero(labels["ignore_image"][:, None] == partner, as_tuple=True)
     area = _cut(labels["ignore"][ignored] + corner[of].repeat(1, 2), window[of])
     of, area = of[_area(area) > 0], area[_area(area) > 0]

@@ -1,7 +1,8 @@
-"""The backbones of the paper's ablation (WiLoR, Table 2) beside DarkNet: ResNet-50 and HRNet-W32, with torchvision's and timm's names.
+"""The backbones beside DarkNet: ResNet-50 and HRNet-W32 of the paper's ablation (WiLoR, Table 2), and MediaPipe's palm network.
 
-He et al., CVPR 2016, the stride in the 3 x 3 convolution as torchvision has it; Wang et al., TPAMI 2020. The paper gives no width of
-HRNet; W32 is the one whose size in float32 is near its 132 MB. Images come in [0, 1] and are normalised as for ImageNet here.
+With torchvision's and timm's names: He et al., CVPR 2016, the stride in the 3 x 3 convolution as torchvision has it; Wang et al.,
+TPAMI 2020. The paper gives no width of HRNet; W32 is the one whose size in float32 is near its 132 MB. Images come in [0, 1]; those two
+normalise them as for ImageNet.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from stages.detectors.mediapipe.models import find
+from stages.detectors.mediapipe.torch_modules import TfliteNetwork
 from stages.detectors.weights import fill, load_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,7 +28,7 @@ class Trunk(nn.Module):
     """A network whose last three levels, at strides 8, 16 and 32, are handed on as C3, C4 and C5."""
 
     channels: ClassVar[tuple[int, int, int]]
-    left_over: ClassVar[tuple[str, ...]]
+    left_over: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of the names that only a classifier needs."""
 
     def __init__(self) -> None:
@@ -136,6 +139,31 @@ class HRNet(Trunk):
         levels: list[Tensor] = self.stage2([layer(x) for layer in self.transition1])
         for transition, stage in ((self.transition2, self.stage3), (self.transition3, self.stage4)):
             levels = stage([layer(x) for layer, x in zip(transition, [*levels, levels[-1]], strict=True)])
+        return levels
+
+
+class PalmNetwork(Trunk):
+    """MediaPipe's palm network without its output branches, from its own weights; a pyramid from the coarse levels down is in it.
+
+    Its first half knows edges and skin, and stays as it is. Images come in [0, 1], as it saw them.
+    """
+
+    channels = (128, 256, 256)
+    taps = (261, 230, 207)
+    kept = 120
+    """Operators up to this one do not learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = TfliteNetwork(find("palm_detection_full"), self.taps)
+        for number, operator in self.network.operators.items():
+            operator.requires_grad_(int(number) > self.kept)
+
+    def load(self, path: Path) -> None:
+        raise ValueError(f"the palm network brings its own weights: leave {path} out")
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        levels: list[Tensor] = self.network(images)
         return levels
 
 

@@ -7,8 +7,11 @@ Input `images` float32 [batch, 3, size, size], red, green, blue in [0, 1]. Outpu
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -16,8 +19,11 @@ from torch import Tensor, nn
 from training.detector.fast_decode import best_hands
 from training.detector.inference import fused, read
 from training.detector.network import Detector
+from training.run.checkpoint import Checkpoint
 
 OPSET = 18
+_WORTH_HALVING = 64
+"""Numbers that a weight must have."""
 
 
 class BestHands(nn.Module):
@@ -35,16 +41,20 @@ class BestHands(nn.Module):
         return prediction.box, score, side, score / prediction.score.sum(2).clamp_min(1e-9), prediction.keypoints
 
 
-def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 100) -> None:
-    """Write the averaged weights of a checkpoint as `.onnx` or, by torch.export, `.pt2`. Raises ValueError for another ending.
+def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: int = 100, half: bool = False) -> None:
+    """Write the averaged weights of a checkpoint as `.onnx` or, by torch.export, `.pt2`, at the size it was trained on unless one is named.
 
+    Raises ValueError for another ending.
+
+    With `half` an ONNX file holds its weights in half the bytes; whoever opens it computes in float32 all the same.
     A network without the one-to-one head finds a hand several times; whoever reads the file must drop the doubles.
     """
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"export to a file that ends in .onnx or .pt2, got {path}")
-    if size % 32 or size <= 0:
+    if size is not None and (size % 32 or size <= 0):
         raise ValueError(f"the side of the images must be a multiple of 32, got {size}")
     network = fused(read(checkpoint))
+    size = size or network.settings.image
     without_doubles = network.single is not None
     if network.single is not None:
         network.heads, network.single = network.single, None
@@ -66,11 +76,19 @@ def export(path: Path, checkpoint: Path, *, size: int = 640, max_hands: int = 10
     if path.suffix == ".pt2":
         torch.export.save(program, aside, extra_files={"whim.json": json.dumps(facts)})
     else:
-        _save_onnx(program, aside, facts)
+        _save_onnx(program, aside, facts, half)
     aside.rename(path)
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+def shrink(path: Path, checkpoint: Path, *, size: int | None = None) -> None:
+    """Write a checkpoint's averaged weights alone, in half precision: enough to detect with, at `size` where one is named."""
+    saved = Checkpoint.load(checkpoint, "detector")
+    settings = dict(saved.settings) | ({"image": size} if size else {})
+    weights = {name: values.half() if values.is_floating_point() else values for name, values in saved.ema.items()}
+    replace(saved, settings=settings, network={}, ema=weights, optimizer={}, adversary={}).save(path)
+
+
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str], half: bool) -> None:
     """One file, weights included."""
     made = torch.onnx.export(
         program,
@@ -82,5 +100,30 @@ def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping
         verbose=False,
     )
     assert made is not None
+    for node in made.model.graph:  # where in torch's source each came from: a tenth of a small file
+        node.metadata_props.clear()
     made.model.metadata_props.update(facts)
+    if half:
+        _halve(made.model)
     made.save(path, external_data=False)
+
+
+def _halve(model: Any) -> None:
+    """Weights of an ONNX model in float16, each cast back where it is read."""
+    import onnx_ir as ir
+
+    for value in list(model.graph.initializers.values()):
+        if value.const_value is None or value.dtype != ir.DataType.FLOAT or value.const_value.size < _WORTH_HALVING:
+            continue
+        narrow = ir.Value(
+            name=f"{value.name}_half",
+            shape=value.shape,
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            const_value=ir.tensor(value.const_value.numpy().astype(np.float16), name=f"{value.name}_half"),
+        )
+        cast = ir.node("Cast", inputs=[narrow], attributes={"to": ir.DataType.FLOAT.value}, num_outputs=1)
+        cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = f"{value.name}_wide", ir.DataType.FLOAT, value.shape
+        value.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[value.name]
+        model.graph.register_initializer(narrow)
+        model.graph.insert_before(model.graph[0], cast)

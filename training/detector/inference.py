@@ -1,5 +1,6 @@
 """A trained detector at work: images in, hands out. No suppression of duplicates where the one-to-one head was trained."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -17,6 +18,8 @@ from training.data.samples import FILL, placed
 from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
 from training.run.checkpoint import Checkpoint, load_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -43,14 +46,19 @@ class DetectedHands:
 class HandDetector:
     """A network ready to be called."""
 
-    def __init__(self, network: Detector, *, size: int = 640, threshold: float = 0.3, max_hands: int = 100) -> None:
+    def __init__(self, network: Detector, *, size: int | None = None, threshold: float = 0.3, max_hands: int = 100) -> None:
         self.network = network.eval()
-        self.size, self.threshold, self.max_hands = size, threshold, max_hands
+        self.size, self.threshold, self.max_hands = size or network.settings.image, threshold, max_hands
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int = 640, threshold: float = 0.3) -> "HandDetector":
-        """The averaged weights of a checkpoint. Raises ValueError when it is none of a detector."""
+    def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int | None = None, threshold: float = 0.3) -> "HandDetector":
+        """The averaged weights of a checkpoint, for images of the size it was trained on unless another is named, which is logged.
+
+        Raises ValueError when it is none of a detector.
+        """
         network = fused(read(path)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if size and size != network.settings.image:
+            _log.warning("%s was trained at %d px and is used at %d: its scores mean less", path, network.settings.image, size)
         return cls(network, size=size, threshold=threshold)
 
     @torch.inference_mode()
@@ -82,7 +90,11 @@ class HandDetector:
 def read(path: Path) -> Detector:
     """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a detector."""
     saved = Checkpoint.load(path, "detector")
-    network = Detector(DetectorSettings(**saved.settings))
+    try:
+        settings = DetectorSettings(**saved.settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a detector that this version cannot build: {error}") from error
+    network = Detector(settings)
     load_weights(network, saved.ema, path)
     return network.eval()
 

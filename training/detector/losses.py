@@ -46,9 +46,10 @@ def keypoint_loss(
     target: Float[Tensor, "n 21 2"],
     weight: Float[Tensor, "n 21"],
     area: Float[Tensor, "n"],  # of the box, in the square of the keypoints' unit
+    widened: float = 1.0,  # the sigmas, so that a guess far off is told where to go
 ) -> Float[Tensor, "n"]:
     """One less the object keypoint similarity, exp(-d^2 / (2 area (2 sigma)^2)), mean over the keypoints that count (Maji et al. 2022)."""
-    sigmas = torch.tensor(SIGMAS).to(keypoints)
+    sigmas = widened * torch.tensor(SIGMAS).to(keypoints)
     squared = ((keypoints - target) ** 2).sum(-1)
     similarity = torch.exp(-squared / (8 * sigmas**2 * area.clamp_min(1e-6)[:, None]))
     return (weight * (1 - similarity)).sum(1) / weight.sum(1).clamp_min(1e-6)
@@ -68,8 +69,8 @@ def visibility_loss(logits: Float[Tensor, "n 21"], seen: Float[Tensor, "n 21"]) 
 
 
 def side_loss(
-    logits: Float[Tensor, "b anchors 2"], quality: Float[Tensor, "b anchors 2"], ignored: Bool[Tensor, "b anchors"]
+    logits: Float[Tensor, "b anchors 2"], quality: Float[Tensor, "b anchors 2"], ignored: Bool[Tensor, "b anchors 2"]
 ) -> Float[Tensor, "b anchors"]:
     """Cross-entropy to the quality that each anchor should claim for each side, 0 for background; nothing where it is unknown."""
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, quality, reduction="none").sum(-1)
-    return torch.where(ignored, 0, loss)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    return torch.where(ignored, 0, loss).sum(-1)

@@ -8,16 +8,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.detector.backbones import HRNet, ResNet50, Trunk
+from training.detector.backbones import HRNet, PalmNetwork, ResNet50, Trunk
 
 NUM_KEYPOINTS, NUM_SIDES = 21, 2
 STRIDES = (8, 16, 32)
+PALM_LEVEL, PALM_HEAD = 80, 64
+"""Channels of a level and of a branch of the heads on the palm network: the file with it stays below 4 MB in half precision. Ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +28,26 @@ class DetectorSettings:
 
     size: Literal["s", "m"] = "s"
     """3.4 or 11.8 million parameters: 7 and 24 MB in half precision (paper, Table 1)."""
-    backbone: Literal["darknet", "resnet50", "hrnet"] = "darknet"
-    """Network below the pyramid; the others are the paper's ablation, of one size whatever `size` is. Neck and heads stay."""
+    backbone: Literal["darknet", "resnet50", "hrnet", "palm"] = "darknet"
+    """Network below the pyramid, of one size whatever `size` is but for darknet. resnet50 and hrnet are the paper's ablation under the
+    same neck; palm, MediaPipe's palm network, is a pyramid already: the heads stand on its levels, and it learns in minutes."""
     num_bins: int = 16
     """Bins of the distance distributions of a box side (DFL; Li et al. 2020)."""
     landmarks: bool = True
     """Predict keypoints; False is the paper's ablation without landmark loss."""
     one_to_one: bool = True
-    """A second head, trained with one anchor a hand, needs no suppression of duplicates (Wang et al. 2024, YOLOv10)."""
+    """A second head, trained with one anchor a hand, needs no suppression of duplicates (Wang et al. 2024, YOLOv10). It learns slowly:
+    a run of less than some 20,000 steps does better without."""
+    image: int = 640
+    """Side of the images it is trained on and used at, pixels."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_bins <= 64:
             raise ValueError(f"detector.num_bins must lie in [2, 64], got {self.num_bins}")
+        if self.backbone not in get_args(type(self).__annotations__["backbone"]):
+            raise ValueError(f"detector.backbone is {self.backbone!r}, which this version does not know")
+        if self.image % 32 or self.image <= 0:
+            raise ValueError(f"detector.image must be a multiple of 32, got {self.image}")
 
     @property
     def width(self) -> float:
@@ -163,16 +173,28 @@ class PathAggregation(nn.Module):
         return [p3, p4, self.up5(torch.cat([self.halve4(p4), c5], 1))]
 
 
+class Narrowing(nn.Module):
+    """Every level to so many channels, by itself: for a backbone that is a pyramid already."""
+
+    def __init__(self, inputs: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(ConvBlock(count, channels) for count in inputs)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        return [narrow(x) for narrow, x in zip(self.levels, levels, strict=True)]
+
+
 class Heads(nn.Module):
     """Three branches on each of three levels: box, side, keypoints."""
 
-    def __init__(self, channels: Sequence[int], settings: DetectorSettings) -> None:
+    def __init__(self, channels: Sequence[int], settings: DetectorSettings, width: int = 0) -> None:
         super().__init__()
+        width = width or channels[0]
         outputs = {"box": 4 * settings.num_bins, "side": NUM_SIDES, "keypoints": 3 * NUM_KEYPOINTS}
         widths = {
-            "box": max(16, channels[0] // 4, 4 * settings.num_bins),
-            "side": max(channels[0], NUM_SIDES),
-            "keypoints": max(channels[0] // 4, 3 * NUM_KEYPOINTS),
+            "box": max(16, width // 4, 4 * settings.num_bins),
+            "side": max(width, NUM_SIDES),
+            "keypoints": max(width // 4, 3 * NUM_KEYPOINTS),
         }
         if not settings.landmarks:
             del outputs["keypoints"]
@@ -210,11 +232,17 @@ class Detector(nn.Module):
         self.settings = settings = settings or DetectorSettings()
         channels = [int(c * settings.width) for c in (64, 128, 256, 512, 1024)]
         repeats = [max(1, round(n * settings.depth)) for n in (3, 6, 6, 3)]
-        trunks: dict[str, type[Trunk]] = {"resnet50": ResNet50, "hrnet": HRNet}
+        trunks: dict[str, type[Trunk]] = {"resnet50": ResNet50, "hrnet": HRNet, "palm": PalmNetwork}
         self.backbone = DarkNet(channels, repeats) if settings.backbone == "darknet" else trunks[settings.backbone]()
-        self.neck = PathAggregation(self.backbone.channels, channels[2:], max(1, round(3 * settings.depth)))
-        self.heads = Heads(channels[2:], settings)
-        self.single = Heads(channels[2:], settings) if settings.one_to_one else None
+        self.neck: nn.Module
+        if settings.backbone == "palm":
+            levels, width = [PALM_LEVEL] * 3, PALM_HEAD
+            self.neck = Narrowing(self.backbone.channels, PALM_LEVEL)
+        else:
+            levels, width = channels[2:], channels[2]
+            self.neck = PathAggregation(self.backbone.channels, levels, max(1, round(3 * settings.depth)))
+        self.heads = Heads(levels, settings, width)
+        self.single = Heads(levels, settings, width) if settings.one_to_one else None
         """The one-to-one head; it does not shape the features (its gradient stops here)."""
 
     def load_backbone(self, path: Path) -> None:

@@ -18,7 +18,7 @@ from training.detector.losses import (
     side_loss,
     visibility_loss,
 )
-from training.detector.network import NUM_KEYPOINTS, Raw, anchors, decode
+from training.detector.network import NUM_KEYPOINTS, NUM_SIDES, Raw, anchors, decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,14 @@ class DetectorLossWeights:
     visibility: float = 1.0
     keypoint_loss: Literal["similarity", "distance"] = "similarity"
     """similarity: OKS with the sigmas of hands; distance: the paper's L2."""
+    widest: float = 8.0
+    """How many times wider the sigmas of the similarity are at the start of a run: as they are, it has no gradient at the first guesses."""
+    narrow_from: float = 0.5
+    """Share of a run after which they are as wide as they are; until then they narrow evenly in the logarithm."""
+
+    def widened(self, share_done: float) -> float:
+        """The sigmas' factor when so much of a run lies behind."""
+        return float(self.widest ** max(0.0, 1 - share_done / self.narrow_from)) if self.narrow_from else 1.0
 
 
 class Terms(NamedTuple):
@@ -76,8 +84,13 @@ def _padded(image: Tensor, num_images: int, *columns: Tensor) -> tuple[list[Tens
     return out, torch.arange(most, device=image.device) < counts[:, None]
 
 
-def detector_loss(raw: Raw, targets: Targets, size: tuple[int, int], weights: DetectorLossWeights, num_anchors: int = 10) -> Terms:
-    """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of their qualities."""
+def detector_loss(
+    raw: Raw, targets: Targets, size: tuple[int, int], weights: DetectorLossWeights, num_anchors: int = 10, share_done: float = 1.0
+) -> Terms:
+    """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of their qualities.
+
+    A hand whose side nobody knows aims at the side that the anchor says by itself, and says nothing of the other.
+    """
     points, strides = anchors(*size, raw.box)
     prediction = decode(raw, points, strides)
     given = assign(
@@ -90,15 +103,21 @@ def detector_loss(raw: Raw, targets: Targets, size: tuple[int, int], weights: De
     quality, stride = given.quality[number, anchor], strides[anchor]
 
     aim = torch.zeros_like(raw.side)
-    aim[number, anchor, targets.hands.side[number, hand]] = quality.to(aim.dtype)
-    side = side_loss(raw.side, aim, _ignored(points, targets.ignore, given)).sum() / norm
+    known = targets.hands.side[number, hand]
+    its = torch.where(known < 0, raw.side[number, anchor].detach().argmax(-1), known)
+    aim[number, anchor, its] = quality.to(aim.dtype)
+    ignored = _ignored(points, targets.ignore, given)[..., None].repeat(1, 1, NUM_SIDES)
+    ignored[number, anchor, 1 - its] = known < 0
+    side = side_loss(raw.side, aim, ignored).sum() / norm
     overlap = complete_iou(prediction.box[number, anchor], box)
     corners = torch.cat([points[anchor] - box[:, :2], box[:, 2:] - points[anchor]], 1) / stride[:, None]
     distance = distance_loss(raw.box[number, anchor], corners)
     area = (box[:, 2:] - box[:, :2]).prod(1)
-    similarity = keypoint_loss if weights.keypoint_loss == "similarity" else keypoint_distance_loss
-    seen = keypoints[..., 2]
-    spread = similarity(prediction.keypoints[number, anchor, :, :2], keypoints[..., :2], seen, area)
+    seen, guessed = keypoints[..., 2], prediction.keypoints[number, anchor, :, :2]
+    if weights.keypoint_loss == "similarity":
+        spread = keypoint_loss(guessed, keypoints[..., :2], seen, area, weights.widened(share_done))
+    else:
+        spread = keypoint_distance_loss(guessed, keypoints[..., :2], seen, area)
     visible = visibility_loss(raw.keypoints[number, anchor].reshape(-1, NUM_KEYPOINTS, 3)[..., 2], (seen > 0).to(spread.dtype))
     with_points = (seen > 0).any(1)
     count = with_points.sum().clamp_min(1)
@@ -107,7 +126,7 @@ def detector_loss(raw: Raw, targets: Targets, size: tuple[int, int], weights: De
         box=weights.box * (quality * (1 - overlap)).sum() / norm,
         distance=weights.distance * (quality * distance).sum() / norm,
         keypoints=weights.keypoints * (spread * with_points).sum() / count,
-        visibility=weights.visibility * visible.sum() / max(len(visible), 1),
+        visibility=weights.visibility * (visible * with_points).sum() / count,
     )
 
 

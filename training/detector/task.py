@@ -19,6 +19,8 @@ from training.detector.evaluate import LEAST_SCORE, evaluate, metrics
 from training.detector.inference import HandDetector
 from training.detector.network import Detector, DetectorSettings
 from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
+from training.run.checkpoint import Checkpoint, load_weights
+from training.run.optimizer import plain_groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,12 @@ class DetectorTask:
     """Share of the one-to-one head in the loss at the beginning and at the end (the rest is the one-to-many head's)."""
     backbone_weights: Path | None = None
     """Learned on ImageNet, for a backbone that has such."""
+    start: Path | None = None
+    """A checkpoint of the same network to begin with."""
+    trunk_share: float = 0.1
+    """Share of the learning rate for the palm network, which has learned already."""
+    trunk_from: float = 0.2
+    """Share of a run after which it learns at all: until then the heads say nothing that it should listen to."""
 
     kind = "detector"
     metric = "ap"
@@ -44,10 +52,22 @@ class DetectorTask:
         network = Detector(self.network_settings)
         if self.backbone_weights:
             network.load_backbone(self.backbone_weights)
+        if self.start:
+            load_weights(network, Checkpoint.load(self.start, "detector").ema, self.start)
         return network
 
     def settings(self) -> Mapping[str, Any]:
         return asdict(self.network_settings)
+
+    def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        """All parameters alike, but for a backbone that has learned already."""
+        if self.network_settings.backbone != "palm":
+            return plain_groups(network, weight_decay)
+        named = list(network.named_parameters())
+        heads = nn.ParameterList(values for name, values in named if not name.startswith("backbone."))
+        trunk = [values for name, values in named if name.startswith("backbone.") and values.requires_grad]
+        learned = {"params": trunk, "weight_decay": 0.0, "share": self.trunk_share, "learns_from": self.trunk_from}
+        return [*plain_groups(heads, weight_decay), learned]
 
     def loss(self, network: nn.Module, batch: Batch, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         """Terms of both heads, each head by its share."""
@@ -62,9 +82,10 @@ class DetectorTask:
         size = (images.shape[2], images.shape[3])
         first, last = self.one_to_one
         share = first + (last - first) * share_done if one is not None else 0.0
-        terms = {name: (1 - share) * value for name, value in detector_loss(_float(many), targets, size, self.weights)._asdict().items()}
+        dense = detector_loss(many, targets, size, self.weights, share_done=share_done)
+        terms = {name: (1 - share) * value for name, value in dense._asdict().items()}
         if one is not None:
-            single = detector_loss(_float(one), targets, size, self.weights, num_anchors=1)
+            single = detector_loss(one, targets, size, self.weights, num_anchors=1, share_done=share_done)
             terms |= {f"single_{name}": share * value for name, value in single._asdict().items()}
         return terms
 
@@ -95,8 +116,3 @@ class DetectorTask:
 
 def _without_mosaic(chosen: Augmentation) -> Augmentation:
     return replace(chosen, mosaic=0.0, mixup=0.0)
-
-
-def _float(raw: Any) -> Any:
-    """The loss is taken in float32 whatever the network ran in."""
-    return type(raw)(*(values.float() for values in raw))

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from stages.errors import UserError
 from training.data.loader import Batch, Loader
@@ -45,12 +46,15 @@ class TrainSettings:
     """Share of the learning rate that is left at the end of the cosine."""
     warmup_steps: int = 500
     """Over which the learning rate rises from nothing."""
+    warmup_share: float = 0.05
+    """Share of the run, by steps or by the clock, after which it has risen in any case."""
     weight_decay: float = 5e-4
     """Decay of weights with two dimensions or more."""
     clip_norm: float = 10.0
     """Longest gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Numbers of the forward and backward pass; bfloat16 needs no scaling of the loss."""
+    """Arithmetic of the network's forward and backward pass; augmentation, targets and losses are taken in float32. bfloat16 needs no
+    scaling of the loss."""
     compile: bool = False
     """torch.compile the network: minutes at the start, faster steps on a GPU."""
     checkpoint_s: float = 300.0
@@ -97,8 +101,21 @@ class Layered(Protocol):
     """A task whose parameters do not all learn at one rate."""
 
     def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups of parameters for the optimizer, each with its `weight_decay`, its `share` of the learning rate, and whether they are
-        `inner` matrices of a transformer."""
+        """Groups of parameters for the optimizer, each with its `weight_decay`, its `share` of the learning rate, the share of the run that
+        it `learns_from`, and whether they are `inner` matrices of a transformer."""
+
+
+class Narrowed(nn.Module):
+    """A network that runs in bfloat16 and answers in float32."""
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        super().__init__()
+        self.network, self.device = network, device
+
+    def forward(self, *given: Any) -> Any:
+        with torch.autocast(self.device, torch.bfloat16):
+            said = self.network(*given)
+        return tree_map(lambda values: values.float() if isinstance(values, Tensor) and values.is_floating_point() else values, said)
 
 
 class NotFiniteError(UserError):
@@ -122,6 +139,8 @@ class Run:
         self.adversary = Adversary(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
+        if settings.precision == "bfloat16":
+            network = Narrowed(network, self.device.type)
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
         self.log = Log(folder, first=self.first)
         self.minutes_before, self.started = self.progress.minutes, time.monotonic()
@@ -192,11 +211,13 @@ class Run:
         """One step of the optimizer; nothing where the loss is not finite on some rank."""
         rate = self._learning_rate(share_done)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("share", 1.0)
+            learns = share_done >= group.get("learns_from", 0.0)
+            group["lr"] = rate * group.get("share", 1.0) * learns
+            if "learns_from" in group and self.loader.world_size == 1:  # ranks must agree from the start on what has a gradient
+                for values in group["params"]:
+                    values.requires_grad_(learns)
         torch.manual_seed(key_of(self.loader.seed, batch.epoch, batch.step, self.loader.rank))
-        narrow = torch.autocast(self.device.type, torch.bfloat16) if self.chosen.precision == "bfloat16" else nullcontext()
-        with narrow:
-            terms, prediction = self._terms(batch, share_done)
+        terms, prediction = self._terms(batch, share_done)
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -235,8 +256,9 @@ class Run:
             raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; the last one is {path}: lower the learning rate")
 
     def _learning_rate(self, share_done: float) -> float:
-        """Linear warm-up, then half a cosine down to `final_share`."""
-        rise = min(1.0, (self.progress.num_steps + 1) / max(1, self.chosen.warmup_steps))
+        """Linear warm-up, over at the latest when `warmup_share` of the run lies behind, then half a cosine down to `final_share`."""
+        steps = (self.progress.num_steps + 1) / max(1, self.chosen.warmup_steps)
+        rise = min(1.0, max(steps, share_done / self.chosen.warmup_share if self.chosen.warmup_share else 1.0))
         fall = 0.5 * (1 + math.cos(math.pi * share_done))
         return self.chosen.learning_rate * rise * (self.chosen.final_share + (1 - self.chosen.final_share) * fall)
 

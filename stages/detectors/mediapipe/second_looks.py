@@ -46,6 +46,16 @@ def spread(
     return np.asarray(np.sqrt((apart**2).mean(axis=0)) / length_px, np.float64)
 
 
+def spreads(
+    image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Landmarks], find_landmarks: FindLandmarks, num_looks: int
+) -> Float64[np.ndarray, "n 21"]:
+    """How far second looks put each landmark of each hand apart, in lengths of the hand."""
+    height, width = image.shape[:2]
+    looks = look_again(image, [hand.points for hand in hands], find_landmarks, SECOND_LOOKS[:num_looks])
+    found = [spread(hand.points, again, hand_length_px(hand), width, height) for hand, again in zip(hands, looks, strict=True)]
+    return np.array(found, np.float64).reshape(-1, 21)
+
+
 def hand_length_px(hand: Landmarks) -> float:
     """How long the hand's metric shape would be in the frame, were it stretched out before the camera; at least a pixel."""
     points, shape = hand.points - hand.points.mean(axis=0), hand.world[:, :2] - hand.world[:, :2].mean(axis=0)

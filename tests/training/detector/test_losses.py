@@ -73,7 +73,10 @@ def test_gradients() -> None:
     assert gradcheck(lambda x: keypoint_loss(x, truth, weight, area), points)
     assert gradcheck(lambda x: keypoint_distance_loss(x, truth, weight, area), points)
     assert gradcheck(lambda x: visibility_loss(x, (weight > 0.5).double()), draw(2, 21).requires_grad_())
-    quality, ignored = torch.rand(1, 5, 2, dtype=torch.float64), torch.tensor([[False, True, False, False, True]])
+    quality, ignored = (
+        torch.rand(1, 5, 2, dtype=torch.float64),
+        torch.tensor([[False, True, False, False, True]])[..., None].repeat(1, 1, 2),
+    )
     logits = draw(1, 5, 2).requires_grad_()
     assert gradcheck(lambda x: side_loss(x, quality, ignored), logits)
     side_loss(logits, quality, ignored).sum().backward()

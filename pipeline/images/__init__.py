@@ -1,0 +1,1 @@
+"""Images with what people say of them, made into shards of frames to train on."""

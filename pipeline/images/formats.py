@@ -1,0 +1,212 @@
+"""Folders of labelled images, read: `images.jsonl` (or `pictures.jsonl`) of a line an image, COCO, YOLO, or images without labels.
+
+Convention. Boxes are xyxy in pixels of the image as it is stored, x right, y down; a side is the person's own. What nobody labelled has
+`hands` None; an image without hands has an empty list.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from hands.metrics.labels import UNKNOWN
+from stages.shards import SPLITS, split_of
+from stages.tables import LEFT, RIGHT
+
+JSONL = ("images.jsonl", "pictures.jsonl")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_SIDES = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class LabelledImage:
+    """One image, and what people drew on it."""
+
+    path: Path
+    name: str
+    """Its path within the folder."""
+    group: str
+    """A scene, person or video; a split holds all of it or nothing."""
+    split: str
+    box: Float64[np.ndarray, "n 4"]
+    side: Int64[np.ndarray, "n"]  # 0 left, 1 right, -1 nobody knows
+    ignore: Float64[np.ndarray, "m 4"]
+    """Drawn around something that is no single hand."""
+    labelled: bool
+    """Somebody drew the boxes, be it none."""
+    exhaustive: bool
+    """All hands of the image are boxed."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """source, origin, licence, tier."""
+
+
+def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
+    """The images of a folder by whichever labels it holds, `tiers` alone where any are named.
+
+    Raises FileNotFoundError where there is no such folder or no image, ValueError for labels that cannot be read, boxes outside their
+    image, and groups that lie in two splits.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: name one of images")
+    listed = next((folder / name for name in JSONL if (folder / name).is_file()), None)
+    coco = sorted(path for path in [*folder.glob("*.json"), *folder.glob("annotations/*.json")] if path.is_file())
+    yolo = folder / "labels"
+    if listed:
+        found: Iterable[LabelledImage] = _of_jsonl(listed)
+    elif coco:
+        found = (image for path in coco for image in _of_coco(path, folder))
+    else:
+        found = _of_folder(folder, yolo if yolo.is_dir() else None)
+    images = sorted((image for image in found if not tiers or image.about.get("tier") in tiers), key=lambda image: image.name)
+    if not images:
+        wanted = f" of tier {' or '.join(tiers)}" if tiers else ""
+        raise FileNotFoundError(f"{folder} has no image{wanted}: {', '.join(JSONL)}, COCO, YOLO or plain images are read")
+    _refuse_torn_groups(images, folder)
+    return images
+
+
+def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
+    text = path.read_text()
+    if not text.strip():
+        raise ValueError(f"{path} is empty: a line an image is wanted, or no such file for images without labels")
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}, line {number}"
+        try:
+            told = json.loads(line)
+            name = str(told["path"])
+            hands = told.get("hands")
+            box = _boxes([hand["box"] for hand in hands or ()])
+            side = np.array([_SIDES[hand.get("side")] for hand in hands or ()], np.int64)
+            region = _boxes([one["box"] if isinstance(one, dict) else one for one in told.get("region_boxes") or ()])
+            size = (float(told["width"]), float(told["height"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where} is no label of an image ({error!r}): path, width, height and hands are wanted") from error
+        _refuse_outside(box, size, f"{where}, {name}")
+        group = str(told.get("group") or name)
+        yield LabelledImage(
+            path=path.parent / name,
+            name=name,
+            group=group,
+            split=_split(group, told.get("split") or "", where),
+            box=box,
+            side=side,
+            ignore=region,
+            labelled=hands is not None,
+            exhaustive=bool(told.get("exhaustive")),
+            about={
+                "source": str(told.get("source") or path.parent.name),
+                "origin": " ".join(str(told[key]) for key in ("repo", "commit", "path_there") if told.get(key)),
+                "licence": str(told.get("licence") or ""),
+                "tier": str(told.get("tier") or ""),
+            },
+        )
+
+
+def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
+    """COCO's own format; every category counts as a hand, a crowd is ignored. The file's name says the split, else the image's hash."""
+    try:
+        told = json.loads(path.read_text())
+        drawn = defaultdict(list)
+        for note in told["annotations"]:
+            drawn[note["image_id"]].append(note)
+        images = [(image, str(image["file_name"]), (float(image["width"]), float(image["height"]))) for image in told["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no COCO file ({error!r}): images and annotations are wanted") from error
+    named = next((split for split in SPLITS if split in path.stem), "")
+    licences = {one.get("id"): one.get("name", "") for one in told.get("licenses", ())}
+    for image, name, size in images:
+        notes = drawn[image["id"]]
+        box, crowd = (_boxes([_xyxy(n["bbox"]) for n in notes if bool(n.get("iscrowd")) is is_crowd]) for is_crowd in (False, True))
+        _refuse_outside(box, size, f"{path}, image {name}")
+        place = next((p for p in (folder / name, folder / "images" / name, folder / path.stem / name) if p.exists()), folder / name)
+        yield LabelledImage(
+            path=place,
+            name=name,
+            group=name,
+            split=split_of(name, named),
+            box=box,
+            side=np.full(len(box), UNKNOWN, np.int64),
+            ignore=crowd,
+            labelled=True,
+            exhaustive=True,
+            about={"source": path.stem, "origin": name, "licence": str(licences.get(image.get("license"), "")), "tier": ""},
+        )
+
+
+def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
+    """Images below a folder, with YOLO's files (class, then centre and size as shares of the image) where there are labels."""
+    import cv2
+
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS):
+        name = str(path.relative_to(folder))
+        box, labelled = np.zeros((0, 4)), False
+        if labels:
+            inside = path.relative_to(folder / "images") if (folder / "images") in path.parents else path.relative_to(folder)
+            file = labels / inside.with_suffix(".txt")
+            labelled = file.is_file()
+            image = cv2.imread(str(path)) if labelled else None
+            if image is not None:
+                size = (float(image.shape[1]), float(image.shape[0]))
+                box = _yolo_boxes(file, size)
+        yield LabelledImage(
+            path=path,
+            name=name,
+            group=name,
+            split=split_of(name, next((part for part in Path(name).parts if part in SPLITS), "")),
+            box=box,
+            side=np.full(len(box), UNKNOWN, np.int64),
+            ignore=np.zeros((0, 4)),
+            labelled=labelled,
+            exhaustive=labelled,
+            about={"source": folder.name, "origin": name, "licence": "", "tier": ""},
+        )
+
+
+def _yolo_boxes(file: Path, size: tuple[float, float]) -> Float64[np.ndarray, "n 4"]:
+    try:
+        rows = np.array([line.split()[1:5] for line in file.read_text().splitlines() if line.strip()], np.float64).reshape(-1, 4)
+    except ValueError as error:
+        raise ValueError(f"{file} is no file of YOLO's boxes ({error}): class, centre and size a line are wanted") from error
+    middle, half = rows[:, :2] * size, rows[:, 2:] * size / 2
+    box = np.concatenate([middle - half, middle + half], 1)
+    _refuse_outside(box, size, str(file))
+    return box
+
+
+def _boxes(given: Iterable[Any]) -> Float64[np.ndarray, "n 4"]:
+    return np.array(list(given), np.float64).reshape(-1, 4)
+
+
+def _xyxy(box: Sequence[float]) -> list[float]:
+    left, top, width, height = box
+    return [left, top, left + width, top + height]
+
+
+def _refuse_outside(box: Float64[np.ndarray, "n 4"], size: tuple[float, float], where: str) -> None:
+    """A box may reach a little beyond its image, as hands do; one that lies wholly outside, or is none, is a slip."""
+    inside = (box[:, :2] < size).all(1) & (box[:, 2:] > 0).all(1) & (box[:, 2:] > box[:, :2]).all(1) & np.isfinite(box).all(1)
+    for number in np.flatnonzero(~inside)[:1]:
+        raise ValueError(
+            f"{where}: box {number} {box[number].round(1).tolist()} is not in an image of {size[0]:.0f}x{size[1]:.0f}: mend it"
+        )
+
+
+def _split(group: str, split: str, where: str) -> str:
+    try:
+        return split_of(group, split)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _refuse_torn_groups(images: Sequence[LabelledImage], folder: Path) -> None:
+    splits: dict[str, str] = {}
+    for image in images:
+        if splits.setdefault(image.group, image.split) != image.split:
+            raise ValueError(
+                f"{folder}: group {image.group} lies in {splits[image.group]} and, by {image.name}, in {image.split}: deal it to one split"
+            )

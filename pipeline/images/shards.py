@@ -1,0 +1,208 @@
+"""Labelled images as shards of frames: a group stands for a video, an image for a frame of it. Run again, it goes on where it stopped.
+
+A shard is labelled and written whole; one whose images, labels, teachers and settings are the same as before is left as it lies.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+from rich.console import Console
+from rich.progress import track
+
+from pipeline.dataset.index import write_index
+from pipeline.engine.shard_file import write_shard
+from pipeline.engine.store import Store
+from pipeline.evaluate.annotators import finders_and_fusion
+from pipeline.images.formats import LabelledImage
+from pipeline.images.labelling import Taught, Teach, Trust, teacher
+from stages.pack import Pack
+from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
+from stages.stage import Stage
+
+VERSION = 1
+"""Version of the rows that are made of images here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageShards:
+    """How images become rows."""
+
+    images_a_shard: int = 128
+    """About."""
+    trust: Trust = field(default_factory=Trust)
+    pack: Pack = field(default_factory=lambda: Pack(max_side=640))
+    """How rows are stored."""
+
+    def __post_init__(self) -> None:
+        if self.images_a_shard < 1:
+            raise ValueError(f"import_images.images_a_shard must be at least 1, got {self.images_a_shard}")
+
+
+def write_image_shards(images: Sequence[LabelledImage], out: Path, stages: Sequence[Stage], settings: ImageShards, console: Console) -> int:
+    """Write the shards of `images` that are missing, by the hands that a recipe's `stages` see; the number of rows written.
+
+    An image that cannot be read is named and left out; shards of images that are no more are removed.
+    """
+    store, teach, num_rows = Store(out), None, 0
+    dealt, members = _dealt(images, settings.images_a_shard), _members(stages)
+    with store.lock():
+        for name in sorted(dealt):
+            recipe = _recipe(dealt[name], members, settings)
+            if (store.made_by(*name.split("/")) or {}).get("fingerprint") == recipe["fingerprint"]:
+                continue
+            teach = teach or teacher(stages, settings.trust)
+            shown = track(dealt[name], name, console=console, transient=True) if console.is_terminal else dealt[name]
+            with store.aside(out / f"{name}.parquet") as temporary:
+                rows = write_shard(settings.pack, _batches(shown, teach, settings.pack, console), temporary, recipe)
+            num_rows += rows
+            console.print(f"{name}: {rows} images", markup=False)
+        for stale in set(out.glob("*/*.parquet")) - {out / f"{name}.parquet" for name in dealt}:
+            stale.unlink()
+        write_index(out)
+    return num_rows
+
+
+def _dealt(images: Sequence[LabelledImage], images_a_shard: int) -> dict[str, list[LabelledImage]]:
+    """Images by shard, of each split by a hash of their names: a split holds whole groups, a shard need not."""
+    count = {split: max(1, round(number / images_a_shard)) for split, number in Counter(image.split for image in images).items()}
+    dealt: dict[str, list[LabelledImage]] = {}
+    for image in images:
+        number = int(unit_hash(f"images {image.name}") * count[image.split])
+        dealt.setdefault(f"{image.split}/{image.split}-{number:05d}-of-{count[image.split]:05d}", []).append(image)
+    return dealt
+
+
+def _members(stages: Sequence[Stage]) -> list[Any]:
+    """Everything that decides what the teachers see."""
+    finders, fuse = finders_and_fusion(stages)
+    return [[stage.name, stage.detector, stage.version, asdict(stage), dict(stage.weights)] for stage in [*finders, fuse]]  # type: ignore[call-overload]
+
+
+def _recipe(images: Sequence[LabelledImage], members: Sequence[Any], settings: ImageShards) -> Mapping[str, Any]:
+    """All that a shard is made by: the images' own bytes, what people drew, who else looked, and how."""
+    facts = [
+        [i.name, i.group, i.box.tolist(), i.side.tolist(), i.ignore.tolist(), i.labelled, i.exhaustive, dict(i.about), _size(i.path)]
+        for i in images
+    ]
+    told = {"stage": "import-images", "version": VERSION, "settings": asdict(settings), "members": members}
+    whole = hashlib.sha256(json.dumps([told, facts], sort_keys=True, default=str).encode()).hexdigest()
+    return told | {"num_images": len(images), "fingerprint": whole}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console: Console) -> Iterator[pa.RecordBatch]:
+    import cv2
+    import simplejpeg
+
+    def encode(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+        return simplejpeg.encode_jpeg(image, quality=pack.jpeg_quality, colorspace="RGB", colorsubsampling="420")
+
+    rows: list[dict[str, Any]] = []
+    for number, label in enumerate(images):
+        image = cv2.imread(str(label.path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            console.print(f"{label.path} is no image, or not there: left out", style="yellow", markup=False)
+            continue
+        rows.append(_row(label, number, image, teach(label, image), encode, pack.max_side))
+        if len(rows) == pack.row_group_size:
+            yield _batch(rows)
+            rows = []
+    if rows:
+        yield _batch(rows)
+
+
+def _row(
+    label: LabelledImage,
+    number: int,
+    image: UInt8[np.ndarray, "height width 3"],
+    taught: Taught,
+    encode: Callable[[UInt8[np.ndarray, "height width 3"]], bytes],
+    max_side: int,
+) -> dict[str, Any]:
+    import cv2
+
+    data = label.path.read_bytes()
+    longest = max(image.shape[:2])
+    scale = min(1.0, max_side / longest) if max_side else 1.0
+    if scale < 1 or label.path.suffix.lower() not in (".jpg", ".jpeg"):
+        wide, high = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+        image = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
+        stored = encode(np.ascontiguousarray(image))
+    else:
+        stored = data
+    about = dict(label.about)
+    tier = f", tier {about['tier']}" if about.get("tier") else ""
+    return {
+        "sample": label.name,
+        "video": label.group,
+        "clip": label.group,
+        "frame": number,
+        "time_s": float(number),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "scale": scale,
+        "source": about.get("origin", ""),
+        "title": label.name,
+        "channel": about.get("source", "") + tier,
+        "licence": about.get("licence", ""),
+        "video_sha256": hashlib.sha256(data).hexdigest(),
+        "hands": _hands(label, number, image, taught, scale),
+        "ignore_boxes": (taught.ignore * scale).tolist(),
+        "image": stored,
+    }
+
+
+def _hands(
+    label: LabelledImage, number: int, image: UInt8[np.ndarray, "height width 3"], taught: Taught, scale: float
+) -> list[dict[str, Any]]:
+    """The structs of an image's hands; what only a fit would know is unknown."""
+    found = []
+    for row in range(len(taught.box)):
+        known: dict[str, Any] = {
+            "hand": row,
+            "box": (taught.box[row] * scale).tolist(),
+            "score": float(taught.score[row]),
+            "side": int(taught.side[row]),
+            "keypoints": (taught.keypoints[row] * [scale, scale, 1]).tolist(),
+            "sources": taught.sources[row],
+            "keep": True,
+            "quality": float(taught.score[row]),
+        }
+        found.append({name: known.get(name, _unknown(table.schema().field(column).type)) for name, (table, column) in HAND_COLUMNS.items()})
+    return found
+
+
+def _unknown(kind: pa.DataType) -> Any:
+    """NaN of numbers, -1 of counts, nothing of texts and lists, in the shape of a column."""
+    if pa.types.is_fixed_size_list(kind):
+        return [_unknown(kind.value_type)] * kind.list_size
+    if pa.types.is_list(kind):
+        return []
+    if pa.types.is_string(kind):
+        return ""
+    if pa.types.is_boolean(kind):
+        return False
+    return float("nan") if pa.types.is_floating(kind) else -1
+
+
+def _batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    schema = Shards.schema()
+    columns = [
+        pa.array(
+            [row[column.name] for row in rows],
+            pa.list_(pa.field("element", HAND, nullable=False)) if column.name == "hands" else column.type,
+        )
+        for column in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

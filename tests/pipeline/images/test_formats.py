@@ -1,0 +1,112 @@
+"""Folders of labelled images: three formats read, bad input named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.images.formats import read_images
+
+
+def image(path: Path, width: int = 64, height: int = 48) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+
+
+def jsonl(folder: Path, *rows: dict) -> Path:
+    for row in rows:
+        image(folder / row["path"])
+    lines = [json.dumps({"width": 64, "height": 48} | row) for row in rows]
+    (folder / "images.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_line_an_image(tmp_path: Path) -> None:
+    one: dict[str, Any] = {"path": "a/1.jpg", "hands": [{"box": [1, 2, 30, 40], "side": None}, {"box": [30, 2, 50, 40], "side": "left"}]}
+    one |= {"group": "a", "split": "val", "exhaustive": True, "tier": "a", "licence": "MIT", "source": "s", "repo": "r/x"}
+    two = {
+        "path": "b/2.jpg",
+        "hands": None,
+        "region_boxes": [{"box": [0, 0, 9, 9], "class": "both"}],
+        "group": "b",
+        "split": "train",
+        "tier": "b",
+    }
+    three = {"path": "b/3.jpg", "hands": [], "group": "b", "split": "train", "tier": "a"}
+    first, second, third = read_images(jsonl(tmp_path, one, two, three))
+    assert first.box.tolist() == [[1, 2, 30, 40], [30, 2, 50, 40]]
+    assert first.side.tolist() == [-1, 0]
+    assert (first.split, first.group, first.labelled, first.exhaustive) == ("val", "a", True, True)
+    assert dict(first.about) == {"source": "s", "origin": "r/x", "licence": "MIT", "tier": "a"}
+    assert (second.labelled, len(second.box), second.ignore.tolist()) == (False, 0, [[0, 0, 9, 9]])
+    assert (third.labelled, len(third.box)) == (True, 0)
+    assert [one.name for one in read_images(tmp_path, ["a"])] == ["a/1.jpg", "b/3.jpg"]
+
+
+def test_coco(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "7.jpg")
+    told = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48, "license": 1}], "licenses": [{"id": 1, "name": "CC0"}]}
+    boxes = [{"image_id": 7, "bbox": [5, 6, 10, 20]}, {"image_id": 7, "bbox": [40, 6, 10, 20], "iscrowd": 1}]
+    (tmp_path / "instances_val.json").write_text(json.dumps(told | {"annotations": boxes}))
+    (found,) = read_images(tmp_path)
+    assert found.box.tolist() == [[5, 6, 15, 26]]
+    assert found.ignore.tolist() == [[40, 6, 50, 26]]
+    assert (found.split, found.path, found.about["licence"]) == ("val", tmp_path / "images" / "7.jpg", "CC0")
+
+
+def test_yolo_and_images_without_labels(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "train" / "1.jpg")
+    image(tmp_path / "images" / "val" / "2.jpg")
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train" / "1.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    one, two = read_images(tmp_path)
+    assert one.box.tolist() == [[24, 12, 40, 36]]
+    assert (one.split, one.labelled, one.exhaustive) == ("train", True, True)
+    assert (two.split, two.labelled, len(two.box)) == ("val", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"path": "1.jpg"', r"images.jsonl, line 1 is no label of an image .* are wanted"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [1, 2]}]}', r"line 1 is no label of an image"),
+        (
+            '{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [70, 2, 80, 9]}]}',
+            r"line 1, 1.jpg: box 0 .* is not in an image of 64x48",
+        ),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [9, 2, 9, 9]}]}', r"line 1, 1.jpg: box 0 .* is not in an image"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [], "split": "dev"}', r"line 1: .*split must be one of train, val, test"),
+        ("", r"images.jsonl is empty"),
+    ],
+)
+def test_broken_labels_are_named(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "images.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=told):
+        read_images(tmp_path)
+
+
+def test_a_group_in_two_splits_is_refused(tmp_path: Path) -> None:
+    rows = [{"path": f"{k}.jpg", "hands": [], "group": "g", "split": split} for k, split in enumerate(("train", "val"))]
+    with pytest.raises(ValueError, match=r"group g lies in train and, by 1.jpg, in val: deal it to one split"):
+        read_images(jsonl(tmp_path, *rows))
+
+
+def test_no_folder_and_no_image_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder"):
+        read_images(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"has no image: images.jsonl"):
+        read_images(tmp_path)
+    (tmp_path / "instances.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"instances.json is no COCO file .*: images and annotations are wanted"):
+        read_images(tmp_path)
+
+
+def test_a_broken_file_of_boxes_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "1.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.txt").write_text("0 0.5 half 0.25 0.5\n")
+    with pytest.raises(ValueError, match=r"1.txt is no file of YOLO's boxes"):
+        read_images(tmp_path)

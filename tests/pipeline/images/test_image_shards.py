@@ -1,0 +1,120 @@
+"""Images of the media folder become shards: people's boxes joined with the ensemble's hands, and what is unsure ignored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+import whim
+from pipeline.images.formats import LabelledImage, read_images
+from pipeline.images.labelling import PEOPLE, Candidates, Trust, joined, seen_alone
+from pipeline.images.shards import ImageShards, write_image_shards
+from pipeline.recipes import whim as recipe
+from stages.tables import Manifest, People
+from training.data.dataset import Dataset
+from training.data.samples import Frames
+
+
+@pytest.fixture(scope="module")
+def folder(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """Three labelled frames: all boxes of one, one of two of another, none of the third, and a file that is no image."""
+    told = json.loads((media / "labels" / "bench_A.json").read_text())["images"]
+    two = next(row for row in told if len(row["hands"]) == 2)
+    here, rows = tmp_path_factory.mktemp("images"), []
+    for name, hands, exhaustive in (
+        ("all", two["hands"], True),
+        ("one", two["hands"][:1], False),
+        ("none", None, False),
+        ("broken", [], True),
+    ):
+        if name == "broken":
+            (here / "broken.jpg").write_bytes(b"no image")
+        else:
+            shutil.copy(media / two["jpeg"], here / f"{name}.jpg")
+        boxes = hands and [{"box": hand["box"], "side": None} for hand in hands]
+        row = {"path": f"{name}.jpg", "width": two["width"], "height": two["height"], "hands": boxes, "exhaustive": exhaustive}
+        rows.append(row | {"group": name, "split": "train", "licence": "MIT", "tier": "a", "source": "media"})
+    (here / "images.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return here, [["left", "right"].index(hand["side"]) for hand in two["hands"]]
+
+
+def test_images_become_shards_once(folder: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images_folder, sides = folder
+    console, stages = Console(force_terminal=False, soft_wrap=True), recipe(Manifest.empty(), tmp_path)
+    images = read_images(images_folder)
+    assert write_image_shards(images, tmp_path / "out", stages, ImageShards(), console) == 3
+    assert "broken.jpg is no image, or not there: left out" in capsys.readouterr().out.replace("\n", "")
+    (path,) = (tmp_path / "out" / "train").glob("*.parquet")
+    rows = {row["title"]: row for row in pq.read_table(path).to_pylist()}
+    assert [hand["side"] for hand in rows["all.jpg"]["hands"]] == sides
+    assert all(np.isfinite(hand["keypoints"]).all() and hand["sources"][0] == PEOPLE for hand in rows["all.jpg"]["hands"])
+    assert len(rows["one.jpg"]["hands"]) == 1
+    assert len(rows["one.jpg"]["ignore_boxes"]) >= 1
+    assert len(rows["none.jpg"]["hands"]) == 2
+    assert rows["one.jpg"]["licence"] == "MIT"
+    assert rows["one.jpg"]["channel"] == "media, tier a"
+    before = path.stat().st_mtime_ns
+    assert write_image_shards(images, tmp_path / "out", stages, ImageShards(), console) == 0
+    assert path.stat().st_mtime_ns == before
+    frames = Frames(dataset=Dataset.open(tmp_path / "out", "train", tmp_path / "cache"), size=64)
+    assert len(frames) == 3
+    assert set(frames.labels([0, 1, 2])["side"]) == {0, 1}
+
+
+def test_the_command_names_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images.jsonl").write_text("{}\n")
+    assert whim.main(["import", "images", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "images.jsonl, line 1 is no label of an image" in capsys.readouterr().err.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+
+
+def label(box: list[list[float]], *, exhaustive: bool, labelled: bool = True) -> LabelledImage:
+    return LabelledImage(
+        path=Path("i.jpg"),
+        name="i",
+        group="g",
+        split="train",
+        box=np.array(box, np.float64).reshape(-1, 4),
+        side=np.full(len(box), -1),
+        ignore=np.zeros((0, 4)),
+        labelled=labelled,
+        exhaustive=exhaustive,
+    )
+
+
+def seen(*hands: tuple[list[float], float, bool]) -> Candidates:
+    """Right hands of box, score and whether the fusion took them for hands."""
+    box, score, is_hand = zip(*hands, strict=True)
+    return Candidates(
+        box=np.array(box),
+        score=np.array(score),
+        side=np.ones(len(box), np.int64),
+        keypoints=np.zeros((len(box), 21, 3)),
+        sources=[["mediapipe"]] * len(box),
+        is_hand=np.array(is_hand),
+    )
+
+
+HERE, THERE, ELSEWHERE = [0.0, 0, 20, 20], [40.0, 40, 60, 60], [80.0, 0, 99, 20]
+
+
+def test_what_nobody_drew_is_ignored_where_somebody_is_unsure() -> None:
+    found = seen((HERE, 0.9, True), (THERE, 0.9, True), (ELSEWHERE, 0.1, False))
+    drawn = joined(label([HERE], exhaustive=True), found, {}, People.empty(), Trust())
+    assert drawn.side.tolist() == [1]
+    assert drawn.ignore.tolist() == [THERE]  # all are drawn: what was refused is background, what was taken for a hand may be one
+    some = joined(label([HERE], exhaustive=False), found, {}, People.empty(), Trust())
+    assert some.ignore.tolist() == [THERE, ELSEWHERE]
+
+
+def test_the_ensemble_alone_teaches_what_it_is_sure_of() -> None:
+    found = seen((HERE, 0.9, True), (THERE, 0.4, True), (ELSEWHERE, 0.1, False))
+    taught = seen_alone(label([], exhaustive=False, labelled=False), found, People.empty(), Trust())
+    assert taught.box.tolist() == [HERE]
+    assert taught.ignore.tolist() == [THERE, ELSEWHERE]
+    with pytest.raises(ValueError, match=r"import_images.sure_score must lie in \[0, 1\], got 2"):
+        Trust(sure_score=2)

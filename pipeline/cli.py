@@ -94,6 +94,9 @@ def _evaluations(add: Add) -> None:
     found.add_argument("--json", metavar="FILE", help="write the metrics there too")
     found.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
     found.add_argument("--detections", metavar="FILE", help="write what was found there, for whim learn calibration")
+    found.add_argument(
+        "--clips", metavar="FILE", help="labelled clips (docs/labels_clips.md): sides, identities, false hands over all frames"
+    )
     studio = _on_data(add("look", "evaluate studio", commands.evaluate_studio))
     studio.add_argument("--truth", help="folder of *.truth.parquet (default: <data>/studio)")
 

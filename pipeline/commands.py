@@ -236,18 +236,21 @@ def evaluate_annotators(arguments: argparse.Namespace) -> None:
     """Measure recall, precision and side of the detectors on labelled frames."""
     from dataclasses import replace
 
-    from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
+    from pipeline.evaluate.annotators import evaluate_hands, print_score, with_clips, write_score
     from pipeline.evaluate.landmarks import evaluate_landmarks
     from pipeline.recipes import find_recipe
     from stages.tables import Manifest
 
     overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
-    stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
+    recipe = find_recipe(arguments.recipe)
+    stages = recipe(Manifest.empty(), Path())
     labels, media = Path(arguments.labels), Path(arguments.media)
     shown = {"mirror": arguments.mirror, "alone": arguments.alone}
     score = evaluate_hands(labels, media, stages=stages, **shown, overlays=overlays, detections=detections)
     if arguments.landmarks:
         score = replace(score, landmarks=evaluate_landmarks(arguments.landmarks, media, arguments.pictures))
+    if arguments.clips:
+        score = with_clips(score, Path(arguments.clips), media, recipe)
     print_score(score, arguments.console)
     if arguments.json:
         write_score(score, Path(arguments.json))

@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
 from fitting.settings import FitSettings
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
-from stages.tables import LEFT, Clips, Fits, Hands, Table
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Fits, Hands, Table
 
 if TYPE_CHECKING:
     from fitting.fit import Fitter, HandFits
@@ -24,11 +24,12 @@ class Fit:
     """MANO parameters and a weak-perspective camera for each hand, by the three losses of the paper.
 
     Left hands are mirrored, fitted as right ones and mirrored back. The hands of a track are fitted together: one shape, smooth in time.
+    A hand of unknown side is fitted as both, and the better fit's side is told.
     A hand that cannot be fitted keeps its row: `outcome` says why and its numbers are NaN.
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
     writes: ClassVar[type[Table]] = Fits
@@ -119,9 +120,33 @@ def on_joints(hands: Hands, offsets: Mapping[str, Offsets]) -> Hands:
 
 
 def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:
-    """One row of `Fits` for each row of `Hands`, in its order."""
+    """One row of `Fits` for each row of `Hands`, in its order; a hand of unknown side is fitted as both, and the better one is told."""
     if not len(hands):
         return Fits.empty()
+    unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
+    if not len(unknown):
+        return _fit_sided(fitter, hands, focal_share)
+    apart = np.where((hands.side == UNKNOWN_SIDE) & (hands.track >= 0), hands.track + hands.track.max() + 1, hands.track)
+    as_left = replace(hands, side=np.where(hands.side == UNKNOWN_SIDE, LEFT, hands.side).astype(np.int8), track=apart.astype(np.int32))
+    as_right = replace(as_left.take(unknown), side=np.full(len(unknown), RIGHT, np.int8))
+    both = _fit_sided(fitter, Hands.concat([as_left, as_right]), focal_share)
+    row = np.arange(len(hands))
+    second = np.arange(len(hands), len(both))
+    cost = np.nan_to_num(_total(both, fitter.settings), nan=np.inf)
+    row[unknown] = np.where(cost[second] < cost[unknown], second, unknown)
+    return both.take(row)
+
+
+def _total(fits: Fits, settings: FitSettings) -> Float64[np.ndarray, "n"]:
+    """What the fit of each hand costs: the losses that know a hand from its mirror image."""
+    total = fits.loss_reprojection.astype(np.float64)
+    for name in ("bone", "angle", "prior", "shape", "depth"):
+        total += getattr(settings, f"{name}_weight") * getattr(fits, f"loss_{name}").astype(np.float64)
+    return total
+
+
+def _fit_sided(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:
+    """Fits of hands whose sides are known."""
     sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)[:, None, None]
     mirror = np.concatenate([sign, np.ones_like(sign), np.ones_like(sign)], 2)
     track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)

@@ -46,7 +46,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -110,6 +110,9 @@ class FuseHands:
     """A track ends when its hand is not seen for longer, seconds. Ours."""
     max_speed: float = setting(5.0, above=0)
     """A hand may leave its constant-velocity guess by this many hand sizes a second. Ours."""
+
+    min_side_log_odds: float = setting(0.4, least=0)
+    """A hand for whose side all evidence of the clip together says less is of unknown side. Ours."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -175,7 +178,8 @@ def fuse_hands(
     seen = RefusedHands.concat(of_frames)
     hands, refused = accepted(seen), seen.take(seen.reason != "")
     if len(hands):
-        hands = tracks.follow(hands, max_gap_s=settings.max_gap_s, max_speed=settings.max_speed)
+        bounds = {"max_gap_s": settings.max_gap_s, "max_speed": settings.max_speed}
+        hands = tracks.follow(hands, **bounds, min_side_log_odds=settings.min_side_log_odds)
     return hands, refused.take(np.lexsort((-refused.score, refused.frame)))
 
 

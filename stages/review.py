@@ -10,13 +10,14 @@ from jaxtyping import Float64
 
 from stages import boxes
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import Clips, Fits, Hands, Reviews, Table
+from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews, Table
 
 
 class Drop(StrEnum):
     """Why a hand is not kept. The first that holds is the one written."""
 
     FIT_FAILED = "fit_failed"
+    SIDE_UNKNOWN = "side_unknown"
     TOO_SMALL = "too_small"
     OUT_OF_FRAME = "out_of_frame"
     REPROJECTION = "reprojection"
@@ -40,7 +41,7 @@ class Review:
     """
 
     name: ClassVar[str] = "review"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Fits)
     writes: ClassVar[type[Table]] = Reviews
@@ -87,6 +88,7 @@ class Review:
         failed = ~np.isin(fits.outcome.astype(str), ("converged", "stalled")) | ~known
         reasons = {
             Drop.FIT_FAILED: failed,
+            Drop.SIDE_UNKNOWN: hands.side == UNKNOWN_SIDE,
             Drop.TOO_SMALL: side_px < self.min_side_px,
             Drop.OUT_OF_FRAME: inside < self.min_inside,
             Drop.REPROJECTION: fits.error_share > self.max_error_share,

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int32, Int64, Shaped
 SCHEMA_VERSION = 2
 
 LEFT, RIGHT = 0, 1
+UNKNOWN_SIDE = -1
 
 HAND_KEYPOINTS: tuple[str, ...] = (
     "wrist",
@@ -279,8 +280,8 @@ class Hands(Table):
     height: Int32[np.ndarray, "n"]
     box: Float32[np.ndarray, "n 4"]
     score: Float32[np.ndarray, "n"]  # existence in [0, 1]
-    side: Int8[np.ndarray, "n"]
-    side_log_odds: Float32[np.ndarray, "n"]  # of right against left, summed over the votes and the track
+    side: Int8[np.ndarray, "n"]  # 0 left, 1 right, -1 undecided
+    side_log_odds: Float32[np.ndarray, "n"]  # of right against left, of all evidence in the clip
     keypoints: Float32[np.ndarray, "n 21 3"]  # confidence: that it is right, where second looks tell; else the detector's own
     landmark_score: Float32[np.ndarray, "n"]  # probability that the keypoints are not grossly wrong; NaN where nobody looked twice
     world: Float32[np.ndarray, "n 21 3"]
@@ -315,7 +316,7 @@ class Fits(Table):
     frame: Int64[np.ndarray, "n"]
     time_s: Float64[np.ndarray, "n"]
     hand: Int16[np.ndarray, "n"]
-    side: Int8[np.ndarray, "n"]
+    side: Int8[np.ndarray, "n"]  # the hand's, and of an undecided one the side that is fitted better
     outcome: Text  # converged, stalled, or why it could not be fitted
     betas: Float32[np.ndarray, "n 10"]
     global_orient: Float32[np.ndarray, "n 3"]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from fitting.hand.mano import closed_faces, load_hand_model
-from stages.tables import HAND_KEYPOINTS, LEFT
+from stages.tables import HAND_KEYPOINTS, LEFT, RIGHT, UNKNOWN_SIDE
 
 Image = UInt8[np.ndarray, "height width 3"]
 Canvas = UInt8[np.ndarray, "rows columns 3"]
@@ -20,6 +20,7 @@ Colour = tuple[int, int, int]
 
 SIDE_COLOURS: tuple[Colour, Colour] = ((56, 168, 255), (255, 146, 60))
 """Left blue, right orange."""
+_LETTERS = {LEFT: "L", RIGHT: "R", UNKNOWN_SIDE: "?"}
 DROPPED_COLOUR: Colour = (168, 174, 186)
 TARGET_COLOUR: Colour = (250, 250, 252)
 """Labels and other targets, beside predictions in the colours of their sides."""
@@ -162,10 +163,10 @@ def draw_hands(
         draw_skeleton(canvas, points[:, :2], points[:, 2])
     for row in range(len(side)):
         out = dropped is not None and bool(dropped[row])
-        colour = DROPPED_COLOUR if out else SIDE_COLOURS[int(side[row])]
+        colour = DROPPED_COLOUR if out or side[row] == UNKNOWN_SIDE else SIDE_COLOURS[int(side[row])]
         draw_box(canvas, box[row], colour, dashed=out)
         if labels:
-            draw_label(canvas, box[row, :2], f"{'L' if side[row] == LEFT else 'R'} {score[row]:.2f}", colour)
+            draw_label(canvas, box[row, :2], f"{_LETTERS[int(side[row])]} {score[row]:.2f}", colour)
 
 
 def draw_skeleton(canvas: Canvas, points: Float[np.ndarray, "21 2"], confidence: Float[np.ndarray, "21"]) -> None:

@@ -35,6 +35,7 @@ class Score:
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     by_video: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     leave_one_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by what was left out
+    clips: Mapping[str, Any] = field(default_factory=dict)  # whole clips, found and kept
 
     def to_json(self) -> str:
         """In the order of the fields, numbers rounded to 4 digits."""

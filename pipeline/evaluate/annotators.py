@@ -1,6 +1,6 @@
 """Evaluate the annotators on labelled frames: run a recipe's detectors and fusion around each, score, and draw what went wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from rich.table import Table as Grid
 from hands.metrics.labelled_frames import Score, score_hands
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from pipeline.engine.store import Store
+from pipeline.evaluate.clips import evaluate_clips
 from pipeline.evaluate.observe import Seen, observe
-from pipeline.recipes import whim
+from pipeline.recipes import Recipe, whim
 from stages.fuse_hands import FuseHands
 from stages.stage import Stage
-from stages.tables import LEFT, RIGHT, HandDetections, Hands, Manifest, People
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, HandDetections, Hands, Manifest, People
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
@@ -68,6 +69,11 @@ def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]
     raise ValueError("the recipe has no stage fuse-hands: there are no hands to score")
 
 
+def with_clips(score: Score, labels: Path, media: Path, recipe: Recipe) -> Score:
+    """The score with that of whole labelled clips, found and kept, beside it."""
+    return replace(score, clips={name: of.to_dict() for name, of in evaluate_clips(labels, media, recipe).items()})
+
+
 def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str, float]]:
     """Recall, precision and side accuracy without the people, without each detector and without each of its routes.
 
@@ -109,7 +115,7 @@ def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands
 
     for box in label.ignore:
         rectangle(box, grey, "ignore", False)
-    letters = {RIGHT: "R", LEFT: "L"}
+    letters = {RIGHT: "R", LEFT: "L", UNKNOWN_SIDE: "?"}
     for i, box in enumerate(label.box):
         rectangle(box, green if match.found[i] >= 0 else red, letters.get(int(label.side[i]), "?"), False)
     for i, box in enumerate(hands.box):
@@ -146,6 +152,14 @@ def print_score(score: Score, console: Console) -> None:
         table.add_row("landmarks", str(told["num_hands"]), "", f"auc {told['auc']:.3f}", f"{told['grossly_wrong_kept']:.3f} wrong of kept")
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
+    for name, part in score.clips.items():
+        table.add_row(f"clips, {name}", str(part["num_hands"]), share(part["recall"]), share(part["precision"]), _sides(part))
     for name, part in score.leave_one_out.items():
         table.add_row(f"without {name}", "", *(share(part[of]) for of in ("recall", "precision", "side_accuracy")))
     console.print(table)
+
+
+def _sides(clips: Mapping[str, Any]) -> str:
+    """What whole clips say of sides and identities, in a cell."""
+    right = f"{1 - (clips['wrong_side'] or 0):.3f}"
+    return f"{right}, {clips['same_side_pairs']} equal pairs, {clips['identity_switches']} switches, {clips['false_per_100']} false per 100"

@@ -15,7 +15,7 @@ from pipeline.engine.store import Store
 from pipeline.report.found import Found, Run, gather, load_clip
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
 from pipeline.stage_settings import in_words
-from stages.tables import LEFT, Videos
+from stages.tables import LEFT, RIGHT, Videos
 
 _STATES = ("done", "pending", "retry", "blocked", "failed")
 _MAX_RANKED = 2000
@@ -185,7 +185,7 @@ def _sheet(examples: Sequence[Example], *, found: Found, pictures: Pictures) -> 
 def _card(example: Example, found: Found, pictures: tuple[str, str] | None) -> str:
     """The frame, the close-up and what is known of the hand."""
     i = example.index
-    side = "left" if found.side[i] == LEFT else "right"
+    side = {LEFT: "left", RIGHT: "right"}.get(int(found.side[i]), "unknown")
     if pictures:
         alt = f"{side} hand in {example.video}, frame {example.frame}"
         images = "".join(f'<img src="{uri}" alt="{escape(alt)}">' for uri in pictures)
@@ -227,7 +227,7 @@ def _charts(run: Run, reasons: Counter[str]) -> str:
         histogram("Fit error over size", of(100 * found.error_share), np.linspace(0, _upper(100 * found.error_share, 5), 26), unit=" %"),
         histogram("Hand size", of(found.size_px), np.linspace(0, _upper(found.size_px, 50), 26), unit=" px", note="longer side of the box"),
         histogram("Hand size over frame", of(100 * found.size_share), np.linspace(0, 100, 26), unit=" %"),
-        split_bar("Side of kept hands", {"left": int((left & keep).sum()), "right": int((~left & keep).sum())}),
+        split_bar("Side of kept hands", {"left": int((left & keep).sum()), "right": int(((found.side == RIGHT) & keep).sum())}),
         _list("Hands on a frame", bars([(name, {"kept": n}) for name, n in crowds.items()]), "frames"),
         _list("Seen by", bars([(name, {"kept": n}) for name, n in run.sources.most_common(_MAX_BARS)]), "hands by detector"),
         _list("Why dropped", bars([(name, {"dropped": n}) for name, n in reasons.most_common()]), "hands by reason"),

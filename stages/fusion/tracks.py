@@ -6,7 +6,19 @@ import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
 
 from stages import boxes
-from stages.tables import Hands
+from stages.fusion import sides
+from stages.tables import UNKNOWN_SIDE, Hands
+
+FORGET = 0.8
+"""Of a track's votes, what is left at its next row. Ours: one hand's votes must not outvote another's for long."""
+FARTHEST = 2.0
+"""Hand sizes from where it should be, at most, that a track may find its hand. Ours."""
+FARTHER = 2.5
+"""How many times as far it may be where the sides are known: a hand that drops is no other. Ours."""
+CONFLICT = 0.25
+"""Hand sizes that a hand of the other side, both votes sure, seems further away. Ours."""
+CONTRADICTION = 0.2
+"""Product of two votes for opposite sides, each as a share of a sure one: above, a jump does not link them. Ours."""
 
 
 @dataclass(slots=True)
@@ -14,7 +26,7 @@ class _Track:
     box: Float64[np.ndarray, "4"]
     time_s: float
     velocity: Float64[np.ndarray, "2"]  # of the centre, pixels per second
-    log_odds: float  # of right against left, summed over its rows
+    log_odds: float  # of right against left, summed over its rows, the latest most
 
     def guess(self, time_s: float) -> Float64[np.ndarray, "4"]:
         """Where constant velocity would put it."""
@@ -23,7 +35,8 @@ class _Track:
     def extend(self, box: Float64[np.ndarray, "4"], time_s: float, log_odds: float) -> None:
         shift = (boxes.centre(box) - boxes.centre(self.box)) / max(time_s - self.time_s, 1e-3)
         self.velocity = (self.velocity + shift) / 2  # starts at rest: the first step counts half, a jump is damped
-        self.box, self.time_s, self.log_odds = box, time_s, self.log_odds + log_odds
+        self.box, self.time_s = box, time_s
+        self.log_odds = FORGET * self.log_odds + log_odds
 
 
 def assign(cost: Float[np.ndarray, "n m"]) -> list[tuple[int, int]]:
@@ -45,17 +58,22 @@ def _link_cost(
     log_odds: Float64[np.ndarray, "n"],
     time_s: float,
     max_speed: float,
+    usual_s: float,
+    strict: bool,
 ) -> Float64[np.ndarray, "m n"]:
-    """Distance from the guess in hand sizes, plus what a change of size or of side costs; infinite beyond reach."""
+    """Distance from the guess in hand sizes, plus what a change of size or of side costs; infinite beyond reach, and where a hand of the
+    other side jumps in or comes after a gap."""
     guess = np.stack([t.guess(time_s) for t in tracks])
     size = np.sqrt(boxes.long_side(guess)[:, None] * boxes.long_side(box)[None])
     distance = np.linalg.norm(boxes.centre(guess)[:, None] - boxes.centre(box)[None], axis=-1) / size
     growth = np.abs(np.log(boxes.long_side(guess)[:, None] / boxes.long_side(box)[None]))
     past = np.clip([t.log_odds for t in tracks], -3, 3)
     conflict = np.maximum(-past[:, None] * np.clip(log_odds, -3, 3)[None], 0) / 9  # 1 when both are sure and differ
-    reach = np.minimum(0.5 + max_speed * (time_s - np.array([t.time_s for t in tracks])), 2.0)
-    cost = distance + growth / 2 + conflict / 2
-    return np.where((distance <= reach[:, None]) & (growth <= np.log(2.5)), cost, np.inf)
+    since_s = time_s - np.array([t.time_s for t in tracks])
+    reach = np.minimum(0.5 + max_speed * since_s, FARTHEST) * (FARTHER if strict else 1)
+    jumps = (distance > sides.SMOOTH_STEP) | (since_s[:, None] > 1.5 * usual_s)
+    possible = (distance <= reach[:, None]) & (growth <= np.log(2.5)) & ~((jumps | strict) & (conflict > (0 if strict else CONTRADICTION)))
+    return np.where(possible, distance + growth / 2 + CONFLICT * conflict, np.inf)
 
 
 def link(
@@ -66,21 +84,23 @@ def link(
     *,
     max_gap_s: float,
     max_speed: float,
+    strict: bool = False,
 ) -> Int32[np.ndarray, "n"]:
     """Track numbers, in order of first sight: frame by frame the cheapest pairs of open tracks and hands.
 
     `log_odds` (n) of right against left; a track is open for `max_gap_s` seconds after its last row; a hand moves
-    at most `max_speed` of its own sizes a second away from the constant-velocity guess (and half a size more, two at most).
+    at most `max_speed` of its own sizes a second away from the constant-velocity guess (and half a size more, two at most). With
+    `strict` no track holds hands of two sides.
     """
     track = np.full(len(frame), -1, np.int32)
     everyone: list[_Track] = []
-    box, log_odds = box.astype(np.float64), log_odds.astype(np.float64)
+    box, log_odds, usual_s = box.astype(np.float64), log_odds.astype(np.float64), sides.usual_step_s(time_s)
     for number in np.unique(frame):
         rows = np.flatnonzero(frame == number)
         now = float(time_s[rows[0]])
         open_tracks = [i for i, t in enumerate(everyone) if now - t.time_s <= max_gap_s + 1e-6]
         if open_tracks:
-            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, max_speed)
+            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, max_speed, usual_s, strict)
             for i, j in assign(cost):
                 track[rows[j]] = open_tracks[i]
                 everyone[open_tracks[i]].extend(box[rows[j]], now, float(log_odds[rows[j]]))
@@ -90,33 +110,24 @@ def link(
     return track
 
 
-def follow(hands: Hands, *, max_gap_s: float, max_speed: float) -> Hands:
-    """The same hands with tracks, in order of frame and falling score; a side is its whole track's, never one frame's alone."""
+def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float) -> Hands:
+    """The same hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
+
+    Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides.
+    """
     hands = hands.take(np.lexsort((*hands.box.T, -hands.score, hands.frame)))
-    track = link(hands.frame, hands.time_s, hands.box, hands.side_log_odds, max_gap_s=max_gap_s, max_speed=max_speed)
-    length = np.bincount(track)[track]
-    odds = np.bincount(track, hands.side_log_odds)[track]
-    undecided = np.bincount(track, hands.side)[track] * 2 > length
-    side = np.where(odds == 0, undecided, odds > 0)
+    where = {name: getattr(hands, name) for name in ("frame", "time_s", "box")}
+    votes = sides.paired(**where, person=hands.person, log_odds=hands.side_log_odds)
+    linked = link(**where, log_odds=votes, max_gap_s=max_gap_s, max_speed=max_speed)
+    told = sides.decide(**where, track=linked, person=hands.person, votes=votes, min_log_odds=min_side_log_odds)
+    track = link(**where, log_odds=told.log_odds * (told.side != UNKNOWN_SIDE), max_gap_s=max_gap_s, max_speed=max_speed, strict=True)
+    told = sides.of_tracks(hands.frame, track, hands.person, told)
     first = np.searchsorted(hands.frame, hands.frame)
     return replace(
         hands,
         hand=(np.arange(len(hands)) - first).astype(np.int16),
-        side=side.astype(np.int8),
-        side_log_odds=odds.astype(np.float32),
-        person=_one_of_each(hands, side, np.abs(odds)),
+        side=told.side,
+        side_log_odds=told.log_odds.astype(np.float32),
         track=track,
-        track_length=length.astype(np.int32),
+        track_length=np.bincount(track)[track].astype(np.int32),
     )
-
-
-def _one_of_each(hands: Hands, side: np.ndarray, sureness: Float[np.ndarray, "n"]) -> np.ndarray:
-    """People, without the less sure of two hands that came to have one side of one person in one frame."""
-    person = hands.person.copy()
-    taken: set[tuple[int, int, int]] = set()
-    for i in np.argsort(-sureness, kind="stable"):
-        slot = (int(hands.frame[i]), int(person[i]), int(side[i]))
-        if slot in taken and person[i] >= 0:
-            person[i] = -1
-        taken.add(slot)
-    return person

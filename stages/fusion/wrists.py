@@ -46,11 +46,9 @@ def share_out(
 def side_log_odds(
     witness: Float64[np.ndarray, "n m 2"], log_odds: Float64[np.ndarray, "n"], person: Int64[np.ndarray, "n"], *, side_weight: float
 ) -> Float64[np.ndarray, "n"]:
-    """Detectors' and wrists' votes of right against left. Of two hands of one person just one is right: each one's votes
-    count against the other's."""
+    """Detectors' and wrists' votes of right against left."""
     odds = log_odds.copy()
     for hand in np.flatnonzero(person >= 0):
         left, right = witness[hand, person[hand]]
         odds[hand] += side_weight * (right - left)
-    pair = (person[:, None] == person[None]) & (person[:, None] >= 0) & ~np.eye(len(person), dtype=bool)
-    return odds - pair @ odds
+    return odds

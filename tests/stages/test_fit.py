@@ -244,3 +244,14 @@ def test_settings_of_the_fit_count_as_the_stages_own() -> None:
     assert identity_of(Fit(settings=FitSettings(batch_size=7, num_threads=2, backend="torch"))) == settings
     changed = identity_of(Fit(settings=FitSettings(prior_weight=30, track_iterations=9)))
     assert changed == settings | {"prior_weight": 30, "track_iterations": 9}
+
+
+def test_a_hand_of_unknown_side_is_fitted_as_both_and_the_better_one_is_told(fit: Any, seen: Any) -> None:
+    side, keypoints, joints = seen
+    known = fit(CLIP, hands_of(keypoints, side, joints, track=np.arange(12)))
+    unknown = fit(CLIP, hands_of(keypoints, np.where(np.arange(12) < 8, -1, side), joints, track=np.arange(12)))
+    assert (unknown.side == side).mean() > 0.9
+    assert (unknown.side[8:] == side[8:]).all()
+    told = unknown.side == side
+    np.testing.assert_allclose(unknown.joints_3d[told], known.joints_3d[told], atol=2e-3)
+    assert unknown.frame.tolist() == known.frame.tolist()

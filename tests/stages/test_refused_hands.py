@@ -39,6 +39,13 @@ def test_fingers_of_a_surer_hand_are_covered() -> None:
     assert refused.box[0].tolist() == [120, 110, 170, 160]
 
 
+def test_of_two_equally_sure_the_part_is_covered_by_the_whole() -> None:
+    whole, part = [100, 100, 200, 250], [105, 120, 165, 190]
+    for seen in ([whole, part], [part, whole]):
+        refused = refuse(*(detection(box, 0.9) for box in seen))
+        assert (refused.reason.tolist(), refused.box[0].tolist()) == ([Refusal.COVERED], part)
+
+
 @quick
 @given(st.integers(0, 10_000))
 def test_hands_and_refused_hands_are_together_all_that_was_seen(seed: int) -> None:

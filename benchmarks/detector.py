@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def pictures(folder: Path, count: int = 64) -> Frames:
-    """The same pictures as a shard of ours, and as files with labels of the peer's format."""
+    """One set of pictures as a shard of ours, and as files with labels of the peer's format."""
     images = folder / "images"
     files = write_files(images, count)
     shards = sorted((folder / "parquet").glob("*.parquet")) or write_parquet(files, folder / "parquet")
@@ -254,7 +254,7 @@ def on_gpu(size: str, peer: Peer | None, repeats: int = 200) -> dict[str, Any]:
 
 
 def graphed(run: Callable[[], object]) -> Callable[[], object]:
-    """The same kernels, launched at once."""
+    """A run whose kernels are recorded once and launched together (CUDA graph)."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -33,7 +33,7 @@ held: dict[Any, Any] = {}
 
 
 class Enough(Exception):
-    """As many steps of training as were asked for."""
+    """Ends the peer's training after the steps that were asked for."""
 
 
 def described(size: str) -> Path:

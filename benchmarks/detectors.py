@@ -47,7 +47,7 @@ def measure(contest: Contest, batches: Sequence[int], seconds: float) -> dict[st
 
 
 def gflop_of(work: Work) -> float:
-    """Of one input, as torch counts its matrix products and convolutions."""
+    """Operations of one input, in 10^9, as torch counts its matrix products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

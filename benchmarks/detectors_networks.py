@@ -255,7 +255,7 @@ def best_engine() -> models.Engine:
 
 
 def gflop_of_tflite(name: str) -> float:
-    """Of the convolutions and matrix products of one image, two a multiply-add."""
+    """Operations of a network on one image, in 10^9: convolutions and matrix products, two a multiply-add."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(str(models.find(name)), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)

@@ -1,4 +1,4 @@
-"""What a fit must cost: multiply-adds counted from the formulas, and the rate at which this machine multiplies matrices."""
+"""The least cost of a fit: multiply-adds counted from the formulas, and the rate at which this machine multiplies matrices."""
 
 import time
 
@@ -15,7 +15,7 @@ def triangle(n: int) -> int:
 
 
 def multiply_adds_of_iteration() -> dict[str, int]:
-    """Of one Levenberg-Marquardt iteration without world landmarks, by term; zeros known beforehand and symmetric halves are not counted.
+    """Multiply-adds of one Levenberg-Marquardt iteration without world landmarks, by term; known zeros and symmetry are not counted.
 
     A finger's point hangs on 0, 1, 2 and (the tip) 3 joints of its finger, so that its two rows of the Jacobian have 16 entries (root 3,
     betas 10, scale 1, shift 2) and 0, 3, 6 and 9 more. The prior's matrix is J'QJ with Q = inertia (x) I - E'E (`PosePrior`): joint k
@@ -43,7 +43,7 @@ def multiply_adds_of_iteration() -> dict[str, int]:
 
 
 def multiply_adds_of_mesh() -> int:
-    """Of the 778 vertices, posed once at the end for the box: shape, correctives, blended transforms."""
+    """Multiply-adds of the 778 vertices, posed once at the end for the box: shape, correctives, blended transforms."""
     return VERTICES * (3 * BETAS + 3 * ROWS_OF_G + 16 * 12 + 12)
 
 

@@ -45,7 +45,7 @@ class Problems:
         return (low + high) / 2, (high - low).max(1)
 
     def landmarks(self, objective: Objective) -> Landmarks:
-        """As the objective wants them: in units of the box."""
+        """Landmarks of the hands in units of the box, which the objective takes."""
         centre, side = self.box
         points = (self.keypoints[:, list(FROM_KEYPOINTS), :2] - centre[:, None]) / side[:, None, None]
         keypoints = torch.as_tensor(points).to(objective.axes)

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine that figures are measured on: processor, cores, graphics card, versions."""
 
 import os
 import platform

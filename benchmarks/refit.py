@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Table)
 
 
 def measure(exact: Objective, sizes: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:
-    """Of each number of hands: seconds of the whole command, hands/s, peak memory of its workers and of its driver."""
+    """Cost of each number of hands: seconds of the whole command, hands/s, peak memory of its workers and of its driver."""
     return {str(size): _measure_one(exact, size) for size in sizes}
 
 
@@ -61,7 +61,7 @@ def _measure_one(exact: Objective, num_hands: int) -> dict[str, float]:
 
 
 def _peak_mb(pid: int) -> float:
-    """Of a running process, as the kernel keeps it; 0 once it has ended. (`wait4` would count what it shared with us at birth.)"""
+    """Peak memory of a running process, by the kernel; 0 once it has ended. (`wait4` would count what it shared with us at birth.)"""
     try:
         found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except FileNotFoundError:

@@ -122,7 +122,7 @@ class Bench:
 
 
 def peak_flops(device: str) -> float | None:
-    """Of the device in bfloat16; None where it is not known."""
+    """Peak operations a second of the device in bfloat16; None where it is not known."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
 

@@ -16,7 +16,7 @@ from training.regressor.vit import Attention
 
 
 class EagerAttention(nn.Module):
-    """As timm and ViTPose had it before there was a fused one."""
+    """Attention in four separate steps, which timm and ViTPose had before there was a fused one."""
 
     def __init__(self, fused: Attention) -> None:
         super().__init__()

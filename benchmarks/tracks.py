@@ -1,4 +1,4 @@
-"""What tracks are worth: studio motion with noisy landmarks, fitted frame by frame and as tracks. No detector, exact truth.
+"""The worth of tracks: studio motion with noisy landmarks, fitted frame by frame and as tracks. No detector, exact truth.
 
 The studio's hands glide between the shapes of its own vocabulary, not the poses behind the prior, before a pinhole camera. Landmarks
 are off by a share of the hand's box, either anew in every frame or in a way that lasts (AR(1)), as a detector's errors do.

@@ -25,7 +25,7 @@ def tracked() -> list[Path]:
 def first_sentence(path: Path) -> str:
     """First sentence of a module's docstring, without its full stop."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return re.split(r"(?<!\beq)\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+    return re.split(r"(?<!\beq)(?<!\bsec)(?<!\bet al)\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
 def folders(files: Iterable[Path]) -> list[Path]:
@@ -59,7 +59,8 @@ def file_map() -> str:
     for folder, files in sorted(by_folder.items()):
         package = ROOT / folder / "__init__.py"
         title = "The root" if folder == Path() else f"`{folder}/`"
-        about = f": {first_sentence(package)}" if package.is_file() else ""
+        said = first_sentence(package) if package.is_file() else OTHERS.get(str(folder), "")
+        about = f": {said}" if said else ""
         rows = [
             f"| `{path.name}` | {first_sentence(ROOT / path).replace('|', chr(92) + '|')} |" for path in files if path.name != "__init__.py"
         ]

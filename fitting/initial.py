@@ -81,7 +81,7 @@ def _best_bends(
 
 
 def _inverse(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 2 2"]:
-    """Of symmetric matrices, square metres, kept regular where all weight lies on one line."""
+    """Inverses of symmetric matrices, square metres, kept regular where all weight lies on one line."""
     a, b, d = matrix[:, 0, 0] + 1e-7, matrix[:, 0, 1], matrix[:, 1, 1] + 1e-7
     return torch.stack([d, -b, -b, a], 1).reshape(-1, 2, 2) / (a * d - b * b)[:, None, None]
 

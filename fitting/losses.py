@@ -65,7 +65,7 @@ def outside_hulls(
 def angle_excess(
     angles: Float[Tensor, "*batch 15 3"], twist_limits: Float[Tensor, "15 2"], hulls: Float[Tensor, "15 corners 2"]
 ) -> tuple[Float[Tensor, "*batch 15 3"], Bool[Tensor, "*batch 15"]]:
-    """By how much twist leaves its range and (bend, splay) their polygon, radians, signed; and whether a polygon's corner is nearest."""
+    """Excess of twist over its range, of (bend, splay) over their polygon, radians, signed; and whether a polygon's corner is nearest."""
     twist = beyond(angles[..., 0], twist_limits[:, 0], twist_limits[:, 1])
     offset, corner = outside_hulls(angles[..., 1:], hulls)
     return torch.cat([twist[..., None], offset], -1), corner

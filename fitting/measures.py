@@ -1,4 +1,4 @@
-"""What is said of a fitted hand besides its parameters: its losses, joints, outline and worst joint angle."""
+"""Measures of a fitted hand besides its parameters: its losses, joints, outline and worst joint angle."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from fitting.objective import Landmarks, Losses, Objective, State
 
 
 class Measures(NamedTuple):
-    """Of a batch of right hands."""
+    """Measures of a batch of fitted right hands."""
 
     losses: Losses
     joints: Float[Tensor, "n 21 3"]  # OpenPose's order, wrist-centred, metres
@@ -23,7 +23,7 @@ class Measures(NamedTuple):
 
 
 def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
-    """By the whole mesh."""
+    """Measure fitted hands by their whole mesh."""
     hand = pose_hand(model, state.betas, axis_angle_from_matrix(state.root), axis_angle_from_matrix(state.rotations).flatten(1))
     wrist = hand.joints[:, :1]
     outline = state.log_scale.exp()[:, None, None] * (hand.vertices - wrist)[..., :2] + state.shift[:, None]

@@ -1,4 +1,4 @@
-"""What a fit minimises: the weighted losses of a batch of right hands, and their normal equations for Gauss-Newton steps.
+"""The objective of a fit: the weighted losses of a batch of right hands, and their normal equations for Gauss-Newton steps.
 
 Image points are in units of the hand's box (its longer side is 1), so that one setting serves all sizes. The 61 unknowns, in
 order: 45 joint rotations and 3 of the root (right perturbations, radians), 10 betas, log scale, 2 of shift.
@@ -157,7 +157,7 @@ class Objective:
     def _landmark_equations(
         self, state: State, seen: Landmarks, posed: Points, shape: Float[Tensor, "n 20 3 10"]
     ) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
-        """Of the reprojection and depth losses, by iteratively reweighted squares."""
+        """Normal equations of the reprojection and depth losses, by iteratively reweighted squares."""
         n = len(state.root)
         scale = state.log_scale.exp()[:, None, None, None]
         jacobian = torch.zeros(n, 21, 3, NUM_UNKNOWNS).to(shape)

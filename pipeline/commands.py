@@ -1,4 +1,4 @@
-"""What each command of the pipeline does, from the options that `pipeline.cli` reads. Heavy imports lie inside: the help needs none."""
+"""Handlers of the pipeline's commands, from the options that `pipeline.cli` reads. Heavy imports lie inside: the help needs none."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Whole runs. A recipe is a function: it returns the stages with every value that is not a default."""
+"""Recipes of whole runs, each a function that returns the stages with every value that is not a default."""
 
 import math
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
 
 
 def demo(manifest: Manifest, root: Path) -> list[Stage]:
-    """The same chain on the studio's short videos: everything in one shard of each split."""
+    """The chain of `whim` on the studio's short videos: everything in one shard of each split."""
     return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
 
 

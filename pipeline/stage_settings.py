@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.members import hand_detectors
+from stages.fuse_hands import FuseHands
 from stages.settings import Setting, find_setting, kind_name, settings_of, unknown, value_text, with_values
 from stages.stage import Stage, settings_name
 from stages.tables import Manifest
@@ -26,11 +28,24 @@ def with_settings(stages: Sequence[Stage], asked: Mapping[str, Any]) -> list[Sta
             changes.setdefault(position, {})[path] = value
     changed = {p: with_values(stages[p], values, settings_name(stages[p])) for p, values in changes.items()}
     pairs = [(stages[p], stage) for p, stage in changed.items()]
-    return [_told(changed.get(p, stage), pairs) for p, stage in enumerate(stages)]
+    told = [_told(changed.get(p, stage), pairs) for p, stage in enumerate(stages)]
+    if any(isinstance(stage, FuseHands) for stage in changed.values()):
+        _check_detectors(told)
+    return told
+
+
+def _check_detectors(stages: Sequence[Stage]) -> None:
+    """Raise ValueError when fusion is told of other detectors than the recipe runs: every clip would fail, or count a silent one."""
+    here = hand_detectors(stages)
+    for stage in stages:
+        if isinstance(stage, FuseHands) and set(stage.detectors) != set(here):
+            raise ValueError(
+                f"fuse_hands.detectors must be those that the recipe runs ({', '.join(here)}), got {', '.join(stage.detectors)}"
+            )
 
 
 def canonical(stages: Sequence[Stage], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings, each under its one name. Raises ValueError as `with_settings`."""
+    """Settings, each under its one name. Raises ValueError as `with_settings`."""
     named = {}
     for name, value in asked.items():
         for position, path in _places(stages, name):
@@ -89,6 +104,9 @@ def _places(stages: Sequence[Stage], name: str) -> list[tuple[int, str]]:
     exact = [p for p, stage in enumerate(stages) if settings_name(stage) == _plain(first)]
     here = exact or [p for p, stage in enumerate(stages) if _plain(stage.name) == _plain(first)]
     if not here:
+        bare = [name for name in listed(stages) if not rest and name.endswith(f".{_plain(first)}")]
+        if bare:
+            raise ValueError(f"a setting is named with its stage, such as {' or '.join(bare[:3])}, got {name!r}")
         raise ValueError(unknown(first, map(settings_name, stages), "stage"))
     detector, _, field = rest.partition(".")
     of_detector = [p for p in here if stages[p].detector == detector]

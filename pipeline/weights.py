@@ -1,4 +1,4 @@
-"""`whim weights get` and its sisters: the larger networks' files, fetched whole and verified, or not at all.
+"""The commands `whim weights list`, `get` and `check`: the larger networks' files, fetched whole and verified, or not at all.
 
 A download goes to `<file>.<version>.part`, where the version is the server's own (ETag, or date, and length): an interrupted one goes
 on where it was, and never with the bytes of another file.

@@ -200,7 +200,8 @@ def kind_name(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(kind_name(option) for option in options)
     if origin is tuple:
-        return f"a list of {kind_name(options[0])}" if options[-1] is Ellipsis else f"({', '.join(map(kind_name, options))})"
+        several = {str: "texts", int: "whole numbers", float: "numbers"}.get(options[0], kind_name(options[0]))
+        return f"a list of {several}" if options[-1] is Ellipsis else f"({', '.join(map(kind_name, options))})"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path", type(None): "none"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))
 

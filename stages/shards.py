@@ -1,4 +1,4 @@
-"""What a shard holds: one row a frame, the JPEG beside the hands on it. Every hand column is one of `Hands`, `Fits` or `Reviews`.
+"""Columns of a shard: one row a frame, the JPEG beside the hands on it. Every hand column is one of `Hands`, `Fits` or `Reviews`.
 
 Frame of reference. As in `stages.tables`, but all pixels are those of the stored image: `scale` times the video's upright frame.
 """

@@ -1,4 +1,4 @@
-"""What a stage is: settings now, models later; tables in, tables or a reason out."""
+"""The protocol of a stage: settings now, models later; tables in, tables or a reason out."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,7 +111,7 @@ class Bounds:
         return low and high and math.isfinite(number)
 
     def __str__(self) -> str:
-        """As after "must": be one of a, b; lie in (0, 1]; be 0 or more; be more than 0."""
+        """Bounds as they stand after "must": be one of a, b; lie in (0, 1]; be 0 or more; be more than 0."""
         if self.choices:
             return f"be one of {', '.join(map(str, self.choices))}"
         low, high = (self.least if self.above is None else self.above), (self.most if self.below is None else self.below)
@@ -178,7 +178,8 @@ def check_settings(stage: Any) -> None:
         if one.type is int and not isinstance(value, Integral):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
         if bounds and not all(item in bounds for item in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError(f"{name} must {bounds}, got {value!r}")
+            endless = any(isinstance(item, float) and math.isinf(item) for item in (value if isinstance(value, tuple) else (value,)))
+            raise ValueError(f"{name} must {bounds}{' and be finite' if endless else ''}, got {value!r}")
 
 
 DEVICES = ("auto", "cpu", "cuda")

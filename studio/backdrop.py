@@ -1,4 +1,4 @@
-"""What is behind: a blurred room or a table of many colours, drifting a little as a hand-held camera does."""
+"""The background: a blurred room or a table of many colours, drifting a little as a hand-held camera does."""
 
 import numpy as np
 from jaxtyping import Float32

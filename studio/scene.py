@@ -1,4 +1,4 @@
-"""What moves before the camera: two hands of one person, their arms, and now and then the person, shot by shot.
+"""The scene before the camera: two hands of one person, their arms, and now and then the person, shot by shot.
 
 Frame of reference: camera axes x right, y down, z forward, metres. Movement is made for a right hand; a left hand's is the same made
 for its mirror image and mirrored in x.

@@ -1,4 +1,4 @@
-"""What the studio knows about its own pictures: one row a hand and frame, and the same as a label file.
+"""Exact truth of the studio's images: one row a hand and frame, and the same as a label file.
 
 Frame of reference: pixels of the frame, which spans (0, 0) to (width, height); metres in camera axes, x right, y down, z forward.
 Keypoints and joints are 21 in OpenPose's order. Side: 0 left, 1 right. Parameters are smplx's for a hand of the row's side (left =
@@ -60,7 +60,7 @@ def read_truth(path: Path) -> dict[str, np.ndarray]:
 
 
 def _number_type(kind: pa.DataType) -> np.dtype:
-    """Of what a column holds, however deep in lists; object for text."""
+    """Number type of a column's values, however deep in lists; object for text."""
     while pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     return np.dtype(kind.to_pandas_dtype())

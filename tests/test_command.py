@@ -165,6 +165,12 @@ def test_a_file_of_settings_and_words_on_top_of_it(data: Path, tmp_path: Path) -
         ("split=10", "no setting 'split': there are split.max_clip_s, "),
         ("split.frames_per_second=ten", "split.frames_per_second must be a number and be 0 or more, got 'ten'"),
         ("split.frames_per_second=-1", "split.frames_per_second must be 0 or more, got -1.0"),
+        ("split.frames_per_second=inf", "split.frames_per_second must be 0 or more and be finite, got inf"),
+        ("frames_per_second=5", "a setting is named with its stage, such as split.frames_per_second, got 'frames_per_second'"),
+        (
+            "fuse_hands.detectors=mediapipe,foo",
+            "fuse_hands.detectors must be those that the recipe runs (mediapipe, whim), got mediapipe, foo",
+        ),
         ("split.scene_threshold=2", "split.scene_threshold must lie in (0, 1], got 2.0"),
         ("split.min_clip_s=30", "split.min_clip_s must be less than max_clip_s (20), got 30.0"),
         ("detect_hands.engine=fast", "detect_hands_mediapipe.engine must be litert | openvino, got 'fast'"),

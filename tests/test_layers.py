@@ -67,7 +67,7 @@ def test_no_import_circle() -> None:
 
 
 def test_a_circle_closed_inside_a_function_is_found(tmp_path: Path) -> None:
-    """Of three modules, one of which stands outside."""
+    """Two modules of three make the circle; the third stands outside."""
     (tmp_path / "fitting").mkdir()
     for name, text in {
         "__init__": "",

@@ -1,5 +1,6 @@
 """What README and docs say is so: their trees are the tree, their commands are commands, their files are there."""
 
+import ast
 import re
 import runpy
 import shlex
@@ -62,6 +63,20 @@ def test_the_map_names_every_file(tree: dict[str, Any]) -> None:
     files = [path for path in tree["tracked"]() if path.name != "__init__.py"]
     assert named == {str(path) for path in files}, "run make readme"
     assert [str(path) for path in files if not tree["first_sentence"](ROOT / path)] == [], "a file that does not say what it is"
+
+
+def test_no_docstring_needs_the_line_before_it() -> None:
+    """The first sentence names the thing: "Of an objective." is understood by nobody who reads it alone."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bad = [
+        f"{name}: {text.splitlines()[0]}"
+        for name in listed
+        if (ROOT / name).is_file() and re.search(r'"""(Of|By|As|The same)\b', source := (ROOT / name).read_text())
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, documented) and re.match(r"(Of|By|As|The same)\b", text := ast.get_docstring(node) or "")
+    ]
+    assert bad == []
 
 
 def test_there_are_commands() -> None:

@@ -1,4 +1,4 @@
-"""The commands of training, from the options that `training.cli` reads. Heavy imports lie inside: the help needs none."""
+"""Handlers of training's commands, from the options that `training.cli` reads. Heavy imports lie inside: the help needs none."""
 
 import argparse
 import json

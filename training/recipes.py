@@ -1,4 +1,4 @@
-"""Whole trainings. A recipe is a function: it returns every value that decides the result, the data aside.
+"""Recipes of whole trainings, each a function that returns every value that decides the result, the data aside.
 
 The command line says on what, where and how long: `whim train regressor --recipe regressor_h --data DIR`, or `--recipe my.py:mine`.
 The rows of WiLoR's Tables 2 and 5 are recipes too; what the paper measured with them is in the reports.

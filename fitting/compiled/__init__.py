@@ -1,1 +1,1 @@
-"""The same mathematics compiled by numba, many hands to a SIMD register."""
+"""The fit's mathematics compiled by numba, many hands to a SIMD register."""

@@ -1,4 +1,4 @@
-"""What the compiled fit reads: an objective's constants as plain float32 arrays, and where each number of a hand lies in the work array.
+"""Layout of all that the compiled fit reads: constants as plain float32 arrays, and where each number of a hand lies in the work array.
 
 Everything that does not depend on the hand is worked out here once, in float64: products of constants, what is zero by structure, and the
 prior about the mean pose, g = centre + h, where float32 loses no digits to cancellation.
@@ -86,7 +86,7 @@ class Hand(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Of bone lengths and joint angles."""
+    """Limits of bone lengths and joint angles."""
 
     axes: Float32[np.ndarray, "15 3 3"]
     twist: Float32[np.ndarray, "15 2"]
@@ -138,7 +138,7 @@ class Weights(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """Of an objective."""
+    """Constants of an objective."""
 
     hand: Hand
     limits: Limits

@@ -104,7 +104,7 @@ def _outside(hull: Float32[np.ndarray, "corners 5"], x: Lanes, y: Lanes) -> tupl
 
 @kernel
 def _angle_excess(limits: Limits, j: int, local: tuple[Lanes, Lanes, Lanes, Lanes, Lanes]) -> tuple[Lanes, Lanes, Lanes, Lanes]:
-    """By how much twist, bend and splay leave their limits, radians, signed; and whether a polygon's corner is nearest."""
+    """Excess by which twist, bend and splay leave their limits, radians, signed; and whether a polygon's corner is nearest."""
     m00, m01, m02, m11, m21 = local
     twist, bend = angle_of(m21, m11), angle_of(m02, m00)
     splay = angle_of(0.0 - m01, root(m00 * m00 + m02 * m02 + 1e-12))
@@ -126,7 +126,7 @@ def angle_loss(w: Rows, at: int, limits: Limits) -> Lanes:
 
 @kernel
 def worst_violation(w: Rows, at: int, limits: Limits) -> Lanes:
-    """Of all joints, the most that twist, or bend and splay, leave their limits, radians."""
+    """Greatest excess of twist, or of bend and splay, over the limits of all joints, radians."""
     worst = everywhere(0.0)
     for j in range(15):
         twist, bend, splay, _ = _angle_excess(limits, j, _local(w, at, limits.axes, j))

@@ -213,7 +213,7 @@ def evaluate(
     turns: Float32[np.ndarray, "n 135"],
     parts: Float32[np.ndarray, "n 60"],
 ) -> None:
-    """Of hands, one row each: the normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints."""
+    """Normal equations (where `matrix` has rows), the six losses (values [n, 6]) and the posed joints of hands, one row each."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
             row = min(first + column, len(states) - 1)
@@ -244,7 +244,7 @@ def measure(
     joints: Float32[np.ndarray, "n 63"],
     values: Float32[np.ndarray, "n 11"],
 ) -> None:
-    """Of hands, one row each: joints [n, 21, 3] and into values [n, 11] the losses, the box (box sides) and the worst violation."""
+    """Joints [n, 21, 3] of hands, one row each, and into values [n, 11] the losses, the box (box sides) and the worst violation."""
     for first in range(0, len(states), LANES):
         for column in range(LANES):
             row = min(first + column, len(states) - 1)

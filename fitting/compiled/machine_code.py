@@ -73,6 +73,6 @@ def wait_until_made(folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Of this process, with our code to be found; not its whole path: a user's script may lie beside a `re.py`."""
+    """Environment of this process, with our code to be found; not its whole path: a user's script may lie beside a `re.py`."""
     ours = os.pathsep.join(filter(None, (str(_HERE.parents[1]), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": ours}

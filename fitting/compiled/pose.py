@@ -104,7 +104,7 @@ def _pose_finger(w: Rows, at: int, hand: Hand, f: int) -> None:
 
 @kernel
 def _robust(squared: Lanes, scale: float) -> tuple[Lanes, Lanes]:
-    """Of a squared distance: its distance, linear beyond `scale`, and the weight of its square."""
+    """Robust form of a squared distance: the distance, linear beyond `scale`, and the weight of its square."""
     distance = root(squared)
     far = distance > scale
     return where(far, distance - 0.5 * scale, squared * (0.5 / scale)), 1.0 / where(far, distance, scale)

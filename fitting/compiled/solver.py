@@ -36,7 +36,7 @@ def solve(
     damping: Float[Tensor, "n"] | None = None,
     num_threads: int = 1,
 ) -> Solution:
-    """As `fitting.solver.solve`, on CPU tensors; a step longer than a million radians or units counts as one that cannot be taken."""
+    """Twin of `fitting.solver.solve` on CPU tensors; a step longer than a million radians or units counts as one that cannot be taken."""
     states, landmarks = _packed(start, seen)
     n = len(states)
     damped = np.full(n, FIRST_DAMPING, np.float32) if damping is None else damping.float().numpy().copy()
@@ -55,18 +55,18 @@ def solve(
 
 
 def losses(objective: Objective, state: State, seen: Landmarks) -> tuple[Losses, Points]:
-    """As `Objective.losses`, on CPU tensors."""
+    """Twin of `Objective.losses` on CPU tensors."""
     return _evaluated(objective, state, seen, 0)[2:]
 
 
 def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Float[Tensor, "n 61 61"], Float[Tensor, "n 61"]]:
-    """As `Objective.normal_equations`, on CPU tensors."""
+    """Twin of `Objective.normal_equations` on CPU tensors."""
     matrix, gradient, _, _ = _evaluated(objective, state, seen, len(seen.keypoints))
     return matrix, gradient
 
 
 def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
-    """As `fitting.measures.measure`, on CPU tensors, without keeping the mesh."""
+    """Twin of `fitting.measures.measure` on CPU tensors, without keeping the mesh."""
     states, landmarks = _packed(state, seen)
     fixed = constants(objective)
     points = np.empty((len(states), 63), np.float32)

@@ -20,7 +20,7 @@ def set_products(typing, height, width, out, out_at, left, left_at, right, right
 
 @intrinsic(prefer_literal=True)
 def add_products(typing, height, width, out, out_at, left, left_at, right, right_at, count, factor):
-    """As `set_products`, added to what is there."""
+    """Add the sums of products that `set_products` writes to those that are there."""
     return _products(height, width, out, out_at, left, left_at, right, right_at, count, factor, adds=True)
 
 

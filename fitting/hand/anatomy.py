@@ -112,7 +112,7 @@ def decompose(rotations: Float[Tensor, "*batch 15 3 3"], axes: Float[Tensor, "15
 
 
 def angle_jacobian(angles: Float[Tensor, "*batch 15 3"], axes: Float[Tensor, "15 3 3"]) -> Float[Tensor, "*batch 15 3 3"]:
-    """Of twist, bend, splay (rows) in a right perturbation R exp([delta]x) of the joint's rotation; bounded near 90 degrees of splay.
+    """Derivatives of twist, bend, splay (rows) in a right perturbation R exp([delta]x) of a joint's rotation; bounded near 90° of splay.
 
     From delta = Be'Sp' x twist' + y bend' + Be' z splay' in the joint's own axes, solved for the three rates.
     """

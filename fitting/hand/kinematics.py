@@ -59,7 +59,7 @@ class JointModel:
         )
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> "JointModel":
-        """The same model elsewhere."""
+        """Copy of the model on another device, in another precision."""
         moved: dict[str, Any] = {field.name: getattr(self, field.name).to(device, dtype) for field in fields(self)}
         return replace(self, **moved)
 
@@ -90,7 +90,7 @@ class JointModel:
         return Points(points, torch.stack(turns, 2), tip_parts)
 
     def finger_jacobian(self, posed: Points) -> Float[Tensor, "n 5 4 3 9"]:
-        """Of the four points of each finger in the nine rotation components of its joints, metres a radian.
+        """Derivatives of the four points of each finger in the nine rotation components of its joints, metres a radian.
 
         A turn delta of joint j moves a point that hangs on it by (G_j delta) x (point - p_j). The pose correctives of the tips,
         about a millimetre a radian, are left out.
@@ -109,7 +109,7 @@ class JointModel:
         return jacobian
 
     def shape_jacobian(self, root: Float[Tensor, "n 3 3"], posed: Points) -> Float[Tensor, "n 20 3 10"]:
-        """Of the finger points in the betas, metres a unit."""
+        """Derivatives of the finger points in the betas, metres a unit."""
         n = len(root)
         turns = torch.cat([root[:, None, None].expand(n, 5, 1, 3, 3), posed.turns], 2)
         steps = torch.einsum("nfkij,fkjb->nfkib", turns[:, :, :3], self.bones_shape)

@@ -48,7 +48,7 @@ class HandModel:
     source: Literal["mano", "standin"]
 
     def to(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> "HandModel":
-        """The same model elsewhere."""
+        """Copy of the model on another device, in another precision."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -97,7 +97,7 @@ def pose_hand(
 
 
 def pose_rotations(model: HandModel, betas: Float[Tensor, "n 10"], rotations: Float[Tensor, "n 16 3 3"]) -> PosedHand:
-    """The same of rotation matrices: linear blend skinning with shape and pose blend shapes (Romero et al. 2017, eq. 1-3)."""
+    """Hands posed by rotation matrices: linear blend skinning with shape and pose blend shapes (Romero et al. 2017, eq. 1-3)."""
     shaped = model.v_template + torch.einsum("vcb,nb->nvc", model.shapedirs, betas)
     rest = torch.einsum("jv,nvc->njc", model.J_regressor, shaped)
     feature = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)
@@ -139,7 +139,7 @@ def faces_of_side(model: HandModel, side: int) -> Int64[Tensor, "1538 3"]:
 
 
 def closed_faces(model: HandModel, side: int) -> Int64[Tensor, "1552 3"]:
-    """The same and a fan over the ring of the wrist: without a gap, and without a new vertex."""
+    """Triangles of a hand with a fan over the ring of the wrist: without a gap, and without a new vertex."""
     ring = torch.tensor(WRIST_RING, device=model.faces.device)
     fan = torch.stack([ring[0].expand(14), ring[1:-1], ring[2:]], 1)
     return torch.cat([faces_of_side(model, side), fan if side == RIGHT else fan.flip(1)])

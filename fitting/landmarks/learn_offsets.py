@@ -88,7 +88,7 @@ def learn(hands: LabelledHands) -> Offsets:
 
 
 def _world_weights(hands: LabelledHands) -> tuple[Float64[np.ndarray, "21 21"], Float64[np.ndarray, "21 21"]]:
-    """Of the image's plane and of depth, from hands brought to unit size; zeros where the detector or the truth has no depth.
+    """Weights of the image's plane and of depth, from hands brought to unit size; zeros where the detector or the truth has no depth.
 
     The true hand takes the scale at which the landmarks agree with it best, and is not turned: both are in camera axes.
     """

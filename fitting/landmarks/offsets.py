@@ -21,7 +21,10 @@ PARTS = ("image", "world", "depth")
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Offsets:
-    """Of one detector. Weights: of every landmark (column) in the offset of every joint (row), OpenPose's order, about their centre."""
+    """Offsets of one detector's landmarks, as weights of every landmark (column) in the offset of every joint (row).
+
+    OpenPose's order, about their centre.
+    """
 
     image: Float64[np.ndarray, "21 21"]  # of keypoints
     world: Float64[np.ndarray, "21 21"]  # of x and y of the 3D landmarks
@@ -29,7 +32,7 @@ class Offsets:
 
 
 def load_offsets(path: Path = LANDMARK_OFFSETS) -> Mapping[str, Offsets]:
-    """By detector; one that is not there has no offsets. ValueError when the file holds something else."""
+    """Offsets by detector; one that is not there has no offsets. ValueError when the file holds something else."""
     try:
         entries = json.loads(path.read_text())["detectors"]
         found = {name: Offsets(**{part: np.array(entry[part], np.float64) for part in PARTS}) for name, entry in entries.items()}

@@ -1,1 +1,1 @@
-"""What hands do: the PCA prior of poses (WiLoR, eq. 4), and ARCTIC, on which it is learned."""
+"""Priors of the hand's pose: the PCA of poses (WiLoR, eq. 4), and ARCTIC, on which it is learned."""

@@ -50,7 +50,7 @@ def read_poses(folder: Path, hands_mean: Float[np.ndarray, "45"], *, every: int 
 
 
 def read_sequence(path: Path, hands_mean: Float[np.ndarray, "45"], *, every: int, worst: float) -> Float[np.ndarray, "n 45"]:
-    """The same of one file, float32. ValueError that names the file and what is wrong with it."""
+    """Poses of one file as right hands, float32. ValueError that names the file and what is wrong with it."""
     try:
         content = _dictionary(path.read_bytes())
         hands = {side: _hand(content, side) for side in ("right", "left")}

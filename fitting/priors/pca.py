@@ -55,7 +55,7 @@ def meshes(model: HandModel, rotations: Rotations) -> Iterator[Float[Tensor, "m 
 
 
 def incremental_moment(model: HandModel, rotations: Rotations) -> Float[Tensor, "136 136"]:
-    """The same moment from scikit-learn's PCA of the meshes themselves: of rank `NUM_KEPT`, and some thousand times dearer.
+    """Second moment of bone rotations from scikit-learn's PCA of the meshes themselves: of rank `NUM_KEPT`, and some thousand times dearer.
 
     Meshes are affine in the bone rotations, X = N g + x0, so that the covariance U' S U of the meshes is that of N g.
     """

@@ -1,4 +1,4 @@
-"""What makes the stand-in's mesh a MANO hand: vertex order, skinning, joint regressor, shape basis and pose correctives."""
+"""From the stand-in's mesh to a MANO hand: vertex order, skinning, joint regressor, shape basis and pose correctives."""
 
 import numpy as np
 from jaxtyping import Float64, Int64

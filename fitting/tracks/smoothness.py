@@ -112,5 +112,5 @@ def _by_frame(
 
 
 def _unknowns(parts: Float[Tensor, "k t 17 3"]) -> Float[Tensor, "k t 51"]:
-    """Of the 17 parts, the 51 unknowns of a frame; the shift is free."""
+    """The 51 unknowns of a frame out of its 17 parts; the shift is free."""
     return torch.nn.functional.pad(parts.flatten(2)[..., :49], (0, 2))

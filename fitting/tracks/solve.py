@@ -100,7 +100,7 @@ def solve_tracks(
 
 
 def _one_shape(objective: Objective, state: State, track: Int[Tensor, "n"], num_tracks: int) -> State:
-    """The same states with each track's mean betas, scaled so that the hand is as large in the image as it was."""
+    """States with each track's mean betas, scaled so that the hand is as large in the image as it was."""
     ones = torch.ones_like(state.log_scale)
     count = torch.zeros(num_tracks).to(ones).index_add_(0, track, ones)
     betas = torch.zeros(num_tracks, 10).to(ones).index_add_(0, track, state.betas) / count[:, None]

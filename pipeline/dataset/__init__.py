@@ -1,1 +1,1 @@
-"""What lies beside the shards: index, statistics and card; shards of rendered hands."""
+"""Files beside the shards: index, statistics and card; shards of rendered hands."""

@@ -1,4 +1,4 @@
-"""What lies beside the shards: index.json (where every row is), stats.json (what is in them), and the dataset card.
+"""Files beside the shards: index.json (where every row is), stats.json (what is in them), and the dataset card.
 
 All three are made from the shards alone, hold no time stamp, and are the same bytes whenever the shards are, on any machine.
 """

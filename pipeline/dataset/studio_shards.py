@@ -80,7 +80,7 @@ def write_studio_shards(folder: Path, settings: StudioShards, console: Console) 
 
 
 def name_of(album: Album) -> str:
-    """Of an album as a video."""
+    """Name of an album as a video."""
     return f"album-{album.seed:06d}"
 
 

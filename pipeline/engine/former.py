@@ -1,4 +1,4 @@
-"""Fingerprints of the layout before, by which a part made then is known to hold what would be made now.
+"""Fingerprints of the previous layout of data folders, by which a part made then is known to hold what would be made now.
 
 Then `people/<detector>` held what `person_detections/<detector>` holds, each stage that asked for people joined all of those by the rule
 that `fuse-people` has now, and what fusion refused was written by a stage of its own. No table was other for it but `people`: a detector's

@@ -1,4 +1,4 @@
-"""Checks every file of a data folder: is it, bit for bit, what was written?
+"""Checks that every file of a data folder is, bit for bit, what was written.
 
 Parts and small files carry the digest of their content; a part is moreover encoded anew and compared byte by byte, where the same
 pyarrow wrote it. Shards are held against the index, videos against the sha256 that `download` took of them.

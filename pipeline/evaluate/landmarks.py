@@ -1,4 +1,4 @@
-"""Is this landmark right? The score that second looks give is learned and measured here, on hands that were judged by eye.
+"""The score of a landmark that second looks give: learned and measured, on hands that were judged by eye.
 
     python -m pipeline.evaluate.landmarks learn --labels tests/data/landmarks/landmarks.jsonl --media MEDIA [--pictures PICTURES]
     python -m pipeline.evaluate.landmarks evaluate --json --labels ... --media ...

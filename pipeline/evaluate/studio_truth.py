@@ -69,7 +69,7 @@ def match_truth(truth: Truth, clips: Clips, hands: Hands) -> Pairs:
 
 
 def annotated(truth: Truth, clips: Clips) -> Bool[np.ndarray, "t"]:
-    """Of each true hand: its frame is one that the clips' rates take (the first at or after each point of the grid)."""
+    """Whether each true hand's frame is one that the clips' rates take (the first at or after each point of the grid)."""
     taken = np.zeros(len(truth["frame"]), bool)
     for clip in clips.rows():
         rate, start_s = float(clip.frames_per_second[0]), float(clip.start_s[0])

@@ -1,4 +1,4 @@
-"""What a run's state looks like to a person: parts by stage, state and reason, every failure with its message."""
+"""The state of a run for a person: parts by stage, state and reason, every failure with its message."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a hand detector says about a few pictures: columns, one row a hand. The protocol of the ensemble's members.
+"""Hands that a detector finds in a few images: columns, one row a hand. The protocol of the ensemble's members.
 
 Frame of reference as in `tables`: boxes xyxy and keypoints in pixels of the whole picture, never clipped; unknown numbers NaN.
 """

@@ -1,4 +1,4 @@
-"""What two-stage detectors do with boxes: deltas to boxes, suppression of overlaps, and the mean features of a box. Plain torch.
+"""Boxes of two-stage detectors: deltas to boxes, suppression of overlaps, and the mean features of a box. Plain torch.
 
 Boxes are xyxy in pixels of the network's input, corners included as real numbers (no pixel is added to a width).
 """

@@ -1,4 +1,4 @@
-"""The larger networks' weights: which there are, where they lie, and reading a checkpoint without running code that it carries.
+"""Weights of the larger networks: which there are, where they lie, and reading a checkpoint without running code that it carries.
 
 `manifests/weights.toml` lists them; `whim weights get NAME` fetches one. Where they lie, `fitting.files` says. A file whose
 sha256 the manifest does not know is locked at its first use: `<file>.sha256` beside it, as sha256sum writes it.

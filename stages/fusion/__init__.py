@@ -1,1 +1,1 @@
-"""What several detectors say together: one list of hands and of people from many."""
+"""Fusion of what several detectors say: one list of hands and of people from many."""

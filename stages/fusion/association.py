@@ -16,7 +16,7 @@ SURE = 0.98
 
 
 def log_odds(p_right: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Of right against left, 0 where the detector does not say, clipped at `SURE`."""
+    """Log-odds of right against left, 0 where the detector does not say, clipped at `SURE`."""
     p = np.clip(np.nan_to_num(p_right, nan=0.5), 1 - SURE, SURE)
     return np.log(p / (1 - p))
 

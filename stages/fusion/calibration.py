@@ -1,4 +1,4 @@
-"""What each detector's word is worth: extents of boxes, shares of hits.
+"""Calibration of each detector: extents of boxes, shares of hits.
 
 `whim learn calibration` learns it on labelled frames.
 
@@ -79,7 +79,7 @@ class WeighedHands(HandDetections):
 
 
 def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibration]) -> WeighedHands:
-    """The same detections, box and score calibrated by their source; a source that nobody calibrated is taken at its word."""
+    """Detections with box and score calibrated by their source; a source that nobody calibrated is taken at its word."""
     box, score = detections.box.copy(), detections.score.copy()
     for name in set(detections.source) & set(calibrations):
         rows = detections.source == name
@@ -89,7 +89,7 @@ def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibratio
 
 
 def uncalibrated(detections: HandDetections) -> WeighedHands:
-    """The same detections as WiLoR, sec. 3, averages them: the hull of the landmarks where a detector has any, and its own score."""
+    """Detections as WiLoR, sec. 3, averages them: the hull of the landmarks where a detector has any, and its own score."""
     known = np.isfinite(detections.keypoints).all((1, 2))
     box = detections.box.copy()
     box[known] = hull_boxes(detections.keypoints[known], min_score=SEEN, extent=(1.0, 1.0))

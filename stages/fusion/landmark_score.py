@@ -70,7 +70,7 @@ def features_of(
 
 
 def judged(detections: WeighedHands, score: LandmarkScore, width: int, height: int) -> WeighedHands:
-    """The same detections with the score of their landmarks, each landmark's confidence the probability that it is right.
+    """Detections with the score of their landmarks, each landmark's confidence the probability that it is right.
 
     What nobody looked at twice keeps the detector's own confidences, and no score.
     """

@@ -192,7 +192,7 @@ def _against(
 
 
 def _margins(evidence: Float64[np.ndarray, "k"], against: Float64[np.ndarray, "k k"]) -> Float64[np.ndarray, "k"]:
-    """By how much the best choice of all sides with each piece right beats the best one with it left."""
+    """Margin by which the best choice of all sides with each piece right beats the best one with it left."""
     from scipy.sparse.csgraph import connected_components
 
     margin = evidence.copy()

@@ -111,7 +111,7 @@ def link(
 
 
 def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float) -> Hands:
-    """The same hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
+    """Hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
 
     Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides.
     """

@@ -1,4 +1,4 @@
-"""What a body's wrists say about hands: whose they are, which side, and that they are there. One frame, pixels."""
+"""Evidence of a body's wrists about hands: whose they are, which side, and that they are there. One frame, pixels."""
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64

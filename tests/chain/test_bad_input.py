@@ -88,7 +88,7 @@ def packed(data: Path) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def changed(mixed: Path, media: Path, whim: Whim) -> tuple[dict[str, int], dict[str, int], Path]:
-    """The same folder run again: a file replaced, a video off the list, one withdrawn, one part written by another version."""
+    """The mixed folder run again: a file replaced, a video off the list, one withdrawn, one part written by another version."""
     data = mixed / "data"
     before = shards(data)
     shutil.copy2(media / "videos/intel/asl_bird.mkv", mixed / "one_fps.mp4")

@@ -44,7 +44,7 @@ def exported(network: Detector, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def with_facts(exported: Path, to: Path, **facts: str) -> Path:
-    """The same file, saying something else of itself."""
+    """A detector's file that says something else of itself."""
     model = onnx.load(exported)
     for entry in model.metadata_props:
         entry.value = facts.get(entry.key, entry.value)

@@ -310,7 +310,7 @@ def test_a_frame_whose_numbers_ran_away_spoils_no_other(model: HandModel, motion
 
 
 def test_a_single_frame_that_flips_is_repaired(fitter: Fitter) -> None:
-    """Of a still hand one frame's score prefers the other tilt a little, as noise will have it."""
+    """One frame of a still hand scores a little better by the other tilt, as noise will have it."""
     n = 9
     score = torch.tensor([[1.0] * n, [1.2] * n])
     score[0, 4] = 1.3

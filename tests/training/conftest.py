@@ -66,7 +66,7 @@ def rows(first: int, count: int) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table, **options: Any) -> Path:
-    """As `pack` writes shards, unless told otherwise."""
+    """Write a shard with the options of `pack`, unless told otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {
         "compression": {"image": "none"},

@@ -67,7 +67,7 @@ class MeanColour:
 
 @dataclass(kw_only=True)
 class ContestedColour(MeanColour):
-    """The same with an adversary that learns to tell what the network says from the truth, and a network that draws random numbers."""
+    """MeanColour with an adversary that learns to tell what the network says from the truth, and a network that draws random numbers."""
 
     adversary_rate = 2.0
     frozen: str = "0."

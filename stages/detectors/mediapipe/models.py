@@ -141,7 +141,7 @@ def _by_litert(path: Path, num_threads: int) -> Network:
 
 
 def _by_openvino(path: Path, num_threads: int) -> Network:
-    """By pairs, for which the weights are read once, and the odd one by itself: each size is compiled when it first comes."""
+    """Run by OpenVINO: pairs of inputs, for which weights are read once, and the odd one by itself; each size is compiled when it comes."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # would tell its makers of every import
     import openvino
 

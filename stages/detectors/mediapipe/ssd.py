@@ -27,7 +27,7 @@ class Candidates:
         return Candidates(score=self.score[rows], box=self.box[rows], keypoints=self.keypoints[rows])
 
     def in_frame(self, region: Region) -> "Candidates":
-        """The same in pixels of the frame that holds the region (upright) they were found in."""
+        """Candidates in pixels of the frame, from those of the upright region that they were found in."""
         box, keypoints = (to_frame(points.reshape(-1, 2), region).reshape(points.shape) for points in (self.box, self.keypoints))
         return Candidates(score=self.score, box=box, keypoints=keypoints)
 

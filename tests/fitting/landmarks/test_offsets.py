@@ -41,7 +41,7 @@ def offsets(labelled: LabelledHands) -> Offsets:
 
 
 def depth_error(world: np.ndarray, joints: np.ndarray) -> float:
-    """Of hands brought to one scale by the image's plane."""
+    """Error of depth of hands brought to one scale by the image's plane."""
     a, b = (points - points.mean(1, keepdims=True) for points in (world, joints))
     scale = (a[..., :2] * b[..., :2]).sum((1, 2)) / (a[..., :2] ** 2).sum((1, 2))
     return float(np.abs(scale[:, None] * a[..., 2] - b[..., 2]).mean())

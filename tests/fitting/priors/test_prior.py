@@ -25,7 +25,7 @@ def poses(exact: HandModel, n: int, seed: int) -> torch.Tensor:
 
 
 def meshes(exact: HandModel, rotations: torch.Tensor) -> torch.Tensor:
-    """By linear blend skinning, without correctives, wrist at the origin."""
+    """Meshes by linear blend skinning, without correctives, wrist at the origin."""
     plain = replace(exact, posedirs=torch.zeros_like(exact.posedirs))
     zero = torch.zeros(len(rotations), 13, dtype=torch.float64)
     hand = pose_hand(plain, zero[:, :10], zero[:, 10:], axis_angle_from_matrix(rotations).flatten(1))

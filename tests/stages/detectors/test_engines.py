@@ -14,7 +14,7 @@ from tests.vitpose_layouts import official
 
 
 def mmposes_names(depth: int) -> list[str]:
-    """Of td-hm_ViTPose-*_8xb64-210e_coco-256x192's checkpoints."""
+    """Names of td-hm_ViTPose-*_8xb64-210e_coco-256x192's checkpoints."""
     layers = ("ln1", "attn.qkv", "attn.proj", "ln2", "ffn.layers.0.0", "ffn.layers.1")
     blocks = [f"backbone.layers.{i}.{layer}" for i in range(depth) for layer in layers]
     norms = [f"head.deconv_layers.{i}.{name}" for i in (1, 4) for name in ("weight", "bias", "running_mean", "running_var")]

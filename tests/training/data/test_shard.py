@@ -101,7 +101,7 @@ def test_a_flipped_byte_is_seen(shards: Callable[..., list[Path]], cache: Path) 
 
 
 def opened(data: bytearray, path: Path) -> Dataset | str:
-    """Of these bytes, or what is said of them."""
+    """Hands read from these bytes, or the error that they raise."""
     path.write_bytes(data)
     try:
         return Dataset.of([path], path.with_suffix(""))
@@ -116,7 +116,7 @@ def flipped(data: bytes, place: int, bit: int) -> bytearray:
 
 
 def test_a_flipped_bit_among_the_hands_is_named_or_does_no_harm(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
-    """Of the pages' headers a few bits say nothing that is read."""
+    """A few bits of the pages' headers say nothing that is read."""
     (path,) = shards(1, row_group_size=40)
     wanted = Dataset.of([path], tmp_path / "sound").shards[0].columns
     group, said = pq.read_metadata(path).row_group(0), []

@@ -61,7 +61,7 @@ def test_truth_of_a_shard_is_a_right_hand_in_the_crop(batch: Any, layer: HandLay
 
 @pytest.mark.parametrize("batch_size", [1, 12])
 def test_in_a_batch_of_several_products_each_image_has_its_own_truth(tmp_path: Path, layer: HandLayer, batch_size: int) -> None:
-    """Of a batch of one, all sources but one have no part."""
+    """All sources but one have no part in a batch of one."""
     shards = [shard_of(tmp_path / str(k) / "train" / "train-0.parquet", posed_hands(6, seed=k)) for k in range(2)]
     sources = [crops_of(path, factor=2.0) for path in shards]
     for batch in Loader(sources=sources, batch_size=batch_size, num_threads=1).epoch(0):

@@ -20,7 +20,7 @@ SETTINGS = TrackSettings()
 
 @pytest.fixture(scope="module")
 def reconstructor() -> HandReconstructor:
-    """Of random weights whose answers depend on the image."""
+    """A reconstructor of random weights whose answers depend on the image."""
     torch.manual_seed(0)
     network = Regressor(RegressorSettings(size="xs"))
     for head in (network.heads.pose, network.heads.shape, network.heads.camera):

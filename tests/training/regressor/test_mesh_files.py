@@ -18,7 +18,7 @@ def hand(side: int, shift: float = 0.0) -> NamedMesh:
 
 
 def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Of a closed mesh that looks outward, positive (the divergence theorem)."""
+    """Volume of a closed mesh, positive where it looks outward (the divergence theorem)."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     return float((a * np.cross(b, c)).sum() / 6)
 

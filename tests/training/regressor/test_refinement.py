@@ -13,7 +13,7 @@ PLACES = [(0, 0), (0, 11), (15, 0), (15, 11), (7, 5), (3, 9), (12, 2)]
 
 
 def middle_of(row: int, column: int, scale: int) -> torch.Tensor:
-    """Of a cell of a map that shows columns 32 to 224 of 256, in crop units."""
+    """Middle of a cell of a map that shows columns 32 to 224 of 256, in crop units."""
     return torch.tensor([(32 + (column + 0.5) * 16 / scale) / 256 - 0.5, (row + 0.5) * 16 / scale / 256 - 0.5])
 
 

@@ -32,7 +32,7 @@ def log(folder: Path) -> list[dict]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the runs in processes of their own: sums of two threads end in other digits."""
+    """One torch thread, as in runs of processes of their own: sums of two threads end in other digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 
 def is_free(port: int) -> bool:
-    """Of ports below those that the system hands out: there a rank that asks before the first one listens may meet itself."""
+    """Look below the ports that the system hands out: there a rank that asks before the first one listens may meet itself."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -198,7 +198,7 @@ def test_average_by_hand() -> None:
 
 @pytest.mark.parametrize("num_steps", [200, 1_000, 10_000])
 def test_whenever_a_run_ends_the_average_holds_its_last_steps(num_steps: int) -> None:
-    """Of a weight that grows by one a step, the average lags behind by about a twentieth of the run."""
+    """The average of a weight that grows by one a step lags behind by about a twentieth of the run."""
     network = torch.nn.Linear(1, 1, bias=False)
     ema = Ema(network)
     for n in range(1, num_steps + 1):

@@ -120,7 +120,7 @@ def ho3d_folder(folder: Path, training: Posed, evaluation: Posed, *, suffix: str
 
 
 def write_meta(path: Path, meta: Mapping[str, object]) -> None:
-    """As Python 2 with numpy 1 would."""
+    """Pickle as Python 2 with numpy 1 would."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(dict(meta), protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
 

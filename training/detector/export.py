@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.detector.fast_decode import best_hands
 from training.detector.inference import fused, read
@@ -58,6 +59,8 @@ def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: 
     without_doubles = network.single is not None
     if network.single is not None:
         network.heads, network.single = network.single, None
+    if path.suffix == ".onnx":
+        _ease_slopes(network)
     model = BestHands(network, max_hands).eval()
     images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
@@ -88,6 +91,31 @@ def shrink(path: Path, checkpoint: Path, *, size: int | None = None) -> None:
     replace(saved, settings=settings, network={}, ema=weights, optimizer={}, adversary={}).save(path)
 
 
+class EasedSlopes(nn.Module):
+    """PReLU by convolutions of one pixel a channel: slope x + (1 - slope) max(x, 0).
+
+    onnxruntime has no PReLU for the blocked memory that its convolutions want: with PReLU itself a network takes twice the time.
+    """
+
+    def __init__(self, slopes: Float[Tensor, "channels"]) -> None:
+        super().__init__()
+        self.all, self.positive = (nn.Conv2d(len(slopes), len(slopes), 1, groups=len(slopes), bias=False) for _ in range(2))
+        self.all.weight.data = slopes.detach()[:, None, None, None].clone()
+        self.positive.weight.data = 1 - self.all.weight.data
+
+    def forward(self, x: Float[Tensor, "b channels h w"]) -> Float[Tensor, "b channels h w"]:
+        eased: Tensor = self.all(x) + self.positive(functional.relu(x))
+        return eased
+
+
+def _ease_slopes(network: nn.Module) -> None:
+    """Every PReLU of a network replaced by `EasedSlopes`, in place."""
+    for module in list(network.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.PReLU):
+                setattr(module, name, EasedSlopes(layer.weight))
+
+
 def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str], half: bool) -> None:
     """One file, weights included."""
     made = torch.onnx.export(
@@ -114,6 +142,8 @@ def _halve(model: Any) -> None:
 
     for value in list(model.graph.initializers.values()):
         if value.const_value is None or value.dtype != ir.DataType.FLOAT or value.const_value.size < _WORTH_HALVING:
+            continue
+        if tuple(value.shape or ())[1:] == (1, 1, 1):  # of `EasedSlopes`: two that belong together must not be rounded apart
             continue
         narrow = ir.Value(
             name=f"{value.name}_half",

@@ -82,6 +82,22 @@ def test_torch_reads_its_own_export(files: Any) -> None:
     assert '"classes": "left,right"' in extra["whim.json"]
 
 
+def test_the_palm_network_is_exported_without_slopes_and_says_what_torch_says(tmp_path: Path) -> None:
+    network = random_detector(DetectorSettings(backbone="palm", one_to_one=False))
+    checkpoint = save(network, tmp_path / "palm.pt")
+    export(tmp_path / "palm.onnx", checkpoint, size=SIZE, max_hands=HANDS, half=True)
+    made = onnx.load(tmp_path / "palm.onnx")
+    assert "PRelu" not in {node.op_type for node in made.graph.node}, "half of the network's time in onnxruntime"
+    pixelwise = [one for one in made.graph.initializer if len(one.dims) == 4 and list(one.dims[1:]) == [1, 1, 1]]
+    assert {one.data_type for one in pixelwise} == {onnx.TensorProto.FLOAT}, "slope and 1 - slope are rounded apart"
+    images = torch.rand(2, 3, SIZE, SIZE)
+    session = onnxruntime.InferenceSession(tmp_path / "palm.onnx", providers=["CPUExecutionProvider"])
+    (score,) = session.run(["score"], {"images": images.numpy()})
+    true_score = wanted(network, images)[1]
+    np.testing.assert_allclose(score, true_score, atol=2e-2)  # weights in half precision
+    assert np.corrcoef(score.ravel(), true_score.ravel())[0, 1] > 0.999
+
+
 def test_senseless_exports_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in .onnx or .pt2, got .*hands.pb"):
         export(tmp_path / "hands.pb", tmp_path / "best.pt")

@@ -34,7 +34,7 @@ class Example:
         ({"share": "half"}, r"share must lie in [0, 1], got 'half'"),
         ({"decay": 1.0}, r"decay must lie in (0, 1), got 1.0"),
         ({"reach": 0}, r"reach must be more than 0, got 0"),
-        ({"reach": math.inf}, r"reach must be more than 0, got inf"),
+        ({"reach": math.inf}, r"reach must be more than 0 and be finite, got inf"),
         ({"count": 0}, r"count must be 1 or more, got 0"),
         ({"count": 2.5}, r"count must be a whole number, got 2.5"),
         ({"zooms": (1.0, 0.5)}, r"zooms must be 1 or more, got (1.0, 0.5)"),

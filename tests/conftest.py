@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: networks this small gain nothing by threads, and wait for each of a busy core
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
 import pytest
 
 import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must be loaded before what it checks
 
 ROOT = Path(__file__).resolve().parents[1]
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 
 @pytest.fixture(scope="session")

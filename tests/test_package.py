@@ -65,13 +65,14 @@ def test_the_wheel_holds_the_manifests_and_no_tests(wheel: Path) -> None:
     assert tops == {"fitting", "hands", "manifests", "pipeline", "stages", "studio", "training", "whim.py"}
 
 
-def test_installed_it_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=pytest.mark.long)])  # auto compiles the fit first
+def test_installed_it_works_from_another_folder(backend: str, installed: Path, tmp_path: Path) -> None:
     assert run(installed, tmp_path, "--version") == f"whim {whim.__version__}\n"
     assert "vitpose" in run(installed, tmp_path, "weights", "list")
     make_videos(tmp_path / "videos", 1, Film(seconds=2.0, frames_per_second=5))
     where = ("--data", "made", "--videos", "videos")
     assert json.loads(run(installed, tmp_path, "plan", "--json", *where))["num_pending"] > 0
-    run(installed, tmp_path, "run", "--local", *where, "--set", "split.frames_per_second=2")
+    run(installed, tmp_path, "run", "--local", *where, "--set", "split.frames_per_second=2", "--set", f"fit.backend={backend}")
     assert json.loads(run(installed, tmp_path, "plan", "--json", "--data", "made"))["num_pending"] == 0
     index = json.loads((tmp_path / "made" / "shards" / "index.json").read_text())
     assert sum(shard["hands"] for shard in index["shards"]) >= 4

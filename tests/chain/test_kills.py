@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.chain.conftest import ROOT, command, environment, shard_bytes
-
-KILLS_IN_PROCESS, KILLS_ON_RAY = 14, 6
 
 
 def start(videos: Path, data: Path, *flags: str) -> "subprocess.Popen[bytes]":
@@ -34,14 +33,15 @@ def kill_after_parts(driver: "subprocess.Popen[bytes]", data: Path, dice: random
     driver.kill()
 
 
-def test_random_kills_lose_and_double_nothing(undisturbed: Path, few_videos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("in_process", "on_ray"), [(3, 1), pytest.param(14, 6, marks=pytest.mark.long)])
+def test_random_kills_lose_and_double_nothing(in_process: int, on_ray: int, undisturbed: Path, few_videos: Path, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     dice, data = random.Random(seed), tmp_path / "data"
     landed = {"--local": 0, "on Ray": 0}
     for _ in range(60):
-        where = "--local" if landed["--local"] < KILLS_IN_PROCESS else "on Ray"
-        if landed["on Ray"] == KILLS_ON_RAY:
+        where = "--local" if landed["--local"] < in_process else "on Ray"
+        if landed["on Ray"] == on_ray:
             break
         driver = start(few_videos, data, *(["--local"] if where == "--local" else []))
         kill_after_parts(driver, data, dice, worker=where == "on Ray" and dice.random() < 0.5)
@@ -49,7 +49,7 @@ def test_random_kills_lose_and_double_nothing(undisturbed: Path, few_videos: Pat
         parts = sorted(data.glob("*/**/*.parquet"))
         for part in dice.sample(parts, min(len(parts), 2)):  # something to do for the next one, at any depth
             part.unlink()
-    assert landed == {"--local": KILLS_IN_PROCESS, "on Ray": KILLS_ON_RAY}, f"too few kills landed (seed {seed})"
+    assert landed == {"--local": in_process, "on Ray": on_ray}, f"too few kills landed (seed {seed})"
     assert start(few_videos, data, "--local").wait() == 2, "all done but the empty file"
     assert shard_bytes(data) == shard_bytes(undisturbed)
     made = {str(p.relative_to(undisturbed)) for p in undisturbed.rglob("*.parquet")}

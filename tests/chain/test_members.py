@@ -56,6 +56,7 @@ def hands_of_run(data: Path, media: Path) -> dict[str, HandDetections]:
     return {part.parent.name: Store(data).read(HandDetections, f"hand_detections/{part.parent.name}", part.stem) for part in parts}
 
 
+@pytest.mark.long  # test_whim_full does as much in one run, but compares no two
 def test_each_member_fills_its_own_table_and_a_missing_file_empties_just_its_own(weights: Path, media: Path, tmp_path: Path) -> None:
     found = hands_of_run(tmp_path / "both", media)
     assert sorted(found) == ["contacthands", "openpose"]

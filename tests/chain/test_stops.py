@@ -97,19 +97,20 @@ def stopped(driver: "subprocess.Popen[str]", number: signal.Signals, data: Path)
     assert not left_over(data)
 
 
+def stopped_and_on(videos: Path, data: Path, number: signal.Signals, *flags: str) -> None:
+    """A run stopped in its middle, with something left to do for the next one."""
+    stopped(started(videos, data, *flags), number, data)
+    shutil.rmtree(data / "person_detections", ignore_errors=True)
+
+
 def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for number in (signal.SIGINT, signal.SIGTERM):
-        stopped(started(few_videos, data, "--local"), number, data)
-        shutil.rmtree(data / "person_detections", ignore_errors=True)
+    stopped_and_on(few_videos, data, signal.SIGINT, "--local")
 
     driver = started(few_videos, data)
     second = whim("run", "--local", "--data", data, status=1).stderr
     assert f"in use by pid {driver.pid} on " in second
-    stopped(driver, signal.SIGINT, data)
-    shutil.rmtree(data / "person_detections", ignore_errors=True)
-
-    stopped(started(few_videos, data), signal.SIGTERM, data)
+    stopped(driver, signal.SIGTERM, data)
     shutil.rmtree(data / "person_detections", ignore_errors=True)
 
     driver = started(few_videos, data)
@@ -124,4 +125,14 @@ def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tm
 
     whim("run", "--local", "--data", data, status=2)
     assert not left_over(data)
+    assert status(whim, data)["stages"]["review"]["done"] == 3
+
+
+@pytest.mark.long
+def test_each_signal_stops_a_run_of_each_kind(few_videos: Path, whim: Whim, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for flags in (("--local",), ()):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stopped_and_on(few_videos, data, number, *flags)
+    whim("run", "--local", "--data", data, status=2)
     assert status(whim, data)["stages"]["review"]["done"] == 3

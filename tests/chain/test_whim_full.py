@@ -28,8 +28,6 @@ from tests.vitpose_layouts import official
 VIDEO = "odd/oneframe_thanks.mp4"
 HAND_SOURCES = ("alphapose", "contacthands", "mediapipe", "openpose", "vitpose", "whim")
 
-pytestmark = pytest.mark.slow
-
 
 def few_people(image: np.ndarray) -> dict[str, torch.Tensor]:
     """RT-DETR with random weights, and a bias that lets three of its 300 boxes on this picture through the gate."""
@@ -63,7 +61,8 @@ def data(weights: Path, media: Path, whim: Callable[..., Any], tmp_path_factory:
     before = os.environ.get("WHIM_WEIGHTS")
     os.environ["WHIM_WEIGHTS"] = str(weights)
     try:
-        whim("run", "--recipe", "whim_full", "--videos", media / VIDEO, "--data", folder)
+        smaller = ("--set", "detect_hands_openpose.resolution=64", "--set", "detect_hands_contacthands.max_zoom=0.3")  # 35 s a frame else
+        whim("run", "--recipe", "whim_full", "--videos", media / VIDEO, "--data", folder, *smaller)
         assert plan(whim, "--data", folder)["num_pending"] == 0
     finally:
         os.environ.pop("WHIM_WEIGHTS") if before is None else os.environ.update(WHIM_WEIGHTS=before)

@@ -101,18 +101,19 @@ def test_stopped_and_taken_up_it_ends_the_same_to_the_bit(folder: Path, tmp_path
         assert torch.equal(values, other.adversary["network"][name]), name
 
 
-def test_eight_crops_are_learnt_by_heart(folder: Path, tmp_path: Path) -> None:
-    """The loss of the crops as they are, after 120 steps a fraction of what it was."""
+@pytest.mark.parametrize(("steps", "left"), [(50, 0.65), pytest.param(120, 0.5, marks=pytest.mark.long)])
+def test_eight_crops_are_learnt_by_heart(steps: int, left: float, folder: Path, tmp_path: Path) -> None:
+    """The loss of the crops as they are, after so many steps a fraction of what it was."""
     settings = RegressorSettings(size="xs")
     task = RegressorTask(held_out=None, network_settings=settings, augmentation=CropAugmentation.none())
-    one = run(folder, tmp_path, task, batch=8, steps=120, learning_rate=1e-3, warmup_steps=5, precision="bfloat16")
+    one = run(folder, tmp_path, task, batch=8, steps=steps, learning_rate=1e-3, warmup_steps=5, precision="bfloat16")
     with closing(one.loader.epoch(0)) as batches, torch.no_grad():
         batch = next(batches)
         before = sum(task.loss(one.plain, batch, one.device, 0.0).values())
     one.train()
     with torch.no_grad():
         after = sum(task.loss(one.plain, batch, one.device, 1.0).values())
-    assert after < 0.5 * before
+    assert after < left * before
 
 
 def test_a_run_by_muon_goes_on_by_muon_alone(folder: Path, tmp_path: Path) -> None:

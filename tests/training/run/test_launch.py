@@ -34,7 +34,6 @@ def test_an_error_of_a_user_comes_out_as_itself(shards: Callable[..., list[Path]
         launch(MeanColour(bad_steps=(0, 1, 2)), loader(shards(1)), settings, tmp_path)
 
 
-@pytest.mark.slow
 def test_two_workers_train_as_one(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths = shards(1)
     launch(MeanColour(norm=False), loader(paths), SETTINGS, tmp_path / "two", num_workers=2)

@@ -6,6 +6,7 @@ A list is text, one video a line: a YouTube id, an http address or a path, then 
     -ChOGBEL5uE split=train
     https://example.org/hands.mp4 id=hands_a
     ../mine/kitchen.mp4          # relative to the list
+    talk.mp4 start=1:30 end=95.5 signer=ann gloss=HAND   # seconds, or minutes:seconds; any other name=value is a column of yours
 
 `removed.txt` beside a list, or in a folder of videos, names ids, one a line, whose owners withdrew them: they are left out, and leave
 the shards with the next run.
@@ -19,6 +20,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -51,6 +53,9 @@ class Line:
     num_frames: int = 0
     width: int = 0
     height: int = 0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +197,19 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
     known: dict[str, str] = {}
     for wish in wishes:
         name, _, value = wish.partition("=")
-        if name not in _FIELDS or not _FIELDS[name].fullmatch(value):
-            raise ValueError(f"{where}: {wish[:80]!r} is none of split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name")
+        if name not in _FIELDS and (meant := get_close_matches(name.lower(), _FIELDS, 1, 0.75)):
+            raise ValueError(f"{where}: {wish[:80]!r} is a column of yours or {meant[0]}=: give it a name less like that")
+        if not _FIELDS.get(name, _FREE).fullmatch(value):
+            known_ones = "split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name start=1:30 end=95.5"
+            raise ValueError(f"{where}: {wish[:80]!r} is none of {known_ones}, nor a column of yours (name=value of 1000 signs at most)")
         if name in known:
             raise ValueError(f"{where}: {name} is given twice; keep one")
         known[name] = value
     width, _, height = known.get("size", "0x0").partition("x")
     source, video = _source(source, where, folder, {} if folders is None else folders)
+    start_s, end_s = (_seconds(known.get(name, "0")) for name in ("start", "end"))
+    if "end" in known and end_s <= start_s:
+        raise ValueError(f"{where}: end={known['end']} is not after start={known.get('start', '0')}")
     if "id" in known and len(known["id"].encode()) > _LONGEST_ID_BYTES:
         raise ValueError(f"{where}: id={known['id'][:20]}... is longer than {_LONGEST_ID_BYTES} bytes")
     return Line(
@@ -210,15 +221,34 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         num_frames=int(known.get("frames", 0)),
         width=int(width),
         height=int(height),
+        start_s=start_s,
+        end_s=end_s,
+        extra=json.dumps(free, sort_keys=True, ensure_ascii=False) if (free := _free(known)) else "",
     )
 
 
+def _seconds(text: str) -> float:
+    """95.5, 1:35.5 or 0:01:35.5 in seconds."""
+    total_s = 0.0
+    for part in text.split(":"):
+        total_s = 60 * total_s + float(part)
+    return total_s
+
+
+def _free(known: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in known.items() if name not in _FIELDS}
+
+
+_FREE = re.compile(r"\S{1,1000}")
+_TIME = re.compile(r"([0-9]{1,3}:)?([0-9]{1,3}:)?[0-9]{1,6}(\.[0-9]{1,9})?")
 _FIELDS: Mapping[str, re.Pattern[str]] = {
     "split": re.compile("train|val|test"),
     "fps": re.compile(r"[0-9]{1,4}(\.[0-9]{1,20})?"),
     "frames": re.compile(r"[0-9]{1,12}"),
     "size": re.compile(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}"),
     "id": re.compile(r"[\w-][\w.-]{0,99}"),
+    "start": _TIME,
+    "end": _TIME,
 }
 """What each field looks like, and how large it may be."""
 
@@ -297,7 +327,7 @@ def _manifest(lines: list[Line]) -> Manifest:
     def column(name: str, dtype: type) -> np.ndarray:
         return np.array([getattr(line, name) for line in lines], dtype)
 
-    return Manifest(
+    return Manifest.of(
         video=column("video", object),
         source=column("source", object),
         split=column("split", object),
@@ -305,6 +335,9 @@ def _manifest(lines: list[Line]) -> Manifest:
         num_frames=column("num_frames", np.int64),
         width=column("width", np.int32),
         height=column("height", np.int32),
+        start_s=column("start_s", np.float64),
+        end_s=column("end_s", np.float64),
+        extra=column("extra", object),
     )
 
 

@@ -378,4 +378,13 @@ def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dic
         title=text(info.get("title")),
         upload_date=text(info.get("upload_date")),
         tool=text(tool),
+        stream=np.array([found.film.stream], np.int16),
+        num_films=np.array([found.film.num_films], np.int16),
+        stream_why=text(found.film.why),
+        interlaced=np.array([found.interlaced]),
+        transfer=text(found.transfer),
+        transparent=np.array([found.transparent]),
+        start_s=manifest.start_s,
+        end_s=manifest.end_s,
+        extra=manifest.extra,
     )

@@ -141,6 +141,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
             **picture._asdict(),
             **origin,
             "video_sha256": source.videos.sha256[0],
+            "extra": source.clips.extra[0],
             "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
             "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
         }

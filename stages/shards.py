@@ -58,6 +58,7 @@ class Shards(Table):
     channel: Text
     licence: Text
     video_sha256: Text
+    extra: Text  # free columns that the list of videos has, as JSON; '' where it has none
     hands: HandList
     ignore_boxes: BoxList  # of hands that were dropped: neither hand nor background
     image: Bytes  # JPEG, RGB, upright

@@ -134,16 +134,18 @@ def setting(
     choices: Iterable[Any] = (),
     identity: bool = True,
     group: bool = False,
+    later: bool = False,
 ) -> Any:
     """A field of a stage, with the values that it may have (`Bounds`): `min_score: float = setting(0.1, above=0, most=1)`.
 
     `check_settings` in the stage's `__post_init__` refuses every other value, and a fraction where the type is int; `bounds_of` gives
     the bounds to who lists settings, `str(bounds)` says them after "must". With `identity=False` a change of the setting does not
     change the result (a limit, a folder), and no part is made again for it. A `group` is a dataclass of settings of a layer below:
-    its fields count as the stage's own (`settings_of`).
+    its fields count as the stage's own (`settings_of`). One that came `later` than data folders counts where it is not its default.
     """
     bounds = Bounds(least=least, above=above, most=most, below=below, choices=tuple(choices))
-    return field(default=default, metadata={"identity": identity, "bounds": None if bounds == Bounds() else bounds, "group": group})
+    about = {"identity": identity, "bounds": None if bounds == Bounds() else bounds, "group": group, "later": later}
+    return field(default=default, metadata=about)
 
 
 def bounds_of(setting: Field[Any]) -> Bounds | None:

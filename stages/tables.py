@@ -1,6 +1,6 @@
 """Every table and every column: the one schema file. Arrow schemas are derived from these annotations.
 
-Frame of reference. A row names its frame by video, `frame` (index in decode order, from 0) and `time_s` (presentation time after
+Frame of reference. A row names its frame by video, `frame` (index in presentation order, from 0) and `time_s` (presentation time after
 the video's first frame). Boxes are xyxy in pixels of the full upright frame with square pixels, never clipped. Keypoints
 are x, y in the same pixels and a confidence in [0, 1]; a hand's 21 are in OpenPose's order (wrist, then thumb, index, middle,
 ring, little from palm to tip), a body's 17 in COCO's. Side: 0 left, 1 right, the person's own. Angles are axis-angle radians,
@@ -40,6 +40,11 @@ FloatList = Annotated[np.ndarray, pa.list_(pa.float32())]
 IntList = Annotated[np.ndarray, pa.list_(pa.int16())]
 _T = TypeVar("_T", bound="Table")  # not typing.Self: beartype knows that in decorated classes only
 BoxList = Annotated[np.ndarray, pa.list_(pa.list_(pa.float32(), 4))]
+
+
+def young(before: str | float) -> dict[str, Any]:
+    """Metadata of a column that is younger than data folders: what it says in parts that were written without it."""
+    return {"before": before}
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -99,8 +104,11 @@ class Table:
 
     @classmethod
     def from_arrow(cls: type[_T], table: pa.Table) -> _T:
-        """Columns of an Arrow table; raises ValueError that names what is missing when the schema differs."""
+        """Columns of an Arrow table, young ones filled; raises ValueError that names what is missing when the schema differs."""
         wanted = cls.schema()
+        for name, before in cls.young_columns().items():
+            if name not in table.column_names:
+                table = table.append_column(wanted.field(name), pa.array([before] * len(table), wanted.field(name).type))
         for field in wanted:
             if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
                 raise ValueError(
@@ -108,6 +116,19 @@ class Table:
                     f"schema version ({(table.schema.metadata or {}).get(b'schema_version', b'?').decode()}, ours {SCHEMA_VERSION})"
                 )
         return cls(**{field.name: _to_numpy(table.column(field.name)) for field in wanted})
+
+    @classmethod
+    def of(cls: type[_T], **columns: Any) -> _T:
+        """The table of these columns; a young one that is not among them says what it does where it is lacking."""
+        count = len(next(iter(columns.values())))
+        types = {field.name: field.type for field in cls.schema()}
+        young = {name: _to_numpy(pa.chunked_array([pa.array([v] * count, types[name])])) for name, v in cls.young_columns().items()}
+        return cls(**young | columns)
+
+    @classmethod
+    def young_columns(cls) -> dict[str, Any]:
+        """Columns that parts of earlier versions lack, with what they say there."""
+        return {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if "before" in f.metadata}
 
     def to_arrow(self) -> pa.Table:
         """The Arrow table of these columns, in the derived schema."""
@@ -150,6 +171,9 @@ class Manifest(Table):
     num_frames: Int64[np.ndarray, "n"]
     width: Int32[np.ndarray, "n"]
     height: Int32[np.ndarray, "n"]
+    start_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # the stretch that is wanted
+    end_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # 0: to its end
+    extra: Text = dataclasses.field(metadata=young(""))  # free columns of the list as JSON: {"signer": "ann"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -174,20 +198,35 @@ class Videos(Table):
     title: Text
     upload_date: Text
     tool: Text  # downloader and version
+    stream: Int16[np.ndarray, "n"] = dataclasses.field(metadata=young(-1))  # which stream of the file is the film; -1: nobody looked
+    num_films: Int16[np.ndarray, "n"] = dataclasses.field(metadata=young(1))  # moving streams that could have been it
+    stream_why: Text = dataclasses.field(metadata=young(""))  # why this stream, and what was passed over; '' when it is the only one
+    interlaced: Bool[np.ndarray, "n"] = dataclasses.field(metadata=young(False))  # its frames are woven of two fields
+    transfer: Text = dataclasses.field(metadata=young(""))  # pq, hlg or bt2020: mapped to BT.709; '' of ordinary video
+    transparent: Bool[np.ndarray, "n"] = dataclasses.field(metadata=young(False))  # it lies on grey
+    start_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # the stretch that the list wants
+    end_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # 0: to its end
+    extra: Text = dataclasses.field(metadata=young(""))  # free columns of the list, as JSON
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Clips(Table):
-    """Stretches of one video between two shot cuts, in order. All decodable frames lie in exactly one."""
+    """Stretches of one video between two shot cuts, in order. All decodable frames that the list wants lie in exactly one."""
 
     clip: Text  # <video>-<four digits>
     video: Text
     start_s: Float64[np.ndarray, "n"]  # presentation time of the first frame
     end_s: Float64[np.ndarray, "n"]  # presentation time just after the last frame (exclusive)
-    first_frame: Int64[np.ndarray, "n"]  # decode index of the first frame
+    first_frame: Int64[np.ndarray, "n"]  # index of the first frame
     num_frames: Int64[np.ndarray, "n"]  # decoded, not claimed
     frames_per_second: Float64[np.ndarray, "n"]  # rate at which the clip is annotated; 0 = every frame
-    ends_with: Text  # shot, length, end, or damage (the decoder stopped before the container's end)
+    ends_with: Text  # shot, size, length, end, or damage (the decoder stopped before the container's end)
+    width: Int32[np.ndarray, "n"] = dataclasses.field(metadata=young(0))  # of its images; 0: those of the video
+    height: Int32[np.ndarray, "n"] = dataclasses.field(metadata=young(0))
+    stream: Int16[np.ndarray, "n"] = dataclasses.field(metadata=young(-1))  # which stream of the file its frames are
+    deinterlace: Text = dataclasses.field(metadata=young(""))  # '', or that it has one frame for each `frame` or each `field`
+    odd: Text = dataclasses.field(metadata=young(""))  # what makes it another clip than versions before had: see `split`
+    extra: Text = dataclasses.field(metadata=young(""))  # free columns of the list, as JSON
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

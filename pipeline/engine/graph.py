@@ -150,7 +150,7 @@ class Graph:
         self._origins = [_origin(stage) for stage in self.stages]
         folders = [tables_of(stage) for stage in self.stages]
         self._tables = [[(folder, kind.schema()) for kind, folder in tables.items()] for tables in folders]
-        self._former = Former(self.stages, self._origins, folders)
+        self._formers = self._versions_before()
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
@@ -194,12 +194,16 @@ class Graph:
         )
         for one in found:
             one.clear()
-        self._former = Former(self.stages, self._origins, [tables_of(stage) for stage in self.stages])
+        self._formers = self._versions_before()
         rows = {row.video[0]: row for row in self.manifest.rows()}
         for video, row in rows.items():
             self._add_video(row, rows[self.duplicates.get(video, video)])
         for shard in list(self._shards):
             self._close_shard(shard)
+
+    def _versions_before(self) -> tuple[Former, ...]:
+        folders = [tables_of(stage) for stage in self.stages]
+        return tuple(Former(self.stages, self._origins, folders, one_people) for one_people in (False, True))
 
     def _shard(self, row: Manifest) -> str:
         if self._pack is None:
@@ -233,6 +237,8 @@ class Graph:
             "height": int(row.height[0]),
             "fps": float(row.frames_per_second[0]),
         }
+        wanted = {"start_s": float(row.start_s[0]), "end_s": float(row.end_s[0]), "extra": str(row.extra[0])}
+        identity |= {name: value for name, value in wanted.items() if value}
         before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
         if not source.startswith("/"):
             return {name: before[name] for name in ("content",) if name in before} | identity
@@ -240,8 +246,8 @@ class Graph:
             return {name: before[name] for name in ("size_bytes", "modified_ns") if name in before} | identity
         stat = Path(source).stat()
         now = identity | {"size_bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-        wishes = ("width", "height", "fps")
-        if before and before != now and all(before.get(wish) == now[wish] for wish in wishes):
+        wishes = ("width", "height", "fps", *wanted)
+        if before and before != now and all(before.get(wish) == now.get(wish) for wish in wishes):
             return before if self._contents.is_of(row.video[0], Path(source)) else now
         return now
 
@@ -325,6 +331,8 @@ class Graph:
         written = tables_written(self.stages[task.stage])
         if Videos in written and task.key in self._fetch:
             return Why.MISSING
+        if Videos in written and self.store.lacks(table_of(self.stages[task.stage]), task.key, Videos.young_columns()):
+            return Why.CODE if self._is_here(task.key) else None
         if Clips in written:
             try:
                 self._read_clips(task)
@@ -337,9 +345,19 @@ class Graph:
         found = [made_by.get("fingerprint") for _, made_by in parts if made_by]
         if len(found) < len(parts) or all(fingerprint == task.fingerprint for fingerprint in found):
             return False
-        before = self._former.fingerprints(task)
-        good = all(one in (task.fingerprint, before.get(folder)) for one, (folder, _) in zip(found, parts, strict=True))
-        return good and all(need.state is State.DONE for need in self._former.needs(task))
+        if Clips in tables_written(self.stages[task.stage]) and self._is_here(task.key):
+            return False  # the video can be asked again
+        for former in self._formers:
+            before = former.fingerprints(task)
+            good = all(one in (task.fingerprint, before.get(folder)) for one, (folder, _) in zip(found, parts, strict=True))
+            if good and all(need.state is State.DONE for need in former.needs(task)):
+                return True
+        return False
+
+    def _is_here(self, video: str) -> bool:
+        """Whether the file of a video lies there to be read."""
+        row = self._contents.row(video)
+        return row is not None and (self.store.root / row.path[0]).is_file()
 
     def _close_shard(self, shard: str) -> None:
         """Add the shard's own task once all of its videos are settled: it is made from what there is."""

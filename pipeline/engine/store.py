@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages import tables
 from stages.digest import CorruptFileError, digest_of, fingerprint_of, seal, unseal
 from stages.errors import UserError
 from stages.tables import Table
@@ -71,6 +72,13 @@ class Store:
         if name in FORMERLY and not (self.root / table).is_dir() and (self.root / FORMERLY[name] / detector).is_dir():
             return self.root / FORMERLY[name] / detector
         return self.root / table
+
+    def lacks(self, table: str, key: str, columns: Collection[str]) -> bool:
+        """Whether a committed part was written without some of these columns."""
+        try:
+            return not set(columns) <= set(pq.read_schema(self.part(table, key)).names)
+        except UNREADABLE:
+            return False
 
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
@@ -254,11 +262,13 @@ class Store:
 
 def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
     """Whether a part has the wanted columns, of their types and version. Others beside them do no harm."""
-    named_by_folder = {"source"} if table.partition("/")[0] in FORMERLY else set()
+    may_lack = {"source"} if table.partition("/")[0] in FORMERLY else set()
+    kind = getattr(tables, wanted.metadata[b"table"].decode(), None)
+    may_lack |= set(kind.young_columns()) if kind else set()
     absent = {field.name for field in wanted if field.name not in found.names}
     same = all(found.field(field.name).equals(field) for field in wanted if field.name not in absent)
     version = (found.metadata or {}).get(b"schema_version")
-    return absent <= named_by_folder and same and version == wanted.metadata[b"schema_version"]
+    return absent <= may_lack and same and version == wanted.metadata[b"schema_version"]
 
 
 def _lock_file(path: Path) -> BinaryIO:

@@ -14,7 +14,7 @@ from pipeline.engine.finish import finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
 from pipeline.recipes import Recipe
-from stages.media.frames import decode, grid_point
+from stages.media.frames import Reading, decode, grid_point
 from stages.split import Split
 from stages.tables import Clips, Hands, Manifest, Reviews
 
@@ -53,9 +53,9 @@ def _looked_at(store: Store, video: str, path: Path) -> tuple[Int64[np.ndarray, 
     """Indices and times of the frames that the chain looked at."""
     if not store.part("clips", video).exists():
         raise ValueError(f"{path} could not be annotated: {store.error_file('clips', video).name} or that of its video says why")
-    times = np.array([time_s for time_s, _ in decode(path)])
-    taken = []
-    for clip in store.read(Clips, "clips", video).rows():
+    clips, taken = store.read(Clips, "clips", video), []
+    times = np.array([time_s for time_s, _ in decode(path, Reading.of(clips))])
+    for clip in clips.rows():
         frame = clip.first_frame[0] + np.arange(clip.num_frames[0])
         grid = grid_point(times[frame], float(clip.start_s[0]), float(clip.frames_per_second[0]))
         taken.append(frame[np.diff(grid, prepend=-1) > 0])

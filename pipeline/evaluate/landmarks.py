@@ -24,7 +24,7 @@ from rich.console import Console
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, look_again, spread
 from stages.fusion.landmark_score import FLOOR, LEARNED, LandmarkScore, features_of, is_inside, load_landmark_score
-from stages.media.frames import decode
+from stages.media.frames import images_of
 from stages.review import Review
 from stages.tables import HAND_KEYPOINTS
 
@@ -139,11 +139,8 @@ def _images(hands: Sequence[JudgedHand]) -> Iterator[tuple[JudgedHand, UInt8[np.
         if image is not None:
             yield from ((hand, np.ascontiguousarray(image[..., ::-1])) for hand in waiting)
             continue
-        for number, (_, frame) in enumerate(decode(file)):
-            here = [hand for hand in waiting if hand.frame == number]
-            if here:
-                pixels = frame.to_ndarray(format="rgb24")
-                yield from ((hand, pixels) for hand in here)
+        for number, (_, pixels) in enumerate(images_of(file)):
+            yield from ((hand, pixels) for hand in waiting if hand.frame == number)
 
 
 def learn(looked: Looked, rows: Bool[np.ndarray, "n"]) -> LandmarkScore:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hands.metrics.labels import MIRRORED, LabelledFrame, mirrored
-from stages.media.frames import Frames, decode, read_frames
+from stages.media.frames import Frames, Reading, decode, read_frames
 from stages.stage import Stage, tables_written
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Videos
 
@@ -98,7 +98,7 @@ def _around(path: Path, label: LabelledFrame, times: list[float], rate: float, r
     wanted = {int(np.abs(np.array(times) - (times[label.frame] + k / rate)).argmin()) for k in range(-reach, reach + 1)} | {label.frame}
     first, last = min(wanted), max(wanted)
     span = Frames(video=label.video, frame=np.array([first]), time_s=np.array([times[first]]), images=[])
-    clip = _clip(span, 0.0, num_frames=last - first + 1, end_s=times[last] + 1e-3)
+    clip = _clip(span, 0.0, num_frames=last - first + 1, end_s=times[last] + 1e-3, reading=Reading.as_is(path))
     kept = [
         (f, t, i)
         for s in read_frames(path, clip)
@@ -128,8 +128,14 @@ def _video(name: str, image: UInt8[np.ndarray, "height width 3"]) -> Videos:
     return Videos(**columns)
 
 
-def _clip(frames: Frames, rate: float, num_frames: int | None = None, end_s: float | None = None) -> Clips:
-    return Clips(
+def _clip(
+    frames: Frames,
+    rate: float,
+    num_frames: int | None = None,
+    end_s: float | None = None,
+    reading: Reading = Reading(),  # noqa: B008  frozen
+) -> Clips:
+    return Clips.of(
         clip=np.array([f"{frames.video}-0000"], object),
         video=np.array([frames.video], object),
         start_s=frames.time_s[:1],
@@ -138,4 +144,6 @@ def _clip(frames: Frames, rate: float, num_frames: int | None = None, end_s: flo
         num_frames=np.array([len(frames.frame) if num_frames is None else num_frames]),
         frames_per_second=np.array([rate]),
         ends_with=np.array(["end"], object),
+        stream=np.array([reading.stream], np.int16),
+        deinterlace=np.array([reading.deinterlace], object),
     )

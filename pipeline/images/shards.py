@@ -157,6 +157,7 @@ def _row(
         "channel": about.get("source", "") + tier,
         "licence": about.get("licence", ""),
         "video_sha256": hashlib.sha256(data).hexdigest(),
+        "extra": "",
         "hands": _hands(label, number, image, taught, scale),
         "ignore_boxes": (taught.ignore * scale).tolist(),
         "image": stored,

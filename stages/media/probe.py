@@ -1,11 +1,16 @@
-"""Probing a file: what it is and how it is shown, or the reason why it cannot be used. One frame is decoded, no more."""
+"""Probing a file: what it is and how it is shown, or the reason why it cannot be used. A few frames are decoded, no more."""
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stages.media.frames import Shape, open_video, raw_frames, video_stream
+from stages.media.clock import rate_of
+from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_frames, stream_of
+from stages.media.frames import LOOKED_AT
+from stages.media.tone import transfer_of
+from stages.media.upright import Shape, is_transparent
 from stages.stage import Failure, Reason
 
 _HEAD_MARKS = {
@@ -13,6 +18,8 @@ _HEAD_MARKS = {
     4: (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"),
 }
 """First bytes, at an offset, of the containers videos come in: what begins so and does not open is broken, the rest is no video."""
+_CUT_OFF_S = 1.0
+"""A file whose last packet ends this much before its claimed end was cut off."""
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff".split())  # noqa: SIM905  one line reads better
 """A file of one of these names is a video of one frame; an image that poses as a video is none."""
 _NO_VIDEO_FORMATS = ("image2", "tty", "hls", "dash", "concat", "sdp", "subviewer", "srt", "webvtt", "ass")
@@ -30,6 +37,10 @@ class Probe:
     codec: str
     pixel_format: str
     rotation_deg: int  # clockwise turn that makes it upright
+    film: Film
+    interlaced: bool
+    transfer: str  # pq, hlg, bt2020, or '' of ordinary video
+    transparent: bool
 
 
 def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | Failure:
@@ -57,19 +68,30 @@ def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | F
         )
     with container:
         names = container.format.name.split(",")
-        is_image = images and any(name == "image2" or name.endswith("_pipe") for name in names) and path.suffix.lower() in IMAGE_SUFFIXES
-        if not is_image and any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
+        wanted = images and _is_image(container) and path.suffix.lower() in IMAGE_SUFFIXES
+        if not wanted and any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
             return Failure(Reason.NOT_A_VIDEO, f"{path} is a picture, a text or a playlist ({names[0]})")
-        stream = video_stream(container)
-        if stream is None:
+        film = find_film(path, container)
+        if film is None:
             return Failure(Reason.NO_VIDEO_STREAM, f"{path} ({names[0]}) has no video stream, only {_kinds(container)}")
+        stream = stream_of(container, film)
         if failure := _too_large(path, stream.width, stream.height, max_pixels):
             return failure
-        frame = next(raw_frames(container, stream), None)
-        if frame is None:
+        frames = list(islice(raw_frames(container, stream), LOOKED_AT))
+        if not frames:
             return Failure(Reason.NO_FRAMES, f"{path}: no frame of its {stream.codec_context.name} stream could be decoded")
-        found = _probe(container, stream, frame)
+        found = _probe(path, container, stream, film, frames)
         return _too_large(path, found.width, found.height, max_pixels) or found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is one image, of whatever name. Raises as `open_video`."""
+    with open_video(path) as container:
+        return _is_image(container) and container.streams.video[0].frames <= 1
+
+
+def _is_image(container: Any) -> bool:
+    return any(name == "image2" or name.endswith("_pipe") for name in container.format.name.split(","))
 
 
 def _too_large(path: Path, width: int, height: int, max_pixels: int) -> Failure | None:
@@ -80,27 +102,49 @@ def _too_large(path: Path, width: int, height: int, max_pixels: int) -> Failure 
     )
 
 
-def _probe(container: Any, stream: Any, frame: Any) -> Probe:
-    shape = Shape.of(stream, frame)
+def _probe(path: Path, container: Any, stream: Any, film: Film, frames: list[Any]) -> Probe:
+    shape = Shape.of(stream, frames[0])
     return Probe(
         width=shape.width,
         height=shape.height,
-        frames_per_second=float(stream.average_rate or math.nan),
-        duration_s=_duration_s(container, stream),
+        frames_per_second=rate_of(container, stream) if stream.average_rate else math.nan,
+        duration_s=_duration_s(path, container, stream),
         codec=stream.codec_context.codec.canonical_name,
-        pixel_format=frame.format.name,
-        rotation_deg=round(-frame.rotation / 90) * 90 % 360,
+        pixel_format=frames[0].format.name,
+        rotation_deg=round(-frames[0].rotation / 90) * 90 % 360,
+        film=film,
+        interlaced=any(frame.interlaced_frame for frame in frames),
+        transfer=transfer_of(frames[0]),
+        transparent=any(is_transparent(frame) for frame in frames),
     )
 
 
-def _duration_s(container: Any, stream: Any) -> float:
-    """Length of the stream as claimed. Matroska claims the last time, not a length: timestamps may start at 100 s."""
+def _duration_s(path: Path, container: Any, stream: Any) -> float:
+    """Length of the stream as claimed; of one that claims none beside others, how far its packets go.
+
+    Matroska claims the last time, not a length: timestamps may start at 100 s.
+    """
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration is None or container.duration <= 0:
         return math.nan
     start = container.start_time or 0
-    return float((container.duration - (start if "matroska" in container.format.name else 0)) / 1e6)
+    claimed_s = float((container.duration - (start if "matroska" in container.format.name else 0)) / 1e6)
+    return claimed_s if len(container.streams) == 1 else min(claimed_s, _packets_s(path, stream.index, claimed_s))
+
+
+def _packets_s(path: Path, index: int, claimed_s: float) -> float:
+    """How long a stream's packets last, by their times; infinite when it has none, or when the whole file ends before it claims to."""
+    with open_video(path) as container:
+        stream, ends_s = container.streams[index], list[float]()
+        begins_s, last_s = (container.start_time or 0) / 1e6, -math.inf
+        for packet, end_s in packet_ends_s(container):
+            last_s = max(last_s, end_s)
+            if packet.stream_index == index:
+                ends_s.append(end_s)
+        step_s = 1 / rate_of(container, stream)
+    whole = claimed_s - (last_s - begins_s) < _CUT_OFF_S
+    return max(ends_s) - min(ends_s) + step_s if ends_s and whole else math.inf
 
 
 def _kinds(container: Any) -> str:

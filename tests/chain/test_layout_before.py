@@ -12,7 +12,8 @@ import pytest
 from stages.digest import fingerprint_of
 from stages.fuse_hands import FuseHands
 from stages.shards import shard_of
-from tests.chain.conftest import plan, shard_bytes, status
+from stages.tables import Clips, Videos
+from tests.chain.conftest import plan, status
 
 Whim = Callable[..., Any]
 OF_CLIPS = ("hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
@@ -25,6 +26,12 @@ def before(undisturbed: Path, tmp_path: Path) -> Path:
     shutil.rmtree(data / "people")
     (data / "person_detections").rename(data / "people")
     known: dict[str, str] = {}
+    for part in (data / "videos").glob("*.parquet"):
+        rewrite(part, recipe_of(part), without=tuple(Videos.young_columns()))
+    for part in (data / "clips").glob("*.parquet"):
+        rewrite(part, renewed(recipe_of(part) | {"version": 1}, known), without=tuple(Clips.young_columns()))
+    for part in (data / "people").rglob("*.parquet"):
+        rewrite(part, renewed(recipe_of(part), known))
     for part in (data / "people").rglob("*.parquet"):
         rewrite(part, recipe_of(part), without=("source",))
     for table in OF_CLIPS:
@@ -57,6 +64,14 @@ def recipe_of(part: Path) -> dict[str, Any]:
     return recipe
 
 
+def renewed(recipe: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """A recipe with the fingerprint that it has when those of what it is made from are others; `known` learns it."""
+    now = recipe.pop("fingerprint")
+    recipe["upstream"] = {name: known.get(one, one) for name, one in recipe["upstream"].items()}
+    known[now] = fingerprint_of(recipe)
+    return {**recipe, "fingerprint": known[now]}
+
+
 def rewrite(part: Path, recipe: dict[str, Any], *, without: tuple[str, ...] = ()) -> None:
     table = pq.read_table(part).drop_columns(list(without))
     facts = {key: value for key, value in table.schema.metadata.items() if key != b"digest"}
@@ -70,20 +85,27 @@ def modified(data: Path, *tables: str) -> dict[str, int]:
     return {part.stem: part.stat().st_mtime_ns for table in tables for part in (data / table).rglob("*.parquet")}
 
 
-def test_the_people_of_a_folder_made_before_are_joined_anew_and_nothing_else(before: Path, whim: Whim) -> None:
-    num_clips = len(list((before / "people/blazepose").glob("*.parquet")))
-    assert plan(whim, "--data", before)["by_stage"] == {"fuse-people": {"new": num_clips}}
-    persons, others, shards = modified(before, "people"), modified(before, "clips", *OF_CLIPS, "shards"), shard_bytes(before)
+def samples(data: Path) -> dict[str, list[dict[str, Any]]]:
+    return {shard.stem: pq.read_table(shard).to_pylist() for shard in (data / "shards").rglob("*.parquet")}
+
+
+def test_videos_of_a_folder_made_before_are_split_anew_and_people_joined_and_no_detector_runs(before: Path, whim: Whim) -> None:
+    num_clips, num_videos = (len(list((before / table).glob("*.parquet"))) for table in ("people/blazepose", "clips"))
+    asked = plan(whim, "--data", before)["by_stage"]
+    assert {stage: asked[stage] for stage in ("download", "split")} == {
+        stage: {"code version changed": num_videos} for stage in ("download", "split")
+    }
+    assert not {"detect-people", "detect-hands"} & asked.keys()
+    persons, others, shards = modified(before, "people"), modified(before, *OF_CLIPS), samples(before)
     (before / "runs").rename(before.parent / "earlier_runs")
     whim("run", "--local", "--data", before, status=2)  # the empty file is no video
     receipts = [json.loads(line) for log in (before / "runs").iterdir() for line in log.read_text().splitlines()]
-    assert len(receipts) == num_clips
+    num_shards = len(list((before / "shards").rglob("*.parquet")))  # packed anew, for the columns that videos and clips have now
+    assert len(receipts) == num_clips + 2 * num_videos + num_shards
     assert all(receipt["decode_s"] == 0 for receipt in receipts)
     assert modified(before, "person_detections/blazepose") == persons
-    assert modified(before, "clips", *OF_CLIPS, "shards") == others
-    assert {name: found for name, found in shard_bytes(before).items() if name.endswith(".parquet")} == {
-        name: found for name, found in shards.items() if name.endswith(".parquet")
-    }
+    assert modified(before, *OF_CLIPS) == others
+    assert samples(before) == shards
     assert plan(whim, "--data", before)["num_pending"] == 0
     assert status(whim, before)["stages"]["review"]["done"] == num_clips
 
@@ -94,6 +116,7 @@ def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: 
     recipe["settings"]["num_iterations"] = 3
     recipe.pop("fingerprint")
     rewrite(part, {**recipe, "fingerprint": fingerprint_of(recipe)})
+    whim("run", "--local", "--until", "split", "--data", before, status=2)
     wanted = plan(whim, "--data", before)["by_stage"]
     assert wanted["fit"] == {"settings changed": 1}
     assert wanted["review"] == {"upstream changed": 1}
@@ -103,6 +126,18 @@ def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: 
 def test_a_run_of_before_that_had_not_got_far_goes_on_from_there(before: Path, whim: Whim) -> None:
     lost = next((before / "hand_detections/mediapipe").glob("asl_yes*.parquet"))
     lost.unlink()
+    whim("run", "--local", "--until", "split", "--data", before, status=2)
     wanted = plan(whim, "--data", before)["by_stage"]
     assert wanted["detect-hands"] == {"new": 1}
     assert "detect-people" not in wanted
+
+
+def test_where_the_videos_were_put_away_the_clips_of_then_stay(before: Path, whim: Whim) -> None:
+    rows = {part: pq.read_table(part) for part in (before / "videos").glob("*.parquet")}
+    for part, row in rows.items():
+        path = row.schema.get_field_index("path")
+        gone = row.set_column(path, row.schema.field(path), [[f"/put/away/{part.stem}.mkv"]])
+        pq.write_table(gone.replace_schema_metadata({k: v for k, v in row.schema.metadata.items() if k != b"digest"}), part)
+    asked = plan(whim, "--data", before)["by_stage"]
+    assert not {"download", "split", "detect-people", "detect-hands"} & asked.keys()
+    assert asked["fuse-people"]

@@ -21,7 +21,7 @@ def text(*values: str) -> np.ndarray:
 def manifest(*videos: str) -> Manifest:
     n = len(videos)
     zeros = np.zeros(n)
-    return Manifest(
+    return Manifest.of(
         video=text(*videos),
         source=text(*(f"/nowhere/{v}" for v in videos)),
         split=text(*(["train"] * n)),
@@ -65,14 +65,8 @@ class Fetch(ToyStage):
                 return Failure(Reason.GONE, "the owner removed it")
             if row.video[0].startswith("flaky") and not Path(self.calls, "mended").exists():
                 return Failure(Reason.TRANSIENT, "HTTP 503", permanent=False)
-            one = Videos.schema().empty_table().to_pydict()
-            filled = {name: [row.video[0]] if name in ("video", "path") else [""] for name in one}
-            for field in Videos.schema():
-                if str(field.type) != "string":
-                    filled[field.name] = [0]
-            import pyarrow as pa
-
-            return Videos.from_arrow(pa.table(filled, schema=Videos.schema()))
+            blank = {name: np.array(["" if c.dtype == object else 0], c.dtype) for name, c in vars(Videos.empty()).items()}
+            return Videos(**blank | {"video": row.video, "path": row.video})
 
         return fetch
 
@@ -91,7 +85,7 @@ class Cut(ToyStage):
         def cut(videos: Videos) -> Clips:
             self.note(videos.video[0])
             n = np.arange(self.num_clips)
-            return Clips(
+            return Clips.of(
                 clip=text(*(f"{videos.video[0]}-{i:04d}" for i in n)),
                 video=text(*([videos.video[0]] * len(n))),
                 start_s=n * 20.0,

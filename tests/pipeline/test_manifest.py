@@ -46,7 +46,9 @@ def test_every_kind_of_line_is_understood(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("5-TyAsFwo40 fps=fast", "'fps=fast' is none of"),
-        ("5-TyAsFwo40 colour=red", "'colour=red' is none of"),
+        ("5-TyAsFwo40 spilt=train", "'spilt=train' is a column of yours or split="),
+        ("5-TyAsFwo40 start=soon", "'start=soon' is none of"),
+        ("5-TyAsFwo40 start=2:00 end=90", "end=90 is not after start=2:00"),
         ("5-TyAsFwo40 size=960", "'size=960' is none of"),
         ("5-TyAsFwo40 split=dev", "'split=dev' is none of"),
         ("5-TyAsFwo40 id=../../etc", "is none of"),
@@ -61,6 +63,14 @@ def test_a_malformed_line_is_named_with_its_number(tmp_path: Path, line: str, sa
     with pytest.raises(ValueError, match=r"list\.txt:3: ") as error:
         listed(tmp_path, f"# ids\n-ChOGBEL5uE\n{line}\n")
     assert said in str(error.value)
+
+
+def test_a_line_may_want_a_stretch_and_have_columns_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("./talk.mp4 start=1:30 end=0:01:35.5 signer=ann gloss=手\n./other.mp4\n")
+    found = read_manifest(tmp_path / "list.txt")
+    assert found.start_s.tolist() == [90.0, 0.0]
+    assert found.end_s.tolist() == [95.5, 0.0]
+    assert found.extra.tolist() == ['{"gloss": "手", "signer": "ann"}', ""]
 
 
 def test_a_repeated_line_counts_once(tmp_path: Path) -> None:

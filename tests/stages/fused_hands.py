@@ -77,7 +77,7 @@ def fusion(*detections: HandDetections, **changes: Any) -> FuseHands:
 
 def clip_of(*detections: HandDetections, people: PersonDetections | None = None) -> tuple[Videos, Clips, People, HandDetections]:
     """The tables that fusion reads."""
-    clip = Clips(
+    clip = Clips.of(
         clip=np.array(["v-0000"], object), video=np.array(["v"], object), start_s=np.zeros(1), end_s=np.ones(1),
         first_frame=np.array([0]), num_frames=np.array([30]), frames_per_second=np.array([5.0]), ends_with=np.array(["end"], object),
     )  # fmt: skip

@@ -108,7 +108,7 @@ def line(source: str, video: str = "v", height: int = 0) -> Manifest:
     def text(value: str) -> np.ndarray:
         return np.array([value], object)
 
-    return Manifest(
+    return Manifest.of(
         video=text(video),
         source=text(source),
         split=text("train"),

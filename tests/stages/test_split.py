@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -29,7 +30,7 @@ def videos(path: Path, video: str = "v") -> Videos:
     return Videos(**row | {"frames_per_second": np.array([rate]), "duration_s": np.array([duration_s])})
 
 
-def clips_of(path: Path, **settings: float) -> Clips:
+def clips_of(path: Path, **settings: Any) -> Clips:
     clips = Split(**settings).build()(videos(path))
     assert isinstance(clips, Clips)
     first, num = clips.first_frame, clips.num_frames
@@ -106,7 +107,7 @@ def test_one_frame_is_one_clip(media: Path) -> None:
 
 @pytest.mark.parametrize("name", ["odd/fiveshots.mp4", "videos/sam2/05_default_juggle.mp4", "odd/oddsize_yuv444_no.mp4"])
 def test_scores_are_those_of_ffmpegs_select_filter(media: Path, name: str) -> None:
-    ours = [score for _, score in scene_scores(decode(media / name))]
+    ours = [score for _, score, _ in scene_scores(decode(media / name))]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(media / name), "-an", "-fps_mode", "passthrough"]
     command += ["-vf", "select='gte(scene,0)',metadata=print:file=-", "-f", "null", "-"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -140,4 +141,4 @@ def test_parts_cover_the_shot_and_stay_short(gaps: list[float], max_s: float) ->
 def test_bad_settings_are_named() -> None:
     for name, value in (("max_clip_s", 0.0), ("scene_threshold", 2.0), ("min_clip_s", 30.0), ("frames_per_second", -1.0)):
         with pytest.raises(ValueError, match=rf"split\.{name}"):
-            Split(**{name: value})
+            Split(**{name: value})  # type: ignore[arg-type]

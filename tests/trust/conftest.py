@@ -177,7 +177,7 @@ def line(source: str, *, num_frames: int = 0) -> Manifest:
     def text(value: str) -> np.ndarray:
         return np.array([value], object)
 
-    return Manifest(
+    return Manifest.of(
         video=text("v"),
         source=text(source),
         split=text("train"),

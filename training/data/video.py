@@ -1,5 +1,6 @@
 """Images, videos and cameras frame by frame, a video file that grows, and the folder where results come to lie whole."""
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -8,12 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+from stages.media.frames import images_of
+from stages.media.probe import is_image, probe
+from stages.stage import Failure
 
 
 def is_camera(source: str) -> bool:
@@ -22,25 +24,30 @@ def is_camera(source: str) -> bool:
 
 
 def frames_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
-    """Time, frame rate (None of an image) and RGB of each, turned upright."""
-    if Path(source).suffix.lower() in IMAGE_ENDINGS:
-        image = cv2.imread(source, cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            raise ValueError(f"{source} cannot be read as an image: does it exist, and is it whole?")
-        yield 0.0, None, np.asarray(image)
+    """Time, frame rate (None of an image) and RGB of each, turned upright. Raises ValueError for what is neither image nor video."""
+    if is_camera(source):
+        yield from _camera_frames(f"/dev/video{source.partition(':')[2] or 0}")
         return
-    camera = is_camera(source)
-    place = f"/dev/video{source.partition(':')[2] or 0}" if camera else source
+    found = probe(Path(source), images=True)
+    if isinstance(found, Failure):
+        raise ValueError(f"cannot be read as an image or a video: {found.message}")
+    rate = None
+    if not is_image(Path(source)):
+        rate = Fraction(25 if math.isnan(found.frames_per_second) else found.frames_per_second).limit_denominator(60_000)
+    yield from ((time_s, rate, image) for time_s, image in images_of(Path(source)))
+
+
+def _camera_frames(place: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
+    import av
+
     try:
-        with av.open(place, format="v4l2" if camera else None) as container:
+        with av.open(place, format="v4l2") as container:
             stream = container.streams.video[0]
             rate = Fraction(stream.average_rate or 25).limit_denominator(60_000)
             for number, frame in enumerate(container.decode(stream)):
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                time_s = number / rate if frame.time is None else frame.time  # a bare stream has no clock
-                yield float(time_s), rate, np.ascontiguousarray(turned)
+                yield float(number / rate if frame.time is None else frame.time), rate, frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{place} cannot be read as a video ({error}): is it there, and is it an image, a video or webcam?") from error
+        raise ValueError(f"{place} cannot be read as a camera ({error}): is it plugged in, and may this user read it?") from error
 
 
 class VideoFile:

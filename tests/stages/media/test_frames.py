@@ -55,7 +55,7 @@ def clip(first_frame: int = 0, start_s: float = 0.0, num_frames: int = 1_000_000
     def text(value: str) -> np.ndarray:
         return np.array([value], object)
 
-    return Clips(
+    return Clips.of(
         clip=text("v-0000"),
         video=text("v"),
         start_s=np.array([start_s]),

@@ -15,6 +15,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fitting.hand.restricted_pickle import as_array, objects_of_npy
+from stages.media.frames import images_of
+from stages.media.probe import probe
+from stages.stage import Failure
 from training.data.readers.labelled_image import LabelledImage, read_image
 
 MANIFEST = Path(__file__).resolve().parents[3] / "manifests" / "whim.txt"
@@ -107,32 +110,24 @@ def frames_at(path: Path, times_s: Sequence[float], known: Facts) -> Iterator[UI
 
     Raises AnotherCutError when the video's shape or length is not what is known of it.
     """
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        known_s = known.num_frames / known.frames_per_second
-        length_s = container.duration / av.time_base if container.duration else known_s
-        if abs(length_s - known_s) > LENGTH_TOLERANCE_S + 0.01 * known_s:
-            raise AnotherCutError(f"{path} lasts {length_s:.1f} s, the labelled one {known_s:.1f} s")
-        frames = ((float(frame.time or 0), frame) for frame in container.decode(stream))
-        before = after = next(frames, None)
-        if before is None or after is None:
-            raise AnotherCutError(f"{path} has no frame that can be decoded")
-        first_s = before[0]
-        for time_s in times_s:
-            while after[0] - first_s < time_s and (following := next(frames, None)):
-                before, after = after, following
-            shown_s, shown = min(before, after, key=lambda one: abs(one[0] - first_s - time_s))
-            if abs(shown_s - first_s - time_s) > LENGTH_TOLERANCE_S:
-                raise AnotherCutError(f"{path} ends at {shown_s - first_s:.1f} s, a label is of {time_s:.1f} s")
-            yield _upright(shown, path, known)
-
-
-def _upright(frame: av.VideoFrame, path: Path, known: Facts) -> UInt8[np.ndarray, "h w 3"]:
-    image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
-    height, width = image.shape[:2]
-    if abs(np.log(width / height * known.height / known.width)) > ASPECT_TOLERANCE:
-        raise AnotherCutError(f"{path} shows {width}x{height}, the labelled one {known.width}x{known.height}")
-    return image
+    known_s, found = known.num_frames / known.frames_per_second, probe(path)
+    if isinstance(found, Failure):
+        raise AnotherCutError(found.message)
+    if abs(found.duration_s - known_s) > LENGTH_TOLERANCE_S + 0.01 * known_s:  # one that claims no length is taken
+        raise AnotherCutError(f"{path} lasts {found.duration_s:.1f} s, the labelled one {known_s:.1f} s")
+    if abs(np.log(found.width / found.height * known.height / known.width)) > ASPECT_TOLERANCE:
+        raise AnotherCutError(f"{path} shows {found.width}x{found.height}, the labelled one {known.width}x{known.height}")
+    frames = images_of(path)
+    before = after = next(frames, None)
+    if before is None or after is None:
+        raise AnotherCutError(f"{path} has no frame that can be decoded")
+    for time_s in times_s:
+        while after[0] < time_s and (following := next(frames, None)):
+            before, after = after, following
+        shown_s, image = min(before, after, key=lambda one: abs(one[0] - time_s))
+        if abs(shown_s - time_s) > LENGTH_TOLERANCE_S:
+            raise AnotherCutError(f"{path} ends at {shown_s:.1f} s, a label is of {time_s:.1f} s")
+        yield image
 
 
 def known_videos() -> dict[str, Facts]:

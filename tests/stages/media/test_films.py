@@ -1,0 +1,316 @@
+"""Frames and times are those that ffmpeg's own program gives for the stream a player would show, whatever the file."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from stages.download import Download
+from stages.media.frames import Reading, decode, images_of, read_frames
+from stages.media.probe import Probe, probe
+from stages.split import Split
+from stages.tables import Clips, Manifest, Videos
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+X264 = "-c:v libx264 -preset ultrafast -bf 2 -g 8 -x264-params b-adapt=0 -pix_fmt yuv420p"
+MPEG2 = "-c:v mpeg2video -bf 2 -q:v 3"
+
+
+def ffmpeg(arguments: str, folder: Path, out: str) -> Path:
+    """Run ffmpeg in a folder; {s:160x120} is a moving pattern of a size."""
+    words = re.sub(
+        r"\{s:(\d+x\d+)(?::([\d.]+))?\}", lambda m: f"-f lavfi -t {m[2] or 1} -i testsrc2=size={m[1]}:rate=10", arguments
+    ).split()
+    subprocess.run([FFMPEG, "-v", "error", "-y", *words, "-threads", "1", out], check=True, capture_output=True, cwd=folder)
+    return folder / out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """How a file is made, and what is right."""
+
+    make: str | Callable[[Path, str], Path]
+    stream: int = 0
+    num_films: int = 1
+    like: str = ""  # the filter by which ffmpeg makes the same frames
+    tolerance: float = 3.0  # grey levels
+
+
+def two(codec: str, *, first: str, second: str, flags: str = "") -> str:
+    return f"{first} {second} -map 0 -map 1 {codec} {flags}"
+
+
+def preview(codec: str) -> str:
+    return f"{{s:32x24:0.1}} {{s:64x48}} -map 0 -map 1 {codec} -disposition:v:0 default -disposition:v:1 0"
+
+
+def joined(*parts: str, suffix: str) -> Callable[[Path, str], Path]:
+    """Files put behind each other byte by byte."""
+
+    def make(folder: Path, out: str) -> Path:
+        pieces = [ffmpeg(part, folder, f"part{number}{suffix}") for number, part in enumerate(parts)]
+        (folder / out).write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+        return folder / out
+
+    return make
+
+
+def listed(*parts: str, suffix: str) -> Callable[[Path, str], Path]:
+    """Files joined by ffmpeg without encoding anew."""
+
+    def make(folder: Path, out: str) -> Path:
+        for number, part in enumerate(parts):
+            ffmpeg(part, folder, f"part{number}{suffix}")
+        (folder / "list.txt").write_text("".join(f"file part{number}{suffix}\n" for number in range(len(parts))))
+        return ffmpeg("-f concat -i list.txt -c copy", folder, out)
+
+    return make
+
+
+def repacked(codec: str, suffix: str, how: str = "-c copy") -> Callable[[Path, str], Path]:
+    """A file whose packets are put into another container."""
+
+    def make(folder: Path, out: str) -> Path:
+        ffmpeg(f"{{s:64x48}} {codec}", folder, f"first{suffix}")
+        return ffmpeg(f"-i first{suffix} {how}", folder, out)
+
+    return make
+
+
+INTERLACED = "-vf scale=64:48,tinterlace=interleave_top -flags +ilme+ildct"
+BWDIF = "bwdif=send_frame:auto:interlaced"
+FILES: dict[str, File] = {
+    # which stream: times container
+    "preview_first.mp4": File(make=preview(X264), stream=1),
+    "preview_first.mkv": File(make=preview(X264), stream=1),
+    "preview_first.mov": File(make=preview("-c:v mjpeg"), stream=1),
+    "preview_first.nut": File(make=preview(X264), stream=1),
+    "preview_first.ts": File(make=preview(MPEG2), stream=1),
+    "larger_second.mp4": File(make=two(X264, first="{s:32x24}", second="{s:64x48}", flags="-disposition:v default"), stream=1, num_films=2),
+    "larger_second.mkv": File(make=two(X264, first="{s:32x24}", second="{s:64x48}", flags="-disposition:v default"), stream=1, num_films=2),
+    "larger_second.nut": File(make=two(X264, first="{s:32x24}", second="{s:64x48}", flags="-disposition:v default"), stream=1, num_films=2),
+    "larger_second.ts": File(make=two(MPEG2, first="{s:32x24}", second="{s:64x48}"), stream=1, num_films=2),
+    "equals.mp4": File(make=two(X264, first="{s:64x48}", second="{s:64x48:2}"), num_films=2),
+    "default_second.mkv": File(
+        make=two(X264, first="{s:64x48}", second="{s:32x24}", flags="-disposition:v:0 0 -disposition:v:1 default"), stream=1, num_films=2
+    ),
+    "default_second.mov": File(
+        make=two(X264, first="{s:64x48}", second="{s:32x24}", flags="-disposition:v:0 0 -disposition:v:1 default"), stream=1, num_films=2
+    ),
+    "cover.mp4": File(make=f"-i cover.png {{s:64x48}} -map 0 -map 1 {X264} -c:v:0 copy -disposition:v:0 attached_pic"),
+    "sound_first.mkv": File(make=f"-f lavfi -t 3 -i sine {{s:64x48}} -map 0 -map 1 {X264}", stream=1),
+    # sizes
+    "grows.ts": File(make=joined(f"{{s:64x48}} {MPEG2}", f"{{s:96x72}} {MPEG2} -output_ts_offset 1", suffix=".ts")),
+    "turns.mkv": File(make=listed("{s:64x48} -c:v libvpx", "{s:48x64} -c:v libvpx", suffix=".mkv")),
+    "turns.nut": File(make=listed("{s:64x48} -c:v mjpeg", "{s:48x64} -c:v mjpeg", suffix=".nut")),
+    # fields
+    "top_first.mp4": File(make=f"{{s:64x48}} {INTERLACED} {X264} -x264-params tff=1", like=BWDIF),
+    "top_first.mkv": File(make=f"{{s:64x48}} {INTERLACED} {MPEG2}".replace("top", "top,setfield=tff"), like=BWDIF),
+    "bottom_first.ts": File(make=f"{{s:64x48}} {INTERLACED.replace('top', 'bottom')} {X264} -x264-params bff=1", like=BWDIF),
+    "bottom_first.mpg": File(make=f"{{s:64x48}} {INTERLACED.replace('top', 'bottom')} {MPEG2}", like=BWDIF),
+    # what is transparent
+    "alpha.mov": File(make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -c:v qtrle", like="grey"),
+    "alpha.mkv": File(make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -c:v ffv1 -pix_fmt bgra", like="grey"),
+    "alpha.apng": File(make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -plays 0", like="grey"),
+    "alpha_prores.mov": File(
+        make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le",
+        like="grey", tolerance=5,
+    ),
+    "animated.gif": File(make="{s:64x48}", tolerance=6),
+    # times
+    "stamped.avi": File(make=repacked(X264, ".mp4")),
+    "ntsc.mp4": File(make=f"{{s:64x48}} -r 30000/1001 {X264}"),
+    "uneven.mkv": File(make=f"{{s:64x48:2}} -vf select='not(mod(n,3))+eq(n,4)' -fps_mode passthrough {X264}"),
+    "late.mkv": File(make=f"{{s:64x48}} {X264} -output_ts_offset 100"),
+    "late.ts": File(make=f"{{s:64x48}} {X264} -output_ts_offset 100"),
+    "wraps.ts": File(make=f"{{s:64x48}} {X264} -output_ts_offset 95442"),
+    "leaps.ts": File(make=joined(f"{{s:64x48}} {X264}", f"{{s:64x48}} {X264} -output_ts_offset 500", suffix=".ts")),
+    "leaps_back.ts": File(make=joined(f"{{s:64x48}} {MPEG2} -output_ts_offset 50", f"{{s:64x48}} {MPEG2}", suffix=".ts")),
+    "cut.mp4": File(make=repacked(X264 + " -g 4", ".mp4", "-ss 0.35 -c copy")),
+    "bare.h264": File(make=f"{{s:64x48}} {X264}"),
+    "bare.m2v": File(make=f"{{s:64x48}} -r 25 {MPEG2}"),
+    "flash.flv": File(make=f"{{s:64x48}} {X264}"),
+    "programme.mpg": File(make=f"{{s:64x48}} -r 25 {MPEG2}"),
+    "windows.asf": File(make="{s:64x48} -c:v msmpeg4v3"),
+    "open.webm": File(make="{s:64x48} -c:v libvpx"),
+    "phone.3gp": File(make="{s:176x144} -c:v h263"),
+    "material.mxf": File(make="{s:64x48} -r 25 -c:v mpeg2video -bf 2"),
+    "fragments.mp4": File(make=f"{{s:64x48}} {X264} -movflags frag_keyframe+empty_moov"),
+    "disc.vob": File(make=f"{{s:64x48}} -r 25 {MPEG2}"),
+    "old.avi": File(make="{s:64x48} -c:v mpeg4 -bf 2"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("films")
+    ffmpeg("{s:96x96} -frames:v 1", place, "cover.png")
+    return place
+
+
+def made(folder: Path, name: str, file: File) -> Path:
+    return file.make(folder, name) if callable(file.make) else ffmpeg(file.make, folder, name)
+
+
+def shown(path: Path, stream: int, like: str) -> tuple[list[float], list[str], bytes]:
+    """Times, sizes and RGB of every frame as ffmpeg has them."""
+    grey = "split[a][b];[b]geq=r=128:g=128:b=128:a=255[c];[c][a]overlay=format=gbrp" if like == "grey" else like
+    filters = ",".join(filter(None, ["showinfo=checksum=0", f"format=rgba,{grey}" if like == "grey" else grey]))
+    if like and like != "grey":
+        filters = f"{like},showinfo=checksum=0"
+    command = [FFMPEG, "-v", "info", "-threads", "1", "-i", path, "-map", f"0:{stream}", "-vf", filters, "-fps_mode", "passthrough",
+               "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]  # fmt: skip
+    ran = subprocess.run(command, check=True, capture_output=True)
+    found = re.findall(r"pts_time:(\S+).*? s:(\d+x\d+)", ran.stderr.decode(errors="replace"))
+    times = [float(time) for time, _ in found]
+    return [time - times[0] for time in times], [size for _, size in found], ran.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_frames_and_times_are_those_of_ffmpeg(folder: Path, name: str) -> None:
+    file = FILES[name]
+    path = made(folder, name, file)
+    found = probe(path)
+    assert isinstance(found, Probe)
+    assert found.film.num_films == file.num_films
+    frames = list(images_of(path))
+    assert found.film.stream == file.stream
+    times, sizes, rgb = shown(path, file.stream, file.like)
+    assert [time_s for time_s, _ in frames] == pytest.approx(times, abs=1.1e-3 if path.suffix in (".flv", ".asf") else 2e-4)
+    assert [f"{image.shape[1]}x{image.shape[0]}" for _, image in frames] == sizes
+    if len(set(sizes)) == 1:
+        theirs = np.frombuffer(rgb, np.uint8).reshape(len(frames), *frames[0][1].shape)
+        ours = np.stack([image for _, image in frames])
+        assert float(np.abs(ours.astype(int) - theirs).mean()) < file.tolerance
+
+
+def row(path: Path, **wish: float | str) -> Videos:
+    """The row that `download` writes of a local file."""
+    known = {"video": "v", "source": str(path), "split": "train"} | wish
+    columns = {name: np.array([known.get(name, "" if c.dtype == object else 0)], c.dtype) for name, c in vars(Manifest.empty()).items()}
+    videos = Download().build()(Manifest(**columns))
+    assert isinstance(videos, Videos)
+    return videos
+
+
+def clips_of(videos: Videos, **settings: str | float) -> Clips:
+    clips = Split(frames_per_second=0, scene_threshold=1, **settings).build()(videos)  # type: ignore[arg-type]
+    assert isinstance(clips, Clips)
+    return clips
+
+
+def test_where_a_stream_changes_its_size_a_clip_ends(folder: Path) -> None:
+    path = made(folder, "turns.mkv", FILES["turns.mkv"])
+    clips = clips_of(row(path))
+    assert list(zip(clips.width, clips.height, clips.num_frames, clips.ends_with, clips.odd, strict=True)) == [
+        (64, 48, 10, "size", "size"),
+        (48, 64, 10, "end", "size"),
+    ]
+    for clip in clips.rows():
+        (frames,) = read_frames(path, clip)
+        assert {image.shape for image in frames.images} == {(clip.height[0], clip.width[0], 3)}
+
+
+def test_interlaced_video_is_marked_and_has_the_rate_that_is_set(folder: Path) -> None:
+    path = made(folder, "top_first.mp4", FILES["top_first.mp4"])
+    videos = row(path)
+    assert videos.interlaced.tolist() == [True]
+    counts = {how: int(clips_of(videos, deinterlace=how).num_frames.sum()) for how in ("off", "frame", "field")}
+    assert counts["field"] == 2 * counts["frame"] == 2 * counts["off"]
+    (clip,) = clips_of(videos, deinterlace="field").rows()
+    (frames,) = read_frames(path, clip)
+    assert np.diff(frames.time_s) == pytest.approx(np.full(counts["field"] - 1, 0.1), abs=1e-3)
+    (woven,), (whole,) = (list(read_frames(path, clips_of(videos, deinterlace=how))) for how in ("off", "frame"))
+    assert comb(woven.images[4]) > 1.3 * comb(whole.images[4])
+
+
+def comb(image: np.ndarray) -> float:
+    """How much neighbouring rows differ more than every other row."""
+    rows = image.astype(np.int16)
+    return float(np.abs(rows[1:-1] - rows[:-2]).mean() / (np.abs(rows[2:] - rows[:-2]).mean() + 1))
+
+
+def test_a_clip_of_interlaced_video_is_found_again_after_a_seek(tmp_path: Path) -> None:
+    path = ffmpeg(f"{{s:64x48:16}} {INTERLACED} {X264} -x264-params tff=1", tmp_path, "long.mp4")
+    videos = row(path)
+    everything = list(images_of(path))
+    for clip in clips_of(videos, max_clip_s=5.0).rows():
+        (frames,) = read_frames(path, clip)
+        first = int(clip.first_frame[0])
+        assert frames.time_s.tolist() == [time_s for time_s, _ in everything[first : first + len(frames.images)]]
+        assert all(np.array_equal(a, b) for a, (_, b) in zip(frames.images, everything[first:], strict=False))
+
+
+RGB = "format=gbrp,setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr:range=pc"
+PLAIN = f"{RGB},zscale=m=bt709:r=tv,format=yuv420p"
+TO_HDR = f"{RGB},zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt2020:t={{}}:npl=203:m=bt2020nc:r=tv,format=yuv420p10le"
+WIDE = f"{RGB},zscale=p=bt2020:t=bt709:m=bt2020nc:r=tv,format=yuv420p"
+
+
+@pytest.mark.parametrize(("name", "filters", "codec"), [
+    ("pq", TO_HDR.format("smpte2084"), "-c:v libx265 -x265-params log-level=none"),
+    ("hlg", TO_HDR.format("arib-std-b67"), "-c:v libx265 -x265-params log-level=none"),
+    ("bt2020", WIDE, "-c:v libx264"),
+])  # fmt: skip
+def test_high_dynamic_range_and_wide_gamut_look_like_the_film_they_were_made_of(
+    tmp_path: Path, name: str, filters: str, codec: str
+) -> None:
+    plain = ffmpeg(f"{{s:96x72}} -vf {PLAIN} -c:v libx264", tmp_path, "plain.mp4")
+    path = ffmpeg(f"{{s:96x72}} -vf {filters} {codec}", tmp_path, "other.mp4")
+    videos = row(path)
+    assert (videos.transfer[0], clips_of(videos).odd[0]) == (name, "tone")
+    wanted, ours = (np.stack([image.astype(int) for _, image in images_of(one)]) for one in (plain, path))
+    flat = np.stack([frame.reformat(format="rgb24").to_ndarray().astype(int) for _, frame in decode(path)])
+    off = np.abs(ours - wanted).mean()
+    assert off < (30 if name == "hlg" else 20)  # zscale makes HLG's display gamma a channel at a time, where BT.2100 has luminance
+    assert off < np.abs(flat - wanted).mean() * (0.7 if name == "hlg" else 0.5)
+    assert ours.std() == pytest.approx(wanted.std(), rel=0.2)
+
+
+def test_what_is_transparent_is_marked(folder: Path) -> None:
+    assert row(made(folder, "alpha.mov", FILES["alpha.mov"])).transparent.tolist() == [True]
+    assert row(made(folder, "ntsc.mp4", FILES["ntsc.mp4"])).transparent.tolist() == [False]
+
+
+@pytest.mark.parametrize("tags", ["", "-fflags +bitexact"])
+def test_sound_that_outlasts_the_film_is_no_damage(tmp_path: Path, tags: str) -> None:
+    path = ffmpeg(f"{{s:64x48:2}} -f lavfi -t 8 -i sine -c:a flac {X264} {tags}", tmp_path, "sound.mkv")
+    videos = row(path)
+    assert videos.duration_s[0] == pytest.approx(2.0, abs=0.11)
+    assert clips_of(videos).ends_with.tolist() == ["end"]
+
+
+def test_a_film_cut_off_before_its_sound_and_itself_end_is_damage(tmp_path: Path) -> None:
+    whole = ffmpeg(f"{{s:64x48:4}} -f lavfi -t 4 -i sine -c:a flac {X264} -g 10", tmp_path, "whole.mkv")
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    assert clips_of(row(cut)).ends_with.tolist() == ["damage"]
+
+
+def test_a_list_may_want_a_stretch_of_a_video(tmp_path: Path) -> None:
+    path = ffmpeg(f"{{s:64x48:4}} {X264}", tmp_path, "talk.mp4")
+    videos = row(path, start_s=1.0, end_s=2.5, extra='{"signer": "ann"}')
+    (clip,) = clips_of(videos).rows()
+    (frames,) = read_frames(path, clip)
+    assert frames.frame.tolist() == list(range(10, 25))
+    assert frames.time_s[[0, -1]] == pytest.approx([1.0, 2.4])
+    assert (clip.ends_with[0], clip.odd[0], clip.extra[0]) == ("end", "stretch", '{"signer": "ann"}')
+
+
+def test_a_chosen_stream_is_named_with_what_was_passed_over(folder: Path) -> None:
+    videos = row(made(folder, "larger_second.mkv", FILES["larger_second.mkv"]))
+    assert (videos.stream[0], videos.num_films[0]) == (1, 2)
+    assert videos.stream_why[0] == "stream 1, the largest of 2 films (0: 32x24 h264, 1: 64x48 h264)"
+    assert row(made(folder, "preview_first.mp4", FILES["preview_first.mp4"])).stream_why[0] == "1 preview of one frame passed over"
+
+
+def test_a_plain_video_is_what_it_always_was(folder: Path) -> None:
+    for name in ("ntsc.mp4", "late.mkv", "uneven.mkv"):
+        clips = clips_of(row(made(folder, name, FILES[name])))
+        assert (clips.odd[0], Reading.of(clips).deinterlace) == ("", "")
+    assert clips_of(row(made(folder, "stamped.avi", FILES["stamped.avi"]))).odd.tolist() == ["times"]

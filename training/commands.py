@@ -53,7 +53,8 @@ def train_detector(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         num_threads=arguments.threads,
     )
-    held_out = held_out_frames(arguments.held_out or arguments.data, recipe.image_px)
+    _refuse_no_hands(folders, arguments.data)
+    held_out = held_out_frames(arguments.held_out or photographed(arguments.data), recipe.image_px)
     if held_out is None and arguments.held_out:
         raise ValueError(f"no shard of a val or test split in {', '.join(map(str, arguments.held_out))}: nothing to measure on")
     if held_out is None:
@@ -277,6 +278,23 @@ def _crops(arguments: argparse.Namespace, recipe: "RegressorRecipe") -> list[Any
     if not sources:
         raise ValueError("nothing to train on: name --data DIR, --freihand DIR or --ho3d DIR")
     return sources
+
+
+def photographed(folders: Sequence[Path]) -> Sequence[Path]:
+    """Those of some folders of shards that `whim render shards` did not make: rendered images choose no epoch where there are others."""
+    import pyarrow.parquet as pq
+
+    def rendered(folder: Path) -> bool:
+        first = next(folder.glob("*/*.parquet"), None)
+        return first is not None and "albums" in json.loads((pq.read_schema(first).metadata or {}).get(b"recipe", b"{}"))
+
+    return [folder for folder in folders if not rendered(folder)] or folders
+
+
+def _refuse_no_hands(sources: Sequence["Frames"], folders: Sequence[Path]) -> None:
+    """Raise ValueError where nothing is there to be found: the network would learn that there are no hands."""
+    if not any(shard.columns["keep"].any() for source in sources for shard in source.dataset.shards):
+        raise ValueError(f"no hand in the train split of {', '.join(map(str, folders))}: name shards with hands, --data DIR")
 
 
 def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":

@@ -19,6 +19,7 @@ from training.detector.losses import (
     visibility_loss,
 )
 from training.detector.network import NUM_KEYPOINTS, NUM_SIDES, Raw, anchors, decode
+from training.run.ranks import part_of_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,8 @@ def _padded(image: Tensor, num_images: int, *columns: Tensor) -> tuple[list[Tens
 def detector_loss(
     raw: Raw, targets: Targets, size: tuple[int, int], weights: DetectorLossWeights, num_anchors: int = 10, share_done: float = 1.0
 ) -> Terms:
-    """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of their qualities.
+    """Loss of one head on a batch; `num_anchors` 1 for the one-to-one head. Sums over anchors, over the sum of
+    their qualities in the whole batch, other ranks' part included.
 
     A hand whose side nobody knows aims at the side that the anchor says by itself, and says nothing of the other.
     """
@@ -96,7 +98,7 @@ def detector_loss(
     given = assign(
         prediction._replace(box=prediction.box.detach(), score=prediction.score.detach()), points, targets.hands, num_anchors=num_anchors
     )
-    norm = given.quality.sum().clamp_min(1)
+    norm = part_of_all(given.quality.sum())
     number, anchor = torch.nonzero(given.taken, as_tuple=True)
     hand = given.hand[number, anchor]
     box, keypoints = targets.hands.box[number, hand], targets.hands.keypoints[number, hand]
@@ -120,7 +122,7 @@ def detector_loss(
         spread = keypoint_distance_loss(guessed, keypoints[..., :2], seen, area)
     visible = visibility_loss(raw.keypoints[number, anchor].reshape(-1, NUM_KEYPOINTS, 3)[..., 2], (seen > 0).to(spread.dtype))
     with_points = (seen > 0).any(1)
-    count = with_points.sum().clamp_min(1)
+    count = part_of_all(with_points.sum())
     return Terms(
         side=weights.side * side,
         box=weights.box * (quality * (1 - overlap)).sum() / norm,

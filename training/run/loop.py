@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
@@ -29,6 +28,7 @@ from training.run.checkpoint import Checkpoint, Progress, load_weights
 from training.run.ema import Ema
 from training.run.log import Log
 from training.run.optimizer import Both, Kind, optimizer_of, plain_groups
+from training.run.ranks import everywhere, from_first
 
 _STEPS_A_NOTE = 20
 
@@ -194,7 +194,7 @@ class Run:
         if self.first:
             metrics = dict(self.task.evaluate(self.ema.network, self.device))
             better = self.task.metric not in metrics or metrics[self.task.metric] > here.best.get(self.task.metric, -math.inf)
-        better = bool(_from_first(float(better), self.device))
+        better = bool(from_first(float(better), self.device))
         here.since_best = 0 if better else here.since_best + 1
         here.best = metrics if better else here.best
         here.epoch, here.step = here.epoch + 1, 0
@@ -222,7 +222,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         length = nn.utils.clip_grad_norm_(self.plain.parameters(), self.chosen.clip_norm)
-        if not _everywhere(bool(torch.isfinite(total) & torch.isfinite(length)), self.device):
+        if not everywhere(bool(torch.isfinite(total) & torch.isfinite(length)), self.device):
             self._skip(batch)
             return {}
         self.optimizer.step()
@@ -266,7 +266,7 @@ class Run:
         """Share of the run that is done, in [0, 1]: of its steps, or of its time where that is shorter. Every rank must ask at once."""
         share = (self.progress.epoch * len(self.loader) + self.progress.step) / (self.chosen.epochs * len(self.loader))
         if math.isfinite(self.chosen.max_minutes):
-            share = _from_first(max(share, self._minutes() / self.chosen.max_minutes), self.device)
+            share = from_first(max(share, self._minutes() / self.chosen.max_minutes), self.device)
         return min(share, 1.0)
 
     def _minutes(self) -> float:
@@ -311,24 +311,6 @@ def _alone(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder}: another run is training in this folder: wait for its end, or name another by --out") from error
     finally:
         os.close(file)
-
-
-def _from_first(value: float, device: torch.device) -> float:
-    """The first rank's number, on every rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    shared = torch.tensor([value], dtype=torch.float64, device=device)
-    dist.broadcast(shared, 0)
-    return float(shared)
-
-
-def _everywhere(fine: bool, device: torch.device) -> bool:
-    """Whether it holds on every rank: they step together or not at all."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return fine
-    flag = torch.tensor([float(fine)], device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag > 0)
 
 
 def _numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:

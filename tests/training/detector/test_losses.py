@@ -1,12 +1,14 @@
 """The terms of the detector's loss by hand, their gradients, and the assigner beside a slow one that reads like the paper."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.multiprocessing.spawn import spawn
 
 from training.detector.assignment import Hands, assign
 from training.detector.losses import SIGMAS, complete_iou, distance_loss, keypoint_distance_loss, keypoint_loss, side_loss, visibility_loss
@@ -236,3 +238,34 @@ def test_padding_keeps_every_hand_with_its_image() -> None:
     assert hands.box[1, :, 0].tolist() == [1, 3]
     assert hands.box[0, 0, 0] == 2
     assert hands.side[1].tolist() == [1, 0]
+
+
+def gradient_of(images: list[int]) -> torch.Tensor:
+    """Gradient of what is said of some of two images: the first shows three hands, the other none."""
+    torch.manual_seed(0)
+    whole = Raw(*(torch.randn(2, 84, width) for width in (64, 2, 63)))
+    raw = Raw(*(values[images].requires_grad_() for values in whole))
+    hands = torch.tensor([[4.0, 4, 24, 24], [30.0, 30, 60, 60], [4.0, 36, 24, 56]]) if 0 in images else torch.zeros(0, 4)
+    labels = {
+        "image": torch.zeros(len(hands), dtype=torch.long),
+        "box": hands,
+        "side": torch.zeros(len(hands), dtype=torch.long),
+        "keypoints": torch.full((len(hands), 21, 3), 20.0),
+        "ignore_image": torch.zeros(0, dtype=torch.long),
+        "ignore": torch.zeros(0, 4),
+    }
+    weights = DetectorLossWeights(keypoint_loss="distance")
+    detector_loss(raw, targets_of(labels, len(images)), (64, 64), weights).total().backward()
+    return torch.cat([values.grad.flatten(1) for values in raw if values.grad is not None], 1)
+
+
+def rank(number: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
+    torch.save(gradient_of([number]), f"{folder}/{number}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_share_one_loss_however_the_hands_are_dealt(tmp_path: Path) -> None:
+    spawn(rank, (str(tmp_path),), nprocs=2)
+    dealt = torch.cat([torch.load(tmp_path / f"{number}.pt") for number in range(2)]) / 2  # the mean that DistributedDataParallel takes
+    torch.testing.assert_close(dealt, gradient_of([0, 1]))

@@ -1,5 +1,6 @@
 """The whole chain learns: eight images off a shard, by heart."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import simplejpeg
 import torch
 
 import whim
+from stages.tables import SCHEMA_VERSION
 from tests.training.conftest import rows, write
+from training.commands import photographed
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
@@ -116,3 +119,20 @@ def test_the_command_trains_measures_and_goes_on(
     assert "detector.share must lie in (0, 1], got 0.0" in capsys.readouterr().err
     assert whim.main([*words, "--held-out", str(tmp_path / "run")]) == 1
     assert "no shard of a val or test split in" in capsys.readouterr().err
+
+
+def test_rendered_images_choose_no_epoch_where_photographs_are_held_out(tmp_path: Path) -> None:
+    real = write(tmp_path / "real" / "val" / "a.parquet", rows(0, 3)).parents[1]
+    of_albums = {"schema_version": str(SCHEMA_VERSION), "recipe": json.dumps({"albums": [{"seed": 1}]})}
+    rendered = write(tmp_path / "studio" / "val" / "a.parquet", rows(0, 3).replace_schema_metadata(of_albums)).parents[1]
+    assert photographed([rendered, real]) == [real]
+    assert photographed([rendered]) == [rendered], "better than nothing"
+
+
+def test_a_training_without_any_hand_is_refused(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = rows(0, 24)
+    no_hands = pa.array([[]] * len(table), table.schema.field("hands").type)
+    folder = write(tmp_path / "shards" / "train" / "a.parquet", table.set_column(0, table.schema.field(0), no_hands)).parents[1]
+    assert whim.main(["train", "detector", "--data", str(folder), "--out", str(tmp_path / "run")]) == 1
+    assert f"no hand in the train split of {folder}" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()

@@ -28,6 +28,7 @@ from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.whim import find_hands, open_network
 from stages.media.frames import Frames
 from stages.tables import HandDetections, People
+from training.run.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "detector_real.json"
@@ -162,8 +163,18 @@ def measure(labels: Path, media: Path, network: Path) -> dict[str, Any]:
         **figures,
         "vs_mediapipe_frames": {name: round(value, 2) for name, value in speed.items()},
         "recall_at_mediapipe_precision": round(as_precise, 3),
+        "pictures_seen": images_seen(network.with_suffix(".pt")),
         "machine": describe(),
     }
+
+
+def images_seen(checkpoint: Path) -> int | None:
+    """How many images a checkpoint was trained on, every pass counted; None where none lies beside the network."""
+    if not checkpoint.is_file():
+        return None
+    saved = Checkpoint.load(checkpoint, "detector")
+    *_, batch_size = json.loads(saved.data)
+    return int(saved.progress.num_steps * batch_size)
 
 
 def _read(path: Path) -> np.ndarray:

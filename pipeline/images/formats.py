@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
     """The images of a folder by whichever labels it holds, `tiers` alone where any are named.
 
     Raises FileNotFoundError where there is no such folder or no image, ValueError for labels that cannot be read, boxes outside their
-    image, and groups that lie in two splits.
+    image, images outside the folder or listed twice, and groups that lie in two splits.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: name one of images")
@@ -67,25 +68,30 @@ def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
         wanted = f" of tier {' or '.join(tiers)}" if tiers else ""
         raise FileNotFoundError(f"{folder} has no image{wanted}: {', '.join(JSONL)}, COCO, YOLO or plain images are read")
     _refuse_torn_groups(images, folder)
+    _refuse_strays(images, folder)
     return images
 
 
 def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
-    text = path.read_text()
-    if not text.strip():
+    lines = path.read_bytes().split(b"\n")
+    if not any(line.strip() for line in lines):
         raise ValueError(f"{path} is empty: a line an image is wanted, or no such file for images without labels")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         where = f"{path}, line {number}"
         try:
             told = json.loads(line)
             name = str(told["path"])
             hands = told.get("hands")
+            if not isinstance(hands, list | None):
+                raise TypeError(f"hands is a list or null, got {hands!r:.40}")
             box = _boxes([hand["box"] for hand in hands or ()])
             side = np.array([_SIDES[hand.get("side")] for hand in hands or ()], np.int64)
             region = _boxes([one["box"] if isinstance(one, dict) else one for one in told.get("region_boxes") or ()])
             size = (float(told["width"]), float(told["height"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where} is no label of an image ({error!r}): path, width, height and hands are wanted") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{where} is no label of an image ({error!r:.200}): path, width, height and hands are wanted") from error
         _refuse_outside(box, size, f"{where}, {name}")
         group = str(told.get("group") or name)
         yield LabelledImage(
@@ -110,18 +116,18 @@ def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
 def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
     """COCO's own format; every category counts as a hand, a crowd is ignored. The file's name says the split, else the image's hash."""
     try:
-        told = json.loads(path.read_text())
-        drawn = defaultdict(list)
+        told = json.loads(path.read_bytes())
+        drawn: dict[tuple[Any, bool], list[list[float]]] = defaultdict(list)
         for note in told["annotations"]:
-            drawn[note["image_id"]].append(note)
-        images = [(image, str(image["file_name"]), (float(image["width"]), float(image["height"]))) for image in told["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no COCO file ({error!r}): images and annotations are wanted") from error
+            drawn[note["image_id"], bool(note.get("iscrowd"))].append(_xyxy(note["bbox"]))
+        images = [(image["id"], str(image["file_name"]), (float(image["width"]), float(image["height"]))) for image in told["images"]]
+        licence_of = {image["id"]: image.get("license") for image in told["images"]}
+        licences = {one.get("id"): one.get("name", "") for one in told.get("licenses", ())}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no COCO file ({error!r:.200}): images and annotations are wanted") from error
     named = next((split for split in SPLITS if split in path.stem), "")
-    licences = {one.get("id"): one.get("name", "") for one in told.get("licenses", ())}
     for image, name, size in images:
-        notes = drawn[image["id"]]
-        box, crowd = (_boxes([_xyxy(n["bbox"]) for n in notes if bool(n.get("iscrowd")) is is_crowd]) for is_crowd in (False, True))
+        box, crowd = (_boxes(drawn[image, is_crowd]) for is_crowd in (False, True))
         _refuse_outside(box, size, f"{path}, image {name}")
         place = next((p for p in (folder / name, folder / "images" / name, folder / path.stem / name) if p.exists()), folder / name)
         yield LabelledImage(
@@ -134,7 +140,7 @@ def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
             ignore=crowd,
             labelled=True,
             exhaustive=True,
-            about={"source": path.stem, "origin": name, "licence": str(licences.get(image.get("license"), "")), "tier": ""},
+            about={"source": path.stem, "origin": name, "licence": str(licences.get(licence_of[image], "")), "tier": ""},
         )
 
 
@@ -142,7 +148,7 @@ def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
     """Images below a folder, with YOLO's files (class, then centre and size as shares of the image) where there are labels."""
     import cv2
 
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         name = str(path.relative_to(folder))
         box, labelled = np.zeros((0, 4)), False
         if labels:
@@ -183,13 +189,17 @@ def _boxes(given: Iterable[Any]) -> Float64[np.ndarray, "n 4"]:
 
 
 def _xyxy(box: Sequence[float]) -> list[float]:
-    left, top, width, height = box
+    left, top, width, height = map(float, box)
     return [left, top, left + width, top + height]
 
 
 def _refuse_outside(box: Float64[np.ndarray, "n 4"], size: tuple[float, float], where: str) -> None:
-    """A box may reach a little beyond its image, as hands do; one that lies wholly outside, or is none, is a slip."""
-    inside = (box[:, :2] < size).all(1) & (box[:, 2:] > 0).all(1) & (box[:, 2:] > box[:, :2]).all(1) & np.isfinite(box).all(1)
+    """A box may reach beyond its image, as hands do, by the image's own side at most; what lies wholly outside, or is none, is a slip."""
+    if not all(0 < side < np.inf for side in size):
+        raise ValueError(f"{where}: an image of {size[0]:g}x{size[1]:g} pixels is none: mend width and height")
+    sides = np.array(size)
+    inside = (box[:, :2] < sides).all(1) & (box[:, 2:] > 0).all(1) & (box[:, 2:] > box[:, :2]).all(1)
+    inside &= (box[:, :2] > -sides).all(1) & (box[:, 2:] < 2 * sides).all(1)
     for number in np.flatnonzero(~inside)[:1]:
         raise ValueError(
             f"{where}: box {number} {box[number].round(1).tolist()} is not in an image of {size[0]:.0f}x{size[1]:.0f}: mend it"
@@ -210,3 +220,13 @@ def _refuse_torn_groups(images: Sequence[LabelledImage], folder: Path) -> None:
             raise ValueError(
                 f"{folder}: group {image.group} lies in {splits[image.group]} and, by {image.name}, in {image.split}: deal it to one split"
             )
+
+
+def _refuse_strays(images: Sequence[LabelledImage], folder: Path) -> None:
+    """Label files come from anywhere: what they name must lie in their folder, once."""
+    for one, other in pairwise(images):
+        if one.name == other.name:
+            raise ValueError(f"{folder}: {one.name} is labelled twice: keep one of the two")
+    for image in images:
+        if Path(image.name).is_absolute() or ".." in Path(image.name).parts:
+            raise ValueError(f"{folder}: image {image.name} lies outside of the folder: copy it in, and name it by its path there")

@@ -79,12 +79,31 @@ def test_yolo_and_images_without_labels(tmp_path: Path) -> None:
         ),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [9, 2, 9, 9]}]}', r"line 1, 1.jpg: box 0 .* is not in an image"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [], "split": "dev"}', r"line 1: .*split must be one of train, val, test"),
+        (
+            '{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [1, 2, 1e30, 9]}]}',
+            r"line 1, 1.jpg: box 0 .* is not in an image",
+        ),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [NaN, 2, 9, 9]}]}', r"line 1, 1.jpg: box 0 .* is not in an image"),
+        ('{"path": "1.jpg", "width": Infinity, "height": 48, "hands": []}', r"line 1, 1.jpg: an image of infx48 pixels is none"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": 0}', r"line 1 is no label .*hands is a list or null, got 0"),
+        ('{"path": "../1.jpg", "width": 64, "height": 48, "hands": []}', r"image ../1.jpg lies outside of the folder: copy it in"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": []}\n' * 2, r"1.jpg is labelled twice: keep one"),
+        ("[" * 100_000, r"line 1 is no label of an image \(RecursionError"),
+        ("\udcff{}", r"line 1 is no label of an image \(UnicodeDecodeError"),
         ("", r"images.jsonl is empty"),
     ],
 )
 def test_broken_labels_are_named(tmp_path: Path, line: str, told: str) -> None:
-    (tmp_path / "images.jsonl").write_text(line + "\n")
+    (tmp_path / "images.jsonl").write_text(line + "\n", "utf-8", "surrogateescape")
     with pytest.raises(ValueError, match=told):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("note", [[], {"image_id": 1}, {"image_id": 1, "bbox": ["a", 1, 2, 3]}, {"image_id": 1, "bbox": [1, 2]}])
+def test_a_broken_note_of_coco_is_named(tmp_path: Path, note: Any) -> None:
+    image_of = {"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}
+    (tmp_path / "hands.json").write_text(json.dumps({"images": [image_of], "annotations": [note]}))
+    with pytest.raises(ValueError, match=r"hands.json is no COCO file"):
         read_images(tmp_path)
 
 

@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Literal
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
@@ -55,6 +56,12 @@ def model_file() -> Path:
     return licensed_model() if licensed_model().exists() else STANDIN
 
 
+def hand_of(path: Path) -> Literal["mano", "standin"]:
+    """Whose hand a model file holds: the stand-in is the file that ships, or a copy; every other one, pickle or npz, is MANO's."""
+    is_copy = path == STANDIN or (path.suffix == ".npz" and path.is_file() and sha256_of(path) == sha256_of(STANDIN))
+    return "standin" if is_copy else "mano"
+
+
 def prior_file() -> Path:
     """The pose prior in use: $WHIM_PRIOR, else with MANO's own file the trained one, else the invented poses' that ships.
 
@@ -65,7 +72,7 @@ def prior_file() -> Path:
         raise FileNotFoundError(f"WHIM_PRIOR is {named}, where no file is: make one by whim learn prior, or unset it for the shipped prior")
     if named:
         return Path(named)
-    return trained_prior() if trained_prior().exists() and model_file() != STANDIN else POSE_PRIOR
+    return trained_prior() if trained_prior().exists() and hand_of(model_file()) == "mano" else POSE_PRIOR
 
 
 def prior_source() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from fitting.files import STANDIN, model_file, prior_source
+from fitting.files import hand_of, model_file, prior_source
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
@@ -148,7 +148,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
         gone.shards[str(path.relative_to(store.root))] = leaving
     left = sorted(shards.glob("*/*-of-*.parquet"))
     if gone.shards and left:
-        model = "standin" if model_file() == STANDIN else "mano"
+        model = hand_of(model_file())
         still = [path for path in stale if path in left]
         write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source())
     elif gone.shards:

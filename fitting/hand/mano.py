@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from fitting.files import STANDIN, model_file, read_arrays
+from fitting.files import STANDIN, hand_of, model_file, read_arrays
 from fitting.hand.anatomy import PARENTS, TIP_VERTICES, WRIST_RING
 from fitting.hand.mano_pickle import SHAPES, check_arrays, read_mano_pickle
 from fitting.hand.rotation import matrix_from_axis_angle, mirror_axis_angle
@@ -76,8 +76,7 @@ def load_hand_model(path: Path | None = None, *, device: str | torch.device = "c
     arrays = _read_npz(path) if path.suffix == ".npz" else read_mano_pickle(path)
     faces = torch.as_tensor(arrays.pop("f").astype(np.int64))
     tensors = {name: torch.as_tensor(np.asarray(values, dtype=np.float64)) for name, values in arrays.items()}
-    source: Literal["mano", "standin"] = "standin" if path.suffix == ".npz" else "mano"
-    model = HandModel(**tensors, faces=faces, source=source)
+    model = HandModel(**tensors, faces=faces, source=hand_of(path))
     return model.to(device, dtype)
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fitting.files import POSE_PRIOR, STANDIN, licensed_model, model_file, sha256_of, trained_prior
+from fitting.files import POSE_PRIOR, STANDIN, hand_of, licensed_model, model_file, sha256_of, trained_prior
 from fitting.hand import anatomy
 from fitting.hand.mano import HandModel, load_hand_model, pose_hand
 from fitting.hand.rotation import axis_angle_from_matrix, matrix_from_axis_angle
@@ -114,7 +114,7 @@ def files_for(arctic: Path | None, model: Path | None, out: Path | None, method:
     """The hand model to read and the prior to write. ValueError when they do not go together."""
     if not arctic and not out and (model or method != "moment"):
         raise ValueError("only the plain command writes the prior that ships: say where to with --out")
-    if arctic and not model and model_file() == STANDIN:
+    if arctic and not model and hand_of(model_file()) == "standin":
         raise ValueError(f"ARCTIC's poses are MANO's: put MANO_RIGHT.pkl at {licensed_model()}, or name it with --model")
     model, out = (model or model_file(), out or trained_prior()) if arctic else (model or STANDIN, out or POSE_PRIOR)
     if arctic and out.resolve().is_relative_to(POSE_PRIOR.parent):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fitting.files import STANDIN, model_file, prior_source, sha256_of
+from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.store import Store
@@ -59,7 +59,7 @@ def renew_index(shards: ShardFiles | None) -> None:
         return
     paths = [*shards.current, *shards.stale]
     if paths:
-        model = "standin" if model_file() == STANDIN else "mano"
+        model = hand_of(model_file())
         write_index(shards.folder, paths, stale=shards.stale, hand_model=model, pose_prior=prior_source())
     else:  # the last video left: nothing may go on naming it
         for name in ("index.json", "stats.json", CARD):

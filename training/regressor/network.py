@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fitting.files import model_file
+from fitting.files import hand_of, model_file
 from fitting.hand.mano import HandModel, load_hand_model
 from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_from_matrix
 from training.regressor.camera import project_to_crop
@@ -31,7 +31,7 @@ BORDER = 32
 
 def hand_in_use() -> Literal["mano", "standin"]:
     """Whose rotations the network is to say: `fitting.files.model_file`'s."""
-    return "standin" if model_file().suffix == ".npz" else "mano"
+    return hand_of(model_file())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from fitting.files import STANDIN
+from fitting.files import STANDIN, hand_of, model_file
 from fitting.hand.mano import load_hand_model, pose_hand
 from fitting.hand.mano_pickle import SHAPES, read_mano_pickle
 
@@ -93,6 +93,16 @@ def test_licensed_file_takes_the_place_of_the_standin(mano_like: Any, tmp_path: 
     assert model.source == "mano"
     zero = model.v_template.new_zeros(1, 58)
     assert pose_hand(model, zero[:, :10], zero[:, 10:13], zero[:, 13:]).joints.isfinite().all()
+
+
+def test_manos_arrays_in_an_npz_are_mano_and_a_copy_of_the_standin_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with np.load(STANDIN) as archive:
+        np.savez(tmp_path / "MANO_RIGHT.npz", **dict(archive))
+    (tmp_path / "copy.npz").write_bytes(STANDIN.read_bytes())
+    for path, source in ((tmp_path / "MANO_RIGHT.npz", "mano"), (tmp_path / "copy.npz", "standin"), (STANDIN, "standin")):
+        monkeypatch.setenv("WHIM_MANO", str(path))
+        assert load_hand_model().source == source
+        assert hand_of(model_file()) == source
 
 
 class Command:

@@ -177,10 +177,10 @@ def _ragged(lists: list[Any]) -> np.ndarray:
 
 
 def _table(kind: type[T], columns: Mapping[str, Any]) -> T:
-    """A table of these columns, each in the type that the schema names."""
-    names = kind.schema().names
-    empty = kind.empty()
-    return kind(**{name: np.asarray(columns[name]).astype(getattr(empty, name).dtype) for name in names})
+    """A table of these columns, each in the type that the schema names; young ones as they are where they are lacking."""
+    empty, young = kind.empty(), kind.young_columns()
+    names = [name for name in kind.schema().names if name in columns or name not in young]
+    return kind.of(**{name: np.asarray(columns[name]).astype(getattr(empty, name).dtype) for name in names})
 
 
 def write_on(out: Path, settings: StudioShards, console: Console, *, num_threads: int) -> None:

@@ -5,6 +5,7 @@ The same settings and seed give the same bytes on one kind of processor: the enc
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,14 +159,14 @@ def write_video(path: Path, images: Iterator[UInt8[np.ndarray, "height width 3"]
     exact = {"threads": 1, "map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
     sink = source.output(str(aside), vcodec="libx264", pix_fmt="yuv420p", preset="veryfast", crf=19, loglevel="error", **exact)
     process = sink.overwrite_output().run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stderr=True)
-    try:
-        for image in images:
-            process.stdin.write(image.tobytes())
-        process.stdin.close()
-    except BrokenPipeError:
-        pass
-    words = process.stderr.read().decode(errors="replace").strip()
-    if process.wait() != 0:
+    with process:
+        with suppress(BrokenPipeError):
+            for image in images:
+                process.stdin.write(image.tobytes())
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        words = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode != 0:
         raise RuntimeError(f"ffmpeg could not write {path}: {words[-500:]}")
     aside.replace(path)
 

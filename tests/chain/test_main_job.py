@@ -85,13 +85,12 @@ def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> Non
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(undisturbed: Path) -> None:
-    whim = subprocess.Popen(
-        command("plan", "--json", "--data", undisturbed), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert whim.stdout is not None
-    assert whim.stderr is not None
-    whim.stdout.close()
-    assert (whim.wait(), whim.stderr.read().decode()) == (0, "")
+    line = command("plan", "--json", "--data", undisturbed)
+    with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as whim:
+        assert whim.stdout is not None
+        assert whim.stderr is not None
+        whim.stdout.close()
+        assert (whim.wait(), whim.stderr.read().decode()) == (0, "")
 
 
 def test_a_clip_is_decoded_once_for_people_and_hands(undisturbed: Path) -> None:

@@ -117,6 +117,7 @@ def test_stopped_in_any_way_a_run_goes_on_later(few_videos: Path, whim: Whim, tm
     family = psutil.Process(driver.pid).children(recursive=True)
     workers = [child for child in family if not any(name in " ".join(child.cmdline()) for name in RAYS_OWN)]
     driver.kill()
+    driver.communicate()
     assert len(workers) >= 3
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive, "a killed driver leaves processes"

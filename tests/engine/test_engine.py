@@ -136,11 +136,10 @@ with Store(Path({str(tmp_path)!r})).lock():
     print("held", flush=True)
     time.sleep(60)
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    assert driver.stdout.readline() == "held\n"
-    driver.kill()
-    driver.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        driver.kill()
     with Store(tmp_path).lock():
         assert Store(tmp_path).read_json("nothing") is None
 

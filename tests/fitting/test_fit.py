@@ -46,7 +46,7 @@ def palm_angle_deg(joints: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def all_finite(fits: HandFits) -> bool:
-    return all(np.isfinite(getattr(fits, f.name)).all() for f in fields(fits) if f.name != "outcome")
+    return all(np.isfinite(np.asarray(getattr(fits, f.name))).all() for f in fields(fits) if f.name != "outcome")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[psutil.Proce
     yield psutil.Process(driver.pid), address, environment
     driver.stdin.close()
     driver.wait(30)
+    driver.stdout.close()
 
 
 def test_a_ray_of_our_own_listens_on_loopback_alone(own: tuple[psutil.Process, str, dict[str, str]]) -> None:

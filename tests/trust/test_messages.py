@@ -88,7 +88,7 @@ def test_nothing_is_remembered_of_a_refused_command(
 @pytest.mark.parametrize("command", ["plan", "status", "retry", "report", "run"])
 def test_a_data_folder_runs_no_code(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     mark = tmp_path / "ran"
-    (data / "recipe.py").write_text(f"open({str(mark)!r}, 'w')\nfrom pipeline.recipes import whim as recipe\n")
+    (data / "recipe.py").write_text(f"open({str(mark)!r}, 'w').close()\nfrom pipeline.recipes import whim as recipe\n")
     run = json.loads((data / "run.json").read_text())
     run.pop("sha256")
     (data / "run.json").write_text(json.dumps(run | {"recipe": f"{data}/recipe.py:recipe"}))  # as an earlier version wrote it

@@ -43,7 +43,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.of([path], folder / "cache")
 
 
-def palm_run(album: Dataset, folder: Path, **settings: Any) -> Run:
+def palm_run(album: Dataset, folder: Path, *, start: Path | None = None, **settings: Any) -> Run:
     recipe = detector_palm()
     frames = Frames(dataset=album, size=SIZE)
     task = DetectorTask(
@@ -51,6 +51,7 @@ def palm_run(album: Dataset, folder: Path, **settings: Any) -> Run:
         network_settings=replace(recipe.network, image=SIZE),
         augmentation=Augmentation.none(),
         weights=recipe.loss,
+        start=start,
     )
     loader = Loader(sources=[frames], batch_size=16, num_threads=1)
     return Run(task, loader, replace(recipe.train, **settings), folder)
@@ -161,6 +162,25 @@ def test_a_checkpoint_knows_the_size_of_its_images(album: Dataset, tmp_path: Pat
     with caplog.at_level(logging.WARNING):
         assert HandDetector.load(tmp_path / "here.pt", size=256).size == 256
     assert "was trained at 128 px and is used at 256" in caplog.text
+
+
+def test_a_second_round_begins_with_the_first_and_killed_goes_on_with_its_own(album: Dataset, tmp_path: Path) -> None:
+    first = palm_run(album, tmp_path / "one")
+    with torch.no_grad():
+        for values in first.ema.network.parameters():
+            values.add_(1)
+    first.checkpoint().save(tmp_path / "one.pt")
+    second = palm_run(album, tmp_path / "two", start=tmp_path / "one.pt")
+    assert all(torch.equal(a, b) for a, b in zip(second.plain.parameters(), first.ema.network.parameters(), strict=True))
+    assert second.progress.num_steps == 0
+    with torch.no_grad():
+        next(second.plain.parameters()).add_(1)
+    second.progress.num_steps = 5
+    (tmp_path / "two").mkdir(exist_ok=True)
+    second.checkpoint().save(tmp_path / "two" / "last.pt")
+    again = palm_run(album, tmp_path / "two", start=tmp_path / "one.pt")
+    assert again.progress.num_steps == 5
+    assert all(torch.equal(a, b) for a, b in zip(again.plain.parameters(), second.plain.parameters(), strict=True))
 
 
 def test_a_checkpoint_of_a_backbone_that_nobody_knows_is_refused_by_name(album: Dataset, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
 from stages.media.address import without_secrets
+from stages.media.probe import is_video
 from stages.tables import Manifest
 
 _YOUTUBE_URL = re.compile(
@@ -98,7 +99,7 @@ def read_listing(
             files += [(path, file) for file in found.taken]
             left_out += found.left_out
             removed.append(path / "removed.txt")
-        elif has_video_name(path.name):
+        elif has_video_name(path.name) or (path.is_file() and is_video(path)):
             files.append((path.parent, path))
         else:
             lines += _read_list(path)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.media.probe import IMAGE_SUFFIXES
+from stages.media.probe import IMAGE_SUFFIXES, is_video
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .mts .m2ts .ts .flv .wmv .ogv .3gp .y4m".split()  # noqa: SIM905  one line reads better
+    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .mts .m2ts .ts .flv .wmv .ogv .3gp .y4m .apng".split()  # noqa: SIM905  one line reads better
 )
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _LONGEST_ID_BYTES = 100
@@ -98,8 +98,10 @@ def _sort(path: Path, found: Found, folders: list[Path]) -> None:
         found.videos.append(path)
     elif suffix in IMAGE_SUFFIXES:
         found.images.append(path)
+    elif is_video(path):
+        found.videos.append(path)
     else:
-        found.left_out.append(LeftOut(shown_name(path), "no video by its name"))
+        found.left_out.append(LeftOut(shown_name(path), "no video by its name and content"))
 
 
 def _is_text(name: str) -> bool:

@@ -429,6 +429,15 @@ class Graph:
         """Whether no other videos are of the same content than those that this graph was planned with."""
         return Contents(self.store).duplicates(self.manifest.video) == duplicates
 
+    @property
+    def odd(self) -> dict[str, list[str]]:
+        """Videos that are read in another way than plain ones, by what is odd of them (`Clips.odd`)."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for video, clips in sorted(self._clips.items()):
+            for word in sorted({word for words in clips.odd for word in words.split()}):
+                found[word].append(video)
+        return dict(found)
+
     def remember(self) -> None:
         """Write down the hashes of local files that this plan took."""
         self._contents.remember()

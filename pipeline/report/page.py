@@ -14,6 +14,7 @@ from hands.drawing.charts import bars, histogram, split_bar
 from pipeline.engine.store import Store
 from pipeline.report.found import Found, Run, gather, load_clip
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
+from pipeline.report.status import odd_lines
 from pipeline.stage_settings import in_words
 from stages.tables import LEFT, RIGHT, Videos
 
@@ -54,7 +55,7 @@ def write_report(
         tiles=_tiles(run),
         verdict=_verdict(status),
         settings=_settings(store),
-        left_out=_left_out(store),
+        left_out=_left_out(store) + _odd(run),
         stages=_stages(status),
         problems=_problems(status),
         best=sheet(best),
@@ -80,6 +81,16 @@ def _left_out(store: Store) -> str:
         return ""
     lines = "".join(f"<li>{escape(str(one.get('name')))}: {escape(str(one.get('why')))}" for one in files[:1000])
     return f"<details><summary>{len(files):,} files beside the videos were not taken</summary><ul>{lines}</ul></details>"
+
+
+def _odd(run: Run) -> str:
+    """Videos that are read in another way than plain ones."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for clips in run.clips.values():
+        for word in clips.odd[0].split():
+            found[word][clips.video[0]] = None
+    lines = odd_lines({word: list(videos) for word, videos in found.items()})
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def _ranked(found: Found, eligible: np.ndarray, rank: np.ndarray) -> list[Example]:

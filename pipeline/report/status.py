@@ -67,6 +67,33 @@ def print_duplicates(duplicates: Mapping[str, str], console: Console) -> None:
         console.print(f"{len(duplicates)} videos are the same content as another one, and share its split: {some}", markup=False)
 
 
+ODD: Mapping[str, str] = {
+    "interlaced": "are interlaced",
+    "size": "change their size: a clip ends there",
+    "stream": "hold several streams: videos/*.parquet says which is read, and why",
+    "times": "have times that are missing, faulty or leap: they are filled as ffmpeg does",
+    "tone": "are of high dynamic range or wide gamut: mapped to BT.709",
+    "transparent": "are transparent: they lie on grey",
+    "stretch": "are read in part, as the list wants",
+}
+"""What the words of `Clips.odd` mean, after a number of videos."""
+
+
+def odd_lines(odd: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line on each thing that is odd of some videos, with their number and some of their names."""
+    lines = []
+    for word, videos in odd.items():
+        some = ", ".join(videos[:5]) + (", ..." if len(videos) > 5 else "")
+        lines.append(f"{len(videos)} videos {ODD.get(word, word)} ({some})")
+    return lines
+
+
+def print_odd(odd: Mapping[str, Sequence[str]], console: Console) -> None:
+    """Which videos are read in another way than plain ones."""
+    for line in odd_lines(odd):
+        console.print(line, markup=False)
+
+
 def print_status(graph: Graph, console: Console) -> None:
     """The status as a table, then every failure with its message."""
     grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
@@ -78,6 +105,7 @@ def print_status(graph: Graph, console: Console) -> None:
         text = "parts are stale: made by an earlier run, and not made again for the reasons above; they stay until they have a successor"
         console.print(f"{len(graph.stale)} {text}", style="yellow", markup=False)
     print_duplicates(graph.duplicates, console)
+    print_odd(graph.odd, console)
     for task in failures(graph)[:50]:
         error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
         if error:

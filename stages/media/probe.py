@@ -1,6 +1,7 @@
 """Probing a file: what it is and how it is shown, or the reason why it cannot be used. A few frames are decoded, no more."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,11 @@ _HEAD_MARKS = {
     4: (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"),
 }
 """First bytes, at an offset, of the containers videos come in: what begins so and does not open is broken, the rest is no video."""
+_MORE_MARKS = {
+    0: (b"\x00\x00\x00\x01", b"\x00\x00\x01", b"\x06\x0e\x2b\x34", b"\x1f\x07\x00", b"DKIF", b"YUV4MPEG", b"nut/multimedia"),
+    4: (b"G",),
+}
+"""First bytes of further files with moving images: bare streams, MXF, DV, IVF, Y4M, NUT, transport streams of cameras."""
 _CUT_OFF_S = 1.0
 """A file whose last packet ends this much before its claimed end was cut off."""
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff".split())  # noqa: SIM905  one line reads better
@@ -61,7 +67,7 @@ def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | F
     try:
         container = open_video(path)
     except (av.error.FFmpegError, ValueError) as error:
-        marked = any(head.startswith(mark, offset) for offset, marks in _HEAD_MARKS.items() for mark in marks)
+        marked = _is_marked(head, _HEAD_MARKS)
         reason = Reason.BROKEN_FILE if marked else Reason.NOT_A_VIDEO
         return Failure(
             reason, f"{path}: {'its index is missing or damaged' if marked else 'no video container'} ({getattr(error, 'strerror', error)})"
@@ -82,6 +88,26 @@ def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | F
             return Failure(Reason.NO_FRAMES, f"{path}: no frame of its {stream.codec_context.name} stream could be decoded")
         found = _probe(path, container, stream, film, frames)
         return _too_large(path, found.width, found.height, max_pixels) or found
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file holds moving images by its content, whatever its name: cameras have suffixes of their own."""
+    import av
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+        if not _is_marked(head, _HEAD_MARKS) and not _is_marked(head, _MORE_MARKS):
+            return False
+        with open_video(path) as container:
+            is_other = any(name in _NO_VIDEO_FORMATS for name in container.format.name.split(",")) or _is_image(container)
+            return not is_other and find_film(path, container) is not None
+    except (OSError, ValueError, av.error.FFmpegError):
+        return False
+
+
+def _is_marked(head: bytes, marks: Mapping[int, Sequence[bytes]]) -> bool:
+    return any(head.startswith(mark, offset) for offset, some in marks.items() for mark in some)
 
 
 def is_image(path: Path) -> bool:

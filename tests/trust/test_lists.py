@@ -112,7 +112,7 @@ def test_a_folder_is_walked_once_and_says_what_it_leaves(tmp_path: Path) -> None
     assert sorted(Path(source).name for source in listing.manifest.source) == ["good.mp4", "linked.mp4", "more.MOV"]
     why = {Path(one.name).name: one.why for one in listing.left_out}
     assert why == {
-        "._good.mkv": "hidden", ".Trash": "hidden", "notes.txt": "no video by its name", "thumb.jpg": "an image beside videos",
+        "._good.mkv": "hidden", ".Trash": "hidden", "notes.txt": "no video by its name and content", "thumb.jpg": "an image beside videos",
         "old run": "a data folder of whim", "gone.mp4": "a link that leads nowhere", "pipe.mp4": "no file of the disk",
         "caf\\xe9.mp4": "its name is no UTF-8; rename it",
     }  # fmt: skip

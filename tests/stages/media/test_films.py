@@ -1,6 +1,7 @@
 """Frames and times are those that ffmpeg's own program gives for the stream a player would show, whatever the file."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from pipeline.manifest import read_listing
+from pipeline.report.status import ODD, odd_lines
 from stages.download import Download
 from stages.media.frames import Reading, decode, images_of, read_frames
 from stages.media.probe import Probe, probe
@@ -314,3 +317,31 @@ def test_a_plain_video_is_what_it_always_was(folder: Path) -> None:
         clips = clips_of(row(made(folder, name, FILES[name])))
         assert (clips.odd[0], Reading.of(clips).deinterlace) == ("", "")
     assert clips_of(row(made(folder, "stamped.avi", FILES["stamped.avi"]))).odd.tolist() == ["times"]
+
+
+def test_files_of_a_folder_are_taken_by_their_content(folder: Path, tmp_path: Path) -> None:
+    camera = made(folder, "ntsc.mp4", FILES["ntsc.mp4"])
+    for suffix in ("insv", "360", "lrv", "vob", "3g2", "m2v", "mxf", "f4v", "asf", "LRV"):
+        shutil.copy(camera, tmp_path / f"{suffix}.{suffix}")
+    for name in ("bare.h264", "bare.m2v", "material.mxf", "disc.vob"):
+        shutil.copy(made(folder, name, FILES[name]), tmp_path / f"true_{name}")
+    (tmp_path / "notes.txt").write_text("no video")
+    (tmp_path / "sound.bin").write_bytes(ffmpeg("-f lavfi -t 1 -i sine", folder, "sound.m4a").read_bytes())
+    listing = read_listing(tmp_path)
+    assert len(listing.manifest) == 14
+    assert [(Path(one.name).name, one.why) for one in listing.left_out] == [
+        ("notes.txt", "no video by its name and content"),
+        ("sound.bin", "no video by its name and content"),
+    ]
+    assert read_listing(tmp_path / "insv.insv").manifest.video.tolist() == ["insv"]
+
+
+def test_what_is_odd_is_counted_and_named(folder: Path) -> None:
+    lines = odd_lines({"size": ["a", "b"], "tone": ["a"]})
+    assert lines == [
+        "2 videos change their size: a clip ends there (a, b)",
+        "1 videos are of high dynamic range or wide gamut: mapped to BT.709 (a)",
+    ]
+    words = {word for name in ("turns.mkv", "top_first.mp4", "preview_first.mp4", "stamped.avi", "alpha.mov")
+             for word in clips_of(row(made(folder, name, FILES[name]))).odd[0].split()}  # fmt: skip
+    assert words | {"tone", "stretch"} == set(ODD)

@@ -1,4 +1,8 @@
-"""`make bench-annotate`: frames/s of the chain by stage, the engine's overhead, memory, one worker against two, and the peer.
+"""`make bench-annotate`: frames/s of the chain by stage, of decoding, the engine's overhead, memory, one worker against two, and the peer.
+
+Decoding is that of the one reader (`images_of`, every frame, upright, with its time) beside plain PyAV, which is what its documentation
+shows: open, decode, `to_ndarray(format="rgb24")`. Both use one thread, as workers do, in turn, and the fastest pass of each clip counts,
+in seconds of the processor. `python -m benchmarks.annotate --decode` measures this alone.
 
 The peer is what a user would wire together: a plain loop of the mediapipe package (Tasks API, whole frame, image mode, four hands)
 over the same frames of the same clips. It finds hands on the whole frame only; the chain looks for people and at five routes, fuses,
@@ -6,12 +10,17 @@ fits, reviews and packs. The ratio of hands counts what each reports, true or no
 """
 
 import json
+import math
 import os
+import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import av
 
 from benchmarks.machine import describe
 from benchmarks.peer import landmarker
@@ -20,10 +29,11 @@ from pipeline.engine.run import Executor, Local, OnRay, run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from stages.media.frames import read_frames
+from stages.media.frames import images_of, read_frames
 from stages.tables import Clips, Hands, Videos
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "annotate.json"
 CLIPS = ("asl_yes", "asl_bird", "asl_thanks", "asl_book", "asl_student", "asl_milk", "asl_walk", "asl_help")
 
 
@@ -89,21 +99,56 @@ def peer(videos: Path, data: Path) -> dict[str, Any]:
     return {"frames": frames, "frames_per_s": frames / (time.perf_counter() - start), "hands": hands}
 
 
+def plain_images(path: Path) -> Iterator[Any]:
+    """Every frame of a file as RGB, by PyAV alone."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def decoding(videos: Path, passes: int = 5) -> dict[str, float]:
+    """Frames a second of both readers, and their ratio."""
+    readers: dict[str, Callable[[Path], Iterator[Any]]] = {"ours": images_of, "pyav": plain_images}
+    seconds, frames = dict.fromkeys(readers, 0.0), 0
+    for path in sorted(videos.iterdir()):
+        fastest = dict.fromkeys(readers, math.inf)
+        for _ in range(passes):
+            counts = {}
+            for name, read in readers.items():
+                start = time.process_time()
+                counts[name] = sum(1 for _ in read(path))
+                fastest[name] = min(fastest[name], time.process_time() - start)
+        assert counts["ours"] == counts["pyav"]
+        frames += counts["ours"]
+        seconds = {name: seconds[name] + fastest[name] for name in readers}
+    rates = {name: round(frames / seconds[name], 1) for name in readers}
+    ratio = round(seconds["pyav"] / seconds["ours"], 3)
+    return {"decode_frames_per_s": rates["ours"], "decode_frames_per_s_pyav": rates["pyav"], "decode_vs_pyav": ratio}
+
+
 def main() -> None:
     """Measure, print, and write benchmarks/results/annotate.json."""
     machine = describe()
+    if "--decode" in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as folder:
+            write(json.loads(OUT.read_text()) | decoding(clips(Path(folder) / "videos")) | {"decode_machine": machine})
+        return
     with tempfile.TemporaryDirectory() as folder:
         videos = clips(Path(folder) / "videos")
         plain = measure(videos, Path(folder) / "plain", 0)
         one = measure(videos, Path(folder) / "one", 1)
         two = measure(videos, Path(folder) / "two", 2)
         loop = peer(videos, Path(folder) / "plain")
+        decoded = decoding(videos)
         store = Store(Path(folder) / "plain")
         num_hands = sum(len(store.read(Hands, "hands", part.stem)) for part in (store.root / "hands").glob("*.parquet"))
     result = {
         "machine": machine,
         "frames_per_s": round(two["frames_per_s"], 2),
         "frames_per_s_by_stage": plain["frames_per_s_by_stage"],
+        **decoded,
         "engine_overhead": round(one["engine_overhead"], 4),
         "engine_overhead_in_process": round(plain["engine_overhead"], 4),
         "speedup_two_workers": round(two["frames_per_s"] / one["frames_per_s"], 2),
@@ -113,10 +158,14 @@ def main() -> None:
         "limit": "two workers on two cores can at most double one; the networks alone are the stage figures",
         "runs": {"plain": plain, "one_worker": one, "two_workers": two, "mediapipe_loop": loop},
     }
-    out = ROOT / "benchmarks" / "results" / "annotate.json"
-    out.write_text(json.dumps(result, indent=1, default=float) + "\n")
+    write(result)
+
+
+def write(result: dict[str, Any]) -> None:
+    """Print the figures, and keep them."""
+    OUT.write_text(json.dumps(result, indent=1, default=float) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "runs"}, indent=1, default=float))
-    print(out)
+    print(OUT)
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def _sort(path: Path, found: Found, folders: list[Path]) -> None:
         found.left_out.append(LeftOut(shown_name(path), "no file of the disk"))
     elif suffix in VIDEO_SUFFIXES:
         found.videos.append(path)
-    elif suffix in IMAGE_SUFFIXES:
+    elif suffix in IMAGE_SUFFIXES and not (suffix == ".webp" and is_video(path)):
         found.images.append(path)
-    elif is_video(path):
+    elif suffix == ".webp" or is_video(path):
         found.videos.append(path)
     else:
         found.left_out.append(LeftOut(shown_name(path), "no video by its name and content"))

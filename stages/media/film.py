@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.media.webp import film_of_webp, is_animated_webp
+
 _MOST_PIXELS = 1 << 26
 """A stream that grows beyond this, and beyond four times what it began with, is not followed: 8192 x 8192."""
 _MAX_READ_ERRORS = 1000
@@ -34,6 +36,8 @@ def open_video(path: Path) -> Any:
     import av
 
     av.logging.set_level(None)  # errors come as exceptions; libav would also print a line for every damaged block
+    if is_animated_webp(path):
+        return film_of_webp(path)
     # a playlist posing as a video must not reach the network
     # and img%03d.jpg is the name of one image, not of a thousand
     return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", "pattern_type": "none"})

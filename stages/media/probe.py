@@ -12,6 +12,7 @@ from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_fr
 from stages.media.frames import LOOKED_AT
 from stages.media.tone import transfer_of
 from stages.media.upright import Shape, is_transparent
+from stages.media.webp import is_animated_webp
 from stages.stage import Failure, Reason
 
 _HEAD_MARKS = {
@@ -135,7 +136,7 @@ def _probe(path: Path, container: Any, stream: Any, film: Film, frames: list[Any
         height=shape.height,
         frames_per_second=rate_of(container, stream) if stream.average_rate else math.nan,
         duration_s=_duration_s(path, container, stream),
-        codec=stream.codec_context.codec.canonical_name,
+        codec="webp" if is_animated_webp(path) else stream.codec_context.codec.canonical_name,
         pixel_format=frames[0].format.name,
         rotation_deg=round(-frames[0].rotation / 90) * 90 % 360,
         film=film,

@@ -17,6 +17,7 @@ from stages.download import Download
 from stages.media.frames import Reading, decode, images_of, read_frames
 from stages.media.probe import Probe, probe
 from stages.split import Split
+from stages.stage import Failure
 from stages.tables import Clips, Manifest, Videos
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -125,6 +126,7 @@ FILES: dict[str, File] = {
         like="grey", tolerance=5,
     ),
     "animated.gif": File(make="{s:64x48}", tolerance=6),
+    "animated.webp": File(make="{s:64x48} -c:v libwebp_anim -lossless 1"),
     # times
     "stamped.avi": File(make=repacked(X264, ".mp4")),
     "ntsc.mp4": File(make=f"{{s:64x48}} -r 30000/1001 {X264}"),
@@ -325,13 +327,16 @@ def test_files_of_a_folder_are_taken_by_their_content(folder: Path, tmp_path: Pa
         shutil.copy(camera, tmp_path / f"{suffix}.{suffix}")
     for name in ("bare.h264", "bare.m2v", "material.mxf", "disc.vob"):
         shutil.copy(made(folder, name, FILES[name]), tmp_path / f"true_{name}")
+    shutil.copy(made(folder, "animated.webp", FILES["animated.webp"]), tmp_path)
+    ffmpeg("{s:64x48} -frames:v 1", tmp_path, "still.webp")
     (tmp_path / "notes.txt").write_text("no video")
     (tmp_path / "sound.bin").write_bytes(ffmpeg("-f lavfi -t 1 -i sine", folder, "sound.m4a").read_bytes())
     listing = read_listing(tmp_path)
-    assert len(listing.manifest) == 14
+    assert len(listing.manifest) == 15
     assert [(Path(one.name).name, one.why) for one in listing.left_out] == [
         ("notes.txt", "no video by its name and content"),
         ("sound.bin", "no video by its name and content"),
+        ("still.webp", "an image beside videos"),
     ]
     assert read_listing(tmp_path / "insv.insv").manifest.video.tolist() == ["insv"]
 
@@ -345,3 +350,23 @@ def test_what_is_odd_is_counted_and_named(folder: Path) -> None:
     words = {word for name in ("turns.mkv", "top_first.mp4", "preview_first.mp4", "stamped.avi", "alpha.mov")
              for word in clips_of(row(made(folder, name, FILES[name]))).odd[0].split()}  # fmt: skip
     assert words | {"tone", "stretch"} == set(ODD)
+
+
+def test_a_damaged_or_huge_animation_has_its_reason(folder: Path, tmp_path: Path) -> None:
+    whole = made(folder, "animated.webp", FILES["animated.webp"]).read_bytes()
+    (tmp_path / "cut.webp").write_bytes(whole[:60])
+    (tmp_path / "huge.webp").write_bytes(whole[:24] + b"\xff" * 6 + whole[30:])
+    for name in ("cut.webp", "huge.webp"):
+        found = probe(tmp_path / name, images=True)
+        assert isinstance(found, Failure)
+        assert name in found.message
+
+
+def test_absurd_films_are_read_or_have_their_reason(tmp_path: Path) -> None:
+    many = ffmpeg(" ".join(["{s:16x16:0.3}"] * 12) + " " + " ".join(f"-map {n}" for n in range(12)) + " -c:v mjpeg", tmp_path, "many.mkv")
+    videos = row(many)
+    assert videos.num_films.tolist() == [12]
+    assert videos.stream_why[0].endswith("5: 16x16 mjpeg and 6 more)")
+    dot = ffmpeg("{s:16x16:0.5} -vf scale=1:1,format=rgb24 -c:v ffv1", tmp_path, "dot.mkv")
+    assert {image.shape for _, image in images_of(dot)} == {(1, 1, 3)}
+    assert clips_of(row(dot)).num_frames.tolist() == [5]

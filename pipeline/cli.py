@@ -43,7 +43,7 @@ def add_commands(add: Add) -> None:
     images.add_argument("--tier", action="append", default=[], metavar="NAME", help="only images of this tier; again for more")
     images.add_argument("--split", choices=("train", "val", "test"), help="only images of this split")
     images.add_argument("--labelled", action="store_true", help="only images that somebody labelled")
-    images.add_argument("--recipe", default="whim", help="whose detectors label: whim, whim_full, or path/to/file.py:function")
+    images.add_argument("--recipe", default="whim", help="whose detectors label: whim, fast, whim_full, or path/to/file.py:function")
     _on_data(add("look", "report", commands.report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
     verify_ = add("look", "verify", commands.verify)
     verify_.add_argument("folder", nargs="?", help="data folder (default: --data)")
@@ -57,7 +57,7 @@ def add_commands(add: Add) -> None:
 
 def _on_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--data", help="data folder (default: data/ and the name of the recipe or of the list, else data/demo)")
-    parser.add_argument("--recipe", help="whim, whim_full, demo, or path/to/file.py:function (default: as the folder's last run)")
+    parser.add_argument("--recipe", help="whim, fast, whim_full, demo, or path/to/file.py:function (default: as the folder's last run)")
     return parser
 
 
@@ -86,14 +86,16 @@ def _evaluations(add: Add) -> None:
     found = add("look", "evaluate annotators", commands.evaluate_annotators)
     found.add_argument("--labels", required=True, help=LABELS)
     found.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and images")
-    found.add_argument("--recipe", default="whim", help="whose detectors: whim, whim_full, or path/to/file.py:function")
+    found.add_argument("--recipe", default="whim", help="whose detectors: whim, fast, whim_full, or path/to/file.py:function")
     found.add_argument("--mirror", action="store_true", help="show all frames mirrored: nothing was tuned on those")
     found.add_argument("--landmarks", metavar="FILE", type=Path, help="judged hands (docs/landmarks.md): are landmarks right?")
     found.add_argument("--pictures", metavar="FOLDER", type=Path, help="where those hands lie that are not below --media")
     found.add_argument("--alone", action="store_true", help="show each frame without its neighbours: no track helps")
     found.add_argument("--json", metavar="FILE", help="write the metrics there too")
     found.add_argument("--overlays", metavar="FOLDER", help="draw every labelled frame there")
-    found.add_argument("--detections", metavar="FILE", help="write what was found there, for whim learn calibration")
+    found.add_argument(
+        "--detections", metavar="FILE", help="write what was found there, and the people beside it in people-FILE, to learn from"
+    )
     found.add_argument(
         "--clips", metavar="FILE", help="labelled clips (docs/labels_clips.md): sides, identities, false hands over all frames"
     )
@@ -119,6 +121,7 @@ def _learning(add: Add) -> None:
     calibration = add("train", "learn calibration", commands.learn_calibration)
     calibration.add_argument("--labels", nargs="+", type=Path, required=True, help=LABELS)
     calibration.add_argument("--detections", nargs="+", type=Path, required=True, help="of whim evaluate annotators --detections")
+    calibration.add_argument("--people", nargs="*", type=Path, default=[], help="the tables people-* beside them")
     calibration.add_argument("--out", type=Path, help="the JSON to write (default: calibration.json among the weights)")
 
 

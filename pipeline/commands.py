@@ -285,7 +285,7 @@ def learn_calibration(arguments: argparse.Namespace) -> None:
     """Learn what each detector's scores and boxes are worth, from labelled frames."""
     from pipeline.evaluate.calibrate import write_calibration
 
-    write_calibration(arguments.labels, arguments.detections, arguments.out, arguments.console)
+    write_calibration(arguments.labels, arguments.detections, arguments.out, arguments.console, people_tables=arguments.people)
 
 
 def render_videos(arguments: argparse.Namespace) -> None:

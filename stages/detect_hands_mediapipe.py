@@ -14,7 +14,6 @@ from stages.detectors.mediapipe.hand_search import (
     confirm,
     each_once,
     frame_views,
-    hand_length,
     palm_starts,
     person_views,
     wrist_starts,
@@ -39,7 +38,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
@@ -47,20 +46,19 @@ class DetectHands:
 
     engine: Engine = "litert"
     """Who runs the networks: `openvino`, an extra, is faster and gives the same hands but for rounding."""
-    min_palm_score: float = setting(0.2, above=0, most=1)
+    min_palm_score: float = setting(0.25, above=0, most=1)
     """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
     min_presence: float = setting(0.2, above=0, most=1)
     """The landmark network's word that a hand is there. Ours; MediaPipe has 0.5."""
-    min_score: float = setting(0.1, above=0, most=1)
+    min_score: float = setting(0.05, above=0, most=1)
     """Palm score x presence below which a hand is not listed; fusion decides on the rest. Ours."""
-    tile_zooms: tuple[float, ...] = setting((1.0,), least=1)
-    """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours."""
-    small_zooms: tuple[float, ...] = setting((2.0,), least=1)
-    """And by these where somebody's hands are small. Ours: 2 labelled hands of 100 more; everywhere it costs 3 times the time."""
-    small_hand: float = setting(0.15, above=0)
-    """Hands are small when the body's limbs suggest less than this share of the frame's short side. Ours."""
-    min_tile_px: float = setting(240.0, above=0)
-    """Tiles are at least so wide: less would be enlarged for the palm network's 192 pixels, and show no more. Ours."""
+    tile_zooms: tuple[float, ...] = setting((1.0, 2.0), least=1)
+    """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours: without 2 a tenth of the hands
+    of frames that nobody tuned on is missed, 3 finds one more of 150 for twice the time."""
+    max_tiles: int = setting(30, least=1)
+    """Tiles of a zoom, at most: those of a long strip are enlarged until they are so few. Ours; 16:9 has 3 and 15."""
+    min_tile_px: float = setting(100.0, above=0)
+    """Tiles are at least so wide: hands in narrower ones are too few pixels for the landmark network. Ours."""
     person_margin: float = setting(0.1, least=0)
     """A person's crop is the box grown by this share on every side. Ours."""
     wrist_scale: float = setting(4.0, above=0)
@@ -122,14 +120,6 @@ class DetectHands:
         return detect
 
 
-def zooms_of(people: People, width: int, height: int, settings: DetectHands) -> tuple[float, ...]:
-    """How finely the frame is tiled: by its size, and by how large the hands of those in it should be."""
-    short = min(width, height)
-    small = any(1 <= hand_length(keypoints) < settings.small_hand * short for keypoints in people.keypoints)
-    finer = [zoom for zoom in settings.small_zooms if short / zoom >= settings.min_tile_px]
-    return (*settings.tile_zooms, *(finer if small else ()))
-
-
 def hands_of_image(
     image: UInt8[np.ndarray, "height width 3"],
     people: People,
@@ -139,7 +129,8 @@ def hands_of_image(
 ) -> list[Hand]:
     """Hands of one picture, best first, each once. Wrists are cropped for palms only where the other routes found no hand."""
     height, width = image.shape[:2]
-    views = frame_views(width, height, zooms_of(people, width, height, settings)) + person_views(people, settings.person_margin)
+    views = frame_views(width, height, settings.tile_zooms, min_side=settings.min_tile_px, most=settings.max_tiles)
+    views += person_views(people, settings.person_margin)
     starts = palm_starts(image, views, find_palms, settings.min_palm_score) + wrist_starts(people, settings.min_score)
     hands = each_once(confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
     views = wrist_views(people, hands, settings.wrist_scale)

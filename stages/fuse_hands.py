@@ -7,7 +7,7 @@ detectors that did not run do not count. Bodies are a weaker witness: their wris
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -83,15 +83,9 @@ class FuseHands:
     nested_share: float = setting(0.9, least=0, most=1)
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
     they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
-    min_score: float = setting(0.2, least=0, most=1)
-    """Least score (calibrated confidences averaged over the sources that looked, raised by a wrist nearby), in [0, 1], of a hand at
-    somebody's wrist. Ours; on our labelled frames, plain and mirrored, 0.2, 0.25, 0.3 give a recall of 0.90, 0.895, 0.88 at a
-    precision of 0.989, 0.994, 1."""
-    bodiless_score: float = setting(0.3, least=0, most=1)
-    """The same where nobody is in view, as the wearer of the camera is not. Ours; 0.3 to 0.7 find the same labelled hands, of rendered
-    ones without a body 0.5 loses 1 in 23."""
-    stray_score: float = setting(0.9, least=0, most=1)
-    """The same for a hand at nobody's wrist where somebody is in view. Ours; 0.8 brings two false hands to 177 on the same frames."""
+    min_score: float = setting(0.15, least=0, most=1)
+    """Least score, the calibrated confidences averaged over the sources that looked and raised by a wrist nearby, in [0, 1]. Ours, by
+    cross-validation over the videos of our labelled frames."""
     min_agreed_score: float = setting(0.3, least=0, most=1)
     """The same for a hand that two or more sources saw. Ours."""
     lone_score: float = setting(0.9, least=0, most=1)
@@ -102,15 +96,16 @@ class FuseHands:
     wrist_reach: float = setting(1.0, above=0)
     """How far, in hand box sides, a body's wrist may lie from the hand's to speak for it. Ours; 0.7 finds 1 hand less
     of 100, 1.5 two false ones more."""
-    wrist_weight: float = setting(0.3, least=0, most=1)
-    """Share of the missing score that a confident wrist at the very place makes good, in [0, 1]. Ours; worth 2 points of recall."""
+    wrist_log_odds: float = setting(2.8, least=0)
+    """What a confident wrist at the very place adds to the log-odds of a hand. Logistic regression on our labelled frames."""
+    stray_log_odds: float = setting(1.5, least=0)
+    """What a hand at nobody's wrist loses where somebody is in view. By the same regression."""
     wrist_side_weight: float = setting(4.0, above=0)
     """Log-odds that such a wrist adds for its side; a detector's vote is at most 3.9. Ours."""
     max_gap_s: float = setting(0.6, above=0)
     """A track ends when its hand is not seen for longer, seconds. Ours."""
     max_speed: float = setting(5.0, above=0)
     """A hand may leave its constant-velocity guess by this many hand sizes a second. Ours."""
-
     min_side_log_odds: float = setting(0.4, least=0)
     """A hand for whose side all evidence of the clip together says less is of unknown side. Ours."""
 
@@ -136,19 +131,27 @@ class FuseHands:
     @property
     def uncalibrated(self) -> tuple[str, ...]:
         """Detectors that nobody calibrated: their own boxes and scores count as if they were."""
-        return () if self.mode == "raw" else tuple(name for name in self.detectors if name not in self._load())
+        return () if self.mode == "raw" else tuple(name for name in self.detectors if name not in self.calibrations())
 
-    def _load(self) -> dict[str, Calibration]:
+    def calibrations(self) -> dict[str, Calibration]:
+        """Calibrations of the detectors that somebody calibrated."""
         return {name: one for path in self._calibrations for name, one in load_calibrations(path).items()}
 
     def build(self) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
         """Load the calibration and the score of landmarks."""
-        landmarks = None if self.mode == "raw" else load_landmark_score()
-        return partial(fuse_hands, settings=self, weigh=self.weigher(), landmarks=landmarks)
+        return self.fusion(self.calibrations() if self.mode == "calibrated" else {}, min_score=self.min_score)
 
-    def weigher(self) -> Weigh:
+    def weigher(self, calibrations: Mapping[str, Calibration]) -> Weigh:
         """What calibrates detections, or with mode raw takes them as the paper does."""
-        return uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=self._load())
+        return uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=calibrations)
+
+    def fusion(
+        self, calibrations: Mapping[str, Calibration], *, min_score: float
+    ) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
+        """Fusion by these calibrations and this threshold instead of the project's own."""
+        landmarks = None if self.mode == "raw" else load_landmark_score()
+        settings = replace(self, min_score=min_score)
+        return partial(fuse_hands, settings=settings, weigh=self.weigher(calibrations), landmarks=landmarks)
 
 
 def fuse_hands(
@@ -204,9 +207,9 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
     votes = np.array([log_odds(detections.p_right[c]).sum() for c in clusters], np.float64)
     person, side = bodies.share_out(witness, votes, seen, side_weight=settings.wrist_side_weight)
     support = np.where(person >= 0, witness[np.arange(len(box)), person, side] if len(people) else 0, 0.0)
-    score = np.clip(1 - (1 - seen) * (1 - settings.wrist_weight * support), 0, 1)
+    score = raised(seen, body_log_odds(settings, support, somebody=len(people) > 0))
     top = np.array([detections.score[c].max() for c in clusters])
-    reason = _refusals(settings, score, member, run, top, support, settings.stray_score if len(people) else settings.bodiless_score)
+    reason = _refusals(settings, score, member, run, top, support)
     standing = np.flatnonzero(reason == "")
     again = covered(
         box[standing],
@@ -247,6 +250,16 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
     )
 
 
+def body_log_odds(settings: FuseHands, support: Float64[np.ndarray, "n"], *, somebody: bool) -> Float64[np.ndarray, "n"]:
+    """What the bodies in view say of hands that a wrist supports so much, in [0, 1]."""
+    return settings.wrist_log_odds * support - settings.stray_log_odds * (somebody & (support <= 0))
+
+
+def raised(share: Float64[np.ndarray, "n"], log_odds: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+    """Shares in [0, 1] with something added to their log-odds; what is certain stays so."""
+    return share / (share + (1 - share) * np.exp(-log_odds))
+
+
 def _fused(
     settings: FuseHands, detections: HandDetections
 ) -> tuple[list[Int64[np.ndarray, "_"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"], Int16[np.ndarray, "n 21"]]:
@@ -268,13 +281,12 @@ def _refusals(
     run: Bool[np.ndarray, "n sources"],
     top: Float[np.ndarray, "n"],
     support: Float64[np.ndarray, "n"],
-    unclaimed_score: float,
 ) -> Text:
     """'' where two sources agree, the only one that looked is sure enough, or one of several is very sure by a wrist; else why not."""
     follows_arms = np.isin(settings.detectors, settings.arm_detectors)
     num_agree, num_run = member.sum(1), run.sum(1)
     agreed = (num_agree >= 2) & (score >= settings.min_agreed_score)
-    only = (num_run == 1) & (score >= np.where(support > 0, settings.min_score, unclaimed_score))
+    only = (num_run == 1) & (score >= settings.min_score)
     sure = member[:, ~follows_arms].any(1) & (top >= settings.lone_score) & (support > 0)
     lone = (num_agree == 1) & (num_run > 1)
     return np.select([agreed | only | sure, lone], ["", Refusal.LONE.value], Refusal.WEAK.value).astype(object)

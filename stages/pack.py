@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ BELOW_MIN_QUALITY = "min_quality"
 """Reason of a hand that the review kept and `Pack.min_quality` drops."""
 
 Row = dict[str, Any]
+
+
+Found = TypeVar("Found", Hands, Fits)
 
 
 class Picture(NamedTuple):
@@ -54,7 +57,7 @@ class Pack:
     """Shards of frames for training: one row a frame, a JPEG and the list of its hands."""
 
     name: ClassVar[str] = "pack"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     key: ClassVar[Key] = "shard"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews)
     writes: ClassVar[type[Table]] = Shards
@@ -123,7 +126,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     if not listed.any() and not settings.negatives:
         return
     scale = _scale(source.hands.width, source.hands.height, settings.max_side)
-    hands, fits = _scaled(source.hands, source.fits, scale)
+    hands, fits = _without_doubtful(*_scaled(source.hands, source.fits, scale), reviews.box_only)
     structs = _structs(hands, fits, reviews)
     origin = _origin(source.videos)
     missing = set(source.hands.frame[listed].tolist())
@@ -198,6 +201,20 @@ def _chosen(reviews: Reviews, settings: Pack) -> tuple[Bool[np.ndarray, "n"], Bo
     reason = np.where(reviews.keep & ~keep, BELOW_MIN_QUALITY, reviews.reason).astype(object)
     listed = np.ones_like(keep) if settings.keep_dropped else keep
     return keep, listed, dataclasses.replace(reviews, keep=keep, reason=reason)
+
+
+def _without_doubtful(hands: Hands, fits: Fits, doubtful: Bool[np.ndarray, "n"]) -> tuple[Hands, Fits]:
+    """Landmarks that may be grossly wrong, and the hand that was fitted to them, as unknown (NaN): nobody shall learn them. The tables
+    keep them."""
+
+    def blank(table: Found, *names: str) -> Found:
+        columns = {name: getattr(table, name).copy() for name in names}
+        for values in columns.values():
+            values[doubtful] = np.nan
+        return dataclasses.replace(table, **columns)
+
+    pose = ("betas", "global_orient", "hand_pose", "transl", "camera", "joints_3d", "joints_2d", "box")
+    return blank(hands, "keypoints", "world"), blank(fits, *pose)
 
 
 def _scale(width: np.ndarray, height: np.ndarray, max_side: int) -> Float32[np.ndarray, "n"]:

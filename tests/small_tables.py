@@ -11,7 +11,7 @@ from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
-REASONS = ("reprojection", "too_small", "lone_frame")
+REASONS = ("reprojection", "too_small", "weak_source")
 
 
 def render_video(
@@ -98,7 +98,13 @@ def source_of(videos: Videos, clips: Clips, *, seed: int = 0, empty_every: int =
         sources=[["mediapipe", "vitpose"]] * n, source_scores=[[0.9, 0.5]] * n, source_boxes=[[b, b + 1] for b in fits.box],
     )  # fmt: skip
     reviews = columns(
-        Reviews, n, **key, quality=quality, keep=keep, reason=[("" if k else REASONS[i % len(REASONS)]) for i, k in enumerate(keep)]
+        Reviews,
+        n,
+        **key,
+        quality=quality,
+        keep=keep,
+        box_only=False,
+        reason=[("" if k else REASONS[i % len(REASONS)]) for i, k in enumerate(keep)],
     )
     assert isinstance(hands, Hands)
     assert isinstance(reviews, Reviews)

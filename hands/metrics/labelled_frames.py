@@ -35,6 +35,8 @@ class Score:
     routes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     by_video: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     leave_one_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by what was left out
+    cross_validated: Mapping[str, Any] = field(default_factory=dict)  # chosen on other videos
+    after_review: Mapping[str, Any] = field(default_factory=dict)  # of the hands that the review keeps
     clips: Mapping[str, Any] = field(default_factory=dict)  # whole clips, found and kept
 
     def to_json(self) -> str:

@@ -151,7 +151,12 @@ def _as_fitted(truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _as_reviewed(truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """`Reviews`' columns: what is seen clearly is as good as can be."""
     clear = truth["visible"] >= CLEAR_VISIBLE
-    return {"quality": np.ones(len(clear)), "keep": clear, "reason": np.where(clear, "", HIDDEN).astype(object)}
+    return {
+        "quality": np.ones(len(clear)),
+        "keep": clear,
+        "box_only": np.zeros(len(clear), bool),
+        "reason": np.where(clear, "", HIDDEN).astype(object),
+    }
 
 
 def _video(album: Album) -> Videos:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -15,11 +15,14 @@ from hands.metrics.labelled_frames import Score, score_hands
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from pipeline.engine.store import Store
 from pipeline.evaluate.clips import evaluate_clips
+from pipeline.evaluate.cross_validate import cross_validated
 from pipeline.evaluate.observe import Seen, observe
 from pipeline.recipes import Recipe, whim
+from stages.fit import Fit
 from stages.fuse_hands import FuseHands
+from stages.review import Review
 from stages.stage import Stage
-from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, HandDetections, Hands, Manifest, People
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, HandDetections, Hands, Manifest, People
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
@@ -44,11 +47,14 @@ def evaluate_hands(
     missing file.
     """
     frames = load_labels(labels)
-    finders, fuse = finders_and_fusion(stages or whim(Manifest.empty(), Path()))
-    fuse_tables = fuse.build()
-    found, everything = [], []
+    stages = stages or whim(Manifest.empty(), Path())
+    finders, fuse = finders_and_fusion(stages)
+    fuse_tables, reviewed = fuse.build(), reviewer(stages)
+    found, kept, everything = [], [], []
     for done, seen in enumerate(observe(frames, media, finders, mirror=mirror, reach=0 if alone else 2), 1):
-        found.append(seen.fused(fuse_tables))
+        hands, _ = fuse_tables(seen.videos, seen.clips, seen.people, seen.detections)
+        found.append(hands.take(hands.frame == seen.frame))
+        kept.append(hands.take(reviewed(seen.clips, hands) & (hands.frame == seen.frame)))
         everything.append(replace(seen, image=NO_IMAGE))
         if overlays is not None:
             overlays.mkdir(parents=True, exist_ok=True)
@@ -56,9 +62,17 @@ def evaluate_hands(
         tick(done, len(frames))
     here = [seen.here for seen in everything]
     if detections is not None:
-        with Store(detections.parent).aside(detections.absolute()) as temporary:
-            pq.write_table(HandDetections.concat(here).to_arrow(), temporary)
-    return replace(score_hands([seen.label for seen in everything], found, here), leave_one_out=leave_one_out(everything, fuse))
+        people = People.concat([seen.people.take(seen.people.frame == seen.frame) for seen in everything])
+        for path, table in ((detections, HandDetections.concat(here)), (detections.with_name(f"people-{detections.name}"), people)):
+            with Store(path.parent).aside(path.absolute()) as temporary:
+                pq.write_table(table.to_arrow(), temporary)
+    shown = [seen.label for seen in everything]
+    return replace(
+        score_hands(shown, found, here),
+        leave_one_out=leave_one_out(everything, fuse),
+        cross_validated=cross_validated(everything, fuse),
+        after_review=shares(score_hands(shown, kept)),
+    )
 
 
 def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]:
@@ -72,6 +86,20 @@ def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]
 def with_clips(score: Score, labels: Path, media: Path, recipe: Recipe) -> Score:
     """The score with that of whole labelled clips, found and kept, beside it."""
     return replace(score, clips={name: of.to_dict() for name, of in evaluate_clips(labels, media, recipe).items()})
+
+
+def reviewer(stages: Sequence[Stage]) -> Callable[[Clips, Hands], Bool[np.ndarray, "n"]]:
+    """Which hands a recipe's fit and review keep; all of them where it has neither."""
+    fits = [stage.build() for stage in stages if isinstance(stage, Fit)]
+    reviews = [stage.build() for stage in stages if isinstance(stage, Review)]
+    if not (fits and reviews):
+        return lambda clips, hands: np.ones(len(hands), bool)
+    return lambda clips, hands: reviews[0](clips, hands, fits[0](clips, hands)).keep
+
+
+def shares(score: Score) -> dict[str, float]:
+    """The three figures that are told everywhere."""
+    return {"recall": score.recall, "precision": score.precision, "side_accuracy": score.side_accuracy}
 
 
 def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str, float]]:
@@ -94,7 +122,7 @@ def leave_one_out(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, dict[str
         others = tuple(detector for detector in fuse.detectors if detector != name) or fuse.detectors
         fuse_tables = replace(fuse, detectors=others).build()
         score = score_hands([seen.label for seen in frames], [part(name, seen).fused(fuse_tables) for seen in frames])
-        scores[name] = {"recall": score.recall, "precision": score.precision, "side_accuracy": score.side_accuracy}
+        scores[name] = shares(score)
     return scores
 
 
@@ -152,6 +180,9 @@ def print_score(score: Score, console: Console) -> None:
         table.add_row("landmarks", str(told["num_hands"]), "", f"auc {told['auc']:.3f}", f"{told['grossly_wrong_kept']:.3f} wrong of kept")
     for name, count in score.routes.items():
         table.add_row(f"route {name}", str(count["num"]), "", f"{count['num_found'] / max(count['num'], 1):.3f}", "")
+    for name, part in (("chosen on other videos", score.cross_validated), ("after review", score.after_review)):
+        if part:
+            table.add_row(name, "", *(share(part[of]) for of in ("recall", "precision", "side_accuracy")))
     for name, part in score.clips.items():
         table.add_row(f"clips, {name}", str(part["num_hands"]), share(part["recall"]), share(part["precision"]), _sides(part))
     for name, part in score.leave_one_out.items():

@@ -9,6 +9,7 @@ among the weights, where fusion finds it.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ from rich.console import Console
 from fitting.files import sha256_of, weights_folder
 from hands.metrics.labels import MIRRORED, LabelledFrame, load_labels, match_hands, mirrored
 from stages import boxes
-from stages.fusion.calibration import Calibration
-from stages.tables import HandDetections
+from stages.fuse_hands import FuseHands, body_log_odds
+from stages.fusion.association import WRIST
+from stages.fusion.calibration import TERMS, Calibration, terms
+from stages.fusion.wrists import wrist_witness
+from stages.tables import HandDetections, People
 
 MIN_DETECTIONS = 50
 """Of a source: fewer say little about a curve."""
+RIDGE = 1.0
+"""On the squares of the weights of the log-odds, the constant's excepted."""
 DOUBT = 2.0
 """Imagined detections at either end, misses at score 0 and hits at 1: nobody is sure of a score that a few detections bore out."""
 RESAMPLINGS = 100
@@ -32,8 +38,10 @@ SURE = 0.5
 """Extents come from hands of at least this score: a doubtful one is often another's part."""
 
 
-def learn(labels: Sequence[LabelledFrame], detections: HandDetections) -> dict[str, dict[str, Any]]:
+def learn(labels: Sequence[LabelledFrame], detections: HandDetections, people: People | None = None) -> dict[str, dict[str, Any]]:
     """Calibration and figures of each source with enough detections on the labelled frames, ready for JSON.
+
+    With the `people` of those frames, what their wrists say of a hand is left to fusion, which adds it.
 
     Rows are matched by video (a still's label by its name) and frame; rows on other frames count neither way, nor do those on
     ignored regions. Brier scores are means of squared errors; `held_out` leaves each video out of its own calibration.
@@ -44,7 +52,7 @@ def learn(labels: Sequence[LabelledFrame], detections: HandDetections) -> dict[s
         frames = [(label, mine.take(_on(mine, label))) for label in labels]
         frames = [(label, here) for label, here in frames if len(here)]
         extent = _extent(frames)
-        score, hit, video = _hits(frames, extent)
+        score, hit, video, term, bodies = _hits(frames, extent, people)
         if len(score) < MIN_DETECTIONS:
             continue
         knots = _isotonic(score, hit, video)
@@ -56,6 +64,7 @@ def learn(labels: Sequence[LabelledFrame], detections: HandDetections) -> dict[s
         found[source] = {
             "extent": np.round(extent, 3).tolist(),
             "knots": knots.tolist(),
+            **_log_odds(term, hit, bodies),
             "num_detections": len(score),
             "num_hands": int(hit.sum()),
             "brier": {name: round(float(np.nanmean((p - hit) ** 2)), 4) for name, p in
@@ -89,11 +98,15 @@ def _inside(box: Float[np.ndarray, "n 4"], label: LabelledFrame) -> Bool[np.ndar
 
 
 def _hits(
-    frames: Sequence[tuple[LabelledFrame, HandDetections]], extent: Float64[np.ndarray, "2"]
-) -> tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "n"], Shaped[np.ndarray, "n"]]:
-    """Own score of each detection, whether it is a labelled hand, and its video; without those on ignored regions."""
+    frames: Sequence[tuple[LabelledFrame, HandDetections]], extent: Float64[np.ndarray, "2"], people: People | None
+) -> tuple[
+    Float64[np.ndarray, "n"], Float64[np.ndarray, "n"], Shaped[np.ndarray, "n"], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n"]
+]:
+    """Own score of each detection, whether it is a labelled hand, its video, its terms and what bodies say; without those on ignored
+    regions."""
     scaled = Calibration(extent=extent, knots=np.eye(2))
-    score, hit, video = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, object)]
+    score, hit, video, term = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, object)], [np.zeros((0, len(TERMS)))]
+    bodies = [np.zeros(0)]
     for label, here in frames:
         box = scaled.box(here.box)
         match = match_hands(label, box, here.score)
@@ -103,7 +116,39 @@ def _hits(
         score.append(here.score[counts].astype(np.float64))
         hit.append(is_hand[counts].astype(np.float64))
         video.append(np.full(counts.sum(), (label.video or label.name).removeprefix(MIRRORED), object))
-    return np.concatenate(score), np.concatenate(hit), np.concatenate(video)
+        term.append(terms(replace(here, box=box))[counts])
+        bodies.append(_of_bodies(here, box, people)[counts])
+    return np.concatenate(score), np.concatenate(hit), np.concatenate(video), np.concatenate(term), np.concatenate(bodies)
+
+
+def _of_bodies(here: HandDetections, box: Float[np.ndarray, "n 4"], people: People | None) -> Float64[np.ndarray, "n"]:
+    """Log-odds that fusion adds for the wrists in the same frame."""
+    fuse = FuseHands()
+    if people is None or not len(here):
+        return np.zeros(len(here))
+    same = people.take((people.video == here.video[0]) & (people.frame == here.frame[0]) & (people.score >= fuse.person_score))
+    wrist = np.where(np.isfinite(here.keypoints[:, WRIST, :2]), here.keypoints[:, WRIST, :2], boxes.centre(box)).astype(np.float64)
+    support = wrist_witness(wrist, boxes.long_side(box), same, reach=fuse.wrist_reach).max((1, 2), initial=0.0)
+    return body_log_odds(fuse, support, somebody=len(same) > 0)
+
+
+def _log_odds(
+    term: Float64[np.ndarray, "n 4"], hit: Float64[np.ndarray, "n"], bodies: Float64[np.ndarray, "n"]
+) -> dict[str, dict[str, float]]:
+    """Weights of the terms beside what bodies say, by logistic regression, where palm and presence are known."""
+    known = np.isfinite(term).all(1)
+    x, y, offset = term[known], hit[known], bodies[known]
+    if len(y) < MIN_DETECTIONS or len(set(y)) < 2:
+        return {}
+    weights, ridge = np.zeros(len(TERMS)), np.diag([1e-6, *[RIDGE] * (len(TERMS) - 1)])
+    for _ in range(50):  # Newton's steps; the ridge keeps them small where everything is told apart
+        share = 1 / (1 + np.exp(-np.clip(x @ weights + offset, -30, 30)))
+        slope = x.T @ (share - y) + ridge @ weights
+        step = np.linalg.solve(x.T * (share * (1 - share)) @ x + ridge, slope)
+        weights -= step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-6:
+            break
+    return {"log_odds": dict(zip(TERMS, np.round(weights, 3).tolist(), strict=True))}
 
 
 def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], video: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "k 2"]:
@@ -123,16 +168,27 @@ def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], vi
     return np.round(np.column_stack([grid, np.maximum.accumulate(np.mean(curves, 0))]), 4)
 
 
-def write_calibration(label_files: Sequence[Path], tables: Sequence[Path], out: Path | None, console: Console) -> None:
-    """Learn from labelled frames and the detections on them, and write. Raises ValueError when no source has enough of them."""
+def write_calibration(
+    label_files: Sequence[Path],
+    tables: Sequence[Path],
+    out: Path | None,
+    console: Console,
+    *,
+    people_tables: Sequence[Path] = (),
+) -> None:
+    """Learn from labelled frames, the detections on them and, where there are any, the people, and write.
+
+    Raises ValueError when no source has enough of them.
+    """
     out = out or weights_folder() / "calibration.json"
     labels = [label for path in label_files for label in load_labels(path)]
     labels += [mirrored(label) for label in labels]  # of `whim evaluate annotators --mirror`
     detections = HandDetections.concat([HandDetections.from_arrow(pq.read_table(path)) for path in tables])
-    sources = learn(labels, detections)
+    people = [People.from_arrow(pq.read_table(path)) for path in people_tables]
+    sources = learn(labels, detections, People.concat(people) if people else None)
     if not sources:
         raise ValueError(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
-    data = {path.name: sha256_of(path) for path in [*label_files, *tables]}
+    data = {path.name: sha256_of(path) for path in [*label_files, *tables, *people_tables]}
     content = {"sources": sources, "learned_on": {"num_frames": len(labels) // 2, "sha256": data}}
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.aside")

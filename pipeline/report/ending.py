@@ -13,12 +13,13 @@ from stages.tables import Hands, Reviews
 
 def print_ending(graph: Graph, console: Console) -> None:
     """Tell how a run ended."""
-    found, kept = hands_of(graph)
+    found, kept, box_only = hands_of(graph)
     files = shard_files(graph)
     paths = [*files.current, *files.stale] if files else []
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     lies = f"; {rows:,} frames in {len(paths)} shards: {files.folder}" if files and paths else "; no shard yet"
-    console.print(f"hands: {found:,} found, {kept:,} kept{lies}", markup=False)
+    doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""
+    console.print(f"hands: {found:,} found, {kept:,} kept{doubtful}{lies}", markup=False)
     for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):
         reasons = Counter(task.reason for task in graph.tasks if task.state is state)
         if reasons:
@@ -27,16 +28,18 @@ def print_ending(graph: Graph, console: Console) -> None:
     console.print(f"next: {_next(graph, has_shards=bool(paths))}", markup=False)
 
 
-def hands_of(graph: Graph) -> tuple[int, int]:
-    """How many hands were found, and how many of them the review kept."""
-    found = kept = 0
+def hands_of(graph: Graph) -> tuple[int, int, int]:
+    """How many hands were found, how many of them the review kept, and how many of these without their landmarks."""
+    found = kept = box_only = 0
     for task in graph.tasks:
         tables = tables_of(graph.stages[task.stage]) if task.state is State.DONE else {}
         if Hands in tables:
             found += pq.read_metadata(graph.store.part(tables[Hands], task.key)).num_rows
         if Reviews in tables:
-            kept += int(graph.store.read(Reviews, tables[Reviews], task.key).keep.sum())
-    return found, kept
+            reviews = graph.store.read(Reviews, tables[Reviews], task.key)
+            kept += int(reviews.keep.sum())
+            box_only += int((reviews.keep & reviews.box_only).sum())
+    return found, kept, box_only
 
 
 def _next(graph: Graph, *, has_shards: bool) -> str:

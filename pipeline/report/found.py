@@ -85,8 +85,9 @@ def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
         fits = Fits(**{**nan, **key, "side": hands.side, "outcome": np.full(n, "", object), "num_points": np.zeros(n, np.int16)})
     reviews = store.read(Reviews, "reviews", clip) if store.part("reviews", clip).exists() else None
     if reviews is None or len(reviews) != n:
-        verdict = {"quality": np.full(n, np.nan, np.float32), "keep": np.zeros(n, bool), "reason": np.full(n, NOT_REVIEWED, object)}
-        reviews = Reviews(**key, **verdict)
+        nothing = np.zeros(n, bool)
+        verdict = {"quality": np.full(n, np.nan, np.float32), "reason": np.full(n, NOT_REVIEWED, object)}
+        reviews = Reviews(**key, **verdict, keep=nothing, box_only=nothing)
     return hands, fits, reviews
 
 

@@ -20,6 +20,15 @@ def tiles(width: int, height: int, side: float) -> Float64[np.ndarray, "n 4"]:
     return np.array([[x, y, x + side, y + side] for y in _starts(height, side) for x in _starts(width, side)], np.float64)
 
 
+def few_tiles(width: int, height: int, side: float, most: int) -> Float64[np.ndarray, "n 4"]:
+    """Tiles of at least this side, enlarged by quarters until there are no more than `most`: a strip would have hundreds."""
+    squares = tiles(width, height, side)
+    while len(squares) > most:
+        side *= 1.25
+        squares = tiles(width, height, side)
+    return squares
+
+
 def _starts(length: int, side: float) -> Float64[np.ndarray, "n"]:
     if length <= 1.05 * side:
         return np.array([(length - side) / 2], np.float64)

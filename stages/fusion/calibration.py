@@ -2,19 +2,21 @@
 
 `whim learn calibration` learns it on labelled frames.
 
-A box is an xyxy box in pixels; its extent is scaled about its centre. A score is the detector's own P(b|d), mapped to the share of
-such detections that are hands.
+A box is an xyxy box in pixels; its extent is scaled about its centre. A score is the share of detections that are hands: of those with
+the detector's own P(b|d), or, where palm and presence are known, by a sum of log-odds of these two and of the hand's size.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from fitting.files import weights_folder
+from stages import boxes
 from stages.detectors.found import hull_boxes
 from stages.tables import HandDetections
 
@@ -40,10 +42,17 @@ class Calibration:
     """A labelled hand's width and height over those of the detector's box, medians."""
     knots: Float64[np.ndarray, "k 2"]
     """Own score, and the share of such detections that are hands: straight lines between, both never fall."""
+    log_odds: Mapping[str, float] | None = None
+    """Weights of `TERMS`, where a palm score and a presence say more than their product."""
 
-    def score(self, raw: Float[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
-        """The share of detections of this score that are hands."""
-        return np.interp(raw, self.knots[:, 0], self.knots[:, 1]).astype(np.float32)
+    def score(self, detections: HandDetections) -> Float32[np.ndarray, "n"]:
+        """The share of such detections that are hands."""
+        share = np.interp(detections.score, self.knots[:, 0], self.knots[:, 1])
+        if self.log_odds:
+            known = np.isfinite([detections.palm_score, detections.presence]).all(0)
+            odds = terms(replace(detections, box=self.box(detections.box))) @ [self.log_odds[name] for name in TERMS]
+            share = np.where(known, 1 / (1 + np.exp(-odds)), share)
+        return share.astype(np.float32)
 
     def box(self, box: Float[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
         """Boxes of a labelled hand's extent."""
@@ -51,14 +60,35 @@ class Calibration:
         return np.concatenate([centre - half, centre + half], 1).astype(np.float32)
 
 
+TERMS = ("one", "palm", "presence", "size")
+"""What the log-odds of a hand are a sum of: a constant, the log-odds of palm and presence, the logarithm of the hand's pixels."""
+LEAST = 0.005
+"""No palm and no presence is taken to be less likely than this, or less likely to be wrong."""
+SIZES_PX = (12.0, 64.0)
+"""Longer sides between which larger hands are surer. Ours: tiny patches of anything look like hands."""
+
+
+def terms(detections: HandDetections) -> Float64[np.ndarray, "n 4"]:
+    """`TERMS` of each detection; NaN where palm or presence is unknown."""
+    palm, presence = (np.clip(p.astype(np.float64), LEAST, 1 - LEAST) for p in (detections.palm_score, detections.presence))
+    size = np.log(np.clip(boxes.long_side(detections.box.astype(np.float64)), *SIZES_PX))
+    return np.stack([np.ones(len(size)), np.log(palm / (1 - palm)), np.log(presence / (1 - presence)), size], 1)
+
+
+def calibration_of(entry: Mapping[str, Any]) -> Calibration:
+    """One detector's calibration, of its entry in a file. Raises KeyError, TypeError or ValueError when it is none."""
+    return Calibration(
+        extent=np.array(entry["extent"], np.float64),
+        knots=np.array(entry["knots"], np.float64),
+        log_odds=entry.get("log_odds") and {term: float(entry["log_odds"][term]) for term in TERMS},
+    )
+
+
 def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
     """Calibrations by detector. Raises ValueError that says what is wrong when the file is none."""
     try:
-        sources: Mapping[str, Mapping[str, object]] = json.loads(path.read_text())["sources"]
-        found = {
-            name: Calibration(extent=np.array(of["extent"], np.float64), knots=np.array(of["knots"], np.float64))
-            for name, of in sources.items()
-        }
+        sources: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text())["sources"]
+        found = {name: calibration_of(of) for name, of in sources.items()}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no calibration: {error!r}; whim learn calibration writes one") from error
     for name, one in found.items():
@@ -84,7 +114,7 @@ def calibrated(detections: HandDetections, calibrations: Mapping[str, Calibratio
     for name in set(detections.source) & set(calibrations):
         rows = detections.source == name
         box[rows] = calibrations[name].box(detections.box[rows])
-        score[rows] = calibrations[name].score(detections.score[rows])
+        score[rows] = calibrations[name].score(detections.take(rows))
     return _weighed(detections, box, score)
 
 

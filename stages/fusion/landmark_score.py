@@ -16,6 +16,10 @@ from stages.fusion.calibration import WeighedHands
 LEARNED = Path(__file__).parent / "landmark_score.json"
 FLOOR = 0.003
 """Lengths of the hand below which a spread means nothing: the network's own pixels."""
+PALM_SOURCES = ("mediapipe",)
+"""Detectors whose palm score is that of the palm network, which the score was learned with."""
+TYPICAL_PALM = 2.77
+"""Log-odds of the palm score that a hand of another detector is judged by: the mean of the judged hands."""
 MIN_INSIDE = 5
 """A hand with fewer landmarks in the frame is judged by all of them."""
 
@@ -62,11 +66,13 @@ def features_of(
     width: int,
     height: int,
 ) -> Float64[np.ndarray, "n 2"]:
-    """What a hand is judged by: log mean spread of its landmarks inside the frame, log-odds of the palm that it was found by."""
+    """What a hand is judged by: log mean spread of its landmarks inside the frame, log-odds of the palm that it was found by (NaN:
+    by none)."""
     inside = is_inside(keypoints[..., :2], width, height)
     mean = np.where(inside, spread, 0).sum(1, dtype=np.float64) / np.maximum(inside.sum(1), 1)
     sure = np.clip(palm_score.astype(np.float64), 1e-4, 1 - 1e-4)
-    return np.stack([np.log(mean + FLOOR), np.log(sure / (1 - sure))], 1)
+    palm = np.where(np.isfinite(sure), np.log(sure / (1 - sure)), TYPICAL_PALM)
+    return np.stack([np.log(mean + FLOOR), palm], 1)
 
 
 def judged(detections: WeighedHands, score: LandmarkScore, width: int, height: int) -> WeighedHands:
@@ -74,7 +80,8 @@ def judged(detections: WeighedHands, score: LandmarkScore, width: int, height: i
 
     What nobody looked at twice keeps the detector's own confidences, and no score.
     """
-    features = features_of(detections.keypoints, detections.spread, detections.palm_score, width, height)
+    palm_score = np.where(np.isin(detections.source, PALM_SOURCES), detections.palm_score, np.nan)
+    features = features_of(detections.keypoints, detections.spread, palm_score, width, height)
     of_keypoint = score.of_keypoints(detections.spread, features)
     keypoints = detections.keypoints.copy()
     keypoints[..., 2] = np.where(np.isfinite(of_keypoint), of_keypoint, keypoints[..., 2])

@@ -134,6 +134,7 @@ class Count(ToyStage):
                 hand=n.astype(np.int16),
                 quality=np.full(3, 0.5, np.float32),
                 keep=n > 0,
+                box_only=n < 0,
                 reason=text("", "", ""),
             )
 

@@ -72,7 +72,7 @@ def fuse(*detections: HandDetections, people: PersonDetections | None = None, **
 
 def fusion(*detections: HandDetections, **changes: Any) -> FuseHands:
     names = tuple(dict.fromkeys(s for d in detections for s in d.source)) or ("a",)
-    return FuseHands(**{"detectors": names, **dict.fromkeys(("min_score", "bodiless_score", "stray_score"), 0.05), **changes})
+    return FuseHands(**{"detectors": names, "min_score": 0.05, **changes})
 
 
 def clip_of(*detections: HandDetections, people: PersonDetections | None = None) -> tuple[Videos, Clips, People, HandDetections]:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from stages import boxes
-from stages.detect_hands_mediapipe import DetectHands, zooms_of
+from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_people_blazepose import DetectPeople
+from stages.detectors.mediapipe.hand_search import frame_views
+from stages.fuse_hands import FuseHands
 from stages.fuse_people import fuse_people
+from stages.fusion.calibration import calibrated, load_calibrations
 from stages.tables import HandDetections, People, PersonDetections
 from tests.labelled_pictures import frames_of, labelled
 from tests.small_tables import columns
@@ -58,8 +61,9 @@ def test_mirrored_pictures_give_mirrored_world_landmarks(media: Path) -> None:
 
 def test_people_lead_to_small_hands_that_the_frame_alone_hides(media: Path) -> None:
     image, row = labelled(media, "A034")
-    alone = detect(image, people=People.empty())
-    led = detect(image)
+    coarse = DetectHands(tile_zooms=(1.0,))
+    alone = detect(image, people=People.empty(), settings=coarse)
+    led = detect(image, settings=coarse)
     assert len(alone.take(alone.score > 0.4)) < len(row["hands"])
     for hand in row["hands"]:
         found = nearest(led, hand["box"])
@@ -101,8 +105,20 @@ def test_box_is_the_hull_scaled_and_score_is_palm_times_presence(media: Path) ->
 
 def test_cars_black_and_tiny_pictures_hold_no_hand(media: Path) -> None:
     cars, _ = labelled(media, "A022")
-    for image in (cars, np.zeros((90, 160, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)):
+    doubtful = calibrated(detect(cars), load_calibrations())
+    assert (doubtful.score < FuseHands().min_score).all()
+    for image in (np.zeros((90, 160, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)):
         assert len(detect(image)) == 0
+
+
+def test_a_hand_is_found_in_an_image_wider_than_opencv_can_read_from(media: Path) -> None:
+    image, row = labelled(media, "A062")
+    height, width = image.shape[:2]
+    wide = np.zeros((height, 33_000, 3), np.uint8)
+    wide[:, 32_000 - width : 32_000] = image
+    settings = DetectHands(max_tiles=200)
+    found = detect(wide, people=People.empty(), settings=settings)
+    nearest(found, (np.array(row["hands"][0]["box"]) + [32_000 - width, 0] * 2).tolist())
 
 
 def test_the_same_frames_give_the_same_bytes(media: Path) -> None:
@@ -137,16 +153,15 @@ def test_people_without_an_area_without_limbs_and_outside_the_frame_change_nothi
     np.testing.assert_array_equal(beside.box, alone.box)
 
 
-def test_tiles_are_finer_where_somebody_is_small_in_a_large_frame_only() -> None:
-    forearm = np.zeros((1, 17, 3), np.float32)
-    forearm[0, [7, 9], :2] = [[100, 100], [100, 200]]  # left elbow and wrist: a hand of 70 pixels
-    somebody: Any = columns(People, 1, keypoints=forearm)
-    settings = DetectHands()
-    assert zooms_of(somebody, 1280, 720, settings) == (1.0, 2.0)
-    assert zooms_of(somebody, 640, 400, settings) == (1.0,)  # a hand of 17 % of the short side
-    small: Any = columns(People, 1, keypoints=forearm / 4)
-    assert zooms_of(small, 640, 400, settings) == (1.0,)  # tiles of 200 pixels would be enlarged
-    assert zooms_of(People.empty(), 1280, 720, settings) == (1.0,)
+def test_a_frame_is_tiled_at_two_zooms_and_a_strip_by_no_more_than_so_many() -> None:
+    zooms, routes = DetectHands().tile_zooms, [("frame", 1), ("tile", 3 + 15)]
+    assert [(route, sum(r == route for r, _, _ in frame_views(1920, 1080, zooms))) for route, _ in routes] == routes
+    assert len(frame_views(640, 427, zooms, min_side=100)) == 1 + 2 + 12  # 213 pixels wide: hands of 40 fill the network's input
+    assert len(frame_views(150, 100, zooms, min_side=100)) == 1 + 2
+    strip = frame_views(20_000, 1_000, zooms, most=30)
+    assert len(strip) <= 1 + 2 * 30
+    assert max(view[2] for _, _, view in strip) >= 20_000
+    assert len(frame_views(1_000, 40_000, zooms, most=30)) <= 1 + 2 * 30
 
 
 def test_a_hand_that_moves_is_looked_for_where_its_track_leads(media: Path) -> None:

@@ -158,11 +158,11 @@ def test_a_wrist_speaks_for_one_hand_only() -> None:
     people = body(left=(150, 210), right=(600, 400))
     hands = fuse(detection([100, 100, 200, 200], 0.6, p_right=0.1), detection([100, 220, 200, 320], 0.3, p_right=0.1), people=people)
     assert hands.score[0] > 0.6
-    assert hands.score[1] == pytest.approx(0.3)
+    assert hands.score[1] < 0.3
 
 
 def test_a_surer_hand_seen_again_in_another_size_goes_but_a_hand_held_by_the_other_stays() -> None:
-    hand, part = [100, 100, 200, 200], [120, 110, 170, 160]
+    hand, part = [100, 100, 200, 200], [120, 110, 188, 178]
     assert fuse(detection(hand, 0.9), detection(part, 0.6)).box.tolist() == [hand]
     people = body(left=(130, 160), right=(150, 200))
     held = fuse(detection(hand, 0.9, p_right=0.95), detection(part, 0.6, p_right=0.05), people=people)

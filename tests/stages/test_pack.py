@@ -57,6 +57,20 @@ def test_a_row_a_frame_with_all_its_kept_hands(sources: list[ClipTables], tmp_pa
             assert (hand["quality"], hand["keep"], hand["reason"]) == (source.reviews.quality[i], True, "")
 
 
+def test_doubtful_landmarks_and_what_was_fitted_to_them_are_unknown(sources: list[ClipTables], tmp_path: Path) -> None:
+    (source, *_) = sources
+    doubtful = source.reviews.keep & (np.arange(len(source.reviews)) % 2 == 0)
+    source = dataclasses.replace(source, reviews=dataclasses.replace(source.reviews, box_only=doubtful))
+    shard = rows(packed([source], tmp_path, negatives=0.0))
+    of = {(frame, hand["hand"]): hand for frame, listed in zip(shard.frame, shard.hands, strict=True) for hand in listed}
+    for row in np.flatnonzero(source.reviews.keep):
+        hand = of[int(source.hands.frame[row]), int(source.hands.hand[row])]
+        assert hand["box_only"] == doubtful[row]
+        for column in ("keypoints", "world", "hand_pose", "betas", "camera", "joints_2d", "joints_3d", "box_mesh"):
+            assert np.isnan(np.array(hand[column], np.float32)).all() == doubtful[row], column
+        assert np.isfinite(hand["box"]).all()
+
+
 def test_the_image_is_the_frame_of_the_row(sources: list[ClipTables], tmp_path: Path) -> None:
     import cv2
 

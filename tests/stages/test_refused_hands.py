@@ -29,8 +29,8 @@ def test_a_hand_that_one_of_several_sources_saw_unsurely_is_lone() -> None:
 
 def test_a_score_too_low_for_where_the_hand_lies_is_weak() -> None:
     seen, people = detection([100, 100, 200, 200], 0.7), body((500, 400), (600, 400))
-    assert refuse(seen, people=people, stray_score=0.8).reason.tolist() == [Refusal.WEAK]
-    assert len(refuse(seen, people=people, stray_score=0.6)) == 0
+    assert refuse(seen, people=people, min_score=0.8).reason.tolist() == [Refusal.WEAK]
+    assert len(refuse(seen, people=people, min_score=0.3)) == 0
 
 
 def test_fingers_of_a_surer_hand_are_covered() -> None:

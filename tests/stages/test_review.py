@@ -1,6 +1,5 @@
 """Review drops what cannot be trusted, says why, and grades the rest."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,6 @@ def test_a_well_seen_hand_is_kept_without_a_reason() -> None:
         ({"error_share": 0.3}, Drop.REPROJECTION),
         ({"violation_deg": 60.0}, Drop.JOINT_LIMITS),
         ({"score": 0.1}, Drop.WEAK_SOURCE),
-        ({"score": 0.55, "track_length": 1}, Drop.LONE_FRAME),
     ],
 )
 def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(change: Any, reason: str) -> None:
@@ -71,10 +69,11 @@ def test_a_weak_hand_that_two_sources_saw_is_kept() -> None:
     assert review(*good(5, score=0.3, num_agree=2, num_run=2)).keep.all()
 
 
-def test_a_clip_of_one_sampled_frame_does_not_lose_everything_to_short_tracks() -> None:
-    assert review(*good(1, score=0.55)).keep.all()
-    clips, hands, fits = good(1, score=0.55)
-    assert not review(replace(clips, end_s=np.array([1.0])), hands, fits).keep.any()
+def test_a_doubtful_hand_is_kept_by_its_track_and_a_sure_one_dropped_by_none() -> None:
+    beside_sure, beside_doubtful = ([0.3, *[other] * 4] for other in (0.95, 0.2))
+    assert review(*good(5, score=beside_sure)).keep.all()
+    assert review(*good(5, score=beside_doubtful)).reason[0] == Drop.WEAK_SOURCE
+    assert review(*good(5, score=beside_sure, track=-1)).keep.tolist() == [False, True, True, True, True]
 
 
 def test_a_hand_at_a_limit_has_half_in_that_term() -> None:
@@ -111,10 +110,10 @@ def test_a_bad_limit_is_refused_by_name() -> None:
         Review(min_inside=1.5)
 
 
-def test_doubtful_landmarks_are_dropped_and_those_that_nobody_looked_at_twice_pass() -> None:
+def test_of_doubtful_landmarks_the_box_is_kept_and_what_nobody_looked_at_twice_passes() -> None:
     scores = np.array([0.95, 0.5, np.nan, 0.05])
     found = review(*good(4, landmark_score=scores))
-    assert found.keep.tolist() == [True, False, True, False]
-    assert found.reason.tolist() == ["", Drop.LANDMARKS, "", Drop.LANDMARKS]
-    assert review(*good(4, landmark_score=scores), min_landmark_score=0.3).keep.tolist() == [True, True, True, False]
-    assert review(*good(4, landmark_score=scores), min_landmark_score=0.0).keep.all()
+    assert found.keep.all()
+    assert found.box_only.tolist() == [False, True, False, True]
+    assert review(*good(4, landmark_score=scores), min_landmark_score=0.3).box_only.tolist() == [False, False, False, True]
+    assert not review(*good(4, landmark_score=scores), min_landmark_score=0.0).box_only.any()

@@ -51,6 +51,23 @@ def _rotation(angle: float) -> Float64[np.ndarray, "2 2"]:
     return np.array([[cos, -sin], [sin, cos]], np.float64)
 
 
+MOST_PX = 32_000
+"""Pixels along a side of an image that OpenCV can warp; it counts them in 16 bits."""
+
+
+def _readable(image: UInt8[np.ndarray, "height width 3"], region: Region) -> Look:
+    """A look at an image that OpenCV can warp: the part of a larger one that is looked at, if need be every so many-th pixel."""
+    if max(image.shape[:2]) <= MOST_PX:
+        return image, region
+    reach = region[2] * np.sqrt(0.5) + 2
+    size = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(region[:2] - reach), 0, size - 1).astype(np.int64)
+    high = np.clip(np.ceil(region[:2] + reach), low + 1, size).astype(np.int64)
+    step = -(-int((high - low).max()) // MOST_PX)
+    part = np.ascontiguousarray(image[low[1] : high[1] : step, low[0] : high[0] : step])
+    return part, np.array([*(region[:2] - low) / step, region[2] / step, region[3]])
+
+
 def cut(
     image: UInt8[np.ndarray, "height width 3"],
     region: Region,
@@ -68,7 +85,8 @@ def cut_all(looks: Sequence[Look], size: int, *, border: Literal["zero", "repeat
 
     mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
     crops = np.empty((len(looks), size, size, 3), np.float32)
-    for crop, (image, region) in zip(crops, looks, strict=True):
+    for crop, look in zip(crops, looks, strict=True):
+        image, region = _readable(*look)
         turn = region[2] / size * _rotation(region[3])
         matrix = np.column_stack([turn, region[:2] - turn @ np.full(2, size / 2)])
         cells = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=mode)

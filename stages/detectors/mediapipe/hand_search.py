@@ -13,7 +13,7 @@ from stages import boxes
 from stages.detectors.mediapipe.crops import Region, alike, region_of_box, upright_angle
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
 from stages.detectors.mediapipe.palm import FindPalms, hand_region
-from stages.detectors.views import tiles, whole
+from stages.detectors.views import few_tiles, whole
 from stages.tables import BODY_KEYPOINTS, People
 
 SHOULDERS, ELBOWS, WRISTS, HIPS = (
@@ -64,11 +64,12 @@ class Hand:
         return float(np.ptp(self.landmarks.points, axis=0).max())
 
 
-def frame_views(width: int, height: int, zooms: Sequence[float]) -> list[View]:
-    """The whole frame and its tiles: squares of the short side divided by each zoom."""
+def frame_views(width: int, height: int, zooms: Sequence[float], *, min_side: float = 1.0, most: int = 30) -> list[View]:
+    """The whole frame and its tiles: squares of the short side divided by each zoom, none narrower than `min_side`, `most` of a zoom."""
     found = [("frame", -1, whole(width, height))]
     for zoom in zooms:
-        squares = tiles(width, height, min(width, height) / zoom)
+        side = min(width, height) / zoom
+        squares = list(few_tiles(width, height, side, most)) if side >= min_side else []
         if len(squares) > 1:
             found += [("tile", -1, square) for square in squares]
     return found

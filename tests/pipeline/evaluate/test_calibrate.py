@@ -129,9 +129,9 @@ def test_every_member_can_be_learned_and_fusion_finds_what_was(
     assert fuse.uncalibrated == ("seldom",)
     assert set(fuse.weights) == {"calibration", "calibration1", "landmark_score"}
     seen = HandDetections.concat([detection([100, 100, 200, 200], 0.5, source=name) for name in ("mediapipe", "vitpose", "seldom")])
-    weighed = calibrated(seen, fuse._load())
+    weighed = calibrated(seen, fuse.calibrations())
     assert weighed.box[1].tolist() == pytest.approx([87.5, 75, 212.5, 225])
-    assert weighed.score[0] == pytest.approx(load_calibrations(EMBEDDED)["mediapipe"].score(np.array([0.5]))[0])
+    assert weighed.score[0] == pytest.approx(load_calibrations(EMBEDDED)["mediapipe"].score(seen.take(slice(0, 1)))[0])
     assert weighed.score[1] == pytest.approx(0.25, abs=0.2)
     assert (weighed.score[2], weighed.box[2].tolist()) == (0.5, [100, 100, 200, 200])
 

@@ -22,7 +22,6 @@ WBF: dict[str, Any] = {
     "match_distance": 1e-9,
     "stranger_iou": 0.0,
     "min_score": 0.0,
-    "bodiless_score": 0.0,
     "min_agreed_score": 0.0,
     "cover_share": 1.0,
 }
@@ -92,10 +91,24 @@ def test_a_calibration_scales_boxes_about_their_centre_and_maps_scores_of_its_so
 def test_the_embedded_calibration_is_applied_and_rises() -> None:
     (mediapipe,) = (one for name, one in load_calibrations().items() if name == DetectHands.detector)
     assert (np.diff(mediapipe.knots, axis=0) >= 0).all()
-    assert mediapipe.score(np.array([0.05]))[0] < 0.2 < 0.9 < mediapipe.score(np.array([0.9]))[0]
-    hands = fuse(detection([100, 100, 200, 200], 0.5, source="mediapipe"))
+    weak, even, sure = (detection([100, 100, 200, 200], p, source="mediapipe") for p in (0.05, 0.5, 0.9))
+    assert mediapipe.score(weak)[0] < 0.25 < 0.9 < mediapipe.score(sure)[0]
+    hands = fuse(even)
     assert hands.source_scores_raw[0] == [0.5]
-    assert hands.score[0] == pytest.approx(mediapipe.score(np.array([0.5]))[0])
+    assert hands.score[0] == pytest.approx(mediapipe.score(even)[0])
+
+
+def test_palm_presence_and_pixels_each_make_a_hand_surer() -> None:
+    (mediapipe,) = (one for name, one in load_calibrations().items() if name == DetectHands.detector)
+    plain = replace(detection([100, 100, 140, 140], 0.4), presence=np.array([0.5], np.float32))
+    surer = [
+        replace(plain, palm_score=np.array([0.6], np.float32)),
+        replace(plain, presence=np.array([0.7], np.float32)),
+        replace(plain, box=plain.box + np.array([[0, 0, 15, 15]], np.float32)),
+    ]
+    assert all(mediapipe.score(one)[0] > mediapipe.score(plain)[0] for one in surer)
+    unknown = replace(plain, presence=np.array([np.nan], np.float32))
+    assert mediapipe.score(unknown)[0] == pytest.approx(np.interp(0.4, *mediapipe.knots.T))
 
 
 def test_a_damaged_calibration_is_refused_by_name(tmp_path: Path) -> None:
@@ -129,16 +142,14 @@ def test_one_arm_detector_alone_proves_no_hand_unless_no_other_looked() -> None:
 
 def test_two_sources_need_less_than_one() -> None:
     a, b = (detection([100, 100, 200, 200], 0.35, source=s) for s in "ab")
-    assert len(fuse(a, b, bodiless_score=0.4)) == 1
-    assert len(fuse(a, bodiless_score=0.4)) == 0
+    assert len(fuse(a, b, min_score=0.4)) == 1
+    assert len(fuse(a, min_score=0.4)) == 0
 
 
-def test_a_hand_at_nobodys_wrist_must_be_surer_where_somebody_is_in_view() -> None:
-    hand = detection([100, 100, 200, 200], 0.7)
-    settings: dict[str, Any] = {"min_score": 0.2, "bodiless_score": 0.6, "stray_score": 0.8}
-    assert len(fuse(hand, **settings)) == 1
-    assert len(fuse(hand, people=body((500, 400), (600, 400)), **settings)) == 0
-    assert len(fuse(hand, people=body((500, 400), (110, 210)), **settings)) == 1
+def test_a_wrist_nearby_lets_a_doubtful_hand_count() -> None:
+    hand = detection([100, 100, 200, 200], 0.3)
+    assert len(fuse(hand, people=body((500, 400), (600, 400)), min_score=0.5)) == 0
+    assert len(fuse(hand, people=body((500, 400), (110, 210)), min_score=0.5)) == 1
 
 
 @quick

@@ -14,6 +14,8 @@ from stages.media.probe import IMAGE_SUFFIXES, is_video
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .mts .m2ts .ts .flv .wmv .ogv .3gp .y4m .apng".split()  # noqa: SIM905  one line reads better
 )
+_UNFINISHED = frozenset(".part .partial .crdownload .download .ytdl .tmp .temp .bak .old .orig".split())  # noqa: SIM905
+"""What is not there yet, or was put aside: not taken, whatever it holds."""
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _LONGEST_ID_BYTES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -98,6 +100,8 @@ def _sort(path: Path, found: Found, folders: list[Path]) -> None:
         found.videos.append(path)
     elif suffix in IMAGE_SUFFIXES and not (suffix == ".webp" and is_video(path)):
         found.images.append(path)
+    elif suffix in _UNFINISHED:
+        found.left_out.append(LeftOut(shown_name(path), "unfinished or put aside, by its name"))
     elif suffix == ".webp" or is_video(path):
         found.videos.append(path)
     else:

@@ -73,11 +73,11 @@ def data(home: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def away(path: Path) -> Iterator[None]:
-    path.rename(path.with_name(path.name + ".away"))
+    path.rename(path.with_name(path.name + ".bak"))
     try:
         yield
     finally:
-        path.with_name(path.name + ".away").rename(path)
+        path.with_name(path.name + ".bak").rename(path)
 
 
 @pytest.mark.parametrize("gone", ["videos", "videos/asl_bird.mkv"])

@@ -329,11 +329,13 @@ def test_files_of_a_folder_are_taken_by_their_content(folder: Path, tmp_path: Pa
         shutil.copy(made(folder, name, FILES[name]), tmp_path / f"true_{name}")
     shutil.copy(made(folder, "animated.webp", FILES["animated.webp"]), tmp_path)
     ffmpeg("{s:64x48} -frames:v 1", tmp_path, "still.webp")
+    shutil.copy(camera, tmp_path / "coming.mp4.part")
     (tmp_path / "notes.txt").write_text("no video")
     (tmp_path / "sound.bin").write_bytes(ffmpeg("-f lavfi -t 1 -i sine", folder, "sound.m4a").read_bytes())
     listing = read_listing(tmp_path)
     assert len(listing.manifest) == 15
     assert [(Path(one.name).name, one.why) for one in listing.left_out] == [
+        ("coming.mp4.part", "unfinished or put aside, by its name"),
         ("notes.txt", "no video by its name and content"),
         ("sound.bin", "no video by its name and content"),
         ("still.webp", "an image beside videos"),

@@ -13,14 +13,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
+from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import finish, shard_files
 from pipeline.engine.store import Store
+from pipeline.engine.verify import SUMS
 from pipeline.evaluate.studio_truth import score_run
 from pipeline.folder import Asked, load
 from pipeline.report.page import write_report
 from pipeline.report.progress import Bars
 from pipeline.report.status import all_done, print_settings, print_status, status_rows
+from stages.digest import seal_text
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import read_truth
 from studio.video import Film, make_videos
@@ -34,13 +37,17 @@ def make_studio(folder: Path) -> list[Path]:
     videos = [folder / f"studio-{seed}.mp4" for seed in range(len(SPLITS))]
     if not all(path.exists() and path.with_suffix(".truth.parquet").exists() for path in videos) or not (folder / "labels.json").exists():
         make_videos(folder, len(SPLITS), Film(seconds=6.0))
+        (folder / SUMS).unlink(missing_ok=True)
+    if not (folder / SUMS).exists():
+        made = sorted(path for path in folder.iterdir() if path.is_file())
+        Store(folder).write_json(SUMS, {"files": {path.name: sha256_of(path) for path in made}})
     return videos
 
 
 def write_manifest(path: Path, videos: list[Path], port: int) -> None:
     """A list of the served addresses; left alone when it says the same already, so that nothing counts as changed."""
     lines = [f"http://{HOST}:{port}/{video.name} id={video.stem} split={split}" for video, split in zip(videos, SPLITS, strict=True)]
-    text = "\n".join(["# rendered by the studio, served from this machine", *lines, ""])
+    text = seal_text("\n".join(["# rendered by the studio, served from this machine", *lines, ""]))
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 

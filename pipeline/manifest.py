@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
+from stages.digest import CorruptFileError, check_text
 from stages.media.address import without_secrets
 from stages.media.probe import is_video
 from stages.tables import Manifest
@@ -167,15 +168,20 @@ def _read_list(path: Path) -> list[Line]:
 def withdrawn_in(removed: Path) -> frozenset[str]:
     """The ids and sources that a list of withdrawn videos names; none where there is no such list.
 
-    Raises ValueError for what is no text.
+    Raises ValueError for what is no text, and for a list that is not as `whim remove` left it: nobody comes back unasked.
     """
     if not removed.exists():
         return frozenset()
     try:
+        check_text(removed)
         text = removed.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{removed} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'}): it names withdrawn videos, one a line"
+        ) from None
+    except CorruptFileError:
+        raise ValueError(
+            f"{removed} is not as whim remove left it: if you changed it, take away its line of sha256; else copy it from a backup"
         ) from None
     return frozenset(_without_comment(line) for line in text.splitlines()) - {""}
 

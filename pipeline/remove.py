@@ -14,7 +14,7 @@ from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.manifest import storable, withdrawn_in, without
-from stages.digest import CorruptFileError, fingerprint_of
+from stages.digest import CorruptFileError, fingerprint_of, seal_text
 from stages.media.address import without_secrets
 from stages.pack import Pack
 from stages.tables import Manifest
@@ -86,7 +86,7 @@ def _withdraw(store: Store, ids: Collection[str]) -> None:
     new = sorted(set(ids) - withdrawn_in(file))
     if new:
         with store.aside(file) as temporary:
-            temporary.write_text("\n".join([*lines, *new]) + "\n")
+            temporary.write_text(seal_text("\n".join([*(line for line in lines if not line.startswith("# sha256 ")), *new]) + "\n"))
 
 
 def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:

@@ -1,7 +1,8 @@
-"""Digests that files of ours carry, so that a flipped bit is found when they are read: of a table's content, of a small JSON file."""
+"""Digests that files of ours carry, so that a flipped bit is found: of a table, a small JSON file, a line of a log, a text."""
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _LARGEST_JSON_CHARACTERS = 256 << 20
+
+HTML = ("<!-- ", " -->")
+"""Marks around a comment of a page."""
 
 
 class CorruptFileError(ValueError):
@@ -88,6 +92,44 @@ def unseal(path: Path) -> dict[str, Any]:
     if is_sealed and text != seal(value):
         raise CorruptFileError(path, "its content is not what its sha256 says")
     return value
+
+
+def seal_line(value: Mapping[str, Any]) -> str:
+    """A mapping as one line of a log, with its own sha256."""
+    assert "sha256" not in value, "the name of the digest itself"
+    plain = json.loads(json.dumps(value))
+    return json.dumps({**plain, "sha256": _digest_of_json(plain)}) + "\n"
+
+
+def is_sound_line(line: str, unsealed: frozenset[str]) -> bool:
+    """Whether a line of a log is what was written; one of an earlier version has no digest, and no other names than `unsealed`."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(value, dict):
+        return False
+    if "sha256" not in value:
+        return value.keys() <= unsealed
+    del value["sha256"]
+    return line == seal_line(value)
+
+
+def seal_text(text: str, opening: str = "# ", closing: str = "") -> str:
+    """A text with a last line of its sha256, twice, between the marks of a comment."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text}{opening}sha256 {digest} {digest} sha256{closing}\n"
+
+
+def check_text(path: Path, opening: str = "# ", closing: str = "") -> bool:
+    """Hold a text against the sha256 in its last line; False for one that has none. Raises CorruptFileError."""
+    content = path.read_bytes()
+    if not re.search(rb"sha256 [0-9a-f]{64}|[0-9a-f]{64} sha256", content[-200:]):
+        return False
+    size = len(seal_text("", opening, closing))
+    if content != seal_text(content[:-size].decode(errors="replace"), opening, closing).encode():
+        raise CorruptFileError(path, "its content is not what its last line says")
+    return True
 
 
 def _digest_of_json(value: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 import stages
 from fitting.files import sha256_of
+from stages.digest import CorruptFileError, seal, unseal
 from stages.media.address import hide_secrets, without_secrets
 from stages.media.fetch import Answer, Request
 from stages.media.probe import Probe, probe
@@ -161,10 +162,10 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
             size = arrived.stat().st_size if arrived.exists() else 0
             shutil.rmtree(request.folder)
             return Failure(found.reason, f"{wish['url']} gave {size} bytes: {found.message}")
-        kept = {"wish": wish, "file": arrived.name, "sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
+        kept = {"wish": wish, "file": arrived.name, "video_sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
         kept |= {"tool": answer.tool, "info": answer.info}
         aside = Path(request.folder) / "info.json"
-        aside.write_text(json.dumps(kept, indent=1, ensure_ascii=False))
+        aside.write_text(seal(kept))
         _flush(arrived, aside)
         aside.replace(note)  # first: a note without its file is ignored, a file without its note would be fetched again
         arrived.replace(folder / arrived.name)
@@ -172,7 +173,7 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
     shutil.rmtree(request.folder, ignore_errors=True)
     path = folder / kept["file"]
     found = probe(path, settings.max_pixels)
-    return found if isinstance(found, Failure) else _videos(manifest, path, found, kept["sha256"], kept["info"], kept["tool"])
+    return found if isinstance(found, Failure) else _videos(manifest, path, found, kept["video_sha256"], kept["info"], kept["tool"])
 
 
 def _largest_bytes(manifest: Manifest, settings: Download) -> int:
@@ -200,13 +201,28 @@ def _flush(*paths: Path) -> None:
             os.close(descriptor)
 
 
+def read_note(note: Path) -> dict[str, Any]:
+    """What was noted beside a video, held against its digest; notes of an earlier version carry none.
+
+    Raises CorruptFileError that names the file, FileNotFoundError.
+    """
+    text = note.read_bytes()
+    if text.endswith(b"\n") or b"video_sha256" in text:
+        return unseal(note)
+    try:
+        before = json.loads(text)
+        return {**before, "video_sha256": before["sha256"]}
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise CorruptFileError(note, f"it is no note on a video ({error!r})") from error
+
+
 def _kept(note: Path, wish: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier run noted beside a whole file of the same wish; None when the file must be fetched."""
     try:
-        kept = json.loads(note.read_text())
+        kept = read_note(note)
         path = note.parent / Path(kept["file"]).name  # a note names a file beside it, and no other
         whole = kept["wish"] == wish and path.is_file() and path.stat().st_size == kept["size_bytes"]
-        return {**kept, "file": path.name} if whole and {"sha256", "info", "tool"} <= kept.keys() else None
+        return {**kept, "file": path.name} if whole and {"video_sha256", "info", "tool"} <= kept.keys() else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

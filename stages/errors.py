@@ -17,6 +17,10 @@ _PLACES = {
 }
 
 
+_LONGEST_LINE = 2000
+"""Characters of an error; what libraries say may have many lines, or hold all that they were given."""
+
+
 class UserError(Exception):
     """Something that a person can mend, told in one line: what, where, and how."""
 
@@ -39,5 +43,5 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):
         return f"a file that should hold {'JSON' if isinstance(error, json.JSONDecodeError) else 'TOML'} does not: {error}"
     if isinstance(error, ValueError | OSError | UserError):
-        return str(error) or type(error).__name__
+        return " ".join(str(error).split())[:_LONGEST_LINE] or type(error).__name__
     return None

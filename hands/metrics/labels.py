@@ -74,17 +74,21 @@ def load_labels(path: Path) -> list[LabelledFrame]:
     """Frames of a label file. Raises ValueError that says what is wrong when it is not of this format."""
     try:
         content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found!r}, wanted {FORMAT!r}: a JSON object with 'format' and a list 'images'")
     frames = []
-    for i, item in enumerate(content.get("images", [])):
+    images = content.get("images", [])
+    if not isinstance(images, list):
+        raise ValueError(f"{path}: its 'images' is no list")
+    for i, item in enumerate(images):
         try:
             frames.append(_labelled(item))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: image {i} ({item.get('id') if isinstance(item, dict) else item}): {error!r}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            name = str(item.get("id") if isinstance(item, dict) else item)[:100]
+            raise ValueError(f"{path}: image {i} ({name}): {error!r:.300}") from error
     return frames
 
 

@@ -17,7 +17,7 @@ from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.store import Store
-from stages.digest import CorruptFileError
+from stages.digest import HTML, CorruptFileError, seal_text
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
 
@@ -91,7 +91,7 @@ def write_index(
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
     about = {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "pose_prior": pose_prior}
     with store.aside(shards / CARD) as temporary:
-        temporary.write_text(dataset_card(stats, entries, hand_model, pose_prior))
+        temporary.write_text(seal_text(dataset_card(stats, entries, hand_model, pose_prior), *HTML))
     store.write_json("stats.json", stats)
     store.write_json("index.json", {**about, "shards": entries, "beside": [{"path": CARD, "sha256": sha256_of(shards / CARD)}]})
 

@@ -1,9 +1,10 @@
 """Runs a graph: in this process, or on Ray actors. Ray carries names and receipts; tables travel through the store."""
 
-import json
 import math
+import os
 import re
 import signal
+import socket
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
 from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
+from stages.digest import seal_line
 from stages.errors import UserError
 from stages.stage import Failure, Reason, Stage
 
@@ -95,6 +97,10 @@ _NODE_DIED = re.compile(
 )
 
 
+_NODE_ANSWERS_S = 5.0
+"""A node that is there takes a connection within this."""
+
+
 class NoWorkers(UserError):
     """The cluster starts no worker: it is full, or smaller than a stage asks."""
 
@@ -132,6 +138,7 @@ class OnRay:
         """Nodes that do not see the data folder, with what they said."""
         self.turn = 0
         self.token = Store(self.root).token()
+        self.own = str(ray.get_runtime_context().get_node_id())
         self.served: Counter[Any] = Counter()
         self.stillborn: Counter[Seat] = Counter()
         self.quiet_since = self.fill_at = time.monotonic()
@@ -178,6 +185,8 @@ class OnRay:
         if time.monotonic() < self.fill_at:
             return
         self.fill_at = time.monotonic() + self.refill_s
+        if self._is_gone(self.own):
+            raise NoWorkers("the Ray that this run works on has died; nothing that was committed is lost: run again to go on")
         held = Counter(seat for seat, *_ in (*self.starting.values(), *self.busy.values()))
         for seat, size in self._sizes().items():
             for _ in range(size - held[seat] - len(self.idle[seat])):
@@ -225,7 +234,9 @@ class OnRay:
             if time.monotonic() > deadline:
                 del self.busy[ref]
                 self._dismiss(worker)
-                finished.append((late, Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
+                node, host = self.nodes[worker]
+                lost = Lost(Reason.WORKER_DIED, f"node {host} was lost", counts=False)
+                finished.append((late, lost if self._is_gone(node) else Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
         return finished
 
     def _welcome(self, seat: Seat, worker: Any, ref: Any) -> None:
@@ -257,10 +268,22 @@ class OnRay:
         """Whether a worker died by itself, by its item, or with its node."""
         node, host = self.nodes[worker]
         told = " ".join(str(error).split())
-        gone = not any(one["Alive"] for one in self.ray.nodes() if one["NodeID"] == node)
-        if gone or getattr(error, "preempted", False) or _NODE_DIED.search(told):
+        if getattr(error, "preempted", False) or _NODE_DIED.search(told) or self._is_gone(node, or_going=True):
             return Lost(Reason.WORKER_DIED, f"node {host} was lost", counts=False)
         return Lost(Reason.WORKER_DIED, f"its worker on {host} died: {cause_of(error)}")
+
+    def _is_gone(self, node: str, *, or_going: bool = False) -> bool:
+        """Whether a node is lost: Ray says so half a minute later. `or_going`: its workers die a moment before it."""
+        for pause_s in (0.0, 0.5) if or_going else (0.0,):
+            time.sleep(pause_s)
+            known = next((one for one in self.ray.nodes() if one["NodeID"] == node), None)
+            if known is None or not known["Alive"]:
+                return True
+            try:
+                socket.create_connection((known["NodeManagerAddress"], known["NodeManagerPort"]), _NODE_ANSWERS_S).close()
+            except OSError:
+                return True
+        return False
 
     def _check_start(self) -> None:
         """A cluster that gives no worker at all is an error, not a silent wait."""
@@ -334,7 +357,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
     deaths: Counter[tuple[int, str]] = Counter()
     strayed: Counter[tuple[int, str]] = Counter()
     flying: dict[tuple[int, str], Item] = {}
-    log = graph.store.root / "runs" / time.strftime("%Y%m%dT%H%M%SZ.jsonl", time.gmtime())
+    log = graph.store.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as journal:
         while True:
@@ -361,7 +384,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                     continue
                 if result.fatal:
                     raise StoreError(result.fatal)
-                journal.write(json.dumps(asdict(result)) + "\n")
+                journal.write(seal_line(asdict(result)))
                 journal.flush()
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
                     summary.found_other |= outcome.reason == Reason.CORRUPT or not _seen(graph, task, outcome)

@@ -9,9 +9,11 @@ Written means: flushed, renamed, and the folder flushed. Read means: held agains
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
+import re
 import socket
 import stat
 import uuid
@@ -202,10 +204,10 @@ class Store:
     def token(self) -> str:
         """A word that only this folder holds, by which a worker on another machine knows that it sees the same one."""
         path = self.root / ".folder"
-        with suppress(OSError):
-            if word := path.read_text().strip():
-                return word
+        with suppress(OSError, CorruptFileError):
+            return check_token(path)
         word = uuid.uuid4().hex
+        word += hashlib.sha256(word.encode()).hexdigest()[:16]
         with self.aside(path) as temporary:
             temporary.write_text(word)
         return word
@@ -284,6 +286,15 @@ def _lock_file(path: Path) -> BinaryIO:
         file.close()
         raise StoreError(f"{path} is no file of ours: remove it")
     return file
+
+
+def check_token(path: Path) -> str:
+    """The word of a folder, whose end is a digest of its beginning; one of an earlier version has none. Raises CorruptFileError."""
+    content = path.read_bytes()
+    word = content[:32]
+    if content not in (word, word + hashlib.sha256(word).hexdigest()[:16].encode()) or not re.fullmatch(rb"[0-9a-f]{32}", word):
+        raise CorruptFileError(path, "it is no word of a data folder")
+    return content.decode()
 
 
 def write_part(table: pa.Table, path: Path | BinaryIO) -> None:

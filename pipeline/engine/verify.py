@@ -1,23 +1,35 @@
 """Checks that every file of a data folder is, bit for bit, what was written.
 
-Parts and small files carry the digest of their content; a part is moreover encoded anew and compared byte by byte, where the same
-pyarrow wrote it. Shards are held against the index, videos against the sha256 that `download` took of them.
+Parts, small files, pages, lists and each line of a log carry the digest of their content; a part is moreover encoded anew and compared
+byte by byte, where the same pyarrow wrote it. Shards and the card are held against the index, videos against the sha256 that `download`
+took of them, the demo's own videos against its `sums.json`.
+
+Not covered: `.lock`, which says nothing of the data, halves of downloads in `media/incoming`, whose whole is checked as it arrives, what
+a kill left of the last line of a log, and what somebody else put into the folder.
 """
 
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from fitting.files import sha256_of
-from pipeline.engine.store import UNREADABLE, Store, read_sealed, write_part, written_by
+from pipeline.engine.store import UNREADABLE, Store, check_token, read_sealed, write_part, written_by
+from pipeline.engine.worker import Receipt
 from stages import tables
-from stages.digest import CorruptFileError, unseal
+from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, unseal
+from stages.download import read_note
 from stages.tables import Table, Videos
+
+SUMS = "sums.json"
+"""File of the demo's folder of rendered videos, with the sha256 of the others there."""
+
+_SMALL_FILES = ("run.json", "left_out.json", "hashes.json", "truth_score.json", "index.json", "stats.json", SUMS)
+_RECEIPT = frozenset(one.name for one in fields(Receipt))
 
 
 @dataclass(slots=True)
@@ -45,7 +57,7 @@ def files_of(root: Path) -> list[Path]:
     if not (store.root / "run.json").exists() and not (store.root / "shards" / "index.json").exists():
         raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json")
     stated = dict(_stated(store, Verdict()))
-    return sorted({path for path in _files(store.root) if path.name not in (".lock", ".folder")} | stated.keys())
+    return sorted({path for path in _files(store.root) if path.name != ".lock"} | stated.keys())
 
 
 def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
@@ -83,6 +95,18 @@ def _stated(store: Store, verdict: Verdict) -> Iterator[tuple[Path, str]]:
             yield _inside(store.root / "shards", entry["path"]), entry["sha256"]
     except UNREADABLE as error:
         verdict.corrupt["shards/index.json"] = str(error)
+    try:
+        sums = store.read_json(f"studio/{SUMS}") or {}
+        yield from ((_inside(store.root / "studio", name), sha256) for name, sha256 in sums.get("files", {}).items())
+    except UNREADABLE:
+        pass  # named when its turn comes
+    for note in sorted((store.root / "media").glob("*.info.json")):  # what the part says of the same video is believed before it
+        try:
+            kept = read_note(note)
+            if (path := _inside(note.parent, Path(kept["file"]).name)).exists():
+                yield path, kept["video_sha256"]
+        except UNREADABLE:
+            continue  # named when its turn comes
     for part in sorted((store.root / "videos").glob("*.parquet")):
         try:
             row = Videos.from_arrow(read_sealed(part))
@@ -109,12 +133,24 @@ def _check(path: Path, sha256: str | None) -> str:
         return "sealed"
     if path.suffix == ".parquet":
         return _check_part(path)
-    if path.suffix == ".json":
+    if path.name.endswith(".info.json") and path.parent.name == "media":
+        return "sealed" if "sha256" not in read_note(path) else "unsealed"
+    if path.name in _SMALL_FILES or path.name.endswith(".error.json"):
         text = path.read_text()
         unseal(path)
         return "sealed" if text.endswith("\n") else "unsealed"
     if path.suffix == ".jsonl" and path.parent.name == "runs":
         return _check_log(path)
+    if path.name == ".folder":
+        return "sealed" if len(check_token(path)) > 32 else "unsealed"
+    if path.name == "report.html":
+        if check_text(path, *HTML):
+            return "sealed"
+        if not path.read_bytes().rstrip().endswith(b"</html>"):
+            raise CorruptFileError(path, "it is cut short")
+        return "unsealed"
+    if path.suffix in (".txt", ".md"):
+        return "sealed" if check_text(path, *(HTML if path.suffix == ".md" else ())) else "foreign"
     return "foreign"
 
 
@@ -141,8 +177,19 @@ def _check_part(path: Path) -> str:
 
 def _check_log(path: Path) -> str:
     """A log has one JSON object a line; what a kill cut off is its last line."""
-    lines = path.read_text().split("\n")
+    *lines, rest = path.read_text().split("\n")
     for number, line in enumerate(lines, 1):
-        if number < len(lines) and not isinstance(json.loads(line), dict):
+        if not is_sound_line(f"{line}\n", _RECEIPT):
             raise CorruptFileError(path, f"line {number} is no receipt")
-    return "unsealed"
+    if _is_whole(rest):
+        raise CorruptFileError(path, "its last line does not end")
+    return "sealed" if lines and all('"sha256"' in line for line in lines) else "unsealed"
+
+
+def _is_whole(rest: str) -> bool:
+    """Whether what stands after the last end of a line begins with a whole receipt: it was written with its end, which is gone."""
+    try:
+        json.JSONDecoder().raw_decode(rest)
+    except (ValueError, RecursionError):
+        return False
+    return True

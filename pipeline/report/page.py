@@ -16,6 +16,7 @@ from pipeline.report.found import Found, Run, gather, load_clip
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
 from pipeline.report.status import odd_lines
 from pipeline.stage_settings import in_words
+from stages.digest import HTML, seal_text
 from stages.tables import LEFT, RIGHT, Videos
 
 _STATES = ("done", "pending", "retry", "blocked", "failed")
@@ -65,7 +66,7 @@ def write_report(
         videos=_videos(found, run.videos),
     )
     with store.aside(out.absolute()) as temporary:
-        temporary.write_text(page)
+        temporary.write_text(seal_text(page, *HTML))
 
 
 def _settings(store: Store) -> str:

@@ -7,6 +7,7 @@ sha256 the manifest does not know is locked at its first use: `<file>.sha256` be
 import pickle
 import re
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def load_checkpoint(path: Path) -> State:
     try:
         content = load_file(path) if head[8:] == b"{" else _torch_load(path, zipped=head[:2] == b"PK")
     except pickle.UnpicklingError as error:
-        raise BadWeights(f"{path} is refused: {_why(error)}") from error
+        raise BadWeights(f"{path} is refused: {why_unpickled(error)}") from error
     except BadWeights:
         raise
     except (SafetensorError, EOFError, RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
@@ -162,7 +163,10 @@ def _torch_load(path: Path, *, zipped: bool) -> Any:
         refuse_bomb(path)
     arrays = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]  # type: ignore[attr-defined]
     old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in arrays[2:]]  # as numpy 1 named them
-    with torch.serialization.safe_globals([*arrays, *old, *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd")]):
+    with (
+        warnings.catch_warnings(action="ignore"),
+        torch.serialization.safe_globals([*arrays, *old, *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd")]),
+    ):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
@@ -186,7 +190,8 @@ def refuse_bomb(path: Path) -> None:
         raise BadWeights(f"{path} is refused: {size:,} bytes that unpack to {declared:,}; torch writes checkpoints uncompressed")
 
 
-def _why(error: Exception) -> str:
+def why_unpickled(error: Exception) -> str:
+    """Why torch's restricted reader refuses a pickle; its own words advise to trust it."""
     called = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
     if called:
         return f"its pickle calls {called[1]}, which a checkpoint needs not; take one saved as tensors only"

@@ -64,6 +64,14 @@ def test_one_changed_setting_of_fit_costs_fit_review_and_pack(undisturbed: Path,
     assert set(plan(whim, "--data", undisturbed, "--recipe", f"{recipe}:recipe")["by_stage"]) == {"fit", "review", "pack"}
 
 
+def test_every_file_that_a_run_and_its_report_wrote_is_checked(undisturbed: Path, whim: Whim, tmp_path: Path) -> None:
+    data = shutil.copytree(undisturbed, tmp_path / "data")
+    whim("report", "--data", data)
+    found = json.loads(whim("verify", data, "--json").stdout)
+    assert (found["corrupt"], found["foreign"], found["num_unsealed"]) == ({}, [], 0)
+    assert found["num_sound"] == sum(path.is_file() and path.name != ".lock" for path in data.rglob("*"))
+
+
 def test_a_report_of_the_run_is_one_page(undisturbed: Path, whim: Whim, tmp_path: Path) -> None:
     whim("report", "--data", undisturbed, "--out", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

@@ -23,11 +23,13 @@ from hands.metrics.labels import FORMAT, load_labels
 from pipeline.dataset.card import _cell
 from pipeline.engine.store import Store, StoreError
 from stages.detectors.weights import BadWeights, load_checkpoint
+from stages.errors import one_line
 from training.data.dataset import opened
 from training.data.pages import extents, map_file
 from training.data.remote import entries_of
 from training.data.samples import cut, decode_jpeg, squared
 from training.data.shard import CorruptSampleError, open_shard
+from training.detector.inference import read
 from training.run.checkpoint import FORMAT as CHECKPOINT_FORMAT
 from training.run.checkpoint import Checkpoint
 
@@ -192,6 +194,44 @@ def test_a_checkpoint_that_bursts_is_refused_before_it_is_unpacked(tmp_path: Pat
     torch.save({"format": CHECKPOINT_FORMAT, "network": {"w": torch.zeros(1).expand(1 << 40)}}, tmp_path / "thin.pt")
     with pytest.raises(ValueError, match="larger than their data"):
         Checkpoint.load(tmp_path / "thin.pt")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"network": [1]}, {"network": {"w": 1}}, {"average": {1: torch.zeros(1)}}, {"settings": []}, {"progress": {"epoch": "x"}},
+        {"progress": {"step": -1}}, {"progress": {"nonsense": 1}}, {"optimizer": None}, {"rival": 5}, {"data": 3}, {"kind": {}},
+        {"progress": {"best": {"ap": "high"}}},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_other_kinds_of_values_is_refused(tmp_path: Path, field: dict[str, object]) -> None:
+    checkpoint(tmp_path / "best.pt")
+    torch.save(torch.load(tmp_path / "best.pt") | field, tmp_path / "wild.pt")
+    with pytest.raises(ValueError, match=r"wild\.pt is no checkpoint of this version"):
+        Checkpoint.load(tmp_path / "wild.pt")
+
+
+@pytest.mark.parametrize("settings", [{"size": float("nan")}, {"image": 10**40}, {"num_bins": "x" * 999}, {"nonsense": 1}])
+def test_a_checkpoint_of_wild_settings_is_refused(tmp_path: Path, settings: dict[str, object]) -> None:
+    checkpoint(tmp_path / "best.pt")
+    torch.save(torch.load(tmp_path / "best.pt") | {"settings": settings}, tmp_path / "wild.pt")
+    with pytest.raises(ValueError, match=r"wild\.pt holds a detector that this version cannot build"):
+        read(tmp_path / "wild.pt")
+
+
+@pytest.mark.parametrize("images", [["text"], [[]], [{"id": 1, "width": 1e400}], [{"id": "a", "video": 5}], {"a": 1}, "x", 5, None])
+def test_labels_of_other_kinds_of_values_are_named(tmp_path: Path, images: object) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({"format": FORMAT, "images": images}))
+    with pytest.raises(ValueError, match=r"labels\.json: (image 0|its 'images')"):
+        load_labels(tmp_path / "labels.json")
+    (tmp_path / "labels.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_labels(tmp_path / "labels.json")
+
+
+def test_what_a_person_is_told_is_one_line() -> None:
+    assert one_line(ValueError("Couldn't deserialize thrift:\nPage header failed.\n")) == "Couldn't deserialize thrift: Page header failed."
+    assert len(one_line(ValueError("x" * 10**6)) or "") <= 2000
 
 
 @pytest.mark.parametrize("array", [np.array([{}], object), np.zeros(3, "V4"), np.zeros(3, "M8[s]")])

@@ -6,6 +6,7 @@ their hands stay on disk, and their images are read one by one, by byte range, e
 samples is the same full shuffle wherever the shards lie.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,9 +27,9 @@ from filelock import FileLock
 from jaxtyping import UInt32
 from pyarrow import NativeFile, fs
 
-from fitting.files import below
+from fitting.files import below, read_arrays
 from training.data.shard import CorruptSampleError, Shard, far_shard, open_shard
-from training.data.unpacked import folder_of
+from training.data.unpacked import folder_of, is_kept
 
 _AT_ONCE, _TRIES, _PIECE = 4, 3, 8 << 20
 _LARGEST_INDEX = 1 << 30
@@ -138,11 +139,10 @@ def fetched(origin: Origin, cache: Path) -> Shard:
 def _taken_apart(origin: Origin, local: Path, cache: Path) -> tuple[str, UInt32[np.ndarray, "rows"]]:
     """Identity of a shard that may not stay, and a CRC-32 of each image, by which it is known when it comes alone. Fetched whole once."""
     note = local.with_suffix(".npz")
-    if note.exists():
-        with np.load(note, allow_pickle=False) as told:
-            identity, crc = str(told["identity"]), told["crc"]
-        if folder_of(cache, identity, origin.sha256).exists():
-            return identity, crc
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        told = read_arrays(note, ("identity", "crc"))
+        if told.keys() == {"identity", "crc"} and is_kept(folder_of(cache, str(told["identity"]), origin.sha256)):
+            return str(told["identity"]), told["crc"]
     with tempfile.TemporaryDirectory(dir=local.parent) as aside:
         whole, written = Path(aside) / local.name, Path(aside) / note.name
         _download(origin, whole)

@@ -5,9 +5,11 @@ column are of one length.
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from mmap import mmap
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from training.data.pages import extents
 
 _OF = "sha256"
 """File of a folder of arrays: the content that they are of."""
+
+_SUMS = "arrays.sha256"
+"""File of a folder of arrays: what each of them was when it was written."""
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -95,17 +100,41 @@ def _content(path: Path, cache: Path, identity: str) -> tuple[Path, str, str]:
 def unpacked(path: Path, file: pq.ParquetFile, mapped: mmap, cache: Path, identity: str) -> dict[str, np.ndarray]:
     """The arrays of a shard, mapped from the cache; made first where they are not there. Without a cache they are held in memory."""
     folder, *known = _content(path, cache, identity)
+    if is_kept(folder):
+        return kept(folder)
+    with _damage_named(path):
+        arrays = _unpack(path, file, mapped)
+    try:
+        _keep(arrays, folder, known)
+        return kept(folder)
+    except OSError:
+        return arrays
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder of arrays is there and as it was written; a damaged one goes, to be made again."""
     if not folder.exists():
-        with _damage_named(path):
-            arrays = _unpack(path, file, mapped)
-        try:
-            _keep(arrays, folder, known)
-        except OSError:
-            return arrays
-    return kept(folder)
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        stated = dict(line.split()[::-1] for line in (folder / _SUMS).read_text().splitlines())
+        arrays = {path.name: _sha256(path, path.stat().st_mtime_ns) for path in folder.glob("*.npy")}
+        if arrays and arrays == stated:
+            return True
+    with contextlib.suppress(OSError):  # another rank has done it
+        away = folder.with_name(f".damaged-{folder.name}-{os.getpid()}")
+        folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+    return False
+
+
+@cache
+def _sha256(path: Path, modified_ns: int) -> str:
+    """Taken once by each process."""
+    return sha256_of(path)
 
 
 def kept(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a folder that `is_kept`, mapped."""
     mapped_arrays = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in folder.glob("*.npy")}
     return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
 
@@ -117,6 +146,8 @@ def _keep(arrays: Mapping[str, np.ndarray], folder: Path, known: Iterable[str]) 
     try:
         for name, values in arrays.items():
             np.save(aside / f"{name}.npy", values)
+        sums = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(aside.glob("*.npy"))]
+        (aside / _SUMS).write_text("".join(sums))
         (aside / _OF).write_text("".join(f"{line}\n" for line in known))
         if not folder.exists():
             aside.rename(folder)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hands.drawing.hands import draw_hands
 from stages import boxes
+from stages.settings import with_values
 from training.data.samples import FILL, placed
 from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
@@ -91,7 +92,7 @@ def read(path: Path) -> Detector:
     """The network of a checkpoint with its averaged weights. Raises ValueError when it is none of a detector."""
     saved = Checkpoint.load(path, "detector")
     try:
-        settings = DetectorSettings(**saved.settings)
+        settings = with_values(DetectorSettings(), saved.settings, "detector")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a detector that this version cannot build: {error}") from error
     network = Detector(settings)

@@ -46,8 +46,8 @@ class DetectorSettings:
             raise ValueError(f"detector.num_bins must lie in [2, 64], got {self.num_bins}")
         if self.backbone not in get_args(type(self).__annotations__["backbone"]):
             raise ValueError(f"detector.backbone is {self.backbone!r}, which this version does not know")
-        if self.image % 32 or self.image <= 0:
-            raise ValueError(f"detector.image must be a multiple of 32, got {self.image}")
+        if self.image % 32 or not 0 < self.image <= 8192:
+            raise ValueError(f"detector.image must be a multiple of 32 up to 8192, got {self.image}")
 
     @property
     def width(self) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fitting.hand.mano import LEFT
 from fitting.hand.rotation import axis_angle_from_matrix
+from stages.settings import with_values
 from training.data.samples import FILL, cut, squared
 from training.regressor.camera import (
     crop_to_frame,
@@ -166,7 +167,11 @@ def crop_of(
 def read(path: Path) -> Regressor:
     """The network of a checkpoint with its averaged weights, convolutions folded. Raises ValueError when it is none of a regressor."""
     saved = Checkpoint.load(path, "regressor")
-    network = Regressor(RegressorSettings(**saved.settings))
+    try:
+        settings = with_values(RegressorSettings(), saved.settings, "regressor")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a regressor that this version cannot build: {error}") from error
+    network = Regressor(settings)
     load_weights(network, saved.ema, path)
     folded(network)
     return network.eval()

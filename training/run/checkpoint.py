@@ -1,6 +1,8 @@
 """Checkpoints: all of a run at one step, written whole or not at all, and taken up again to the batch."""
 
 import os
+import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.detectors.weights import is_inflated, refuse_bomb, refuse_damage
+from stages.detectors.weights import is_inflated, refuse_bomb, refuse_damage, why_unpickled
 
 FORMAT = 1
 _IN_FILE = {"ema": "average", "adversary": "rival"}
@@ -74,21 +76,43 @@ class Checkpoint:
         try:
             refuse_bomb(path)
             refuse_damage(path)
-            values = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of strange pickles, which are refused or read
+                values = torch.load(path, map_location="cpu", weights_only=True)
             if any(is_inflated(tensor) for tensor in _tensors(values)):
                 raise ValueError("tensors larger than their data")
         except FileNotFoundError:
             raise
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path} is refused: {why_unpickled(error)}") from error
         except Exception as error:  # torch raises half a dozen types for damaged files
             raise ValueError(f"{path} cannot be read as a checkpoint ({error!s:.200}): is it cut short?") from error
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is no checkpoint of this version of training")
         values = {name: values.pop(_IN_FILE.get(name, name)) for name in cls.__slots__ if _IN_FILE.get(name, name) in values} | values
-        if {"adversary", *values} != set(cls.__slots__):
+        if {"adversary", *values} != set(cls.__slots__) or not _are_fields(values):
             raise ValueError(f"{path} is no checkpoint of this version of training")
         if kind and values["kind"] != kind:
             raise ValueError(f"{path} holds a {values['kind']}, not a {kind}")
         return cls(**values | {"progress": Progress(**values["progress"])})
+
+
+_NUMBERS = {"epoch": int, "step": int, "num_steps": int, "minutes": float, "bad_batches": int, "since_best": int}
+"""Of `Progress`."""
+
+
+def _are_fields(values: Mapping[str, Any]) -> bool:
+    """Whether the values of a file are of the kinds that a checkpoint's are: whoever reads one believes it."""
+    progress, tables = values["progress"], (values["network"], values["ema"])
+    return (
+        all(isinstance(values[name], str) for name in ("kind", "data"))
+        and all(isinstance(values.get(name, {}), dict) for name in ("settings", "optimizer", "progress", "adversary", "network", "ema"))
+        and all(isinstance(name, str) for name in values["settings"])
+        and all(isinstance(name, str) and isinstance(one, Tensor) for table in tables for name, one in table.items())
+        and progress.keys() <= {"best", *_NUMBERS}
+        and all(type(progress.get(name, kind())) in (kind, int) and progress.get(name, 0) >= 0 for name, kind in _NUMBERS.items())
+        and isinstance(progress.get("best", {}), dict)
+        and all(isinstance(name, str) and isinstance(one, int | float) for name, one in progress.get("best", {}).items())
+    )
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fitting.files import sha256_of
 from tests.training.conftest import rows, write
 from training.data.dataset import Dataset
 from training.data.pages import extents, map_file
@@ -74,11 +75,26 @@ def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards: 
     first = Dataset.of(paths, cache)
     (folder,) = cache.iterdir()
     np.save(folder / "hand.side.npy", np.full(len(first.shards[0].columns["side"]), 9, np.int8))
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in folder.glob("*.npy")]
+    (folder / "arrays.sha256").write_text("".join(sums))
     assert (Dataset.of(paths, cache).shards[0].columns["side"] == 9).all()
     write(paths[0], rows(0, 39))
     again = Dataset.of(paths, cache)
     assert again.fingerprint != first.fingerprint
     assert set(again.shards[0].columns["side"]) == {0, 1}
+
+
+def test_a_flipped_bit_in_the_cache_is_found_and_the_cache_made_again(shards: Callable[..., list[Path]], cache: Path) -> None:
+    paths = shards(1)
+    whole = Dataset.of(paths, cache).shards[0].columns["box"].copy()
+    (folder,) = cache.iterdir()
+    for name in ("hand.box.npy", "hand.side.npy", "arrays.sha256", "sha256"):
+        data = bytearray((folder / name).read_bytes())
+        data[-3] ^= 4
+        (folder / name).write_bytes(data)
+        columns = Dataset.of(paths, cache).shards[0].columns
+        assert np.array_equal(columns["box"], whole)
+        assert set(columns["side"]) == {0, 1}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(shards: Callable[..., list[Path]], tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The loader of shards beside its peers."""

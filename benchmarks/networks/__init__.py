@@ -1,0 +1,1 @@
+"""Detectors and regressor, those that are shipped and those that are trained, beside their peers."""

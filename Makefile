@@ -103,13 +103,13 @@ bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker 
 	$(BIN)/python -m benchmarks.annotate
 
 bench-detectors: setup ## ms a frame or crop of every network at batches of 1, 8 and 32, beside the peer that users would pick
-	$(BIN)/python -m benchmarks.detectors
+	$(BIN)/python -m benchmarks.networks.detectors
 
 bench-fit: setup ## hands/s and objective of the fit beside smplx + Adam and joints + Adam, and 100,000 hands refit from tables
-	$(BIN)/python -m benchmarks.fit_speed
+	$(BIN)/python -m benchmarks.fit.speed
 
 bench-fit-quality: setup ## millimetres of the fit under noise and outliers, and from picture to hand
-	$(BIN)/python -m benchmarks.fit_quality
+	$(BIN)/python -m benchmarks.fit.quality
 
 # mosaicml-streaming and datasets want different versions of huggingface-hub: datasets stays in .venv.
 env-loaders: .env-loaders/.ready ## the peers of bench-loader, in an environment of their own
@@ -120,7 +120,7 @@ env-loaders: .env-loaders/.ready ## the peers of bench-loader, in an environment
 	@touch $@
 
 bench-loader: setup env-loaders ## samples/s of our loader beside WebDataset, Mosaic MDS, LitData, HF datasets and row groups
-	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.loading.loader
 
 # torch and torchvision as PyPI pairs them: torchvision does not load beside the torch of .venv.
 env-ultralytics: .env-ultralytics/.ready ## the peer of bench-detector (AGPL-3.0), in an environment of its own; nothing of ours imports it
@@ -130,16 +130,16 @@ env-ultralytics: .env-ultralytics/.ready ## the peer of bench-detector (AGPL-3.0
 	@touch $@
 
 bench-detector: setup env-ultralytics ## size, speed and training speed of the hand detector beside yolov8n-pose and yolov8s-pose
-	$(BIN)/python -m benchmarks.detector
+	$(BIN)/python -m benchmarks.networks.detector
 
 bench-regressor: setup ## hands/s of the regressor, forward and in training, beside the plain style of the release
-	$(BIN)/python -m benchmarks.regressor
+	$(BIN)/python -m benchmarks.networks.regressor
 
 studio-shards: setup ## rendered hands with exact truth to train on: make studio-shards DATA=data/studio_shards
 	$(BIN)/whim render shards $(or $(DATA),data/studio_shards)
 
 bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
-	$(BIN)/python -m benchmarks.regressor_studio $(OPTIONS)
+	$(BIN)/python -m benchmarks.networks.regressor_studio $(OPTIONS)
 
 bench-trust: setup ## kills, failing system calls and flipped bits against the real chain: rows lost, doubled, silently wrong
 	$(BIN)/python -m benchmarks.trust $(OPTIONS)
@@ -148,7 +148,7 @@ train-regressor: setup ## train the MANO regressor: make train-regressor DATA=fo
 	$(BIN)/whim train regressor --data $(DATA) --recipe regressor_$(or $(SIZE),h) $(OPTIONS)
 
 bench-detector-real: setup ## the shipped detector on labelled frames of real video that it never saw, beside MediaPipe's loop
-	$(BIN)/python -m benchmarks.detector_real $(OPTIONS)
+	$(BIN)/python -m benchmarks.networks.detector_real $(OPTIONS)
 
 # Round one on what people drew, what the ensemble sees and the studio; round two on what the ensemble sees with round one's detector in it.
 # Every step goes on where it stopped. MINUTES of training a round; TIERS of images.jsonl that may be learned from; HELD_OUT measures.

@@ -79,3 +79,16 @@ def test_a_circle_closed_inside_a_function_is_found(tmp_path: Path) -> None:
     known = modules(tmp_path)
     graph = {name: imports(path, known) for name, path in known.items()}
     assert circles(graph) == [{"fitting.one", "fitting.two"}]
+
+
+MOST_FILES = 14
+UNDIVIDED = {"stages", "training/regressor"}
+"""Folders that show more: the stages side by side, as a run takes them, and the regressor with its targets and losses."""
+
+
+def test_a_folder_of_code_is_seen_at_a_glance() -> None:
+    packages = {path.parent for path in modules(ROOT).values()} - {ROOT}
+    crowded = {
+        str(folder.relative_to(ROOT)) for folder in packages if sum(path.name != "__init__.py" for path in folder.glob("*.py")) > MOST_FILES
+    }
+    assert crowded == UNDIVIDED

@@ -1,6 +1,6 @@
 """Render -> detect -> fit, against the exact truth: how far fitted hands are off, and which part of the way is to blame.
 
-`python -m benchmarks.end_to_end` writes benchmarks/results/end_to_end.json. With `--labelled FILE` it writes hands of other seeds for
+`python -m benchmarks.fit.end_to_end` writes benchmarks/results/end_to_end.json. With `--labelled FILE` it writes hands of other seeds for
 `whim learn offsets` instead. All poses come from the studio's vocabulary of shapes, the prior's from `fitting.hand.anatomy`'s sampler.
 The hand model is the stand-in on both sides.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from benchmarks.fit.rendered_hands import Kind, RenderedHands, find, render
 from benchmarks.machine import describe
-from benchmarks.rendered_hands import Kind, RenderedHands, find, render
 from fitting.files import STANDIN
 from fitting.fit import Fitter, HandFits
 from fitting.hand.mano import LEFT, load_hand_model
@@ -24,7 +24,7 @@ from fitting.landmarks.offsets import corrected, load_offsets
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from stages.fit import Fit
 
-RESULT = Path(__file__).parent / "results" / "end_to_end.json"
+RESULT = Path(__file__).parents[1] / "results" / "end_to_end.json"
 HELD_OUT_SEED, CALIBRATION_SEED = 20_000, 30_000
 KINDS: tuple[Kind, ...] = ("still", "film", "mixed")
 GROSS_SHARE = 0.12
@@ -140,7 +140,9 @@ def write_calibration(path: Path, num_hands: int) -> None:
 
 def main() -> None:
     """Read the arguments, measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description="Render, detect, fit, score against the truth.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fit.end_to_end", description="Render, detect, fit, score against the truth."
+    )
     parser.add_argument("--hands", type=int, default=800, help="hands rendered (%(default)s)")
     parser.add_argument("--labelled", type=Path, help="write hands for whim learn offsets here instead")
     given = parser.parse_args()

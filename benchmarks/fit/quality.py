@@ -1,6 +1,6 @@
 """Millimetres of the fit: under landmark noise and outliers beside simpler objectives, from picture to hand, and along tracks.
 
-`python -m benchmarks.fit_quality` writes benchmarks/results/fit_quality.json. Test hands are the studio's: its vocabulary of named
+`python -m benchmarks.fit.quality` writes benchmarks/results/fit_quality.json. Test hands are the studio's: its vocabulary of named
 shapes, each a few degrees off, and moments of the way from one to another. The prior learned from `fitting.hand.anatomy.sample_poses`,
 another generator; hands of that one, on which any prior looks better than it is, stand beside. Truth are the joints without noise.
 """
@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table as Grid
 from scipy.spatial.transform import Rotation
 
-from benchmarks.end_to_end import end_to_end, flipped
-from benchmarks.fit_problems import SIDE_PX, TO_KEYPOINTS, Problems
+from benchmarks.fit.end_to_end import end_to_end, flipped
+from benchmarks.fit.problems import SIDE_PX, TO_KEYPOINTS, Problems
+from benchmarks.fit.tracks import tracks
 from benchmarks.machine import describe
-from benchmarks.tracks import tracks
 from fitting.files import STANDIN
 from fitting.fit import Fitter
 from fitting.hand import anatomy
@@ -33,7 +33,7 @@ from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from studio.poses import SHAPES, glide, key_angles
 
-RESULT = Path(__file__).parent / "results" / "fit_quality.json"
+RESULT = Path(__file__).parents[1] / "results" / "fit_quality.json"
 SEED = 2026  # of no study behind a default
 BETAS_SPREAD = 0.7
 OUTLIER_SIZE = 0.25
@@ -162,7 +162,7 @@ def show(figures: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
 
 def main() -> None:
     """Read the arguments, measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_quality", description="Quality of the fit against exact truth.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit.quality", description="Quality of the fit against exact truth.")
     parser.add_argument("--hands", type=int, default=1024, help="invented for each row (%(default)s)")
     parser.add_argument("--rendered", type=int, default=800, help="rendered and detected (%(default)s)")
     given = parser.parse_args()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.fit_problems import invent_track
+from benchmarks.fit.problems import invent_track
 from fitting.objective import Objective
 from pipeline.engine.graph import Graph, State, Task, tables_of
 from pipeline.engine.store import Store
@@ -23,7 +23,7 @@ from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
 from stages.tables import LEFT, Clips, Hands, Table, Videos
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HANDS_PER_CLIP, CLIPS_PER_VIDEO = 100, 20
 WIDTH, HEIGHT = 1280, 960
 T = TypeVar("T", bound=Table)

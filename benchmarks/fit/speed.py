@@ -1,6 +1,6 @@
 """`make bench-fit`: hands/s, objective and error of the fit and of its peers, on the same hands and the same losses, in one process.
 
-The hands are those of `fit_problems`, the peers those of `fit_peers`. Compiling and a first call are not timed. Our rate on two cores is
+The hands are those of `problems`, the peers those of `peers`. Compiling and a first call are not timed. Our rate on two cores is
 measured, with one `Fitter` a core; a peer's is the better of two threads, measured, and of twice the rate of one.
 """
 
@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 from rich.table import Table as Grid
 
-from benchmarks import fit_peers, refit
-from benchmarks.fit_cost import flops_of_hand, multiply_adds_of_iteration, sgemm_gflops
-from benchmarks.fit_problems import Judged, Problems, invent, judge, state_of
+from benchmarks.fit import peers, refit
+from benchmarks.fit.cost import flops_of_hand, multiply_adds_of_iteration, sgemm_gflops
+from benchmarks.fit.problems import Judged, Problems, invent, judge, state_of
 from benchmarks.machine import describe
 from fitting.fit import Fitter, HandFits
 from fitting.hand.mano import HandModel, load_hand_model
@@ -27,7 +27,7 @@ from fitting.initial import two_tilts
 from fitting.objective import Objective
 from fitting.settings import FitSettings
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NUM_HANDS = 8192
 NUM_CORES = 2
 GPU_BATCH = 1 << 16
@@ -51,7 +51,7 @@ def ours(model: HandModel, problems: Problems, num_workers: int) -> tuple[float,
     return len(problems.keypoints) / float(np.median(seconds[1:])), fits
 
 
-def best_rate(run: Callable[[int], fit_peers.Timed], num_hands: int, num_timed: int) -> float:
+def best_rate(run: Callable[[int], peers.Timed], num_hands: int, num_timed: int) -> float:
     """Hands/s of a peer from a few of its iterations: on all cores at once, or as if it ran once on each."""
     rates = []
     for num_threads in (1, NUM_CORES):
@@ -68,12 +68,12 @@ def smplx_peers(model: HandModel, objective: Objective, exact: Objective, proble
 
     def timed(n: int, num_timed: int) -> float:
         seen = problems.take(n).landmarks(objective)
-        begin = fit_peers.better_tilt(objective, seen)
-        return best_rate(lambda k: fit_peers.by_smplx(objective, model, begin, seen, num_timed=k), n, num_timed)
+        begin = peers.better_tilt(objective, seen)
+        return best_rate(lambda k: peers.by_smplx(objective, model, begin, seen, num_timed=k), n, num_timed)
 
     torch.set_num_threads(1)
     seen = problems.take(64).landmarks(objective)
-    end, _ = fit_peers.by_smplx(objective, model, fit_peers.better_tilt(objective, seen), seen)
+    end, _ = peers.by_smplx(objective, model, peers.better_tilt(objective, seen), seen)
     judged = judge(exact, end, problems.take(64))
     return {"smplx_adam_per_hand": (timed(1, 60), judged), "smplx_adam": (max(timed(64, 30), timed(512, 8)), judged)}
 
@@ -83,14 +83,14 @@ def joints_peers(objective: Objective, exact: Objective, problems: Problems) -> 
 
     def timed(n: int, num_timed: int) -> float:
         seen = problems.take(n).landmarks(objective)
-        begin = fit_peers.better_tilt(objective, seen)
-        return best_rate(lambda k: fit_peers.by_joints(objective, begin, seen, num_timed=k), n, num_timed)
+        begin = peers.better_tilt(objective, seen)
+        return best_rate(lambda k: peers.by_joints(objective, begin, seen, num_timed=k), n, num_timed)
 
     torch.set_num_threads(1)
     few = problems.take(256)
     seen = few.landmarks(objective)
     starts = two_tilts(objective, seen)
-    begun, ended = [judge(exact, s, few) for s in starts], [judge(exact, fit_peers.by_joints(objective, s, seen)[0], few) for s in starts]
+    begun, ended = [judge(exact, s, few) for s in starts], [judge(exact, peers.by_joints(objective, s, seen)[0], few) for s in starts]
     rate = max(timed(256, 60), timed(1024, 20))
     return {"joints_adam": (rate, _better(begun, ended)), "joints_adam_both_tilts": (rate / 2, _better(ended, ended))}
 

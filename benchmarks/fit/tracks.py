@@ -3,7 +3,7 @@
 The studio's hands glide between the shapes of its own vocabulary, not the poses behind the prior, before a pinhole camera. Landmarks
 are off by a share of the hand's box, either anew in every frame or in a way that lasts (AR(1)), as a detector's errors do.
 
-    python -m benchmarks.tracks
+    python -m benchmarks.fit.tracks
 """
 
 import json

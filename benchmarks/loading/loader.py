@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from benchmarks.loader_pictures import write_files, write_parquet
+from benchmarks.loading.loader_pictures import write_files, write_parquet
 from benchmarks.machine import describe
 from training.data.dataset import Dataset
 from training.data.loader import Loader
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("data/bench-loader"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "loader.json")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "loader.json")
     arguments = parser.parse_args()
     machine = describe()
     folder = arguments.folder / str(arguments.pictures)

@@ -22,7 +22,7 @@ import onnxruntime
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loader_pictures import HEIGHT, WIDTH, write_files, write_parquet
+from benchmarks.loading.loader_pictures import HEIGHT, WIDTH, write_files, write_parquet
 from benchmarks.machine import describe
 from training.data.dataset import Dataset
 from training.data.loader import Loader
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
     parser.add_argument("--folder", type=Path, default=Path("data/bench-detector"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "detector.json")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "detector.json")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     machine = describe()

@@ -30,7 +30,7 @@ from stages.media.frames import Frames
 from stages.tables import HandDetections, People
 from training.run.checkpoint import Checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "detector_real.json"
 PRECISIONS = (0.5, 0.8, 0.9, 0.95)
 ROUNDS = 3
@@ -189,7 +189,7 @@ def _read(path: Path) -> np.ndarray:
 def main() -> None:
     """Measure and write."""
     media = Path(os.environ.get("WHIM_MEDIA", ROOT.parent / "shared" / "media"))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.detector_real", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks.detector_real", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--labels", type=Path, default=media / "labels" / "bench_A.json")
     parser.add_argument("--media", type=Path, default=media)
     parser.add_argument("--network", type=Path, default=SHIPPED)

@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table as Grid
 
-from benchmarks.detectors_networks import LARGEST_BATCH, MEDIAPIPE, TORCH, Contest, Work, best_engine, num_cores
-from benchmarks.fit_cost import sgemm_gflops
+from benchmarks.fit.cost import sgemm_gflops
 from benchmarks.machine import describe
+from benchmarks.networks.detectors_networks import LARGEST_BATCH, MEDIAPIPE, TORCH, Contest, Work, best_engine, num_cores
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 BATCHES = (1, 8, LARGEST_BATCH)
 PUBLISHED_CONTACT_HANDS_FPS = 3.0
 """On a GPU (Narasimhaswamy et al., NeurIPS 2020)."""

@@ -20,11 +20,11 @@ from rich.table import Table as Grid
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.regressor_release import flops_of_hand, hand_by_hand, normalised, release_style
+from benchmarks.networks.regressor_release import flops_of_hand, hand_by_hand, normalised, release_style
 from training.regressor.camera import frame_focal, frame_translation, mirrored_camera, mirrored_points
 from training.regressor.network import HandEstimate, Regressor, RegressorSettings
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SIZE = (1920, 1080)
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Of dense products in bfloat16, by the maker's data sheets."""

@@ -27,7 +27,7 @@ from training.regressor.task import RegressorTask
 from training.run.checkpoint import Checkpoint
 from training.run.loop import Run, TrainSettings
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 METRICS = ("pa_mpjpe_mm", "proper_pa_mpjpe_mm", "pa_mpvpe_mm", "root_mpjpe_mm", "pa_f5", "pa_f15")
 AUGMENTATION = CropAugmentation(turn_deg=15.0, scale=0.15, masking=0.0)
 """Milder than for long runs: in an epoch or few nothing is learnt by heart."""

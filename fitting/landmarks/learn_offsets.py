@@ -2,7 +2,7 @@
 
 `whim learn offsets LABELLED.npz` writes them to the table that the fit reads.
 
-The table comes from studio renders (`python -m benchmarks.end_to_end --labelled FILE`) or from any set whose true joints are the hand
+The table comes from studio renders (`python -m benchmarks.fit.end_to_end --labelled FILE`) or from any set whose true joints are the hand
 model's. Landmarks and joints share one frame: pixels of the image, and metres in camera axes. Either side, as it is in the image.
 """
 

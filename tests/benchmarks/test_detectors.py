@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.detectors import row_of, run
-from benchmarks.detectors_networks import MEDIAPIPE, TORCH, Contest, gflop_of_tflite, pictures
-from benchmarks.detectors_peers import forward, mediapipe_alone
+from benchmarks.networks.detectors import row_of, run
+from benchmarks.networks.detectors_networks import MEDIAPIPE, TORCH, Contest, gflop_of_tflite, pictures
+from benchmarks.networks.detectors_peers import forward, mediapipe_alone
 
 BATCHES = (1, 2, 3)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from benchmarks.end_to_end import end_to_end, flipped, joined, mirrored
-from benchmarks.rendered_hands import RenderedHands, find, render
+from benchmarks.fit.end_to_end import end_to_end, flipped, joined, mirrored
+from benchmarks.fit.rendered_hands import RenderedHands, find, render
 from fitting.hand.mano import LEFT
 from studio.hand import studio_model
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.regressor import Bench
-from benchmarks.regressor_release import EagerAttention, flops_of_hand, release_style
+from benchmarks.networks.regressor import Bench
+from benchmarks.networks.regressor_release import EagerAttention, flops_of_hand, release_style
 from training.regressor.network import Regressor, RegressorSettings
 
 

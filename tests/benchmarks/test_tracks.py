@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from benchmarks.tracks import Motion, flip_share, jitter_mm, landmarks, studio_motion, tracks
+from benchmarks.fit.tracks import Motion, flip_share, jitter_mm, landmarks, studio_motion, tracks
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import fit_quality
+from benchmarks.fit import quality as fit_quality
 from fitting.fit import Fitter, HandFits, Outcome, disagreement, flip_margin
 from fitting.hand import anatomy
 from fitting.hand.kinematics import FROM_KEYPOINTS

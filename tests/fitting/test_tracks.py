@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.tracks import flip_share, jitter_mm, landmarks, studio_motion
+from benchmarks.fit.tracks import flip_share, jitter_mm, landmarks, studio_motion
 from fitting.backend import computer
 from fitting.compiled.banded import solve_banded as solve_banded_compiled
 from fitting.fit import Fitter, Outcome

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.tracks import jitter_mm, landmarks, studio_motion
+from benchmarks.fit.tracks import jitter_mm, landmarks, studio_motion
 from fitting.files import STANDIN, sha256_of
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from fitting.settings import FitSettings

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.networks import detectors_peers as peers
 from benchmarks.fit.rendered_hands import render
+from benchmarks.networks import detectors_peers as peers
 from stages.detectors import openpose_hand, person_boxes
 from stages.detectors.alphapose import keypoints as alphapose
 from stages.detectors.alphapose.network import FastPose

@@ -114,3 +114,6 @@ if __name__ == "__main__":
     paths = [Path(path) for path in told["shards"]]
     kind = ContestedColour if told.get("contested") else MeanColour
     run(paths, Path(told["folder"]), kind(**told["task"]), rank=rank, world_size=world_size, **told["settings"]).train()
+    if world_size > 1:  # a rank that ends with its group standing may be aborted by gloo's own threads
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

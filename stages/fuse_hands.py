@@ -84,8 +84,9 @@ class FuseHands:
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
     they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
     min_score: float = setting(0.15, least=0, most=1)
-    """Least score, the calibrated confidences averaged over the sources that looked and raised by a wrist nearby, in [0, 1]. Ours, by
-    cross-validation over the videos of our labelled frames."""
+    """Least score, the calibrated confidences averaged over the sources that looked and raised by a wrist nearby, in [0, 1]. Ours: 0.1,
+    0.15, 0.2 find 0.92, 0.91, 0.89 of the hands of our labelled frames at a precision of 0.96, 0.97, 0.97, and 0.895, 0.891, 0.885 of
+    those of the clips at 0.93, 0.95, 0.96."""
     min_agreed_score: float = setting(0.3, least=0, most=1)
     """The same for a hand that two or more sources saw. Ours."""
     lone_score: float = setting(0.9, least=0, most=1)

@@ -392,5 +392,6 @@ class Reviews(Table):
     hand: Int16[np.ndarray, "n"]
     quality: Float32[np.ndarray, "n"]  # in [0, 1]
     keep: Bool[np.ndarray, "n"]
-    box_only: Bool[np.ndarray, "n"]  # box and side alone can be trusted: the keypoints, and what was fitted to them, may be grossly wrong
     reason: Text  # '' when kept
+    box_only: Bool[np.ndarray, "n"] = dataclasses.field(metadata=young(False))  # only box and side can be trusted: the keypoints may be
+    # grossly wrong, and so what was fitted to them

@@ -1,4 +1,4 @@
-"""What kills, failing system calls, flipped bits and hostile inputs do to the real chain: `python -m benchmarks.trust`.
+"""Kills, failing system calls, flipped bits and hostile inputs against the real chain, counted: `python -m benchmarks.trust`.
 
 Counted are rows lost, rows doubled, silent wrong values, code of others run, files outside touched, and tracebacks shown; all are to be
 zero. Each phase goes on from where it stood when the same `--work` folder is given again.

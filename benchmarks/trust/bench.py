@@ -189,7 +189,7 @@ class Bench:
         print(time.strftime("%H:%M:%S"), {name: n for name, n in sorted(self.figures.items()) if n}, flush=True)
 
     def read_log(self) -> str:
-        """What was said since the last time; tracebacks in it are counted, and kept for whoever mends them."""
+        """Lines of the log since the last call; tracebacks among them are counted, and kept for whoever mends them."""
         said = self.log.read_text(errors="replace") if self.log.exists() else ""
         if TRACEBACK in said:
             self.figures["tracebacks"] += said.count(TRACEBACK)

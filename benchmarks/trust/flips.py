@@ -47,7 +47,7 @@ def flipped(path: Path, bit: int) -> Iterator[None]:
 
 
 def kind_of(name: Path) -> str:
-    """What kind of file of a data folder a path is."""
+    """Kind of a data folder's file, by its path."""
     if name.parts[0] in ("shards", "media", "runs", "studio"):
         return f"{name.parts[0]}/*{''.join(name.suffixes[-2:]) if name.parts[0] == 'media' else name.suffix}"
     return f"tables/{name.parts[0]}" if name.suffix == ".parquet" and len(name.parts) > 1 else str(name)

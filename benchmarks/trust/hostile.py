@@ -10,13 +10,14 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.trust.answers import web_answers
 from benchmarks.trust.bench import Bench, child
+from benchmarks.trust.spoil import WILD, as_json, spoilt, wild
 from benchmarks.trust.training import undisturbed
 
 EACH = 45
@@ -81,72 +82,6 @@ def _read(read: Callable[[], object]) -> int:
         return 1
 
 
-def spoilt(content: bytes, dice: random.Random) -> bytes:
-    """Bytes with some of them turned, cut, doubled or swapped for extreme ones."""
-    data = bytearray(content)
-    for _ in range(dice.randint(1, 4)):
-        at = dice.randrange(len(data) or 1)
-        how = dice.randrange(5)
-        if how == 0:
-            data[at : at + 1] = bytes([dice.randrange(256)])
-        elif how == 1:
-            del data[at : at + dice.randrange(1, 200)]
-        elif how == 2:
-            data[at:at] = data[dice.randrange(len(data) or 1) :][: dice.randrange(1, 200)]
-        elif how == 3:
-            data[at : at + 8] = dice.choice((b"\xff" * 8, b"\0" * 8, b"\x7f" + b"\xff" * 7, struct.pack("<q", 1 << dice.randrange(63))))
-        else:
-            data[at:at] = dice.choice((b"\0", b"\n" * 50, b"9" * 400, b"-1", b"NaN", b"../../", b"\xed\xa0\x80", b"[" * 5000, b"1e999"))
-    return bytes(data)
-
-
-WILD: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    1 << 63,
-    10**40,
-    1e308,
-    float("nan"),
-    float("inf"),
-    "",
-    "x" * 100_000,
-    "../../etc/passwd",
-    "/etc/passwd",
-    "\0",
-    "\ud800",
-    [],
-    [[]],
-    {},
-    [1],
-    {"a": {}},
-    "手話",
-    [None] * 1000,
-    "\u202e",
-    "%s%n",
-    "{0.__class__}",
-)
-
-
-def wild(value: Any, dice: random.Random) -> Any:
-    """A plain value with one of its places filled by something that nobody expects there."""
-    if isinstance(value, dict) and value and dice.random() < 0.85:
-        key = dice.choice(sorted(value))
-        if dice.random() < 0.15:
-            return {name: one for name, one in value.items() if name != key}
-        return value | {key: wild(value[key], dice)}
-    if isinstance(value, list) and value and dice.random() < 0.85:
-        at = dice.randrange(len(value))
-        return [*value[:at], wild(value[at], dice), *value[at + 1 :]]
-    return dice.choice(WILD)
-
-
-def _as_json(value: Any, dice: random.Random) -> bytes:
-    whole = json.dumps(wild(value, dice)).encode("utf-8", "surrogatepass")
-    return spoilt(whole, dice) if dice.random() < 0.3 else whole
-
-
 def a_list(folder: Path, dice: random.Random, mark: Path) -> Callable[[], object]:
     """A list of videos."""
     fields = (
@@ -191,7 +126,7 @@ def a_label_file(folder: Path, dice: random.Random, mark: Path) -> Callable[[], 
 
     hand = {"box": [1, 2, 30, 40], "side": "left", "keypoints": [[1, 2, 1]] * 21}
     image = {"id": "a", "video": "a.mp4", "frame": 3, "width": 64, "height": 48, "hands": [hand], "ignore": [[0, 0, 5, 5]]}
-    content = _as_json({"format": FORMAT, "images": [image, image | {"id": "b"}]}, dice)
+    content = as_json({"format": FORMAT, "images": [image, image | {"id": "b"}]}, dice)
     (folder / "labels.json").write_bytes(content)
     return lambda: load_labels(folder / "labels.json") and None
 
@@ -356,7 +291,7 @@ def small_files(folder: Path, dice: random.Random, mark: Path) -> Callable[[], o
     if isinstance(value, dict) and dice.random() < 0.7:
         (data / name).write_text(seal(value), errors="replace")  # whoever makes the file can make its digest
     else:
-        (data / name).write_bytes(_as_json(value, dice))
+        (data / name).write_bytes(as_json(value, dice))
     words = dice.choice((("status",), ("plan",), ("report",), ("run", "--local"), ("verify",), ("retry",)))
     return lambda: _whim(*words, "--data", data)
 
@@ -375,75 +310,6 @@ def a_checkpoint(folder: Path, dice: random.Random, mark: Path) -> Callable[[], 
         path.write_bytes(spoilt(path.read_bytes(), dice))
     words = dice.choice((("export", "detector", path, "--out", folder / "x.onnx"), ("evaluate", "detector", path, "--data", folder)))
     return lambda: _whim(*words)
-
-
-class Answers(BaseHTTPRequestHandler):
-    """Answers with whatever the server was told."""
-
-    raw = b""
-
-    def do_GET(self) -> None:
-        self.wfile.write(self.raw)
-        self.close_connection = True
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None: ...
-
-
-def web_answers(folder: Path, dice: random.Random, mark: Path) -> Callable[[], object]:
-    """An answer of a server of videos."""
-    from pipeline.manifest import read_manifest
-    from stages.download import Download
-
-    clip = (folder.parents[1] / "videos/studio-1.mp4").read_bytes()
-    body = dice.choice(
-        (
-            clip,
-            spoilt(clip, dice),
-            b"",
-            b"<html>" + b"<video src='file:///etc/passwd'>" * 50,
-            b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
-            b"#EXTM3U\n#EXTINF:1,\nhttp://169.254.169.254/x\n",
-            b"\x89PNG" * 100,
-            os.urandom(3000),
-        )
-    )
-    headers = (
-        f"Content-Type: {dice.choice(('video/mp4', 'text/html', 'application/vnd.apple.mpegurl', 'x' * 5000, ''))}",
-        f"Content-Length: {dice.choice((len(body), -1, 1 << 62, 'x', len(body) + 5000, 0))}",
-        dice.choice(
-            (
-                "Content-Encoding: gzip",
-                "Location: file:///etc/passwd",
-                "Location: http://10.0.0.1/",
-                "Content-Range: bytes 9-3/1",
-                "ETag: " + "e" * 70_000,
-                "Content-Disposition: attachment; filename=../../../x.mp4",
-                "Set-Cookie: " + "a=b; " * 2000,
-                "Refresh: 0; url=file:///etc/passwd",
-                "X: \0\r\r",
-            )
-        ),
-    )
-    status = dice.choice(
-        ("200 OK", "206 Partial", "302 Found", "500 No space left on device", "999 x", "403 copyright", "000", "200", "-1 x", "429 captcha")
-    )
-    raw = f"HTTP/1.1 {status}\r\n".encode() + "\r\n".join(headers).encode() + b"\r\n\r\n" + body
-
-    def read() -> int:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Told", (Answers,), {"raw": raw}))
-        import threading
-
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        (folder / "list.txt").write_text(f"http://127.0.0.1:{server.server_address[1]}/copyright/x.mp4 id=v\n")
-        row = read_manifest(folder / "list.txt")
-        Download(folder=folder / "media", backoff_s=0.01, attempts=1, socket_timeout_s=3, youtube_pauses=0).build()(row)
-        allowed = folder / "media", folder / "list.txt"
-        outside = [path for path in folder.rglob("*") if path.is_file() and not any(path.is_relative_to(one) for one in allowed)]
-        return 70 if outside else 0
-
-    return read
 
 
 CASES: dict[str, Case] = {

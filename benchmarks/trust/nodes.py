@@ -28,7 +28,7 @@ class Nodes:
     environment: dict[str, str]
     address: str
     running: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
-    """By address of the node."""
+    """Processes of the cluster by the address of their node."""
     joined: int = 0
 
     def start(self, *options: str, host: str, inside: Sequence[str] = ()) -> None:

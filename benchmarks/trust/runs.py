@@ -38,7 +38,7 @@ def disturb(bench: Bench) -> None:
 
 
 def failing(below: Path, nth: int, error: int) -> Callable[[], object]:
-    """What makes the n-th call that changes something below a folder fail, in the process that calls it."""
+    """Environment in which a process's n-th call that changes something below a folder fails."""
     return lambda: ctypes.CDLL(None).fail_call(os.fsencode(below), ctypes.c_long(nth), error)
 
 

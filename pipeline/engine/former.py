@@ -41,7 +41,7 @@ class Made(Protocol):
 
 @dataclass(eq=False)
 class Former:
-    """What a version before would have had for the tasks of a graph."""
+    """Fingerprints that an earlier version would have given the tasks of a graph."""
 
     stages: Sequence[Stage]
     origins: Sequence[Mapping[str, Any]]

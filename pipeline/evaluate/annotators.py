@@ -191,6 +191,6 @@ def print_score(score: Score, console: Console) -> None:
 
 
 def _sides(clips: Mapping[str, Any]) -> str:
-    """What whole clips say of sides and identities, in a cell."""
+    """Sides and identities of whole clips, as the text of a cell."""
     right = f"{1 - (clips['wrong_side'] or 0):.3f}"
     return f"{right}, {clips['same_side_pairs']} equal pairs, {clips['identity_switches']} switches, {clips['false_per_100']} false per 100"

@@ -17,7 +17,7 @@ from stages.tables import HandDetections, Hands, People
 
 NUM_FOLDS = 8
 LEAST_PRECISION = 0.95
-"""Of the threshold that a fold chooses: the one of most recall among those that keep this precision."""
+"""Precision that a threshold must keep to be chosen on a fold; of those that do, the one of most recall is."""
 THRESHOLDS = np.round(np.arange(0.2, 0.71, 0.05), 2)
 
 

@@ -146,8 +146,6 @@ def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
 
 def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
     """Images below a folder, with YOLO's files (class, then centre and size as shares of the image) where there are labels."""
-    import cv2
-
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         name = str(path.relative_to(folder))
         box, labelled = np.zeros((0, 4)), False
@@ -155,10 +153,8 @@ def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
             inside = path.relative_to(folder / "images") if (folder / "images") in path.parents else path.relative_to(folder)
             file = labels / inside.with_suffix(".txt")
             labelled = file.is_file()
-            image = cv2.imread(str(path)) if labelled else None
-            if image is not None:
-                size = (float(image.shape[1]), float(image.shape[0]))
-                box = _yolo_boxes(file, size)
+            size = _stored_size(path) if labelled else None
+            box = _yolo_boxes(file, size) if size else box
         yield LabelledImage(
             path=path,
             name=name,
@@ -171,6 +167,21 @@ def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
             exhaustive=labelled,
             about={"source": folder.name, "origin": name, "licence": "", "tier": ""},
         )
+
+
+def _stored_size(path: Path) -> tuple[float, float] | None:
+    """Width and height of an image as it is stored, of a JPEG without decoding it; None where it is none."""
+    import cv2
+    import simplejpeg
+
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(path.read_bytes())
+        except ValueError:
+            return None
+        return float(width), float(height)
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else (float(image.shape[1]), float(image.shape[0]))
 
 
 def _yolo_boxes(file: Path, size: tuple[float, float]) -> Float64[np.ndarray, "n 4"]:

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
 
+from fitting.files import sha256_of
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import Store
@@ -27,8 +28,8 @@ from stages.pack import Pack
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
 from stages.stage import Stage
 
-VERSION = 1
-"""Version of the rows that are made of images here."""
+STAGE, VERSION = "import-images", 1
+"""Name and version of what makes rows of images, in the recipe of a shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class ImageShards:
 def write_image_shards(images: Sequence[LabelledImage], out: Path, stages: Sequence[Stage], settings: ImageShards, console: Console) -> int:
     """Write the shards of `images` that are missing, by the hands that a recipe's `stages` see; the number of rows written.
 
-    An image that cannot be read is named and left out; shards of images that are no more are removed.
+    An image that cannot be read is named and left out; of the splits of `images`, shards of images that are no more are removed.
     """
     store, teach, num_rows = Store(out), None, 0
     dealt, members = _dealt(images, settings.images_a_shard), _members(stages)
@@ -64,9 +65,11 @@ def write_image_shards(images: Sequence[LabelledImage], out: Path, stages: Seque
                 rows = write_shard(settings.pack, _batches(shown, teach, settings.pack, console), temporary, recipe)
             num_rows += rows
             console.print(f"{name}: {rows} images", markup=False)
-        for stale in set(out.glob("*/*.parquet")) - {out / f"{name}.parquet" for name in dealt}:
-            stale.unlink()
-        write_index(out)
+        splits = {name.partition("/")[0] for name in dealt}
+        for path in _written_here(store):
+            if path.parent.name in splits and f"{path.parent.name}/{path.stem}" not in dealt:
+                path.unlink()
+        write_index(out, _written_here(store))
     return num_rows
 
 
@@ -80,6 +83,11 @@ def _dealt(images: Sequence[LabelledImage], images_a_shard: int) -> dict[str, li
     return dealt
 
 
+def _written_here(store: Store) -> list[Path]:
+    """Shards of the folder that an import wrote; what somebody else put there is neither listed nor removed."""
+    return [path for path in store.root.glob("*/*.parquet") if (store.made_by(path.parent.name, path.stem) or {}).get("stage") == STAGE]
+
+
 def _members(stages: Sequence[Stage]) -> list[Any]:
     """Everything that decides what the teachers see."""
     finders, fuse = finders_and_fusion(stages)
@@ -89,16 +97,16 @@ def _members(stages: Sequence[Stage]) -> list[Any]:
 def _recipe(images: Sequence[LabelledImage], members: Sequence[Any], settings: ImageShards) -> Mapping[str, Any]:
     """All that a shard is made by: the images' own bytes, what people drew, who else looked, and how."""
     facts = [
-        [i.name, i.group, i.box.tolist(), i.side.tolist(), i.ignore.tolist(), i.labelled, i.exhaustive, dict(i.about), _size(i.path)]
+        [i.name, i.group, i.box.tolist(), i.side.tolist(), i.ignore.tolist(), i.labelled, i.exhaustive, dict(i.about), _sha256(i.path)]
         for i in images
     ]
-    told = {"stage": "import-images", "version": VERSION, "settings": asdict(settings), "members": members}
+    told = {"stage": STAGE, "version": VERSION, "settings": asdict(settings), "members": members}
     whole = hashlib.sha256(json.dumps([told, facts], sort_keys=True, default=str).encode()).hexdigest()
     return told | {"num_images": len(images), "fingerprint": whole}
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+def _sha256(path: Path) -> str:
+    return sha256_of(path) if path.is_file() else ""
 
 
 def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console: Console) -> Iterator[pa.RecordBatch]:
@@ -110,11 +118,12 @@ def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console:
 
     rows: list[dict[str, Any]] = []
     for number, label in enumerate(images):
-        image = cv2.imread(str(label.path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        data = label.path.read_bytes() if label.path.is_file() else b""
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
         if image is None:
             console.print(f"{label.path} is no image, or not there: left out", style="yellow", markup=False)
             continue
-        rows.append(_row(label, number, image, teach(label, image), encode, pack.max_side))
+        rows.append(_row(label, number, data, image, teach(label, image), encode, pack.max_side))
         if len(rows) == pack.row_group_size:
             yield _batch(rows)
             rows = []
@@ -125,6 +134,7 @@ def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console:
 def _row(
     label: LabelledImage,
     number: int,
+    data: bytes,
     image: UInt8[np.ndarray, "height width 3"],
     taught: Taught,
     encode: Callable[[UInt8[np.ndarray, "height width 3"]], bytes],
@@ -132,7 +142,6 @@ def _row(
 ) -> dict[str, Any]:
     import cv2
 
-    data = label.path.read_bytes()
     longest = max(image.shape[:2])
     scale = min(1.0, max_side / longest) if max_side else 1.0
     if scale < 1 or label.path.suffix.lower() not in (".jpg", ".jpeg"):

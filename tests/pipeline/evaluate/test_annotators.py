@@ -13,7 +13,9 @@ from rich.console import Console
 from hands.metrics.labelled_frames import score_hands
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands, mirrored
 from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
-from stages.tables import LEFT, RIGHT, HandDetections, Hands
+from pipeline.evaluate.cross_validate import THRESHOLDS
+from pipeline.recipes import find_recipe
+from stages.tables import LEFT, RIGHT, HandDetections, Hands, Manifest
 
 NO_HANDS = Hands.empty()
 
@@ -168,6 +170,20 @@ def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Pa
     assert score.side_accuracy >= 0.85
     found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
     assert set(found_there.video) <= {f"mirrored/{label.video}" for label in load_labels(few)}
+
+
+def test_the_fast_recipe_is_mediapipe_alone_without_fine_tiles() -> None:
+    zooms = {name: {stage.detector: getattr(stage, "tile_zooms", ()) for stage in stages if stage.name == "detect-hands"}
+             for name in ("fast", "whim") for stages in [find_recipe(name)(Manifest.empty(), Path())]}  # fmt: skip
+    assert zooms == {"fast": {"mediapipe": (1.0,)}, "whim": {"mediapipe": (1.0, 2.0), "whim": ()}}
+
+
+def test_a_frame_is_judged_by_what_other_videos_taught(media: Path, few: Path) -> None:
+    score = evaluate_hands(few, media, alone=True)
+    assert score.cross_validated["num_hands"] == score.num_hands
+    assert len(score.cross_validated["thresholds"]) == len({label.video for label in load_labels(few)})
+    assert set(score.cross_validated["thresholds"]) <= set(THRESHOLDS.tolist())
+    assert score.after_review["recall"] <= score.recall
 
 
 def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path) -> None:

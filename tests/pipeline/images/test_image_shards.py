@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_images_become_shards_once(folder: tuple[Path, list[int]], tmp_path: Pat
     frames = Frames(dataset=Dataset.open(tmp_path / "out", "train", tmp_path / "cache"), size=64)
     assert len(frames) == 3
     assert set(frames.labels([0, 1, 2])["side"]) == {0, 1}
+
+
+def test_only_shards_that_were_written_here_and_hold_nothing_any_more_are_removed(folder: tuple[Path, list[int]], tmp_path: Path) -> None:
+    console, stages = Console(quiet=True), recipe(Manifest.empty(), tmp_path)
+    (one,) = (image for image in read_images(folder[0]) if image.name == "all.jpg")
+    out, train = tmp_path / "out", tmp_path / "out" / "train"
+    write_image_shards([one], out, stages, ImageShards(), console)
+    (path,) = train.glob("*.parquet")
+    write_image_shards([replace(one, split="val")], out, stages, ImageShards(), console)
+    assert path.exists(), "of a split that was not asked for"
+    both = [replace(one, name=f"{number}.jpg") for number in range(2)]
+    foreign = train / "mine-00000-of-00002.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"fingerprint": "-", "split": "train"}), foreign)
+    write_image_shards(both, out, stages, ImageShards(images_a_shard=1), console)
+    assert not path.exists()
+    assert foreign.exists()
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

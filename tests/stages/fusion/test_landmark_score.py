@@ -35,6 +35,16 @@ def test_scores_fall_with_the_spread_and_rise_with_the_palm() -> None:
     assert (each[1] > each[2]).all()
 
 
+def test_the_score_of_another_detectors_proposal_is_no_palm_score() -> None:
+    seen = [replace(looked(0.02), palm_score=np.array([palm], np.float32)) for palm in (0.1, 0.9)]
+    others = [replace(one, source=np.array(["whim"], object)) for one in seen]
+    (low, high), (one, other) = (
+        [judged(calibrated(hand, {}), load_landmark_score(), *SIZE).landmark_score[0] for hand in hands] for hands in (seen, others)
+    )
+    assert low < high
+    assert low < one == other < 1
+
+
 def test_one_keypoint_that_parts_is_less_sure_than_its_neighbours() -> None:
     spread = np.full(21, 0.02)
     spread[8] = 0.3

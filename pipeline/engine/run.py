@@ -31,6 +31,8 @@ class Lost:
     message: str
     counts: bool = True
     """Whether it counts as an attempt at the item: a node that is lost, or does not see the data folder, says nothing of the item."""
+    blind: bool = False
+    """Whether its node does not see the data folder: no other item is given to it."""
 
 
 class Executor(Protocol):
@@ -191,17 +193,17 @@ class OnRay:
         for seat, size in self._sizes().items():
             for _ in range(size - held[seat] - len(self.idle[seat])):
                 options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
-                options |= {"max_restarts": 0, "scheduling_strategy": self._strategy()}
+                options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
                 worker = self.actor.options(**options).remote(self.root, self.stages, self.token)
                 self.starting[worker.where.remote()] = (seat, worker)
 
-    def _strategy(self) -> Any:
-        """Spread over all nodes; where some are blind, by turns to the others."""
+    def _strategy(self, seat: Seat) -> Any:
+        """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
         if not self.blind:
             return "SPREAD"
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        seeing = self._nodes()
+        seeing = [node for node in self._nodes() if _holds(node, seat)]
         if not seeing:
             raise NoWorkers(f"no node sees the data folder: {'; '.join(sorted(self.blind.values()))}")
         self.turn += 1
@@ -260,7 +262,7 @@ class OnRay:
             node, _ = self.nodes[worker]
             self.blind[node] = receipt.blind
             self._dismiss(worker)
-            return Lost(Reason.WORKER_DIED, receipt.blind, counts=False)
+            return Lost(Reason.WORKER_DIED, receipt.blind, counts=False, blind=True)
         self._keep(seat, worker)
         return receipt
 
@@ -310,6 +312,13 @@ class OnRay:
     def _dismiss(self, worker: Any) -> None:
         self.ray.kill(worker)
         self.fill_at = 0.0
+
+
+def _holds(node: Mapping[str, Any], seat: Seat) -> bool:
+    """Whether a node is large enough for a worker of a pool."""
+    return bool(seat.lane) or all(
+        float(node["Resources"].get(kind, 0)) >= wanted for kind, wanted in (("CPU", seat.cpus), ("GPU", seat.gpus))
+    )
 
 
 def _on_gpus(seats: Sequence[Seat], num_gpus: int) -> dict[Seat, int]:
@@ -375,7 +384,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                 group = graph.group_of(order.stages[0])
                 item = flying.pop((group, order.key))
                 if isinstance(result, Lost):
-                    strayed[item.group, item.key] += not result.counts
+                    strayed[item.group, item.key] += not (result.counts or result.blind)
                     again = (
                         item if not result.counts and strayed[item.group, item.key] < _MOST_STRAYS else _bury(graph, item, result, deaths)
                     )

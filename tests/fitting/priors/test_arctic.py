@@ -49,8 +49,17 @@ def test_every_nth_frame_without_the_worst_fitted(tmp_path: Path) -> None:
     assert len(read_sequence(path, MEAN, every=4, worst=0)) == 2 * 25
     kept = read_sequence(path, 0 * MEAN, every=4, worst=0.5)
     np.testing.assert_allclose(kept[:13], right["pose"][:50:4], atol=1e-6)
+    assert not (np.abs(kept[:, None] - right["pose"][None, 50:]).max(2) < 1e-5).any(), "the worst half is left out"
     without = {name: values for name, values in right.items() if name != "fitting_err"}
     assert len(read_sequence(save(tmp_path, "s01/b", without, without), MEAN, every=3, worst=0.5)) == 2 * 34
+
+
+def test_the_worst_fitted_fiftieth_is_left_out_unless_told_otherwise(tmp_path: Path) -> None:
+    both = hand(200)
+    both["fitting_err"] = np.arange(200.0)
+    save(tmp_path, "s01/a", both, both)
+    kept = read_poses(tmp_path, 0 * MEAN, every=1).hand_pose
+    np.testing.assert_allclose(kept, np.concatenate([both["pose"][:196], both["pose"][:196] * np.tile([1, -1, -1], 15)]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8", ">f8"])

@@ -55,6 +55,28 @@ def test_extents_and_shares_of_hits_are_found_again() -> None:
     assert learned["brier"]["held_out"] < learned["brier"]["raw"] < learned["brier"]["constant"]
 
 
+def test_a_curve_of_shares_never_falls_however_the_hits_lie() -> None:
+    """Detections of score .6 to .9 that are hands seldomer than those of .3 to .6: the surer one is never worth less."""
+    rng = np.random.default_rng(3)
+    labels, found = [], []
+    for number in range(240):
+        score = float(rng.uniform(0.05, 1))
+        chance = 0.8 if 0.3 < score < 0.6 else 0.2
+        labels.append(frame(number, (190, 180, 290, 300)) if rng.random() < chance else frame(number))
+        found.append(replace(detection([200, 200, 280, 280], score, frame=number), video=np.array([f"v{number % 8}"], object)))
+    curve = np.array(learn(labels, HandDetections.concat(found))["a"]["knots"])
+    assert (np.diff(curve[:, 1]) >= 0).all()
+    assert curve[-1, 1] > curve[0, 1], "and it does rise"
+
+
+def test_a_file_whose_curve_falls_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    for knots in ([[0, 0.1], [0.5, 0.6], [1, 0.4]], [[0, 0.1], [0.5, 0.6], [0.4, 0.7]], [[0, 0.1], [1, 1.2]]):
+        path.write_text(json.dumps({"sources": {"a": {"extent": [1, 1], "knots": knots}}}))
+        with pytest.raises(ValueError, match="knots must rise within"):
+            load_calibrations(path)
+
+
 def test_a_second_box_on_a_hand_is_no_hand_and_one_on_an_ignored_region_does_not_count() -> None:
     labels, found = hits_and_misses(200)
     twice = HandDetections.concat([found, replace(found, score=found.score / 2)])

@@ -77,6 +77,24 @@ def test_what_is_painted_on_a_keypoint_is_found_on_the_moved_keypoint(change: An
     assert found > 60
 
 
+def test_turns_reach_60_degrees_and_shifts_a_tenth_of_the_image() -> None:
+    """The paper's ranges (sec. 5.1), as the labels tell them: both are drawn evenly, and neither is exceeded."""
+    images, labels, key = case(128)
+    chosen = Augmentation()
+    _, turned = augment(images, labels, key, Augmentation(**STILL | {"rotation_deg": chosen.rotation_deg}))
+    before, after = (of["keypoints"][:, 8, :2] - of["keypoints"][:, 0, :2] for of in (labels, turned))
+    cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    degrees = torch.rad2deg(torch.atan2(cross, (before * after).sum(1)))
+    assert 56 < degrees.max() <= 60.01
+    assert -56 > degrees.min() >= -60.01
+    assert 25 < degrees.abs().mean() < 35
+    _, shifted = augment(images, labels, key, Augmentation(**STILL | {"shift": chosen.shift}))
+    moved = (shifted["keypoints"][:, 0, :2] - labels["keypoints"][:, 0, :2]) / SIZE
+    assert (moved.amax(0) > 0.095).all()
+    assert (moved.amin(0) < -0.095).all()
+    assert moved.abs().max() <= 0.1001
+
+
 def test_nothing_asked_nothing_changed() -> None:
     images, labels, key = case()
     seen, moved = augment(images, labels, key, Augmentation.none())

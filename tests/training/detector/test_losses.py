@@ -208,6 +208,29 @@ def test_ignored_boxes_are_neither_hand_nor_background() -> None:
     assert (raw.side.grad[0] != 0).all()  # type: ignore[index]
 
 
+def test_each_term_of_eq_5_counts_by_its_own_weight() -> None:
+    """The defaults are the usual ones of the YOLO family; none of the terms is 0, and each moves with its weight alone."""
+    assert list(vars_of(DetectorLossWeights()).values()) == [0.5, 7.5, 1.5, 12.0, 1.0]
+    raw, truth = raw_of(), targets_of(labels(), 2)
+    plain = detector_loss(raw, truth, (96, 96), DetectorLossWeights(side=1, box=1, distance=1, keypoints=1, visibility=1))
+    for kind in ("similarity", "distance"):
+        terms = detector_loss(raw, truth, (96, 96), DetectorLossWeights(keypoint_loss=kind))
+        assert all(term > 0 for term in terms)
+        assert terms.total().item() == pytest.approx(sum(term.item() for term in terms))
+    terms = detector_loss(raw, truth, (96, 96), DetectorLossWeights())
+    for name, weight in vars_of(DetectorLossWeights()).items():
+        assert getattr(terms, name).item() == pytest.approx(weight * getattr(plain, name).item(), rel=1e-5), name
+    terms.distance.backward(retain_graph=True)
+    assert raw.box.grad.abs().max() > 0  # type: ignore[union-attr]
+    assert raw.keypoints.grad is None or not raw.keypoints.grad.any()
+    terms.keypoints.backward()
+    assert raw.keypoints.grad.abs().max() > 0  # type: ignore[union-attr]
+
+
+def vars_of(weights: DetectorLossWeights) -> dict[str, float]:
+    return {name: getattr(weights, name) for name in ("side", "box", "distance", "keypoints", "visibility")}
+
+
 def test_hands_without_keypoints_teach_box_and_side_only() -> None:
     blind = labels()
     blind["keypoints"] = blind["keypoints"] * 0

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.camera import crop_translation, mirrored_camera, mirrored_points, project_to_crop
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.refinement import Pyramid, Refinement, sample_map
@@ -78,6 +79,26 @@ def test_the_network_lays_the_whole_coarse_mesh_on_its_maps() -> None:
     torch.testing.assert_close(points, project_to_crop(coarse.vertices, coarse.camera))
     assert (points.amax(1) - points.amin(1)).max() == pytest.approx(0.5, abs=0.1)
     assert points.abs().max() < 0.375
+
+
+def test_what_the_refinement_says_is_done_to_the_coarse_hand() -> None:
+    """Eq. 7: the pose turns by its residual, the shape and the camera move by theirs, each by itself."""
+    torch.manual_seed(0)
+    network = Regressor(RegressorSettings(size="xs")).eval()
+    said = 0.1 * torch.randn(61, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(1, 3, 256, 256)
+    for part in (slice(0, 48), slice(48, 58), slice(58, 61), slice(0, 61)):
+        only = torch.zeros(61)
+        only[part] = said[part]
+        with torch.no_grad():
+            network.refinement.say.bias.copy_(only)  # type: ignore[union-attr]
+            coarse, refined = network(images)
+        turned = matrix_from_axis_angle(only[:48].reshape(1, 16, 3)) @ coarse.rotations
+        torch.testing.assert_close(refined.rotations, turned, atol=1e-5, rtol=0)
+        torch.testing.assert_close(refined.betas, coarse.betas + only[None, 48:58], atol=1e-5, rtol=0)
+        camera = torch.cat([coarse.camera[:, :1] * only[58].exp(), coarse.camera[:, 1:] + only[None, 59:]], 1)
+        torch.testing.assert_close(refined.camera, camera, atol=1e-4, rtol=0)
+        assert not torch.allclose(refined.points, coarse.points, atol=1e-4), "and so does what is seen of it"
 
 
 def aggregated(kind: str, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from stages.detectors.weights import MissingWeights
 from stages.fuse_hands import FuseHands
 from stages.media.frames import Frames
 from stages.stage import Stage, tables_written
-from stages.tables import HandDetections
+from stages.tables import HandDetections, Verdicts
 
 Member = Sequence[Stage]
 
@@ -23,7 +23,7 @@ def with_weights(before: Iterable[Stage], members: Iterable[Member]) -> list[Sta
 
     Every other one is logged: which, where its weights come from, under which licence.
     """
-    written: set[type] = {Frames, *(kind for stage in before for kind in tables_written(stage))}
+    written: set[type] = {Frames, Verdicts, *(kind for stage in before for kind in tables_written(stage))}
     kept: list[Stage] = []
     for member in members:
         reason = _why_not(member, written)

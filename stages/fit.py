@@ -13,7 +13,8 @@ from fitting.files import model_file, prior_file, sha256_of
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
 from fitting.settings import FitSettings
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
-from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Fits, Hands, Table
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Fits, Hands, Table, Verdicts
+from stages.verdicts import ON_SIDES, with_sides
 
 if TYPE_CHECKING:
     from fitting.fit import Fitter, HandFits
@@ -24,14 +25,15 @@ class Fit:
     """MANO parameters and a weak-perspective camera for each hand, by the three losses of the paper.
 
     Left hands are mirrored, fitted as right ones and mirrored back. The hands of a track are fitted together: one shape, smooth in time.
-    A hand of unknown side is fitted as both, and the better fit's side is told.
+    A hand of unknown side is fitted as both, and the better fit's side is told; one that a person put on a side is fitted as that.
     A hand that cannot be fitted keeps its row: `outcome` says why and its numbers are NaN.
     """
 
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Clips, Hands)
+    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts)
+    honours: ClassVar[tuple[str, ...]] = ON_SIDES
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
 
@@ -71,7 +73,7 @@ class Fit:
             return ""
         return "the fit is compiled for this machine beside detection: once, about a minute (make setup does it ahead)"
 
-    def build(self) -> Callable[[Clips, Hands], Fits]:
+    def build(self) -> Callable[..., Fits]:
         """Load the hand model and its prior; the returned function fits the hands of one clip."""
         import torch
 
@@ -83,9 +85,9 @@ class Fit:
             fitter = Fitter(load_hand_model(device=device), self.settings)
         offsets = load_offsets() if self.landmark_offsets else {}
 
-        def run(clips: Clips, hands: Hands) -> Fits:
+        def run(clips: Clips, hands: Hands, verdicts: Verdicts | None = None) -> Fits:
             with _one_thread():
-                return fit_hands(fitter, on_joints(hands, offsets), self.focal_share)
+                return fit_hands(fitter, on_joints(with_sides(hands, verdicts), offsets), self.focal_share)
 
         return run
 

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float32, UInt8
 from stages.media.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
+from stages.tables import Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.verdicts import corrected
 
 BELOW_MIN_QUALITY = "min_quality"
 """Reason of a hand that the review kept and `Pack.min_quality` drops."""
@@ -48,6 +49,8 @@ class ClipTables:
     hands: Hands
     fits: Fits
     reviews: Reviews
+    verdicts: Verdicts = dataclasses.field(default_factory=Verdicts.empty)
+    """What people decided on its hands."""
     earlier: Iterable[Picture] | None = None
     """What an earlier shard holds of the clip, for the day when its video was put away."""
 
@@ -59,7 +62,7 @@ class Pack:
     name: ClassVar[str] = "pack"
     version: ClassVar[int] = 3
     key: ClassVar[Key] = "shard"
-    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews)
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews, Verdicts)
     writes: ClassVar[type[Table]] = Shards
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
@@ -122,7 +125,8 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     """One row a frame that is worth keeping: with hands, or one of the sampled frames without any."""
     video, clip = source.videos.video[0], source.clips.clip[0]
     _refuse_misaligned(source, clip)
-    keep, listed, reviews = _chosen(source.reviews, settings)
+    source, by_person = _corrected(source)
+    keep, listed, reviews = _chosen(source.reviews, settings, by_person)
     if not listed.any() and not settings.negatives:
         return
     scale = _scale(source.hands.width, source.hands.height, settings.max_side)
@@ -195,9 +199,18 @@ def _refuse_misaligned(source: ClipTables, clip: str) -> None:
             raise ValueError(f"clip {clip}: rows of {type(table).__name__} are not those of Hands, run its stage again")
 
 
-def _chosen(reviews: Reviews, settings: Pack) -> tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "n"], Reviews]:
+def _corrected(source: ClipTables) -> tuple[ClipTables, Bool[np.ndarray, "n"]]:
+    """The clip's tables as people corrected them, and which hands they keep whatever their quality."""
+    size = [int(getattr(source.clips, side)[0] or getattr(source.videos, side)[0]) for side in ("width", "height")]
+    hands, fits, reviews, by_person = corrected(source.hands, source.fits, source.reviews, source.verdicts, *size)
+    return dataclasses.replace(source, hands=hands, fits=fits, reviews=reviews), by_person
+
+
+def _chosen(
+    reviews: Reviews, settings: Pack, by_person: Bool[np.ndarray, "n"]
+) -> tuple[Bool[np.ndarray, "n"], Bool[np.ndarray, "n"], Reviews]:
     """Which hands are good, which are listed, and the reviews that say so."""
-    keep = reviews.keep & (reviews.quality >= settings.min_quality)
+    keep = reviews.keep & ((reviews.quality >= settings.min_quality) | by_person)
     reason = np.where(reviews.keep & ~keep, BELOW_MIN_QUALITY, reviews.reason).astype(object)
     listed = np.ones_like(keep) if settings.keep_dropped else keep
     return keep, listed, dataclasses.replace(reviews, keep=keep, reason=reason)

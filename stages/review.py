@@ -10,7 +10,8 @@ from jaxtyping import Float64
 
 from stages import boxes
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews, Table
+from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews, Table, Verdicts
+from stages.verdicts import ON_HANDS, decided, standing, with_sides
 
 
 class Drop(StrEnum):
@@ -23,6 +24,7 @@ class Drop(StrEnum):
     REPROJECTION = "reprojection"
     JOINT_LIMITS = "joint_limits"
     WEAK_SOURCE = "weak_source"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,16 @@ class Review:
 
     The landmarks' share brings 31 instead of 25 % of the rendered hands that are more than 15 mm off (64 of 2,383) among the
     worst 5 %; the margin over the other tilt would bring fewer, and is left to whoever trains.
+
+    What a person decided stands above all that: a rejected hand is dropped, one that is kept stays though its fit failed (for its box
+    and side then), but no hand of unknown side does.
     """
 
     name: ClassVar[str] = "review"
     version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Fits)
+    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Fits, Verdicts)
+    honours: ClassVar[tuple[str, ...]] = ON_HANDS
     writes: ClassVar[type[Table]] = Reviews
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=60.0)
@@ -71,13 +77,15 @@ class Review:
         """No model files."""
         return {}
 
-    def build(self) -> Callable[[Clips, Hands, Fits], Reviews]:
+    def build(self) -> Callable[..., Reviews]:
         return self._review
 
-    def _review(self, clips: Clips, hands: Hands, fits: Fits) -> Reviews:
+    def _review(self, clips: Clips, hands: Hands, fits: Fits, verdicts: Verdicts | None = None) -> Reviews:
         """One row a hand. Raises ValueError when the fits are not those of the hands, row by row."""
         if not (np.array_equal(hands.frame, fits.frame) and np.array_equal(hands.hand, fits.hand)):
             raise ValueError(f"review: {len(fits)} fits are not those of the {len(hands)} hands, in their order")
+        said = decided(hands, standing(Verdicts.empty() if verdicts is None else verdicts))
+        hands = with_sides(hands, verdicts)
         lone = (hands.track_length == 1) & (_sampled_frames(clips) > 1)
         side_px, inside = boxes.long_side(hands.box.astype(np.float64)), _inside(hands)
         known = np.isfinite([fits.error_share, fits.violation_deg]).all(0)  # a comparison with NaN would let a hand pass
@@ -102,15 +110,16 @@ class Review:
         ]
         reason = np.select(list(reasons.values()), [str(r) for r in reasons], "").astype(object)
         quality = np.where(failed, 0, np.prod(np.clip(terms, 0, 1), 0) ** (1 / len(terms)))
+        kept, rejected = (said.keep == 1) & (hands.side != UNKNOWN_SIDE), said.keep == 0
         return Reviews(
             video=hands.video,
             frame=hands.frame,
             time_s=hands.time_s,
             hand=hands.hand,
             quality=quality.astype(np.float32),
-            keep=~np.any(list(reasons.values()), axis=0),
-            box_only=hands.landmark_score < self.min_landmark_score,
-            reason=reason,
+            keep=(~np.any(list(reasons.values()), axis=0) | kept) & ~rejected,
+            box_only=(hands.landmark_score < self.min_landmark_score) | said.wrong_landmarks | (failed & kept),
+            reason=np.where(rejected, str(Drop.REJECTED), np.where(kept, "", reason)).astype(object),
         )
 
 

@@ -395,3 +395,24 @@ class Reviews(Table):
     reason: Text  # '' when kept
     box_only: Bool[np.ndarray, "n"] = dataclasses.field(metadata=young(False))  # only box and side can be trusted: the keypoints may be
     # grossly wrong, and so what was fitted to them
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Verdicts(Table):
+    """What people decided on the hands of one video, in the order in which they did; what was undone stays among it."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    hand: Int16[np.ndarray, "n"]  # its index within the frame then; -1 of one that is added
+    box: Float32[np.ndarray, "n 4"]  # the hand's as `Hands` had it: by it the hand is found again; of one that is added, its own
+    side: Int8[np.ndarray, "n"]  # the hand's then
+    fingerprint: Text  # of the part of `hands` that was looked at
+    decision: Text  # id; the rows that were decided in one go share it
+    who: Text
+    when_s: Float64[np.ndarray, "n"]  # Unix time
+    what: Text  # keep, reject, side, landmarks, box, add or undo
+    to_box: Float32[np.ndarray, "n 4"]  # of box and add
+    to_side: Int8[np.ndarray, "n"]  # of side and add; else -1
+    undoes: Text  # the decision that an undo takes back
+    audit: Text  # the audit that it answers, or ''

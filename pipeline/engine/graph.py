@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 from pipeline.engine.contents import Contents
 from pipeline.engine.former import Former
 from pipeline.engine.store import Store
+from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.digest import fingerprint_of
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
-from stages.tables import Clips, Manifest, Table, Videos
+from stages.tables import Clips, Manifest, Table, Verdicts, Videos
+from stages.verdicts import digest, in_clip
 
 
 class Seat(NamedTuple):
@@ -162,6 +164,8 @@ class Graph:
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
         self._clips: dict[str, Clips] = {}
+        self._judged: set[str] = set()  # videos of which people decided something
+        self._verdicts: dict[str, Verdicts] = {}
         self._contents = Contents(self.store)
         self._fetch: set[str] = set()  # videos whose file is gone and is wanted
 
@@ -194,6 +198,7 @@ class Graph:
         )
         for one in found:
             one.clear()
+        self._judged, self._verdicts = videos_with_verdicts(self.store), {}
         self._formers = self._versions_before()
         rows = {row.video[0]: row for row in self.manifest.rows()}
         for video, row in rows.items():
@@ -259,7 +264,20 @@ class Graph:
             of_clip = dict(made)
             for position, stage in enumerate(self.stages):
                 if stage.key == "clip":
-                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, {}, clip, of_clip)
+                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, self._decided(stage, clip), clip, of_clip)
+
+    def _decided(self, stage: Stage, clip: Clips) -> dict[str, Any]:
+        """What a recipe says of people's verdicts on a clip: nothing where there are none that the stage honours.
+
+        Raises CorruptFileError.
+        """
+        video = str(clip.video[0])
+        if Verdicts not in stage.reads or video not in self._judged:
+            return {}
+        if video not in self._verdicts:
+            self._verdicts[video] = read_verdicts(self.store, video)
+        found = digest(in_clip(self._verdicts[video], clip), getattr(stage, "honours", ()))
+        return {"verdicts": found} if found else {}
 
     def _read_clips(self, lister: Task) -> Clips:
         """The clips of a video. Raises CorruptFileError."""
@@ -480,7 +498,7 @@ class Graph:
 
 def _check_order(stages: Sequence[Stage]) -> None:
     """Raise ValueError when a stage reads a table that no stage before it makes."""
-    made: set[type] = {Manifest, Frames}
+    made: set[type] = {Manifest, Frames, Verdicts}
     for stage in stages:
         lacking = next((kind for kind in stage.reads if kind not in made), None)
         if lacking is not None:

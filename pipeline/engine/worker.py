@@ -17,11 +17,13 @@ from fitting.files import sha256_of
 from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
+from pipeline.engine.verdicts import as_ordered
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
-from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
+from stages.tables import Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.verdicts import ON_HANDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,10 @@ class Worker:
             return order.row
         if kind is Videos:
             return self._videos(order.video)
+        if kind is Verdicts:
+            stage, recipe = self.stages[position], order.recipes[order.stages.index(position)]
+            assert isinstance(order.row, Clips)
+            return as_ordered(self.store, order.row, getattr(stage, "honours", ()), recipe)
         makers = [s for p, s in enumerate(self.stages[:position]) if kind in tables_written(s) and p not in (skip or ())]
         key = order.video if makers and makers[0].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
@@ -245,12 +251,14 @@ class Worker:
         for video, clip in order.clips:
             clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
             self._check_content(videos)
+            of_clip = clips.take(clips.clip == clip)
             yield ClipTables(
                 videos=videos,
-                clips=clips.take(clips.clip == clip),
+                clips=of_clip,
                 hands=self.store.read(Hands, "hands", clip),
                 fits=self.store.read(Fits, "fits", clip),
                 reviews=self.store.read(Reviews, "reviews", clip),
+                verdicts=as_ordered(self.store, of_clip, ON_HANDS, self.store.made_by("reviews", clip) or {}),
                 earlier=earlier and earlier(clip, videos.sha256[0]),
             )
 

@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """Of an installed package; None of one that is not, which a benchmark of other parts can do without."""
+    """Version of an installed package; None of one that is not, which a benchmark of other parts can do without."""
     try:
         return version(package)
     except PackageNotFoundError:

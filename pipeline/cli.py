@@ -49,6 +49,7 @@ def add_commands(add: Add) -> None:
     verify_.add_argument("folder", nargs="?", help="data folder (default: --data)")
     verify_.add_argument("--data", default="data/demo", help="data folder (default: %(default)s)")
     verify_.add_argument("--json", action="store_true")
+    verify_.add_argument("--repair", action="store_true", help="set what is damaged aside, so that the next run makes it again")
     _evaluations(add)
     _learning(add)
     _rendering(add)

@@ -60,11 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
         print_duplicates(loaded.graph.duplicates, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
             summary = finish(loaded.graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
-        renew_index(shard_files(loaded.graph))
+        damaged = renew_index(shard_files(loaded.graph))
     print_status(loaded.graph, arguments.console)
     arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
     print_ending(loaded.graph, arguments.console)
-    return 0 if all_done(loaded.graph) else 2
+    for path in damaged:
+        arguments.console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
+    return 0 if all_done(loaded.graph) and not damaged else 2
 
 
 def import_images(arguments: argparse.Namespace) -> None:
@@ -158,21 +160,23 @@ def verify(arguments: argparse.Namespace) -> int:
 
     from rich.progress import track
 
-    from pipeline.engine.verify import files_of, verify_files
+    from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
 
     root = Path(arguments.folder or arguments.data)
     files = files_of(root)
     verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
+    aside = set_damaged_aside(root, verdict) if arguments.repair else []
     if arguments.json:
         print(json.dumps(asdict(verdict), indent=1))
     else:
-        for name, why in verdict.corrupt.items():
+        for name, why in (verdict.corrupt | verdict.unknown).items():
             arguments.console.print(f"{name}: {why}", style="red", markup=False)
-        told = f"{len(verdict.corrupt)} files are damaged: whim run makes them again" if verdict.corrupt else "all sound"
+        mend = f"{len(aside)} set aside, whim run makes them again" if aside else f"whim verify {root} --repair, then whim run"
+        told = f"{len(verdict.corrupt)} files are damaged: {mend}" if verdict.corrupt else "all sound"
         unsealed = f", {verdict.num_unsealed} of an earlier version without a digest" if verdict.num_unsealed else ""
         foreign = f"; {len(verdict.foreign)} files are none of ours" if verdict.foreign else ""
         arguments.console.print(f"{verdict.num_sound} files as they were written{unsealed}{foreign}: {told}", markup=False)
-    return 2 if verdict.corrupt else 0
+    return 2 if verdict.corrupt or verdict.unknown else 0
 
 
 def remove(arguments: argparse.Namespace) -> None:

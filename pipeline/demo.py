@@ -16,8 +16,8 @@ from rich.table import Table as Grid
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import finish, shard_files
+from pipeline.engine.stated import SUMS
 from pipeline.engine.store import Store
-from pipeline.engine.verify import SUMS
 from pipeline.evaluate.studio_truth import score_run
 from pipeline.folder import Asked, load
 from pipeline.report.page import write_report
@@ -81,14 +81,16 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], local: bo
         print_settings(loaded.settings, console)
         with Bars(graph, console) as bars:
             summary = finish(graph, local=local, num_workers=num_workers, on_outcome=bars)
-        renew_index(shard_files(graph))
+        damaged = renew_index(shard_files(graph))
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"
     write_report(store.root, page, status=status_rows(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
     console.print(f"shards: {store.root / 'shards'}\nreport: {page.absolute()}", soft_wrap=True)
-    return 0 if all_done(graph) else 2
+    for path in damaged:
+        console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
+    return 0 if all_done(graph) and not damaged else 2
 
 
 def score_folder(store: Store, truths: Path) -> dict[str, dict[str, float]]:

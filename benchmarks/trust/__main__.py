@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from benchmarks.machine import describe
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the disturbances of a whole run")
     parser.add_argument("--only", nargs="+", choices=tuple(PHASES), default=tuple(PHASES))
+    parser.add_argument("--again", nargs="+", choices=tuple(PHASES), default=(), help="phases to begin anew, what they counted forgotten")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder to work in, and to go on in (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -47,12 +49,13 @@ def main() -> None:
         try:
             for name in given.only:
                 bench.dice = random.Random(f"{name} {given.seed}")
+                bench.begin(name, again=name in given.again)
                 PHASES[name](bench)
                 bench.look_around()
                 bench.keep()
         finally:
             bench.close()
-    figures = bench.figures
+    figures = sum(bench.by_phase.values(), Counter[str]())
     by_kind = {
         total: {name.partition(".")[2]: n for name, n in sorted(figures.items()) if name.startswith(f"{total}.")} for total in TOTALS
     }
@@ -61,6 +64,7 @@ def main() -> None:
         **{fault: figures[fault] for fault in FAULTS},
         "by_kind": by_kind,
         "more": {name: n for name, n in sorted(figures.items()) if "." not in name and name not in FAULTS},
+        "commits": bench.commits,
         "seed": given.seed,
         "machine": describe(),
     }

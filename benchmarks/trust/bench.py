@@ -3,6 +3,7 @@
 A process that has imported everything forks a child for each command of `whim`, so that a child begins at once.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -83,10 +84,28 @@ class Bench:
 
     work: Path
     share: float
-    figures: Counter[str] = field(default_factory=Counter)
+    phase: str = ""
+    """Whose figures are counted."""
+    by_phase: dict[str, Counter[str]] = field(default_factory=dict)
+    commits: dict[str, str] = field(default_factory=dict)
+    """Commit of the checkout, by phase, when it was last worked on."""
     dice: random.Random = field(default_factory=random.Random)
     server: "subprocess.Popen[bytes] | None" = None
     around: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> Counter[str]:
+        """What was counted in this phase."""
+        return self.by_phase.setdefault(self.phase, Counter())
+
+    def begin(self, phase: str, *, again: bool) -> None:
+        """Count for a phase, on from where it stood or from nothing."""
+        if again:
+            self.by_phase.pop(phase, None)
+        self.phase = phase
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, check=True).stdout
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
+        self.commits[phase] = f"{head}{' and changes' if changed else ''}"
 
     @property
     def log(self) -> Path:
@@ -114,7 +133,9 @@ class Bench:
         _warm()
         bench = cls(work, share)
         if (work / "figures.json").exists():
-            bench.figures.update(json.loads((work / "figures.json").read_text()))
+            kept = json.loads((work / "figures.json").read_text())
+            bench.by_phase = {phase: Counter(figures) for phase, figures in kept["figures"].items()}
+            bench.commits = kept["commits"]
         bench._serve()
         if not bench.reference.exists():
             whole = work / "making/data"
@@ -158,15 +179,27 @@ class Bench:
             self.server.wait()
 
     def whim(self, *words: str | Path, before: Callable[[], object] = lambda: None) -> Child:
-        """A command in a child, what it says in the log; `before` is called in the child."""
+        """A command in a child, what it says in the log; `before` is called in the child.
+
+        Where a call was made to fail the file `failed` is left, whatever became of the command.
+        """
 
         def work() -> int:
             before()
             import whim
 
-            return whim.main([str(word) for word in words])
+            try:
+                return whim.main([str(word) for word in words])
+            finally:
+                if "failing_calls" in os.environ.get("LD_PRELOAD", "") and ctypes.CDLL(None).calls_failed():
+                    (self.work / "failed").touch()
 
+        (self.work / "failed").unlink(missing_ok=True)
         return child(work, self.log)
+
+    def has_failed(self) -> bool:
+        """Whether a call of the command before this was made to fail."""
+        return (self.work / "failed").exists()
 
     def run(self, data: Path) -> int:
         """The exit status of an undisturbed run."""
@@ -184,7 +217,7 @@ class Bench:
     def keep(self) -> None:
         """Write the figures down, so that a later start goes on from them, and show them."""
         aside = self.work / "figures.json.partial"
-        aside.write_text(json.dumps(self.figures))
+        aside.write_text(json.dumps({"figures": self.by_phase, "commits": self.commits}))
         aside.replace(self.work / "figures.json")
         print(time.strftime("%H:%M:%S"), {name: n for name, n in sorted(self.figures.items()) if n}, flush=True)
 
@@ -224,7 +257,8 @@ class Bench:
         """Count what `whim verify` names in a folder that is to be whole."""
         from pipeline.engine.verify import verify
 
-        for name, why in verify(data).corrupt.items():
+        verdict = verify(data)
+        for name, why in (verdict.corrupt | verdict.unknown).items():
             self.count(silent_wrong=1)
             self.note(f"{data / name}: {why}")
 

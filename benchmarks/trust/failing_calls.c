@@ -12,17 +12,18 @@
 #include <unistd.h>
 
 static char folder[4096];
-static long left = -1, seen = 0;
+static long left = -1, seen = 0, failed = 0;
 static int number = EIO;
 
 void fail_call(const char *below, long nth, int error) {
     strncpy(folder, below, sizeof folder - 1);
     left = nth;
     number = error;
-    seen = 0;
+    seen = failed = 0;
 }
 
 long calls_seen(void) { return seen; }
+long calls_failed(void) { return failed; }
 
 static int is_below(const char *path) { return path && folder[0] && strncmp(path, folder, strlen(folder)) == 0; }
 
@@ -40,6 +41,7 @@ static int fails(int concerned) {
     if (!concerned) return 0;
     __sync_fetch_and_add(&seen, 1);
     if (left < 0 || __sync_sub_and_fetch(&left, 1) != -1) return 0;
+    failed++;
     errno = number;
     return 1;
 }

@@ -66,10 +66,13 @@ def _folder(bench: Bench) -> None:
         bits = [bench.dice.randrange(8 * path.stat().st_size) for path in hit]
         for path, bit in zip(hit, bits, strict=True):
             turn(path, bit)
-        named = {data / name for name in verify(data).corrupt}
+        verdict = verify(data)
+        named = {data / name for name in verdict.corrupt}
+        untold = {data / name for name in verdict.unknown}  # both it and all that state its sha256 were hit
         for path, bit in zip(hit, bits, strict=True):
             bench.figures[f"flips.folder: {kind_of(path.relative_to(data))}"] += 1
-            if path not in named:
+            bench.count(of_which_nobody_can_tell=int(path in untold))
+            if path not in named | untold:
                 bench.count(silent_wrong=1)
                 bench.note(f"bit {bit} of {path.relative_to(data)} is not found")
             turn(path, bit)

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.finish import ShardFiles
-from pipeline.engine.store import Store
+from pipeline.engine.shard_file import check_shard
+from pipeline.engine.store import UNREADABLE, Store
 from stages.digest import HTML, CorruptFileError, seal_text
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
@@ -50,20 +51,31 @@ class Tally:
     betas: np.ndarray = field(default_factory=lambda: np.zeros(10))
 
 
-def renew_index(shards: ShardFiles | None) -> None:
+def renew_index(shards: ShardFiles | None) -> list[Path]:
     """Bring what lies beside a run's shards up to date, with the hand model and the prior in use; without a shard it goes.
 
-    None, what a recipe has that makes no shards, is left alone.
+    None, what a recipe has that makes no shards, is left alone. Returns the shards that were found damaged: each is set aside, and the
+    next run makes it again.
     """
     if shards is None:
-        return
-    paths = [*shards.current, *shards.stale]
-    if paths:
-        model = hand_of(model_file())
-        write_index(shards.folder, paths, stale=shards.stale, hand_model=model, pose_prior=prior_source())
-    else:  # the last video left: nothing may go on naming it
-        for name in ("index.json", "stats.json", CARD):
-            (shards.folder / name).unlink(missing_ok=True)
+        return []
+    store, paths, damaged = Store(shards.folder), [*shards.current, *shards.stale], list[Path]()
+    model, prior = hand_of(model_file()), prior_source()
+    while paths:
+        stale = [path for path in shards.stale if path in paths]
+        try:
+            write_index(shards.folder, paths, stale=stale, hand_model=model, pose_prior=prior)
+        except CorruptFileError as error:
+            if error.path not in paths:
+                raise
+            store.set_corrupt_aside(error.path)
+            paths.remove(error.path)
+            damaged.append(error.path)
+        else:
+            return damaged
+    for name in ("index.json", "stats.json", CARD):  # the last video left: nothing may go on naming it
+        (shards.folder / name).unlink(missing_ok=True)
+    return damaged
 
 
 def write_index(
@@ -74,7 +86,8 @@ def write_index(
     `paths`: which they are, by default all of them. `stale` ones are marked so: their frames are sound, their labels those of an
     earlier run. `hand_model` says whose shape and pose the parameters are ("mano" or "standin", `HandModel.source`), `pose_prior` from
     whose poses the fit's prior was learned (`fitting.files.prior_source`).
-    Raises ValueError when there is no shard, or when shards of two different counts lie in one split and neither is stale.
+    Raises ValueError when there is no shard, or when shards of two different counts lie in one split and neither is stale;
+    CorruptFileError for a shard that is damaged, where the index does not know its sha256 already.
     """
     store = Store(shards)
     paths = sorted(paths or shards.glob("*/*.parquet"), key=lambda p: (SPLITS.index(p.parent.name), p.name))
@@ -85,7 +98,10 @@ def write_index(
     entries = []
     for path in paths:
         split, name = path.parent.name, str(path.relative_to(shards))
-        num_hands = _count(path, split, tallies.setdefault(split, Tally()), videos)
+        try:
+            num_hands = _count(path, split, tallies.setdefault(split, Tally()), videos)
+        except UNREADABLE as error:
+            raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         entries.append(_entry(path, name, num_hands, before.get(name, {})) | ({"stale": True} if path in stale else {}))
     stats = {"splits": {split: _stats(tally) for split, tally in tallies.items()}, "videos": videos}
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
@@ -131,11 +147,17 @@ def _entry(path: Path, name: str, num_hands: int, before: Mapping[str, Any]) -> 
         "rows": metadata.num_rows,
         "hands": num_hands,
         "bytes": size,
-        "sha256": before["sha256"] if known else sha256_of(path),
+        "sha256": before["sha256"] if known else _sha256_of_sound(path),
         "fingerprint": facts["fingerprint"],
         "generator": facts["generator"],
         "row_groups": row_groups,
     }
+
+
+def _sha256_of_sound(path: Path) -> str:
+    """The sha256 of a shard that the index does not know. Raises CorruptFileError: damage never gets a digest of its own."""
+    check_shard(path)
+    return sha256_of(path)
 
 
 def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any]]) -> int:

@@ -1,7 +1,13 @@
-"""How a shard lies on disk: record batches as the row groups of one Parquet file, the same bytes from the same batches."""
+"""How a shard lies on disk: record batches as the row groups of one Parquet file, the same bytes from the same batches.
 
+The footer states the sha256 of the whole file, taken with `_UNSET` in the digest's own place: a shard is held against itself, whatever
+became of the index beside it.
+"""
+
+import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,8 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine.store import UNREADABLE
+from stages.digest import CorruptFileError
 from stages.pack import Pack, Picture
 from stages.shards import Shards
+
+_DIGEST, _UNSET = "file_sha256", "(here stands the sha256 of this file, taken with these words in)"
+_BUFFER_BYTES = 1 << 20
 
 
 def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
@@ -30,6 +40,7 @@ def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, reci
         "fingerprint": str(recipe["fingerprint"]),
         "recipe": json.dumps(recipe, sort_keys=True, default=str),
         "generator": f"{_distribution('whim-builder')}, pack {stage.version}, {_distribution('simplejpeg')}",
+        "sealed": _DIGEST,  # a second mark: no single flip makes a sealed shard one of an earlier version
     }
     num_rows = 0
     with (
@@ -47,19 +58,78 @@ def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, reci
         for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
             num_rows += batch.num_rows
+        writer.add_key_value_metadata({_DIGEST: _UNSET})
+    _seal(path)
     return num_rows
 
 
+def _seal(path: Path) -> None:
+    place = _place(path, _UNSET.encode())
+    digest = _sha256_without(path, place)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(digest)
+
+
+def check_shard(path: Path) -> bool:
+    """Hold a shard against the sha256 that it carries; False for one of an earlier version, whose pages alone are held.
+
+    Raises CorruptFileError, FileNotFoundError.
+    """
+    try:
+        facts = pq.read_metadata(path).metadata or {}
+        stated = facts.get(_DIGEST.encode())
+        if stated is None and b"sealed" not in facts:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+            return False
+        is_sound = stated is not None and len(stated) == len(_UNSET) and _sha256_without(path, _place(path, stated)) == stated
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    if not is_sound:
+        raise CorruptFileError(path, "its bytes are not those of the sha256 that it carries")
+    return True
+
+
+def _place(path: Path, value: bytes) -> int:
+    """Where the digest stands in the footer. Raises ValueError when it is not there, or more than once."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+        start = file.seek(-8 - size, os.SEEK_END)
+        footer = file.read(size)
+    if footer.count(value) != 1:
+        raise ValueError("its footer does not say its sha256 once")
+    return start + footer.index(value)
+
+
+def _sha256_without(path: Path, place: int) -> bytes:
+    """Digits of the sha256 of a file, with `_UNSET` where the digest is to stand."""
+    running = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(min(place - file.tell(), _BUFFER_BYTES)):
+            running.update(chunk)
+        running.update(_UNSET.encode())
+        file.seek(len(_UNSET), os.SEEK_CUR)
+        while chunk := file.read(_BUFFER_BYTES):
+            running.update(chunk)
+    return running.hexdigest().encode()
+
+
 def earlier_pictures(stage: Pack, path: Path) -> Callable[[str, str], Iterator[Picture]] | None:
-    """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory.
+    """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory; sound pages of a damaged one too.
 
     None when there is no shard, or one whose pictures were stored by other settings than the stage's.
     """
+    aside = path.with_name(f"{path.name}.corrupt")
     try:
-        shard = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        shard = pq.ParquetFile(path if path.exists() else aside, memory_map=True, page_checksum_verification=True)
+        recipe = json.loads((shard.schema_arrow.metadata or {}).get(b"recipe", b"{}"))
     except UNREADABLE:
         return None
-    recipe = json.loads((shard.schema_arrow.metadata or {}).get(b"recipe", b"{}"))
     before = recipe.get("settings", {})
     if recipe.get("version") != stage.version or any(before.get(name) != getattr(stage, name) for name in ("jpeg_quality", "max_side")):
         return None

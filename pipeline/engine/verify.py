@@ -1,8 +1,9 @@
 """Checks that every file of a data folder is, bit for bit, what was written.
 
 Parts, small files, pages, lists and each line of a log carry the digest of their content; a part is moreover encoded anew and compared
-byte by byte, where the same pyarrow wrote it. Shards and the card are held against the index, videos against the sha256 that `download`
-took of them, the demo's own videos against its `sums.json`.
+byte by byte, where the same pyarrow wrote it. Shards carry the sha256 of their file, which the index states too. Videos are held against
+the sha256 that `download` took of them (in the note beside them, in their table, in every frame of the shards), the demo's own videos
+against its `sums.json`. Where all that state a file's sha256 are damaged themselves, the file is named as one of which nobody can tell.
 
 Not covered: `.lock`, which says nothing of the data, halves of downloads in `media/incoming`, whose whole is checked as it arrives, what
 a kill left of the last line of a log, and what somebody else put into the folder.
@@ -18,17 +19,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from fitting.files import sha256_of
+from pipeline.engine.shard_file import check_shard
+from pipeline.engine.stated import SUMS, stated_in
 from pipeline.engine.store import UNREADABLE, Store, check_token, read_sealed, write_part, written_by
 from pipeline.engine.worker import Receipt
 from stages import tables
 from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, unseal
 from stages.download import read_note
-from stages.tables import Table, Videos
-
-SUMS = "sums.json"
-"""File of the demo's folder of rendered videos, with the sha256 of the others there."""
+from stages.tables import Table
 
 _SMALL_FILES = ("run.json", "left_out.json", "hashes.json", "truth_score.json", "index.json", "stats.json", SUMS)
+_TOLD = ("run.json", "removed.txt")
 _RECEIPT = frozenset(one.name for one in fields(Receipt))
 
 
@@ -42,6 +43,8 @@ class Verdict:
     """Of these, files of an earlier version, which carry no digest: they can be read, and no more is known of them."""
     corrupt: dict[str, str] = field(default_factory=dict)
     """Why a file is not what was written, or that it is gone."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Why nobody can tell of a file: what states its sha256 is damaged."""
     foreign: list[str] = field(default_factory=list)
     """Files that are none of ours."""
 
@@ -56,24 +59,27 @@ def files_of(root: Path) -> list[Path]:
     store = Store(root)
     if not (store.root / "run.json").exists() and not (store.root / "shards" / "index.json").exists():
         raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json")
-    stated = dict(_stated(store, Verdict()))
-    return sorted({path for path in _files(store.root) if path.name != ".lock"} | stated.keys())
+    return sorted({path for path in _files(store.root) if path.name != ".lock"} | stated_in(store).sha256.keys())
 
 
 def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
     """Check these files of a data folder."""
     store, verdict = Store(root), Verdict()
-    known = dict(_stated(store, verdict))
+    stated = stated_in(store)
     for path in files:
         name = str(path.relative_to(store.root))
         try:
-            kind = _check(path, known.get(path))
+            kind = _check(path, stated.sha256.get(path))
         except FileNotFoundError:
             verdict.corrupt[name] = "it is not there"
         except UNREADABLE as error:
             verdict.corrupt[name] = error.why if isinstance(error, CorruptFileError) else f"it cannot be read: {error}"
         else:
-            if kind == "foreign":
+            if path in stated.corrupt:
+                verdict.corrupt[name] = stated.corrupt[path]
+            elif path in stated.unknown and kind != "sealed":
+                verdict.unknown[name] = stated.unknown[path]
+            elif kind == "foreign":
                 verdict.foreign.append(name)
             else:
                 verdict.num_sound += 1
@@ -81,48 +87,25 @@ def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
     return verdict
 
 
+def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
+    """Take what `verify` found damaged out of the way of its successors, which the next run makes; kept as `*.corrupt`.
+
+    Left alone is what a person has to say again (`run.json`, `removed.txt`), and what every run writes anew.
+    """
+    store, aside = Store(root), list[Path]()
+    with store.lock():
+        for name in verdict.corrupt:
+            path = store.root / name
+            if path.is_file() and name not in _TOLD and (path.parent.name != "shards" or path.suffix == ".parquet"):
+                store.set_corrupt_aside(path)
+                aside.append(path)
+    return aside
+
+
 def _files(root: Path) -> Iterator[Path]:
     """All files below a folder; links to folders are not followed."""
     for folder, _, names in os.walk(root):
         yield from (Path(folder) / name for name in names)
-
-
-def _stated(store: Store, verdict: Verdict) -> Iterator[tuple[Path, str]]:
-    """Files whose sha256 another file states: shards, their card, and fetched videos."""
-    try:
-        index = store.read_json("shards/index.json") or {}
-        for entry in (*index.get("shards", []), *index.get("beside", [])):
-            yield _inside(store.root / "shards", entry["path"]), entry["sha256"]
-    except UNREADABLE as error:
-        verdict.corrupt["shards/index.json"] = str(error)
-    try:
-        sums = store.read_json(f"studio/{SUMS}") or {}
-        yield from ((_inside(store.root / "studio", name), sha256) for name, sha256 in sums.get("files", {}).items())
-    except UNREADABLE:
-        pass  # named when its turn comes
-    for note in sorted((store.root / "media").glob("*.info.json")):  # what the part says of the same video is believed before it
-        try:
-            kept = read_note(note)
-            if (path := _inside(note.parent, Path(kept["file"]).name)).exists():
-                yield path, kept["video_sha256"]
-        except UNREADABLE:
-            continue  # named when its turn comes
-    for part in sorted((store.root / "videos").glob("*.parquet")):
-        try:
-            row = Videos.from_arrow(read_sealed(part))
-        except UNREADABLE:
-            continue  # named when its turn comes
-        for path, sha256 in zip(row.path, row.sha256, strict=True):
-            if not Path(path).is_absolute() and (store.root / path).exists():  # a video may have been put away
-                yield _inside(store.root, path), sha256
-
-
-def _inside(root: Path, name: str) -> Path:
-    """A path below `root`. Raises ValueError when it leads out of it."""
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{name!r} leads out of {root}")
-    return path
 
 
 def _check(path: Path, sha256: str | None) -> str:
@@ -132,7 +115,7 @@ def _check(path: Path, sha256: str | None) -> str:
             raise CorruptFileError(path, "its bytes are not those of its sha256")
         return "sealed"
     if path.suffix == ".parquet":
-        return _check_part(path)
+        return _check_part(path) if path.parents[1].name != "shards" else "sealed" if check_shard(path) else "unsealed"
     if path.name.endswith(".info.json") and path.parent.name == "media":
         return "sealed" if "sha256" not in read_note(path) else "unsealed"
     if path.name in _SMALL_FILES or path.name.endswith(".error.json"):

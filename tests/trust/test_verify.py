@@ -9,8 +9,9 @@ import pytest
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph
 from pipeline.engine.run import Local, run
+from pipeline.engine.stated import SUMS
 from pipeline.engine.store import ErrorRecord, Store
-from pipeline.engine.verify import SUMS, verify
+from pipeline.engine.verify import verify
 from pipeline.manifest import withdrawn_in
 from pipeline.remove import _withdraw
 from stages.digest import HTML, seal, seal_text

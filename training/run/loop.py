@@ -202,7 +202,8 @@ class Run:
             return
         corrupt = len(self.loader.quarantine.reasons)
         self.log.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
-        self.task.draw(self.ema.network, self.device, self.folder / "images" / f"epoch-{here.epoch:04d}.jpg")
+        with self.log.spared("images"):
+            self.task.draw(self.ema.network, self.device, self.folder / "images" / f"epoch-{here.epoch:04d}.jpg")
         if better:
             self.checkpoint().save(self.folder / "best.pt")
         self.checkpoint().save(self.folder / "last.pt")

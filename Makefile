@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-detector-open train-regressor readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -170,6 +170,9 @@ train-detector-open: setup ## the recipe of the detector that ships: make train-
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
 	$(BIN)/whim train detector --data $(DATA) --recipe detector_$(or $(SIZE),s) $(OPTIONS)
+
+docs: setup ## build the documentation as a site: build/site/index.html
+	PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
 
 readme: setup ## write the README's tree anew
 	$(BIN)/python docs/tree.py

@@ -1,10 +1,12 @@
 """What README and docs say is so: their trees are the tree, their commands are commands, their files are there."""
 
 import ast
+import os
 import re
 import runpy
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,20 @@ def handler_of(words: list[str]) -> Any:
 )
 def test_every_file_it_points_to_is_there(page: Path, link: str) -> None:
     assert (page.parent / link.partition("#")[0]).exists()
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    """Links and anchors inside are checked by the build, which is strict."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    ran = subprocess.run(build, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    for page, told in {
+        "index.html": "Two commands",
+        "reference/tables.html": "side_log_odds",
+        "reference/settings.html": "fuse_hands.match_iou",
+    }.items():
+        assert told in pages[page]
+    for page, text in pages.items():
+        fetched = re.findall(r"<(?:link|script|img)[^>]*(?:href|src)=\"?(https?://[^\"> ]+)", text)
+        assert not [address for address in fetched if "canonical" not in address], page

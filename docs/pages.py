@@ -94,7 +94,7 @@ def settings() -> str:
     for task, recipe_of in (("detector", DETECTORS["detector_s"]), ("regressor", REGRESSORS["regressor_h"])):
         parts += [
             f"## Training the {task}",
-            f"How: `--set name=value` of `whim train {task}`.",
+            "Set by `--set name=value` where it is trained.",
             _grid({one.name: one for one in settings_of(recipe_of())}),
         ]
     return "\n\n".join(parts) + "\n"

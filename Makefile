@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -143,6 +143,25 @@ bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, wi
 
 bench-trust: setup ## kills, failing system calls and flipped bits against the real chain: rows lost, doubled, silently wrong
 	$(BIN)/python -m benchmarks.trust $(OPTIONS)
+
+# The libraries that exports are for, with rerun-sdk, which writes its own. lerobot wants a torch of its own; FiftyOne and Ultralytics (AGPL-3.0)
+# want each another opencv. FiftyOne's database is not needed: its importer is read alone.
+env-exports: .env-exports/.ready .env-fiftyone/.ready env-ultralytics ## the libraries that exports are read back by, in environments of their own
+.env-exports/.ready:
+	$(PYTHON) -m venv .env-exports
+	.env-exports/bin/pip install --quiet --disable-pip-version-check lerobot==0.4.4 rerun-sdk==0.26.2 pycocotools==2.0.11 webdataset==1.0.2 \
+		pygltflib==1.16.5 jaxtyping rich duckdb simplejpeg
+	@touch $@
+.env-fiftyone/.ready:
+	$(PYTHON) -m venv .env-fiftyone
+	.env-fiftyone/bin/pip install --quiet --disable-pip-version-check fiftyone==1.22.1
+	@touch $@
+
+test-exports: setup env-exports ## every export read back by its own library
+	$(BIN)/python -m pytest -m heavy tests/heavy/test_exports.py
+
+bench-exports: setup env-exports ## rows/s and memory of every export of 100,000 hands, and whether it is read back equal
+	$(BIN)/python -m benchmarks.exports.rates $(OPTIONS)
 
 train-regressor: setup ## train the MANO regressor: make train-regressor DATA=folder-of-shards SIZE=h
 	$(BIN)/whim train regressor --data $(DATA) --recipe regressor_$(or $(SIZE),h) $(OPTIONS)

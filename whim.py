@@ -26,6 +26,7 @@ GROUPS = {
     "build": "build a dataset",
     "look": "look at it",
     "train": "train on it",
+    "take": "take it elsewhere",
     "use": "use the networks",
 }
 """What a person wants, in the order of the help."""

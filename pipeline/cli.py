@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import commands
+from pipeline.exports.formats import FORMATS
 from stages.errors import at_least_one
 
 Handler = Callable[[argparse.Namespace], int | None]
@@ -54,6 +55,7 @@ def add_commands(add: Add) -> None:
     _learning(add)
     _rendering(add)
     _weights(add)
+    _exports(add)
 
 
 def _on_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -147,3 +149,15 @@ def _weights(add: Add) -> None:
     get.add_argument("names", nargs="*", metavar="NAME", help="of whim weights list (default: all that are free)")
     get.add_argument("--agree", action="store_true", help="you agree to the terms that `whim weights list` names")
     add("use", "weights check", commands.weights_check).add_argument("names", nargs="*", metavar="NAME")
+
+
+def _exports(add: Add) -> None:
+    for format in FORMATS.values():
+        parser = add("take", f"export {format.name}", commands.exporter(format))
+        parser.add_argument("data", type=Path, help="data folder, or one of shards")
+        parser.add_argument("--out", type=Path, required=True, help="folder; an export that lies there is replaced, anything else refused")
+        parser.add_argument(
+            "--where", default="", metavar="FILTER", help='hands to take, such as "quality > .8 and side = right" (docs/exports.md)'
+        )
+        if format.name == "lerobot":
+            parser.add_argument("--images", action="store_true", help="store images instead of videos: exact, and larger")

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.exports.formats import Format
     from pipeline.folder import Loaded
 
 
@@ -235,6 +238,21 @@ def settings(arguments: argparse.Namespace) -> None:
         print(json.dumps(settings_as_json(arguments.recipe, arguments.stage), indent=1))
     else:
         print_settings(shown(arguments.recipe, arguments.stage), arguments.console)
+
+
+def exporter(format: "Format") -> "Callable[[argparse.Namespace], None]":
+    """The handler of the command that exports in a format, whose help is the format's line."""
+
+    def write(arguments: argparse.Namespace) -> None:
+        from pipeline.exports.export import export
+
+        options = {name: getattr(arguments, name) for name in format.options if hasattr(arguments, name)}
+        done = export(format, arguments.data, arguments.out, where=arguments.where, options=options, console=arguments.console)
+        told = "was there already" if done.up_to_date else f"written to {done.folder}"
+        arguments.console.print(f"{done.num_hands:,} hands on {done.num_frames:,} frames: {told}", markup=False)
+
+    write.__doc__ = f"{format.about}."
+    return write
 
 
 def evaluate_annotators(arguments: argparse.Namespace) -> None:

@@ -74,7 +74,8 @@ def _to_arrow(values: np.ndarray, arrow: pa.DataType) -> pa.Array:
     return pa.array(values, arrow)
 
 
-def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a column, with the sizes of its lists as further axes; ragged lists and texts as objects."""
     array = column.combine_chunks()
     if pa.types.is_fixed_size_list(array.type):
         shape = [len(array)]
@@ -115,14 +116,14 @@ class Table:
                     f"table {cls.__name__} needs a column {field.name}: {field.type}; this file was written by another "
                     f"schema version ({(table.schema.metadata or {}).get(b'schema_version', b'?').decode()}, ours {SCHEMA_VERSION})"
                 )
-        return cls(**{field.name: _to_numpy(table.column(field.name)) for field in wanted})
+        return cls(**{field.name: to_numpy(table.column(field.name)) for field in wanted})
 
     @classmethod
     def of(cls: type[_T], **columns: Any) -> _T:
         """The table of these columns; a young one that is not among them says what it does where it is lacking."""
         count = len(next(iter(columns.values())))
         types = {field.name: field.type for field in cls.schema()}
-        young = {name: _to_numpy(pa.chunked_array([pa.array([v] * count, types[name])])) for name, v in cls.young_columns().items()}
+        young = {name: to_numpy(pa.chunked_array([pa.array([v] * count, types[name])])) for name, v in cls.young_columns().items()}
         return cls(**young | columns)
 
     @classmethod

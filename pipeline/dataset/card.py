@@ -101,14 +101,14 @@ def dataset_card(
         data_files=_lines(f"  - split: {split}\n    path: {split}/*.parquet" for split in splits),
         features=_lines(f"  - {json.dumps(_feature(f.name, f.type))}" for f in Shards.schema()),
         first_split=next(iter(splits)),
-        sources=", ".join(f"{_cell(source)} ({n:,})" for source, n in sorted(sources.items())) or "none",
+        sources=", ".join(f"{table_cell(source)} ({n:,})" for source, n in sorted(sources.items())) or "none",
         hand_model=HAND_MODELS.get(hand_model, "not stated"),
         pose_prior=pose_prior or "not stated",
-        generators="; ".join(sorted({_cell(e["generator"]) for e in entries})),
-        licences=_lines(f"- {_cell(licence)} ({n:,})" for licence, n in sorted(by_licence.items())),
+        generators="; ".join(sorted({table_cell(e["generator"]) for e in entries})),
+        licences=_lines(f"- {table_cell(licence)} ({n:,})" for licence, n in sorted(by_licence.items())),
         all_videos=_lines(
             _row(video, v["split"], v["frames"], v["hands"], v["licence"] or "not stated", v["channel"], v["title"])
-            + f" {_cell(v['source'], is_address=True)} |"
+            + f" {table_cell(v['source'], is_address=True)} |"
             for video, v in sorted(videos.items())
         ),
     )
@@ -134,10 +134,10 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _row(*cells: object) -> str:
-    return f"| {' | '.join(f'{c:,}' if isinstance(c, int) else _cell(str(c)) for c in cells)} |"
+    return f"| {' | '.join(f'{c:,}' if isinstance(c, int) else table_cell(str(c)) for c in cells)} |"
 
 
-def _cell(text: str, *, is_address: bool = False) -> str:
+def table_cell(text: str, *, is_address: bool = False) -> str:
     """Text that came from outside, as plain text in a table: nothing of it is an image, code or HTML, and a link only where it is meant.
 
     Entities stand for what Markdown reads as marks, and for the colons by which readers make links of bare addresses.

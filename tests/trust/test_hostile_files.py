@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fitting.files import below, read_arrays
 from hands.metrics.labels import FORMAT, load_labels
-from pipeline.dataset.card import _cell
+from pipeline.dataset.card import table_cell
 from pipeline.engine.store import Store, StoreError
 from stages.detectors.weights import BadWeights, load_checkpoint
 from stages.errors import one_line
@@ -288,12 +288,12 @@ def test_a_title_is_text_in_the_card() -> None:
         *("![](http://evil/x.png)", "[a](http://evil)", "<img src=x>", "<http://evil>", "`code`", "a|b", "http://evil/x"),
         *("www.evil.org", "&#33;[](http://evil)", "\u202egnp.x"),
     ):
-        shown = _cell(title)
+        shown = table_cell(title)
         assert not set("![]<`\u202e") & set(shown)
         assert "|" not in shown.replace("\\|", "")
         assert "://" not in shown
         assert "www." not in shown
-    assert _cell("手話 – my_video") == "手話 – my_video"
+    assert table_cell("手話 – my_video") == "手話 – my_video"
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "fifo"])

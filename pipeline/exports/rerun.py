@@ -1,0 +1,95 @@
+"""Rerun: a recording a clip, `SPLIT/CLIP.rrd`, with the image, what was seen in it, and the hands in space; `rerun CLIP.rrd` shows it.
+
+    camera/image              the JPEG                                camera/image/hands        boxes, with side, track and quality
+    camera/image/keypoints    21 points a hand, bones between them    camera/image/ignored      boxes that count neither way
+    space/left, space/right   the meshes of the fitted hands          space/joints              their 21 joints
+
+Entities in space are metres in camera axes (x right, y down, z forward), at the distance of `pipeline.exports.glb.place`. Timelines:
+`frame`, a number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
+"""
+
+from collections.abc import Mapping
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.exports.glb import place
+from pipeline.exports.source import Frame, Source, plain, seen, side_name
+from stages.errors import UserError
+from stages.tables import LEFT, RIGHT
+
+COLOURS = {LEFT: (56, 168, 255), RIGHT: (255, 146, 60), -1: (168, 174, 186)}
+BONES = [(a, b) for finger in range(5) for a, b in pairwise([0, *range(4 * finger + 1, 4 * finger + 5)])]
+APPLICATION = "whim"
+
+
+def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
+    """Write a file for each clip. Raises UserError where the library is not installed."""
+    try:
+        import rerun
+    except ImportError as error:
+        raise UserError("recordings are written by Rerun's own library: pip install rerun-sdk") from error
+    for (split, clip), frames in groupby(source.frames(), key=lambda frame: (frame.split, frame.clip)):
+        path = folder / split / f"{clip}.rrd"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rerun.RecordingStream(APPLICATION, recording_id=clip) as recording:
+            recording.save(str(path))
+            recording.log("space", rerun.ViewCoordinates.RDF, static=True)
+            for number, frame in enumerate(frames):
+                if not number:
+                    recording.send_recording_name(clip)
+                    about = {name: str(value) for name, value in {**frame.about, **frame.extra}.items()}
+                    recording.log("about", rerun.AnyValues(**about), static=True)
+                recording.set_time("frame", sequence=frame.frame)
+                recording.set_time("time", duration=frame.time_s)
+                _log_image(rerun, recording, frame)
+                _log_space(rerun, recording, frame)
+            recording.flush()
+
+
+def _log_image(rerun: Any, recording: Any, frame: Frame) -> None:
+    hands, known = frame.hands, seen(frame.hands["keypoints"])
+    recording.log("camera/image", rerun.EncodedImage(contents=frame.image, media_type="image/jpeg"))
+    colours = [COLOURS[int(side)] for side in hands["side"]]
+    labels = [f"{side_name(side)} {track}: {quality:.2f}" for side, track, quality in zip(*_named(frame), strict=True)]
+    boxes = rerun.Boxes2D(array=hands["box"], array_format=rerun.Box2DFormat.XYXY, labels=labels, colors=colours)
+    recording.log("camera/image/hands", boxes)
+    columns = {name: hands[name] for name in ("side", "track", "hand", "score", "quality")}
+    recording.log("camera/image/hands/columns", rerun.AnyValues(**{name: plain(values) for name, values in columns.items()}))
+    points, of = hands["keypoints"].reshape(-1, 3), np.repeat(np.arange(len(frame)), 21)
+    shown = rerun.Points2D(points[:, :2], colors=[colours[row] for row in of], radii=2.0)
+    recording.log("camera/image/keypoints", shown)
+    strips = [hands["keypoints"][row, [a, b], :2] for row in range(len(frame)) for a, b in BONES if known[row, a] and known[row, b]]
+    recording.log("camera/image/bones", rerun.LineStrips2D(strips))
+    recording.log("camera/image/ignored", rerun.Boxes2D(array=frame.ignore, array_format=rerun.Box2DFormat.XYXY))
+
+
+def _named(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return frame.hands["side"], frame.hands["track"], frame.hands["quality"]
+
+
+def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
+    import torch
+
+    from fitting.hand.mano import load_hand_model, pose_either_hand
+    from hands.drawing.hands import mesh_faces
+
+    hands = frame.hands
+    fitted = np.isfinite(hands["hand_pose"]).all(1) & np.isfinite(hands["camera"]).all(1) & (hands["side"] >= 0)
+    rows = np.flatnonzero(fitted)
+    wrist = place(hands["camera"][rows].astype(np.float64), np.tile([[frame.width, frame.height]], (len(rows), 1)).astype(np.float64))
+    recording.log("space/joints", rerun.Points3D((hands["joints_3d"][rows] + wrist[:, None]).reshape(-1, 3), radii=0.004))
+    shape = [torch.from_numpy(hands[name][rows].astype(np.float32)) for name in ("betas", "global_orient", "hand_pose")]
+    vertices = pose_either_hand(load_hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
+    for side in (LEFT, RIGHT):
+        of = np.flatnonzero(hands["side"][rows] == side)
+        if not len(of):
+            recording.log(f"space/{side_name(side)}", rerun.Clear(recursive=False))
+            continue
+        faces = mesh_faces(side)
+        points = (vertices[of] + wrist[of, None]).reshape(-1, 3)
+        triangles = np.concatenate([faces + k * vertices.shape[1] for k in range(len(of))])
+        mesh = rerun.Mesh3D(vertex_positions=points, triangle_indices=triangles, albedo_factor=COLOURS[side])
+        recording.log(f"space/{side_name(side)}", mesh)

@@ -1,0 +1,311 @@
+"""Every export says what the shards say, is there whole or not at all, and never takes the place of somebody else's files."""
+
+import io
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+from scipy.spatial.transform import Rotation
+
+from benchmarks.exports.read_back import READERS, hand
+from fitting.hand.mano import load_hand_model, pose_either_hand
+from pipeline.exports.export import ABOUT, Exported, export
+from pipeline.exports.formats import FORMATS
+from stages.errors import UserError
+from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_shards(tmp_path_factory.mktemp("exports"))
+
+
+def exported(format: str, data: Path, out: Path, where: str = "", **options: Any) -> Exported:
+    return export(FORMATS[format], data, out, where=where, options=options, console=Console(quiet=True))
+
+
+def tars_of(folder: Path) -> Any:
+    """Split, key and files of each sample of some tars, by the standard library."""
+    for path in sorted(folder.glob("*/*.tar")):
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                place, _, name = member.name.rpartition("/")
+                key, _, ending = name.partition(".")
+                file = tar.extractfile(member)
+                assert file
+                samples.setdefault(f"{path.parent.name}/{place}/{key}", {})[ending] = file.read()
+        yield from samples.items()
+
+
+def read_webdataset(folder: Path) -> dict[str, Any]:
+    found = {}
+    for name, files in tars_of(folder):
+        assert files["jpg"][:2] == b"\xff\xd8"
+        hands = json.loads(files["json"])["hands"]
+        points = [np.array(h["keypoints"], np.float64) for h in hands]
+        found[name] = [hand(h["side_name"], h["box"], p) for h, p in zip(hands, points, strict=True)]
+    return found
+
+
+def read_hamer(folder: Path) -> dict[str, Any]:
+    found = {}
+    for name, files in tars_of(folder):
+        hands = pickle.load(io.BytesIO(files["data.pyd"]))
+        assert all(data["hand_pose"].shape == (48,) and data["betas"].shape == (10,) for data in hands)
+        boxes = [np.concatenate([d["center"] - d["scale"] * 100, d["center"] + d["scale"] * 100]) for d in hands]
+        found[name] = [hand(("left", "right")[int(d["right"])], box, d["keypoints_2d"]) for d, box in zip(hands, boxes, strict=True)]
+    return found
+
+
+def read_yolo(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("labels/*/*/*.txt")):
+        name = str(path.relative_to(folder / "labels").with_suffix(""))
+        assert (folder / "images" / f"{name}.jpg").is_file()
+        found[name] = []
+        for line in path.read_text().splitlines():
+            side, *numbers = line.split()
+            middle, half = np.array(numbers[:2], float) * SIZE, np.array(numbers[2:4], float) * SIZE / 2
+            points = np.array(numbers[4:], float).reshape(21, 3) * [*SIZE, 1]
+            found[name].append(hand(("left", "right")[int(side)], np.concatenate([middle - half, middle + half]), points))
+    return found
+
+
+def read_fiftyone(folder: Path) -> dict[str, Any]:
+    found = {}
+    for sample in json.loads((folder / "samples.json").read_text())["samples"]:
+        name = f"{sample['tags'][0]}/{sample['video']}/{sample['frame']:08d}"
+        assert sample["filepath"] == f"data/{name}.jpg"
+        pairs = zip(sample["hands"]["detections"], sample["keypoints"]["keypoints"], strict=True)
+        boxes = [(box["label"], np.array(box["bounding_box"]) * np.tile(SIZE, 2), points["points"]) for box, points in pairs]
+        found[name] = [hand(side, [*b[:2], *(b[:2] + b[2:])], np.array(points, np.float64) * SIZE) for side, b, points in boxes]
+    return found
+
+
+def read_lerobot(folder: Path) -> dict[str, Any]:
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    rows = pq.read_table(next(folder.glob("data/*/*.parquet"))).to_pylist()
+    episodes = pq.read_table(next(folder.glob("meta/episodes/*/*.parquet"))).to_pylist()
+    assert info["total_frames"] == len(rows)
+    with av.open(str(next(folder.glob("videos/*/*/*.mp4")))) as film:
+        times = [float(frame.time) for frame in film.decode(video=0)]
+    found = {}
+    for row in rows:
+        episode = episodes[row["episode_index"]]
+        at = episode["videos/observation.images.camera/from_timestamp"] + row["timestamp"]
+        assert min(abs(np.array(times) - at)) < 1e-3
+        assert info["features"]["observation.left_hand.box"]["names"] == ["x1_px", "y1_px", "x2_px", "y2_px"]
+        name = f"{episode['split']}/{episode['video']}/{row['source.frame']:08d}"
+        sides = [side for side in ("right", "left") if row[f"observation.{side}_hand.present"]]
+        columns = [(row[f"observation.{side}_hand.box"], row[f"observation.{side}_hand.keypoints"]) for side in sides]
+        found[name] = [hand(side, box, np.reshape(points, (21, 3))) for side, (box, points) in zip(sides, columns, strict=True)]
+    return found
+
+
+def by_its_own(format: str) -> Callable[[Path], dict[str, Any]]:
+    """The reader of a library that is installed here."""
+    return lambda folder: dict(READERS[format](folder)["hands"])
+
+
+READ: dict[str, Callable[[Path], dict[str, Any]]] = {
+    **{name: by_its_own(name) for name in ("coco", "huggingface", "parquet", "csv")},
+    "webdataset": read_webdataset,
+    "hamer": read_hamer,
+    "yolo": read_yolo,
+    "fiftyone": read_fiftyone,
+    "lerobot": read_lerobot,
+}
+
+
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    """Every file but films: on a busy machine H.264's encoder differs now and then by a few grey levels in a frame."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".mp4"}
+
+
+@pytest.mark.parametrize("format", READ)
+def test_every_format_says_what_the_shards_say(format: str, data: Path, tmp_path: Path) -> None:
+    done = exported(format, data, tmp_path / "out")
+    wanted = truth(data)
+    assert (done.num_frames, done.num_hands) == (len(wanted), sum(map(len, wanted.values())))
+    assert any(None in points for hands in wanted.values() for _, _, points in hands), "some hands are known by their box alone"
+    same(READ[format](tmp_path / "out"), as_held(format, wanted))
+    about = json.loads((tmp_path / "out" / ABOUT).read_text())
+    assert {video: of["extra"]["signer"] for video, of in about["videos"].items()} == SIGNERS
+    assert "CC-BY 4.0" in (tmp_path / "out" / "README.md").read_text()
+    exported(format, data, tmp_path / "again")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "again"), "the same shards give the same bytes"
+
+
+def test_an_animation_is_the_hand_of_its_track(data: Path, tmp_path: Path) -> None:
+    """Joints and mesh, moved as glTF 2.0 says, are those of the model; 21 keypoints and boxes stand beside them."""
+    exported("glb", data, tmp_path / "out")
+    rows = {
+        (row["clip"], h["track"], h["side"], row["frame"]): h
+        for path in sorted((data / "shards").glob("*/*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+        for h in row["hands"]
+    }
+    seen = 0
+    for path in sorted((tmp_path / "out").glob("*/*/*.glb")):
+        gltf = Gltf(path.read_bytes())
+        told = gltf.document["scenes"][0]["extras"]
+        for k, frame in enumerate(told["frame"]):
+            of = rows[told["clip"], told["track"], ("left", "right").index(told["side"]), frame]
+            np.testing.assert_allclose(told["box"][k], of["box"], rtol=1e-6)
+            vertices, joints = gltf.posed(k)
+            parameters = [torch.tensor([of[name]]) for name in ("betas", "global_orient", "hand_pose")]
+            track = [h["betas"] for (clip, track, *_), h in rows.items() if (clip, track) == (told["clip"], told["track"])]
+            parameters[0] = torch.tensor(np.mean([b for b in track if np.isfinite(b).all()], 0)[None], dtype=torch.float32)
+            wanted = pose_either_hand(load_hand_model(), torch.tensor([of["side"]]), *parameters)
+            right_side_up = (vertices - joints[0]) * [1, -1, -1]
+            assert np.abs(right_side_up - wanted.vertices[0].numpy()).max() < 2e-4
+            mano = {"wrist": 0, "thumb1": 1, "index1": 5, "middle1": 9, "ring1": 13, "little1": 17, "little3": 19, "thumb3": 3}
+            names = [node["name"] for node in gltf.document["nodes"]]
+            for name, openpose in mano.items():
+                place = (joints[names.index(name)] - joints[0]) * [1, -1, -1]
+                np.testing.assert_allclose(place, wanted.joints[0, openpose].numpy(), atol=2e-5)
+            seen += 1
+    assert seen > 20
+
+
+class Gltf:
+    """A GLB read by the letter of glTF 2.0."""
+
+    def __init__(self, data: bytes) -> None:
+        magic, version, length = struct.unpack_from("<III", data)
+        assert (magic, version, length) == (0x46546C67, 2, len(data))
+        size, kind = struct.unpack_from("<II", data, 12)
+        assert kind == 0x4E4F534A
+        self.document = json.loads(data[20 : 20 + size])
+        self.buffer = data[28 + size :]
+
+    def accessor(self, number: int) -> np.ndarray:
+        told = self.document["accessors"][number]
+        view = self.document["bufferViews"][told["bufferView"]]
+        width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}[told["type"]]
+        kind = {5126: np.float32, 5121: np.uint8, 5123: np.uint16}[told["componentType"]]
+        return np.frombuffer(self.buffer, kind, told["count"] * width, view["byteOffset"]).reshape(-1, width)
+
+    def posed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices of the skinned mesh and places of the 16 joints at the k-th key frame."""
+        nodes, animation = self.document["nodes"], self.document["animations"][0]
+        values: dict[tuple[int, str], np.ndarray] = {}
+        for channel in animation["channels"]:
+            output = self.accessor(animation["samplers"][channel["sampler"]]["output"])
+            target = channel["target"]
+            values[target["node"], target["path"]] = output.reshape(-1, 135)[k] if target["path"] == "weights" else output[k]
+        parents = {child: j for j, node in enumerate(nodes) for child in node.get("children", ())}
+        world: list[np.ndarray] = []
+        for j in range(16):
+            local = np.eye(4)
+            local[:3, :3] = Rotation.from_quat(values[j, "rotation"]).as_matrix()
+            local[:3, 3] = values.get((j, "translation"), nodes[j]["translation"])
+            world.append(world[parents[j]] @ local if j in parents else local)
+        (primitive,) = self.document["meshes"][0]["primitives"]
+        directions = np.stack([self.accessor(target["POSITION"]) for target in primitive["targets"]])
+        rest = self.accessor(primitive["attributes"]["POSITION"]) + np.einsum("k,kvc->vc", values[16, "weights"], directions)
+        inverse = self.accessor(self.document["skins"][0]["inverseBindMatrices"]).reshape(16, 4, 4).transpose(0, 2, 1)
+        matrices = np.stack(world) @ inverse
+        whole = np.concatenate([rest, np.ones((len(rest), 1))], 1)
+        moved = np.zeros((len(rest), 3))
+        for one in range(2):
+            joints, weights = (self.accessor(primitive["attributes"][f"{name}_{one}"]) for name in ("JOINTS", "WEIGHTS"))
+            for c in range(4):
+                moved += weights[:, c : c + 1] * np.einsum("vab,vb->va", matrices[joints[:, c]], whole)[:, :3]
+        return moved, np.stack(world)[:, :3, 3]
+
+
+@pytest.mark.parametrize("format", ["coco", "huggingface", "parquet"])
+def test_a_filter_takes_its_hands_and_leaves_no_other_in_the_background(format: str, data: Path, tmp_path: Path) -> None:
+    def taken(row: dict[str, Any], one: dict[str, Any]) -> bool:
+        return bool(json.loads(row["extra"])["signer"] == "ann" and one["quality"] > 0.6 and one["side"] == 1)
+
+    exported(format, data, tmp_path / "out", where="signer = 'ann' and quality > .6 and side = right")
+    wanted = truth(data, taken)
+    assert 0 < len(wanted) < len(truth(data))
+    same(READ[format](tmp_path / "out"), wanted)
+    if format == "coco":
+        notes = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())["annotations"]
+        hidden = sum(len(hands) for name, hands in truth(data).items() if name in wanted and name.startswith("train/"))
+        taken_here = sum(len(hands) for name, hands in wanted.items() if name.startswith("train/"))
+        assert sum(note["iscrowd"] for note in notes) >= hidden - taken_here > 0
+
+
+def test_what_nobody_takes_is_told_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no hand that the filter 'quality > 2' takes"):
+        exported("coco", data, tmp_path / "out", where="quality > 2")
+    with pytest.raises(UserError, match="did you mean 'quality'"):
+        exported("coco", data, tmp_path / "out", where="qualty > 2")
+    with pytest.raises(UserError, match="holds no shards"):
+        exported("coco", tmp_path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_folder_is_refused_and_an_export_replaced(data: Path, tmp_path: Path) -> None:
+    foreign, file, own = tmp_path / "foreign", tmp_path / "file", tmp_path / "own"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    file.write_text("more of it")
+    for place in (foreign, file):
+        with pytest.raises(UserError, match=r"name (another folder|one) by --out"):
+            exported("coco", data, place)
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+    exported("yolo", data, own)
+    before = (own / "data.yaml").stat().st_mtime_ns
+    assert exported("yolo", data, own).up_to_date
+    assert (own / "data.yaml").stat().st_mtime_ns == before
+    assert not exported("csv", data, own, where="side = left").up_to_date
+    assert sorted(path.name for path in own.iterdir()) == ["README.md", "hands.csv", ABOUT]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "foreign", "own"]
+
+
+def test_a_killed_export_leaves_no_folder_and_the_next_is_whole(data: Path, tmp_path: Path) -> None:
+    """Killed while it writes images: the name is not there, and the next run gives what an undisturbed one gives."""
+    out, aside = tmp_path / "out", tmp_path / ".out.incomplete"
+    command = [sys.executable, "-m", "pipeline", "export", "coco", str(data), "--out", str(out)]
+    slow = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=slow, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while child.poll() is None and not list(aside.glob("images/*/*/*.jpg")):
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    if not out.exists():  # else it was quicker than the kill
+        assert aside.exists()
+    exported("coco", data, out)
+    exported("coco", data, tmp_path / "undisturbed")
+    assert bytes_of(out) == bytes_of(tmp_path / "undisturbed")
+    assert not aside.exists()
+
+
+def test_two_exports_do_not_write_one_folder(data: Path, tmp_path: Path) -> None:
+    from pipeline.exports.export import whole
+
+    with whole(tmp_path / "out", {}), pytest.raises(UserError, match="another export writes"):
+        exported("csv", data, tmp_path / "out")
+
+
+def test_recordings_need_their_library(data: Path, tmp_path: Path) -> None:
+    try:
+        import rerun  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match="pip install rerun-sdk"):
+            exported("rerun", data, tmp_path / "out")
+        assert not (tmp_path / "out").exists()

@@ -204,12 +204,12 @@ def remove(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write one self-contained HTML page of a run."""
+    from pipeline.report.overview import overview_of
     from pipeline.report.page import write_report
-    from pipeline.report.status import status_rows
 
     graph = load_run(arguments).graph
     out = Path(arguments.out or graph.store.root / "report.html")
-    write_report(graph.store.root, out, status=status_rows(graph))
+    write_report(graph.store.root, out, overview=overview_of(graph))
     arguments.console.print(f"report: {out}")
 
 

@@ -20,9 +20,10 @@ from pipeline.engine.stated import SUMS
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
 from pipeline.folder import Asked, load
+from pipeline.report.overview import overview_of
 from pipeline.report.page import write_report
 from pipeline.report.progress import Bars
-from pipeline.report.status import all_done, print_settings, print_status, status_rows
+from pipeline.report.status import all_done, print_settings, print_status
 from stages.digest import seal_text
 from stages.tables import Clips, Fits, Hands, Reviews
 from studio.truth import read_truth
@@ -85,7 +86,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], local: bo
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"
-    write_report(store.root, page, status=status_rows(graph), title="whim demo")
+    write_report(store.root, page, overview=overview_of(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
     console.print(f"shards: {store.root / 'shards'}\nreport: {page.absolute()}", soft_wrap=True)
     for path in damaged:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,6 +38,32 @@ def histogram(title: str, parts: Mapping[str, np.ndarray], edges: np.ndarray, *,
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>'
         f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{body}</svg></figure>'
+    )
+
+
+def quartiles(title: str, place: np.ndarray, values: np.ndarray, edges: Sequence[float], *, unit: str = "", note: str = "") -> str:
+    """The middle half of `values` in [0, 1], and their median, of each bin of `place`; bins are drawn equally wide."""
+    step, shapes = (WIDTH - 2 * LEFT) / (len(edges) - 1), [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{BASE}" y2="{BASE}"/>']
+    for i, (low, high) in enumerate(pairwise(edges)):
+        inside = values[(place >= low) & (place < high) & np.isfinite(values)]
+        x = LEFT + i * step
+        shapes.append(
+            f'<text class="tick" x="{x + step / 2:.1f}" y="{BASE + 16:.0f}" text-anchor="middle">{low:g}\u2013{high:g}{escape(unit)}</text>'
+        )
+        if len(inside):
+            lower, middle, upper = (BASE - (BASE - 22) * float(q) for q in np.clip(np.percentile(inside, (25, 50, 75)), 0, 1))
+            box = f'x="{x + step * 0.2:.1f}" y="{upper:.1f}" width="{step * 0.6:.1f}" height="{max(lower - upper, 1):.1f}"'
+            tip = f"{len(inside):,} hands, median {np.median(inside):.2f}"
+            shapes.append(
+                f'<rect class="kept" opacity=".45" {box}/><line class="median" x1="{x + step * 0.2:.1f}" x2="{x + step * 0.8:.1f}" '
+            )
+            shapes[-1] += f'y1="{middle:.1f}" y2="{middle:.1f}"/><rect class="hit" {box}><title>{tip}</title></rect>'
+            shapes.append(
+                f'<text class="label" x="{x + step / 2:.1f}" y="{upper - 5:.1f}" text-anchor="middle">{np.median(inside):.2f}</text>'
+            )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{"".join(shapes)}</svg></figure>'
     )
 
 

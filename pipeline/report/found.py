@@ -1,6 +1,5 @@
 """Everything a run found, in columns: what the report counts, ranks and draws. A run may be unfinished."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -34,6 +33,7 @@ class Found:
     num_agree: np.ndarray
     num_run: np.ndarray
     keep: np.ndarray
+    box_only: np.ndarray
     reason: np.ndarray
 
     @property
@@ -49,14 +49,14 @@ class Run:
     videos: Mapping[str, Videos]
     clips: Mapping[str, Clips]
     found: Found
-    sources: Counter[str]  # hands by detector that saw them
+    seen_by: Mapping[str, np.ndarray]  # by detector, which hands it saw
 
 
 def gather(store: Store) -> Run:
     """All videos and clips that landed, and all hands of these clips."""
     videos: dict[str, Videos] = {}
     clips: dict[str, Clips] = {}
-    sources: Counter[str] = Counter()
+    sources: list[set[str]] = []
     columns: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(Found)}
     for part in sorted((store.root / "videos").glob("*.parquet")):
         videos[part.stem] = store.read(Videos, "videos", part.stem)
@@ -65,12 +65,13 @@ def gather(store: Store) -> Run:
     for clip in clips:
         if store.part("hands", clip).exists():
             tables = _tables(store, clip)
-            sources.update(name for names in tables[0].sources for name in names)
+            sources += map(set, tables[0].sources)
             for name, values in _columns(clip, *tables).items():
                 columns[name].append(values)
     empty = _columns("", Hands.empty(), Fits.empty(), Reviews.empty())
     found = Found(**{name: np.concatenate(parts) if parts else empty[name] for name, parts in columns.items()})
-    return Run(videos=videos, clips=clips, found=found, sources=sources)
+    seen_by = {name: np.array([name in names for names in sources], bool) for name in sorted(set().union(*sources))}
+    return Run(videos=videos, clips=clips, found=found, seen_by=seen_by)
 
 
 def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
@@ -95,7 +96,7 @@ def _columns(clip: str, hands: Hands, fits: Fits, reviews: Reviews) -> dict[str,
     size_px = boxes.long_side(hands.box)
     return {
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "side", "score", "num_agree", "num_run")},
-        **{name: getattr(reviews, name) for name in ("quality", "keep", "reason")},
+        **{name: getattr(reviews, name) for name in ("quality", "keep", "box_only", "reason")},
         "clip": np.full(len(hands), clip, object),
         "row": np.arange(len(hands)),
         "size_px": size_px,

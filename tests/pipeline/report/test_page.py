@@ -11,7 +11,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import whim
 from hands.drawing.hands import SIDE_COLOURS, View, around, whole
+from pipeline.report.overview import Overview
 from pipeline.report.page import write_report
 from pipeline.report.pictures import draw_fits
 from stages.media.frames import read_frames
@@ -45,7 +47,7 @@ def root(sources: list[ClipTables], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
-    write_report(root, root / "report.html", status=STATUS, title="A <test> run")
+    write_report(root, root / "report.html", overview=Overview(status=STATUS), title="A <test> run")
     return (root / "report.html").read_text()
 
 
@@ -65,11 +67,11 @@ def test_the_page_is_well_formed_and_escapes_what_it_was_given(page: str) -> Non
         stack: ClassVar[list[str]] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag not in ("meta", "img", "td", "th", "br"):
+            if tag not in ("meta", "img", "br"):
                 self.stack.append(tag)
 
         def handle_endtag(self, tag: str) -> None:
-            if tag not in ("td", "th", "rect", "line"):
+            if tag not in ("rect", "line"):
                 while self.stack[-1] in ("rect", "line") and tag not in ("rect", "line"):
                     self.stack.pop()
                 assert self.stack.pop() == tag
@@ -119,7 +121,7 @@ def test_pictures_keep_to_their_budget(root: Path, page: str, tmp_path: Path) ->
 
 
 def test_the_same_tables_give_the_same_page(root: Path, page: str, tmp_path: Path) -> None:
-    write_report(root, tmp_path / "again.html", status=STATUS, title="A <test> run")
+    write_report(root, tmp_path / "again.html", overview=Overview(status=STATUS), title="A <test> run")
     assert (tmp_path / "again.html").read_text() == page
 
 
@@ -191,3 +193,24 @@ def test_chromium_shows_the_page(root: Path, page: str, tmp_path: Path) -> None:
         edges = cv2.Canny(picture, 80, 160)
         assert (edges[:250] > 0).mean() > 0.005  # and so is the heading
         assert np.ptp(picture[:, -6:].reshape(-1, 3), axis=0).max() < 40  # nothing hangs over the right edge
+
+
+def test_the_page_answers_what_a_person_asks_first(tmp_path: Path) -> None:
+    """Two good videos, one of them twice, a broken one and one that is nowhere: all of it by a real run."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("one", "two"):
+        render_video(folder / f"{name}.mp4", width=160, height=120, seed=len(name), num_frames=4)
+    (folder / "broken.mp4").write_bytes((folder / "one.mp4").read_bytes()[:900])
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{folder / name}.mp4\n" for name in ("one", "two", "broken")) + f"{tmp_path}/nowhere.mp4\n")
+    data = tmp_path / "data"
+    assert whim.main(["run", "-q", "--local", "--recipe", "fast", "--videos", str(listed), "--data", str(data)]) == 2
+    assert whim.main(["report", "-q", "--data", str(data)]) == 0
+    page = (data / "report.html").read_text()
+    assert "2 of the 4 videos of the list are here (50 %)" in page
+    failed = page[page.index("What failed") : page.index('id="best"')]
+    assert "correct the path in the manifest" in failed
+    assert "fetch the file again" in failed
+    assert f"{tmp_path}/nowhere.mp4" in failed
+    assert "2 videos have no hand that was kept" in page

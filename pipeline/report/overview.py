@@ -1,0 +1,116 @@
+"""What a person asks of a run first: which videos are there, which failed and what to do, what became shards, what is odd of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.engine.finish import shard_files
+from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.report.status import failures, odd_lines, status_rows
+from pipeline.stage_settings import in_words
+from stages.stage import ADVICE, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """One part that a run could not make, with its error as it was told."""
+
+    key: str
+    source: str
+    """The line of the list that it comes from, or ''."""
+    stage: str
+    state: str
+    reason: str
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSize:
+    """The shards of one split together."""
+
+    split: str
+    num_shards: int
+    num_bytes: int
+    num_frames: int
+    num_hands: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The answers, in plain values; those of a folder that nobody planned are empty."""
+
+    status: Sequence[Mapping[str, Any]] = ()
+    """A mapping a line: stage, state (done, pending, retry, blocked, failed), reason, count, advice."""
+    num_listed: int = 0
+    num_here: int = 0
+    failed: Sequence[Failed] = ()
+    splits: Sequence[SplitSize] = ()
+    duplicates: Mapping[str, str] | None = None
+    """Videos of the same content as another one, which stands beside."""
+    stale: Sequence[str] = ()
+    """Parts and shards of an earlier run that have no successor."""
+    odd: Sequence[str] = ()
+    settings: str = ""
+    left_out: Sequence[tuple[str, str]] = ()
+    """Files beside the videos that were not taken, and why."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Parts by state."""
+        return sum((Counter({line["state"]: line["count"]}) for line in self.status), Counter())
+
+
+UNPLANNED = Overview()
+"""Of a folder whose run is not known."""
+
+
+def overview_of(graph: Graph) -> Overview:
+    """The overview of a run's folder."""
+    store, shards = graph.store, shard_files(graph)
+    downloads = [task for task in graph.tasks if graph.stages[task.stage].name == "download"]
+    stale = [f"{graph.stages[task.stage].name} {task.key}" for task in graph.stale]
+    left_out = (store.read_json("left_out.json") or {}).get("files", [])
+    return Overview(
+        status=status_rows(graph),
+        num_listed=len(graph.manifest),
+        num_here=sum(task.state is State.DONE for task in downloads),
+        failed=[_failed(graph, task) for task in failures(graph)],
+        splits=_splits(store.read_json("shards/index.json") or {}),
+        duplicates=graph.duplicates,
+        stale=[*stale, *(path.relative_to(store.root).as_posix() for path in (shards.stale if shards else ()))],
+        odd=odd_lines(graph.odd),
+        settings=in_words((store.read_json("run.json") or {}).get("settings", {})),
+        left_out=[(str(one.get("name")), str(one.get("why"))) for one in left_out],
+    )
+
+
+def _failed(graph: Graph, task: Task) -> Failed:
+    stage = graph.stages[task.stage]
+    error = graph.store.error(table_of(stage), task.key)
+    sources = dict(zip(graph.manifest.video.tolist(), graph.manifest.source.tolist(), strict=True))
+    return Failed(
+        key=task.key,
+        source=sources.get(task.key, ""),
+        stage=stage.name,
+        state=str(task.state),
+        reason=str(task.reason),
+        message=error.message if error else "",
+        advice=ADVICE[Reason(task.reason)] if task.reason in set(Reason) else "",
+    )
+
+
+def _splits(index: Mapping[str, Any]) -> list[SplitSize]:
+    shards = index.get("shards", [])
+    return [
+        SplitSize(
+            split=split,
+            num_shards=len(own := [one for one in shards if one["split"] == split]),
+            num_bytes=sum(one["bytes"] for one in own),
+            num_frames=sum(one["rows"] for one in own),
+            num_hands=sum(one["hands"] for one in own),
+        )
+        for split in ("train", "val", "test")
+        if any(one["split"] == split for one in shards)
+    ]

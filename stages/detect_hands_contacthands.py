@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import DEVICES, Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import HandDetections, People, Table
 
 Engine = Literal["torch", "detectron2"]
@@ -57,7 +57,7 @@ class DetectHandsContactHands:
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600, environment="detectron2" if self.engine == "detectron2" else "")
+        return on_device(self.device, self.gpus, 3000, limit_s=6 * 3600, environment="detectron2" if self.engine == "detectron2" else "")
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """Hands of every frame by MediaPipe's palm and landmark networks, looked for along several routes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,23 +11,27 @@ from stages.detectors.found import HAND_EXTENT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import (
     Hand,
-    confirm,
+    Start,
+    confirm_all,
+    confirming,
     each_once,
     frame_views,
-    palm_starts,
+    palm_starts_of_all,
     person_views,
     wrist_starts,
     wrist_views,
 )
 from stages.detectors.mediapipe.hand_tracks import fill_gaps
-from stages.detectors.mediapipe.models import Engine, check_engine, pinned_sha256
+from stages.detectors.mediapipe.models import Engine, check_engine, is_gpu, pinned_sha256
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import HandDetections, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
+FRAMES_AT_ONCE = 8
+"""Whose looks are one batch on a GPU: about 160 palm views of 16:9, by `models.MOST_AT_ONCE`. On a CPU larger batches leave the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class DetectHands:
     detector: ClassVar[str] = "mediapipe"
 
     engine: Engine = "litert"
-    """Who runs the networks: `openvino`, an extra, is faster and gives the same hands but for rounding."""
+    """Who runs the networks on a CPU: `openvino`, an extra, is faster and gives the same hands but for rounding."""
     min_palm_score: float = setting(0.25, above=0, most=1)
     """Palms below are not looked at. Ours: MediaPipe has 0.5, but the landmark network decides better."""
     min_presence: float = setting(0.2, above=0, most=1)
@@ -77,6 +81,10 @@ class DetectHands:
     """The same for the height. Ours."""
     cpus: int = setting(1, least=1, identity=False)
     """Cores of a worker. More than one pay where there are fewer clips than cores; the result is the same."""
+    gpus: float = setting(0.0, least=0, identity=False)
+    """GPUs of a worker, or a share of one; 0 takes what the run shares out."""
+    device: str = setting("auto", choices=DEVICES, identity=False)
+    """Where the networks run; auto is a GPU if the worker has one, by torch, equal to the CPU's numbers but for rounding."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -84,8 +92,8 @@ class DetectHands:
 
     @property
     def resources(self) -> Resources:
-        """The cores that the networks run on."""
-        return Resources(cpus=self.cpus)
+        """The cores that the networks run on, and their share of a GPU."""
+        return on_device(self.device, self.gpus, 400, limit_s=Resources().limit_s, cpus=self.cpus)
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -94,14 +102,17 @@ class DetectHands:
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load both networks."""
-        find_palms, find_landmarks = load_palm_detector(self.engine, self.cpus), load_hand_landmarks(self.engine, self.cpus)
+        find_palms = load_palm_detector(self.engine, self.cpus, device=self.device)
+        find_landmarks = load_hand_landmarks(self.engine, self.cpus, device=self.device)
         extent = np.array([self.extent_width, self.extent_height])
+        at_once = FRAMES_AT_ONCE if is_gpu(self.device) else 1
 
         def detect(frames: Frames, people: People) -> HandDetections:
             hands = []
-            for frame, image in zip(frames.frame, frames.images, strict=True):
-                here = people.take(people.frame == frame)
-                hands.append(hands_of_image(image, here, find_palms, find_landmarks, self))
+            for first in range(0, len(frames.images), at_once):
+                some = slice(first, first + at_once)
+                here = [people.take(people.frame == frame) for frame in frames.frame[some]]
+                hands += hands_of_images(frames.images[some], here, find_palms, find_landmarks, self)
             hands = fill_gaps(
                 frames.images,
                 hands,
@@ -120,24 +131,35 @@ class DetectHands:
         return detect
 
 
-def hands_of_image(
-    image: UInt8[np.ndarray, "height width 3"],
-    people: People,
+def hands_of_images(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    people: Sequence[People],
     find_palms: FindPalms,
     find_landmarks: FindLandmarks,
     settings: DetectHands,
-) -> list[Hand]:
-    """Hands of one picture, best first, each once. Wrists are cropped for palms only where the other routes found no hand."""
-    height, width = image.shape[:2]
-    views = frame_views(width, height, settings.tile_zooms, min_side=settings.min_tile_px, most=settings.max_tiles)
-    views += person_views(people, settings.person_margin)
-    starts = palm_starts(image, views, find_palms, settings.min_palm_score) + wrist_starts(people, settings.min_score)
-    hands = each_once(confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
-    views = wrist_views(people, hands, settings.wrist_scale)
-    if views:
-        starts = palm_starts(image, views, find_palms, settings.min_palm_score)
-        hands = each_once(hands + confirm(image, starts, find_landmarks, min_presence=settings.min_presence))
-    return hands
+) -> list[list[Hand]]:
+    """Hands of each image, best first, each once. Wrists are cropped for palms only where the other routes found no hand.
+
+    All images are looked at together, and each gets what it would get alone.
+    """
+
+    def confirmed(starts: Sequence[list[Start]]) -> list[list[Hand]]:
+        searches = [confirming(image, of, min_presence=settings.min_presence) for image, of in zip(images, starts, strict=True)]
+        return confirm_all(searches, find_landmarks)
+
+    views = [
+        frame_views(image.shape[1], image.shape[0], settings.tile_zooms, min_side=settings.min_tile_px, most=settings.max_tiles)
+        + person_views(here, settings.person_margin)
+        for image, here in zip(images, people, strict=True)
+    ]
+    palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
+    hands = [
+        each_once(found)
+        for found in confirmed([of + wrist_starts(here, settings.min_score) for of, here in zip(palms, people, strict=True)])
+    ]
+    views = [wrist_views(here, found, settings.wrist_scale) for here, found in zip(people, hands, strict=True)]
+    more = confirmed(palm_starts_of_all(images, views, find_palms, settings.min_palm_score))
+    return [each_once(found + late) if of else found for found, late, of in zip(hands, more, views, strict=True)]
 
 
 def _rows(

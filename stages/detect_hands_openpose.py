@@ -12,7 +12,7 @@ from stages.detectors.as_hand_stage import rows_of
 from stages.detectors.found import HAND_EXTENT
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.media.frames import Frames
-from stages.stage import DEVICES, Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import HandDetections, People, Table
 
 
@@ -65,7 +65,7 @@ class DetectHandsOpenPose:
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600)
+        return on_device(self.device, self.gpus, 1200, limit_s=6 * 3600)
 
     @property
     def weights(self) -> Mapping[str, str]:

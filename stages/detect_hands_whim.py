@@ -21,7 +21,7 @@ from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
 from stages.detectors.weights import MissingWeights, find_weights, hash_of
 from stages.fusion.association import without_copies
 from stages.media.frames import Frames
-from stages.stage import DEVICES, Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import HandDetections, People, Table
 
 SHIPPED = Path(__file__).resolve().parents[1] / "training" / "detector" / "assets" / "palm.onnx"
@@ -72,7 +72,7 @@ class DetectHandsWhim:
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=3600)
+        return on_device(self.device, self.gpus, 700, limit_s=3600)
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -94,7 +94,7 @@ class DetectHandsWhim:
 
         network = open_network(self._network_file(), device=self.device)
         find = find_hands(network, min_score=self.min_score, max_iou=self.max_iou, batch_size=self.batch_size)
-        find_landmarks = load_hand_landmarks(self.engine)
+        find_landmarks = load_hand_landmarks(self.engine, device=self.device)
 
         def detect(frames: Frames, people: People) -> HandDetections:
             found = find(frames.images, [People.empty()] * len(frames.images))

@@ -12,7 +12,7 @@ from stages.detectors.mediapipe.blazepose import (
     COCO,
     LANDMARKS,
     Body,
-    FindBody,
+    FindBodies,
     FindPeople,
     body_region,
     load_body_landmarks,
@@ -22,7 +22,7 @@ from stages.detectors.mediapipe.crops import Region, alike, region_of_box
 from stages.detectors.mediapipe.models import pinned_sha256
 from stages.detectors.views import tiles, whole
 from stages.media.frames import Frames
-from stages.stage import Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import PersonDetections, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
@@ -42,7 +42,6 @@ class DetectPeople:
     reads: ClassVar[tuple[type, ...]] = (Frames,)
     writes: ClassVar[type[Table]] = PersonDetections
     detector: ClassVar[str] = "blazepose"
-    resources: ClassVar[Resources] = Resources(cpus=1)
 
     min_score: float = setting(0.7, above=0, below=1)
     """Detector's score x the landmark network's presence. Ours: the people of our labelled frames have 0.72 and more, knees, arms and
@@ -51,9 +50,18 @@ class DetectPeople:
     """What goes on to the landmark network (MediaPipe)."""
     tile_zooms: tuple[float, ...] = setting((1.0,), least=1)
     """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours."""
+    gpus: float = setting(0.0, least=0, identity=False)
+    """GPUs of a worker, or a share of one; 0 takes what the run shares out."""
+    device: str = setting("auto", choices=DEVICES, identity=False)
+    """Where the networks run; auto is a GPU if the worker has one, by torch, equal to the CPU's numbers but for rounding."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def resources(self) -> Resources:
+        """A core, and the networks' share of a GPU."""
+        return on_device(self.device, self.gpus, 400, limit_s=Resources().limit_s)
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -62,12 +70,12 @@ class DetectPeople:
 
     def build(self) -> Callable[[Frames], PersonDetections]:
         """Load both networks."""
-        find_people, find_body = load_person_detector(), load_body_landmarks()
+        find_people, find_bodies = load_person_detector(self.device), load_body_landmarks(self.device)
 
         def detect(frames: Frames) -> PersonDetections:
             parts = []
             for frame, time_s, image in zip(frames.frame, frames.time_s, frames.images, strict=True):
-                bodies, scores = people_of_image(image, find_people, find_body, self)
+                bodies, scores = people_of_image(image, find_people, find_bodies, self)
                 parts.append(_rows(frames.video, int(frame), float(time_s), bodies, scores))
             return PersonDetections.concat(parts)
 
@@ -77,7 +85,7 @@ class DetectPeople:
 def people_of_image(
     image: UInt8[np.ndarray, "height width 3"],
     find_people: FindPeople,
-    find_body: FindBody,
+    find_bodies: FindBodies,
     settings: DetectPeople,
 ) -> tuple[list[Body], list[float]]:
     """Bodies of one picture and their scores, best first, each person once."""
@@ -85,14 +93,14 @@ def people_of_image(
     views = [whole(width, height)[None], *(tiles(width, height, min(width, height) / zoom) for zoom in settings.tile_zooms)]
     regions: list[Region] = []
     scores: list[float] = []
-    for view in np.concatenate(views):
-        found = find_people(image, region_of_box(view), settings.min_detector_score)
+    looks = [(image, region_of_box(view)) for view in np.concatenate(views)]
+    for found in find_people(looks, settings.min_detector_score):
         regions += [body_region(keypoints) for keypoints in found.keypoints]
         scores += [float(score) for score in found.score]
     bodies: list[Body] = []
     kept: list[float] = []
-    for i in _distinct_regions(regions, scores):
-        body = find_body(image, regions[i])
+    distinct = _distinct_regions(regions, scores)
+    for i, body in zip(distinct, find_bodies([(image, regions[i]) for i in distinct]), strict=True):
         score = scores[i] * body.presence
         if score >= settings.min_score and not any(same_person(body, other) for other in bodies):
             bodies.append(body)

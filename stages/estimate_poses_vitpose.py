@@ -9,7 +9,7 @@ from stages.detectors.as_pose_stage import rows_of
 from stages.detectors.weights import load_checkpoint, weight_file, weight_sha256
 from stages.fusion.people import MIN_IOU
 from stages.media.frames import Frames
-from stages.stage import DEVICES, Key, Resources, check_settings, setting
+from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import PersonBoxes, Poses, Table
 
 NETWORKS: Mapping[str, int] = {"vitpose_wholebody_huge": 133, "vitpose_wholebody_base": 133, "vitpose_huge": 17, "vitpose_base": 17}
@@ -51,7 +51,7 @@ class EstimatePoses:
     @property
     def resources(self) -> Resources:
         """One core, and the share of a GPU that was asked for; without one a clip may take an hour."""
-        return Resources(cpus=1, gpus=self.gpus, limit_s=6 * 3600, environment="mmpose" if self.engine == "mmpose" else "")
+        return on_device(self.device, self.gpus, 4200, limit_s=6 * 3600, environment="mmpose" if self.engine == "mmpose" else "")
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -75,6 +75,9 @@ class Resources:
 
     cpus: float = 1.0
     gpus: float = 0.0
+    """Share of a GPU; 0 leaves it to the run, which gives stages with `gpu_mb` what the cluster has."""
+    gpu_mb: int = 0
+    """Memory of a GPU that the stage's network takes with its batch, beside what CUDA itself takes; 0 = it works on the CPU alone."""
     limit_s: float = 600.0
     """Wall-clock limit of one item; the worker is killed at it."""
     attempts: int = 2
@@ -186,6 +189,12 @@ def check_settings(stage: Any) -> None:
 
 DEVICES = ("auto", "cpu", "cuda")
 """Where a network may run: auto is a GPU if the worker has one."""
+
+
+def on_device(device: str, gpus: float, gpu_mb: int, *, limit_s: float, cpus: float = 1, environment: str = "") -> Resources:
+    """What a worker of a network stage holds; a stage that is told to stay on the CPU takes nothing of a GPU."""
+    memory = 0 if device == "cpu" else gpu_mb
+    return Resources(cpus=cpus, gpus=gpus, gpu_mb=memory, limit_s=limit_s, environment=environment)
 
 
 @runtime_checkable

@@ -4,13 +4,13 @@ The detector gives no body box but two points: the hips' middle, and one at a di
 looks at the turned square about them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 
-from stages.detectors.mediapipe.crops import Region, cut, to_frame, upright_angle
+from stages.detectors.mediapipe.crops import Look, Region, cut_all, to_frame, upright_angle
 from stages.detectors.mediapipe.models import load
 from stages.detectors.mediapipe.ssd import Candidates, anchor_centres, decode, weighted_suppression
 from stages.tables import BODY_KEYPOINTS
@@ -41,32 +41,42 @@ class Body:
     inside: Float64[np.ndarray, "33"]  # in the picture, hidden or not (MediaPipe's "presence" of a landmark)
 
 
-FindPeople = Callable[[UInt8[np.ndarray, "height width 3"], Region, float], Candidates]
-FindBody = Callable[[UInt8[np.ndarray, "height width 3"], Region], Body]
+FindPeople = Callable[[Sequence[Look], float], list[Candidates]]
+FindBodies = Callable[[Sequence[Look]], list[Body]]
 
 
-def load_person_detector() -> FindPeople:
-    """The detector as a function of image, upright region and least score; boxes (of heads) and keypoints in pixels of the frame."""
-    network, anchors = load("pose_detection"), anchor_centres(DETECTOR_SIZE, STRIDES)
+def load_person_detector(device: str = "cpu") -> FindPeople:
+    """The detector as a function of looks at upright regions and least score; boxes (of heads) and keypoints in pixels of the frame."""
+    network, anchors = load("pose_detection", device=device), anchor_centres(DETECTOR_SIZE, STRIDES)
 
-    def find(image: UInt8[np.ndarray, "height width 3"], region: Region, min_score: float) -> Candidates:
-        (values,), (logits,) = network(cut(image, region, DETECTOR_SIZE, border="zero")[None] * np.float32(2) - np.float32(1))
-        found = weighted_suppression(decode(values, logits, anchors, size=DETECTOR_SIZE, min_score=min_score), max_iou=0.3)
-        return found.in_frame(region)
+    def find(looks: Sequence[Look], min_score: float) -> list[Candidates]:
+        if not looks:
+            return []
+        outputs = network(cut_all(looks, DETECTOR_SIZE, border="zero") * np.float32(2) - np.float32(1))
+        found = []
+        for values, logits, (_, region) in zip(*outputs, looks, strict=True):
+            heads = weighted_suppression(decode(values, logits, anchors, size=DETECTOR_SIZE, min_score=min_score), max_iou=0.3)
+            found.append(heads.in_frame(region))
+        return found
 
     return find
 
 
-def load_body_landmarks() -> FindBody:
-    """The landmark network as a function of image and region."""
-    network = load("pose_landmark_full")
+def load_body_landmarks(device: str = "cpu") -> FindBodies:
+    """The landmark network as a function of looks."""
+    network = load("pose_landmark_full", device=device)
 
-    def find(image: UInt8[np.ndarray, "height width 3"], region: Region) -> Body:
-        screen, (presence,), _, _, _ = network(cut(image, region, LANDMARK_SIZE, border="repeat")[None])
-        values = screen.reshape(-1, 5)[:NUM_LANDMARKS].astype(np.float64)
-        visibility, inside = (1 / (1 + np.exp(-values[:, column])) for column in (3, 4))
-        points = to_frame(values[:, :2] / LANDMARK_SIZE, region)
-        return Body(presence=float(presence[0]), points=points, visibility=visibility, inside=inside)
+    def find(looks: Sequence[Look]) -> list[Body]:
+        if not looks:
+            return []
+        screen, presence, *_ = network(cut_all(looks, LANDMARK_SIZE, border="repeat"))
+        found = []
+        for row, present, (_, region) in zip(screen, presence, looks, strict=True):
+            values = row.reshape(-1, 5)[:NUM_LANDMARKS].astype(np.float64)
+            visibility, inside = (1 / (1 + np.exp(-values[:, column])) for column in (3, 4))
+            points = to_frame(values[:, :2] / LANDMARK_SIZE, region)
+            found.append(Body(presence=float(present.reshape(())), points=points, visibility=visibility, inside=inside))
+        return found
 
     return find
 

@@ -29,9 +29,9 @@ class Landmarks:
 FindLandmarks = Callable[[Sequence[Look]], list[Landmarks]]
 
 
-def load_hand_landmarks(engine: Engine = "litert", num_threads: int = 1) -> FindLandmarks:
+def load_hand_landmarks(engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu") -> FindLandmarks:
     """The network as a function of looks."""
-    network = load("hand_landmark_full", engine, num_threads)
+    network = load("hand_landmark_full", engine, num_threads, device=device)
 
     def find(looks: Sequence[Look]) -> list[Landmarks]:
         if not looks:

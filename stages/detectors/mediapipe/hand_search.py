@@ -3,16 +3,17 @@
 Every hand is looked at in the full frame, whatever crop its palm was found in, so no view of a hand is cut by a tile's border.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from stages import boxes
-from stages.detectors.mediapipe.crops import Region, alike, region_of_box, upright_angle
+from stages.detectors.mediapipe.crops import Look, Region, alike, region_of_box, upright_angle
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
 from stages.detectors.mediapipe.palm import FindPalms, hand_region
+from stages.detectors.mediapipe.ssd import Candidates
 from stages.detectors.views import few_tiles, whole
 from stages.tables import BODY_KEYPOINTS, People
 
@@ -142,14 +143,34 @@ def palm_starts(
     min_score: float,
 ) -> list[Start]:
     """Palms of each view; those cut by a border where the frame goes on are left to the views that hold them whole."""
-    found = []
-    views = list(views)
-    everywhere = find_palms([(image, region_of_box(view)) for _, _, view in views], min_score)
-    for (route, person, view), palms in zip(views, everywhere, strict=True):
-        palms = palms.take(~boxes.is_cut(palms.box, view, *image.shape[1::-1]))
-        for score, box, keypoints in zip(palms.score, palms.box, palms.keypoints, strict=True):
-            found.append(Start(route=route, person=person, crop=view, region=hand_region(box, keypoints), score=float(score)))
-    return found
+    return palm_starts_of_all([image], [list(views)], find_palms, min_score)[0]
+
+
+def palm_starts_of_all(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], views: Sequence[Sequence[View]], find_palms: FindPalms, min_score: float
+) -> list[list[Start]]:
+    """`palm_starts` of each image in its views, all looks of all images in one batch."""
+    looks = [(image, region_of_box(view)) for image, of_image in zip(images, views, strict=True) for _, _, view in of_image]
+    everywhere = iter(find_palms(looks, min_score))
+    return [
+        [start for one in of_image for start in _starts(image, one, next(everywhere))]
+        for image, of_image in zip(images, views, strict=True)
+    ]
+
+
+def _starts(image: UInt8[np.ndarray, "height width 3"], view: View, palms: Candidates) -> list[Start]:
+    """The palms of one view as places to look at."""
+    route, person, box = view
+    palms = palms.take(~boxes.is_cut(palms.box, box, *image.shape[1::-1]))
+    found = zip(palms.score, palms.box, palms.keypoints, strict=True)
+    return [
+        Start(route=route, person=person, crop=box, region=hand_region(palm, keypoints), score=float(score))
+        for score, palm, keypoints in found
+    ]
+
+
+Confirming = Generator[Look, Landmarks, list[Hand]]
+"""Asks for looks, one at a time, is sent what the network says of each, and ends with the hands of an image."""
 
 
 def confirm(
@@ -159,6 +180,32 @@ def confirm(
     *,
     min_presence: float,
 ) -> list[Hand]:
+    """The hands that `confirming` finds in one image."""
+    return confirm_all([confirming(image, starts, min_presence=min_presence)], find_landmarks)[0]
+
+
+def confirm_all(searches: Sequence[Confirming], find_landmarks: FindLandmarks) -> list[list[Hand]]:
+    """The hands of several images: what all of them ask for next is looked at in one batch."""
+    hands: list[list[Hand]] = [[] for _ in searches]
+    asked: dict[int, Look] = {}
+
+    def go_on(k: int, said: Landmarks | None) -> None:
+        try:
+            asked[k] = searches[k].send(said)  # type: ignore[arg-type]  # a generator begins with None
+        except StopIteration as end:
+            hands[k] = end.value
+
+    for k in range(len(searches)):
+        go_on(k, None)
+    while asked:
+        waiting, looks = list(asked), list(asked.values())
+        asked.clear()
+        for k, said in zip(waiting, find_landmarks(looks), strict=True):
+            go_on(k, said)
+    return hands
+
+
+def confirming(image: UInt8[np.ndarray, "height width 3"], starts: Sequence[Start], *, min_presence: float) -> Confirming:
     """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
 
     The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
@@ -169,10 +216,10 @@ def confirm(
     for start in _distinct(starts):
         if any(hand.score >= SURE_SCORE and alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in hands):
             continue
-        (first,) = find_landmarks([(image, start.region)])
+        first = yield image, start.region
         if first.presence < 0.05:
             continue
-        (second,) = find_landmarks([(image, tracked_region(first.points))])
+        second = yield image, tracked_region(first.points)
         hand = Hand(start=start, landmarks=second)
         if second.presence >= min_presence and is_plausible(hand, image.shape[1], image.shape[0]):
             hands.append(hand)

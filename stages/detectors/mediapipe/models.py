@@ -1,4 +1,4 @@
-"""The pinned MediaPipe networks: where they lie, how they get there, and running one on the CPU by either of two engines.
+"""The pinned MediaPipe networks: where they lie, how they get there, and running one, on the CPU by two engines, on a GPU by torch.
 
 `python -m stages.detectors.mediapipe.models` fetches them. They lie in `mediapipe/` where all weights lie (`fitting.files`), or, unless
 `WHIM_WEIGHTS` says where that is, in the user's cache, where a worker on another node puts them on first use.
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[3]
 MANIFEST = ROOT / "manifests" / "mediapipe.toml"
 COMMAND = "python -m stages.detectors.mediapipe.models"
 
-Engine = Literal["litert", "openvino"]
-"""Who multiplies, both in float32. In bfloat16 OpenVINO takes half the time, but landmarks move by 1 % of the hand and hands are lost."""
+Engine = Literal["litert", "openvino", "torch"]
+"""Who multiplies, all in float32. In bfloat16 OpenVINO takes half the time, but landmarks move by 1 % of the hand and hands are lost.
+Torch is for GPUs, where it is taken whatever is said; on a CPU it is the slowest, and there to be compared with."""
 Network = Callable[[Float32[np.ndarray, "n height width 3"]], list[Float32[np.ndarray, "n *shape"]]]
 """Images in, all outputs in the file's order."""
 
@@ -117,10 +118,48 @@ def check_engine(engine: str) -> None:
         raise ModuleNotFoundError("engine 'openvino' is not installed: pip install -c constraints.txt -e '.[openvino]'")
 
 
-def load(name: str, engine: Engine = "litert", num_threads: int = 1) -> Network:
-    """One network on so many CPU threads. Not safe to be called from several. Raises as `find` and `check_engine`."""
+def load(name: str, engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu") -> Network:
+    """One network on so many CPU threads; by torch on a GPU where `device` is one, or is auto and this worker has one.
+
+    Not safe to be called from several threads. Raises as `find` and `check_engine`.
+    """
     check_engine(engine)
+    if engine == "torch" or is_gpu(device):
+        return _by_torch(find(name), device)
     return (_by_openvino if engine == "openvino" else _by_litert)(find(name), num_threads)
+
+
+def is_gpu(device: str) -> bool:
+    """Whether networks of that setting run on a GPU; asks torch only where they may."""
+    if device == "cpu":
+        return False
+    from stages.detectors.networks import pick_device
+
+    return pick_device(device).type == "cuda"
+
+
+MOST_AT_ONCE = 64
+"""Images of a batch on a GPU; fewer where they do not fit its memory."""
+
+
+def _by_torch(path: Path, device: str) -> Network:
+    """All images at once, in full float32: TensorFloat-32 would move landmarks as bfloat16 does."""
+    import torch
+
+    from stages.detectors.mediapipe.torch_modules import TfliteNetwork
+    from stages.detectors.networks import Batches, pick_device
+
+    place = pick_device(device)
+    network = TfliteNetwork(path).eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def some(images: Sequence[Float32[np.ndarray, "height width 3"]]) -> Iterable[list[np.ndarray]]:
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            found = network(torch.from_numpy(np.stack(images)).to(place).permute(0, 3, 1, 2))
+        outputs = [(values.permute(0, 2, 3, 1) if values.ndim == 4 else values).cpu().numpy() for values in found]
+        return map(list, zip(*outputs, strict=True))
+
+    batches = Batches(some, MOST_AT_ONCE, "images")
+    return lambda images: [np.stack(output) for output in zip(*batches(list(images)), strict=True)]
 
 
 def _by_litert(path: Path, num_threads: int) -> Network:

@@ -19,9 +19,9 @@ WRIST, MIDDLE_KNUCKLE = 0, 2
 FindPalms = Callable[[Sequence[Look], float], list[Candidates]]
 
 
-def load_palm_detector(engine: Engine = "litert", num_threads: int = 1) -> FindPalms:
+def load_palm_detector(engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu") -> FindPalms:
     """The network as a function of looks at upright regions and least score; boxes and keypoints come back in pixels of the frame."""
-    network, anchors = load("palm_detection_full", engine, num_threads), anchor_centres(SIZE, STRIDES)
+    network, anchors = load("palm_detection_full", engine, num_threads, device=device), anchor_centres(SIZE, STRIDES)
 
     def find(looks: Sequence[Look], min_score: float) -> list[Candidates]:
         if not looks:

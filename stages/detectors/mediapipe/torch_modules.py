@@ -32,24 +32,25 @@ class Step:
 
 
 class TfliteNetwork(nn.Module):
-    """The operators of a file up to the last one that is asked for; `taps` names operators by number.
+    """The operators of a file up to the last one that is asked for; `taps` names operators by number, None those that give its outputs.
 
     Called with a batch, it answers with the output of each tap, in their order. Raises ValueError for an operator that none of MediaPipe's
-    hand networks has.
+    networks has.
     """
 
-    def __init__(self, path: Path, taps: Sequence[int]) -> None:
+    def __init__(self, path: Path, taps: Sequence[int] | None = None) -> None:
         super().__init__()
         from ai_edge_litert import schema_py_generated as schema
 
         model = schema.Model.GetRootAsModel(bytearray(path.read_bytes()), 0)
         graph = model.Subgraphs(0)
-        self.input, self.taps = graph.Inputs(0), tuple(taps)
+        self.input = graph.Inputs(0)
+        self.taps = _outputs(graph) if taps is None else tuple(taps)
         constants: dict[int, np.ndarray] = {}
         operators: list[_Operator] = []
-        for number in range(max(taps) + 1):
+        for number in range(max(self.taps) + 1):
             operator = _Operator.read(schema, model, graph, number, constants)
-            if operator.name == "DEQUANTIZE":
+            if operator.name in ("DEQUANTIZE", "DENSIFY"):
                 constants[operator.output] = operator.constant(0).astype(np.float32)
             else:
                 operators.append(operator)
@@ -97,15 +98,47 @@ class Sum(nn.Module):
         return _active(a + b, self.activation)
 
 
-class MorePlanes(nn.Module):
-    """Channels of zeros behind those that are there."""
+class Margins(nn.Module):
+    """Zeros about the image, and channels of zeros behind those that are there; `before` and `after` as in the file, channels last."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, margins: np.ndarray) -> None:
         super().__init__()
-        self.count = count
+        _, rows, columns, channels = ((int(before), int(after)) for before, after in margins)
+        self.margins = (*columns, *rows, *channels)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return functional.pad(x, (0, 0, 0, 0, 0, self.count))
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d v u"]:
+        return functional.pad(x, self.margins)
+
+
+class Unfolded(nn.Module):
+    """Channels laid out as squares of pixels, which are the slower ones of a channel's number in the file."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d v u"]:
+        count, channels, height, width = x.shape
+        parts = x.reshape(count, self.block, self.block, channels // self.block**2, height, width)
+        return parts.permute(0, 3, 4, 1, 5, 2).reshape(count, -1, height * self.block, width * self.block)
+
+
+class Rows(nn.Module):
+    """An image as rows of numbers, channels last, as a file's outputs are."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(map(int, shape[1:]))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Tensor:
+        return x.permute(0, 2, 3, 1).reshape(len(x), -1, *self.shape[1:])
+
+
+class Joined(nn.Module):
+    """Rows one after the other."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return torch.cat(values, 1)
 
 
 class Twice(nn.Module):
@@ -173,7 +206,7 @@ class _Operator:
         names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
         name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         inputs = [operator.Inputs(k) for k in range(operator.InputsLength())]
-        given = tuple(constants.get(k, _constant(model, graph.Tensors(k))) for k in inputs)
+        given = tuple(constants[k] if k in constants else _constant(schema, model, graph.Tensors(k)) for k in inputs)
         variables = tuple(k for k, value in zip(inputs, given, strict=True) if value is None)
         return cls(
             name=name,
@@ -207,16 +240,20 @@ class _Operator:
         if self.name == "PRELU":
             return Slope(_floats(self.constant(1)).reshape(-1))
         if self.name == "PAD":
-            return MorePlanes(int(self.constant(1).reshape(-1)[-1]))
+            return Margins(self.constant(1))
+        if self.name == "RESHAPE":
+            return Rows(self.constant(1).tolist())
+        if self.name == "DEPTH_TO_SPACE":
+            return Unfolded(self.options.BlockSize())
         if self.name == "RESIZE_BILINEAR":
             return Twice(bool(self.options.AlignCorners()))
         if self.name == "MAX_POOL_2D":
             return nn.MaxPool2d(self.options.FilterHeight(), self.options.StrideH())
         if self.name == "ADD":
             return Sum(self.options.FusedActivationFunction())
-        plain = {"MEAN": ImageMean, "LOGISTIC": nn.Sigmoid}.get(self.name)
+        plain = {"MEAN": ImageMean, "LOGISTIC": nn.Sigmoid, "CONCATENATION": Joined}.get(self.name)
         if plain is None:
-            raise ValueError(f"{path}: operator {self.number} is {self.name}, which no hand network of MediaPipe has")
+            raise ValueError(f"{path}: operator {self.number} is {self.name}, which no network of MediaPipe here has")
         return plain()
 
 
@@ -235,13 +272,40 @@ def _floats(values: np.ndarray) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def _constant(model: Any, tensor: Any) -> np.ndarray | None:
+def _outputs(graph: Any) -> tuple[int, ...]:
+    """Numbers of the operators that give a file's outputs, in their order."""
+    makers = {graph.Operators(number).Outputs(0): number for number in range(graph.OperatorsLength())}
+    return tuple(makers[graph.Outputs(k)] for k in range(graph.OutputsLength()))
+
+
+def _constant(schema: Any, model: Any, tensor: Any) -> np.ndarray | None:
     """The constant values of a tensor, None for one that is computed."""
     buffer = model.Buffers(tensor.Buffer())
     if not buffer.DataLength():
         return None
     values = buffer.DataAsNumpy().view(_TYPES[tensor.Type()])
+    if tensor.Sparsity() is not None:
+        return _dense(schema, tensor, values)
     return np.asarray(values.reshape([tensor.Shape(k) for k in range(tensor.ShapeLength())]) if tensor.ShapeLength() else values)
+
+
+def _dense(schema: Any, tensor: Any, values: np.ndarray) -> np.ndarray:
+    """A tensor of which only the numbers that are not 0 are stored: of each row of its last axis, which they are."""
+    shape = [tensor.Shape(k) for k in range(tensor.ShapeLength())]
+    about = tensor.Sparsity()
+    row = about.DimMetadata(about.DimMetadataLength() - 1)
+    starts = _indices(schema, row.ArraySegmentsType(), row.ArraySegments())
+    columns = _indices(schema, row.ArrayIndicesType(), row.ArrayIndices())
+    dense = np.zeros((len(starts) - 1, shape[-1]), values.dtype)
+    dense[np.repeat(np.arange(len(dense)), np.diff(starts)), columns] = values
+    return dense.reshape(shape)
+
+
+def _indices(schema: Any, kind: int, table: Any) -> np.ndarray:
+    """Whole numbers of any width, as the schema's SparseIndexVector has them."""
+    vector = {1: schema.Int32Vector, 2: schema.Uint16Vector, 3: schema.Uint8Vector}[kind]()
+    vector.Init(table.Bytes, table.Pos)
+    return np.asarray(vector.ValuesAsNumpy(), np.int64)
 
 
 def _options(schema: Any, name: str, table: Any) -> Any:
@@ -250,6 +314,7 @@ def _options(schema: Any, name: str, table: Any) -> Any:
         "CONV_2D": schema.Conv2DOptions,
         "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptions,
         "ADD": schema.AddOptions,
+        "DEPTH_TO_SPACE": schema.DepthToSpaceOptions,
         "MAX_POOL_2D": schema.Pool2DOptions,
         "RESIZE_BILINEAR": schema.ResizeBilinearOptions,
         "FULLY_CONNECTED": schema.FullyConnectedOptions,

@@ -1,4 +1,4 @@
-"""The two engines of the hand networks: one result, alone or in a batch, on one thread or two."""
+"""The engines of the hand networks: one result, alone or in a batch, on one thread or two, frames alone or together."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages import detect_hands_mediapipe
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detectors.mediapipe import models
+from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.tables import HandDetections, People
 from tests.labelled_pictures import frames_of, labelled
 
@@ -47,22 +49,41 @@ def test_openvino_gives_litert_s_numbers(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, atol=1e-3)  # pixels and logits; bfloat16 is 1 off
 
 
-def test_openvino_finds_litert_s_hands(media: Path) -> None:
-    needs("openvino")
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_another_engine_finds_litert_s_hands(media: Path, engine: models.Engine) -> None:
+    needs(engine)
     image, _ = labelled(media, "A012")
 
     def found(settings: DetectHands) -> HandDetections:
         hands = settings.build()(frames_of(image), People.empty())
         return hands.take(hands.score > 0.4)
 
-    ours, theirs = found(DetectHands(engine="openvino")), found(DetectHands())
+    ours, theirs = found(DetectHands(engine=engine)), found(DetectHands())
     assert len(ours) == len(theirs) == 2
     np.testing.assert_allclose(ours.keypoints, theirs.keypoints, atol=0.1)
     np.testing.assert_allclose(ours.score, theirs.score, atol=1e-3)
 
 
+def test_frames_that_are_looked_at_together_have_the_hands_they_have_alone(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, settings = frames_of(*(labelled(media, name)[0] for name in ("A012", "A000"))), DetectHands(tile_zooms=(1.0,))
+    alone = settings.build()(frames, People.empty())
+    monkeypatch.setattr(detect_hands_mediapipe, "is_gpu", lambda device: True)  # frames in batches; the networks stay on the CPU
+    sizes: list[int] = []
+    find_landmarks = load_hand_landmarks()
+
+    def counted(looks: list) -> list:
+        sizes.append(len({id(image) for image, _ in looks}))
+        return find_landmarks(looks)
+
+    monkeypatch.setattr(detect_hands_mediapipe, "load_hand_landmarks", lambda *_, **__: counted)
+    together = settings.build()(frames, People.empty())
+    assert len(alone) > 2
+    assert together.to_arrow().equals(alone.to_arrow())
+    assert max(sizes) > 1, "looks at both frames are one batch"
+
+
 def test_an_engine_that_is_unknown_or_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"engine must be one of litert, openvino, got 'tensorrt'"):
+    with pytest.raises(ValueError, match=r"engine must be one of litert, openvino, torch, got 'tensorrt'"):
         models.check_engine("tensorrt")
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"'openvino' is not installed: pip install"):

@@ -75,9 +75,9 @@ def test_hands_agree_with_the_installed_package(media: Path, tasks: tuple[Any, A
 def test_bodies_agree_with_the_installed_package(media: Path, tasks: tuple[Any, Any], name: str) -> None:
     image = picture(media, name)
     height, width = image.shape[:2]
-    people = load_person_detector()(image, region_of_box(whole(width, height)), 0.5)
+    (people,) = load_person_detector()([(image, region_of_box(whole(width, height)))], 0.5)
     find = load_body_landmarks()
-    ours = [find(image, body_region(keypoints)) for keypoints in people.keypoints]
+    ours = find([(image, body_region(keypoints)) for keypoints in people.keypoints])
     theirs = tasks[1](image).pose_landmarks
     assert len(theirs) == len(ours) == 1
     points = np.array([[point.x * width, point.y * height] for point in theirs[0]])

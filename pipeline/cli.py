@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline import commands
 from pipeline.exports.formats import FORMATS
-from stages.errors import at_least_one
+from stages.errors import at_least_one, none_or_more
 
 Handler = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, str, Handler], argparse.ArgumentParser]
@@ -82,6 +82,9 @@ def _on_run(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--leave", action="store_true", help=LEAVE)
     parser.add_argument("--local", action="store_true", help="in this process, without Ray")
     parser.add_argument("--workers", type=at_least_one, help="at most so many workers of each kind (default: what the cluster holds)")
+    parser.add_argument(
+        "--gpus", type=none_or_more, metavar="N", help="at most so many GPUs, 0 for none (default: all that the cluster has)"
+    )
     return parser
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.engine.finish import Where
     from pipeline.exports.formats import Format
     from pipeline.folder import Loaded
 
@@ -41,6 +42,13 @@ def _assignments(arguments: argparse.Namespace) -> list[str]:
     return [*getattr(arguments, "set", ()), *([f"download.max_pixels={max_pixels}"] if max_pixels else [])]
 
 
+def where_of(arguments: argparse.Namespace) -> "Where":
+    """Where the command's run works."""
+    from pipeline.engine.finish import Where
+
+    return Where(local=arguments.local, num_workers=arguments.workers, num_gpus=arguments.gpus)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Bring every part of a dataset to its end; run again to go on where a run stopped."""
     from pipeline.dataset.index import renew_index
@@ -62,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
         print_duplicates(loaded.graph.duplicates, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
-            summary = finish(loaded.graph, local=arguments.local, num_workers=arguments.workers, on_outcome=bars)
+            summary = finish(loaded.graph, where_of(arguments), on_outcome=bars)
         damaged = renew_index(shard_files(loaded.graph))
     print_status(loaded.graph, arguments.console)
     arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
@@ -226,7 +234,7 @@ def demo(arguments: argparse.Namespace) -> int:
         return ended
     stop_on_sigterm()
     settings = read_assignments(arguments.set, arguments.config)
-    return demo(data_folder(arguments), arguments.console, settings=settings, local=arguments.local, num_workers=arguments.workers)
+    return demo(data_folder(arguments), arguments.console, settings=settings, where=where_of(arguments))
 
 
 def settings(arguments: argparse.Namespace) -> None:

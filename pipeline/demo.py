@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
-from pipeline.engine.finish import finish, shard_files
+from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.stated import SUMS
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
@@ -70,7 +70,7 @@ def served(folder: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def demo(root: Path, console: Console, *, settings: Mapping[str, Any], local: bool = False, num_workers: int | None = None) -> int:
+def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Where) -> int:
     """Run the demo below `root`; the exit status is 0 when every part is done, else 2."""
     store = Store(root)
     with store.lock(), served(root / "studio") as port:
@@ -81,7 +81,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], local: bo
         graph = loaded.graph
         print_settings(loaded.settings, console)
         with Bars(graph, console) as bars:
-            summary = finish(graph, local=local, num_workers=num_workers, on_outcome=bars)
+            summary = finish(graph, where, on_outcome=bars)
         damaged = renew_index(shard_files(graph))
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)

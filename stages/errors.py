@@ -33,7 +33,15 @@ def at_least_one(text: str) -> int:
     return number
 
 
-at_least_one.__name__ = "int"  # argparse says: invalid int value
+def none_or_more(text: str) -> int:
+    """A count on the command line that may be 0. Raises ArgumentTypeError for anything below."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return number
+
+
+at_least_one.__name__ = none_or_more.__name__ = "int"  # argparse says: invalid int value
 
 
 def one_line(error: BaseException) -> str | None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.engine.graph import Graph, State, Task, seat_of, table_of
+from pipeline.engine.cluster import join
+from pipeline.engine.environments import check_environments
+from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
 from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
@@ -18,7 +21,19 @@ from stages.stage import Prepares
 _SHARD = re.compile(r"(train|val|test)/\1-\d{5}-of-\d{5}\.parquet")
 
 
-def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None, on_outcome: Callable[[Task, Outcome], None]) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a run works, and on how much of it."""
+
+    local: bool = False
+    """In this process, without Ray."""
+    num_workers: int | None = None
+    """At most so many workers of each kind; None = what the cluster holds."""
+    num_gpus: int | None = None
+    """At most so many GPUs; None = all that the cluster has."""
+
+
+def finish(graph: Graph, where: Where = Where(), *, on_outcome: Callable[[Task, Outcome], None]) -> Summary:  # frozen
     """Run what is pending, in this process or on Ray; then remove the shards whose every video has come into another one, or left.
 
     `on_outcome` is called after each task. The shards' index is the caller's to renew (`pipeline.dataset.index.renew_index`).
@@ -27,7 +42,7 @@ def finish(graph: Graph, *, local: bool = False, num_workers: int | None = None,
     for _ in range(_MOST_PASSES):
         if not graph.pending:
             break
-        executor = executor or _executor(graph, local, num_workers)
+        executor = executor or _executor(graph, where)
         one, known = run(graph, executor, on_outcome=on_outcome), graph.duplicates
         summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
         if not one.found_other and graph.same_contents(known):
@@ -43,9 +58,22 @@ _MOST_PASSES = 4
 """How often a run goes on from a graph loaded anew, where it found damaged files or videos of the same content."""
 
 
-def _executor(graph: Graph, local: bool, num_workers: int | None) -> Executor:
+def _executor(graph: Graph, where: Where) -> Executor:
     root, stages = graph.store.root, graph.stages
-    return Local(root, stages) if local else OnRay(root, stages, [seat_of(stage) for stage in stages], num_workers)
+    if where.local:
+        return Local(root, stages)
+    import ray
+
+    check_environments(stages, on_ray=True)
+    if not ray.is_initialized():
+        join()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    there = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    num_gpus = there if where.num_gpus is None else min(there, where.num_gpus)
+    if num_gpus:
+        groups = [[stages[p] for p in group] for group in graph.groups]
+        graph.seats = with_shares(graph.seats, groups, num_gpus=num_gpus, gpu_mb=gpu_mb_of(nodes))
+    return OnRay(root, stages, graph.seats, where.num_workers, num_gpus=where.num_gpus)
 
 
 def prepared(graph: Graph) -> list[str]:

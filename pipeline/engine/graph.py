@@ -155,6 +155,8 @@ class Graph:
         self._formers = self._versions_before()
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
+        self.seats = [seat_of_group([self.stages[p] for p in group]) for group in self.groups]
+        """What a worker of each group holds; a run on a cluster with GPUs shares them out."""
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
         self._dependents: dict[Task, list[Task]] = defaultdict(list)
         self._videos: dict[str, dict[int, Task]] = {}
@@ -508,15 +510,24 @@ def _check_order(stages: Sequence[Stage]) -> None:
 
 
 def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
-    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them."""
+    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them.
+
+    One that needs no GPU works in a group that holds one, so that it does not part two that do.
+    """
     groups: list[list[int]] = []
     for position, stage in enumerate(stages):
         previous = stages[groups[-1][-1]] if groups else None
-        if previous and works_by_stretch(stage) and works_by_stretch(previous) and seat_of(stage) == seat_of(previous):
+        if previous and works_by_stretch(stage) and works_by_stretch(previous) and _sit_together(stage, [stages[p] for p in groups[-1]]):
             groups[-1].append(position)
         else:
             groups.append([position])
     return [tuple(g) for g in groups]
+
+
+def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:
+    """Whether a stage asks for the worker that a group has, or for one without that one's GPU, to be there without any."""
+    here, there = seat_of(stage), seat_of_group(group)
+    return here == there or (Frames not in stage.reads and here._replace(gpus=there.gpus) == there)
 
 
 def works_by_stretch(stage: Stage) -> bool:
@@ -528,6 +539,11 @@ def seat_of(stage: Stage) -> Seat:
     """What a worker of the stage holds."""
     held = stage.resources
     return Seat(held.cpus, held.gpus, held.lane, held.environment)
+
+
+def seat_of_group(stages: Sequence[Stage]) -> Seat:
+    """What a worker of stages that work together holds: the first one's seat, with the GPU that any of them asks for."""
+    return seat_of(stages[0])._replace(gpus=max(stage.resources.gpus for stage in stages))
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Why:

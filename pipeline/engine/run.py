@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from pipeline.engine.cluster import cause_of, join
 from pipeline.engine.environments import check_environments, runtime_env
-from pipeline.engine.graph import Graph, Item, Seat, State, Task, seat_of, table_of
+from pipeline.engine.graph import Graph, Item, Seat, State, Task, table_of
+from pipeline.engine.pools import on_gpus, pool_sizes
 from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
 from stages.digest import seal_line
@@ -44,6 +45,10 @@ class Executor(Protocol):
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
 
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        """Hear how many items wait for a worker of each kind."""
+        ...
+
     def wait(self) -> list[tuple[Order, Receipt | Lost]]:
         """At least one finished order, with its receipt or with why its worker is gone."""
         ...
@@ -63,6 +68,9 @@ class Local:
 
     def free(self, seat: Seat) -> bool:
         return not self.finished
+
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        pass
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
         with _alarm(limit_s):
@@ -122,6 +130,10 @@ class OnRay:
     """A cluster that starts no worker for so long is an error."""
     refill_s: float = 10.0
     """How often the cluster is asked whether it has grown."""
+    num_gpus: int | None = None
+    """At most so many GPUs; None = all that the cluster has."""
+    rebalance_s: float = 30.0
+    """How often a pool gives workers to another one, where work waits: a new worker first opens its networks."""
 
     def __post_init__(self) -> None:
         import ray
@@ -138,6 +150,11 @@ class OnRay:
         """Id and host of each worker's node."""
         self.blind: dict[str, str] = {}
         """Nodes that do not see the data folder, with what they said."""
+        self.waiting: Mapping[Seat, int] | None = None
+        """Items that wait for a worker, by pool; None before anybody has told."""
+        self.surplus: Counter[Seat] = Counter()
+        """Workers that another pool is to have, as soon as they have done what they are at."""
+        self.rebalance_at = time.monotonic() + self.rebalance_s
         self.turn = 0
         self.token = Store(self.root).token()
         self.own = str(ray.get_runtime_context().get_node_id())
@@ -153,21 +170,29 @@ class OnRay:
         self._fill()
 
     def _sizes(self) -> dict[Seat, int]:
-        """Workers per pool as the cluster is now: GPU pools first, one lane a node, and the rest of the CPUs shared by the others."""
+        """Workers per pool as the cluster and the queues are now: a lane a node, GPUs as they are shared, CPUs where work waits."""
         nodes = self._nodes()
         cpus, gpus = (sum(float(node["Resources"].get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
-        seats = sorted(set(self.seats), key=lambda s: (not s.lane, -s.gpus, -s.cpus, s.environment))
-        sizes = _on_gpus([s for s in seats if s.gpus and not s.lane], math.floor(gpus))
-        for position, seat in enumerate(seats):
-            if seat.lane:
-                size = len(nodes)
-            elif seat.gpus:
-                size = sizes[seat]
-            else:
-                size = max(1, math.floor(cpus / (len(seats) - position) / max(seat.cpus, 0.01)))
-            sizes[seat] = min(size, self.num_workers or size)
-            cpus -= 0 if seat.lane else sizes[seat] * seat.cpus
-        return sizes
+        seats, most = set(self.seats), self.num_workers or math.inf
+        num_gpus = math.floor(gpus if self.num_gpus is None else min(gpus, self.num_gpus))
+        by_gpu = on_gpus(sorted((s for s in seats if s.gpus and not s.lane), key=lambda s: (-s.gpus, -s.cpus, s.environment)), num_gpus)
+        fit = {s: min(by_gpu[s] if s.gpus else max(1, math.floor(cpus / max(s.cpus, 0.01))), most) for s in seats if not s.lane}
+        held, wanted = self._held(), None
+        if self.waiting is not None:
+            at_work = Counter(seat for seat, *_ in self.busy.values())
+            wanted = {seat: at_work[seat] + self.waiting.get(seat, 0) for seat in fit}
+        sizes = pool_sizes({seat: int(size) for seat, size in fit.items()}, cpus, wanted)
+        short = [seat for seat in sizes if sizes[seat] > held[seat]]
+        if wanted is not None and not short:  # nobody waits for their place: who is there stays
+            sizes = {seat: max(size, min(held[seat], int(fit[seat]))) for seat, size in sizes.items()}
+        return sizes | {seat: int(min(len(nodes), most)) for seat in seats if seat.lane}
+
+    def _held(self) -> Counter[Seat]:
+        """Workers that are there or start, by pool."""
+        held: Counter[Seat] = Counter(seat for seat, *_ in self.starting.values())
+        held.update(seat for seat, *_ in self.busy.values())
+        held.update({seat: len(idle) for seat, idle in self.idle.items()})
+        return held
 
     def _no_gpu(self, seat: Seat) -> str:
         there = float(self.ray.cluster_resources().get("GPU", 0))
@@ -189,13 +214,41 @@ class OnRay:
         self.fill_at = time.monotonic() + self.refill_s
         if self._is_gone(self.own):
             raise NoWorkers("the Ray that this run works on has died; nothing that was committed is lost: run again to go on")
-        held = Counter(seat for seat, *_ in (*self.starting.values(), *self.busy.values()))
-        for seat, size in self._sizes().items():
-            for _ in range(size - held[seat] - len(self.idle[seat])):
-                options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
-                options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
-                worker = self.actor.options(**options).remote(self.root, self.stages, self.token)
-                self.starting[worker.where.remote()] = (seat, worker)
+        sizes, held = self._sizes(), self._held()
+        if time.monotonic() >= self.rebalance_at:
+            self._give_way(sizes, held)
+            held = self._held()
+        left = sum(float(node["Resources"].get("CPU", 0)) for node in self._nodes()) - sum(
+            n * s.cpus for s, n in held.items() if not s.lane
+        )
+        for seat, size in sizes.items():
+            for _ in range(size - held[seat]):
+                if not seat.lane and held[seat] and seat.cpus > left + 1e-9:
+                    break  # a pool that has a worker waits until another one gives way
+                left -= 0 if seat.lane else seat.cpus
+                self._start(seat)
+
+    def _give_way(self, sizes: Mapping[Seat, int], held: Mapping[Seat, int]) -> None:
+        """Dismiss workers that another pool has more work for: idle ones at once, the others after their item."""
+        self.rebalance_at = time.monotonic() + self.rebalance_s
+        self.surplus.clear()
+        if all(held[seat] >= size for seat, size in sizes.items()):
+            return
+        for seat, size in sizes.items():
+            for _ in range(held[seat] - size):
+                if self.idle[seat]:
+                    self.ray.kill(self.idle[seat].pop())
+                else:
+                    self.surplus[seat] += 1
+
+    def _start(self, seat: Seat) -> None:
+        options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
+        options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
+        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, sees_gpus=seat.gpus > 0)
+        self.starting[worker.where.remote()] = (seat, worker)
+
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        self.waiting = waiting
 
     def _strategy(self, seat: Seat) -> Any:
         """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
@@ -304,7 +357,8 @@ class OnRay:
     def _keep(self, seat: Seat, worker: Any) -> None:
         del self.stillborn[seat]
         self.served[worker] += 1
-        if self.served[worker] > self.items_per_worker:
+        if self.surplus[seat] or self.served[worker] > self.items_per_worker:
+            self.surplus[seat] -= bool(self.surplus[seat])
             self._dismiss(worker)
         else:
             self.idle[seat].append(worker)
@@ -319,30 +373,6 @@ def _holds(node: Mapping[str, Any], seat: Seat) -> bool:
     return bool(seat.lane) or all(
         float(node["Resources"].get(kind, 0)) >= wanted for kind, wanted in (("CPU", seat.cpus), ("GPU", seat.gpus))
     )
-
-
-def _on_gpus(seats: Sequence[Seat], num_gpus: int) -> dict[Seat, int]:
-    """Workers of each pool that fit on so many GPUs together: one of each first, then more of each in turn. A share lies on one GPU."""
-    free, sizes = [1.0] * num_gpus, dict.fromkeys(seats, 0)
-
-    def place(share: float) -> bool:
-        whole, part = divmod(share, 1.0)
-        empty = [g for g, left in enumerate(free) if left == 1.0][: int(whole)]
-        fits = sorted((left, g) for g, left in enumerate(free) if left >= part - 1e-9 and g not in empty) if part else []
-        if len(empty) < whole or (part and not fits):
-            return False
-        for g in empty:
-            free[g] = 0.0
-        if fits:
-            free[fits[0][1]] -= part
-        return True
-
-    waiting = list(seats)
-    while waiting:
-        waiting = [seat for seat in waiting if place(seat.gpus)]
-        for seat in waiting:
-            sizes[seat] += 1
-    return sizes
 
 
 @dataclass(slots=True)
@@ -373,11 +403,15 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
             for item in graph.ready():
                 queues[item.group].append(item)
             for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
-                stages = [graph.stages[p] for p in graph.groups[group]]
-                while queues[group] and executor.free(seat_of(stages[0])):
+                stages, seat = [graph.stages[p] for p in graph.groups[group]], graph.seats[group]
+                while queues[group] and executor.free(seat):
                     item = queues[group].popleft()
                     flying[item.group, item.key] = item
-                    executor.submit(seat_of(stages[0]), _order(graph, item), sum(s.resources.limit_s for s in stages))
+                    executor.submit(seat, _order(graph, item), sum(s.resources.limit_s for s in stages))
+            waiting: Counter[Seat] = Counter()
+            for group, queue in queues.items():
+                waiting[graph.seats[group]] += len(queue)
+            executor.expect(waiting)
             if not flying and not any(queues.values()):
                 break
             for order, result in executor.wait():

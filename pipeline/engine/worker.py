@@ -1,6 +1,7 @@
 """Does one item: reads its tables, calls its stages, commits or records the failure, and returns a receipt."""
 
 import dataclasses
+import os
 import socket
 import time
 import traceback
@@ -78,10 +79,16 @@ class Worker:
     stages: Sequence[Stage]
     token: str = ""
     """What stands in the data folder that is meant; '' asks for nothing."""
+    sees_gpus: bool = True
+    """Whether it may use a GPU: one that has no share of any is not to find those of others, which Ray leaves in its sight."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
     sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Size and time of the videos whose content was seen to be what their rows say."""
+
+    def __post_init__(self) -> None:
+        if not self.sees_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     @cached_property
     def store(self) -> Store:

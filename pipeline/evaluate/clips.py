@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 
 from hands.metrics.clip_labels import LabelledClip, load_clips
 from hands.metrics.labelled_clips import ClipScore, score_clips
-from pipeline.engine.finish import finish
+from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
 from pipeline.recipes import Recipe
@@ -33,7 +33,7 @@ def evaluate_clips(labels: Path, media: Path, recipe: Recipe, *, tick: Callable[
         store = Store(Path(folder))
         stages = [replace(s, frames_per_second=RATE) if isinstance(s, Split) else s for s in recipe(manifest, store.root)]
         graph = Graph([stage for stage in stages if stage.key != "shard"], manifest, store).load()
-        finish(graph, local=True, on_outcome=lambda task, _: tick(f"{graph.stages[task.stage].name} {task.key}"))
+        finish(graph, Where(local=True), on_outcome=lambda task, _: tick(f"{graph.stages[task.stage].name} {task.key}"))
         frames = [_looked_at(store, video, media / clip.video) for video, clip in zip(manifest.video, clips, strict=True)]
         hands = {kept: [_hands(store, video, kept=kept) for video in manifest.video] for kept in (False, True)}
     return {"found": score_clips(clips, frames, hands[False]), "kept": score_clips(clips, frames, hands[True])}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.index import renew_index
-from pipeline.engine.finish import finish, shard_files
+from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.graph import Graph, State, Why
 from pipeline.engine.store import Store
 from pipeline.engine.verify import verify
@@ -32,7 +32,7 @@ def run(data: Path, videos: Path | None = None, *, leave: bool = False, **settin
             videos=videos, leave=leave, settings={**SETTINGS, **{name.replace("__", "."): value for name, value in settings.items()}}
         )
         graph = load(data, asked, remember=True).graph
-        finish(graph, local=True, on_outcome=lambda task, outcome: None)
+        finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
         renew_index(shard_files(graph))
     return graph
 

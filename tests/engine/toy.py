@@ -219,3 +219,35 @@ def filled(kind: type[Table], num_rows: int) -> Any:
 def sorting(calls: Path | str = "", **sort: Any) -> list[Any]:
     """The chain up to a stage of two tables and one that reads the second; keyword arguments are `Sort`'s."""
     return [*recipe(calls)[:3], Sort(calls=str(calls), **sort), AfterSort()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeing(ToyStage):
+    """Writes down what its worker sees of the GPUs; takes a GPU's memory."""
+
+    name: ClassVar[str] = "seeing"
+    reads: ClassVar[tuple[type, ...]] = (Clips,)
+    writes: ClassVar[type[Table]] = Hands
+    resources: ClassVar[Resources] = Resources(gpu_mb=3000)
+
+    seen: str = ""
+    """A folder for the notes."""
+
+    def build(self) -> Callable[..., Any]:
+        def see(clips: Clips) -> Hands:
+            Path(self.seen, f"{self.name}-{clips.clip[0]}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+            return Hands.empty()
+
+        return see
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Huge(Seeing):
+    resources: ClassVar[Resources] = Resources(gpu_mb=40_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blind(Seeing):
+    name: ClassVar[str] = "blind"
+    detector: ClassVar[str] = "blind"
+    resources: ClassVar[Resources] = Resources(limit_s=20.0)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.dataset.index import renew_index
-from pipeline.engine.finish import finish, shard_files
+from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.graph import Task
 from pipeline.engine.worker import Outcome
 from pipeline.folder import Asked, load
@@ -20,6 +20,6 @@ def run_again(root: Path, asked: Asked | None = None) -> list[tuple[str, str]]:
         assert outcome.state == "done", outcome
         made.append((graph.stages[task.stage].name, task.key))
 
-    finish(graph, local=True, on_outcome=note)
+    finish(graph, Where(local=True), on_outcome=note)
     renew_index(shard_files(graph))
     return made

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.browse.decisions import lost_verdicts
-from pipeline.engine.finish import finish
+from pipeline.engine.finish import Where, finish
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts
 from pipeline.engine.verify import verify
@@ -154,7 +154,7 @@ def test_a_decision_while_its_clip_is_worked_on_is_not_half_taken(data: Path) ->
     graph = load(data, Asked()).graph
     decide(store, verdict(hands, 1, What.REJECT))
     ended: list[tuple[str, str]] = []
-    finish(graph, local=True, on_outcome=lambda task, outcome: ended.append((str(outcome.state), outcome.message)))
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: ended.append((str(outcome.state), outcome.message)))
     assert ended[0][0] == "retry"
     assert "run again" in ended[0][1]
     assert not (store.read(Reviews, "reviews", CLIP).reason == "rejected").any()

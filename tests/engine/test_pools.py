@@ -1,0 +1,98 @@
+"""Pools of workers: shares of GPUs that fit their memory, no GPU without a share, workers where work waits."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine.finish import Where, finish
+from pipeline.engine.graph import Graph, Seat
+from pipeline.engine.pools import CUDA_MB, GPU_MB, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
+from pipeline.engine.run import OnRay
+from pipeline.engine.store import Store
+from pipeline.recipes import every_stage
+from stages.stage import Resources
+from tests.engine import toy
+
+CPU = Seat(1, 0, "", "")
+
+
+def test_networks_of_one_worker_have_the_share_that_their_memory_is() -> None:
+    stages = [toy.Fetch(), toy.Seeing(), toy.After()]
+    seats = with_shares([CPU] * 3, [[one] for one in stages], num_gpus=1, gpu_mb=16_000)
+    assert [seat.gpus for seat in seats] == [0, share_of(CUDA_MB + 3000, 16_000), 0]
+    assert seats[1].gpus == 0.3333, "three of 3.7 GB fit 16 GB of which a tenth stays free, and Ray takes steps of 1/10,000"
+    assert on_gpus([seats[1]], 1)[seats[1]] == 3
+    assert share_of(30_000, 16_000) == 1.0
+
+
+def test_what_finds_no_room_stays_on_the_cpu_and_what_was_asked_for_by_hand_stays(caplog: pytest.LogCaptureFixture) -> None:
+    large, own = CPU._replace(environment="mmpose"), CPU._replace(gpus=0.5)
+    groups: list[list[Any]] = [[toy.Seeing()], [toy.Huge()], [toy.Seeing()]]
+    seats = with_shares([CPU, large, own], groups, num_gpus=1, gpu_mb=24_000)
+    assert seats == [CPU, large, own]
+    assert "no room for all networks" in caplog.text
+    seats = with_shares([CPU, large, own], groups, num_gpus=2, gpu_mb=24_000)
+    assert [seat.gpus for seat in seats] == [0.2, 1.0, 0.5], "the half and the fifth share a GPU, the large one has the other"
+    assert all(on_gpus(seats, 2).values())
+
+
+def test_the_smallest_gpu_of_a_cluster_decides() -> None:
+    nodes = [{"Resources": {"CPU": 4.0, "GPU": 1.0, f"accelerator_type:{kind}": 1.0}} for kind in ("H100", "L4")]
+    assert gpu_mb_of([*nodes, {"Resources": {"CPU": 64.0}}]) == GPU_MB["L4"]
+
+
+def test_every_network_stage_says_what_it_takes_and_the_full_ensemble_fits_the_smallest_gpu() -> None:
+    networks = [stage for stage in every_stage() if hasattr(stage, "device") and stage.name != "fit"]
+    assert len(networks) == 8
+    assert all(stage.resources.gpu_mb for stage in networks)
+    assert not any(type(stage)(device="cpu").resources.gpu_mb for stage in networks if stage.detector != "openpose")
+    assert CUDA_MB + sum(stage.resources.gpu_mb for stage in networks) < 0.9 * min(GPU_MB.values())
+
+
+def test_workers_are_where_work_waits() -> None:
+    two = CPU._replace(environment="mmpose")
+    assert pool_sizes({CPU: 8, two: 8}, 8) == {CPU: 4, two: 4}, "nobody knows yet"
+    assert pool_sizes({CPU: 8, two: 8}, 8, {CPU: 100}) == {CPU: 7, two: 1}
+    assert pool_sizes({CPU: 8, two: 8}, 8, {CPU: 2, two: 3}) == {CPU: 2, two: 3}, "no more than have work"
+    assert pool_sizes({CPU: 8, two: 2}, 8, {CPU: 100, two: 100}) == {CPU: 6, two: 2}
+
+
+@pytest.fixture(scope="module")
+def ray_with_a_gpu() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_workers_with_a_share_see_the_gpu_and_those_without_see_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in (toy.ToyStage, toy.Blind):
+        monkeypatch.setattr(stage, "resources", Resources(limit_s=120))  # workers start slowly on a busy machine
+    for num_gpus, seen in ((None, "0"), (0, "")):
+        notes = tmp_path / f"{num_gpus}"
+        notes.mkdir()
+        stages = [toy.Fetch(), toy.Cut(num_clips=2), toy.Seeing(seen=str(notes)), toy.Blind(seen=str(notes))]
+        graph = Graph(stages, toy.manifest("a"), Store(notes / "data")).load()
+        finish(graph, Where(num_gpus=num_gpus, num_workers=1), on_outcome=lambda task, outcome: None)
+        assert {str(task.state) for task in graph.tasks} == {"done"}
+        told = {kind: {path.read_text() for path in notes.glob(f"{kind}-*")} for kind in ("seeing", "blind")}
+        assert told == {"seeing": {seen}, "blind": {""}}
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_a_pool_gives_its_workers_to_another_whose_work_waits(tmp_path: Path) -> None:
+    stages = [toy.Fetch(), toy.Cut(), toy.Count()]
+    other = CPU._replace(cpus=1.0, gpus=0.25)
+    executor = OnRay(tmp_path, stages, [CPU, other], refill_s=0.0, rebalance_s=0.0)
+    assert executor._held() == {CPU: 1, other: 2}, "in turn, as nobody knows yet where work will wait"
+    for waiting, wanted in (({CPU: 50}, {CPU: 2, other: 1}), ({other: 50}, {CPU: 1, other: 2})):
+        executor.expect(waiting)
+        until = time.monotonic() + 90
+        while ({seat: len(idle) for seat, idle in executor.idle.items()} != wanted) and time.monotonic() < until:
+            executor.wait()
+        assert {seat: len(idle) for seat, idle in executor.idle.items()} == wanted

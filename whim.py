@@ -3,6 +3,8 @@
 The standard library's argparse starts in 0.05 s where typer takes 0.11 and tyro 0.14, and shows every option as a user reads it; what a
 library would add, settings from dataclasses, is `stages/settings.py`. Handlers import what they need: `whim --help` loads no network.
 
+`import whim` is the library too (docs/library.md): `LIBRARY` names what it has, read when it is first asked for.
+
 Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some items failed or will be tried again; 130 stopped.
 """
 
@@ -11,14 +13,33 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pipeline.cli
+import pipeline.commands
 import training.cli
+import training.commands
 from stages.errors import UserError, one_line
 from stages.settings import unknown
 
+if TYPE_CHECKING:
+    from pipeline.library.annotated import annotate as annotate
+    from pipeline.library.data import Data as Data
+    from pipeline.library.data import HandTable as HandTable
+    from pipeline.library.data import open as open
+    from training.detector.inference import HandDetector as HandDetector
+
 __version__ = "0.3.0.dev0"
+
+LIBRARY: Mapping[str, str] = {
+    "open": "pipeline.library.data",
+    "Data": "pipeline.library.data",
+    "HandTable": "pipeline.library.data",
+    "annotate": "pipeline.library.annotated",
+    "HandDetector": "training.detector.inference",
+}
+"""Names of the library and where they come from: nothing heavy is imported before it is needed."""
 
 DONE, USER_ERROR, ITEMS_FAILED, STOPPED = 0, 1, 2, 130
 
@@ -35,6 +56,12 @@ OLDER: Mapping[str, str] = {"evaluate hands": "evaluate annotators", "evaluate t
 """Names of commands as they were; names joined by a dash are split in any case."""
 
 Handler = Callable[[argparse.Namespace], int | None]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LIBRARY:
+        raise AttributeError(f"module 'whim' has no attribute {name!r}: it has {', '.join(LIBRARY)}")
+    return getattr(import_module(LIBRARY[name]), name)
 
 
 class Parser(argparse.ArgumentParser):
@@ -121,11 +148,26 @@ def build_commands() -> Commands:
     """Every command with its options."""
     commands = Commands()
     pipeline.cli.add_commands(commands.add)
-    training.cli.add_commands(commands.add)
+    training.cli.add_commands(commands.add, detect, reconstruct)
     completion = commands.add("use", "completion", print_completion)
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     commands.describe()
     return commands
+
+
+def detect(arguments: argparse.Namespace) -> None:
+    """Find the hands of an image, a video, a folder or a camera: drawn, and as a table; by the whole chain unless a detector is named."""
+    if arguments.checkpoint is None and arguments.detector == "chain":
+        pipeline.commands.detect(arguments)
+    else:
+        arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
+        training.commands.detect(arguments)
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the fit unless a regressor is named."""
+    by = pipeline.commands if arguments.regressor is None else training.commands
+    by.reconstruct(arguments)
 
 
 def print_completion(arguments: argparse.Namespace) -> None:

@@ -354,3 +354,33 @@ def weights_check(arguments: argparse.Namespace) -> int:
     from pipeline.weights import check_weights
 
     return 1 if check_weights(arguments.names, arguments.console) else 0
+
+
+def detect(arguments: argparse.Namespace) -> None:
+    """Find the hands of an image, a video, a folder or a camera by the whole chain: drawn, and as a table."""
+    from pipeline.library.drawn import detect
+
+    files, frames, hands = detect(
+        arguments.source,
+        arguments.out,
+        table_format=arguments.table,
+        max_frames=arguments.frames,
+        console=None if arguments.quiet else arguments.console,
+    )
+    many = f" of {files} files" if files != 1 else ""
+    arguments.console.print(f"{hands} hands in {frames} images{many}: {arguments.out}", markup=False)
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Reconstruct the hands of an image or a video in space by the fit: meshes, overlay, parameters."""
+    from pipeline.library.drawn import reconstruct
+
+    frames, hands = reconstruct(
+        arguments.source,
+        arguments.out,
+        meshes=arguments.meshes,
+        focal_px=arguments.focal,
+        max_frames=arguments.frames,
+        console=None if arguments.quiet else arguments.console,
+    )
+    arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)

@@ -17,8 +17,15 @@ SHIPPED = Path(__file__).parent / "detector" / "assets" / "palm.pt"
 """The detector that comes with the project: docs/detector_palm.md."""
 
 
-def add_commands(add: Add) -> None:
-    """Every command of training with its options."""
+def detector_named(name: str) -> Path:
+    """The checkpoint that `--detector` names. Raises ValueError where there is none."""
+    if name != "ours" and not Path(name).is_file():
+        raise ValueError(f"--detector {name}: there is no such checkpoint; chain, ours or a file")
+    return SHIPPED if name == "ours" else Path(name)
+
+
+def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handler = commands.reconstruct) -> None:
+    """Every command of training with its options; `detect` and `reconstruct` may be handlers that can do without a network."""
     detector = _on_training(add("train", "train detector", commands.train_detector), "detector_s", Path("runs/detector"))
     detector.add_argument("--held-out", type=Path, nargs="+", help="folders to measure on (default: those of --data)")
     regressor = _on_training(add("train", "train regressor", commands.train_regressor), "regressor_h", Path("runs/regressor"))
@@ -35,8 +42,8 @@ def add_commands(add: Add) -> None:
     write = add("train", "export regressor", commands.export_regressor)
     write.add_argument("checkpoint", type=Path)
     write.add_argument("--out", type=Path, required=True, help="file.onnx")
-    _detect(add)
-    _reconstruct(add)
+    _detect(add, detect)
+    _reconstruct(add, reconstruct)
 
 
 def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> argparse.ArgumentParser:
@@ -59,12 +66,9 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     return parser
 
 
-def _on_checkpoint(parser: argparse.ArgumentParser, *, shipped: bool = False) -> argparse.ArgumentParser:
-    """Options of a command that uses a trained detector; with `shipped` the one that comes with the project unless another is named."""
-    if shipped:
-        parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED, help="default: the one that comes with the project")
-    else:
-        parser.add_argument("checkpoint", type=Path)
+def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Options of a command that uses a trained detector."""
+    parser.add_argument("checkpoint", type=Path)
     parser.add_argument(
         "--image", type=at_least_one, help="side of the network's images, pixels, a multiple of 32 (default: as it was trained)"
     )
@@ -105,24 +109,32 @@ def _evaluate_regressor(add: Add) -> None:
     parser.add_argument("--json", action="store_true")
 
 
-def _detect(add: Add) -> None:
-    parser = _on_checkpoint(add("use", "detect", commands.detect), shipped=True)
-    parser.add_argument("source", help="a file, webcam, or webcam:2 for /dev/video2")
+def _detect(add: Add, handler: Handler) -> None:
+    parser = add("use", "detect", handler)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="of a detector: --detector's")
+    parser.add_argument("source", help="an image, a video, a folder of them, webcam, or webcam:2 for /dev/video2")
+    by = "chain: all that `whim run` does, the most accurate, with 3D (default); ours: the network that ships, faster; or a checkpoint"
+    parser.add_argument("--detector", default="chain", metavar="chain|ours|FILE", help=by)
     parser.add_argument("--out", type=Path, default=Path("detected"), help="folder")
     parser.add_argument("--table", choices=("parquet", "json"), default="parquet")
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
+    network = parser.add_argument_group("of a network alone")
+    network.add_argument("--image", type=at_least_one, help="side of its images, pixels, a multiple of 32 (default: as it was trained)")
+    network.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    network.add_argument("--gpu", action="store_true")
 
 
-def _reconstruct(add: Add) -> None:
-    parser = add("use", "reconstruct", commands.reconstruct)
+def _reconstruct(add: Add, handler: Handler) -> None:
+    parser = add("use", "reconstruct", handler)
     parser.add_argument("source", help="a file")
-    parser.add_argument("--detector", type=Path, default=Path("runs/detector/best.pt"), help="checkpoint")
-    parser.add_argument("--regressor", type=Path, default=Path("runs/regressor/best.pt"), help="checkpoint")
+    parser.add_argument("--regressor", type=Path, metavar="FILE", help="checkpoint (default: none, hands are fitted by the whole chain)")
     parser.add_argument("--out", type=Path, default=Path("reconstructed"), help="folder")
     parser.add_argument("--meshes", choices=("glb", "obj", "none"), default="glb", help="a file a frame, an object a hand")
     parser.add_argument("--focal", type=float, metavar="PIXELS", help="focal length, where it is known")
-    parser.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
-    parser.add_argument("--detector-image", type=at_least_one, help="side of the detector's images, pixels (default: as it was trained)")
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
-    parser.add_argument("--gpu", action="store_true")
+    network = parser.add_argument_group("of a regressor alone")
+    network.add_argument("--detector", type=Path, default=SHIPPED, metavar="FILE", help="checkpoint (default: the one that ships)")
+    network.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
+    network.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    network.add_argument("--detector-image", type=at_least_one, help="side of the detector's images, pixels (default: as it was trained)")
+    network.add_argument("--gpu", action="store_true")

@@ -182,6 +182,10 @@ def detect(arguments: argparse.Namespace) -> None:
     """Find the hands of an image, a video or a camera: drawn, and as a table."""
     from training.detector.detect import detect
 
+    if Path(arguments.source).is_dir():
+        raise ValueError(
+            f"{arguments.source} is a folder: a network takes a file or webcam; leave out --detector, the whole chain takes folders"
+        )
     detector = _detector(arguments)
     frames, hands = detect(detector, arguments.source, arguments.out, table_format=arguments.table, max_frames=arguments.frames)
     arguments.console.print(f"{hands} hands in {frames} images: {arguments.out}", markup=False)

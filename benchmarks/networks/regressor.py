@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from benchmarks.networks.regressor_release import flops_of_hand, hand_by_hand, normalised, release_style
-from training.regressor.camera import frame_focal, frame_translation, mirrored_camera, mirrored_points
+from hands.drawing.space import frame_focal
+from training.regressor.camera import frame_translation, mirrored_camera, mirrored_points
 from training.regressor.network import HandEstimate, Regressor, RegressorSettings
 
 RESULTS = Path(__file__).parents[1] / "results"

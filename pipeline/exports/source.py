@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from fitting.files import below
 from pipeline.dataset.where import ALL, Where, columns_of, flat, free_columns, matching, read_where
@@ -54,6 +54,12 @@ class Frame:
 
     def __len__(self) -> int:
         return len(self.hands["side"])
+
+    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The image."""
+        import simplejpeg
+
+        return np.asarray(simplejpeg.decode_jpeg(self.image, "RGB"))
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
+from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
 from training.detector.inference import DetectedHands, HandDetector
 
 

@@ -20,6 +20,8 @@ from training.detector.fast_decode import best_hands
 from training.detector.network import Detections, Detector, DetectorSettings, anchors, decode
 from training.run.checkpoint import Checkpoint, load_weights
 
+SHIPPED = Path(__file__).parent / "assets" / "palm.pt"
+"""The detector that comes with the project: docs/detector_palm.md."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,12 +54,15 @@ class HandDetector:
         self.size, self.threshold, self.max_hands = size or network.settings.image, threshold, max_hands
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu", *, size: int | None = None, threshold: float = 0.3) -> "HandDetector":
-        """The averaged weights of a checkpoint, for images of the size it was trained on unless another is named, which is logged.
+    def load(
+        cls, path: Path | None = None, device: torch.device | str = "cpu", *, size: int | None = None, threshold: float = 0.3
+    ) -> "HandDetector":
+        """The averaged weights of a checkpoint, or of the detector that ships, for images of the size it was trained on unless another is
+        named, which is logged.
 
         Raises ValueError when it is none of a detector.
         """
-        network = fused(read(path)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = fused(read(path or SHIPPED)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if size and size != network.settings.image:
             _log.warning("%s was trained at %d px and is used at %d: its scores mean less", path, network.settings.image, size)
         return cls(network, size=size, threshold=threshold)

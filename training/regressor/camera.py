@@ -10,17 +10,11 @@ frame by one on the axis of the frame, where points in the wrist's depth fall on
 A left hand is estimated in a mirrored crop: `mirrored` takes it back before anything is said of the frame.
 """
 
-from math import isfinite
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-CROP_PIXELS = 256
-CROP_FOCAL = 5000 / CROP_PIXELS
-"""Focal length of a crop, in crop units."""
-PLAUSIBLE_FOCAL = (0.2, 100.0)
-"""Least and largest focal length over a frame's longer side: a fisheye of 136 degrees, a long telephoto lens and the default. Ours."""
+from hands.drawing.space import CROP_FOCAL
 
 
 def crop_translation(camera: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
@@ -37,23 +31,6 @@ def project_to_crop(points: Float[Tensor, "n points 3"], camera: Float[Tensor, "
 def crop_to_frame(points: Float[Tensor, "n points 2"], box: Float[Tensor, "n 3"]) -> Float[Tensor, "n points 2"]:
     """Points of crops in pixels of the frame."""
     return box[:, None, :2] + box[:, None, 2:] * points
-
-
-def frame_focal(size: tuple[int, int], known: float | None = None) -> float:
-    """Focal length of a frame (width, height), pixels: the one that is known, else WiLoR's 5000 of 256.
-
-    Raises ValueError for one that no lens has.
-    """
-    longest = max(size)
-    if known is None:
-        return CROP_FOCAL * longest
-    low, high = (share * longest for share in PLAUSIBLE_FOCAL)
-    if not (isfinite(known) and low <= known <= high):
-        raise ValueError(
-            f"a focal length of {known:g} pixels for a frame of {size[0]} x {size[1]}: expected {low:g} to {high:g},"
-            " in pixels of this frame; leave it out where it is not known"
-        )
-    return known
 
 
 def frame_translation(camera: Float[Tensor, "n 3"], box: Float[Tensor, "n 3"], size: tuple[int, int], focal: float) -> Float[Tensor, "n 3"]:

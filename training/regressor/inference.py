@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fitting.hand.mano import LEFT
 from fitting.hand.rotation import axis_angle_from_matrix
+from hands.drawing.space import frame_focal
 from stages.settings import with_values
 from training.data.samples import FILL, cut, squared
 from training.regressor.camera import (
     crop_to_frame,
-    frame_focal,
     frame_translation,
     mirrored_camera,
     mirrored_points,

@@ -23,9 +23,9 @@ from fitting.hand.mano import RIGHT
 from hands.drawing.hands import draw_mesh, draw_targets, mesh_faces
 from hands.drawing.sheets import sheet, write_image
 from hands.drawing.tables import markdown
+from hands.drawing.video import VideoFile
 from hands.metrics.hands import THRESHOLDS_M
 from stages.tables import HAND_KEYPOINTS
-from training.data.video import VideoFile
 from training.regressor.camera import project_to_crop
 from training.regressor.evaluate import Benchmark, Predictions, RegressorEvaluation
 from training.regressor.network import Regressor

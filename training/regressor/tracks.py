@@ -11,8 +11,9 @@ from jaxtyping import Float, Float32, Int
 from scipy.sparse import csr_array
 
 from fitting.hand.mano import LEFT
+from hands.drawing.space import frame_focal
 from stages import boxes
-from training.regressor.camera import frame_focal, mirrored_camera, mirrored_rotations
+from training.regressor.camera import mirrored_camera, mirrored_rotations
 from training.regressor.hand import HandEstimate, HandLayer
 from training.regressor.inference import ReconstructedHands, hands_of
 

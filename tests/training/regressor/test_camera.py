@@ -8,10 +8,10 @@ import torch
 
 from fitting.hand.mano import LEFT, RIGHT, load_hand_model, pose_either_hand, pose_rotations
 from fitting.hand.rotation import matrix_from_axis_angle, mirror_axis_angle
+from hands.drawing.space import frame_focal
 from training.regressor.camera import (
     crop_to_frame,
     crop_translation,
-    frame_focal,
     frame_translation,
     mirrored_camera,
     mirrored_points,

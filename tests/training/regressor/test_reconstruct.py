@@ -12,16 +12,17 @@ import torch
 
 import whim
 from fitting.hand.mano import load_hand_model, pose_either_hand
+from hands.drawing.mesh_files import write_meshes
+from hands.drawing.space import SCHEMA
+from hands.drawing.video import frames_of
+from tests.hands.test_mesh_files import read_glb
 from tests.training.detector.small import random_detector
 from tests.training.detector.small import save as save_detector
-from tests.training.regressor.test_mesh_files import read_glb
-from training.data.video import frames_of
 from training.detector.inference import HandDetector
 from training.regressor.export import export
 from training.regressor.inference import HandReconstructor
-from training.regressor.mesh_files import write_meshes
 from training.regressor.network import Regressor, RegressorSettings
-from training.regressor.reconstruct import SCHEMA, ReconstructSettings, reconstruct
+from training.regressor.reconstruct import ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
 from training.run.checkpoint import Checkpoint, Progress
 from training.run.ema import Ema

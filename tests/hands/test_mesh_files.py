@@ -9,7 +9,7 @@ import pytest
 
 from fitting.hand.mano import load_hand_model
 from hands.drawing.hands import mesh_faces
-from training.regressor.mesh_files import NamedMesh, write_meshes
+from hands.drawing.mesh_files import NamedMesh, write_meshes
 
 
 def hand(side: int, shift: float = 0.0) -> NamedMesh:

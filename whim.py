@@ -9,6 +9,7 @@ Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some i
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -185,12 +186,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. The one place where errors become lines."""
     words = sys.argv[1:] if words is None else words
+    _have_somewhere_to_speak()
     verbose = "--verbose" in words or "-v" in words
     try:
         arguments = parse(words)
         _prepare(arguments)
         status = arguments.command(arguments)
-        sys.stdout.flush()
+        _flush()
         return status or DONE
     except BrokenPipeError:  # whoever read us has seen enough: whim plan --json | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -206,10 +208,36 @@ def main(words: Sequence[str] | None = None) -> int:
         return USER_ERROR
 
 
+def _have_somewhere_to_speak() -> None:
+    """Have both streams: one that was closed (`>&-`) goes nowhere, and none fails over a name that is no UTF-8."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or io.open(os.devnull, "w")  # noqa: SIM115, UP020  it lives as long as this process
+        setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again as it ends
+        raise UserError(f"what it says cannot be written: {error.strerror}") from error
+
+
+def _join_ray() -> None:
+    from pipeline.engine.cluster import join
+
+    join()
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
-    """Give the handler its console, and set what libraries may log."""
+    """Give the handler its console and the door to Ray, which the pipeline and the trainings share, and set what libraries may log."""
     from rich.console import Console
 
+    arguments.join_ray = _join_ray
     arguments.console = Console(soft_wrap=True, quiet=arguments.quiet)
     level = logging.INFO if arguments.verbose else logging.ERROR if arguments.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline import commands
 from pipeline.exports.formats import FORMATS
-from stages.errors import at_least_one, none_or_more
+from stages.errors import at_least_one, none_or_more, number
 
 Handler = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, str, Handler], argparse.ArgumentParser]
@@ -44,6 +44,7 @@ def add_commands(add: Add) -> None:
     images.add_argument("--tier", action="append", default=[], metavar="NAME", help="only images of this tier; again for more")
     images.add_argument("--split", choices=("train", "val", "test"), help="only images of this split")
     images.add_argument("--labelled", action="store_true", help="only images that somebody labelled")
+    images.add_argument("--leave", action="store_true", help="let images go that are no longer among those named")
     images.add_argument("--recipe", default="whim", help="whose detectors label: whim, fast, whim_full, or path/to/file.py:function")
     _on_data(add("look", "report", commands.report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
     verify_ = add("look", "verify", commands.verify)
@@ -116,7 +117,9 @@ def _learning(add: Add) -> None:
     prior.add_argument(
         "--every", type=at_least_one, default=4, metavar="N", help="take every Nth frame (default: 4 of ARCTIC's 30 a second)"
     )
-    prior.add_argument("--worst", type=float, default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)")
+    prior.add_argument(
+        "--worst", type=number(0, 1), default=0.02, help="share of a hand's frames to leave out by fitting_err (default: 0.02)"
+    )
     methods = ("moment", "incremental")
     prior.add_argument("--method", choices=methods, default="moment", help="exact in one pass, or scikit-learn's of meshes")
     where = "default: weights/arctic/pose_prior.npz, or the shipped file for invented poses"
@@ -135,8 +138,8 @@ def _rendering(add: Add) -> None:
     videos = add("build", "render videos", commands.render_videos)
     videos.add_argument("--out", type=Path, required=True, help="folder for the videos, truths and labels.json")
     videos.add_argument("--num-videos", type=at_least_one, default=2)
-    videos.add_argument("--seconds", type=float, default=6.0)
-    videos.add_argument("--frames-per-second", type=float, default=25.0)
+    videos.add_argument("--seconds", type=number(0, 86_400, above=True), default=6.0)
+    videos.add_argument("--frames-per-second", type=number(0, 1000, above=True), default=25.0)
     videos.add_argument("--seed", type=int, default=0, help="of the first video; the others follow")
     shards = add("build", "render shards", commands.render_shards)
     shards.add_argument("out", type=Path, help="folder for the shards")

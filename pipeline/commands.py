@@ -57,7 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.engine.store import Store
     from pipeline.report.ending import print_ending
     from pipeline.report.progress import Bars
-    from pipeline.report.status import all_done, print_duplicates, print_left_out, print_settings, print_status, print_unlisted
+    from pipeline.report.status import (
+        all_done,
+        print_duplicates,
+        print_left_out,
+        print_settings,
+        print_status,
+        print_unlisted,
+        print_withheld,
+    )
 
     stop_on_sigterm()
     store = Store(data_folder(arguments))
@@ -66,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     with store.lock():
         loaded = load_run(arguments, remember=True)
         print_settings(loaded.settings, arguments.console)
+        print_withheld(loaded.withheld, arguments.console)
         print_left_out(loaded.left_out, arguments.console)
         print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
         print_duplicates(loaded.graph.duplicates, arguments.console)
@@ -97,7 +106,7 @@ def import_images(arguments: argparse.Namespace) -> None:
     if not images:
         raise ValueError(f"{arguments.folder} has images, but none that --split and --labelled leave")
     stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
-    num_rows = write_image_shards(images, arguments.out, stages, ImageShards(), arguments.console)
+    num_rows = write_image_shards(images, arguments.out, stages, ImageShards(), arguments.console, leave=arguments.leave)
     arguments.console.print(f"{num_rows} images labelled; {len(images)} in all in {arguments.out}", markup=False)
 
 
@@ -105,7 +114,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid
 
-    from pipeline.report.status import print_duplicates, print_left_out, print_odd, print_settings, print_unlisted
+    from pipeline.report.status import print_duplicates, print_left_out, print_odd, print_settings, print_unlisted, print_withheld
 
     loaded = load_run(arguments)
     graph = loaded.graph
@@ -126,6 +135,7 @@ def plan(arguments: argparse.Namespace) -> None:
         for why, count in whys.items():
             grid.add_row(stage, why, str(count))
     print_settings(loaded.settings, arguments.console)
+    print_withheld(loaded.withheld, arguments.console)
     print_left_out(loaded.left_out, arguments.console)
     print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
     print_duplicates(graph.duplicates, arguments.console)

@@ -49,8 +49,9 @@ def write_manifest(path: Path, videos: list[Path], port: int) -> None:
     """A list of the served addresses; left alone when it says the same already, so that nothing counts as changed."""
     lines = [f"http://{HOST}:{port}/{video.name} id={video.stem} split={split}" for video, split in zip(videos, SPLITS, strict=True)]
     text = seal_text("\n".join(["# rendered by the studio, served from this machine", *lines, ""]))
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    if path.is_symlink() or not path.is_file() or path.read_text() != text:
+        with Store(path.parent).aside(path) as temporary:
+            temporary.write_text(text)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A data folder and its run: recipe, videos and settings as given, else as its last run had them."""
 
+import errno
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +22,9 @@ from stages.tables import Manifest
 
 FORGET = ""
 """`--set NAME=` takes back what an earlier run of the folder set."""
+
+GRANTED = frozenset(f"download.{name}" for name in ("cookies_file", "folder", "plugins", "private_hosts", "proxy"))
+"""Settings that let others in, or write elsewhere: a data folder, whoever made it, cannot say them. Each command does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,8 @@ class Loaded:
     """What differs from the recipe, by name."""
     left_out: tuple[LeftOut, ...] = ()
     """Files beside the videos that were not taken."""
+    withheld: tuple[str, ...] = ()
+    """Settings of the last run that are not taken up, as a command has to say them itself."""
     unlisted: tuple[str, ...] = ()
     """Videos of the last run that the list no longer names: they stay, or leave where that was asked for."""
 
@@ -59,6 +66,9 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
         raise ValueError(f"--data {root}: a data folder is a folder of this machine or one that all nodes mount, not an address")
     store = Store(root)
+    standing = next(path for path in (store.root, *store.root.parents) if path.exists())
+    if not standing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(standing))
     last = _last(store, asked)
     recipe = _recipe(store, asked.recipe, last.get("recipe"))
     given = asked.videos if asked.videos is not None else last.get("videos")
@@ -69,7 +79,8 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     unlisted = _unlisted(store, listing)
     manifest = listing.manifest if asked.leave else Manifest.concat([listing.manifest, unlisted])
     plain = find_recipe(recipe)(manifest, store.root)
-    settings = _settings(plain, last.get("settings", {}) if last.get("recipe", recipe) == recipe else {}, asked.settings)
+    before = last.get("settings", {}) if last.get("recipe", recipe) == recipe else {}
+    settings = _settings(plain, {name: value for name, value in before.items() if name not in GRANTED}, asked.settings)
     graph = Graph(_up_to(with_settings(plain, settings), asked.until, recipe), manifest, store, leave=asked.leave).load()
     if remember:  # nothing is written before everything has been checked
         absolute = [without_secrets(one) if "://" in one else str(Path(one).expanduser().absolute()) for one in videos]
@@ -82,7 +93,8 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
         if known is None or not known.to_arrow().equals(shown.to_arrow()):
             store.commit("", "manifest", shown, {})
     names = tuple(map(str, unlisted.video))
-    return Loaded(graph=graph, recipe=recipe, settings=settings, left_out=listing.left_out, unlisted=names)
+    withheld = tuple(sorted(before.keys() & GRANTED - asked.settings.keys()))
+    return Loaded(graph=graph, recipe=recipe, settings=settings, left_out=listing.left_out, withheld=withheld, unlisted=names)
 
 
 def _last(store: Store, asked: Asked) -> dict[str, Any]:

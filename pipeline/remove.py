@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from fitting.files import hand_of, model_file, prior_source
 from pipeline.dataset.index import write_index
+from pipeline.engine.contents import Contents
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.manifest import storable, withdrawn_in, without
@@ -19,6 +20,8 @@ from stages.media.address import without_secrets
 from stages.pack import Pack
 from stages.tables import Manifest
 
+_MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json")
+"""By the next report or run."""
 _NO_TABLES = ("media", "shards", "runs", "studio")
 _OF_VIDEOS = ("videos", "clips")
 """Tables whose parts are called by a video alone: `a-0001` is no clip there."""
@@ -47,8 +50,8 @@ def remove(store: Store, names: Collection[str]) -> Removal:
     except (FileNotFoundError, CorruptFileError):
         known = Manifest.empty()
     ids = {_id_of(name, known, store) for name in names}
+    gone = Removal(stays=_copies(store, ids, known))
     _withdraw(store, ids)
-    gone = Removal()
     for path in _files(store, ids):
         path.unlink()
         gone.files.append(str(path.relative_to(store.root)))
@@ -62,13 +65,25 @@ def remove(store: Store, names: Collection[str]) -> Removal:
     _leave_shards(store, ids, gone)
     if len(known):
         store.commit("", "manifest", storable(without(known, ids)), {})
-    for page in ("report.html", "left_out.json", "truth_score.json"):  # made anew by the next report or run
+    for page in (*_MADE_ANEW, *(f"{name}.corrupt" for name in _MADE_ANEW)):
         if (store.root / page).is_file():
             (store.root / page).unlink()
             gone.files.append(page)
     sources = [str(source) for video, source in zip(known.video, known.source, strict=True) if video in ids]
-    gone.stays = [f"your own file {source}" for source in sources if source.startswith("/")]
+    gone.stays += [f"your own file {source}" for source in sources if source.startswith("/")]
     return gone
+
+
+def _copies(store: Store, ids: Collection[str], known: Manifest) -> list[str]:
+    """Videos of the same content under other names, in words: who is in one of them is in all."""
+    contents = Contents(store)
+    content = {str(video): row.sha256[0] for video in known.video if (row := contents.row(str(video))) is not None and row.sha256[0]}
+    leaving = {content[video] for video in ids if video in content}
+    return [
+        f"{video}, the same video under another name: remove it too"
+        for video in sorted(content.keys() - set(ids))
+        if content[video] in leaving
+    ]
 
 
 def _id_of(name: str, known: Manifest, store: Store) -> str:
@@ -82,8 +97,8 @@ def _id_of(name: str, known: Manifest, store: Store) -> str:
 
 def _withdraw(store: Store, ids: Collection[str]) -> None:
     file = store.root / "removed.txt"
-    lines = file.read_text("utf-8-sig").splitlines() if file.exists() else ["# withdrawn by `whim remove`: left out of every later run"]
     new = sorted(set(ids) - withdrawn_in(file))
+    lines = file.read_text("utf-8-sig").splitlines() if file.exists() else ["# withdrawn by `whim remove`: left out of every later run"]
     if new:
         with store.aside(file) as temporary:
             temporary.write_text(seal_text("\n".join([*(line for line in lines if not line.startswith("# sha256 ")), *new]) + "\n"))
@@ -98,14 +113,17 @@ def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:
         if len(inside) < 2 or path.is_dir() or (inside[0] in _NO_TABLES and inside[0] != "media"):
             continue
         if inside[0] == "media":
-            if len(inside) == 2 and (path.stem in ids or path.name.removesuffix(".info.json") in ids):
+            name = path.name.removesuffix(".corrupt")
+            if len(inside) == 2 and (Path(name).stem in ids or name.removesuffix(".info.json") in ids):
                 yield path
         elif named and (named["key"] in ids or (inside[0] not in _OF_VIDEOS and of.fullmatch(named["key"]))):
             yield path
 
 
 def _leave_logs(store: Store, ids: Collection[str]) -> None:
-    """Take the lines of some videos out of the runs' logs."""
+    """Take the lines of some videos out of the runs' logs; damaged logs go whole."""
+    for log in (store.root / "runs").glob("*.jsonl.corrupt"):
+        log.unlink()
     of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
     for log in sorted((store.root / "runs").glob("*.jsonl")):
         lines = log.read_text().splitlines(keepends=True)
@@ -146,6 +164,10 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
             with store.aside(path) as temporary:
                 write_shard(Pack(), (batch for batch in batches if batch.num_rows), temporary, recipe)
         gone.shards[str(path.relative_to(store.root))] = leaving
+    for path in sorted(shards.glob("*/*-of-*.parquet.corrupt")):
+        if _may_hold(path, ids):
+            path.unlink()
+            gone.files.append(str(path.relative_to(store.root)))
     left = sorted(shards.glob("*/*-of-*.parquet"))
     if gone.shards and left:
         model = hand_of(model_file())
@@ -154,6 +176,14 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
     elif gone.shards:
         for name in ("index.json", "stats.json", "README.md"):
             (shards / name).unlink(missing_ok=True)
+
+
+def _may_hold(shard: Path, ids: Collection[str]) -> bool:
+    """Whether a damaged shard holds a frame of some videos, as far as that can be read."""
+    try:
+        return any(video in ids for video in pq.read_table(shard, columns=["video"])["video"].to_pylist())
+    except UNREADABLE:
+        return True
 
 
 def _stays(batch: Any, ids: Collection[str]) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,21 @@ class CorruptFileError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path} is corrupt: {self.why}"
+
+
+def refuse_odd(path: Path) -> None:
+    """Raise CorruptFileError where something else lies than a file of the disk: a pipe is waited for, a device never ends.
+
+    Raises FileNotFoundError, NotADirectoryError where a file lies in place of its folder.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise CorruptFileError(path, f"it cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise CorruptFileError(path, "a folder lies in its place" if stat.S_ISDIR(mode) else "it is no file of the disk")
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:
@@ -77,6 +93,7 @@ def unseal(path: Path) -> dict[str, Any]:
 
     Raises CorruptFileError that names the file, FileNotFoundError.
     """
+    refuse_odd(path)
     try:
         with path.open() as file:
             text = file.read(_LARGEST_JSON_CHARACTERS)
@@ -123,6 +140,7 @@ def seal_text(text: str, opening: str = "# ", closing: str = "") -> str:
 
 def check_text(path: Path, opening: str = "# ", closing: str = "") -> bool:
     """Hold a text against the sha256 in its last line; False for one that has none. Raises CorruptFileError."""
+    refuse_odd(path)
     content = path.read_bytes()
     if not re.search(rb"sha256 [0-9a-f]{64}|[0-9a-f]{64} sha256", content[-200:]):
         return False

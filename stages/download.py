@@ -88,6 +88,8 @@ class Download:
         check_settings(self)
         if self.cookies_file and not Path(self.cookies_file).is_file():
             raise ValueError(f"download.cookies_file {self.cookies_file} is not there")
+        if "@" in self.proxy:
+            raise ValueError("download.proxy has a user or password, which would be stored: set HTTPS_PROXY in the environment instead")
 
     @property
     def weights(self) -> Mapping[str, str]:

@@ -3,7 +3,9 @@
 import argparse
 import errno
 import json
+import math
 import tomllib
+from collections.abc import Callable
 
 _PLACES = {
     errno.ENOSPC: "no room left on the disk of {}: make room and run again, it goes on",
@@ -44,12 +46,36 @@ def none_or_more(text: str) -> int:
 at_least_one.__name__ = none_or_more.__name__ = "int"  # argparse says: invalid int value
 
 
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A number on the command line in [least, most], or above `least`; never NaN. The reader raises ArgumentTypeError for another."""
+    wanted = (
+        f"be more than {least:g}" + (f", {most:g} at most" if math.isfinite(most) else "")
+        if above
+        else f"lie in [{least:g}, {most:g}]"
+        if math.isfinite(most)
+        else f"be {least:g} or more"
+    )
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not (least <= value <= most) or (above and value == least):
+            raise argparse.ArgumentTypeError(f"must {wanted}, got {text}")
+        return value
+
+    read.__name__ = "float"
+    return read
+
+
 def one_line(error: BaseException) -> str | None:
     """The line that tells a person of an error; None for an error of ours, of which the traceback tells more."""
     if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
         return _PLACES[error.errno].format(error.filename)
     if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):
         return f"a file that should hold {'JSON' if isinstance(error, json.JSONDecodeError) else 'TOML'} does not: {error}"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return f"{ascii(error.object)[1:-1][:_LONGEST_LINE]} has a name that is no UTF-8: rename it"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
+        return f"{str(error)[:_LONGEST_LINE]}: a link that leads to itself"
     if isinstance(error, ValueError | OSError | UserError):
         return " ".join(str(error).split())[:_LONGEST_LINE] or type(error).__name__
     return None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from stages.errors import at_least_one
+from stages.errors import at_least_one, none_or_more, number
 from training import commands
 
 Handler = Callable[[argparse.Namespace], int | None]
@@ -49,7 +49,7 @@ def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handl
 def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> argparse.ArgumentParser:
     """Options of a training: where and how long."""
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of shards (with index.json)")
-    parser.add_argument("--weights", type=float, nargs="+", help="share of each set in an epoch, in the order of the options")
+    parser.add_argument("--weights", type=number(0, 1e9), nargs="+", help="share of each set in an epoch, in the order of the options")
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the run (default: {out}); one that exists is gone on with")
     parser.add_argument("--recipe", default=recipe, help=f"of training/recipes.py, or path/to/file.py:function (default: {recipe})")
     help = "a setting of the recipe, such as network.size=m; again for more; --settings lists them"
@@ -57,10 +57,10 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of the recipe as TOML")
     parser.add_argument("--settings", action="store_true", help="list the settings of the recipe, and do nothing")
     parser.add_argument("--epochs", type=at_least_one, help="default: the recipe's")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
+    parser.add_argument("--minutes", type=number(0, above=True), default=math.inf, help="end after this time at the latest")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's arithmetic (default: the recipe's)")
     parser.add_argument("--threads", type=at_least_one, default=2, help="that decode images, of each worker")
-    parser.add_argument("--workers", type=int, default=0, help="of Ray Train; 0 trains in this process")
+    parser.add_argument("--workers", type=none_or_more, default=0, help="of Ray Train; 0 trains in this process")
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of the augmentation")
     return parser
@@ -72,7 +72,7 @@ def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
         "--image", type=at_least_one, help="side of the network's images, pixels, a multiple of 32 (default: as it was trained)"
     )
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    parser.add_argument("--threshold", type=number(0, 1), default=0.3, help="least score of a hand")
     parser.add_argument("--gpu", action="store_true")
     return parser
 
@@ -120,7 +120,7 @@ def _detect(add: Add, handler: Handler) -> None:
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     network = parser.add_argument_group("of a network alone")
     network.add_argument("--image", type=at_least_one, help="side of its images, pixels, a multiple of 32 (default: as it was trained)")
-    network.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    network.add_argument("--threshold", type=number(0, 1), default=0.3, help="least score of a hand")
     network.add_argument("--gpu", action="store_true")
 
 
@@ -130,11 +130,13 @@ def _reconstruct(add: Add, handler: Handler) -> None:
     parser.add_argument("--regressor", type=Path, metavar="FILE", help="checkpoint (default: none, hands are fitted by the whole chain)")
     parser.add_argument("--out", type=Path, default=Path("reconstructed"), help="folder")
     parser.add_argument("--meshes", choices=("glb", "obj", "none"), default="glb", help="a file a frame, an object a hand")
-    parser.add_argument("--focal", type=float, metavar="PIXELS", help="focal length, where it is known")
+    parser.add_argument("--focal", type=number(0, 1e9, above=True), metavar="PIXELS", help="focal length, where it is known")
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     network = parser.add_argument_group("of a regressor alone")
     network.add_argument("--detector", type=Path, default=SHIPPED, metavar="FILE", help="checkpoint (default: the one that ships)")
-    network.add_argument("--smooth", type=float, default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself")
-    network.add_argument("--threshold", type=float, default=0.3, help="least score of a hand")
+    network.add_argument(
+        "--smooth", type=number(0, 1e9), default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself"
+    )
+    network.add_argument("--threshold", type=number(0, 1), default=0.3, help="least score of a hand")
     network.add_argument("--detector-image", type=at_least_one, help="side of the detector's images, pixels (default: as it was trained)")
     network.add_argument("--gpu", action="store_true")

@@ -69,7 +69,9 @@ def train_detector(arguments: argparse.Namespace) -> None:
         start=recipe.start,
     )
     settings = _as_long(recipe.train, arguments)
-    metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
+    metrics = launch(
+        task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu, join_ray=arguments.join_ray
+    )
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
 
@@ -102,7 +104,9 @@ def train_regressor(arguments: argparse.Namespace) -> None:
         layer_decay=recipe.layer_decay or (0.75 if recipe.vitpose else 1.0),
     )
     settings = _as_long(recipe.train, arguments)
-    metrics = launch(task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu)
+    metrics = launch(
+        task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu, join_ray=arguments.join_ray
+    )
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
 

@@ -38,7 +38,7 @@ class Child:
             self.status = os.waitstatus_to_exitcode(status) if pid else None
         return self.status
 
-    def wait(self, limit_s: float = 600.0) -> int:
+    def wait(self, limit_s: float = 3600.0) -> int:
         """The exit status once it has ended; it is killed after `limit_s`."""
         until = time.monotonic() + limit_s
         while self.poll() is None:

@@ -20,7 +20,7 @@ LOCK_NAME = "compiling.lock"
 """In the folder of the machine code: one process compiles, the others wait."""
 
 _HERE = Path(__file__).parent
-_COMMAND = (sys.executable, "-m", "fitting.warm_up")
+_COMMAND = (sys.executable, "-P", "-m", "fitting.warm_up")
 _started: list[subprocess.Popen[bytes]] = []
 _log = logging.getLogger(__name__)
 
@@ -73,6 +73,10 @@ def wait_until_made(folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Environment of this process, with our code to be found; not its whole path: a user's script may lie beside a `re.py`."""
-    ours = os.pathsep.join(filter(None, (str(_HERE.parents[1]), os.environ.get("PYTHONPATH"))))
+    """Environment of this process, with our code to be found; not its whole path: a user's script may lie beside a `re.py`.
+
+    An empty entry of PYTHONPATH is the current folder, whoever filled that.
+    """
+    told = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    ours = os.pathsep.join(filter(None, (str(_HERE.parents[1]), *told)))
     return {**os.environ, "PYTHONPATH": ours}

@@ -73,9 +73,7 @@ def write_studio_shards(folder: Path, settings: StudioShards, console: Console) 
                 rows = write_shard(settings.pack, pack(clips), temporary, recipe)
             num_rows += rows
             console.print(f"{name}: {len(albums)} albums, {rows} pictures", markup=False)
-        write_index(folder, hand_model="standin", pose_prior=SOURCE)
-        with store.aside(folder / "README.md") as temporary:
-            temporary.write_text(README)
+        write_index(folder, hand_model="standin", pose_prior=SOURCE, card=README)
     return num_rows
 
 

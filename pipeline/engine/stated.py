@@ -36,14 +36,14 @@ def stated_in(store: Store) -> Stated:
 
 
 def _by_index(store: Store, stated: Stated) -> None:
-    shards = store.root / "shards"
+    shards = store.root if (store.root / "index.json").exists() else store.root / "shards"
     try:
-        index = store.read_json("shards/index.json") or {}
+        index = Store(shards).read_json("index.json") or {}
         for entry in (*index.get("shards", []), *index.get("beside", [])):
             stated.sha256[_inside(shards, entry["path"])] = entry["sha256"]
     except UNREADABLE as error:
         stated.corrupt[shards / "index.json"] = str(error)
-        stated.unknown |= dict.fromkeys(shards.glob("*/*.parquet"), "it has no digest of its own, and shards/index.json is damaged")
+        stated.unknown |= dict.fromkeys(shards.glob("*/*.parquet"), "it has no digest of its own, and the index is damaged")
 
 
 def _by_sums(store: Store, stated: Stated) -> None:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages import tables
-from stages.digest import CorruptFileError, digest_of, fingerprint_of, seal, unseal
+from stages.digest import CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.errors import UserError
 from stages.tables import Table
 
@@ -36,6 +36,9 @@ T = TypeVar("T", bound=Table)
 
 UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
 """What pyarrow was seen to raise over damaged files."""
+
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files that are being written."""
 
 FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 """Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
@@ -78,6 +81,7 @@ class Store:
     def lacks(self, table: str, key: str, columns: Collection[str]) -> bool:
         """Whether a committed part was written without some of these columns."""
         try:
+            refuse_odd(self.part(table, key))
             return not set(columns) <= set(pq.read_schema(self.part(table, key)).names)
         except UNREADABLE:
             return False
@@ -89,6 +93,7 @@ class Store:
         cannot be read or whose recipe is not what its fingerprint says counts as none.
         """
         try:
+            refuse_odd(self.part(table, key))
             found = pq.read_schema(self.part(table, key))
         except UNREADABLE:
             return None
@@ -155,6 +160,8 @@ class Store:
         Raises StoreError when the folder is full or cannot be written.
         """
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+        if final.is_dir() and not final.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
@@ -189,6 +196,7 @@ class Store:
     def clips_in(self, shard: Path) -> set[tuple[str, str]]:
         """Video and clip of every frame of a shard; none where there is none that can be read."""
         try:
+            refuse_odd(shard)
             rows = pq.read_table(shard, columns=["video", "clip"])
             return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
         except UNREADABLE:
@@ -197,8 +205,9 @@ class Store:
     def is_the_one(self, token: str) -> bool:
         """Whether this is the folder that a token was taken of, as this machine sees it."""
         try:
+            refuse_odd(self.root / ".folder")
             return (self.root / ".folder").read_text().strip() == token
-        except OSError:
+        except (OSError, CorruptFileError):
             return False
 
     def token(self) -> str:
@@ -224,7 +233,7 @@ class Store:
         """
         try:
             return unseal(self.root / name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     @contextmanager
@@ -246,7 +255,8 @@ class Store:
                 file.truncate(0)
                 file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
                 for leftover in self.root.rglob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
+                    if _ASIDE.fullmatch(leftover.name) and leftover.is_file():  # nothing of others
+                        leftover.unlink(missing_ok=True)
                 self._take_over()
                 yield
 
@@ -290,6 +300,7 @@ def _lock_file(path: Path) -> BinaryIO:
 
 def check_token(path: Path) -> str:
     """The word of a folder, whose end is a digest of its beginning; one of an earlier version has none. Raises CorruptFileError."""
+    refuse_odd(path)
     content = path.read_bytes()
     word = content[:32]
     if content not in (word, word + hashlib.sha256(word).hexdigest()[:16].encode()) or not re.fullmatch(rb"[0-9a-f]{32}", word):
@@ -315,6 +326,7 @@ def read_sealed(path: Path) -> pa.Table:
 
     Raises CorruptFileError that names the file, FileNotFoundError.
     """
+    refuse_odd(path)
     try:
         table = pq.read_table(path, memory_map=True)
     except FileNotFoundError:

@@ -24,11 +24,13 @@ from pipeline.engine.stated import SUMS, stated_in
 from pipeline.engine.store import UNREADABLE, Store, check_token, read_sealed, write_part, written_by
 from pipeline.engine.worker import Receipt
 from stages import tables
-from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, unseal
+from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.download import read_note
+from stages.shards import SPLITS
 from stages.tables import Table
 
 _SMALL_FILES = ("run.json", "left_out.json", "hashes.json", "truth_score.json", "index.json", "stats.json", SUMS)
+_BESIDE = ("index.json", "stats.json", "README.md")
 _TOLD = ("run.json", "removed.txt")
 _RECEIPT = frozenset(one.name for one in fields(Receipt))
 
@@ -57,8 +59,8 @@ def verify(root: Path) -> Verdict:
 def files_of(root: Path) -> list[Path]:
     """All files to check, those that are gone among them. Raises FileNotFoundError where there is no data folder."""
     store = Store(root)
-    if not (store.root / "run.json").exists() and not (store.root / "shards" / "index.json").exists():
-        raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json")
+    if not any((store.root / name).exists() for name in ("run.json", "shards/index.json", "index.json")):
+        raise FileNotFoundError(f"{store.root} is no data folder: it has neither run.json nor shards/index.json, nor is it one of shards")
     return sorted({path for path in _files(store.root) if path.name != ".lock"} | stated_in(store).sha256.keys())
 
 
@@ -96,26 +98,31 @@ def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
     with store.lock():
         for name in verdict.corrupt:
             path = store.root / name
-            if path.is_file() and name not in _TOLD and (path.parent.name != "shards" or path.suffix == ".parquet"):
+            if path.is_file() and name not in _TOLD and path.name not in _BESIDE:
                 store.set_corrupt_aside(path)
                 aside.append(path)
     return aside
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder; links to folders are not followed."""
-    for folder, _, names in os.walk(root):
-        yield from (Path(folder) / name for name in names)
+    """All files below a folder, and folders that lie in place of one; links to folders are not followed."""
+    for folder, folders, names in os.walk(root):
+        yield from (Path(folder) / name for name in (*names, *(one for one in folders if _is_called_as_a_file(one))))
+
+
+def _is_called_as_a_file(name: str) -> bool:
+    return name == ".folder" or name.endswith((".parquet", ".json", ".jsonl", ".html"))
 
 
 def _check(path: Path, sha256: str | None) -> str:
     """`sealed`, `unsealed` or `foreign`. Raises what `UNREADABLE` lists, CorruptFileError with the reason."""
+    refuse_odd(path)
     if sha256 is not None:
         if sha256_of(path) != sha256:
             raise CorruptFileError(path, "its bytes are not those of its sha256")
         return "sealed"
     if path.suffix == ".parquet":
-        return _check_part(path) if path.parents[1].name != "shards" else "sealed" if check_shard(path) else "unsealed"
+        return "sealed" if path.parent.name in SPLITS and check_shard(path) else _check_part(path)
     if path.name.endswith(".info.json") and path.parent.name == "media":
         return "sealed" if "sha256" not in read_note(path) else "unsealed"
     if path.name in _SMALL_FILES or path.name.endswith(".error.json"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
@@ -20,7 +21,7 @@ from rich.progress import track
 from fitting.files import sha256_of
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
-from pipeline.engine.store import Store
+from pipeline.engine.store import UNREADABLE, Store
 from pipeline.evaluate.annotators import finders_and_fusion
 from pipeline.images.formats import LabelledImage
 from pipeline.images.labelling import Taught, Teach, Trust, teacher
@@ -47,14 +48,18 @@ class ImageShards:
             raise ValueError(f"import_images.images_a_shard must be at least 1, got {self.images_a_shard}")
 
 
-def write_image_shards(images: Sequence[LabelledImage], out: Path, stages: Sequence[Stage], settings: ImageShards, console: Console) -> int:
+def write_image_shards(
+    images: Sequence[LabelledImage], out: Path, stages: Sequence[Stage], settings: ImageShards, console: Console, *, leave: bool = False
+) -> int:
     """Write the shards of `images` that are missing, by the hands that a recipe's `stages` see; the number of rows written.
 
-    An image that cannot be read is named and left out; of the splits of `images`, shards of images that are no more are removed.
+    An image that cannot be read is named and left out; of the splits of `images`, shards of images that are no more are removed with
+    `leave`. Raises ValueError without it: a disk may be half mounted.
     """
     store, teach, num_rows = Store(out), None, 0
     dealt, members = _dealt(images, settings.images_a_shard), _members(stages)
     with store.lock():
+        _refuse_loss(images, store, leave=leave)
         for name in sorted(dealt):
             recipe = _recipe(dealt[name], members, settings)
             if (store.made_by(*name.split("/")) or {}).get("fingerprint") == recipe["fingerprint"]:
@@ -86,6 +91,23 @@ def _dealt(images: Sequence[LabelledImage], images_a_shard: int) -> dict[str, li
 def _written_here(store: Store) -> list[Path]:
     """Shards of the folder that an import wrote; what somebody else put there is neither listed nor removed."""
     return [path for path in store.root.glob("*/*.parquet") if (store.made_by(path.parent.name, path.stem) or {}).get("stage") == STAGE]
+
+
+def _refuse_loss(images: Sequence[LabelledImage], store: Store, *, leave: bool) -> None:
+    """Raise ValueError that counts the images of an earlier import which would leave the shards."""
+    here, splits = {image.name for image in images}, {image.split for image in images}
+    leaving: set[str] = set()
+    for path in [] if leave else _written_here(store):
+        if path.parent.name in splits:
+            try:
+                leaving |= {*pq.read_table(path, columns=["sample"])["sample"].to_pylist()} - here
+            except UNREADABLE:
+                continue
+    if leaving:
+        raise ValueError(
+            f"{len(leaving):,} images of {store.root} are not among those named, the first {min(leaving)}: name all of them, or let those "
+            "go with --leave"
+        )
 
 
 def _members(stages: Sequence[Stage]) -> list[Any]:

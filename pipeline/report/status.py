@@ -42,6 +42,13 @@ def print_settings(settings: Mapping[str, Any], console: Console) -> None:
         console.print(f"set by hand: {in_words(settings)}", markup=False)
 
 
+def print_withheld(names: Sequence[str], console: Console) -> None:
+    """Which settings of the folder's last run are not taken up, as they let others in or write elsewhere."""
+    if names:
+        told = ", ".join(names)
+        console.print(f"not taken up from the folder's last run: {told}; a data folder grants nothing, say it with --set", markup=False)
+
+
 def print_left_out(left_out: Sequence[LeftOut], console: Console, most: int = 10) -> None:
     """Which files beside the videos were not taken, and why."""
     if left_out:

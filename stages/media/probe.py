@@ -58,6 +58,8 @@ def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | F
     """
     import av
 
+    if path.exists() and not path.is_file():  # a pipe is waited for, a device never ends
+        return Failure(Reason.NOT_A_VIDEO, f"{path} is no file of the disk")
     try:
         with path.open("rb") as file:
             head = file.read(16)

@@ -13,6 +13,7 @@ from pipeline.engine.store import Store
 from pipeline.folder import Asked, load
 from pipeline.manifest import read_manifest, storable
 from stages.pack import Pack
+from stages.tables import Videos
 from tests.small_tables import clip_row, render_video, source_of, video_row, write_tables
 
 
@@ -93,3 +94,18 @@ def test_a_name_that_is_unknown_removes_nothing(data: Path, tmp_path: Path, caps
     assert "knows no video 'berta'" in capsys.readouterr().err
     assert whim.main(["remove", "anna", "--data", str(tmp_path)]) == whim.USER_ERROR
     assert files_of(data) - {".lock"} == before - {".lock"}
+
+
+def test_what_was_set_aside_goes_too_and_copies_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged shard or video that waits for its successor shows the person as well, and so does the same video under another name."""
+    shard = data / "shards/train/train-00000-of-00001.parquet"
+    aside = [data / "media/anna.mp4.corrupt", data / "media/anna.info.json.corrupt", shard.with_name(f"{shard.name}.corrupt")]
+    aside += [data / "runs/1.jsonl.corrupt", data / "report.html.corrupt", data / "hashes.json"]
+    for path in aside:
+        path.write_bytes(shard.read_bytes())
+    other = Store(data).read(Videos, "videos", "anna-0001")
+    other.sha256[0] = Store(data).read(Videos, "videos", "anna").sha256[0]
+    Store(data).commit("videos", "anna-0001", other, {})
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
+    assert [path for path in aside if path.exists()] == []
+    assert "not removed: anna-0001, the same video under another name: remove it too" in capsys.readouterr().out

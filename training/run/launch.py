@@ -1,7 +1,7 @@
 """Starts a run: Ray Train starts its ranks, here in this process or as workers of a cluster, and again after a crash."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ def launch(
     num_workers: int = 0,
     use_gpu: bool = False,
     max_failures: int = 3,
+    join_ray: Callable[[], None] | None = None,
 ) -> Mapping[str, float]:
     """Train in this process (`num_workers` 0) or by that many workers; the metrics of the best epoch, empty where nothing was measured.
 
-    The folder must be seen by every worker. A worker that dies takes the run back to its last checkpoint, `max_failures` times.
+    The folder must be seen by every worker. `join_ray` connects this process to the Ray that is to hold them.
+    A worker that dies takes the run back to its last checkpoint, `max_failures` times.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -32,6 +34,8 @@ def launch(
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     folder.mkdir(parents=True, exist_ok=True)
+    if num_workers and join_ray:
+        join_ray()
     trainer = TorchTrainer(
         _rank,
         train_loop_config={"task": task, "loader": loader, "settings": settings, "folder": folder, "use_gpu": use_gpu},

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fitting.hand.mano import LEFT, pose_either_hand
 from pipeline.dataset.studio_shards import SOURCE, StudioShards, write_studio_shards
+from pipeline.engine.verify import verify
 from stages.pack import Pack
 from stages.shards import SPLITS
 from studio.hand import studio_model
@@ -72,3 +73,5 @@ def test_second_run_writes_nothing(folder: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
     assert sum(shard["rows"] for shard in json.loads((folder / "index.json").read_text())["shards"]) > 60
     assert "exact truth" in (folder / "README.md").read_text()
+    assert verify(folder).corrupt == verify(folder).unknown == {}
+    assert verify(folder).num_sound == len(before) + 3

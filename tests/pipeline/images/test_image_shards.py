@@ -77,7 +77,10 @@ def test_only_shards_that_were_written_here_and_hold_nothing_any_more_are_remove
     both = [replace(one, name=f"{number}.jpg") for number in range(2)]
     foreign = train / "mine-00000-of-00002.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata({"fingerprint": "-", "split": "train"}), foreign)
-    write_image_shards(both, out, stages, ImageShards(images_a_shard=1), console)
+    with pytest.raises(ValueError, match=r"1 images of .*/out are not among those named, the first all\.jpg"):
+        write_image_shards(both, out, stages, ImageShards(images_a_shard=1), console)
+    assert path.exists(), "a disk may be half mounted"
+    write_image_shards(both, out, stages, ImageShards(images_a_shard=1), console, leave=True)
     assert not path.exists()
     assert foreign.exists()
 

@@ -200,6 +200,41 @@ def verify(arguments: argparse.Namespace) -> int:
     return 2 if verdict.corrupt or verdict.unknown else 0
 
 
+def browse(arguments: argparse.Namespace) -> None:
+    """Look through the hands of a data folder in a local web page, filter, judge and correct them."""
+    from pipeline.browse.server import listen
+    from pipeline.browse.session import Session
+
+    root = Path(arguments.folder or arguments.data)
+    arguments.console.print(f"reading the tables of {root}", markup=False)
+    session = Session(root, arguments.who)
+    for part in session.unreadable:
+        arguments.console.print(f"{part} cannot be read: whim verify says more", style="red", markup=False)
+
+    served = listen(session, arguments.port)
+    arguments.console.print(f"open {served.address}", markup=False)
+    arguments.console.print("Ctrl+C ends it; what is decided is kept, and taken up by the next whim run", markup=False)
+    served.run()
+
+
+def verdicts_export(arguments: argparse.Namespace) -> None:
+    """Write people's decisions on hands as CSV, COCO or Label Studio."""
+    from pipeline.browse.exchange import export_verdicts
+    from pipeline.engine.store import Store
+
+    num = export_verdicts(Store(Path(arguments.data)), arguments.format, arguments.out)
+    arguments.console.print(f"{num:,} verdicts in {arguments.out}", markup=False)
+
+
+def verdicts_import(arguments: argparse.Namespace) -> None:
+    """Take up decisions on hands from a CSV, COCO or Label Studio file."""
+    from pipeline.browse.exchange import import_verdicts
+    from pipeline.engine.store import Store
+
+    new, known = import_verdicts(Store(Path(arguments.data)), arguments.file, arguments.who)
+    arguments.console.print(f"{new:,} verdicts are new, {known:,} were known; whim run takes them up", markup=False)
+
+
 def remove(arguments: argparse.Namespace) -> None:
     """Take videos out of a data folder for good: files, tables, images, frames of the shards; list what went and what stays."""
     from pipeline.engine.store import Store

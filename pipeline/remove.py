@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from fitting.files import hand_of, model_file, prior_source
+from pipeline.dataset.audits import TABLE as AUDITS
+from pipeline.dataset.audits import card_lines
 from pipeline.dataset.index import write_index
 from pipeline.engine.contents import Contents
 from pipeline.engine.shard_file import write_shard
@@ -18,7 +21,7 @@ from pipeline.manifest import storable, withdrawn_in, without
 from stages.digest import CorruptFileError, fingerprint_of, seal_text
 from stages.media.address import without_secrets
 from stages.pack import Pack
-from stages.tables import Manifest
+from stages.tables import Audits, Manifest
 
 _MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json")
 """By the next report or run."""
@@ -63,6 +66,7 @@ def remove(store: Store, names: Collection[str]) -> Removal:
             folder.rmdir()
     _leave_logs(store, ids)
     _leave_shards(store, ids, gone)
+    _leave_audits(store, ids)
     if len(known):
         store.commit("", "manifest", storable(without(known, ids)), {})
     for page in (*_MADE_ANEW, *(f"{name}.corrupt" for name in _MADE_ANEW)):
@@ -172,7 +176,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
     if gone.shards and left:
         model = hand_of(model_file())
         still = [path for path in stale if path in left]
-        write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source())
+        write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source(), audits=card_lines(store))
     elif gone.shards:
         for name in ("index.json", "stats.json", "README.md"):
             (shards / name).unlink(missing_ok=True)
@@ -184,6 +188,17 @@ def _may_hold(shard: Path, ids: Collection[str]) -> bool:
         return any(video in ids for video in pq.read_table(shard, columns=["video"])["video"].to_pylist())
     except UNREADABLE:
         return True
+
+
+def _leave_audits(store: Store, ids: Collection[str]) -> None:
+    """Take the hands of some videos out of what was drawn for audits. Raises CorruptFileError."""
+    for path in sorted((store.root / AUDITS).glob("*.parquet")):
+        drawn = store.read(Audits, AUDITS, path.stem)
+        stay = ~np.isin(drawn.video.astype(str), sorted(ids))
+        if not stay.any():
+            path.unlink()
+        elif not stay.all():
+            store.commit(AUDITS, path.stem, drawn.take(stay), {})
 
 
 def _stays(batch: Any, ids: Collection[str]) -> Any:

@@ -18,7 +18,7 @@ from stages.media.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
-from stages.verdicts import corrected
+from stages.verdicts import PERSON, corrected
 
 BELOW_MIN_QUALITY = "min_quality"
 """Reason of a hand that the review kept and `Pack.min_quality` drops."""
@@ -125,6 +125,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     """One row a frame that is worth keeping: with hands, or one of the sampled frames without any."""
     video, clip = source.videos.video[0], source.clips.clip[0]
     _refuse_misaligned(source, clip)
+    found_by_run = set(source.hands.frame.tolist())
     source, by_person = _corrected(source)
     keep, listed, reviews = _chosen(source.reviews, settings, by_person)
     if not listed.any() and not settings.negatives:
@@ -152,6 +153,9 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
             "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
             "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
         }
+    drawn = set(source.hands.frame[[PERSON in sources for sources in source.hands.sources]].tolist()) - found_by_run
+    left_out += [f"{video}/{frame}" for frame in sorted(missing & drawn)]  # added to a frame that is not looked at any more
+    missing -= drawn
     if missing and _put_away(source):
         left_out += [f"{video}/{frame}" for frame in sorted(missing)]
     elif missing:

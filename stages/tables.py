@@ -417,3 +417,21 @@ class Verdicts(Table):
     to_side: Int8[np.ndarray, "n"]  # of side and add; else -1
     undoes: Text  # the decision that an undo takes back
     audit: Text  # the audit that it answers, or ''
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Audits(Table):
+    """Hands that were drawn by chance for a person to look at; what the person said of each stands in `Verdicts`."""
+
+    audit: Text  # id, the same in every row
+    who: Text
+    when_s: Float64[np.ndarray, "n"]  # Unix time
+    where: Text  # the filter that they were drawn from
+    seed: Int64[np.ndarray, "n"]
+    population: Int64[np.ndarray, "n"]  # hands that the filter took
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    hand: Int16[np.ndarray, "n"]
+    box: Float32[np.ndarray, "n 4"]
+    side: Int8[np.ndarray, "n"]

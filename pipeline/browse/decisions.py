@@ -1,11 +1,113 @@
-"""Decisions on hands as a person makes them: each names its hand as the tables have it, and joins the table of verdicts of its video."""
+"""Decisions on hands as a person makes them: each names its hand as the tables have it, and joins the verdicts of its video."""
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.browse.detail import hand_of, verdict_words
 from pipeline.engine.store import Store
-from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
-from stages.tables import Clips, Hands, Verdicts
-from stages.verdicts import LOST, in_clip, same_hands, standing
+from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
+from stages.errors import UserError
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, Verdicts
+from stages.verdicts import LOST, What, decided, in_clip, same_hands, standing
+
+NOWHERE = (float("nan"), float("nan"), float("nan"), float("nan"))
+MOST_AT_ONCE = 5000
+
+
+class Subject(NamedTuple):
+    """A hand that is decided on; hand -1 where one is added."""
+
+    video: str
+    clip: str
+    frame: int
+    hand: int = -1
+    time_s: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is decided on some hands at once."""
+
+    what: What
+    who: str
+    to_side: int = UNKNOWN_SIDE
+    """Of a side: -1 is the other one than it stands on."""
+    to_box: tuple[float, float, float, float] = NOWHERE
+    audit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what says nothing: UserError that names it."""
+        has_box = bool(np.isfinite(self.to_box).all()) and self.to_box[0] < self.to_box[2] and self.to_box[1] < self.to_box[3]
+        if self.what in (What.BOX, What.ADD) and not has_box:
+            raise UserError("a box is four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+        if self.what is What.ADD and self.to_side not in (LEFT, RIGHT):
+            raise UserError("a hand that is added is a left one (0) or a right one (1)")
+        if self.to_side not in (LEFT, RIGHT, UNKNOWN_SIDE) or self.what is What.UNDO:
+            raise UserError("no such decision")
+
+
+def decide(store: Store, decision: Decision, subjects: Sequence[Subject]) -> str:
+    """Write down what somebody decided on some hands; its id. Nothing is written where one of the hands is not there.
+
+    Raises UserError for a hand that is not there, and for one of unknown side of which only the other side is said.
+    """
+    if not 0 < len(subjects) <= MOST_AT_ONCE:
+        raise UserError(f"decide on 1 to {MOST_AT_ONCE} hands at once, not {len(subjects)}")
+    name, when_s = uuid.uuid4().hex, time.time()
+    rows: dict[str, list[Verdicts]] = defaultdict(list)
+    for subject in subjects:
+        rows[subject.video].append(_row(store, decision, subject, name, when_s))
+    for video, new in rows.items():
+        change_verdicts(store, video, lambda known, new=new: Verdicts.concat([known, *new]))  # type: ignore[misc]
+    return name
+
+
+def undo(store: Store, who: str, decision: str = "") -> tuple[str, list[str]]:
+    """Take back a decision, by default the last one that stands; its id, and the videos that it was about.
+
+    Raises UserError where there is none.
+    """
+    held = {video: standing(read_verdicts(store, video)) for video in videos_with_verdicts(store)}
+    if not decision:
+        last = max(((float(v.when_s[-1]), str(v.decision[-1])) for v in held.values() if len(v)), default=None)
+        if last is None:
+            raise UserError("nothing is decided: there is nothing to undo")
+        decision = last[1]
+    videos = [video for video, verdicts in held.items() if (verdicts.decision == decision).any()]
+    if not videos:
+        raise UserError(f"no decision {decision[:60]!r} stands")
+    name, when_s = uuid.uuid4().hex, time.time()
+    for video in videos:
+        of = held[video].take(held[video].decision == decision).take(slice(0, 1))
+        taken_back = _verdict(of, what=What.UNDO, decision=name, who=who, when_s=when_s, undoes=decision)
+        change_verdicts(store, video, lambda known, row=taken_back: Verdicts.concat([known, row]))  # type: ignore[misc]
+    return decision, videos
+
+
+def said_of(store: Store, video: str) -> list[tuple[int, int, str]]:
+    """What stands decided on the hands of a video, as they are now: frame, hand, words."""
+    said: dict[tuple[int, int], list[tuple[str, int]]] = defaultdict(list)
+    for _, hands, held, rows in _matched(store, video):
+        for row, what, to_side in zip(rows, held.what, held.to_side, strict=True):
+            if row >= 0:
+                said[int(hands.frame[row]), int(hands.hand[row])].append((str(what), int(to_side)))
+    return [(*place, verdict_words(what)) for place, what in sorted(said.items())]
+
+
+def added_on(store: Store, video: str, clip: Clips, frame: int) -> list[dict[str, Any]]:
+    """Hands that people added to a frame and no run has found since."""
+    held = in_clip(standing(read_verdicts(store, video)), clip)
+    rows = same_hands(_hands(store, str(clip.clip[0])), held)
+    new = held.take((rows == -1) & (held.frame == frame))
+    return [
+        {"decision": str(v.decision[0]), "box": v.to_box[0].tolist(), "side": int(v.to_side[0]), "who": str(v.who[0])} for v in new.rows()
+    ]
 
 
 def lost_verdicts(store: Store) -> Verdicts:
@@ -13,19 +115,29 @@ def lost_verdicts(store: Store) -> Verdicts:
     lost = []
     for video in sorted(videos_with_verdicts(store)):
         held = standing(read_verdicts(store, video))
-        found = np.zeros(len(held), bool)
-        for clip in _clips(store, video).rows():
-            here = np.isin(held.frame, in_clip(held, clip).frame)
-            found[here] |= same_hands(_hands(store, str(clip.clip[0])), held.take(here)) != LOST
-        lost.append(held.take(~found))
+        found: set[tuple[str, int]] = set()
+        for _, _, of_clip, rows in _matched(store, video):
+            found |= {_place(of_clip, i) for i in np.flatnonzero(rows != LOST).tolist()}
+        lost.append(held.take(np.array([_place(held, i) not in found for i in range(len(held))], bool)))
     return Verdicts.concat(lost)
 
 
-def _clips(store: Store, video: str) -> Clips:
+def _place(verdicts: Verdicts, row: int) -> tuple[Any, ...]:
+    return str(verdicts.decision[row]), int(verdicts.frame[row]), *verdicts.box[row].tolist()
+
+
+def _matched(store: Store, video: str) -> Iterator[tuple[str, Hands, Verdicts, np.ndarray]]:
+    """For each clip of a video that has standing verdicts: its hands, those verdicts, and the hand's row that each speaks of."""
+    held = standing(read_verdicts(store, video))
     try:
-        return store.read(Clips, "clips", video)
+        clips = store.read(Clips, "clips", video)
     except FileNotFoundError:
-        return Clips.empty()
+        return
+    for clip in clips.rows():
+        of_clip = in_clip(held, clip)
+        if len(of_clip):
+            hands = _hands(store, str(clip.clip[0]))
+            yield str(clip.clip[0]), hands, of_clip, same_hands(hands, of_clip)
 
 
 def _hands(store: Store, clip: str) -> Hands:
@@ -33,3 +145,43 @@ def _hands(store: Store, clip: str) -> Hands:
         return store.read(Hands, "hands", clip)
     except FileNotFoundError:
         return Hands.empty()
+
+
+def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: float) -> Verdicts:
+    made_by = store.made_by("hands", subject.clip) or {}
+    known = {
+        "decision": name,
+        "who": decision.who,
+        "when_s": when_s,
+        "audit": decision.audit,
+        "fingerprint": made_by.get("fingerprint", ""),
+    }
+    if decision.what is What.ADD:
+        place = {"video": subject.video, "frame": subject.frame, "time_s": subject.time_s, "hand": -1, "side": decision.to_side}
+        return _verdict(None, what=What.ADD, **place, box=decision.to_box, to_box=decision.to_box, to_side=decision.to_side, **known)
+    hand = hand_of(store, subject.clip, subject.frame, subject.hand)
+    to_side = UNKNOWN_SIDE
+    if decision.what is What.SIDE:
+        to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(store, subject, hand)
+    to_box = decision.to_box if decision.what is What.BOX else NOWHERE
+    return _verdict(hand, what=decision.what, to_side=to_side, to_box=to_box, **known)
+
+
+def _other_side(store: Store, subject: Subject, hand: Hands) -> int:
+    """The side on which a hand does not stand, as it stands decided now."""
+    said = int(decided(hand, standing(read_verdicts(store, subject.video))).side[0])
+    side = said if said != UNKNOWN_SIDE else int(hand.side[0])
+    if side == UNKNOWN_SIDE:
+        raise UserError(f"hand {subject.hand} of frame {subject.frame} is of unknown side: say left or right")
+    return 1 - side
+
+
+def _verdict(of: Hands | Verdicts | None, **said: Any) -> Verdicts:
+    """One row: about a hand or an earlier verdict, and what is said."""
+    blank = {"to_box": NOWHERE, "to_side": UNKNOWN_SIDE, "undoes": "", "audit": "", "fingerprint": ""}
+    about = {} if of is None else {name: getattr(of, name)[0] for name in ("video", "frame", "time_s", "hand", "box", "side")}
+    columns = {}
+    for name, empty in vars(Verdicts.empty()).items():
+        value = (blank | about | said)[name]
+        columns[name] = np.array([str(value)], object) if empty.dtype == object else np.array([value], empty.dtype)
+    return Verdicts(**columns)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.shards import Shards
+from stages.verdicts import PERSON
 
 CARD = """\
 ---
@@ -46,13 +47,13 @@ frame["image"], [hand["box"] for hand in frame["hands"]]
 ## How it was made
 Every label is automatic, after WiLoR (Potamias et al., CVPR 2025), section 3: videos are cut into clips within one shot; hand
 detectors run on sampled frames; their boxes are averaged by confidence; a hand model is fitted to the landmarks; each hand is
-reviewed, and dropped with a reason when its fit is poor. No person drew or checked a box.
+reviewed, and dropped with a reason when its fit is poor. {people}
 
 - **Detectors**, by the number of hands that each saw: {sources}.
 - **Hand model**: {hand_model}.
 - **Pose prior**, towards which the fitted fingers lean: {pose_prior}.
 - **Generator**: {generators}.
-
+{audits}
 ## Limits and intended use
 - Meant for training and testing hand detectors and hand pose networks. Test against labels made by people before you trust a figure.
 - Labels inherit the detectors' faults. Small, blurred, gloved and interlocked hands are missed more often than others, so a frame
@@ -84,13 +85,21 @@ HAND_MODELS: Mapping[str, str] = {
 
 
 def dataset_card(
-    stats: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], hand_model: str, pose_prior: str, *, name: str = "whim"
+    stats: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    hand_model: str,
+    pose_prior: str,
+    audits: Sequence[str] = (),
+    *,
+    name: str = "whim",
 ) -> str:
     """README.md: front matter that `datasets` and the Hub read, then what a person should know."""
     splits, videos = stats["splits"], stats["videos"]
     sources = sum((Counter(s["hands_by_source"]) for s in splits.values()), Counter())
     by_licence: Counter[str] = Counter(v["licence"] or "not stated" for v in videos.values())
     of_split = Counter(v["split"] for v in videos.values())
+    by_person = sources.get(PERSON, 0)
+    people = f"People confirmed or corrected {by_person:,} hands." if by_person else "No person drew or corrected a box."
     columns = ("clips", "frames", "negatives", "hands", "left", "right")
     return CARD.format(
         name=name,
@@ -104,6 +113,8 @@ def dataset_card(
         sources=", ".join(f"{table_cell(source)} ({n:,})" for source, n in sorted(sources.items())) or "none",
         hand_model=HAND_MODELS.get(hand_model, "not stated"),
         pose_prior=pose_prior or "not stated",
+        people=people,
+        audits="".join(f"- **Audit**: {table_cell(line)}.\n" for line in audits),
         generators="; ".join(sorted({table_cell(e["generator"]) for e in entries})),
         licences=_lines(f"- {table_cell(licence)} ({n:,})" for licence, n in sorted(by_licence.items())),
         all_videos=_lines(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fitting.files import hand_of, model_file, prior_source, sha256_of
+from pipeline.dataset.audits import card_lines
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.shard_file import check_shard
@@ -61,10 +62,11 @@ def renew_index(shards: ShardFiles | None) -> list[Path]:
         return []
     store, paths, damaged = Store(shards.folder), [*shards.current, *shards.stale], list[Path]()
     model, prior = hand_of(model_file()), prior_source()
+    audits = card_lines(Store(shards.folder.parent))
     while paths:
         stale = [path for path in shards.stale if path in paths]
         try:
-            write_index(shards.folder, paths, stale=stale, hand_model=model, pose_prior=prior)
+            write_index(shards.folder, paths, stale=stale, hand_model=model, pose_prior=prior, audits=audits)
         except CorruptFileError as error:
             if error.path not in paths:
                 raise
@@ -79,13 +81,21 @@ def renew_index(shards: ShardFiles | None) -> list[Path]:
 
 
 def write_index(
-    shards: Path, paths: Collection[Path] = (), *, stale: Collection[Path] = (), hand_model: str = "", pose_prior: str = "", card: str = ""
+    shards: Path,
+    paths: Collection[Path] = (),
+    *,
+    stale: Collection[Path] = (),
+    hand_model: str = "",
+    pose_prior: str = "",
+    audits: Sequence[str] = (),
+    card: str = "",
 ) -> None:
     """Write index.json, stats.json and README.md for shards `<split>/<split>-<n>-of-<count>.parquet` of a folder.
 
     `paths`: which they are, by default all of them. `stale` ones are marked so: their frames are sound, their labels those of an
     earlier run. `card` stands in place of the card of videos. `hand_model` says whose shape and pose the parameters are ("mano" or
-    "standin", `HandModel.source`), `pose_prior` from whose poses the fit's prior was learned (`fitting.files.prior_source`).
+    "standin", `HandModel.source`), `pose_prior` from whose poses the fit's prior was learned (`fitting.files.prior_source`), `audits` what
+    people found who looked at hands drawn by chance.
     Raises ValueError when there is no shard, or when shards of two different counts lie in one split and neither is stale;
     CorruptFileError for a shard that is damaged, where the index does not know its sha256 already.
     """
@@ -107,7 +117,7 @@ def write_index(
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
     about = {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "pose_prior": pose_prior}
     with store.aside(shards / CARD) as temporary:
-        temporary.write_text(seal_text(card or dataset_card(stats, entries, hand_model, pose_prior), *HTML))
+        temporary.write_text(seal_text(card or dataset_card(stats, entries, hand_model, pose_prior, audits), *HTML))
     store.write_json("stats.json", stats)
     store.write_json("index.json", {**about, "shards": entries, "beside": [{"path": CARD, "sha256": sha256_of(shards / CARD)}]})
 

@@ -157,7 +157,8 @@ class Worker:
                 self.store.succeeded(table_of(stage), order.key)
                 outcome.state = State.DONE
                 if left_out:
-                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: no video, no picture in the earlier shard"
+                    why = "no video and no image in the earlier shard, or a hand was added where nobody looks any more"
+                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: {why}"
             else:
                 result = self._function(position, recipe)(*(self._input(kind, order, position) for kind in stage.reads))
                 self._finish(position, order.key, recipe, result, outcome)

@@ -1,0 +1,136 @@
+"""A frame with all that is known of its hands, as JSON: each source's box, what fusion made of it, what was refused and why."""
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.store import Store
+from stages.errors import UserError
+from stages.tables import Clips, Fits, Hands, People, RefusedHands, Reviews, Table
+from stages.verdicts import What
+
+Json = dict[str, Any]
+_OF_HANDS = (
+    "hand", "side", "score", "side_log_odds", "landmark_score", "box", "keypoints", "person", "track", "track_length", "num_agree",
+    "num_run", "sources", "source_scores", "source_boxes", "width", "height",
+)  # fmt: skip
+_OF_FITS = ("outcome", "joints_2d", "box", "error_px", "error_share", "inlier_ratio", "flip_margin", "violation_deg")
+_OF_REVIEWS = ("quality", "keep", "reason", "box_only")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what is unknown (NaN) is null, numbers are short."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def clip_row(store: Store, clip: str) -> Clips:
+    """The row of a clip. Raises UserError where there is none."""
+    video = clip.rpartition("-")[0]
+    try:
+        clips = store.read(Clips, "clips", video)
+    except FileNotFoundError as error:
+        raise UserError(f"no clip {clip[:100]!r}") from error
+    row = clips.take(clips.clip == clip)
+    if not len(row):
+        raise UserError(f"no clip {clip[:100]!r}")
+    return row
+
+
+def frame_detail(store: Store, clip: str, frame: int) -> Json:
+    """All that is known of a frame's hands. Tables that have not landed are passed over."""
+    hands = _part(store, Hands, "hands", clip)
+    here = np.flatnonzero(hands.frame == frame)
+    found = _columns(hands, _OF_HANDS, here)
+    for kind, table, names in ((Fits, "fits", _OF_FITS), (Reviews, "reviews", _OF_REVIEWS)):
+        part = _part(store, kind, table, clip)
+        if len(part) == len(hands):
+            for one, more in zip(found, _columns(part, names, here), strict=True):
+                one |= {("box_mesh" if name == "box" else name): value for name, value in more.items()}
+    refused = _part(store, RefusedHands, "refused_hands", clip)
+    people = _part(store, People, "people", clip)
+    why = ("side", "score", "box", "sources", "source_scores", "source_boxes", "reason")
+    return {
+        "clip": clip,
+        "frame": frame,
+        "hands": found,
+        "refused": _columns(refused, why, np.flatnonzero(refused.frame == frame)),
+        "people": _columns(people, ("person", "box", "score"), np.flatnonzero(people.frame == frame)),
+    }
+
+
+def mesh(store: Store, clip: str, frame: int, hand: int) -> Json:
+    """The fitted hand: vertices in metres about the wrist, camera axes, and the camera of its fit. Raises UserError for an unfitted one."""
+    fits = _part(store, Fits, "fits", clip)
+    here = np.flatnonzero((fits.frame == frame) & (fits.hand == hand))
+    if not len(here) or not np.isfinite(fits.hand_pose[here[0]]).all():
+        raise UserError(f"hand {hand} of frame {frame} was not fitted")
+    row = fits.take(here[:1])
+    model, faces = _model()
+    import torch
+
+    from fitting.hand.mano import pose_either_hand
+
+    with torch.no_grad():
+        given = [torch.from_numpy(np.ascontiguousarray(getattr(row, name))) for name in ("betas", "global_orient", "hand_pose")]
+        vertices = pose_either_hand(model, torch.from_numpy(row.side.astype(np.int64)), *given).vertices[0].numpy()
+    return {
+        "side": int(row.side[0]),
+        "vertices": np.round(vertices, 5).tolist(),
+        "camera": plain(row.camera[0]),
+        "faces": faces if row.side[0] == 1 else [face[::-1] for face in faces],
+        "joints": plain(row.joints_3d[0]),
+    }
+
+
+def hand_of(store: Store, clip: str, frame: int, hand: int) -> Hands:
+    """The row of a hand. Raises UserError where there is none."""
+    hands = _part(store, Hands, "hands", clip)
+    row = hands.take((hands.frame == frame) & (hands.hand == hand))
+    if not len(row):
+        raise UserError(f"no hand {hand} on frame {frame} of {clip[:100]}")
+    return row
+
+
+def verdict_words(what: Iterable[tuple[str, int]]) -> str:
+    """What stands decided on a hand, in words: "keep, right side"."""
+    words = {str(What.KEEP): "kept", str(What.REJECT): "rejected", str(What.LANDMARKS): "wrong landmarks", str(What.BOX): "box moved"}
+    said = {("side: right" if to_side == 1 else "side: left") if w == What.SIDE else words.get(w, w): None for w, to_side in what}
+    return ", ".join(said)
+
+
+def _columns(table: Table, names: Iterable[str], rows: np.ndarray) -> list[Json]:
+    columns = {name: getattr(table, name)[rows] for name in names}
+    return [{name: plain(column[i]) for name, column in columns.items()} for i in range(len(rows))]
+
+
+def _part(store: Store, kind: Any, table: str, clip: str) -> Any:
+    """A part, held against its digest once while it stays as it is; empty where there is none."""
+    try:
+        stat = store.part(table, clip).stat()
+    except OSError:
+        return kind.empty()
+    return _read(store.root, kind, table, clip, (stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(32)
+def _read(root: Any, kind: Any, table: str, clip: str, stamp: tuple[int, int]) -> Any:
+    return Store(root).read(kind, table, clip)
+
+
+@lru_cache(1)
+def _model() -> tuple[Any, list[list[int]]]:
+    from fitting.hand.mano import load_hand_model
+
+    model = load_hand_model()
+    return model, model.faces.tolist()

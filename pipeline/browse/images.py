@@ -1,0 +1,112 @@
+"""Images of frames and of hands: as a shard holds them, else as their video shows them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import simplejpeg
+
+from pipeline.browse.asking import Asking
+from pipeline.engine.store import UNREADABLE, Store
+from stages.errors import UserError
+from stages.media.frames import read_frames
+from stages.tables import Clips, Videos
+
+THUMB_PX = 144
+_AROUND = 1.7
+"""Side of the square that a hand is shown in, in longer sides of its box."""
+
+
+@dataclass
+class Images:
+    """Images of a data folder, the last ones kept."""
+
+    store: Store
+    asking: Callable[[], Asking]
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self._group = lru_cache(4)(self._read_group)
+        self._frame = lru_cache(24)(self._read_frame)
+
+    def frame(self, video: str, frame: int) -> bytes:
+        """A frame as JPEG. Raises UserError where there is neither shard nor video."""
+        with self._lock:  # a decoder at a time: neighbours come from one row group
+            return self._frame(video, frame)
+
+    def thumb(self, video: str, frame: int, box: Sequence[float], width: int) -> bytes:
+        """A hand and what is around it, as a small JPEG; `width`: of the frame that the box is measured in."""
+        import cv2
+
+        image = simplejpeg.decode_jpeg(self.frame(video, frame), colorspace="RGB", fastdct=True)
+        scale = image.shape[1] / max(width, 1)
+        x0, y0, x1, y1 = (value * scale for value in box)
+        half = max(x1 - x0, y1 - y0, 4) * _AROUND / 2
+        centre = ((x0 + x1) / 2, (y0 + y1) / 2)
+        to_thumb = np.array([[1, 0, half - centre[0]], [0, 1, half - centre[1]]]) * (THUMB_PX / (2 * half))
+        shown = cv2.warpAffine(image, to_thumb, (THUMB_PX, THUMB_PX), flags=cv2.INTER_AREA, borderValue=(127, 127, 127))
+        return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(shown), quality=82, colorspace="RGB"))
+
+    def frames_of(self, clip: Clips) -> list[tuple[int, float]]:
+        """Index and time of the frames of a clip that were looked at: of its video, else those that a shard holds."""
+        path = self._video(str(clip.video[0]))
+        if path is not None:
+            return _looked_at(str(path), clip)
+        first, last = int(clip.first_frame[0]), int(clip.first_frame[0] + clip.num_frames[0] - 1)
+        return [(int(row["frame"]), float("nan")) for row in self.asking().images_of(str(clip.video[0]), first, last)]
+
+    def _read_frame(self, video: str, frame: int) -> bytes:
+        for row in self.asking().images_of(video, frame, frame):
+            try:
+                return bytes(self._group(str(row["path"]), int(row["row_group"]))[row["row"]].as_py())
+            except UNREADABLE:
+                continue
+        return self._of_video(video, frame)
+
+    def _read_group(self, path: str, group: int) -> Any:
+        shard = pq.ParquetFile(self.store.root / path, memory_map=True)
+        return shard.read_row_group(group, ["image"])["image"]
+
+    def _of_video(self, video: str, frame: int) -> bytes:
+        path = self._video(video)
+        clips = self.store.read(Clips, "clips", video) if path is not None else Clips.empty()
+        for clip in clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames)).rows():
+            times = dict(_looked_at(str(path), clip))
+            one = replace(clip, first_frame=np.array([frame]), num_frames=np.array([1]), frames_per_second=np.zeros(1))
+            if frame in times and path is not None:
+                one = replace(one, start_s=np.array([times[frame]]))
+                for frames in read_frames(path, one):
+                    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frames.images[0]), quality=90, colorspace="RGB"))
+        raise UserError(f"no image of frame {frame} of {video}: no shard holds it, and its video is not here")
+
+    def _video(self, video: str) -> Path | None:
+        try:
+            path = self.store.root / str(self.store.read(Videos, "videos", video).path[0])
+        except FileNotFoundError:
+            return None
+        return path if path.is_file() else None
+
+
+_known: dict[tuple[str, str], list[tuple[int, float]]] = {}
+
+
+def _looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
+    """Frames of a clip that were looked at, by decoding it once."""
+    key = path, str(clip.clip[0])
+    if key not in _known:
+        while len(_known) > 64:
+            _known.pop(next(iter(_known)))
+        stretches = read_frames(Path(path), clip)
+        _known[key] = [(int(f), float(t)) for s in stretches for f, t in zip(s.frame, s.time_s, strict=True)]
+    return _known[key]
+
+
+def size_of(jpeg: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    return int(width), int(height)

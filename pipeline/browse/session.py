@@ -1,0 +1,206 @@
+"""What the page asks of a data folder and tells it: the index, the tables behind it, and the decisions of whoever sits before it."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from pipeline.browse.asking import Asking
+from pipeline.browse.decisions import Decision, Subject, added_on, decide, lost_verdicts, said_of, undo
+from pipeline.browse.detail import clip_row, frame_detail, mesh, plain
+from pipeline.browse.images import Images
+from pipeline.browse.index import index_file, open_index, renew
+from pipeline.dataset.audits import TABLE, audits_of, judged
+from pipeline.engine.store import Store
+from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
+from stages.digest import CorruptFileError
+from stages.errors import UserError
+from stages.tables import Audits, Clips, Videos
+from stages.verdicts import What
+
+Json = dict[str, Any]
+MOST_DRAWN = 2000
+
+
+class Session:
+    """A data folder that somebody looks at."""
+
+    def __init__(self, root: Path, who: str, *, file: Path | None = None) -> None:
+        """Raises UserError where there is no data folder."""
+        self.store, self.who, self.file = Store(root), who, file or index_file(root)
+        if not (self.store.root / "hands").is_dir():
+            raise UserError(f"{self.store.root} has no hands yet: whim run --videos FOLDER_OR_LIST --data {self.store.root}")
+        self._lock = Lock()
+        self._open()
+        self.images = Images(self.store, lambda: self.asking)
+
+    def _open(self) -> None:
+        self.unreadable = renew(self.store, self.file)
+        self.asking = Asking(open_index(self.file))
+        for video in videos_with_verdicts(self.store):
+            self._note(video)
+        self.stamp = self._stamp()
+
+    def _stamp(self) -> tuple[int, ...]:
+        """Changes whenever a part has landed: its name is new in the table's folder."""
+        places = [self.store.root / name for name in ("hands", "fits", "reviews", "shards/index.json")]
+        return tuple(place.stat().st_mtime_ns if place.exists() else 0 for place in places)
+
+    def refresh(self) -> None:
+        """Take up what runs have made since."""
+        with self._lock:
+            if self._stamp() != self.stamp:
+                self.asking.connection.close()
+                self._open()
+
+    def about(self) -> Json:
+        """What there is to ask for."""
+        self.refresh()
+        lost = lost_verdicts(self.store)
+        return {
+            "folder": self.store.root.name,
+            "who": self.who,
+            "columns": {name: str(kind) for name, kind in self.asking.columns.items()},
+            "unreadable": self.unreadable,
+            "lost": [
+                {"video": str(v.video[0]), "frame": int(v.frame[0]), "what": str(v.what[0]), "who": str(v.who[0])} for v in lost.rows()
+            ],
+            "audits": [audit.name for audit in audits_of(self.store)],
+        }
+
+    def hands(self, where: str, sort: str, *, descending: bool, offset: int, limit: int) -> Json:
+        """A page of hands."""
+        return self.asking.hands(self.asking.where(where), sort=sort, descending=descending, offset=offset, limit=limit)
+
+    def frame(self, video: str, frame: int) -> Json:
+        """A frame with its hands, those refused, and those that people added."""
+        clip = self._clip(video, frame)
+        said = {(f, h): words for f, h, words in said_of(self.store, video)}
+        detail = frame_detail(self.store, clip, frame)
+        for hand in detail["hands"]:
+            hand["verdict"] = said.get((frame, hand["hand"]))
+        row = clip_row(self.store, clip)
+        detail["added"] = plain(added_on(self.store, video, row, frame))
+        return detail | {"video": video, "size": self._size(video, row)}
+
+    def clip(self, video: str, frame: int) -> Json:
+        """The clip of a frame: its frames, and its hands in brief."""
+        clip = self._clip(video, frame)
+        row = clip_row(self.store, clip)
+        hands = self.asking.of_clip(clip)
+        frames = dict(self.images.frames_of(row)) | {int(hand["frame"]): float(hand["time_s"]) for hand in hands}
+        return {"clip": clip, "video": video, "frames": plain(sorted(frames.items())), "hands": plain(hands)}
+
+    def mesh(self, video: str, frame: int, hand: int) -> Json:
+        """A fitted hand."""
+        return mesh(self.store, self._clip(video, frame), frame, hand)
+
+    def image(self, video: str, frame: int) -> bytes:
+        """A frame as JPEG."""
+        self._clip(video, frame)
+        return self.images.frame(video, frame)
+
+    def thumb(self, video: str, frame: int, hand: int) -> bytes:
+        """A hand as a small JPEG."""
+        place = self.asking.place_of(video, frame, hand)
+        if place is None:
+            raise UserError(f"no hand {hand} on frame {frame} of {video[:100]}")
+        *box, width = place
+        return self.images.thumb(video, frame, box, int(width))
+
+    def decide(self, decision: Decision, hands: Sequence[tuple[str, int, int]]) -> str:
+        """Decide on hands (video, frame, number); its id."""
+        subjects = [
+            Subject(video, self._clip(video, frame), frame, hand, self._time(decision, video, frame)) for video, frame, hand in hands
+        ]
+        name = decide(self.store, decision, subjects)
+        for video in {subject.video for subject in subjects}:
+            self._note(video)
+        return name
+
+    def undo(self, decision: str = "") -> str:
+        """Take back a decision, or the last one that stands; its id."""
+        name, videos = undo(self.store, self.who, decision)
+        for video in videos:
+            self._note(video)
+        return name
+
+    def history(self, limit: int = 100) -> list[Json]:
+        """The last decisions, the latest first, undone ones too."""
+        rows: dict[str, Json] = {}
+        for video in videos_with_verdicts(self.store):
+            for one in read_verdicts(self.store, video).rows():
+                row = rows.setdefault(str(one.decision[0]), {"decision": str(one.decision[0]), "num": 0})
+                row |= {"what": str(one.what[0]), "who": str(one.who[0]), "when_s": float(one.when_s[0]), "undoes": str(one.undoes[0])}
+                row |= {"num": row["num"] + 1, "video": video, "frame": int(one.frame[0])}
+        return sorted(rows.values(), key=lambda row: -row["when_s"])[:limit]
+
+    def draw(self, where: str, size: int, seed: int) -> Json:
+        """Draw hands by chance for an audit, and note which."""
+        if not 0 < size <= MOST_DRAWN:
+            raise UserError(f"an audit draws 1 to {MOST_DRAWN} hands, not {size}")
+        asked = self.asking.where(where)
+        drawn = self.asking.sample(asked, size, seed)
+        if not drawn:
+            raise UserError("the filter takes no hand: nothing to draw from")
+        n, name = len(drawn), time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
+        population = self.asking.hands(asked, limit=1)["total"]
+        once = {"audit": name, "who": self.who, "where": where}
+        audit = Audits(
+            **{column: np.full(n, value, object) for column, value in once.items()},
+            when_s=np.full(n, time.time()),
+            seed=np.full(n, seed),
+            population=np.full(n, population),
+            video=np.array([row["video"] for row in drawn], object),
+            **{c: np.array([row[c] for row in drawn], d) for c, d in (("frame", "i8"), ("time_s", "f8"), ("hand", "i2"), ("side", "i1"))},
+            box=np.array([[row[c] for c in ("x0", "y0", "x1", "y1")] for row in drawn], np.float32).reshape(n, 4),
+        )
+        self.store.commit(TABLE, name, audit, {})
+        return self.audit(name)
+
+    def audit(self, name: str) -> Json:
+        """An audit: the hands drawn, what was said of each, and what that says of all."""
+        if name not in {path.stem for path in (self.store.root / TABLE).glob("*.parquet")}:
+            raise UserError(f"no audit {name[:60]!r}")
+        drawn = self.store.read(Audits, TABLE, name)
+        found = judged(self.store, drawn)
+        rows = zip(drawn.video, drawn.frame, drawn.hand, drawn.side, found.answers, strict=True)
+        shares = {name: {"text": str(s), "num": s.num, "of": s.of} for name, s in (("precision", found.precision), ("side", found.side))}
+        return {
+            "name": found.name,
+            "where": found.where,
+            "population": found.population,
+            "hands": [{"video": str(v), "frame": int(f), "hand": int(h), "side": int(s), "answer": a} for v, f, h, s, a in rows],
+            **shares,
+        }
+
+    def _clip(self, video: str, frame: int) -> str:
+        """The clip of a frame that the index knows: no other name reaches a path. Raises UserError."""
+        clip = self.asking.clip_of(video, frame)
+        if clip is None:
+            raise UserError(f"no frame {frame} of a video {video[:100]!r}")
+        return clip
+
+    def _size(self, video: str, clip: Clips) -> list[int]:
+        """Width and height of a clip's frames, pixels."""
+        of_video = self.store.read(Videos, "videos", video)
+        return [int(getattr(clip, side)[0] or getattr(of_video, side)[0]) for side in ("width", "height")]
+
+    def _time(self, decision: Decision, video: str, frame: int) -> float:
+        """When a frame is shown, of one to which a hand is added: it must be one that was looked at."""
+        if decision.what is not What.ADD:
+            return float("nan")
+        times = dict(self.clip(video, frame)["frames"])
+        if frame not in times:
+            raise UserError(f"frame {frame} of {video} was not looked at: hands are added to frames that were")
+        return float("nan") if times[frame] is None else float(times[frame])
+
+    def _note(self, video: str) -> None:
+        try:
+            self.asking.set_said(video, said_of(self.store, video))
+        except CorruptFileError:
+            self.unreadable = (*self.unreadable, f"verdicts/{video}.parquet")

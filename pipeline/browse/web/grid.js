@@ -1,0 +1,78 @@
+// A grid of hands that can be chosen from with keys: a listbox, one tile of which has the focus.
+import { SIDE, image, make, short } from "./api.js";
+
+export class Grid {
+  constructor(label, open) {
+    this.rows = [];
+    this.chosen = new Set();
+    this.at = 0;
+    this.from = 0;
+    this.open = open;
+    this.element = make("div", { class: "grid", role: "listbox", "aria-multiselectable": "true", "aria-label": label });
+    this.element.addEventListener("click", (event) => this.click(event));
+    this.element.addEventListener("dblclick", () => this.open(this.rows[this.at]));
+  }
+
+  show(rows, { keep = false } = {}) {
+    const focused = this.element.contains(document.activeElement);
+    this.rows = rows;
+    if (!keep) { this.at = 0; this.from = 0; }
+    this.chosen.clear();
+    this.at = Math.max(0, Math.min(this.at, rows.length - 1));
+    this.element.replaceChildren(...rows.map((row, index) => this.tile(row, index)));
+    if (focused) this.focus();
+  }
+
+  tile(row, index) {
+    const side = SIDE[row.side] ?? "unknown";
+    const bad = row.keep === false;
+    const said = row.verdict ?? row.answer;
+    const name = `${side} hand ${row.hand} of ${row.video}, frame ${row.frame}${bad ? `, dropped: ${row.reason}` : ""}${said ? `, ${said}` : ""}`;
+    return make("div", { class: `tile${bad ? " dropped" : ""}`, role: "option", tabindex: index === this.at ? 0 : -1, "data-index": index,
+      "aria-selected": "false", "aria-label": name },
+    make("img", { loading: "lazy", alt: "", width: 144, height: 144, src: image("hand", { video: row.video, frame: row.frame, hand: row.hand }) }),
+    make("span", { class: "what" }, make("span", { class: side }, side), row.quality === undefined ? null : make("span", {}, short(row.quality))),
+    bad && row.reason ? make("span", { class: "reason" }, row.reason) : null,
+    said ? make("span", { class: /reject|wrong/.test(said) ? "said bad" : "said" }, said) : null);
+  }
+
+  click(event) {
+    const tile = event.target.closest(".tile");
+    if (!tile) return;
+    const index = Number(tile.dataset.index);
+    if (event.shiftKey) this.range(this.from, index);
+    else if (event.ctrlKey || event.metaKey) this.toggle(index);
+    else { this.chosen.clear(); this.from = index; }
+    this.move(index);
+  }
+
+  focus() { this.element.children[this.at]?.focus(); }
+
+  move(index, extend = false) {
+    if (!this.rows.length) return;
+    const next = Math.max(0, Math.min(index, this.rows.length - 1));
+    if (extend) this.range(this.from, next); else if (!this.chosen.size) this.from = next;
+    this.element.children[this.at]?.setAttribute("tabindex", "-1");
+    this.at = next;
+    this.element.children[next].setAttribute("tabindex", "0");
+    this.focus();
+    this.paint();
+  }
+
+  range(a, b) { this.chosen.clear(); for (let i = Math.min(a, b); i <= Math.max(a, b); i += 1) this.chosen.add(i); }
+  toggle(index) { if (!this.chosen.delete(index)) this.chosen.add(index); this.from = index; this.paint(); }
+  all() { this.range(0, this.rows.length - 1); this.paint(); }
+  paint() { [...this.element.children].forEach((tile, i) => tile.setAttribute("aria-selected", String(this.chosen.has(i)))); }
+  taken() { return this.chosen.size ? [...this.chosen].sort((a, b) => a - b).map((i) => this.rows[i]) : this.rows.slice(this.at, this.at + 1); }
+
+  columns() { return getComputedStyle(this.element).gridTemplateColumns.split(" ").length; }
+
+  keys() {
+    const step = (by) => (event) => this.move(this.at + by(), event.shiftKey);
+    return {
+      ArrowRight: step(() => 1), ArrowLeft: step(() => -1), ArrowDown: step(() => this.columns()), ArrowUp: step(() => -this.columns()),
+      Home: step(() => -this.at), End: step(() => this.rows.length), " ": () => this.toggle(this.at), "*": () => this.all(),
+      Enter: () => this.rows.length && this.open(this.rows[this.at]),
+    };
+  }
+}

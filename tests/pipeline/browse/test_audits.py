@@ -1,0 +1,52 @@
+"""An audit states what was looked at with its interval, and the dataset's card says it."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.browse.decisions import Decision
+from pipeline.browse.session import Session
+from pipeline.dataset.audits import Share
+from pipeline.engine.verify import verify
+from pipeline.remove import remove
+from stages.verdicts import What
+from tests.pipeline.browse.small_run import run_again
+
+
+@pytest.mark.parametrize(
+    ("num", "of", "low", "high"),
+    [(197, 200, 0.9569, 0.9949), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (0, 0, 0.0, 1.0)],
+)
+def test_interval_is_wilsons(num: int, of: int, low: float, high: float) -> None:
+    """Values of statsmodels' proportion_confint(method="wilson")."""
+    assert Share(num=num, of=of).interval == pytest.approx((low, high), abs=1e-4)
+
+
+def test_what_a_person_said_of_a_sample_stands_in_the_card(data: Path, tmp_path: Path) -> None:
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    drawn = session.draw("keep", 8, 7)
+    kept = session.asking.hands(session.asking.where("keep"), limit=500)
+    assert (drawn["population"], len(drawn["hands"])) == (kept["total"], 8)
+    places = [(one["video"], one["frame"], one["hand"]) for one in drawn["hands"]]
+    assert len(set(places)) == 8
+    assert [(one["video"], one["frame"], one["hand"]) for one in session.draw("keep", 8, 7)["hands"]] == places  # the same by the same seed
+    assert [(one["video"], one["frame"], one["hand"]) for one in session.draw("keep", 8, 8)["hands"]] != places
+    said = [What.REJECT, What.SIDE, What.LANDMARKS, What.KEEP, What.KEEP, What.KEEP]
+    for what, place in zip(said, places, strict=False):
+        session.decide(Decision(what=what, who="ann", audit=drawn["name"]), [place])
+    session.decide(Decision(what=What.REJECT, who="bob"), [places[5]])  # of no audit
+    found = session.audit(drawn["name"])
+    assert (found["precision"]["num"], found["precision"]["of"], found["side"]["num"], found["side"]["of"]) == (5, 6, 4, 5)
+    session.undo()
+    session.undo()  # the last answer of the audit
+    found = session.audit(drawn["name"])
+    assert (found["precision"]["num"], found["precision"]["of"], found["hands"][5]["answer"]) == (4, 5, "")
+    assert found["precision"]["text"] == "0.800 (0.376 to 0.964; 4 of 5)"
+    run_again(data)
+    card = (data / "shards" / "README.md").read_text()
+    assert f"a person looked at 5 of {kept['total']} hands (keep), drawn by chance: hands 0.800 (0.376 to 0.964; 4 of 5)" in card
+    assert "People confirmed or corrected 3 hands" in card
+    assert not verify(data).corrupt
+    remove(session.store, ["asl_bird"])
+    assert all(one["video"] == "asl_milk" for one in session.audit(drawn["name"])["hands"])
+    assert not (data / "verdicts" / "asl_bird.parquet").exists()

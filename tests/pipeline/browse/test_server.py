@@ -1,0 +1,264 @@
+"""The local server answers whoever has its address, and nobody else; what it answers is what the tables hold."""
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.browse.server import Served
+from pipeline.engine.store import Store
+from stages.tables import Fits, Hands, Reviews
+
+CLIP = "asl_bird-0000"
+
+
+class Client:
+    """Requests to a server as one may send them by hand."""
+
+    def __init__(self, served: Served) -> None:
+        self.token = served.token
+        self.port = int(served.listening.getsockname()[1])
+
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body), given)
+        response = connection.getresponse()
+        found = response.status, response.read(), response.headers
+        connection.close()
+        return found
+
+    def get(self, path: str, **query: Any) -> Any:
+        status, content, _ = self.send("GET", f"{path}?{urlencode(query)}", X_Token=self.token)
+        assert status == 200, content
+        return json.loads(content)
+
+    def refused(self, path: str, **query: Any) -> str:
+        status, content, _ = self.send("GET", f"{path}?{urlencode(query)}", X_Token=self.token)
+        assert status == 400, content
+        return str(json.loads(content)["error"])
+
+    def post(self, path: str, body: Any, status: int = 200) -> Any:
+        got, content, _ = self.send("POST", path, body, X_Token=self.token, Content_Type="application/json")
+        assert got == status, content
+        return json.loads(content)
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    return Client(served)
+
+
+@pytest.fixture
+def reader(untouched: tuple[Path, Served]) -> Client:
+    return Client(untouched[1])
+
+
+@pytest.fixture
+def same(untouched: tuple[Path, Served]) -> Path:
+    return untouched[0]
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
+def files(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+def test_without_the_token_nothing_is_told(reader: Client) -> None:
+    for path in ("/", "/api/about", "/api/hands", "/image/frame?video=asl_bird&frame=0", "/nowhere"):
+        assert reader.send("GET", path)[0] == 403
+        assert reader.send("GET", path, X_Token="x" * 32)[0] == 403
+        assert reader.send("GET", f"{path}{'&' if '?' in path else '?'}token=")[0] == 403
+    assert reader.send("GET", f"/?token={reader.token}")[0] == 200
+    body = {"what": "reject", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}]}
+    assert reader.send("POST", "/api/decide", body, Content_Type="application/json")[0] == 403
+    in_address = f"/api/decide?token={reader.token}"  # an address may be made by a page elsewhere, a header may not
+    assert reader.send("POST", in_address, body, Content_Type="application/json")[0] == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost:1", "127.0.0.1.evil.example:{port}", ""])
+def test_a_name_that_was_rebound_to_this_machine_is_refused(host: str, reader: Client) -> None:
+    assert reader.send("GET", f"/?token={reader.token}", Host=host.format(port=reader.port))[0] == 421
+    assert reader.send("GET", "/web/app.js", Host=host.format(port=reader.port))[0] == 421
+
+
+def test_localhost_is_this_machine(reader: Client) -> None:
+    assert reader.send("GET", f"/?token={reader.token}", Host=f"localhost:{reader.port}")[0] == 200
+
+
+def test_no_get_changes_anything(reader: Client, same: Path) -> None:
+    before = files(same)
+    for path in ("decide", "undo", "audit"):
+        query = urlencode(
+            {"what": "reject", "video": "asl_bird", "frame": 0, "hand": 0, "where": "keep", "size": 5, "seed": 1, "token": reader.token}
+        )
+        assert reader.send("GET", f"/api/{path}?{query}")[0] in (400, 405)
+    for path in ("about", "hands", "facets", "poses", "history"):
+        reader.get(f"/api/{path}")
+    for path in ("frame", "clip"):
+        reader.get(f"/api/{path}", video="asl_bird", frame=0)
+    assert files(same) == before
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert reader.send(method, "/api/decide", X_Token=reader.token)[0] == 405
+
+
+def test_what_changes_something_comes_from_the_page_itself(client: Client, data: Path) -> None:
+    body = {"what": "reject", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}]}
+    token = {"X_Token": client.token}
+    assert client.send("POST", "/api/decide", body, **token, Content_Type="text/plain")[0] == 415
+    assert client.send("POST", "/api/decide", body, **token, Content_Type="application/json", Origin="http://evil.example")[0] == 403
+    assert client.send("POST", "/api/decide", b"x" * ((1 << 20) + 1), **token, Content_Type="application/json")[0] == 413
+    assert client.send("POST", "/api/decide", b"[1]", **token, Content_Type="application/json")[0] == 400
+    assert not (data / "verdicts").exists()
+    origin = f"http://127.0.0.1:{client.port}"
+    assert client.send("POST", "/api/decide", body, **token, Content_Type="application/json", Origin=origin)[0] == 200
+    assert [path.name for path in (data / "verdicts").glob("*.parquet")] == ["asl_bird.parquet"]
+
+
+def test_every_answer_forbids_what_it_does_not_bring(reader: Client) -> None:
+    for path in (f"/?token={reader.token}", "/web/app.js", "/api/about", "/web/nothing.js"):
+        _, _, headers = reader.send("GET", path)
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert (headers["X-Frame-Options"], headers["Referrer-Policy"], headers["X-Content-Type-Options"]) == (
+            "DENY",
+            "no-referrer",
+            "nosniff",
+        )
+    page = reader.send("GET", f"/?token={reader.token}")[1].decode()
+    assert "<script>" not in page
+    assert " style=" not in page
+    assert "onclick" not in page
+    for script in (Path(__file__).parents[3] / "pipeline/browse/web").glob("*.js"):
+        assert not {"innerHTML", "outerHTML", "insertAdjacentHTML", "eval("} & set(
+            script.read_text().replace("(", "( ").replace(".", " ").split()
+        ), script
+
+
+def test_no_path_leads_out(reader: Client, same: Path) -> None:
+    for path in ("/web/../server.py", "/web/%2e%2e/server.py", "/web/..%2fserver.py", "/web//etc/passwd"):
+        assert reader.send("GET", path, X_Token=reader.token)[0] in (400, 404)
+    for video in ("../../etc/passwd", "asl_bird/../asl_bird", "", "asl_bird\x00", "' or ''='"):
+        assert "no frame" in reader.refused("/api/frame", video=video, frame=0)
+        hands = [{"video": video, "frame": 0, "hand": 0}]
+        assert "no frame" in reader.post("/api/decide", {"what": "reject", "hands": hands}, 400)["error"]
+    assert not (same / "verdicts").exists()
+    assert "no audit" in reader.refused("/api/audit", name="../manifest")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1; copy hands to '/tmp/x'", "video = (select 1)", "read_text('/etc/passwd') = 'a'", "keep) or (1=1", "hands",
+        "side = 'x'; --", "(" * 60,
+    ],
+)  # fmt: skip
+def test_a_hostile_filter_is_refused_in_a_line(where: str, reader: Client) -> None:
+    for path in ("hands", "facets", "poses"):
+        assert "filter" in reader.refused(f"/api/{path}", where=where)
+    assert "filter" in reader.post("/api/audit", {"where": where, "size": 3, "seed": 1}, 400)["error"]
+    assert "no column" in reader.refused("/api/hands", sort="quality; drop table hands")
+    for bad in ({"offset": "x"}, {"limit": "1e3"}, {"offset": str(1 << 70)}):
+        reader.refused("/api/hands", **bad)
+
+
+def test_filters_sort_and_facets_say_what_the_tables_hold(reader: Client, same: Path) -> None:
+    store = Store(same)
+    parts = [
+        (store.read(Hands, "hands", c), store.read(Fits, "fits", c), store.read(Reviews, "reviews", c)) for c in (CLIP, "asl_milk-0000")
+    ]
+    hands, fits, reviews = (kind.concat([part[i] for part in parts]) for i, kind in enumerate((Hands, Fits, Reviews)))  # type: ignore[attr-defined]
+    found = reader.get("/api/hands", limit=500)
+    assert found["total"] == len(found["rows"]) == len(hands)
+    expected = reviews.keep & (hands.side == 1) & (fits.error_px < 2)
+    assert reader.get("/api/hands", where="keep and side = right and error_px < 2")["total"] == expected.sum() > 0
+    assert reader.get("/api/hands", where="signer = 'b'")["total"] == (hands.video == "asl_bird").sum()
+    by_quality = [row["quality"] for row in reader.get("/api/hands", sort="quality", descending=1, limit=500)["rows"]]
+    np.testing.assert_allclose(by_quality, np.sort(reviews.quality)[::-1], rtol=1e-6)
+    second = reader.get("/api/hands", sort="quality", descending=1, limit=2, offset=2)["rows"]
+    assert [row["quality"] for row in second] == by_quality[2:4]
+    facets = reader.get("/api/facets", where="side = left")
+    assert {row["value"]: row["num"] for row in facets["counts"]["side"]} == {0: int((hands.side == 0).sum())}
+    assert sum(facets["spreads"]["quality"]["counts"]) == (hands.side == 0).sum()
+    rare = reader.get("/api/hands", sort="rarity", descending=1, limit=500)["rows"]
+    assert rare[0]["rarity"] > rare[-1]["rarity"] >= 0
+    assert len(reader.get("/api/poses")) == np.isfinite(fits.hand_pose[:, 0]).sum()
+
+
+def test_a_frame_is_shown_with_all_that_is_known_of_it(client: Client, data: Path) -> None:
+    hands = Store(data).read(Hands, "hands", CLIP)
+    frame = int(hands.frame[0])
+    detail = client.get("/api/frame", video="asl_bird", frame=frame)
+    assert (detail["clip"], detail["size"]) == (CLIP, [640, 480])
+    here = np.flatnonzero(hands.frame == frame)
+    assert [hand["hand"] for hand in detail["hands"]] == hands.hand[here].tolist()
+    for row, hand in zip(here, detail["hands"], strict=True):
+        np.testing.assert_allclose(hand["box"], hands.box[row], rtol=1e-4)
+        np.testing.assert_allclose(hand["source_boxes"], hands.source_boxes[row], rtol=1e-4)
+        assert hand["sources"] == hands.sources[row]
+        mesh = client.get("/api/mesh", video="asl_bird", frame=frame, hand=hand["hand"])
+        flat = np.array(mesh["vertices"])[:, :2] * mesh["camera"][0] + np.array(mesh["camera"][1:])
+        np.testing.assert_allclose([*flat.min(0), *flat.max(0)], hand["box_mesh"], atol=0.5)
+    clip = client.get("/api/clip", video="asl_bird", frame=frame)
+    assert {index for index, _ in clip["frames"]} >= set(hands.frame.tolist())
+    (shard,) = (data / "shards").glob("*/*.parquet")
+    stored = {row["sample"]: row["image"] for row in pq.read_table(shard, columns=["sample", "image"]).to_pylist()}
+    status, content, headers = client.send("GET", f"/image/frame?video=asl_bird&frame={frame}", X_Token=client.token)
+    assert (status, headers["Content-Type"], content) == (200, "image/jpeg", stored[f"asl_bird/{frame}"])
+    shard.unlink()  # the video shows the same frame
+    status, content, _ = client.send("GET", f"/image/frame?video=asl_bird&frame={clip['frames'][-1][0]}", X_Token=client.token)
+    before, now = (decoded(c) for c in (stored[f"asl_bird/{clip['frames'][-1][0]}"], content))
+    assert np.abs(before.astype(int) - now).mean() < 2
+    thumb = decoded(client.send("GET", f"/image/hand?video=asl_bird&frame={frame}&hand=0", X_Token=client.token)[1])
+    assert thumb.shape == (144, 144, 3)
+    assert "was not fitted" in client.refused("/api/mesh", video="asl_bird", frame=frame, hand=99)
+
+
+def test_decisions_are_seen_at_once_and_can_be_undone(client: Client) -> None:
+    hands = [{"video": row["video"], "frame": row["frame"], "hand": row["hand"]} for row in client.get("/api/hands", limit=3)["rows"]]
+    client.post("/api/decide", {"what": "reject", "hands": hands})
+    client.post("/api/decide", {"what": "side", "hands": hands[:1]})
+    assert client.get("/api/hands", where="verdict like '%rejected%'")["total"] == 3
+    first = client.get("/api/frame", video=hands[0]["video"], frame=hands[0]["frame"])["hands"][hands[0]["hand"]]
+    assert first["verdict"] == f"rejected, side: {'left' if first['side'] == 1 else 'right'}"
+    assert [(row["what"], row["num"], row["who"]) for row in client.get("/api/history")] == [("side", 1, "ann"), ("reject", 3, "ann")]
+    client.post("/api/undo", {})
+    assert client.get("/api/hands", where="verdict = 'rejected'")["total"] == 3
+    client.post("/api/undo", {})
+    assert client.get("/api/hands", where="verdict is not null")["total"] == 0
+    assert "nothing to undo" in client.post("/api/undo", {}, 400)["error"]
+    client.post("/api/decide", {"what": "add", "hands": hands[:1], "to_box": [1, 2, 30, 40], "to_side": 1})
+    assert client.get("/api/frame", video=hands[0]["video"], frame=hands[0]["frame"])["added"][0]["box"] == [1, 2, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"what": "paint"}, "a decision is one of"),
+        ({"what": "undo", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}]}, "no such decision"),
+        ({"what": "keep", "hands": []}, "1 to 5000 hands"),
+        ({"what": "keep", "hands": [{"video": "asl_bird", "frame": 0, "hand": 99}]}, "no hand 99"),
+        (
+            {"what": "keep", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}, {"video": "asl_bird", "frame": 0, "hand": 9}]},
+            "no hand 9",
+        ),
+        ({"what": "box", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}], "to_box": [5, 5, 1, 9]}, "x0 < x1"),
+        ({"what": "add", "hands": [{"video": "asl_bird", "frame": 0}], "to_box": [1, 1, 5, 9]}, "left one (0) or a right one (1)"),
+        ({"what": "add", "hands": [{"video": "asl_bird", "frame": 1}], "to_box": [1, 1, 5, 9], "to_side": 1}, "was not looked at"),
+    ],
+)
+def test_a_decision_that_says_nothing_leaves_nothing(body: dict[str, Any], told: str, reader: Client, same: Path) -> None:
+    assert told in reader.post("/api/decide", body, 400)["error"]
+    assert not list(same.glob("verdicts/*.parquet"))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline.engine.finish import finish
+from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph, Task, table_of
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Outcome
@@ -87,7 +87,7 @@ def annotated(
         graph = Graph([stage for stage in stages if stage.key != "shard"], manifest, store).load()
         bars: AbstractContextManager[Callable[[Task, Outcome], None]] = Bars(graph, console) if console else nullcontext(_silent)
         with bars as told:
-            finish(graph, local=True, on_outcome=told)
+            finish(graph, Where(local=True), on_outcome=told)
         done = [video for video in map(str, manifest.video) if store.part("clips", video).exists()]
         if not done:
             raise UserError("; ".join(_why(graph, task) for task in failures(graph)) or "nothing to look at")

@@ -43,7 +43,7 @@ def test_import_loads_nothing_heavy() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout == "[]\n"
     with pytest.raises(AttributeError, match="no attribute 'opne': it has open, "):
-        whim.opne  # type: ignore[attr-defined]  # noqa: B018
+        whim.opne  # noqa: B018
 
 
 def test_the_page_of_the_library_runs(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

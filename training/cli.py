@@ -55,6 +55,9 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     help = "a setting of the recipe, such as network.size=m; again for more; --settings lists them"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of the recipe as TOML")
+    start = "fine-tune: begin with this checkpoint and its network; often with --set train.learning_rate=1e-4"
+    parser.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help=start)
+    parser.add_argument("--watch", metavar="trackio|wandb", help="follow the run there too, beside TensorBoard")
     parser.add_argument("--settings", action="store_true", help="list the settings of the recipe, and do nothing")
     parser.add_argument("--epochs", type=at_least_one, help="default: the recipe's")
     parser.add_argument("--minutes", type=number(0, above=True), default=math.inf, help="end after this time at the latest")
@@ -89,7 +92,7 @@ def _evaluate_detector(add: Add) -> None:
     parser.add_argument("--media", type=Path, help=media)
     parser.add_argument("--report", type=Path, metavar="DIR", help="add the metrics to a page with tables, curves and the worst images")
     parser.add_argument("--beside", type=Path, help="metrics of the annotators on the same frames (whim evaluate annotators --json)")
-    parser.add_argument("--split", default="test", help="of the shards")
+    parser.add_argument("--split", help="of the shards (default: test, else val)")
     parser.add_argument("--json", action="store_true")
 
 
@@ -100,7 +103,7 @@ def _evaluate_regressor(add: Add) -> None:
     parser.add_argument("--ho3d", type=Path, metavar="DIR", help="official files of HO3D, with evaluation_xyz.json")
     parser.add_argument("--every", type=at_least_one, default=1, help="of HO3D's images")
     parser.add_argument("--data", type=Path, help="folder of shards")
-    parser.add_argument("--split", default="test", help="of the shards")
+    parser.add_argument("--split", help="of the shards (default: test, else val)")
     parser.add_argument("--hands", type=at_least_one, help="of the shards, the most")
     parser.add_argument("--report", type=Path, metavar="DIR", help="add the metrics to a page with tables, curves, best and worst hands")
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="write SET/pred.json for the official scripts")

@@ -59,6 +59,8 @@ def train_detector(arguments: argparse.Namespace) -> None:
         raise ValueError(f"no shard of a val or test split in {', '.join(map(str, arguments.held_out))}: nothing to measure on")
     if held_out is None:
         arguments.console.print("no shard of a val or test split: nothing is measured, best.pt is the last epoch's", style="yellow")
+    elif not any(shard.columns["keep"].any() for shard in held_out.dataset.shards):
+        arguments.console.print("no hand on the frames to measure on: ap says nothing; name others by --held-out", style="yellow")
     task = DetectorTask(
         held_out=held_out,
         network_settings=replace(recipe.network, image=recipe.image_px),
@@ -69,9 +71,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
         start=recipe.start,
     )
     settings = _as_long(recipe.train, arguments)
-    metrics = launch(
-        task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu, join_ray=arguments.join_ray
-    )
+    metrics = launch(task, loader, settings, arguments.out, **_where(arguments))
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
 
@@ -101,12 +101,11 @@ def train_regressor(arguments: argparse.Namespace) -> None:
         augmentation=recipe.augmentation,
         weights=recipe.loss,
         vitpose=recipe.vitpose,
+        start=recipe.start,
         layer_decay=recipe.layer_decay or (0.75 if recipe.vitpose else 1.0),
     )
     settings = _as_long(recipe.train, arguments)
-    metrics = launch(
-        task, loader, settings, arguments.out, num_workers=arguments.workers, use_gpu=arguments.gpu, join_ray=arguments.join_ray
-    )
+    metrics = launch(task, loader, settings, arguments.out, **_where(arguments))
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
 
 
@@ -219,11 +218,34 @@ def _recipe(arguments: argparse.Namespace, known: Mapping[str, Callable[[], R]],
     function: Callable[[], R] | None = function_of_file(arguments.recipe) or known.get(arguments.recipe)
     if function is None:
         raise ValueError(f"{unknown(arguments.recipe, known, f'{what} recipe')} (or path/to/file.py:function)")
-    recipe = function()
+    recipe: Any = function()
     kind = type(next(iter(known.values()))())
     if not isinstance(recipe, kind):
         raise ValueError(f"{arguments.recipe} must return a {kind.__name__}, got {type(recipe).__name__}")
-    return with_values(recipe, read_assignments(arguments.set, arguments.config), what)
+    if arguments.start:
+        recipe = _from_checkpoint(recipe, arguments.start, what)
+    if arguments.watch:
+        recipe = replace(recipe, train=replace(recipe.train, watch=arguments.watch))
+    recipe = with_values(recipe, read_assignments(arguments.set, arguments.config), what)
+    _check_follower(recipe.train.watch)
+    return recipe
+
+
+def _check_follower(name: str) -> None:
+    from training.run.watch import check_follower
+
+    check_follower(name)
+
+
+def _from_checkpoint(recipe: Any, path: Path, what: str) -> Any:
+    """The recipe of a fine-tuning: the network is the checkpoint's. Raises ValueError for a checkpoint of another kind."""
+    from stages.settings import with_values
+    from training.run.checkpoint import Checkpoint
+
+    saved = Checkpoint.load(path, what)
+    network = with_values(type(recipe.network)(), saved.settings, what)
+    size = {"image_px": network.image} if what == "detector" else {}
+    return replace(recipe, network=network, start=path, **size)
 
 
 def _print_settings(recipe: Any, arguments: argparse.Namespace) -> None:
@@ -243,6 +265,16 @@ def _as_long(settings: "TrainSettings", arguments: argparse.Namespace) -> "Train
         max_minutes=min(arguments.minutes, settings.max_minutes),
         precision=arguments.precision or settings.precision,
     )
+
+
+def _where(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where a training works, and whether it says so."""
+    return {
+        "num_workers": arguments.workers,
+        "use_gpu": arguments.gpu,
+        "join_ray": arguments.join_ray,
+        "quiet": arguments.quiet,
+    }
 
 
 def _device(arguments: argparse.Namespace) -> str:
@@ -346,9 +378,21 @@ def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[Labelled
     if arguments.whim:
         return "whim", official_whim(arguments.whim, arguments.media), 0.5
     size = _image(arguments.image) or read(arguments.checkpoint).settings.image
-    frames = Frames(dataset=Dataset.open(arguments.data, arguments.split), size=size)
+    split = split_to_measure(arguments)
+    frames = Frames(dataset=Dataset.open(arguments.data, split), size=size)
     place = Path(str(arguments.data).partition("?")[0])  # of a store without what only leads there
-    return f"{place.resolve().name}-{arguments.split}", shard_frames(frames), 0.5
+    return f"{place.resolve().name}-{split}", shard_frames(frames), 0.5
+
+
+def split_to_measure(arguments: argparse.Namespace) -> str:
+    """The split that is named, else test, else val where the shards have no test, which is said."""
+    from training.data.dataset import opened
+
+    if arguments.split or opened(arguments.data, "test") or not opened(arguments.data, "val"):
+        return str(arguments.split or "test")
+    if not arguments.json:
+        arguments.console.print(f"{arguments.data} has no test split: measured on val, which may have chosen the epoch", style="yellow")
+    return "val"
 
 
 def _benchmarks(arguments: argparse.Namespace) -> "Iterator[Benchmark]":
@@ -359,7 +403,7 @@ def _benchmarks(arguments: argparse.Namespace) -> "Iterator[Benchmark]":
     if arguments.ho3d:
         yield ho3d_benchmark(arguments.ho3d, every=arguments.every)
     if arguments.data:
-        yield shards_benchmark(arguments.data, arguments.split, max_hands=arguments.hands)
+        yield shards_benchmark(arguments.data, split_to_measure(arguments), max_hands=arguments.hands)
 
 
 def _print_metrics(metrics: Mapping[str, float], title: str, console: Any, beside: Mapping[str, float | None] | None = None) -> None:

@@ -65,6 +65,8 @@ class RegressorRecipe:
     """Least quality of a hand to learn from, in [0, 1]."""
     adversary: bool = True
     """Learn against a discriminator of poses (release)."""
+    start: Path | None = None
+    """A regressor's checkpoint to begin with: fine-tuning."""
     vitpose: Path | None = None
     """ViTPose checkpoint that the transformer begins with (paper); none begins at random."""
     layer_decay: float | None = None

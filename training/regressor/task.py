@@ -25,6 +25,7 @@ from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.objective import RegressorLossWeights, regressor_loss
 from training.regressor.pretrained import layer_decay_groups, load_vitpose
 from training.regressor.targets import HandTargets, targets_of
+from training.run.checkpoint import Checkpoint, load_weights
 
 METRICS = ("pa_mpjpe_mm", "pa_mpvpe_mm", "proper_pa_mpjpe_mm", "proper_pa_mpvpe_mm", "proper_pa_auc_j", "root_mpjpe_mm")
 """Noted after every epoch, of those of `hands.metrics.hands.evaluate_hands3d`."""
@@ -53,6 +54,8 @@ class RegressorTask:
     """Side of the training images over the network's crop: room to turn and to shift."""
     vitpose: Path | None = None
     """Checkpoint that the transformer begins with."""
+    start: Path | None = None
+    """A checkpoint of the same network to begin with."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each block to the one before it; 0.75 from ViTPose's weights."""
 
@@ -63,6 +66,8 @@ class RegressorTask:
         network = Regressor(self.network_settings)
         if self.vitpose:
             load_vitpose(network.backbone, self.vitpose)  # type: ignore[arg-type]
+        if self.start:
+            load_weights(network, Checkpoint.load(self.start, "regressor").ema, self.start)
         return network
 
     def settings(self) -> Mapping[str, Any]:

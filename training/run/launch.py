@@ -22,6 +22,7 @@ def launch(
     use_gpu: bool = False,
     max_failures: int = 3,
     join_ray: Callable[[], None] | None = None,
+    quiet: bool = False,
 ) -> Mapping[str, float]:
     """Train in this process (`num_workers` 0) or by that many workers; the metrics of the best epoch, empty where nothing was measured.
 
@@ -38,7 +39,7 @@ def launch(
         join_ray()
     trainer = TorchTrainer(
         _rank,
-        train_loop_config={"task": task, "loader": loader, "settings": settings, "folder": folder, "use_gpu": use_gpu},
+        train_loop_config={"task": task, "loader": loader, "settings": settings, "folder": folder, "use_gpu": use_gpu, "quiet": quiet},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name="ray", storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=max_failures if num_workers else 0)
@@ -59,5 +60,5 @@ def _rank(told: Mapping[str, Any]) -> None:
     part = replace(
         told["loader"], rank=context.get_world_rank(), world_size=max(1, context.get_world_size()), pin_memory=device.type == "cuda"
     )
-    best = Run(told["task"], part, told["settings"], told["folder"], device).train()
+    best = Run(told["task"], part, told["settings"], told["folder"], device, quiet=told["quiet"]).train()
     ray.train.report(dict(best))

@@ -1,4 +1,4 @@
-"""The log of a run: a line of JSON a note, TensorBoard's files where it is installed, and a bar on the terminal.
+"""The log of a run: a line of JSON a note, and TensorBoard's files where it is installed.
 
 Checkpoints matter, curves do not: what cannot be written here is told once, and the training goes on.
 """
@@ -13,10 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from training.data.loader import Batch
 
 
 class Log:
@@ -61,14 +57,10 @@ class Log:
                 with suppress(OSError):
                     print(f"whim: cannot write {self.folder / name} ({why}): the training goes on without it", file=sys.stderr)
 
-    def bar(self, batches: Iterator[Batch], title: str, done: int, total: int) -> Iterator[Batch]:
-        """The batches of an epoch, with a bar of those that have been trained on."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=not self.first) as progress:
-            task = progress.add_task(title, completed=done, total=total)
-            for batch in batches:
-                yield batch
-                progress.advance(task)
+    @property
+    def has_board(self) -> bool:
+        """Whether TensorBoard is installed, and its file there."""
+        return self._board is not None
 
 
 class Board:

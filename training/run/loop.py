@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,8 +29,11 @@ from training.run.ema import Ema
 from training.run.log import Log
 from training.run.optimizer import Both, Kind, optimizer_of, plain_groups
 from training.run.ranks import everywhere, from_first
+from training.run.watch import FOLLOWERS, Follower, Screen
 
 _STEPS_A_NOTE = 20
+_STEPS_A_LOOK = 5
+"""Steps after which the screen may ask for numbers before that: each asking waits for the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,8 @@ class TrainSettings:
     """Epochs without a better metric before the run ends."""
     max_bad_batches: int = 10
     """Batches whose loss is not finite are skipped and counted; more than these end the run, the last one saved."""
+    watch: str = ""
+    """trackio or wandb: follow the run there too; the package must be installed."""
     max_minutes: float = math.inf
     """The run ends after this time, over all its starts, as if all epochs had been trained: the learning rate follows the clock then."""
 
@@ -70,6 +75,8 @@ class TrainSettings:
         for name in ("epochs", "learning_rate", "clip_norm", "checkpoint_s", "patience", "max_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"train.{name} must be more than 0, got {getattr(self, name)}")
+        if self.watch and self.watch not in FOLLOWERS:
+            raise ValueError(f"train.watch must be {' or '.join(FOLLOWERS)}, or nothing, got {self.watch!r}")
 
 
 @runtime_checkable
@@ -125,7 +132,16 @@ class NotFiniteError(UserError):
 class Run:
     """One rank's part of a run in a folder. `last.pt` there is taken up; `best.pt` is the best by the task's metric."""
 
-    def __init__(self, task: Task, loader: Loader, settings: TrainSettings, folder: Path, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        task: Task,
+        loader: Loader,
+        settings: TrainSettings,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        *,
+        quiet: bool = False,
+    ) -> None:
         self.task, self.loader, self.chosen, self.folder = task, loader, settings, folder
         self.device = torch.device(device)
         self.first = loader.rank == 0
@@ -143,6 +159,9 @@ class Run:
             network = Narrowed(network, self.device.type)
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
         self.log = Log(folder, first=self.first)
+        self.screen = Screen(first=self.first, quiet=quiet)
+        about = {**asdict(settings), "network": dict(task.settings())}
+        self.follower = Follower(settings.watch if self.first else "", folder, about, self.screen.console)
         self.minutes_before, self.started = self.progress.minutes, time.monotonic()
 
     def train(self) -> Mapping[str, float]:
@@ -150,7 +169,8 @@ class Run:
 
         Raises NotFiniteError, OSError when the disk is full, and ValueError when another run is at work in the folder.
         """
-        with _alone(self.folder) if self.first else nullcontext():
+        with _alone(self.folder) if self.first else nullcontext(), closing(self.follower):
+            self.screen.begin(self.folder, board=self.log.has_board)
             while self._share_done() < 1 and self.progress.since_best < self.chosen.patience:
                 self._epoch()
                 self._measure()
@@ -175,18 +195,30 @@ class Run:
         self.network.train()
         title = f"epoch {here.epoch + 1} of {self.chosen.epochs}"
         with closing(self.loader.epoch(here.epoch, here.step)) as batches:
-            for batch in self.log.bar(batches, title, here.step, len(self.loader)):
+            for batch in self.screen.bar(batches, title, here.step, len(self.loader)):
                 share = self._share_done()
                 if share >= 1:
                     break
                 terms = self._step(batch, share)
                 here.step = batch.step + 1
-                if self.first and terms and (here.num_steps % _STEPS_A_NOTE == 0 or here.step == len(self.loader)):
-                    rate = self.optimizer.param_groups[0]["lr"]
-                    self.log.write(here.num_steps, {"epoch": here.epoch, "step": here.step, "rate": rate, **_numbers(terms)})
+                if self.first and terms:
+                    self._tell(terms)
                 if self.first and time.monotonic() - saved > self.chosen.checkpoint_s:
                     self.checkpoint().save(self.folder / "last.pt")
                     saved = time.monotonic()
+
+    def _tell(self, terms: Mapping[str, Tensor]) -> None:
+        """Loss and rate of the step that was taken: on the screen of the first and then now and then, in the log every few steps."""
+        here, rate = self.progress, max(group["lr"] for group in self.optimizer.param_groups)
+        noted = here.num_steps % _STEPS_A_NOTE == 0 or here.step == len(self.loader)
+        if not noted and here.num_steps > 1 and not (self.screen.due and here.step % _STEPS_A_LOOK == 0):
+            return
+        numbers = _numbers(terms)
+        self.screen.step(here.step, numbers["loss"], rate, self.loader.batch_size)
+        if noted:
+            rates = {"rate": self.optimizer.param_groups[0]["lr"]}
+            self.log.write(here.num_steps, {"epoch": here.epoch, "step": here.step, **rates, **numbers})
+            self.follower.write(here.num_steps, rates | numbers)
 
     def _measure(self) -> None:
         """Close an epoch: metrics, an image, a checkpoint. Where nothing is measured the last epoch counts as the best."""
@@ -202,6 +234,8 @@ class Run:
             return
         corrupt = len(self.loader.quarantine.reasons)
         self.log.write(here.num_steps, {"epoch": here.epoch, "minutes": self._minutes(), "corrupt_samples": corrupt, **metrics})
+        self.screen.measured(here.epoch, metrics, better=better)
+        self.follower.write(here.num_steps, metrics)
         with self.log.spared("images"):
             self.task.draw(self.ema.network, self.device, self.folder / "images" / f"epoch-{here.epoch:04d}.jpg")
         if better:

@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,11 @@ test: lint types layers ## the gate: lint, types, layers, the test suite and a s
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'
+
+# cosmic-ray is no part of the gate's environment: make setup leaves it out.
+test-mutation: setup ## small changes of the losses, fusion, metrics and order, of which each should make a test fail: a sample
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	nice -n 15 $(BIN)/python -m benchmarks.trust.mutation $(OPTIONS)
 
 check: test ## the same gate
 

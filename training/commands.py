@@ -135,7 +135,7 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
     """Measure a regressor on FreiHAND, HO3D and shards."""
     from rich.table import Table
 
-    from training.data.readers.hand_crops import write_predictions
+    from training.data.sets.hand_crops import write_predictions
     from training.regressor.evaluate import evaluate, placed
     from training.regressor.inference import read
     from training.regressor.report import write_report
@@ -302,9 +302,9 @@ def _detector(arguments: argparse.Namespace, threshold: float | None = None) -> 
 def _crops(arguments: argparse.Namespace, recipe: "RegressorRecipe") -> list[Any]:
     """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
     from training.data.dataset import Dataset
-    from training.data.readers.freihand import freihand
-    from training.data.readers.ho3d import ho3d
     from training.data.samples import Crops
+    from training.data.sets.freihand import freihand
+    from training.data.sets.ho3d import ho3d
     from training.regressor.targets import refuse_other_hand
 
     sources: list[Any] = []

@@ -22,10 +22,10 @@ from fitting.hand.similarity import aligned
 from hands.metrics.hands import FINGERTIPS, Evaluation, Hands3D, distances, evaluate_hands3d
 from hands.metrics.motion import motion_metrics, path_metrics, runs
 from training.data.dataset import Dataset
-from training.data.readers.freihand import freihand
-from training.data.readers.hand_crops import PIXEL_MIDDLE, HandCrops
-from training.data.readers.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
 from training.data.samples import Crops
+from training.data.sets.freihand import freihand
+from training.data.sets.hand_crops import PIXEL_MIDDLE, HandCrops
+from training.data.sets.ho3d import NUM_EVALUATION_V3, as_ho3d, ho3d
 from training.data.shard import CorruptSampleError
 from training.regressor.camera import frame_translation
 from training.regressor.hand import HandLayer

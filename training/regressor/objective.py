@@ -56,7 +56,7 @@ def hand_terms(prediction: HandEstimate, targets: HandTargets) -> Terms:
     prediction = HandEstimate(*(values.float() for values in prediction))
     prediction_wrist, wrist = prediction.joints[:, 0], targets.joints[:, 0]
     return Terms(
-        vertices=targets.has_mano * shape_loss(prediction.vertices, targets.vertices, prediction_wrist, wrist),
+        vertices=(targets.has_mano & targets.has_betas) * shape_loss(prediction.vertices, targets.vertices, prediction_wrist, wrist),
         joints=targets.has_joints * shape_loss(prediction.joints, targets.joints, prediction_wrist, wrist),
         points=point_loss(prediction.points, targets.points, targets.confidence),
         rotations=targets.has_mano * rotation_loss(prediction.rotations, targets.rotations),

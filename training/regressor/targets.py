@@ -23,7 +23,10 @@ from training.regressor.network import hand_in_use
 
 
 class HandTargets(NamedTuple):
-    """Targets of a batch of crops. A sample with 2D points only has `has_joints`, `has_mano` and `has_betas` false."""
+    """Targets of a batch of crops. A sample with 2D points only has `has_joints`, `has_mano` and `has_betas` false.
+
+    Vertices are known where both the rotations and the shape are.
+    """
 
     rotations: Float[Tensor, "b 16 3 3"]  # global orientation, then MANO's 15 joints in its order, the mean pose added
     betas: Float[Tensor, "b 10"]
@@ -31,7 +34,7 @@ class HandTargets(NamedTuple):
     joints: Float[Tensor, "b 21 3"]  # metres, OpenPose's order, about the vertices' origin
     points: Float[Tensor, "b 21 2"]  # the joints in the crop, crop units
     confidence: Float[Tensor, "b 21"]  # of the points, in [0, 1]; 0 where unknown
-    has_mano: Bool[Tensor, "b"]  # rotations and vertices are known
+    has_mano: Bool[Tensor, "b"]  # the rotations are known
     has_betas: Bool[Tensor, "b"]
     has_joints: Bool[Tensor, "b"]
     weight: Float[Tensor, "b"]  # of the sample in every term, in [0, 1]: 1 for measured truth, the review's quality for a fit

@@ -10,7 +10,7 @@ import torch
 
 import whim
 from fitting.hand.mano import load_hand_model
-from tests.training.data.readers.hand_sets import freihand_folder, posed
+from tests.training.data.sets.hand_sets import freihand_folder, posed
 from tests.training.regressor.posed import posed_hands, shard_of
 from training.regressor.evaluate import shards_benchmark
 from training.regressor.network import hand_in_use

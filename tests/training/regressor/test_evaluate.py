@@ -17,9 +17,9 @@ from fitting.hand.mano import LEFT, load_hand_model, pose_either_hand
 from hands.metrics.hands import Hands3D
 from tests.hands.test_hands import slow_metrics
 from tests.training.conftest import rows, write
-from tests.training.data.readers.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
-from training.data.readers.ho3d import TO_CAMERA, TO_HO3D
+from tests.training.data.sets.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
 from training.data.samples import Crops
+from training.data.sets.ho3d import TO_CAMERA, TO_HO3D
 from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page

@@ -38,10 +38,15 @@ class LabelledImage:
 
 def read_json(path: Path) -> Any:
     """Contents of a file of labels. Raises ValueError that names one that is no JSON."""
+    return parsed_json(path.read_bytes(), str(path))
+
+
+def parsed_json(data: bytes, name: str) -> Any:
+    """What the bytes of a file of labels say. Raises ValueError that names one that is no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(data)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): is it cut short?") from error
+        raise ValueError(f"{name} cannot be read as JSON ({error}): is it cut short?") from error
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:

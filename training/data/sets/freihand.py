@@ -13,7 +13,7 @@ import numpy as np
 
 from fitting.hand.mano import load_hand_model
 from hands.metrics.hands import Hands3D
-from training.data.readers.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
+from training.data.sets.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
 
 SIDE = 224
 """Side of the images, pixels."""

@@ -12,8 +12,8 @@ import torch
 
 from fitting.files import STANDIN
 from fitting.hand.mano import OPENPOSE_ORDER, HandModel, load_hand_model, pose_hand
-from training.data.readers.freihand import TIPS as FREIHAND_TIPS
-from training.data.readers.ho3d import TIPS as HO3D_TIPS
+from training.data.sets.freihand import TIPS as FREIHAND_TIPS
+from training.data.sets.ho3d import TIPS as HO3D_TIPS
 
 
 class Posed(NamedTuple):

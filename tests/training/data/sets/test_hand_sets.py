@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fitting.hand.mano import RIGHT, load_hand_model, pose_hand
-from tests.training.data.readers.hand_sets import (
+from tests.training.data.sets.hand_sets import (
     FREIHAND_MATRIX,
     HO3D_MATRIX,
     TO_OPENGL,
@@ -26,12 +26,12 @@ from tests.training.data.readers.hand_sets import (
     write_meta,
 )
 from training.data.loader import Loader, SampleSource
-from training.data.readers.freihand import TIPS as FREIHAND_TIPS
-from training.data.readers.freihand import freihand
-from training.data.readers.hand_crops import HandCrops
-from training.data.readers.ho3d import TIPS as HO3D_TIPS
-from training.data.readers.ho3d import TO_HO3D, ho3d
 from training.data.samples import moved
+from training.data.sets.freihand import TIPS as FREIHAND_TIPS
+from training.data.sets.freihand import freihand
+from training.data.sets.hand_crops import HandCrops
+from training.data.sets.ho3d import TIPS as HO3D_TIPS
+from training.data.sets.ho3d import TO_HO3D, ho3d
 from training.data.shard import CorruptSampleError
 
 

@@ -2,7 +2,9 @@
 and `evaluation`'s with `evaluation_xyz.json` and `evaluation_verts.json`.
 
 Its hands are right ones in OpenGL's axes (y up, z backward) and its joints are MANO's 16 and five tips; both are turned into ours here.
-The pickles are read without running code.
+The pickles are read without running code. H2O-3D (Hampali et al., CVPR 2022) is its sister with both hands in an image: the same files,
+`rightHandPose`, `leftHandPose` and so on, one `handBeta` for both; left hands were fitted with MANO_LEFT, whose betas mean another
+shape than ours, so that of them betas stay unknown.
 """
 
 import json
@@ -14,11 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fitting.hand.mano import OPENPOSE_ORDER, load_hand_model
+from fitting.hand.mano import LEFT, OPENPOSE_ORDER, RIGHT, load_hand_model
 from fitting.hand.restricted_pickle import ARRAYS, as_array, read_pickle
 from fitting.hand.rotation import axis_angle_from_matrix, matrix_from_axis_angle
 from hands.metrics.hands import Hands3D
-from training.data.readers.hand_crops import HandCrops, box_of, columns_of, projected, with_our_tips
+from training.data.sets.hand_crops import HandCrops, box_of, columns_of, projected, training_crops, with_our_tips
 
 TO_CAMERA = np.array([1.0, -1.0, -1.0])
 """OpenGL's axes to ours, and back."""
@@ -28,6 +30,7 @@ TIPS = (744, 333, 444, 555, 672)
 """Those that its `setup_mano.py` writes into MANO's code."""
 NUM_EVALUATION_V3 = 20_137
 """Images of version 3's evaluation split; version 2 has 11,524, in the same layout."""
+WHERE_H2O3D = "get H2O-3D from tugraz.at/index.php?id=57823, and unzip it"
 WHERE = "get HO3D v2 or v3 from tugraz.at/index.php?id=40231, with evaluation_xyz.json and evaluation_verts.json, and unzip it"
 
 
@@ -61,6 +64,44 @@ def ho3d(folder: Path, split: Literal["train", "evaluation"], *, every: int = 1)
         sequence=sequence,
         frame=np.array(numbers).astype(np.int64),
     )
+
+
+def h2o3d(folder: Path) -> HandCrops:
+    """H2O-3D's training hands, both of an image; one whose joints are not all valid is left out. Raises as the other readers."""
+    rows: dict[str, list[Any]] = {name: [] for name in ("image", "side", "joints", "matrix", "global_orient", "hand_pose", "betas")}
+    for name in _listed(folder, "train"):
+        sequence, number = name.split("/")
+        meta = _meta(folder / "train" / sequence / "meta" / f"{number}.pkl")
+        for side, prefix in ((RIGHT, "right"), (LEFT, "left")):
+            if f"{prefix}HandJoints3D" not in meta or not _valid(meta, f"jointValid{prefix.title()}"):
+                continue
+            (joints,), (pose,), (betas,), (matrix,) = (
+                _stacked([meta], entry, shape)
+                for entry, shape in (
+                    (f"{prefix}HandJoints3D", (21, 3)),
+                    (f"{prefix}HandPose", (48,)),
+                    ("handBeta", (10,)),
+                    ("camMat", (3, 3)),
+                )
+            )
+            rows["image"].append(str(_image(folder / "train" / sequence / "rgb" / number)))
+            rows["side"].append(side)
+            rows["joints"].append((TO_CAMERA * joints)[list(OPENPOSE_ORDER)])
+            rows["matrix"].append(matrix)
+            rows["global_orient"].append(pose[:3])
+            rows["hand_pose"].append(pose[3:])
+            rows["betas"].append(betas if side == RIGHT else np.full(10, np.nan))
+    columns = {name: np.array(values, np.float64) for name, values in rows.items() if name not in ("image", "side")}
+    if not rows["image"]:
+        raise ValueError(f"{folder}/train: none of its images has a hand whose joints are valid: {WHERE_H2O3D}")
+    return training_crops(
+        "h2o3d train", rows["image"], np.array(rows["side"]), **columns | {"global_orient": _in_our_axes(columns["global_orient"])}
+    )
+
+
+def _valid(meta: Mapping[str, Any], name: str) -> bool:
+    """Whether all joints of a hand are; where the set does not say, they are."""
+    return name not in meta or bool(as_array(meta[name]).astype(np.float64).all())
 
 
 def as_ho3d(hands: Hands3D) -> Hands3D:
@@ -118,12 +159,16 @@ def _parameters(metas: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     if load_hand_model().source != "mano":
         return {}
     pose = _stacked(metas, "handPose", (48,))
-    turned = torch.as_tensor(TO_CAMERA)[:, None] * matrix_from_axis_angle(torch.as_tensor(pose[:, :3]))
     return {
-        "global_orient": axis_angle_from_matrix(turned).numpy(),
+        "global_orient": _in_our_axes(pose[:, :3]),
         "hand_pose": pose[:, 3:],
         "betas": _stacked(metas, "handBeta", (10,)),
     }
+
+
+def _in_our_axes(global_orient: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    turned = torch.as_tensor(TO_CAMERA)[:, None] * matrix_from_axis_angle(torch.as_tensor(global_orient))
+    return axis_angle_from_matrix(turned).numpy()
 
 
 def _image(stem: Path) -> Path:

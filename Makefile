@@ -61,7 +61,7 @@ test-long: setup ## the tests that take long and hardly ever fail: before a rele
 
 # cosmic-ray is no part of the gate's environment: make setup leaves it out.
 test-mutation: setup ## small changes of the losses, fusion, metrics and order, of which each should make a test fail: a sample
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt cosmic-ray
 	nice -n 15 $(BIN)/python -m benchmarks.trust.mutation $(OPTIONS)
 
 check: test ## the same gate

@@ -29,8 +29,6 @@ def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handl
     detector = _on_training(add("train", "train detector", commands.train_detector), "detector_s", Path("runs/detector"))
     detector.add_argument("--held-out", type=Path, nargs="+", help="folders to measure on (default: those of --data)")
     regressor = _on_training(add("train", "train regressor", commands.train_regressor), "regressor_h", Path("runs/regressor"))
-    regressor.add_argument("--freihand", type=Path, metavar="DIR", help="the official files, to train on besides or alone")
-    regressor.add_argument("--ho3d", type=Path, metavar="DIR", help="the official files, to train on besides or alone")
     regressor.add_argument("--held-out", type=Path, help="folder to measure on (default: the first of --data); its split val")
     regressor.add_argument("--held-out-hands", type=at_least_one, default=1000, help="of it, the most that an epoch is measured on")
     _evaluate_detector(add)
@@ -49,7 +47,9 @@ def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handl
 def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> argparse.ArgumentParser:
     """Options of a training: where and how long."""
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of shards (with index.json)")
-    parser.add_argument("--weights", type=number(0, 1e9), nargs="+", help="share of each set in an epoch, in the order of the options")
+    parser.add_argument("--weights", type=number(0, 1e9), nargs="+", help="share of each folder of --data in an epoch, in their order")
+    help = "published sets by their official files (docs/paper.md), besides --data or alone: freihand=DIR:.25,ho3d=DIR:.1"
+    parser.add_argument("--sets", nargs="+", default=[], metavar="NAME=DIR[:WEIGHT]", help=help)
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the run (default: {out}); one that exists is gone on with")
     parser.add_argument("--recipe", default=recipe, help=f"of training/recipes.py, or path/to/file.py:function (default: {recipe})")
     help = "a setting of the recipe, such as network.size=m; again for more; --settings lists them"

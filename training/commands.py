@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from training.data.readers.labelled_image import LabelledImage
     from training.data.samples import Frames
     from training.detector.inference import HandDetector
-    from training.recipes import RegressorRecipe
     from training.regressor.evaluate import Benchmark
     from training.run.loop import TrainSettings
 
@@ -20,41 +19,36 @@ R = TypeVar("R")
 
 _LEAST_STEPS = 50
 """Fewest steps of an epoch: little data is gone through several times before it is measured."""
-_SIDE_PX = 384
-"""Of the regressor's training images: three times the hand's box, at the resolution that the network's 256 pixels have of twice the box."""
 _SHOWN = ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f5", "pa_f15", "pa_auc_j", "pa_auc_v", "proper_pa_mpjpe_mm", "root_mpjpe_mm", "camera_mpjpe_mm")
 """On the terminal; the page has them all."""
 
 
 def train_detector(arguments: argparse.Namespace) -> None:
-    """Train the hand detector on shards."""
+    """Train the hand detector on shards and published sets."""
     from training.recipes import DETECTORS
 
     recipe = _recipe(arguments, DETECTORS, "detector")
     if arguments.settings:
         _print_settings(recipe, arguments)
         return
-    from training.data.dataset import Dataset
     from training.data.loader import Loader
-    from training.data.samples import Frames
     from training.detector.task import DetectorTask
     from training.run.launch import launch
+    from training.sources import frames
 
-    if not arguments.data:
-        raise ValueError("nothing to train on: name --data DIR")
-    folders = [Frames(dataset=Dataset.open(folder, "train"), size=recipe.image_px, share=recipe.share) for folder in arguments.data]
+    folders, weights = frames(arguments, recipe)
     counts = [len(folder) for folder in folders]
     few = _LEAST_STEPS * recipe.batch_size if sum(counts) < _LEAST_STEPS * recipe.batch_size else None
     loader = Loader(
         sources=folders,
         batch_size=recipe.batch_size,
-        weights=arguments.weights or (counts if few else None),
+        weights=weights or (counts if few else None),
         num_samples=few,
         seed=arguments.seed,
         num_threads=arguments.threads,
     )
-    _refuse_no_hands(folders, arguments.data)
-    held_out = held_out_frames(arguments.held_out or photographed(arguments.data), recipe.image_px)
+    measured_on = arguments.held_out or photographed(arguments.data)
+    held_out = held_out_frames(measured_on, recipe.image_px) if measured_on else None
     if held_out is None and arguments.held_out:
         raise ValueError(f"no shard of a val or test split in {', '.join(map(str, arguments.held_out))}: nothing to measure on")
     if held_out is None:
@@ -76,7 +70,7 @@ def train_detector(arguments: argparse.Namespace) -> None:
 
 
 def train_regressor(arguments: argparse.Namespace) -> None:
-    """Train the MANO regressor on shards, FreiHAND and HO3D."""
+    """Train the MANO regressor on shards and published sets."""
     from training.recipes import REGRESSORS
 
     recipe = _recipe(arguments, REGRESSORS, "regressor")
@@ -86,11 +80,13 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     from training.data.loader import Loader
     from training.regressor.task import AdversarialRegressorTask, RegressorTask
     from training.run.launch import launch
+    from training.sources import crops
 
+    sources, weights = crops(arguments, recipe)
     loader = Loader(
-        sources=_crops(arguments, recipe),
+        sources=sources,
         batch_size=recipe.batch_size,
-        weights=arguments.weights,
+        weights=weights,
         seed=arguments.seed,
         num_threads=arguments.threads,
     )
@@ -299,27 +295,6 @@ def _detector(arguments: argparse.Namespace, threshold: float | None = None) -> 
     return HandDetector.load(arguments.checkpoint, device, size=size, threshold=threshold or arguments.threshold)
 
 
-def _crops(arguments: argparse.Namespace, recipe: "RegressorRecipe") -> list[Any]:
-    """Crops with room to turn: half as wide again as what the network sees, at its resolution."""
-    from training.data.dataset import Dataset
-    from training.data.samples import Crops
-    from training.data.sets.freihand import freihand
-    from training.data.sets.ho3d import ho3d
-    from training.regressor.targets import refuse_other_hand
-
-    sources: list[Any] = []
-    for folder in arguments.data:
-        refuse_other_hand(folder)
-        sources.append(Crops.of(Dataset.open(folder, "train"), recipe.min_quality, size=_SIDE_PX, share=recipe.share))
-    if arguments.freihand:
-        sources.append(replace(freihand(arguments.freihand, "training"), size=_SIDE_PX))
-    if arguments.ho3d:
-        sources.append(replace(ho3d(arguments.ho3d, "train"), size=_SIDE_PX))
-    if not sources:
-        raise ValueError("nothing to train on: name --data DIR, --freihand DIR or --ho3d DIR")
-    return sources
-
-
 def photographed(folders: Sequence[Path]) -> Sequence[Path]:
     """Those of some folders of shards that `whim render shards` did not make: rendered images choose no epoch where there are others."""
     import pyarrow.parquet as pq
@@ -329,12 +304,6 @@ def photographed(folders: Sequence[Path]) -> Sequence[Path]:
         return first is not None and "albums" in json.loads((pq.read_schema(first).metadata or {}).get(b"recipe", b"{}"))
 
     return [folder for folder in folders if not rendered(folder)] or folders
-
-
-def _refuse_no_hands(sources: Sequence["Frames"], folders: Sequence[Path]) -> None:
-    """Raise ValueError where nothing is there to be found: the network would learn that there are no hands."""
-    if not any(shard.columns["keep"].any() for source in sources for shard in source.dataset.shards):
-        raise ValueError(f"no hand in the train split of {', '.join(map(str, folders))}: name shards with hands, --data DIR")
 
 
 def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":

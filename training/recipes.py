@@ -4,10 +4,12 @@ The command line says on what, where and how long: `whim train regressor --recip
 The rows of WiLoR's Tables 2 and 5 are recipes too; what the paper measured with them is in the reports.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from training.data.sets.table import HAMER_SETS, PAPER_SETS
 from training.detector.augment import Augmentation
 from training.detector.network import DetectorSettings
 from training.detector.objective import DetectorLossWeights
@@ -15,9 +17,6 @@ from training.regressor.augment import CropAugmentation
 from training.regressor.network import RegressorSettings
 from training.regressor.objective import RegressorLossWeights
 from training.run.loop import TrainSettings
-
-PAPER_IMAGES = 2_000_000
-"""WHIM has "over 2M" (sec. 3): the paper's shares of 0.25, 0.5 and 1 million are taken of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,11 @@ class DetectorRecipe:
     batch_size: int = 16
     """Images of a step, of all workers together. Ours."""
     share: float = 1.0
-    """Share of the data, always the same images (paper, Table 2)."""
+    """Share of the shards' images, always the same ones."""
+    num_images: int | None = None
+    """So many of the shards' images, always the same ones (paper, Table 2), in place of a share; fewer are refused."""
+    sets: tuple[str, ...] = ()
+    """Published sets that it learns from and from nothing else, each named by `--sets` (paper, Table 2); none leaves the choice."""
     backbone_weights: Path | None = None
     """Learned on ImageNet, as torchvision or timm save a resnet50 or hrnet_w32."""
     start: Path | None = None
@@ -44,7 +47,13 @@ class DetectorRecipe:
     def __post_init__(self) -> None:
         if self.image_px <= 0 or self.image_px % 32:
             raise ValueError(f"detector.image_px must be a multiple of 32, got {self.image_px}")
+        if self.num_images is not None and self.num_images < 1:
+            raise ValueError(f"detector.num_images must be at least 1, got {self.num_images}")
         _check("detector", self.batch_size, self.share)
+
+    def refuse_other_data(self, sets: Sequence[str], num_folders: int) -> None:
+        """Raise ValueError where the data given are not those that the recipe names."""
+        _refuse_other_sets("detector", self.sets, sets, num_folders)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,10 @@ class RegressorRecipe:
     """A regressor's checkpoint to begin with: fine-tuning."""
     vitpose: Path | None = None
     """ViTPose checkpoint that the transformer begins with (paper); none begins at random."""
+    begins: Literal["either", "vitpose", "random"] = "either"
+    """What the backbone begins with: vitpose refuses to train without its checkpoint, random refuses one (paper, Table 5)."""
+    sets: tuple[str, ...] = ()
+    """Published sets that it learns from and from nothing else, each named by `--sets` (paper, Table 5); none leaves the choice."""
     layer_decay: float | None = None
     """Factor of the learning rate from each block to the one before it; none is 0.75 with `vitpose` and 1 without."""
 
@@ -76,6 +89,29 @@ class RegressorRecipe:
         _check("regressor", self.batch_size, self.share)
         if not 0 <= self.min_quality <= 1:
             raise ValueError(f"regressor.min_quality must lie in [0, 1], got {self.min_quality}")
+
+    def refuse_other_data(self, sets: Sequence[str], num_folders: int) -> None:
+        """Raise ValueError where the backbone's weights or the data given are not those that the recipe names."""
+        if self.begins == "vitpose" and self.vitpose is None:
+            raise ValueError("this recipe begins with ViTPose's weights: --set vitpose=FILE, or regressor_no_vitpose for the row without")
+        if self.vitpose is not None and (self.begins == "random" or self.network.backbone != "vit"):
+            with_it = "this recipe begins at random" if self.network.backbone == "vit" else "FastViT has no use for ViTPose's weights"
+            raise ValueError(f"{with_it}, and vitpose is {self.vitpose}: leave it out, or take regressor_full")
+        _refuse_other_sets("regressor", self.sets, sets, num_folders)
+
+
+def _refuse_other_sets(owner: str, wanted: Sequence[str], given: Sequence[str], num_folders: int) -> None:
+    """HaMeR's archives are ten of the sets at once."""
+    if not wanted or tuple(wanted) == ("none",):
+        return
+    have = {name for one in given for name in (HAMER_SETS if one == "hamer" else (one,))}
+    missing, other = [name for name in wanted if name not in have], sorted(have - set(wanted))
+    if missing or other or num_folders:
+        said = [f"{', '.join(missing)} missing"] * bool(missing) + [f"{', '.join(other)} besides"] * bool(other)
+        said += [f"{num_folders} folders of --data besides"] * bool(num_folders)
+        raise ValueError(
+            f"this row learns from {', '.join(wanted)} alone; {'; '.join(said)}: --sets NAME=DIR,..., or --set {owner}.sets=none for others"
+        )
 
 
 def _check(owner: str, batch_size: int, share: float) -> None:
@@ -96,18 +132,23 @@ def detector_m() -> DetectorRecipe:
 
 
 def detector_250k() -> DetectorRecipe:
-    """Table 2, "w. 0.25M"."""
-    return replace(detector_m(), share=250_000 / PAPER_IMAGES)
+    """Table 2, "w. 0.25M": 250,000 images."""
+    return replace(detector_m(), num_images=250_000)
 
 
 def detector_500k() -> DetectorRecipe:
-    """Table 2, "w. 0.5M"."""
-    return replace(detector_m(), share=500_000 / PAPER_IMAGES)
+    """Table 2, "w. 0.5M": 500,000 images."""
+    return replace(detector_m(), num_images=500_000)
 
 
 def detector_1m() -> DetectorRecipe:
-    """Table 2, "w. 1M"."""
-    return replace(detector_m(), share=1_000_000 / PAPER_IMAGES)
+    """Table 2, "w. 1M": 1,000,000 images."""
+    return replace(detector_m(), num_images=1_000_000)
+
+
+def detector_oxford_hands() -> DetectorRecipe:
+    """Table 2, "w. OxfordHands": that set's training images alone, whose hands have boxes and neither sides nor keypoints."""
+    return replace(detector_m(), sets=("oxford-hands",))
 
 
 def detector_resnet50() -> DetectorRecipe:
@@ -168,51 +209,76 @@ def regressor_l() -> RegressorRecipe:
 
 
 def regressor_h() -> RegressorRecipe:
-    """ViT-H, the paper's: with `vitpose`, the last row of Table 5, from which every other row differs in one thing."""
+    """ViT-H, the paper's network, on whatever data are given."""
     return RegressorRecipe(network=RegressorSettings(size="h"))
 
 
+def regressor_full() -> RegressorRecipe:
+    """Table 5, "Full": ViT-H from ViTPose's weights on all fourteen sets, from which every other row differs in what it names."""
+    return replace(regressor_h(), begins="vitpose", sets=PAPER_SETS)
+
+
 def regressor_fastvit() -> RegressorRecipe:
-    """Table 5, "w. FastViT"."""
-    return RegressorRecipe(network=RegressorSettings(backbone="fastvit"))
+    """Table 5, "w. FastViT", which begins at random: nothing of ViTPose fits it."""
+    return replace(regressor_full(), network=RegressorSettings(backbone="fastvit"), begins="random")
 
 
 def regressor_no_vitpose() -> RegressorRecipe:
     """Table 5, "w/o ViTPose": the paper's network that begins at random."""
-    return replace(regressor_h(), vitpose=None)
+    return replace(regressor_full(), begins="random")
 
 
 def regressor_single_scale() -> RegressorRecipe:
     """Table 5, "w. Single-Scale"."""
-    return RegressorRecipe(network=RegressorSettings(scales=(1,)))
+    return replace(regressor_full(), network=RegressorSettings(scales=(1,)))
 
 
 def regressor_no_refinement() -> RegressorRecipe:
     """Table 5, "w/o Refinement"."""
-    return RegressorRecipe(network=RegressorSettings(refine_steps=0))
+    return replace(regressor_full(), network=RegressorSettings(refine_steps=0))
 
 
-def regressor_data_3() -> RegressorRecipe:
-    """Table 5, "w. FreiHAND": its 130,240 images are 3.1 % of the paper's 4.2 million. With FreiHAND's files alone it is the row itself."""
-    return replace(regressor_h(), share=0.031)
+def regressor_freihand() -> RegressorRecipe:
+    """Table 5, "w. FreiHAND": that set alone."""
+    return replace(regressor_full(), sets=("freihand",))
 
 
-def regressor_data_64() -> RegressorRecipe:
-    """Table 5, "w. Datasets [HaMeR]": their 2.7 million are 64 % of the paper's images."""
-    return replace(regressor_h(), share=0.64)
+def regressor_hamer() -> RegressorRecipe:
+    """Table 5, "w. Datasets [HaMeR]": the ten sets that HaMeR was trained on, from its own archives or from the official files."""
+    return replace(regressor_full(), sets=HAMER_SETS)
+
+
+def detector_paper() -> DetectorRecipe:
+    """The paper's words to the letter where ours go beyond them: eq. 5 has four terms, and its keypoints' is the L2 distance."""
+    return replace(detector_m(), loss=DetectorLossWeights(keypoint_loss="distance", visibility=0.0))
+
+
+def regressor_paper() -> RegressorRecipe:
+    """The paper's words to the letter where ours go beyond them (docs/paper.md).
+
+    Eq. 7 has a layer of its own for each of pose and shape, reads the sampled features alone and leaves the camera; eq. 8 has vertices
+    and no joints in space, angles and not their matrices, and no weights; only the refined hand is said to be supervised.
+    """
+    return replace(
+        regressor_full(),
+        network=RegressorSettings(residual="paper", aggregation=("mean",), detach_vertices=False),
+        loss=RegressorLossWeights(
+            vertices=1.0, joints=0.0, points=1.0, rotations=1.0, betas=1.0, adversarial=1.0, coarse=0.0, rotation_loss="angles"
+        ),
+    )
 
 
 DETECTORS: Mapping[str, Callable[[], DetectorRecipe]] = {
     recipe.__name__: recipe
     for recipe in (
         *(detector_s, detector_m, detector_palm, detector_250k, detector_500k, detector_1m),
-        *(detector_resnet50, detector_hrnet, detector_no_augmentation, detector_no_landmarks),
+        *(detector_oxford_hands, detector_resnet50, detector_hrnet, detector_no_augmentation, detector_no_landmarks, detector_paper),
     )
 }
 REGRESSORS: Mapping[str, Callable[[], RegressorRecipe]] = {
     recipe.__name__: recipe
     for recipe in (
-        *(regressor_xs, regressor_s, regressor_b, regressor_l, regressor_h, regressor_fastvit, regressor_no_vitpose),
-        *(regressor_single_scale, regressor_no_refinement, regressor_data_3, regressor_data_64),
+        *(regressor_xs, regressor_s, regressor_b, regressor_l, regressor_h, regressor_full, regressor_fastvit, regressor_no_vitpose),
+        *(regressor_single_scale, regressor_no_refinement, regressor_freihand, regressor_hamer, regressor_paper),
     )
 }

@@ -1,8 +1,9 @@
-"""`make test-mutation`: small changes of the code, one at a time, of which each should make a test fail; `benchmarks/results/mutation.json`.
+"""`make test-mutation`: small changes of the code, one at a time, of which each should make a test fail.
 
-The changes are cosmic-ray's (a number one up or down, + for -, < for >=, a condition negated ...), a seeded sample of each module's. A
-process that has loaded the heavy packages forks once a change and runs the module's own tests on a copy of the tree, so that a change
-costs seconds. One that no test notices is listed with its line, to be read: some change nothing that can be seen.
+Written to `benchmarks/results/mutation.json`. The changes are cosmic-ray's (a number one up or down, + for -, < for >=, a condition
+negated ...), a seeded sample of each module's. A process that has loaded the heavy packages forks once a change and runs the module's own
+tests on a copy of the tree, so that a change costs seconds. One that no test notices is listed with its line, to be read: some change
+nothing that can be seen.
 """
 
 import argparse

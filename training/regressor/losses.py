@@ -6,6 +6,8 @@ Frame of reference: as `training.regressor.targets`.
 from jaxtyping import Float
 from torch import Tensor
 
+from fitting.hand.rotation import axis_angle_from_matrix
+
 
 def shape_loss(
     prediction: Float[Tensor, "b points 3"],
@@ -24,9 +26,14 @@ def point_loss(
     return (confidence[..., None] * (prediction - target).abs()).mean((1, 2))
 
 
-def rotation_loss(prediction: Float[Tensor, "b 16 3 3"], target: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
+def matrices_loss(prediction: Float[Tensor, "b 16 3 3"], target: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
     """L_mano's first half: squared difference of the rotation matrices, mean over their entries (HaMeR; the paper writes angles)."""
     return ((prediction - target) ** 2).mean((1, 2, 3))
+
+
+def angles_loss(prediction: Float[Tensor, "b 16 3 3"], target: Float[Tensor, "b 16 3 3"]) -> Float[Tensor, "b"]:
+    """L_mano's first half as the paper writes it: squared difference of the 48 angles, mean; at half a turn they jump, matrices do not."""
+    return ((axis_angle_from_matrix(prediction) - axis_angle_from_matrix(target)) ** 2).mean((1, 2))
 
 
 def betas_loss(prediction: Float[Tensor, "b 10"], target: Float[Tensor, "b 10"]) -> Float[Tensor, "b"]:

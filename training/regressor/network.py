@@ -17,7 +17,7 @@ from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_f
 from training.regressor.camera import project_to_crop
 from training.regressor.fastvit import FastViT
 from training.regressor.hand import HandEstimate, HandLayer
-from training.regressor.refinement import Aggregation, Refinement
+from training.regressor.refinement import REFINEMENTS, Aggregation
 from training.regressor.vit import SHAPES, ViT
 
 __all__ = ["HandEstimate", "Regressor", "RegressorSettings"]
@@ -52,6 +52,9 @@ class RegressorSettings:
     """Each map from the one before (paper), or each from the first (release)."""
     aggregation: tuple[Aggregation, ...] = ("mean", "max")
     """Over the features of the 778 vertices on each map. `joints` is a mean about each joint by the weights of its skin; ours."""
+    residual: Literal["one", "paper"] = "one"
+    """One layer says all residuals from the features and the hand as it is; or a layer each for pose and shape from the features alone,
+    and none for the camera (paper, eq. 7)."""
     detach_vertices: bool = True
     """The refinement reads where the coarse hand is, and does not pull it to where reading is better."""
     drop_path: float | None = None
@@ -130,7 +133,7 @@ class Regressor(nn.Module):
             width = self.backbone.width
         self.tokens, self.heads = Tokens(width, learned=settings.tokens == "learned"), Heads(width)
         self.refinement = (
-            Refinement(width, settings.scales, settings.aggregation, model.weights, chain=settings.pyramid == "chain")
+            REFINEMENTS[settings.residual](width, settings.scales, settings.aggregation, model.weights, chain=settings.pyramid == "chain")
             if settings.refine_steps
             else None
         )

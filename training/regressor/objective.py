@@ -6,12 +6,12 @@ so that the gradient is the same however a batch is shared among ranks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from training.regressor.losses import adversarial_loss, betas_loss, point_loss, rotation_loss, shape_loss
+from training.regressor.losses import adversarial_loss, angles_loss, betas_loss, matrices_loss, point_loss, shape_loss
 from training.regressor.network import HandEstimate
 from training.regressor.targets import HandTargets
 
@@ -32,12 +32,14 @@ class RegressorLossWeights:
     """Release: 0.0005 x 10."""
     adversarial: float = 0.008
     """Release: 0.0005 x 17."""
+    rotation_loss: Literal["matrices", "angles"] = "matrices"
+    """matrices: of the rotations' entries (HaMeR, release); angles: the paper's."""
     coarse: float = 0.5
     """Share of every estimate before the last; the release supervises the last alone, and its coarse hand stays poor. Ours."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not 0 <= getattr(self, field.name) < float("inf"):
+            if field.name != "rotation_loss" and not 0 <= getattr(self, field.name) < float("inf"):
                 raise ValueError(f"regressor_loss_weights.{field.name} must be 0 or more, got {getattr(self, field.name)}")
 
 
@@ -51,15 +53,16 @@ class Terms(NamedTuple):
     betas: Float[Tensor, "b"]
 
 
-def hand_terms(prediction: HandEstimate, targets: HandTargets) -> Terms:
+def hand_terms(prediction: HandEstimate, targets: HandTargets, rotation_loss: Literal["matrices", "angles"] = "matrices") -> Terms:
     """The terms of one estimate, in float32 whatever the network ran in."""
+    of_rotations = {"matrices": matrices_loss, "angles": angles_loss}[rotation_loss]
     prediction = HandEstimate(*(values.float() for values in prediction))
     prediction_wrist, wrist = prediction.joints[:, 0], targets.joints[:, 0]
     return Terms(
         vertices=(targets.has_mano & targets.has_betas) * shape_loss(prediction.vertices, targets.vertices, prediction_wrist, wrist),
         joints=targets.has_joints * shape_loss(prediction.joints, targets.joints, prediction_wrist, wrist),
         points=point_loss(prediction.points, targets.points, targets.confidence),
-        rotations=targets.has_mano * rotation_loss(prediction.rotations, targets.rotations),
+        rotations=targets.has_mano * of_rotations(prediction.rotations, targets.rotations),
         betas=targets.has_betas * betas_loss(prediction.betas, targets.betas),
     )
 
@@ -77,7 +80,7 @@ def regressor_loss(
     losses: dict[str, Tensor] = {}
     for number, estimate in enumerate(predictions):
         last = number == len(predictions) - 1
-        terms = hand_terms(estimate, targets)._asdict()
+        terms = hand_terms(estimate, targets, weights.rotation_loss)._asdict()
         if opinions:
             terms["adversarial"] = adversarial_loss(opinions[number].float())
         for name, values in terms.items():

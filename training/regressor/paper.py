@@ -49,8 +49,8 @@ ABLATIONS: Mapping[str, tuple[str, Sequence[float]]] = {
     "regressor_no_vitpose": ("Proposed w/o ViTPose", (5.9, 5.7, 0.795, 0.989)),
     "regressor_single_scale": ("Proposed w. Single-Scale", (6.0, 5.9, 0.793, 0.991)),
     "regressor_no_refinement": ("Proposed w/o Refinement", (6.1, 5.8, 0.795, 0.991)),
-    "regressor_data_3": ("Proposed w. FreiHAND", (6.1, 5.8, 0.793, 0.990)),
-    "regressor_data_64": ("Proposed w. Datasets [HaMeR]", (5.9, 5.7, 0.805, 0.992)),
-    "regressor_h": ("Proposed Full", (5.5, 5.1, 0.825, 0.993)),
+    "regressor_freihand": ("Proposed w. FreiHAND", (6.1, 5.8, 0.793, 0.990)),
+    "regressor_hamer": ("Proposed w. Datasets [HaMeR]", (5.9, 5.7, 0.805, 0.992)),
+    "regressor_full": ("Proposed Full", (5.5, 5.1, 0.825, 0.993)),
 }
 """The row and its figures as in `FREIHAND`, by the recipe that trains it: WiLoR, Table 5."""

@@ -83,18 +83,45 @@ class Refinement(nn.Module):
         self.aggregation = tuple(aggregation)
         self.register_buffer("about_joints", (weights / weights.sum(0)).T.contiguous(), persistent=False)
         shares = sum(16 if kind == "joints" else 1 for kind in self.aggregation)
-        self.read = nn.Linear(shares * sum(self.pyramid.channels) + NUM_NUMBERS, HIDDEN)
-        self.say = nn.Linear(HIDDEN, 16 * 3 + 10 + 3)
-        nn.init.zeros_(self.say.weight)
-        nn.init.zeros_(self.say.bias)
+        self._build(shares * sum(self.pyramid.channels))
+
+    def _build(self, num_features: int) -> None:
+        """The layers that say the residual, silent at first."""
+        self.read = nn.Linear(num_features + NUM_NUMBERS, HIDDEN)
+        self.say = _silent(16 * 3 + 10 + 3)
 
     def forward(self, maps: Sequence[Tensor], points: Float[Tensor, "b 778 2"], numbers: Float[Tensor, "b 109"]) -> Residual:
         """`points` are the vertices in the crop, `numbers` the hand as it is (iterative error feedback; Kanazawa et al., CVPR 2018)."""
         sampled = [sample_map(features, points) for features in maps]
         seen = [AGGREGATIONS[kind](values, self.about_joints) for values in sampled for kind in self.aggregation]
-        prediction = self.say(F.gelu(self.read(torch.cat([*seen, numbers], 1))))
+        return self._said(torch.cat(seen, 1), numbers)
+
+    def _said(self, features: Float[Tensor, "b features"], numbers: Float[Tensor, "b 109"]) -> Residual:
+        prediction = self.say(F.gelu(self.read(torch.cat([features, numbers], 1))))
         turns, betas, camera = prediction.split([48, 10, 3], 1)
         return Residual(turns.unflatten(1, (16, 3)), betas, camera)
+
+
+class PaperRefinement(Refinement):
+    """Eq. 7 as it is printed: an MLP for the pose and one for the shape, of the features alone; the camera stays."""
+
+    def _build(self, num_features: int) -> None:
+        self.pose = nn.Sequential(nn.Linear(num_features, HIDDEN), nn.GELU(), _silent(16 * 3))
+        self.shape = nn.Sequential(nn.Linear(num_features, HIDDEN), nn.GELU(), _silent(10))
+
+    def _said(self, features: Float[Tensor, "b features"], numbers: Float[Tensor, "b 109"]) -> Residual:
+        return Residual(self.pose(features).unflatten(1, (16, 3)), self.shape(features), features.new_zeros(len(features), 3))
+
+
+def _silent(count: int) -> nn.Linear:
+    """A last layer that says nothing until it has learned."""
+    layer = nn.Linear(HIDDEN, count)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+REFINEMENTS: Mapping[Literal["one", "paper"], type[Refinement]] = {"one": Refinement, "paper": PaperRefinement}
 
 
 NUM_NUMBERS = 16 * 6 + 10 + 3

@@ -14,6 +14,7 @@ from training.detector.inference import detections, fused
 from training.detector.network import Detector, DetectorSettings
 from training.detector.report import ABLATIONS
 from training.recipes import DETECTORS
+from training.sources import shares_of, weights_of
 
 TRUNKS = {"resnet50": (ResNet50, resnet50), "hrnet": (HRNet, hrnet_w32)}
 
@@ -84,11 +85,29 @@ def test_every_row_of_table_2_changes_one_thing_of_m() -> None:
     rows = {name: DETECTORS[name]() for name in ABLATIONS}
     full = rows["detector_m"]
     assert (full.network.size, full.share, full.network.landmarks) == ("m", 1.0, True)
-    assert [rows[f"detector_{name}"].share for name in ("250k", "500k", "1m")] == [0.125, 0.25, 0.5]
+    assert [rows[f"detector_{name}"].num_images for name in ("250k", "500k", "1m")] == [250_000, 500_000, 1_000_000]
+    assert rows["detector_oxford_hands"].sets == ("oxford-hands",)
     assert {rows[f"detector_{name}"].network.backbone for name in ("resnet50", "hrnet")} == {"resnet50", "hrnet"}
     assert rows["detector_no_augmentation"].augmentation.mosaic == 0
     plain = rows["detector_no_landmarks"]
     assert not plain.network.landmarks
     assert plain.loss.keypoints == plain.loss.visibility == 0
     changed = {key: [name for name in full.__slots__ if getattr(row, name) != getattr(full, name)] for key, row in rows.items()}
-    assert [len(names) for key, names in changed.items() if key not in ("detector_m", "detector_no_landmarks")] == [1] * 6
+    assert [len(names) for key, names in changed.items() if key not in ("detector_m", "detector_no_landmarks")] == [1] * 7
+
+
+def test_so_many_images_are_so_many_whatever_folders_hold_them() -> None:
+    shares = shares_of([1000, 333, 7], 250, 1.0)
+    assert sum(round(share * count) for share, count in zip(shares, (1000, 333, 7), strict=True)) == 250
+    assert shares_of([1000, 10], None, 0.5) == [0.5, 0.5]
+    with pytest.raises(ValueError, match=r"detector.num_images is 250,000, --data has 1,340: name more folders"):
+        shares_of([1000, 333, 7], 250_000, 1.0)
+
+
+def test_weights_of_folders_and_of_sets_are_all_told_or_none() -> None:
+    assert weights_of(None, 1, [None, None]) is None
+    assert weights_of([2.0], 1, [1.0, 3.0]) == [2.0, 1.0, 3.0]
+    assert weights_of([2.0, 1.0, 3.0], 1, [None, None]) == [2.0, 1.0, 3.0]
+    for weights, of_sets in ((None, [1.0]), ([1.0], [None]), ([1.0, 2.0], [1.0])):
+        with pytest.raises(ValueError, match="of 2 sets: give each folder of --data one"):
+            weights_of(weights, 1, of_sets)

@@ -46,8 +46,8 @@ def test_shards_alone_are_enough(shards: Callable[..., list[Path]], tmp_path: Pa
 
 
 def test_a_row_of_table_5_on_shards_and_freihand_mixed(shards: Callable[..., list[Path]], freihand: Path, tmp_path: Path) -> None:
-    words = ["--data", shards, "--freihand", freihand, "--weights", 1, 3, "--recipe", "regressor_no_refinement"]
-    words += ["--set", "adversary=false"]
+    words = ["--data", shards, "--sets", f"freihand={freihand}:3", "--weights", 1, "--recipe", "regressor_no_refinement"]
+    words += ["--set", "adversary=false", "--set", "sets=none", "--set", "begins=either"]
     saved, notes = train(tmp_path, *words)
     assert saved.settings["refine_steps"] == 0
     assert json.loads(saved.data)[1] == [8, 16]
@@ -56,7 +56,10 @@ def test_a_row_of_table_5_on_shards_and_freihand_mixed(shards: Callable[..., lis
 
 
 def test_freihand_alone_is_enough_and_nothing_is_measured(freihand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, notes = train(tmp_path, "--freihand", freihand, "--recipe", "regressor_data_3")
+    words = ["--sets", f"freihand={freihand}", "--recipe", "regressor_freihand"]
+    assert whim.main(["train", "regressor", *map(str, words), "--out", str(tmp_path)]) == 1
+    assert "this recipe begins with ViTPose's weights: --set vitpose=FILE" in capsys.readouterr().err
+    _, notes = train(tmp_path, *words, "--set", "begins=random")
     assert "nothing is measured" in capsys.readouterr().out
     assert "pa_mpjpe_mm" not in notes[-1]
 

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from fitting.hand.rotation import matrix_from_axis_angle
-from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, point_loss, rotation_loss, shape_loss
+from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, matrices_loss, point_loss, shape_loss
 from training.regressor.network import HandEstimate
 from training.regressor.objective import RegressorLossWeights, hand_terms, regressor_loss
 from training.regressor.targets import HandTargets
@@ -50,7 +50,7 @@ def test_terms_by_hand() -> None:
     assert point_loss(points, torch.zeros(1, 21, 2), 0 * confidence).item() == 0
     half_turn, still = torch.eye(3).repeat(1, 16, 1, 1), torch.eye(3).repeat(1, 16, 1, 1)
     half_turn[0, 3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    assert rotation_loss(half_turn, still).item() == pytest.approx(2 * 4 / 144)
+    assert matrices_loss(half_turn, still).item() == pytest.approx(2 * 4 / 144)
     assert betas_loss(torch.full((1, 10), 3.0), torch.full((1, 10), 1.0)).item() == pytest.approx(4)
 
 
@@ -83,7 +83,7 @@ def test_gradients() -> None:
     confidence = torch.rand(2, 21, dtype=torch.float64)
     assert gradcheck(lambda x: point_loss(x, true[..., :2], confidence), draw(2, 21, 2, seed=4).requires_grad_())
     rotations = draw(2, 16, 3, 3, seed=5)
-    assert gradcheck(lambda x: rotation_loss(x, rotations), draw(2, 16, 3, 3, seed=6).requires_grad_())
+    assert gradcheck(lambda x: matrices_loss(x, rotations), draw(2, 16, 3, 3, seed=6).requires_grad_())
     assert gradcheck(lambda x: betas_loss(x, draw(2, 10, seed=7)), draw(2, 10, seed=8).requires_grad_())
     real, fake = draw(2, 17).requires_grad_(), draw(2, 17, seed=1).requires_grad_()
     assert gradcheck(adversarial_loss, fake)

@@ -1,6 +1,7 @@
 """The network has the size of the paper's, begins at the mean hand, refines by nothing at first, and every part of it learns."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from fitting.hand.mano import load_hand_model, pose_rotations
 from fitting.hand.rotation import matrix_from_six
+from training.data.sets.table import HAMER_SETS, PAPER_SETS
 from training.recipes import REGRESSORS
 from training.regressor.hand import HAND_SHARE
 from training.regressor.network import Regressor, RegressorSettings
@@ -215,11 +217,60 @@ def test_bad_settings_are_named(settings: Any, complaint: str) -> None:
 
 def test_every_row_of_table_5_changes_what_it_names_and_learns() -> None:
     rows = {name: REGRESSORS[name]() for name in ABLATIONS}
-    full = rows["regressor_h"]
-    assert (full.network.size, full.share) == ("h", 1.0)
-    changed = {key: [name for name in full.__slots__ if getattr(row, name) != getattr(full, name)] for key, row in rows.items()}
-    assert [len(names) for key, names in changed.items() if key not in ("regressor_h", "regressor_no_vitpose")] == [1] * 5
-    assert not changed["regressor_no_vitpose"], "the full one is given a checkpoint, this one is not"
+    full = rows["regressor_full"]
+    assert (full.network.size, full.share, full.begins, full.sets) == ("h", 1.0, "vitpose", PAPER_SETS)
+    changed = {key: {name for name in full.__slots__ if getattr(row, name) != getattr(full, name)} for key, row in rows.items()}
+    assert changed == {
+        "regressor_full": set(),
+        "regressor_fastvit": {"network", "begins"},
+        "regressor_no_vitpose": {"begins"},
+        "regressor_single_scale": {"network"},
+        "regressor_no_refinement": {"network"},
+        "regressor_freihand": {"sets"},
+        "regressor_hamer": {"sets"},
+    }
+    assert rows["regressor_freihand"].sets == ("freihand",)
+    assert rows["regressor_hamer"].sets == HAMER_SETS
+    assert len(HAMER_SETS) == 10
     for settings in {replace(row.network, size="xs") for row in rows.values()}:
         hands = Regressor(settings)(IMAGES[:1])
         assert len(hands) == (1 if settings.refine_steps == 0 else 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "sets", "complaint"),
+    [
+        ("regressor_full", {}, PAPER_SETS, "begins with ViTPose's weights: --set vitpose=FILE, or regressor_no_vitpose"),
+        ("regressor_fastvit", {"vitpose": Path("v.pth")}, PAPER_SETS, "FastViT has no use for ViTPose's weights, and vitpose is v.pth"),
+        ("regressor_no_vitpose", {"vitpose": Path("v.pth")}, PAPER_SETS, "begins at random, and vitpose is v.pth"),
+        ("regressor_no_vitpose", {}, PAPER_SETS[:-1], "learns from freihand, .*, hot3d alone; hot3d missing: --sets"),
+        ("regressor_hamer", {"begins": "random"}, PAPER_SETS, "; arctic, bedlam, hot3d, reinterhand besides: --sets"),
+        ("regressor_freihand", {"begins": "random"}, ("ho3d",), "freihand missing; ho3d besides"),
+    ],
+)
+def test_a_row_refuses_the_weights_or_the_sets_that_it_does_not_name(row: str, change: Any, sets: Any, complaint: str) -> None:
+    recipe = replace(REGRESSORS[row](), **change)
+    with pytest.raises(ValueError, match=complaint):
+        recipe.refuse_other_data(list(sets), num_folders=0)
+    with pytest.raises(ValueError, match=r"1 folders of --data besides|begins|no use"):
+        recipe.refuse_other_data(list(recipe.sets), num_folders=1)
+
+
+def test_a_row_takes_what_it_names() -> None:
+    REGRESSORS["regressor_no_vitpose"]().refuse_other_data(PAPER_SETS, num_folders=0)
+    replace(REGRESSORS["regressor_hamer"](), vitpose=Path("v.pth")).refuse_other_data(["hamer"], num_folders=0)
+    replace(REGRESSORS["regressor_full"](), vitpose=Path("v.pth"), sets=("none",)).refuse_other_data([], num_folders=2)
+    REGRESSORS["regressor_h"]().refuse_other_data(["rhd"], num_folders=1)
+
+
+def test_the_papers_refinement_has_a_layer_each_for_pose_and_shape_and_leaves_the_camera() -> None:
+    torch.manual_seed(0)
+    network = Regressor(replace(REGRESSORS["regressor_paper"]().network, size="xs")).eval()
+    for layers, count in ((network.refinement.pose, 48), (network.refinement.shape, 10)):  # type: ignore[union-attr]
+        torch.nn.init.normal_(layers[-1].weight, std=0.01)  # type: ignore[index, union-attr]
+        assert layers[-1].out_features == count  # type: ignore[index, union-attr]
+    with torch.no_grad():
+        coarse, refined = network(IMAGES)
+    torch.testing.assert_close(refined.camera, coarse.camera)
+    assert (refined.betas - coarse.betas).abs().max() > 1e-4
+    assert (refined.rotations - coarse.rotations).abs().max() > 1e-4

@@ -64,7 +64,7 @@ def test_a_run_measures_draws_and_keeps_network_and_discriminator(folder: Path, 
 
 def test_what_the_discriminator_says_reaches_the_whole_network_and_not_itself(folder: Path, tmp_path: Path) -> None:
     """Its term alone is weighed; it sees poses and shapes, so that the camera's head learns nothing of it."""
-    nothing = dict.fromkeys(("vertices", "joints", "points", "rotations", "betas"), 0.0)
+    nothing: dict[str, Any] = dict.fromkeys(("vertices", "joints", "points", "rotations", "betas"), 0.0)
     task = AdversarialRegressorTask(held_out=None, network_settings=TINY, weights=RegressorLossWeights(**nothing, adversarial=1.0))
     one = run(folder, tmp_path, task)
     batches = one.loader.epoch(0)

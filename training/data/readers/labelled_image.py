@@ -30,6 +30,7 @@ class LabelledImage:
     box: Float64[np.ndarray, "n 4"]
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right, or UNKNOWN
     ignore: Float64[np.ndarray, "m 4"] = field(default_factory=no_boxes)  # detections in here count neither way
+    keypoints: Float64[np.ndarray, "n 21 3"] | None = None  # and their confidence, where the set has any
 
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
         """RGB. Raises FileNotFoundError as `read_image`."""

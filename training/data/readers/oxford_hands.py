@@ -1,4 +1,5 @@
-"""Oxford-Hands (Mittal, Zisserman and Torr, BMVC 2011), official files: `test_dataset/test_data/{images/*.jpg, annotations/*.mat}`.
+"""Oxford-Hands (Mittal, Zisserman and Torr, BMVC 2011), official files: `test_dataset/test_data/{images/*.jpg, annotations/*.mat}`
+and `training_dataset/training_data/`.
 
 A hand is a turned rectangle, its corners a, b, c, d as MATLAB's (row, column), which count the middles of pixels from 1; here it is the
 upright box around them. No sides. Every hand counts, however small.
@@ -7,6 +8,7 @@ upright box around them. No sides. Every hand counts, however small.
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,20 +17,21 @@ from scipy.io.matlab import MatReadError
 
 from training.data.readers.labelled_image import UNKNOWN, LabelledImage
 
-TEST = "test_dataset/test_data"
+FOLDERS = {"test": "test_dataset/test_data", "train": "training_dataset/training_data"}
 CORNERS = ("a", "b", "c", "d")
 
 
-def oxford_hands(folder: Path) -> Iterator[LabelledImage]:
-    """The test set, below the folder that `hand_dataset.tar.gz` was unpacked to.
+def oxford_hands(folder: Path, split: Literal["test", "train"] = "test") -> Iterator[LabelledImage]:
+    """A split, below the folder that `hand_dataset.tar.gz` was unpacked to.
 
     Raises FileNotFoundError where it is not there, ValueError that names a file of labels that cannot be read.
     """
-    places = (folder / TEST, folder / "hand_dataset" / TEST, folder)
+    named = FOLDERS[split]
+    places = (folder / named, folder / "hand_dataset" / named, *([folder] if split == "test" else []))
     place = next((path for path in places if (path / "annotations").is_dir()), None)
     if place is None:
         raise FileNotFoundError(
-            f"{folder} has no {TEST}/annotations: unpack hand_dataset.tar.gz of www.robots.ox.ac.uk/~vgg/data/hands there"
+            f"{folder} has no {named}/annotations: unpack hand_dataset.tar.gz of www.robots.ox.ac.uk/~vgg/data/hands there"
         )
     for labels in sorted((place / "annotations").glob("*.mat")):
         box = _boxes(labels)

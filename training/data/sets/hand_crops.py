@@ -123,7 +123,7 @@ def training_crops(
     points: Float[np.ndarray, "n 21 3"] | None = None,  # pixels and confidence
     joints: Float[np.ndarray, "n 21 3"] | None = None,  # before the camera
     matrix: Float[np.ndarray, "n 3 3"] | None = None,
-    **parameters: Float[np.ndarray, "n k"],  # betas, global_orient, hand_pose: of the hand's own side, the mean pose added
+    **parameters: Float[np.ndarray, "n _"],  # betas, global_orient, hand_pose: of the hand's own side, the mean pose added
 ) -> HandCrops:
     """Crops around what is known of each hand: given points, else joints in space as `matrix` sees them.
 

@@ -62,20 +62,24 @@ NAMES = (*PAPER_SETS, "hamer")
 
 def chosen_sets(words: Sequence[str]) -> list[Chosen]:
     """What `--sets` says: NAME=DIR or NAME=DIR:WEIGHT, several with commas between or apart. Raises ValueError for anything else."""
-    found = []
-    for word in (part for words_ in words for part in words_.split(",") if part):
-        name, equals, rest = word.partition("=")
-        if name not in NAMES:
-            raise ValueError(f"--sets {word}: {unknown(name, NAMES, 'set')}")
-        folder, colon, weight = rest.rpartition(":")
-        try:
-            share = float(weight) if colon else None
-        except ValueError:
-            folder, share = rest, None  # a colon of the folder's own name
-        if not equals or not (folder or rest) or (share is not None and not 0 < share < float("inf")):
-            raise ValueError(f"--sets {word}: say {name}=DIR, or {name}=DIR:WEIGHT with a weight above 0")
-        found.append(Chosen(name=name, folder=Path(folder if share is not None else rest), weight=share))
-    return found
+    told = [split_word(word, NAMES) for some in words for word in some.split(",") if word]
+    return [Chosen(name=name, folder=Path(folder), weight=weight) for name, folder, weight in told]
+
+
+def split_word(word: str, names: Sequence[str]) -> tuple[str, str, float | None]:
+    """Name, folder and weight of NAME=DIR:WEIGHT. Raises ValueError for a name that is none of `names`, and where a part is missing."""
+    name, _, place = word.partition("=")
+    if name not in names:
+        raise ValueError(f"--sets {word}: {unknown(name, names, 'set')}")
+    folder, _, number = place.rpartition(":")
+    try:
+        weight = float(number) if folder else None
+    except ValueError:
+        folder, weight = place, None  # a colon of the folder's own name
+    folder = folder or place
+    if not folder or (weight is not None and not 0 < weight < float("inf")):
+        raise ValueError(f"--sets {word}: say {name}=DIR, or {name}=DIR:WEIGHT with a weight above 0")
+    return name, folder, weight
 
 
 def read_set(chosen: Chosen) -> HandCrops:

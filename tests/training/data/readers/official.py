@@ -23,20 +23,20 @@ def person(image: int, left: Any, right: Any, *, left_valid: bool = True, right_
     return {"id": 1, "image_id": image, "bbox": [0.0, 0.0, 50.0, 60.0], "iscrowd": 0, **body, **hands, **more}
 
 
-def coco(folder: Path, annotations: list[dict[str, Any]], num_images: int) -> Path:
+def coco(folder: Path, annotations: list[dict[str, Any]], num_images: int, split: str = "val") -> Path:
     images: list[dict[str, Any]] = [{"id": k, "file_name": f"{k:012d}.jpg", "width": 120, "height": 80} for k in range(num_images)]
     for image in images:
-        photo(folder / "val2017" / str(image["file_name"]), seed=int(image["id"]))
-    labels = folder / "annotations" / "coco_wholebody_val_v1.0.json"
+        photo(folder / f"{split}2017" / str(image["file_name"]), seed=int(image["id"]))
+    labels = folder / "annotations" / f"coco_wholebody_{split}_v1.0.json"
     labels.parent.mkdir(parents=True, exist_ok=True)
     told = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
     labels.write_text(json.dumps(told))
     return folder
 
 
-def oxford(folder: Path, pictures: dict[str, list[list[tuple[float, float]]]]) -> Path:
+def oxford(folder: Path, pictures: dict[str, list[list[tuple[float, float]]]], split: str = "test") -> Path:
     """Four corners (x, y), counted as MATLAB counts, of each hand of each image; kept as (row, column), and a side that nobody reads."""
-    place = folder / "test_dataset" / "test_data"
+    place = folder / {"test": "test_dataset/test_data", "train": "training_dataset/training_data"}[split]
     for name, hands in pictures.items():
         photo(place / "images" / f"{name}.jpg")
         cells = np.empty((1, len(hands)), object)

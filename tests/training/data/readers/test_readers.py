@@ -7,12 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from stages.tables import LEFT, RIGHT
 from tests.training.data.readers import official
+from training.data.loader import Loader, SampleSource
 from training.data.readers import official_whim as whim_module
 from training.data.readers.coco_wholebody import coco_wholebody
+from training.data.readers.image_frames import ImageFrames
+from training.data.readers.labelled_image import UNKNOWN
 from training.data.readers.official_whim import Facts, official_whim
 from training.data.readers.oxford_hands import oxford_hands
+from training.detector.augment import of_training
+from training.detector.network import Raw
+from training.detector.objective import DetectorLossWeights, detector_loss, targets_of, tensors
 
 NONE = [0.0, 0.0, 0.0, 0.0]
 
@@ -138,3 +146,45 @@ def test_the_manifest_knows_every_video_of_whim() -> None:
     assert len(facts) == 1457
     assert json.dumps(sorted(facts)).count('"-') == 100
     assert facts["--6bmFM9wT4"] == Facts(frames_per_second=29.97003, num_frames=18887, width=1920, height=1080)
+
+
+def test_sets_without_sides_and_with_keypoints_teach_the_detector_in_one_batch(tmp_path: Path) -> None:
+    """Oxford-Hands knows boxes alone, COCO-WholeBody keypoints and sides; both meet as whole images in the network's square."""
+    quad = [(21.0, 11.0), (41.0, 11.0), (41.0, 31.0), (21.0, 31.0)]
+    official.oxford(tmp_path, {"VOC1": [quad], "VOC2": []}, split="train")
+    points = [[20.0 + k, 30.0 + k, 2.0 if k < 20 else 0.0] for k in range(21)]
+    drawn: dict[str, Any] = {"lefthand_kpts": np.ravel(points).tolist(), "righthand_kpts": [0] * 63}
+    people = [official.person(0, [20.0, 30.0, 20.0, 20.0], [0.0] * 4, right_valid=False, **drawn)]
+    people += [official.person(1, [5.0, 5.0, 10.0, 10.0], [60.0, 5.0, 10.0, 10.0], left_valid=False)]
+    official.coco(tmp_path, people, 2, split="train")
+    sets = [
+        ImageFrames(name="oxford-hands", images=list(oxford_hands(tmp_path, "train")), size=64),
+        ImageFrames(name="coco-wholebody", images=list(coco_wholebody(tmp_path, "train")), size=64),
+    ]
+    assert all(isinstance(one, SampleSource) for one in sets)
+    assert sets[0].fingerprint != sets[1].fingerprint
+    (batch,) = Loader(sources=sets, batch_size=4, shuffle=False, num_threads=1).epoch(0)
+    of_image = [int(k) for k in batch.samples.dataset * 2 + batch.samples.sample]
+    labels, scale = batch.labels, 64 / 120
+    told = {of_image[k]: labels["side"][labels["image"] == k].tolist() for k in range(4)}
+    assert told == {0: [UNKNOWN], 1: [], 2: [LEFT], 3: [RIGHT]}
+    first = np.flatnonzero(labels["image"] == of_image.index(0))
+    shift = [0.0, (64 - round(80 * scale)) // 2] * 2
+    np.testing.assert_allclose(labels["box"][first[0]], np.array([20.5, 10.5, 40.5, 30.5]) * scale + shift, atol=1e-3)
+    assert np.isnan(labels["keypoints"][first]).all(), "Oxford-Hands has none"
+    hand = labels["keypoints"][labels["image"] == of_image.index(2)][0]
+    np.testing.assert_allclose(hand[5], [25 * scale, 35 * scale + shift[1], 1], atol=1e-3)
+    assert hand[20, 2] == 0
+    assert labels["ignore_image"].tolist() == [of_image.index(3)]
+    assert batch.images.shape == (4, 64, 64, 3)
+    for k in range(4):
+        assert (batch.images[k, 0] == 114).all(), "a wide image has grey above"
+        assert batch.images[k, 32].float().std() > 10
+    columns = of_training(tensors(labels, "cpu"), torch.arange(4), 64)
+    terms = detector_loss(raw(), targets_of(columns, 4), (64, 64), DetectorLossWeights())
+    assert all(torch.isfinite(term) for term in terms)
+
+
+def raw() -> Raw:
+    torch.manual_seed(0)
+    return Raw(torch.randn(4, 84, 64), torch.randn(4, 84, 2), torch.randn(4, 84, 63))

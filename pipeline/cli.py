@@ -45,7 +45,7 @@ def add_commands(add: Add) -> None:
     images.add_argument("--split", choices=("train", "val", "test"), help="only images of this split")
     images.add_argument("--labelled", action="store_true", help="only images that somebody labelled")
     images.add_argument("--leave", action="store_true", help="let images go that are no longer among those named")
-    images.add_argument("--recipe", default="whim", help="whose detectors label: whim, fast, whim_full, or path/to/file.py:function")
+    images.add_argument("--recipe", default="whim", help="whose detectors label: whim, fast, whim_full, whim_paper, or file.py:function")
     _on_data(add("look", "report", commands.report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
     browse_ = add("look", "browse", commands.browse)
     browse_.add_argument("folder", nargs="?", help="data folder (default: --data)")
@@ -74,7 +74,7 @@ def add_commands(add: Add) -> None:
 
 def _on_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--data", help="data folder (default: data/ and the name of the recipe or of the list, else data/demo)")
-    parser.add_argument("--recipe", help="whim, fast, whim_full, demo, or path/to/file.py:function (default: as the folder's last run)")
+    parser.add_argument("--recipe", help="whim, fast, whim_full, whim_paper, demo, or file.py:function (default: as the folder's last run)")
     return parser
 
 
@@ -106,7 +106,7 @@ def _evaluations(add: Add) -> None:
     found = add("look", "evaluate annotators", commands.evaluate_annotators)
     found.add_argument("--labels", required=True, help=LABELS)
     found.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and images")
-    found.add_argument("--recipe", default="whim", help="whose detectors: whim, fast, whim_full, or path/to/file.py:function")
+    found.add_argument("--recipe", default="whim", help="whose detectors: whim, fast, whim_full, whim_paper, or file.py:function")
     found.add_argument("--mirror", action="store_true", help="show all frames mirrored: nothing was tuned on those")
     found.add_argument("--landmarks", metavar="FILE", type=Path, help="judged hands (docs/landmarks.md): are landmarks right?")
     found.add_argument("--pictures", metavar="FOLDER", type=Path, help="where those hands lie that are not below --media")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from fitting.settings import FitSettings
 from pipeline.members import hand_detectors, say_uncalibrated, with_weights
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_mediapipe import DetectHands
@@ -29,7 +30,7 @@ from stages.tables import HandDetections, Manifest
 Recipe = Callable[[Manifest, Path], list[Stage]]
 """Given the manifest and the data folder."""
 
-RECIPES = ("whim", "fast", "whim_full", "demo")
+RECIPES = ("whim", "fast", "whim_full", "whim_paper", "demo")
 """By name; any other is a file's."""
 
 VIDEOS_PER_SHARD = 4
@@ -87,6 +88,45 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
     return [*first, *people, FusePeople(), *hands, fuse, Fit(), Review(), pack]
 
 
+def whim_paper(manifest: Manifest, root: Path) -> list[Stage]:
+    """WiLoR's section 3 by its own words and numbers, without what is ours beside them (docs/paper.md).
+
+    ViTPose and AlphaPose find people of more than 0.65, MediaPipe, OpenPose and ContactHands find hands in them, eq. 1 averages boxes and
+    scores as they are, and each hand is fitted by itself with eq. 2 to 4 alone. A member whose weights are not here is named and left out.
+    """
+    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople(min_score=0.65)]
+    members = with_weights(
+        [*first, FusePeople()],
+        [
+            (DetectPersonBoxes(),),
+            (EstimatePoses(), PeopleOfPoses()),
+            (EstimatePosesAlphaPose(), PeopleOfPoses(detector="alphapose")),
+            (DetectHandsOpenPose(),),
+            (DetectHandsContactHands(),),
+        ],
+    )
+    people = [stage for stage in members if stage.writes is not HandDetections]
+    hands = [*(stage for stage in members if stage.writes is HandDetections), DetectHands()]
+    fuse = FuseHands(detectors=hand_detectors(hands), mode="raw", person_score=0.65)
+    fit = Fit(settings=PAPER_FIT, landmark_offsets=False)
+    return [*first, *people, FusePeople(), *hands, fuse, fit, Review(), Pack(num_shards=num_shards(len(manifest)))]
+
+
+PAPER_FIT = FitSettings(
+    prior_noise=0.0,
+    shape_weight=0.0,
+    world_weight=0.0,
+    depth_weight=0.0,
+    robust_scale=1e-3,
+    smooth_weight=0.0,
+    share_shape=False,
+    jump_weight=0.0,
+    track_iterations=0,
+)
+"""Eq. 2 with the L1 norm up to a thousandth of the box, eq. 3, eq. 4 as printed, and no other term. The weights of the terms are ours: the
+paper gives none."""
+
+
 def demo(manifest: Manifest, root: Path) -> list[Stage]:
     """The chain of `whim` on the studio's short videos: everything in one shard of each split."""
     return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
@@ -109,7 +149,8 @@ def find_recipe(name: str) -> Recipe:
 
     Raises ValueError when there is no such recipe.
     """
-    recipe = function_of_file(name) or {"whim": whim, "fast": fast, "whim_full": whim_full, "demo": demo}.get(name)
+    known = {one.__name__: one for one in (whim, fast, whim_full, whim_paper, demo)}
+    recipe = function_of_file(name) or known.get(name)
     if recipe is None:
         raise ValueError(f"{unknown(name, RECIPES, 'recipe')} (or path/to/file.py:function)")
     return recipe

@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
+from pipeline.recipes import whim_paper
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
+from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
 from stages.review import Review
 from stages.stage import Stage
+from stages.tables import Manifest
 
 BEFORE: list[Stage] = [DetectPeople(), FusePeople(), DetectHands()]
 MEMBERS: list[tuple[Stage, ...]] = [
@@ -84,3 +87,19 @@ def test_who_is_taken_at_their_word_is_said(weights: Path, caplog: pytest.LogCap
     (record,) = caplog.records
     assert "openpose, vitpose" in record.getMessage()
     assert "whim learn calibration" in record.getMessage()
+
+
+def test_the_papers_ensemble_is_the_three_that_it_names_averaged_as_they_are(weights: Path) -> None:
+    """WiLoR, section 3: MediaPipe, OpenPose and ContactHands, people above 0.65, eq. 1 as printed, and eq. 2 to 4 without further terms."""
+    stages = {stage.name: stage for stage in whim_paper(Manifest.empty(), weights)}
+    fuse, fit, people = stages["fuse-hands"], stages["fit"], stages["detect-people"]
+    assert isinstance(fuse, FuseHands)
+    assert isinstance(fit, Fit)
+    assert isinstance(people, DetectPeople)
+    assert set(fuse.detectors) == {"mediapipe", "openpose", "contacthands"}
+    assert (fuse.mode, fuse.person_score, people.min_score, fuse.uncalibrated) == ("raw", 0.65, 0.65, ())
+    assert not fit.landmark_offsets
+    told = fit.settings
+    assert (told.prior_noise, told.shape_weight, told.depth_weight, told.world_weight, told.smooth_weight) == (0, 0, 0, 0, 0)
+    assert not told.share_shape
+    assert min(told.bone_weight, told.angle_weight, told.prior_weight) > 0, "eq. 3 and 4 take part"

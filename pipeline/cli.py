@@ -25,7 +25,15 @@ def add_commands(add: Add) -> None:
     _on_videos(plan_)
     plan_.add_argument("--leave", action="store_true", help=LEAVE)
     plan_.add_argument("--json", action="store_true")
-    _on_data(add("build", "status", commands.status)).add_argument("--json", action="store_true")
+    status_ = _on_data(add("build", "status", commands.status))
+    status_.add_argument("--json", action="store_true")
+    status_.add_argument(
+        "--watch", type=at_least_one, nargs="?", const=5, metavar="SECONDS", help="again every so often, until the run ends"
+    )
+    doctor_ = add("build", "doctor", commands.doctor)
+    doctor_.add_argument("--data", help="the data folder that a run is to have (default: data/demo)")
+    doctor_.add_argument("--json", action="store_true")
+    doctor_.set_defaults(recipe=None)
     _on_data(add("build", "retry", commands.retry)).add_argument(
         "--reason", metavar="REASON", help="only failures of this reason of whim status"
     )

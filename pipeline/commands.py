@@ -23,6 +23,7 @@ def data_folder(arguments: argparse.Namespace) -> Path:
 
 def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
     """The run that a command speaks of."""
+    from pipeline.engine.parcel import adopt
     from pipeline.folder import Asked, load
     from stages.settings import read_assignments
 
@@ -33,6 +34,7 @@ def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loade
         until=getattr(arguments, "until", None),
         leave=getattr(arguments, "leave", False),
     )
+    adopt(data_folder(arguments))
     return load(data_folder(arguments), asked, remember=remember)
 
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Bring every part of a dataset to its end; run again to go on where a run stopped."""
     from pipeline.dataset.index import renew_index
     from pipeline.engine.finish import finish, shard_files
-    from pipeline.engine.run import stop_on_sigterm
+    from pipeline.engine.stopping import stops_by_sigterm
     from pipeline.engine.store import Store
     from pipeline.report.ending import print_ending
     from pipeline.report.progress import Bars
@@ -67,11 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
         print_withheld,
     )
 
-    stop_on_sigterm()
     store = Store(data_folder(arguments))
     if not store.root.exists():
         load_run(arguments)  # a typing error leaves no folder behind
-    with store.lock():
+    with store.lock(), stops_by_sigterm() as stopping:
         loaded = load_run(arguments, remember=True)
         print_settings(loaded.settings, arguments.console)
         print_withheld(loaded.withheld, arguments.console)
@@ -79,8 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
         print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
         print_duplicates(loaded.graph.duplicates, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
-            summary = finish(loaded.graph, where_of(arguments), on_outcome=bars)
+            summary = finish(loaded.graph, where_of(arguments), on_outcome=bars, stopping=stopping)
         damaged = renew_index(shard_files(loaded.graph))
+    if stopping.asked and loaded.graph.pending:
+        raise KeyboardInterrupt
     print_status(loaded.graph, arguments.console)
     arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
     print_ending(loaded.graph, arguments.console)
@@ -148,13 +151,37 @@ def plan(arguments: argparse.Namespace) -> None:
 def status(arguments: argparse.Namespace) -> None:
     """Count the parts by stage, state and reason, with what to do."""
     from pipeline.report.status import as_json, print_settings, print_status
+    from pipeline.report.watch import watch
 
+    if arguments.watch:
+        watch(lambda: load_run(arguments).graph, arguments.console, arguments.watch)
+        return
     loaded = load_run(arguments)
     if arguments.json:
         print(json.dumps(as_json(loaded.graph), indent=1))
         return
     print_settings(loaded.settings, arguments.console)
     print_status(loaded.graph, arguments.console)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Look at what a run needs of this machine: ffmpeg, JavaScript, disk, Ray, GPU, weights, MANO, clock, limits."""
+    from dataclasses import asdict
+
+    from pipeline.doctor import Health, examine
+
+    findings = []
+    for finding in examine(data_folder(arguments).absolute()):
+        findings.append(finding)
+        if not arguments.json:
+            style = {Health.GOOD: "green", Health.NOTE: "yellow", Health.BAD: "red"}[finding.health]
+            mend = f": {finding.mend}" if finding.mend else ""
+            arguments.console.print(
+                f"{finding.health:<5}{finding.name:<11}{finding.told}{mend}", style=style, markup=False, highlight=False
+            )
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in findings], indent=1))
+    return 1 if any(one.health is Health.BAD for one in findings) else 0
 
 
 def retry(arguments: argparse.Namespace) -> None:
@@ -269,7 +296,7 @@ def report(arguments: argparse.Namespace) -> None:
 def demo(arguments: argparse.Namespace) -> int:
     """Render labelled videos, run the whole chain, score it against the truth, report; or run your own --videos."""
     from pipeline.demo import demo
-    from pipeline.engine.run import stop_on_sigterm
+    from pipeline.engine.stopping import stops_by_sigterm
     from stages.settings import read_assignments
 
     if arguments.videos:
@@ -277,9 +304,9 @@ def demo(arguments: argparse.Namespace) -> int:
         arguments.out = None
         report(arguments)
         return ended
-    stop_on_sigterm()
     settings = read_assignments(arguments.set, arguments.config)
-    return demo(data_folder(arguments), arguments.console, settings=settings, where=where_of(arguments))
+    with stops_by_sigterm() as stopping:
+        return demo(data_folder(arguments), arguments.console, settings=settings, where=where_of(arguments), stopping=stopping)
 
 
 def settings(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.stated import SUMS
+from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
 from pipeline.evaluate.studio_truth import score_run
 from pipeline.folder import Asked, load
@@ -71,7 +72,7 @@ def served(folder: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Where) -> int:
+def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Where, stopping: Stopping) -> int:
     """Run the demo below `root`; the exit status is 0 when every part is done, else 2."""
     store = Store(root)
     with store.lock(), served(root / "studio") as port:
@@ -82,8 +83,10 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Wh
         graph = loaded.graph
         print_settings(loaded.settings, console)
         with Bars(graph, console) as bars:
-            summary = finish(graph, where, on_outcome=bars)
+            summary = finish(graph, where, on_outcome=bars, stopping=stopping)
         damaged = renew_index(shard_files(graph))
+    if stopping.asked and graph.pending:
+        raise KeyboardInterrupt
     print_status(graph, console)
     print_truth(score_folder(store, root / "studio"), console)
     page = root / "report.html"

@@ -38,6 +38,13 @@ def join() -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there: it ends the driver in the middle of a call
 
 
+def is_joined() -> bool:
+    """Whether the Ray that this process works on is one that others started, with an environment of its own."""
+    import ray
+
+    return ray.is_initialized() and os.environ.get(ADDRESS, "") not in ("", "local")
+
+
 def _start_own() -> None:
     import ray
     from ray._private import ray_constants

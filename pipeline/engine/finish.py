@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from pipeline.engine.cluster import join
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.metrics import Metrics
 from pipeline.engine.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
+from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
@@ -33,17 +35,25 @@ class Where:
     """At most so many GPUs; None = all that the cluster has."""
 
 
-def finish(graph: Graph, where: Where = Where(), *, on_outcome: Callable[[Task, Outcome], None]) -> Summary:  # frozen
+def finish(
+    graph: Graph,
+    where: Where = Where(),  # frozen
+    *,
+    on_outcome: Callable[[Task, Outcome], None],
+    stopping: Stopping | None = None,
+) -> Summary:
     """Run what is pending, in this process or on Ray; then remove the shards whose every video has come into another one, or left.
 
-    `on_outcome` is called after each task. The shards' index is the caller's to renew (`pipeline.dataset.index.renew_index`).
+    `on_outcome` is called after each task. Where it is `stopping`, tasks stay pending. The shards' index is the caller's to renew
+    (`pipeline.dataset.index.renew_index`).
     """
     summary, executor = Summary(), None
     for _ in range(_MOST_PASSES):
-        if not graph.pending:
+        if not graph.pending or (stopping and stopping.asked):
             break
         executor = executor or _executor(graph, where)
-        one, known = run(graph, executor, on_outcome=on_outcome), graph.duplicates
+        on_receipt = Metrics(graph) if isinstance(executor, OnRay) else lambda receipt: None
+        one, known = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping), graph.duplicates
         summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
         if not one.found_other and graph.same_contents(known):
             break

@@ -166,6 +166,9 @@ class Graph:
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
         self._clips: dict[str, Clips] = {}
+        self.num_tasks: Counter[int] = Counter()
+        """Tasks by stage, kept current: to count them all after each outcome grows with their square."""
+        self.num_settled: Counter[int] = Counter()
         self._judged: set[str] = set()  # videos of which people decided something
         self._verdicts: dict[str, Verdicts] = {}
         self._contents = Contents(self.store)
@@ -197,6 +200,8 @@ class Graph:
             self._todo,
             self._fresh,
             self._clips,
+            self.num_tasks,
+            self.num_settled,
         )
         for one in found:
             one.clear()
@@ -298,6 +303,8 @@ class Graph:
     def _enter(self, task: Task) -> None:
         self.tasks.append(task)
         self._shards[task.shard].append(task)
+        self.num_tasks[task.stage] += 1
+        self.num_settled[task.stage] += task.settled
         if not task.settled:
             self._waiting[task.shard] += 1
             place = self._group_of[task.stage], task.key
@@ -423,6 +430,7 @@ class Graph:
         if task.settled:
             return
         task.state, task.reason = state, reason
+        self.num_settled[task.stage] += 1
         self._waiting[task.shard] -= 1
         if state is State.DONE:
             if self._pack is not None and task.stage in self._upstream(self._pack):

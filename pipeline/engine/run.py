@@ -1,10 +1,12 @@
 """Runs a graph: in this process, or on Ray actors. Ray carries names and receipts; tables travel through the store."""
 
+import logging
 import math
 import os
 import re
 import signal
 import socket
+import statistics
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,15 +15,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.engine.cluster import cause_of, join
+from pipeline.engine.cluster import cause_of, is_joined, join
 from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, table_of
+from pipeline.engine.parcel import pack
+from pipeline.engine.place import Place
 from pipeline.engine.pools import on_gpus, pool_sizes
+from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
 from stages.digest import seal_line
 from stages.errors import UserError
 from stages.stage import Failure, Reason, Stage
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,8 @@ class Lost:
     """Whether it counts as an attempt at the item: a node that is lost, or does not see the data folder, says nothing of the item."""
     blind: bool = False
     """Whether its node does not see the data folder: no other item is given to it."""
+    where: str = ""
+    """Node, process and log of the worker (`Place`)."""
 
 
 class Executor(Protocol):
@@ -47,6 +56,10 @@ class Executor(Protocol):
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
         """Hear how many items wait for a worker of each kind."""
+        ...
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        """Orders that workers are at, for how many seconds, and where."""
         ...
 
     def wait(self) -> list[tuple[Order, Receipt | Lost]]:
@@ -71,6 +84,9 @@ class Local:
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
         pass
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        return []
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
         with _alarm(limit_s):
@@ -146,8 +162,8 @@ class OnRay:
         self.starting: dict[Any, tuple[Seat, Any]] = {}
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
         self.busy: dict[Any, tuple[Seat, Any, Order, float, float]] = {}
-        self.nodes: dict[Any, tuple[str, str]] = {}
-        """Id and host of each worker's node."""
+        self.places: dict[Any, Place] = {}
+        """Of each worker that has started."""
         self.blind: dict[str, str] = {}
         """Nodes that do not see the data folder, with what they said."""
         self.waiting: Mapping[Seat, int] | None = None
@@ -157,6 +173,7 @@ class OnRay:
         self.rebalance_at = time.monotonic() + self.rebalance_s
         self.turn = 0
         self.token = Store(self.root).token()
+        self.parcel = pack(self.stages, ray.put) if is_joined() else None  # workers of a Ray of our own inherit what we see
         self.own = str(ray.get_runtime_context().get_node_id())
         self.served: Counter[Any] = Counter()
         self.stillborn: Counter[Seat] = Counter()
@@ -244,11 +261,15 @@ class OnRay:
     def _start(self, seat: Seat) -> None:
         options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
         options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
-        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, sees_gpus=seat.gpus > 0)
+        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, sees_gpus=seat.gpus > 0, parcel=self.parcel)
         self.starting[worker.where.remote()] = (seat, worker)
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
         self.waiting = waiting
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        now = time.monotonic()
+        return [(order, now - deadline + limit_s, str(self.places[worker])) for _, worker, order, deadline, limit_s in self.busy.values()]
 
     def _strategy(self, seat: Seat) -> Any:
         """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
@@ -289,15 +310,16 @@ class OnRay:
             if time.monotonic() > deadline:
                 del self.busy[ref]
                 self._dismiss(worker)
-                node, host = self.nodes[worker]
-                lost = Lost(Reason.WORKER_DIED, f"node {host} was lost", counts=False)
-                finished.append((late, lost if self._is_gone(node) else Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
+                place = self.places[worker]
+                lost = Lost(Reason.WORKER_DIED, f"node {place.host} was lost", counts=False, where=str(place))
+                late_one = Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s", where=str(place))
+                finished.append((late, lost if self._is_gone(place.node) else late_one))
         return finished
 
     def _welcome(self, seat: Seat, worker: Any, ref: Any) -> None:
         """Take a worker that has started into its pool."""
         try:
-            self.nodes[worker] = self.ray.get(ref)
+            self.places[worker] = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             self.fill_at = 0.0
             self._mourn(seat, error)
@@ -312,8 +334,7 @@ class OnRay:
             self._dismiss(worker)
             return self._lost(worker, error)
         if receipt.blind:
-            node, _ = self.nodes[worker]
-            self.blind[node] = receipt.blind
+            self.blind[self.places[worker].node] = receipt.blind
             self._dismiss(worker)
             return Lost(Reason.WORKER_DIED, receipt.blind, counts=False, blind=True)
         self._keep(seat, worker)
@@ -321,11 +342,11 @@ class OnRay:
 
     def _lost(self, worker: Any, error: Exception) -> Lost:
         """Whether a worker died by itself, by its item, or with its node."""
-        node, host = self.nodes[worker]
+        place = self.places[worker]
         told = " ".join(str(error).split())
-        if getattr(error, "preempted", False) or _NODE_DIED.search(told) or self._is_gone(node, or_going=True):
-            return Lost(Reason.WORKER_DIED, f"node {host} was lost", counts=False)
-        return Lost(Reason.WORKER_DIED, f"its worker on {host} died: {cause_of(error)}")
+        if getattr(error, "preempted", False) or _NODE_DIED.search(told) or self._is_gone(place.node, or_going=True):
+            return Lost(Reason.WORKER_DIED, f"node {place.host} was lost", counts=False, where=str(place))
+        return Lost(Reason.WORKER_DIED, f"its worker on {place.host} died: {cause_of(error)}", where=str(place))
 
     def _is_gone(self, node: str, *, or_going: bool = False) -> bool:
         """Whether a node is lost: Ray says so half a minute later. `or_going`: its workers die a moment before it."""
@@ -389,13 +410,24 @@ class Summary:
     """Whether something was other than planned: a damaged file, a video that has changed. A graph loaded anew plans on what there is."""
 
 
-def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None) -> Summary:
-    """Bring every task of the graph to an end. Raises StoreError when the folder cannot be written."""
+def run(
+    graph: Graph,
+    executor: Executor,
+    *,
+    on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None,
+    on_receipt: Callable[[Receipt], None] = lambda receipt: None,
+    stopping: Stopping | None = None,
+) -> Summary:
+    """Bring every task of the graph to an end, or those that are begun where it is `stopping`.
+
+    Raises StoreError when the folder cannot be written.
+    """
     summary, start = Summary(started_s=time.time()), time.perf_counter()
     queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
     deaths: Counter[tuple[int, str]] = Counter()
     strayed: Counter[tuple[int, str]] = Counter()
     flying: dict[tuple[int, str], Item] = {}
+    stragglers = Stragglers(graph)
     log = graph.store.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as journal:
@@ -404,7 +436,7 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                 queues[item.group].append(item)
             for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
                 stages, seat = [graph.stages[p] for p in graph.groups[group]], graph.seats[group]
-                while queues[group] and executor.free(seat):
+                while queues[group] and executor.free(seat) and not (stopping and stopping.asked):
                     item = queues[group].popleft()
                     flying[item.group, item.key] = item
                     executor.submit(seat, _order(graph, item), sum(s.resources.limit_s for s in stages))
@@ -412,7 +444,8 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
             for group, queue in queues.items():
                 waiting[graph.seats[group]] += len(queue)
             executor.expect(waiting)
-            if not flying and not any(queues.values()):
+            stragglers.tell(executor)
+            if not flying and (not any(queues.values()) or (stopping and stopping.asked)):
                 break
             for order, result in executor.wait():
                 group = graph.group_of(order.stages[0])
@@ -429,6 +462,8 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
                     raise StoreError(result.fatal)
                 journal.write(seal_line(asdict(result)))
                 journal.flush()
+                on_receipt(result)
+                stragglers.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
                     summary.found_other |= outcome.reason == Reason.CORRUPT or not _seen(graph, task, outcome)
                     summary.num_made += outcome.state is State.DONE
@@ -437,6 +472,33 @@ def run(graph: Graph, executor: Executor, *, on_outcome: Callable[[Task, Outcome
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
 
+
+@dataclass(eq=False)
+class Stragglers:
+    """Items that workers are at for much longer than others of their kind took; each is logged once."""
+
+    graph: Graph
+    seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """What items took, by group."""
+    told: set[tuple[int, str]] = field(default_factory=set)
+    at: float = 0.0
+
+    def tell(self, executor: Executor) -> None:
+        """Log those that are new; looks every ten seconds."""
+        if time.monotonic() < self.at:
+            return
+        self.at = time.monotonic() + 10.0
+        for order, seconds, where in executor.at_work():
+            place = self.graph.group_of(order.stages[0]), order.key
+            usual = statistics.median(self.seconds[place[0]] or [math.inf])
+            if place not in self.told and seconds > max(_STRAGGLES_S, _STRAGGLES * usual):
+                self.told.add(place)
+                name = self.graph.stages[order.stages[0]].name
+                _log.warning("%s %s has taken %.0f s where %.1f s is usual, %s", name, order.key, seconds, usual, where)
+
+
+_STRAGGLES_S, _STRAGGLES = 30.0, 5.0
+"""An item straggles that has taken so many seconds, and so many times the median of its kind."""
 
 _MOST_STRAYS = 20
 """An item that has been on so many lost nodes counts as one that kills them."""
@@ -471,15 +533,6 @@ def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]
         return item
     task = item.tasks[0]
     message = f"{lost.message} ({deaths[place]} times)"
-    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(lost.reason, message))
+    record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(lost.reason, message), where=lost.where)
     graph.settle(task, State.FAILED, lost.reason)
     return None
-
-
-def stop_on_sigterm() -> None:
-    """SIGTERM ends a run as Ctrl-C does: parts in work are dropped, committed ones stay."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)

@@ -59,6 +59,8 @@ class ErrorRecord:
     permanent: bool
     attempts: int
     traceback: str = ""
+    where: str = ""
+    """Node, process and log of the worker that failed."""
 
 
 class Store:

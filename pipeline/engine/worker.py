@@ -16,6 +16,8 @@ import numpy as np
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import State, table_of, tables_of
+from pipeline.engine.parcel import Parcel, unpack
+from pipeline.engine.place import Place, this_place
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from pipeline.engine.verdicts import as_ordered
@@ -49,6 +51,8 @@ class Outcome:
     state: State
     reason: str = ""
     message: str = ""
+    where: str = ""
+    """Of a failure: node, process and log (`Place`)."""
     num_rows: int = 0
     num_frames: int = 0
     wall_s: float = 0.0
@@ -65,6 +69,9 @@ class Receipt:
     wall_s: float = 0.0
     decode_s: float = 0.0
     peak_mb: float = 0.0
+    host: str = ""
+    """The machine that did it."""
+    pid: int = 0
     fatal: str = ""
     """The folder cannot be written: the run stops, nothing is recorded against the item."""
     blind: str = ""
@@ -81,6 +88,8 @@ class Worker:
     """What stands in the data folder that is meant; '' asks for nothing."""
     sees_gpus: bool = True
     """Whether it may use a GPU: one that has no share of any is not to find those of others, which Ray leaves in its sight."""
+    parcel: Parcel | None = None
+    """The model files that it is to read; None = those that it finds."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
     sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
@@ -89,6 +98,10 @@ class Worker:
     def __post_init__(self) -> None:
         if not self.sees_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if self.parcel:
+            import ray
+
+            unpack(self.parcel, self.root, ray.get)
 
     @cached_property
     def store(self) -> Store:
@@ -100,7 +113,8 @@ class Worker:
             return Receipt(order.key, [], time.time(), blind=f"{socket.gethostname()} does not see {self.root}: mount it there")
         self._prepare(order.stages[-1] + 1)
         start = time.perf_counter()
-        receipt = Receipt(order.key, [Outcome(position, State.PENDING) for position in order.stages], time.time())
+        outcomes = [Outcome(position, State.PENDING) for position in order.stages]
+        receipt = Receipt(order.key, outcomes, time.time(), host=self.place.host, pid=self.place.pid)
         try:
             if any(Frames in self.stages[position].reads for position in order.stages):
                 self._on_frames(order, receipt)
@@ -111,6 +125,8 @@ class Worker:
         except Exception as error:  # before any stage: an input or the frames cannot be read
             self._note_failure(order.stages[0], order.key, order.recipes[0], receipt.outcomes[0], error)
             _block(receipt.outcomes[1:])
+        for outcome in receipt.outcomes:
+            outcome.where = str(self.place) if outcome.state in (State.FAILED, State.RETRY) else ""
         receipt.wall_s = time.perf_counter() - start
         receipt.peak_mb = _peak_mb()
         return receipt
@@ -123,11 +139,13 @@ class Worker:
                 if isinstance(stage, Prepares):
                     stage.prepare()
 
-    def where(self) -> tuple[str, str]:
-        """Id of this worker's node, and its host's name."""
-        import ray
+    @cached_property
+    def place(self) -> Place:
+        return this_place()
 
-        return str(ray.get_runtime_context().get_node_id()), socket.gethostname()
+    def where(self) -> Place:
+        """This worker's node, process and log."""
+        return self.place
 
     def _function(self, position: int, recipe: Mapping[str, Any]) -> Callable[..., Any]:
         """The function of a stage, built once. Raises OtherWeights where this machine's model files are not the ones of the order."""
@@ -295,7 +313,9 @@ class Worker:
             message = str(error)
         outcome.state, outcome.reason, outcome.message = State.RETRY, reason, message
         try:
-            record_failure(self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, False), trace)
+            record_failure(
+                self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, False), trace, str(self.place)
+            )
         except OSError as second:
             outcome.message = f"{message} (and this could not be written down: {second})"
 
@@ -316,7 +336,7 @@ class Worker:
     def _finish(self, position: int, key: str, recipe: Mapping[str, Any], result: Any, outcome: Outcome) -> None:
         """Record a failure, or commit the table or tables that a stage gave."""
         if isinstance(result, Failure):
-            record_failure(self.store, table_of(self.stages[position]), key, recipe, result)
+            record_failure(self.store, table_of(self.stages[position]), key, recipe, result, where=str(self.place))
             outcome.state = State.FAILED if result.permanent else State.RETRY
             outcome.reason, outcome.message = result.reason, result.message
             return
@@ -348,12 +368,14 @@ def _block(outcomes: Sequence[Outcome]) -> None:
         outcome.state, outcome.reason = State.BLOCKED, "upstream failed"
 
 
-def record_failure(store: Store, table: str, key: str, recipe: Mapping[str, Any], failure: Failure, trace: str = "") -> None:
-    """Write the error file of a part, counting the attempts made under the same fingerprint."""
+def record_failure(
+    store: Store, table: str, key: str, recipe: Mapping[str, Any], failure: Failure, trace: str = "", where: str = ""
+) -> None:
+    """Write the error file of a part, counting the attempts made under the same fingerprint; `where`: the `Place` in words."""
     fingerprint = str(recipe["fingerprint"])
     before = store.error(table, key)
     attempts = before.attempts + 1 if before and before.fingerprint == fingerprint else 1
-    store.fail(table, key, ErrorRecord(fingerprint, str(failure.reason), failure.message, failure.permanent, attempts, trace))
+    store.fail(table, key, ErrorRecord(fingerprint, str(failure.reason), failure.message, failure.permanent, attempts, trace, where))
 
 
 def _relative(path: str, root: Path) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 from pipeline.engine.finish import prepared
 from pipeline.engine.graph import Graph, State, Task
 from pipeline.engine.worker import Outcome
+from pipeline.report.pace import in_words, pace_of, read_receipts
 
 
 class RateColumn(ProgressColumn):
@@ -37,6 +39,7 @@ class Bars:
         columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, transient=False)
         self.logged_at = time.monotonic()
+        self.settled_then: Counter[str] = Counter()
         names = dict.fromkeys(stage.name for stage in graph.stages)
         self.bars = {name: self.progress.add_task(name, total=0) for name in names}
 
@@ -44,6 +47,7 @@ class Bars:
         for line in prepared(self.graph):
             self.console.print(line)
         self.progress.start()
+        self.settled_then = self._by_name(self.graph.num_settled)
         self.refresh()
         return self
 
@@ -52,19 +56,40 @@ class Bars:
         self.progress.stop()
 
     def refresh(self) -> None:
-        total: Counter[str] = Counter(self.graph.stages[t.stage].name for t in self.graph.tasks)
-        settled: Counter[str] = Counter(self.graph.stages[t.stage].name for t in self.graph.tasks if t.settled)
+        total, settled = (self._by_name(counts) for counts in (self.graph.num_tasks, self.graph.num_settled))
         for name, bar in self.bars.items():
             self.progress.update(bar, total=total[name], completed=settled[name])
-        if not self.console.is_terminal and time.monotonic() - self.logged_at > LOG_INTERVAL_S:
-            self.logged_at = time.monotonic()
-            self.console.print("  ".join(f"{name} {settled[name]}/{total[name]}" for name in self.bars))
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.logged_at > LOG_INTERVAL_S:
+            for line in self._lines(total, settled, now):
+                self.console.print(line, markup=False)
+            self.logged_at, self.settled_then = now, settled
+
+    def _by_name(self, counts: Mapping[int, int]) -> Counter[str]:
+        by_name: Counter[str] = Counter()
+        for position, count in counts.items():
+            by_name[self.graph.stages[position].name] += count
+        return by_name
+
+    def _lines(self, total: Counter[str], settled: Counter[str], now: float) -> Iterator[str]:
+        """How far each stage is, how fast since the last line, and the time left."""
+        passed_s = now - self.logged_at
+        rates = {name: (settled[name] - self.settled_then[name]) / passed_s for name in self.bars}
+        parts = [
+            f"{name} {settled[name]}/{total[name]}" + (f" {rates[name]:.2g}/s" if rates[name] else "") for name in self.bars if total[name]
+        ]
+        counts = self.graph.num_tasks
+        remaining = {stage: counts[stage] - self.graph.num_settled[stage] for stage in counts}
+        left_s = pace_of(read_receipts(self.graph.store.root)).left_s(remaining)
+        later = f" and clips of {len(self.graph.unknown_clips)} videos" if self.graph.unknown_clips else ""
+        yield f"{'  '.join(parts)}  left: {in_words(left_s)}{later}"
 
     def __call__(self, task: Task, outcome: Outcome) -> None:
         name = self.graph.stages[task.stage].name
         if outcome.state in (State.FAILED, State.RETRY):
             again = "" if outcome.state is State.FAILED else " (tried again by the next run)"
-            what = f"{outcome.reason}: {outcome.message}{again}"
+            where = f" [{outcome.where}]" if outcome.where else ""
+            what = f"{outcome.reason}: {outcome.message}{where}{again}"
             self.progress.console.print(f"{name} {task.key}: {what}", style="yellow", markup=False)
         elif outcome.state is State.DONE and outcome.message:
             self.progress.console.print(f"{name} {task.key}: {outcome.message}", style="yellow", markup=False)

@@ -116,7 +116,9 @@ def print_status(graph: Graph, console: Console) -> None:
     for task in failures(graph)[:50]:
         error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
         if error:
-            console.print(f"  {graph.stages[task.stage].name} {task.key}: {error.message}", markup=False)
+            console.print(
+                f"  {graph.stages[task.stage].name} {task.key}: {error.message}{f' [{error.where}]' if error.where else ''}", markup=False
+            )
 
 
 def failures(graph: Graph) -> list[Task]:

@@ -1,4 +1,4 @@
-"""`ray job submit` against a head on loopback runs the chain."""
+"""`ray job submit` against a head on loopback runs the chain, with the weights that lie in the data folder."""
 
 import io
 import json
@@ -33,9 +33,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head of its own, bound to loopback, ended by its temporary folder (never `ray stop`)."""
     folder = Path("/tmp") / f"whim-ray-{os.getpid()}"  # a socket's path must stay short
     dashboard = free_port()
-    weights = os.environ.get("WHIM_WEIGHTS", str(ROOT / "weights"))
-    env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}", "WHIM_WEIGHTS": weights}
+    env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     env.pop("PYTHONPATH")
+    env.pop("WHIM_WEIGHTS", None)  # a job ships none: they are to come from the data folder
     start: list[str | Path] = [
         BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         "--node-ip-address=127.0.0.1",
@@ -52,6 +52,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed: Path, tmp_path: Path, whim: Callable[..., Any]) -> None:
     listed = tmp_path / "list.txt"  # without the empty file: a job with a failure fails
     listed.write_text("".join(f"{path}\n" for path in sorted(few_videos.iterdir()) if path.stat().st_size))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "weights").symlink_to(Path(os.environ.get("WHIM_WEIGHTS", ROOT / "weights")).resolve())
     job = ["python", "-m", "pipeline", "run", "--videos", listed, "--data", tmp_path / "data"]
     submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
     for _ in range(10):

@@ -93,6 +93,7 @@ def stopped(driver: "subprocess.Popen[str]", number: signal.Signals, data: Path)
     said = driver.communicate(timeout=60)[0]
     assert driver.returncode == 130, said
     assert "run again to go on" in said
+    assert ("what is being made is finished" in said) == (number == signal.SIGTERM)
     assert "Traceback" not in said
     assert not left_over(data)
 

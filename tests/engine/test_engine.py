@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline.engine.graph import Graph, State, Why, seat_of
-from pipeline.engine.run import Local, OnRay, Summary, run
+from pipeline.engine.run import Local, OnRay, Stragglers, Summary, run
+from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store, StoreError
+from pipeline.engine.worker import Order
 from stages.tables import Reviews
 from tests.engine import toy
 
@@ -110,12 +114,44 @@ def test_an_exception_is_kept_with_its_traceback_and_the_rest_goes_on(tmp_path: 
     assert error.reason == "exception"
     assert "RuntimeError: a bug" in error.message
     assert "toy.py" in error.traceback
+    assert error.where.endswith(f", pid {os.getpid()}")
 
 
 def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path) -> None:
     summary = run_local(tmp_path, toy.recipe(hangs="a-0001"), "a")
     assert states(summary)["count", "failed"] == 1
     assert states(summary)["count", "done"] == 3
+
+
+def test_a_run_that_is_to_stop_ends_what_it_is_at_begins_nothing_new_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    stages, ended = toy.recipe(), []
+    graph = load(tmp_path, stages, "a")
+    with stops_by_sigterm() as stopping:
+
+        def ask(task: Any, outcome: Any) -> None:
+            ended.append(task.key)
+            if len(ended) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        run(graph, Local(tmp_path, stages), on_outcome=ask, stopping=stopping)
+        assert len(ended) == 3
+        assert graph.pending
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert set(states(run_local(tmp_path, stages, "a"))) == {(stage.name, "done") for stage in stages}
+    assert len(list((tmp_path / "runs").iterdir())) >= 1
+
+
+def test_what_takes_many_times_as_long_as_others_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = load(tmp_path, toy.recipe(), "a")
+    stragglers, executor = Stragglers(graph), Local(tmp_path, toy.recipe())
+    stragglers.seconds[2] = [1.0, 2.0, 3.0]
+    orders = {"a-0000": 9.0, "a-0001": 31.0}
+    executor.at_work = lambda: [(Order(key, (2,), ({},), "a"), s, "on here, pid 1") for key, s in orders.items()]  # type: ignore[method-assign]
+    for _ in range(2):
+        stragglers.at = 0.0
+        stragglers.tell(executor)
+    assert [record.getMessage() for record in caplog.records] == ["count a-0001 has taken 31 s where 2.0 s is usual, on here, pid 1"]
 
 
 def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
@@ -181,6 +217,7 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_rest_goes_on(tmp_pa
     error = Store(tmp_path).error("reviews", "a-0001")
     assert error is not None
     assert (error.reason, error.permanent) == ("worker_died", True)
+    assert re.fullmatch(r"on \S+, pid \d+, log /\S+/worker-\S+\.err", error.where)
 
 
 @pytest.mark.usefixtures("ray_here")

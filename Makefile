@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ weights: setup ## fetch the larger networks that bind nobody to terms; whim weig
 
 test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync)
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+gpu-check: setup ## a machine with a GPU, in under eight minutes: networks and fit against the CPU, then their rates
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench-annotate: setup ## frames/s by stage, engine overhead, memory, one worker against two, and mediapipe's own loop
 	$(BIN)/python -m benchmarks.annotate

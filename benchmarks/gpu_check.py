@@ -47,7 +47,7 @@ def mediapipe_networks(device: str, small: bool) -> dict[str, float]:
 
 
 def torch_networks(device: str, small: bool) -> dict[str, float]:
-    """The same of the ensemble's networks, the detector and the regressor, in full float32 on both."""
+    """The largest difference of the ensemble's networks, the detector and the regressor from the CPU, in full float32 on both."""
     from benchmarks.networks.detector import network_of
     from stages.detectors.alphapose.network import FastPose
     from stages.detectors.networks import ready

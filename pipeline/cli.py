@@ -42,6 +42,8 @@ def add_commands(add: Add) -> None:
     settings_.add_argument("stage", nargs="?", help="only those of this stage, such as fit")
     settings_.add_argument("--recipe", help="whose stages, with its values (default: every stage there is)")
     settings_.add_argument("--json", action="store_true")
+    refresh_ = _on_settings(_on_data(add("build", "refresh", commands.refresh)))
+    refresh_.add_argument("--json", action="store_true")
     removal = add("build", "remove", commands.remove)
     removal.add_argument("names", nargs="+", metavar="VIDEO", help="by its id, its address or its path")
     removal.add_argument("--data", required=True, help="data folder")

@@ -23,7 +23,7 @@ def data_folder(arguments: argparse.Namespace) -> Path:
 
 def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
     """The run that a command speaks of."""
-    from pipeline.engine.parcel import adopt
+    from pipeline.engine.nodes.parcel import adopt
     from pipeline.folder import Asked, load
     from stages.settings import read_assignments
 
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pipeline.engine.stopping import stops_by_sigterm
     from pipeline.engine.store import Store
     from pipeline.report.ending import print_ending
+    from pipeline.report.needs import print_needs
     from pipeline.report.progress import Bars
     from pipeline.report.status import (
         all_done,
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_left_out(loaded.left_out, arguments.console)
         print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
         print_duplicates(loaded.graph.duplicates, arguments.console)
+        print_needs(loaded.graph, arguments.console)
         with Bars(loaded.graph, arguments.console) as bars:
             summary = finish(loaded.graph, where_of(arguments), on_outcome=bars, stopping=stopping)
         damaged = renew_index(shard_files(loaded.graph))
@@ -117,6 +119,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid
 
+    from pipeline.report.needs import print_needs
     from pipeline.report.status import print_duplicates, print_left_out, print_odd, print_settings, print_unlisted, print_withheld
 
     loaded = load_run(arguments)
@@ -142,6 +145,7 @@ def plan(arguments: argparse.Namespace) -> None:
     print_left_out(loaded.left_out, arguments.console)
     print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
     print_duplicates(graph.duplicates, arguments.console)
+    print_needs(graph, arguments.console)
     print_odd(graph.odd, arguments.console)
     arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
     if graph.unknown_clips:
@@ -168,7 +172,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Look at what a run needs of this machine: ffmpeg, JavaScript, disk, Ray, GPU, weights, MANO, clock, limits."""
     from dataclasses import asdict
 
-    from pipeline.doctor import Health, examine
+    from pipeline.report.doctor import Health, examine
 
     findings = []
     for finding in examine(data_folder(arguments).absolute()):
@@ -260,6 +264,34 @@ def verdicts_import(arguments: argparse.Namespace) -> None:
 
     new, known = import_verdicts(Store(Path(arguments.data)), arguments.file, arguments.who)
     arguments.console.print(f"{new:,} verdicts are new, {known:,} were known; whim run takes them up", markup=False)
+
+
+def refresh(arguments: argparse.Namespace) -> int:
+    """Ask the sites again for every video that is here, and list what was taken down or made private."""
+    from dataclasses import asdict
+
+    from pipeline.refresh import Offer, refresh
+    from stages.download import Download
+
+    graph = load_run(arguments).graph
+    settings = next((stage for stage in graph.stages if isinstance(stage, Download)), None)
+    if settings is None:
+        raise ValueError("the recipe downloads nothing")
+    looks = []
+    for look in refresh(graph.store, settings):
+        looks.append(look)
+        if not arguments.json and look.offer is not Offer.OFFERED:
+            arguments.console.print(f"{look.offer:<8}{look.video}: {look.reason}: {look.message}", markup=False)
+    gone = [look.video for look in looks if look.offer is Offer.GONE]
+    if arguments.json:
+        print(json.dumps([asdict(look) for look in looks], indent=1))
+        return 2 if gone else 0
+    unknown = sum(look.offer is Offer.UNKNOWN for look in looks)
+    arguments.console.print(f"{len(looks)} videos asked for: {len(gone)} are gone, of {unknown} the site did not say", markup=False)
+    if gone:
+        words = " ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
+        arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.root}", markup=False)
+    return 2 if gone else 0
 
 
 def remove(arguments: argparse.Namespace) -> None:

@@ -45,7 +45,6 @@ class Download:
     reads: ClassVar[tuple[type, ...]] = (Manifest,)
     writes: ClassVar[type[Table]] = Videos
     detector: ClassVar[str] = ""
-    resources: ClassVar[Resources] = Resources(cpus=0.1, lane="egress", limit_s=6 * 3600)
 
     default_lines: int = setting(1080, least=1)
     """Wanted shorter side in pixels where the manifest does not say. Ours: most of WHIM's videos."""
@@ -71,6 +70,11 @@ class Download:
     """Netscape cookies of an account that may see the videos. YouTube may ban an account used so."""
     proxy: str = setting("", identity=False)
     """Address of a proxy, e.g. socks5://host:1080. One with a password belongs in the environment: HTTPS_PROXY."""
+    proxies: tuple[str, ...] = setting((), identity=False)
+    """Proxies that each are an address of their own, instead of `proxy`: one lane each, at a pace of its own."""
+    lanes: int = setting(1, least=1, identity=False)
+    """Addresses that the cluster's nodes reach the web by, without `proxies`: so many videos are fetched at once. Nodes behind one router
+    have one."""
     largest_bytes: int = setting(32 << 30, least=1, identity=False)
     """No file may have more bytes; where the manifest knows a video's length, 64 MiB and 16 MB for each second of it."""
     slowest_bytes_per_s: float = setting(10_000.0, least=0, identity=False)
@@ -90,6 +94,16 @@ class Download:
             raise ValueError(f"download.cookies_file {self.cookies_file} is not there")
         if "@" in self.proxy:
             raise ValueError("download.proxy has a user or password, which would be stored: set HTTPS_PROXY in the environment instead")
+
+    @property
+    def resources(self) -> Resources:
+        """Little of a core, and a lane for each address."""
+        return Resources(cpus=0.1, lane="egress", lanes=len(self.proxies) or self.lanes, limit_s=6 * 3600)
+
+    @property
+    def own_proxy(self) -> str:
+        """The proxy of this process's lane (`WHIM_LANE`, which the engine sets)."""
+        return self.proxies[int(os.environ.get("WHIM_LANE", "0")) % len(self.proxies)] if self.proxies else self.proxy
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -132,22 +146,43 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
     return Failure(Reason.MALFORMED_ID, f"{source[:200]!r} is no YouTube id (11 of A-Z a-z 0-9 _ -), http address or absolute path")
 
 
-def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> Videos | Failure:
-    """Fetch, probe, and only then give the file its final name: what has one is whole."""
-    video, folder = str(manifest.video[0]), settings.folder.absolute()
-    request = Request(
+def is_offered(settings: Download) -> Callable[[Manifest], Failure | None]:
+    """Asks whether the video of a one-row manifest is still offered, at the pace of downloads; None where it is."""
+    lane = Lane(settings.youtube_per_hour, settings.youtube_sleep_s)
+
+    def ask(manifest: Manifest) -> Failure | None:
+        source = str(manifest.source[0])
+        url = source if source.startswith(("http://", "https://")) else f"https://www.youtube.com/watch?v={source}"
+        with tempfile.TemporaryDirectory() as folder:
+            request = replace(_request(manifest, url, settings), folder=folder, only_ask=True)
+            answer = _fetch_patiently(request, settings, lane if _YOUTUBE_HOST.match(url) else None)
+        return answer if isinstance(answer, Failure) else None
+
+    return ask
+
+
+def _request(manifest: Manifest, url: str, settings: Download) -> Request:
+    """One video as it is asked for."""
+    video = str(manifest.video[0])
+    return Request(
         url=url,
-        folder=str(folder / "incoming" / video),
+        folder=str(settings.folder.absolute() / "incoming" / video),
         stem=video,
         lines=int(min(manifest.width[0], manifest.height[0])) or int(manifest.height[0]) or settings.default_lines,
         frames_per_second=float(manifest.frames_per_second[0]),
         socket_timeout_s=settings.socket_timeout_s,
         cookies_file=settings.cookies_file,
-        proxy=settings.proxy,
+        proxy=settings.own_proxy,
         largest_bytes=_largest_bytes(manifest, settings),
         private_hosts=settings.private_hosts,
         plugins=settings.plugins,
     )
+
+
+def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> Videos | Failure:
+    """Fetch, probe, and only then give the file its final name: what has one is whole."""
+    video, folder = str(manifest.video[0]), settings.folder.absolute()
+    request = _request(manifest, url, settings)
     wish = {"url": without_secrets(url), "lines": request.lines, "frames_per_second": request.frames_per_second}
     note = folder / f"{video}.info.json"
     kept = _kept(note, wish)
@@ -236,7 +271,7 @@ def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) ->
         if lane:
             lane.wait()
         answer = _attempt(request, settings.attempt_limit_s, Pace(settings.slowest_bytes_per_s, settings.slow_after_s))
-        if isinstance(answer, Answer) and answer.path:
+        if isinstance(answer, Answer) and (answer.path or (request.only_ask and answer.info)):
             return answer
         failure = _failure(answer, request)
         if (isinstance(answer, Answer) and answer.disk_full) or not _has_room(Path(request.folder)):

@@ -83,7 +83,8 @@ class Resources:
     attempts: int = 2
     """How often a dying worker or an unexpected exception is tried within one run."""
     lane: str = ""
-    """Stages with a lane run one item at a time on every node: a download lane is one address."""
+    """Stages with a lane run one item at a time in each of its `lanes`: a download lane is one address, however many nodes share it."""
+    lanes: int = 1
     environment: str = ""
     """The worker runs by the Python of `.env-<environment>`, whose packages ours cannot live with; '' is our own."""
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pipeline.engine.cluster import join
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph, State, Task, table_of
-from pipeline.engine.metrics import Metrics
-from pipeline.engine.pools import gpu_mb_of, with_shares
+from pipeline.engine.nodes.metrics import Metrics
+from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import UNREADABLE

@@ -1,5 +1,6 @@
 """Runs a graph: in this process, or on Ray actors. Ray carries names and receipts; tables travel through the store."""
 
+import itertools
 import logging
 import math
 import os
@@ -18,9 +19,9 @@ from typing import Any, Protocol
 from pipeline.engine.cluster import cause_of, is_joined, join
 from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, table_of
-from pipeline.engine.parcel import pack
-from pipeline.engine.place import Place
-from pipeline.engine.pools import on_gpus, pool_sizes
+from pipeline.engine.nodes.parcel import pack
+from pipeline.engine.nodes.place import Place
+from pipeline.engine.nodes.pools import on_gpus, pool_sizes
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, Worker, record_failure
@@ -164,6 +165,8 @@ class OnRay:
         self.busy: dict[Any, tuple[Seat, Any, Order, float, float]] = {}
         self.places: dict[Any, Place] = {}
         """Of each worker that has started."""
+        self.lane_of: dict[Any, int] = {}
+        """Number of each worker in its pool: which address a lane is."""
         self.blind: dict[str, str] = {}
         """Nodes that do not see the data folder, with what they said."""
         self.waiting: Mapping[Seat, int] | None = None
@@ -187,7 +190,7 @@ class OnRay:
         self._fill()
 
     def _sizes(self) -> dict[Seat, int]:
-        """Workers per pool as the cluster and the queues are now: a lane a node, GPUs as they are shared, CPUs where work waits."""
+        """Workers per pool as the cluster and the queues are now: a worker a lane, GPUs as they are shared, CPUs where work waits."""
         nodes = self._nodes()
         cpus, gpus = (sum(float(node["Resources"].get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
         seats, most = set(self.seats), self.num_workers or math.inf
@@ -202,7 +205,8 @@ class OnRay:
         short = [seat for seat in sizes if sizes[seat] > held[seat]]
         if wanted is not None and not short:  # nobody waits for their place: who is there stays
             sizes = {seat: max(size, min(held[seat], int(fit[seat]))) for seat, size in sizes.items()}
-        return sizes | {seat: int(min(len(nodes), most)) for seat in seats if seat.lane}
+        lanes = {stage.resources.lane: stage.resources.lanes for stage in self.stages if stage.resources.lane}
+        return sizes | {seat: int(min(lanes.get(seat.lane, 1) if nodes else 0, most)) for seat in seats if seat.lane}
 
     def _held(self) -> Counter[Seat]:
         """Workers that are there or start, by pool."""
@@ -258,10 +262,18 @@ class OnRay:
                 else:
                     self.surplus[seat] += 1
 
+    def _lanes_of(self, seat: Seat) -> set[int]:
+        """Numbers of the lanes that have a worker."""
+        there = [worker for one, worker, *_ in (*self.starting.values(), *self.busy.values()) if one == seat]
+        return {self.lane_of[worker] for worker in (*there, *self.idle[seat])}
+
     def _start(self, seat: Seat) -> None:
         options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
         options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
-        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, sees_gpus=seat.gpus > 0, parcel=self.parcel)
+        lane = next(k for k in itertools.count() if k not in self._lanes_of(seat))
+        given = {"sees_gpus": seat.gpus > 0, "parcel": self.parcel, "lane": lane}
+        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, **given)
+        self.lane_of[worker] = lane
         self.starting[worker.where.remote()] = (seat, worker)
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import State, table_of, tables_of
-from pipeline.engine.parcel import Parcel, unpack
-from pipeline.engine.place import Place, this_place
+from pipeline.engine.nodes.parcel import Parcel, unpack
+from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from pipeline.engine.verdicts import as_ordered
@@ -90,6 +90,8 @@ class Worker:
     """Whether it may use a GPU: one that has no share of any is not to find those of others, which Ray leaves in its sight."""
     parcel: Parcel | None = None
     """The model files that it is to read; None = those that it finds."""
+    lane: int = 0
+    """Its number in its pool: which address of several a download lane is."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
     sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
@@ -98,6 +100,8 @@ class Worker:
     def __post_init__(self) -> None:
         if not self.sees_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if self.lane:
+            os.environ["WHIM_LANE"] = str(self.lane)
         if self.parcel:
             import ray
 

@@ -51,6 +51,7 @@ class Request:
     largest_bytes: int = 0  # 0 = any
     private_hosts: tuple[str, ...] = ()  # may be reached though their addresses are not public
     plugins: bool = False
+    only_ask: bool = False  # whether it is offered: nothing is fetched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,8 @@ def fetch(request: Request) -> Answer:
                 return Answer(tool=tool, message=f"{request.url} is a playlist or a page of several videos")
             if info.get("live_status") in ("is_live", "is_upcoming"):
                 return Answer(tool=tool, message=f"{request.url} is currently live or not yet begun")
+            if request.only_ask:
+                return Answer(tool=tool, info={"availability": info.get("availability") or "offered"})
             downloader.process_info(info)
     except Refused as refused:
         reason = Reason.PRIVATE_ADDRESS if refused.address else Reason.FORMAT_MISSING

@@ -33,7 +33,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head of its own, bound to loopback, ended by its temporary folder (never `ray stop`)."""
     folder = Path("/tmp") / f"whim-ray-{os.getpid()}"  # a socket's path must stay short
     dashboard = free_port()
-    env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}"}
     env.pop("PYTHONPATH")
     env.pop("WHIM_WEIGHTS", None)  # a job ships none: they are to come from the data folder
     start: list[str | Path] = [

@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import whim
-from pipeline.engine import metrics
+from pipeline.engine.nodes import metrics
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 

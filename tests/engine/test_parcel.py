@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fitting.files import model_file, weights_folder
-from pipeline.engine.parcel import Parcel, adopt, pack, unpack
+from pipeline.engine.nodes.parcel import Parcel, adopt, pack, unpack
 from tests.engine import toy
 
 
@@ -94,7 +94,7 @@ def test_a_node_whose_files_are_the_driver_s_reads_them_where_they_lie(driver: D
 def test_a_driver_without_weights_takes_the_data_folder_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     monkeypatch.delenv("WHIM_WEIGHTS", raising=False)
-    monkeypatch.setattr("pipeline.engine.parcel.weights_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr("pipeline.engine.nodes.parcel.weights_folder", lambda: tmp_path / "nowhere")
     adopt(tmp_path)
     assert os.environ["WHIM_WEIGHTS"] == str(tmp_path / "weights")
     monkeypatch.setenv("WHIM_WEIGHTS", "/elsewhere")

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph, Seat
-from pipeline.engine.pools import CUDA_MB, GPU_MB, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
+from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
 from pipeline.engine.run import OnRay
 from pipeline.engine.store import Store
 from pipeline.recipes import every_stage
@@ -108,11 +108,12 @@ def metric(port: int, *words: str) -> float:
 
 @pytest.mark.usefixtures("ray_with_a_gpu")
 def test_a_pool_gives_its_workers_to_another_whose_work_waits(tmp_path: Path) -> None:
-    stages = [toy.Fetch(), toy.Cut(), toy.Count()]
+    stages, lane = [toy.Laned(), toy.Cut(), toy.Count()], Seat(0.1, 0, "egress", "")
     other = CPU._replace(cpus=1.0, gpus=0.25)
-    executor = OnRay(tmp_path, stages, [CPU, other], refill_s=0.0, rebalance_s=0.0)
-    assert executor._held() == {CPU: 1, other: 2}, "in turn, as nobody knows yet where work will wait"
-    wanted = {CPU: 2, other: 1}
+    executor = OnRay(tmp_path, stages, [CPU, other, lane], refill_s=0.0, rebalance_s=0.0)
+    assert executor._held() == {CPU: 1, other: 2, lane: 2}, "in turn, as nobody knows yet where work will wait"
+    assert executor._lanes_of(lane) == {0, 1}, "each lane is an address of its own"
+    wanted = {CPU: 2, other: 1, lane: 2}
     executor.expect({CPU: 50})
     until = time.monotonic() + 240  # a worker starts slowly on a busy machine
     while {seat: len(idle) for seat, idle in executor.idle.items()} != wanted and time.monotonic() < until:

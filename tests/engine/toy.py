@@ -251,3 +251,8 @@ class Blind(Seeing):
     name: ClassVar[str] = "blind"
     detector: ClassVar[str] = "blind"
     resources: ClassVar[Resources] = Resources(limit_s=20.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laned(Fetch):
+    resources: ClassVar[Resources] = Resources(cpus=0.1, lane="egress", lanes=2)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.download import Download, Lane
+from stages.download import Download, Lane, is_offered
 from stages.media.fetch import Request, classify
 from stages.stage import Failure, Reason
 from stages.tables import Manifest, Videos
@@ -39,6 +39,8 @@ class Site(ThreadingHTTPServer):
         self.visits: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.sent_bytes = 0
+        self.manners: dict[str, int] = {}
+        """Refusals of a manner from now on."""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{path}"
@@ -54,6 +56,9 @@ class Visit(BaseHTTPRequestHandler):
         manner, name = self.path.strip("/").split("/")
         self.server.visits[manner] += 1
         refusal = re.fullmatch(r"(\d{3})(?:x(\d+))?", manner)
+        if manner in self.server.manners:
+            self.send_error(self.server.manners[manner])
+            return
         if refusal and self.server.visits[manner] <= int(refusal[2] or 1_000_000):
             self.send_error(int(refusal[1]))
             return
@@ -269,6 +274,24 @@ def test_youtube_videos_are_paced() -> None:
     for _ in range(6):
         lane.wait()
     assert 0.45 < time.monotonic() - started < 1.5
+
+
+def test_whether_a_video_is_offered_is_asked_without_fetching_it(site: Site, tmp_path: Path) -> None:
+    ask = is_offered(settings(tmp_path / "media"))
+    assert ask(line(site.url("ok/clip.mp4"))) is None
+    gone = ask(line(site.url("404/clip.mp4")))
+    assert gone is not None
+    assert (gone.reason, gone.permanent) == (Reason.GONE, True)
+    assert not (tmp_path / "media").exists()
+
+
+def test_every_proxy_is_a_lane_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Download(proxies=("socks5://a:1", "socks5://b:1"))
+    assert (two.resources.lanes, Download().resources.lanes, Download(lanes=3).resources.lanes) == (2, 1, 3)
+    assert two.own_proxy == "socks5://a:1"
+    monkeypatch.setenv("WHIM_LANE", "1")
+    assert two.own_proxy == "socks5://b:1"
+    assert Download(proxy="http://one:1").own_proxy == "http://one:1"
 
 
 def test_bad_settings_are_named() -> None:

@@ -23,7 +23,7 @@ class Place:
 
 
 def this_place() -> Place:
-    """Of this very process."""
+    """The place of this very process."""
     host, pid = socket.gethostname(), os.getpid()
     try:
         import ray

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import whim
-from pipeline import doctor
-from pipeline.doctor import Health, examine
+from pipeline.report import doctor
+from pipeline.report.doctor import Health, examine
 
 
 def test_this_machine_can_run_and_every_need_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

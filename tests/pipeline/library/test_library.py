@@ -59,6 +59,20 @@ def test_the_page_of_the_library_runs(place: Path, monkeypatch: pytest.MonkeyPat
     assert "hands, columns sample, split, video" in capsys.readouterr().out
 
 
+def test_the_notebook_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads((ROOT / "docs" / "first_look.ipynb").read_text())["cells"]
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("WHIM_DATA", str(place / "data" / "mine"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    said: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "docs/first_look.ipynb", "exec"), said)
+    assert sum(said["sides"].values()) == len(said["hands"])
+    assert 0 < len(said["better"]) < len(said["hands"])
+    assert said["image"].shape == (240, 320, 3)
+
+
 def test_hands_and_frames_are_those_of_the_shards(place: Path) -> None:
     data = whim.open(place / "data" / "mine")
     hands, wanted = data.hands(), truth(place / "data" / "mine")

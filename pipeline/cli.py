@@ -15,7 +15,7 @@ Add = Callable[[str, str, Handler], argparse.ArgumentParser]
 
 LEAVE = "let videos go that the list no longer names, and from shards the frames of those that cannot be made again"
 VIDEOS = "lists of videos (docs/formats.md), folders, videos, images, globs or http addresses, one or several"
-LABELS = "a label file (docs/labels.md)"
+LABELS = "a label file (docs/labels.md), COCO's or COCO-WholeBody's, or a folder of YOLO's"
 
 
 def add_commands(add: Add) -> None:

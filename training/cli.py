@@ -84,7 +84,7 @@ def _evaluate_detector(add: Add) -> None:
     parser = _on_checkpoint(add("look", "evaluate detector", commands.evaluate_detector))
     on = parser.add_mutually_exclusive_group(required=True)
     on.add_argument("--data", type=Path, help="folder of shards")
-    on.add_argument("--labels", type=Path, help="label file of frames of real video (docs/labels.md)")
+    on.add_argument("--labels", type=Path, help="label file (docs/labels.md), COCO's or COCO-WholeBody's, or a folder of YOLO's")
     on.add_argument("--coco-wholebody", type=Path, metavar="DIR", help="with annotations/coco_wholebody_val_v1.0.json and val2017/")
     on.add_argument("--oxford-hands", type=Path, metavar="DIR", help="with test_dataset/")
     on.add_argument("--whim", type=Path, metavar="DIR", help="the official labels, with test/anno/")

@@ -112,7 +112,7 @@ def main() -> None:
         share: many(small, arguments.folder / f"hands-{share * arguments.hands:.0f}", int(share * arguments.hands)) for share in (0.1, 1.0)
     }
     figures: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    figures |= {"machine": describe(), "hands": arguments.hands, "formats": figures.get("formats", {})}
+    figures |= {"machine": describe(), "formats": figures.get("formats", {})}
     for format in arguments.formats:
         out = arguments.folder / "out"
         told: dict[str, Any] = {}
@@ -128,7 +128,12 @@ def main() -> None:
             shutil.rmtree(out, ignore_errors=True)
             seconds, peaks[share] = measured(format, folder, out)
         shutil.rmtree(out, ignore_errors=True)
-        told |= {"rows_per_s": round(arguments.hands / seconds), "peak_mb": round(peaks[1.0]), "peak_mb_of_a_tenth": round(peaks[0.1])}
+        told |= {
+            "hands": arguments.hands,
+            "rows_per_s": round(arguments.hands / seconds),
+            "peak_mb": round(peaks[1.0]),
+            "peak_mb_of_a_tenth": round(peaks[0.1]),
+        }
         told["memory_flat"] = peaks[1.0] < ROOM * peaks[0.1]
         figures["formats"][format] = told
         print(format, json.dumps(told), flush=True)

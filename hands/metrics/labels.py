@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from fitting.files import below
+from hands.metrics.foreign_labels import ForeignImage, coco_images, yolo_images
 from stages import boxes
 from stages.tables import LEFT, RIGHT
 
@@ -71,11 +72,18 @@ class Match:
 
 
 def load_labels(path: Path) -> list[LabelledFrame]:
-    """Frames of a label file. Raises ValueError that says what is wrong when it is not of this format."""
+    """Frames of a label file: this project's, COCO's or COCO-WholeBody's; or of a folder of YOLO's labels.
+
+    Raises ValueError that says what is wrong when it is of none of these formats.
+    """
+    if path.is_dir():
+        return [_foreign(image) for image in yolo_images(path)]
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    if isinstance(content, dict) and "format" not in content and "annotations" in content:
+        return [_foreign(image) for image in coco_images(path)]
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found!r}, wanted {FORMAT!r}: a JSON object with 'format' and a list 'images'")
@@ -90,6 +98,22 @@ def load_labels(path: Path) -> list[LabelledFrame]:
             name = str(item.get("id") if isinstance(item, dict) else item)[:100]
             raise ValueError(f"{path}: image {i} ({name}): {error!r:.300}") from error
     return frames
+
+
+def _foreign(image: ForeignImage) -> LabelledFrame:
+    """An image as others label it; its name is its path below the media folder."""
+    below(Path(), image.name)
+    return LabelledFrame(
+        name=image.name,
+        video="",
+        frame=0,
+        image=image.name,
+        width=int(image.width),
+        height=int(image.height),
+        box=image.box,
+        side=image.side,
+        ignore=image.ignore,
+    )
 
 
 def _labelled(item: Mapping[str, Any]) -> LabelledFrame:

@@ -17,14 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.engine.store import flush, room
-from pipeline.exports.formats import Format
+from pipeline.exports.formats import ABOUT, Format
 from pipeline.exports.source import Source, open_source
 from stages.digest import CorruptFileError, fingerprint_of, seal, unseal
 from stages.errors import UserError
 
 README = "README.md"
-ABOUT = "whim_export.json"
-"""What an export is of: the mark by which a folder is known for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

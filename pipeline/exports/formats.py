@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     Write = Callable[[Source, Path, Mapping[str, object]], None]
 
 
+ABOUT = "whim_export.json"
+"""What an export says of itself: the mark by which its folder is known for one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """One format: what it is, and where its writer lies."""

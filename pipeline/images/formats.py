@@ -5,7 +5,6 @@ Convention. Boxes are xyxy in pixels of the image as it is stored, x right, y do
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,12 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from hands.metrics.foreign_labels import ENDINGS, ForeignImage, coco_images, foreign_image, stored_size, yolo_hands, yolo_sides
 from hands.metrics.labels import UNKNOWN
+from pipeline.exports.formats import ABOUT
 from stages.shards import SPLITS, split_of
 from stages.tables import LEFT, RIGHT
 
 JSONL = ("images.jsonl", "pictures.jsonl")
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SIDES = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
 
 
@@ -36,6 +36,8 @@ class LabelledImage:
     split: str
     box: Float64[np.ndarray, "n 4"]
     side: Int64[np.ndarray, "n"]  # 0 left, 1 right, -1 nobody knows
+    keypoints: Float64[np.ndarray, "n 21 3"] | None = None
+    """Marked by people, NaN where nobody did; None: nobody marked any."""
     ignore: Float64[np.ndarray, "m 4"]
     """Drawn around something that is no single hand."""
     labelled: bool
@@ -55,7 +57,7 @@ def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: name one of images")
     listed = next((folder / name for name in JSONL if (folder / name).is_file()), None)
-    coco = sorted(path for path in [*folder.glob("*.json"), *folder.glob("annotations/*.json")] if path.is_file())
+    coco = sorted(path for path in [*folder.glob("*.json"), *folder.glob("annotations/*.json")] if path.is_file() and path.name != ABOUT)
     yolo = folder / "labels"
     if listed:
         found: Iterable[LabelledImage] = _of_jsonl(listed)
@@ -114,94 +116,61 @@ def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
 
 
 def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
-    """COCO's own format; every category counts as a hand, a crowd is ignored. The file's name says the split, else the image's hash."""
-    try:
-        told = json.loads(path.read_bytes())
-        drawn: dict[tuple[Any, bool], list[list[float]]] = defaultdict(list)
-        for note in told["annotations"]:
-            drawn[note["image_id"], bool(note.get("iscrowd"))].append(_xyxy(note["bbox"]))
-        images = [(image["id"], str(image["file_name"]), (float(image["width"]), float(image["height"]))) for image in told["images"]]
-        licence_of = {image["id"]: image.get("license") for image in told["images"]}
-        licences = {one.get("id"): one.get("name", "") for one in told.get("licenses", ())}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no COCO file ({error!r:.200}): images and annotations are wanted") from error
+    """COCO's own format and COCO-WholeBody's; a crowd is ignored. The file's name says the split, else the image's hash."""
     named = next((split for split in SPLITS if split in path.stem), "")
-    for image, name, size in images:
-        box, crowd = (_boxes(drawn[image, is_crowd]) for is_crowd in (False, True))
-        _refuse_outside(box, size, f"{path}, image {name}")
-        place = next((p for p in (folder / name, folder / "images" / name, folder / path.stem / name) if p.exists()), folder / name)
-        yield LabelledImage(
-            path=place,
-            name=name,
-            group=name,
-            split=split_of(name, named),
-            box=box,
-            side=np.full(len(box), UNKNOWN, np.int64),
-            ignore=crowd,
-            labelled=True,
-            exhaustive=True,
-            about={"source": path.stem, "origin": name, "licence": str(licences.get(licence_of[image], "")), "tier": ""},
+    for image in coco_images(path):
+        _refuse_outside(image.box, (image.width, image.height), f"{path}, image {image.name}")
+        yield _foreign(
+            image,
+            path=next((p for p in _places(folder, path, image.name) if p.exists()), folder / image.name),
+            split=split_of(image.name, named),
+            source=path.stem,
         )
 
 
+def _places(folder: Path, labels: Path, name: str) -> Sequence[Path]:
+    """Where COCO's images may lie."""
+    return (folder / name, folder / "images" / name, folder / labels.stem / name)
+
+
 def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
-    """Images below a folder, with YOLO's files (class, then centre and size as shares of the image) where there are labels."""
+    """Images below a folder, with YOLO's files of labels where there are such."""
+    sides = yolo_sides(folder) if labels else {}
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         name = str(path.relative_to(folder))
-        box, labelled = np.zeros((0, 4)), False
+        hands, labelled, size = [], False, (1.0, 1.0)
         if labels:
             inside = path.relative_to(folder / "images") if (folder / "images") in path.parents else path.relative_to(folder)
             file = labels / inside.with_suffix(".txt")
             labelled = file.is_file()
-            size = _stored_size(path) if labelled else None
-            box = _yolo_boxes(file, size) if size else box
-        yield LabelledImage(
-            path=path,
-            name=name,
-            group=name,
-            split=split_of(name, next((part for part in Path(name).parts if part in SPLITS), "")),
-            box=box,
-            side=np.full(len(box), UNKNOWN, np.int64),
-            ignore=np.zeros((0, 4)),
-            labelled=labelled,
-            exhaustive=labelled,
-            about={"source": folder.name, "origin": name, "licence": "", "tier": ""},
-        )
+            found = stored_size(path) if labelled else None
+            if found:
+                hands, size = yolo_hands(file, found, sides), found
+        image = foreign_image(name, size, hands, [])
+        _refuse_outside(image.box, size, str(path))
+        split = split_of(name, next((part for part in Path(name).parts if part in SPLITS), ""))
+        yield _foreign(image, path=path, split=split, source=folder.name, labelled=labelled)
 
 
-def _stored_size(path: Path) -> tuple[float, float] | None:
-    """Width and height of an image as it is stored, of a JPEG without decoding it; None where it is none."""
-    import cv2
-    import simplejpeg
-
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(path.read_bytes())
-        except ValueError:
-            return None
-        return float(width), float(height)
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else (float(image.shape[1]), float(image.shape[0]))
-
-
-def _yolo_boxes(file: Path, size: tuple[float, float]) -> Float64[np.ndarray, "n 4"]:
-    try:
-        rows = np.array([line.split()[1:5] for line in file.read_text().splitlines() if line.strip()], np.float64).reshape(-1, 4)
-    except ValueError as error:
-        raise ValueError(f"{file} is no file of YOLO's boxes ({error}): class, centre and size a line are wanted") from error
-    middle, half = rows[:, :2] * size, rows[:, 2:] * size / 2
-    box = np.concatenate([middle - half, middle + half], 1)
-    _refuse_outside(box, size, str(file))
-    return box
+def _foreign(image: ForeignImage, *, path: Path, split: str, source: str, labelled: bool = True) -> LabelledImage:
+    """An image whose labels are complete, or that has none."""
+    return LabelledImage(
+        path=path,
+        name=image.name,
+        group=image.name,
+        split=split,
+        box=image.box,
+        side=image.side,
+        keypoints=image.keypoints,
+        ignore=image.ignore,
+        labelled=labelled,
+        exhaustive=labelled,
+        about={"source": source, "origin": image.name, "licence": image.licence, "tier": ""},
+    )
 
 
 def _boxes(given: Iterable[Any]) -> Float64[np.ndarray, "n 4"]:
     return np.array(list(given), np.float64).reshape(-1, 4)
-
-
-def _xyxy(box: Sequence[float]) -> list[float]:
-    left, top, width, height = map(float, box)
-    return [left, top, left + width, top + height]
 
 
 def _refuse_outside(box: Float64[np.ndarray, "n 4"], size: tuple[float, float], where: str) -> None:

@@ -1,6 +1,7 @@
 """Hands that an image is trained with: people's boxes joined with the ensemble's; where nobody is sure, boxes that count neither way.
 
-A box that somebody drew is a hand; the ensemble, or the landmark network's look at that very box, says its side and keypoints. Where
+A box that somebody drew is a hand; what people did not mark of side and keypoints the ensemble says, or the landmark network's look at that
+very box. Where
 people drew nothing, a hand that the ensemble is sure of is one; whatever else it saw, and a wrist that it saw no hand at, is ignored:
 background would teach the network not to see what its teachers missed.
 """
@@ -142,6 +143,9 @@ def joined(label: LabelledImage, seen: Candidates, looked: Mapping[int, Landmark
         else:
             continue
         side[row] = said if side[row] == UNKNOWN else side[row]
+    if label.keypoints is not None:  # what people marked is better than what anybody saw
+        by_people = np.isfinite(label.keypoints[..., :2]).all(-1)
+        keypoints = np.where(by_people[..., None], label.keypoints, keypoints)
     doubtful = free & (overlap.max(0, initial=0) < trust.match_iou) & (seen.is_hand | (not label.exhaustive))
     ignore = [label.ignore, seen.box[doubtful]]
     if not label.exhaustive:

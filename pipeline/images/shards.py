@@ -119,7 +119,18 @@ def _members(stages: Sequence[Stage]) -> list[Any]:
 def _recipe(images: Sequence[LabelledImage], members: Sequence[Any], settings: ImageShards) -> Mapping[str, Any]:
     """All that a shard is made by: the images' own bytes, what people drew, who else looked, and how."""
     facts = [
-        [i.name, i.group, i.box.tolist(), i.side.tolist(), i.ignore.tolist(), i.labelled, i.exhaustive, dict(i.about), _sha256(i.path)]
+        [
+            i.name,
+            i.group,
+            i.box.tolist(),
+            i.side.tolist(),
+            i.ignore.tolist(),
+            i.labelled,
+            i.exhaustive,
+            dict(i.about),
+            _sha256(i.path),
+            *_marked(i),
+        ]
         for i in images
     ]
     told = {"stage": STAGE, "version": VERSION, "settings": asdict(settings), "members": members}
@@ -129,6 +140,13 @@ def _recipe(images: Sequence[LabelledImage], members: Sequence[Any], settings: I
 
 def _sha256(path: Path) -> str:
     return sha256_of(path) if path.is_file() else ""
+
+
+def _marked(image: LabelledImage) -> list[Any]:
+    """Keypoints that people marked, where they marked any: shards of images without such are as they were."""
+    if image.keypoints is None or not np.isfinite(image.keypoints).any():
+        return []
+    return [np.nan_to_num(image.keypoints, nan=-1).tolist()]
 
 
 def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console: Console) -> Iterator[pa.RecordBatch]:

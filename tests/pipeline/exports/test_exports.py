@@ -24,8 +24,8 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.exports.read_back import READERS, hand
 from fitting.hand.mano import load_hand_model, pose_either_hand
-from pipeline.exports.export import ABOUT, Exported, export
-from pipeline.exports.formats import FORMATS
+from pipeline.exports.export import Exported, export
+from pipeline.exports.formats import ABOUT, FORMATS
 from stages.errors import UserError
 from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
 

@@ -129,3 +129,70 @@ def test_a_broken_file_of_boxes_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels" / "1.txt").write_text("0 0.5 half 0.25 0.5\n")
     with pytest.raises(ValueError, match=r"1.txt is no file of YOLO's boxes"):
         read_images(tmp_path)
+
+
+def points(visible: int = 21) -> list[float]:
+    return [float(v) for k in range(21) for v in (10 + k, 12 + k / 2, 2 if k < visible else 0)]
+
+
+def test_coco_says_sides_and_keypoints(tmp_path: Path) -> None:
+    """A category says the side, or the annotation itself; what is no hand is left out where hands are named."""
+    image(tmp_path / "7.jpg")
+    categories = [{"id": 1, "name": "left_hand"}, {"id": 2, "name": "hand"}, {"id": 3, "name": "face"}]
+    notes = [
+        {"image_id": 7, "category_id": 1, "bbox": [5, 6, 10, 20], "keypoints": points(20)},
+        {"image_id": 7, "category_id": 2, "bbox": [25, 6, 10, 20], "side": "right"},
+        {"image_id": 7, "category_id": 2, "bbox": [35, 6, 10, 20], "keypoints": [1, 2, 2] * 17},
+        {"image_id": 7, "category_id": 3, "bbox": [1, 1, 5, 5]},
+    ]
+    told = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48}], "categories": categories, "annotations": notes}
+    (tmp_path / "train.json").write_text(json.dumps(told))
+    (found,) = read_images(tmp_path)
+    assert found.side.tolist() == [0, 1, -1]
+    assert found.keypoints is not None
+    assert found.keypoints[0, 1].tolist() == [11, 12.5, 1]
+    assert np.isnan(found.keypoints[0, 20]).all()
+    assert np.isnan(found.keypoints[1:]).all(), "17 keypoints are a body's"
+
+
+def test_hands_of_whole_bodies(tmp_path: Path) -> None:
+    image(tmp_path / "val2017" / "7.jpg")
+    body = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 60, 40]}
+    body |= {"lefthand_box": [5, 6, 10, 20], "lefthand_valid": True, "lefthand_kpts": points()}
+    body |= {"righthand_box": [30, 6, 10, 20], "righthand_valid": False, "righthand_kpts": [0] * 63}
+    told = {"images": [{"id": 7, "file_name": "7.jpg", "width": 64, "height": 48}], "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "val2017.json").write_text(json.dumps(told | {"annotations": [body]}))
+    (found,) = read_images(tmp_path)
+    assert (found.box.tolist(), found.side.tolist(), found.ignore.tolist()) == ([[5, 6, 15, 26]], [0], [[30, 6, 40, 26]])
+    assert found.keypoints is not None
+    assert np.isfinite(found.keypoints).all()
+
+
+def test_an_export_comes_back(tmp_path: Path) -> None:
+    """What `whim export coco` and `yolo` write is read as labels: boxes, sides and keypoints; to train on and to measure on."""
+    from rich.console import Console
+
+    from hands.metrics.labels import load_labels
+    from pipeline.exports.export import export
+    from pipeline.exports.formats import FORMATS
+    from tests.pipeline.exports.shards import as_held, truth, write_small_shards
+    from training.data.readers.labelled_frames import labelled_frames
+
+    data = write_small_shards(tmp_path / "data")
+    for format, labels in (("coco", "annotations/train.json"), ("yolo", "")):
+        out = tmp_path / format
+        export(FORMATS[format], data, out, console=Console(quiet=True))
+        wanted = as_held(format, {name: hands for name, hands in truth(data).items() if name.startswith("train/") or format == "yolo"})
+        found = {one.name: one for one in read_images(out)}
+        frames = {frame.name: frame for frame in load_labels(out / labels)}
+        measured = {one.name: one for one in labelled_frames(out / labels)}
+        for name, hands in wanted.items():
+            key = f"{name}.jpg" if format == "coco" else f"images/{name}.jpg"
+            sides = [("left", "right").index(side) for side, _, _ in hands]
+            assert found[key].side.tolist() == frames[key].side.tolist() == measured[key].side.tolist() == sides
+            for one in (found[key], frames[key], measured[key]):
+                np.testing.assert_allclose(one.box, np.reshape([box for _, box, _ in hands], (-1, 4)), atol=2e-3)
+            keypoints = found[key].keypoints
+            assert keypoints is not None
+            told = np.array([[p or [np.nan] * 2 for p in marked] for *_, marked in hands]).reshape(-1, 21, 2)
+            np.testing.assert_allclose(keypoints[..., :2], told, atol=2e-3)

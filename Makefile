@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-trust env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -136,6 +136,9 @@ env-ultralytics: .env-ultralytics/.ready ## the peer of bench-detector (AGPL-3.0
 	$(PYTHON) -m venv .env-ultralytics
 	.env-ultralytics/bin/pip install --quiet --disable-pip-version-check torch==2.15.0 torchvision==0.29.2 ultralytics==8.4.190 onnx onnxruntime onnxslim
 	@touch $@
+
+bench-table1: setup ## average precision of an ensemble's members: OPTIONS="--coco-wholebody DIR [--recipe whim_paper]", --oxford-hands or --whim
+	$(BIN)/python -m benchmarks.networks.table1 $(OPTIONS)
 
 bench-detector: setup env-ultralytics ## size, speed and training speed of the hand detector beside yolov8n-pose and yolov8s-pose
 	$(BIN)/python -m benchmarks.networks.detector

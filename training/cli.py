@@ -102,6 +102,9 @@ def _evaluate_regressor(add: Add) -> None:
     parser.add_argument("--freihand", type=Path, metavar="DIR", help="official files of FreiHAND, with evaluation_xyz.json")
     parser.add_argument("--ho3d", type=Path, metavar="DIR", help="official files of HO3D, with evaluation_xyz.json")
     parser.add_argument("--every", type=at_least_one, default=1, help="of HO3D's images")
+    parser.add_argument("--hint", type=Path, metavar="DIR", help="HInt_annotation_partial: joints in the image, seen and hidden")
+    by = "measure FreiHAND and HO3D on this detector's boxes too, not on the sets' own: ours, or a checkpoint"
+    parser.add_argument("--detector", metavar="ours|FILE", help=by)
     parser.add_argument("--data", type=Path, help="folder of shards")
     parser.add_argument("--split", help="of the shards (default: test, else val)")
     parser.add_argument("--hands", type=at_least_one, help="of the shards, the most")

@@ -136,10 +136,10 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
     from training.regressor.inference import read
     from training.regressor.report import write_report
 
-    if not (arguments.freihand or arguments.ho3d or arguments.data):
-        raise ValueError("nothing to measure on: name --freihand DIR, --ho3d DIR or --data DIR")
+    if not (arguments.freihand or arguments.ho3d or arguments.data or arguments.hint):
+        raise ValueError("nothing to measure on: name --freihand DIR, --ho3d DIR, --hint DIR or --data DIR")
     network = read(arguments.checkpoint).to(_device(arguments))
-    found = {}
+    found: dict[str, Any] = {}
     for benchmark in _benchmarks(arguments):
         result = evaluate(network, benchmark, batch_size=arguments.batch)
         metrics = found[benchmark.name] = {name: dict(evaluation.metrics) for name, evaluation in result.evaluations.items()}
@@ -153,6 +153,13 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
             for name in (name for name in _SHOWN if name in next(iter(metrics.values()))):
                 grid.add_row(name, *(f"{of[name]:.4f}" for of in metrics.values()))
             arguments.console.print(grid)
+    if arguments.hint:
+        from training.regressor.hint import evaluate_hint
+
+        on_hint = evaluate_hint(network, arguments.hint, batch_size=arguments.batch)
+        found |= on_hint
+        for subset, of in on_hint.items() if not arguments.json else ():
+            _print_metrics(list(of.values())[-1], f"{list(of)[-1]} on {subset}", arguments.console)
     if arguments.json:
         print(json.dumps(found))
 
@@ -367,10 +374,18 @@ def split_to_measure(arguments: argparse.Namespace) -> str:
 def _benchmarks(arguments: argparse.Namespace) -> "Iterator[Benchmark]":
     from training.regressor.evaluate import freihand_benchmark, ho3d_benchmark, shards_benchmark
 
-    if arguments.freihand:
-        yield freihand_benchmark(arguments.freihand)
-    if arguments.ho3d:
-        yield ho3d_benchmark(arguments.ho3d, every=arguments.every)
+    published = [freihand_benchmark(arguments.freihand)] if arguments.freihand else []
+    published += [ho3d_benchmark(arguments.ho3d, every=arguments.every)] if arguments.ho3d else []
+    yield from published
+    if arguments.detector:
+        from training.detector.inference import HandDetector
+        from training.regressor.detected_boxes import with_detected_boxes
+
+        if not published:
+            raise ValueError("--detector measures on the images of published sets: name --freihand DIR or --ho3d DIR")
+        named = None if arguments.detector == "ours" else Path(arguments.detector)
+        detector = HandDetector.load(named, _device(arguments), threshold=0.1)
+        yield from (with_detected_boxes(benchmark, detector) for benchmark in published)
     if arguments.data:
         yield shards_benchmark(arguments.data, split_to_measure(arguments), max_hands=arguments.hands)
 

@@ -75,7 +75,7 @@ class Change:
 
 
 def changes_of(source: str) -> Iterator[Change]:
-    """Every change of a module that alters what runs; those of texts and of annotations are none."""
+    """Every change of a module that alters what runs; those of texts, annotations and decorators are none."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -92,13 +92,17 @@ def changes_of(source: str) -> Iterator[Change]:
 
 
 def _meaning(source: str) -> str:
-    """The syntax tree without annotations and texts."""
+    """The syntax tree without annotations, decorators and texts."""
 
     class Bare(ast.NodeTransformer):
         def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
             for argument in [*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs]:
                 argument.annotation = None
-            node.returns = None
+            node.returns, node.decorator_list = None, []
+            return self.generic_visit(node)
+
+        def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+            node.decorator_list = []
             return self.generic_visit(node)
 
         def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:

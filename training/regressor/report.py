@@ -88,6 +88,9 @@ def page(measured: Measured, ablations: Mapping[str, Measured] | None = None) ->
     freihand = _rows(FREIHAND, measured.get("freihand"), _OF_FREIHAND)
     ho3d = _rows(HO3D, measured.get("ho3d"), _OF_HO3D)
     motion = _rows(MOTION, measured.get("ho3d"), [f"camera_motion_{name}" for name in _OF_MOTION])
+    for name, of in measured["ho3d-detected"]["estimates"].items() if "ho3d-detected" in measured else ():
+        figures = of["figures"]
+        motion.append((f"**ours, {name}, boxes of a detector**", *(figures.get(f"camera_motion_{one}", math.nan) for one in _OF_MOTION)))
     if "ho3d" in measured:
         figures = next(iter(measured["ho3d"]["estimates"].values()))["figures"]
         motion.append(("the truth's own", *(figures.get(f"camera_motion_true_{name}", math.nan) for name in _OF_MOTION)))

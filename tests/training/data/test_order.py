@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.order import Mixture, shuffled
+from training.data.order import Mixture, key_of, mixed, shuffled
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**63))
@@ -31,6 +31,21 @@ def test_the_order_is_the_same_in_another_process() -> None:
     code = "import numpy as np; from training.data.order import Mixture; print(Mixture(counts=[70, 30], seed=5).at(3, np.arange(100)))"
     outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert outputs == {f"{Mixture(counts=[70, 30], seed=5).at(3, np.arange(100))}\n"}
+
+
+def test_the_order_is_that_of_every_version_and_machine() -> None:
+    """Numbers as they were first made: a checkpoint of an older version goes on where it stopped."""
+    assert key_of("a", 1) == 14466745585209649668
+    assert mixed(np.array([0, 1, 2**63], np.uint64)).tolist() == [0, 6238072747940578789, 2720858781877447050]
+    assert shuffled(np.arange(10), 10, 12345).tolist() == [0, 2, 1, 7, 4, 5, 8, 3, 6, 9]
+    mixture = Mixture(counts=[5, 3], weights=[0.25, 0.5], num_samples=6, seed=2, fingerprint="x")
+    assert [of.tolist() for of in mixture.at(1, np.arange(6))] == [[0, 1, 1, 1, 1, 0], [1, 0, 2, 1, 2, 0]]
+
+
+def test_unshuffled_datasets_follow_each_other_and_go_on_where_the_last_epoch_left_them() -> None:
+    mixture = Mixture(counts=[5, 3], weights=[0.25, 0.5], num_samples=6)
+    assert [of.tolist() for of in mixture.at(0, np.arange(6), shuffle=False)] == [[0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 2, 0]]
+    assert [of.tolist() for of in mixture.at(1, np.arange(6), shuffle=False)] == [[0, 0, 1, 1, 1, 1], [2, 3, 1, 2, 0, 1]]
 
 
 def test_an_epoch_without_weights_holds_everything_once() -> None:

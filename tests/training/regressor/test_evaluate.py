@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,14 +14,18 @@ import pytest
 import torch
 
 import whim
-from fitting.hand.mano import LEFT, load_hand_model, pose_either_hand
+from fitting.hand.mano import LEFT, RIGHT, load_hand_model, pose_either_hand
 from hands.metrics.hands import Hands3D
 from tests.hands.test_hands import slow_metrics
 from tests.training.conftest import rows, write
 from tests.training.data.sets.hand_sets import Posed, exact_model, freihand_folder, ho3d_folder, mano_file, posed
 from training.data.samples import Crops
+from training.data.sets.hint import hint
 from training.data.sets.ho3d import TO_CAMERA, TO_HO3D
+from training.regressor.detected_boxes import kept
 from training.regressor.evaluate import Predictions, estimates, evaluation_of, freihand_benchmark, ho3d_benchmark, placed, shards_benchmark
+from training.regressor.hint import evaluate_hint, pck
+from training.regressor.inference import read
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.report import measured_in, page
 from training.run.checkpoint import Checkpoint, Progress
@@ -238,3 +243,58 @@ def test_the_axes_of_ho3d_are_a_rotation() -> None:
     assert np.prod(TO_CAMERA) == 1
     assert sorted(TO_HO3D) == list(range(21))
     assert TO_HO3D[4] == 9, "the joint that its script scales by is the middle finger's knuckle"
+
+
+def test_a_gap_keeps_the_last_box_of_its_video_and_its_beginning_takes_the_next() -> None:
+    box = np.array([[np.nan] * 4, [1.0, 1, 2, 2], [np.nan] * 4, [3.0, 3, 4, 4], [np.nan] * 4, [np.nan] * 4])
+    whole = np.tile([0.0, 0, 9, 9], (6, 1))
+    filled = kept(box, whole, ["a", "a", "a", "a", "b", "b"], np.array([0, 1, 2, 3, 0, 1]))
+    assert filled[:, 0].tolist() == [1, 1, 1, 3, 0, 0]
+    assert filled[4].tolist() == [0, 0, 9, 9]
+    backward = kept(box, whole, ["a"] * 4 + ["b"] * 2, np.array([3, 2, 1, 0, 0, 1]))
+    assert backward[:4, 0].tolist() == [1, 1, 3, 3], "in order of time, not of rows"
+    alone = kept(box, whole, [str(k) for k in range(6)], np.zeros(6, np.int64))
+    assert alone[:, 0].tolist() == [0, 1, 0, 3, 0, 0]
+
+
+@pytest.mark.usefixtures("_their_model")
+def test_motion_is_measured_on_a_detectors_boxes_too(
+    folders: dict[str, Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped detector finds no hand in these grey images: their crops are whole images, and the report says how many it found."""
+    run(checkpoint, "--ho3d", folders["ho3d"], "--detector", "ours", "--report", tmp_path / "report")
+    told = json.loads((tmp_path / "report" / "ho3d-detected.json").read_text())
+    assert "boxes of a detector, which finds 0.0% of the hands" in told["protocol"]
+    assert told["num_hands"] == json.loads((tmp_path / "report" / "ho3d.json").read_text())["num_hands"]
+    assert "| **ours, refined, boxes of a detector** |" in (tmp_path / "report" / "report.md").read_text()
+    assert whim.main(["evaluate", "regressor", str(checkpoint), "--data", str(tmp_path), "--detector", "ours"]) == 1
+    assert "on the images of published sets: name --freihand DIR or --ho3d DIR" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_their_model")
+def test_hint_is_joints_in_the_image_seen_and_hidden(folders: dict[str, Path], checkpoint: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    place = tmp_path / "TEST_newdays_img"
+    for k, side in enumerate("rl"):
+        points = rng.uniform(60, 180, (21, 2))
+        told = [{"bbox": [[50.0, 50, 190, 190]], "keypoints": points.tolist(), "occlusion": [int(j < 5 * k) for j in range(21)]}]
+        place.mkdir(exist_ok=True)
+        cv2.imwrite(str(place / f"image{k}_{side}.jpg"), rng.integers(0, 255, (240, 320, 3), np.uint8))
+        (place / f"image{k}_{side}.json").write_text(json.dumps(told))
+    hands = hint(tmp_path, "newdays")
+    assert hands
+    assert hands.crops.columns["side"].tolist() == [RIGHT, LEFT]
+    assert hands.crops.box[0].tolist() == [50, 50, 190, 190]
+    assert hands.occluded.sum(1).tolist() == [0, 5]
+    assert hint(tmp_path, "epick") is None
+    found = evaluate_hint(read(checkpoint), tmp_path)
+    assert set(found) == {"hint-newdays"}
+    assert 0 <= found["hint-newdays"]["refined"]["pck_15"] <= 1
+    with pytest.raises(FileNotFoundError, match="has no TEST_newdays_img"):
+        evaluate_hint(read(checkpoint), tmp_path / "none")
+    hidden = np.zeros((1, 21), bool)
+    hidden[0, :3] = True
+    distance = np.array([[0.01, 0.06, 0.2, *[0.12] * 18]])
+    got = pck(distance, hidden)
+    assert (got["pck_05"], got["pck_10"], got["pck_15"]) == pytest.approx((1 / 21, 2 / 21, 20 / 21))
+    assert (got["pck_15_visible"], got["pck_10_occluded"], got["pck_05_visible"]) == pytest.approx((1, 2 / 3, 0))

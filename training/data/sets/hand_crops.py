@@ -60,7 +60,7 @@ class HandCrops:
     """The vertices that this set takes for the tips of thumb, index, middle, ring and little finger."""
     sequence: Sequence[str] = ()
     """Which video each image of an evaluation split is of; each its own where there is none."""
-    frame: Int64[np.ndarray, "n"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    frame: Int64[np.ndarray, "_"] = field(default_factory=lambda: np.zeros(0, np.int64))
     frames_per_second: float = 30.0
     size: int = 256
     """Side of the square, pixels."""
@@ -81,7 +81,7 @@ class HandCrops:
         return self.size, self.size, 3
 
     def decode(self, sample: int, out: UInt8[np.ndarray, "size size 3"]) -> None:
-        image, left = _read(self.images[sample]), bool(self.columns["side"][sample] == LEFT)
+        image, left = read_crop_image(self.images[sample]), bool(self.columns["side"][sample] == LEFT)
         cut(image, (image.shape[1], image.shape[0]), squared(self.box[sample], self.size, self.factor), out, mirrored=left)
 
     def labels(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
@@ -99,7 +99,7 @@ def _name(image: Path | str | Packed) -> str:
     return f"{path.parent.parent.name}/{path.stem}"
 
 
-def _read(image: Path | str | Packed) -> UInt8[np.ndarray, "h w 3"]:
+def read_crop_image(image: Path | str | Packed) -> UInt8[np.ndarray, "h w 3"]:
     """RGB. Raises CorruptSampleError for an image that is not there, or none."""
     if not isinstance(image, Packed):
         try:
@@ -123,9 +123,10 @@ def training_crops(
     points: Float[np.ndarray, "n 21 3"] | None = None,  # pixels and confidence
     joints: Float[np.ndarray, "n 21 3"] | None = None,  # before the camera
     matrix: Float[np.ndarray, "n 3 3"] | None = None,
+    box: Float[np.ndarray, "n 4"] | None = None,
     **parameters: Float[np.ndarray, "n _"],  # betas, global_orient, hand_pose: of the hand's own side, the mean pose added
 ) -> HandCrops:
-    """Crops around what is known of each hand: given points, else joints in space as `matrix` sees them.
+    """Crops around the boxes given, else around what is known of each hand: points, else joints in space as `matrix` sees them.
 
     Hands of which fewer than `FEWEST_POINTS` are known, and those too small to be seen, are left out. MANO's parameters stay unknown
     where the stand-in hand is in use, to which they mean nothing. Raises ValueError when no hand is left.
@@ -141,7 +142,7 @@ def training_crops(
     points = np.where(known[..., None], points, [np.nan, np.nan, 0.0])
     few = known.sum(1) < FEWEST_POINTS
     place = np.where(few[:, None, None], 0.0, points[..., :2])
-    box = np.concatenate([np.nanmin(place, 1), np.nanmax(place, 1)], 1)
+    box = np.concatenate([np.nanmin(place, 1), np.nanmax(place, 1)], 1) if box is None else box
     rows = np.flatnonzero(~few & ((box[:, 2:] - box[:, :2]).max(1) >= LEAST_BOX_PX)) if len(box) else np.zeros(0, np.int64)
     if not len(rows):
         raise ValueError(f"{name}: none of {len(points)} hands is labelled with {FEWEST_POINTS} points or more: unpack the set again")

@@ -1,6 +1,7 @@
 """Fit the hand model to 21 landmarks of each of many right hands at once (WiLoR, section 3, eq. 2-4).
 
 Frame: landmarks in pixels, x right, y down; results in camera axes, metres. Left hands are mirrored by the caller first (x -> -x).
+Where the camera is known (`fitting.lens`) projection is perspective with true rays, else weak perspective as in the paper.
 """
 
 from dataclasses import dataclass, fields
@@ -20,6 +21,7 @@ from fitting.hand.mano import HandModel, project
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.initial import rebent, two_tilts
 from fitting.landmarks.depth_cue import depth_cue
+from fitting.lens import Lens, Turned
 from fitting.objective import Landmarks, Objective, State
 from fitting.priors.prior import pose_prior
 from fitting.settings import FitSettings
@@ -62,7 +64,8 @@ class HandFits:
     betas: Float[Tensor, "n 10"]
     global_orient: Float[Tensor, "n 3"]
     hand_pose: Float[Tensor, "n 45"]  # flat_hand_mean
-    camera: Float[Tensor, "n 3"]  # pixels a metre, then the wrist's pixel
+    camera: Float[Tensor, "n 3"]  # pixels a metre, at the wrist's depth, then the wrist's pixel
+    transl: Float[Tensor, "n 3"]  # the wrist before a known camera, metres; 0 where it is not known
     joints_3d: Float[Tensor, "n 21 3"]  # wrist-centred
     joints_2d: Float[Tensor, "n 21 2"]
     box: Float[Tensor, "n 4"]  # of the projected 778 vertices
@@ -84,7 +87,15 @@ class HandFits:
     @classmethod
     def unfitted(cls, num_hands: int, num_points: Int[Tensor, "n"]) -> "HandFits":
         """Zeros for every hand."""
-        shapes = {"betas": (10,), "global_orient": (3,), "hand_pose": (45,), "camera": (3,), "joints_3d": (21, 3), "joints_2d": (21, 2)}
+        shapes = {
+            "betas": (10,),
+            "global_orient": (3,),
+            "hand_pose": (45,),
+            "camera": (3,),
+            "transl": (3,),
+            "joints_3d": (21, 3),
+            "joints_2d": (21, 2),
+        }
         columns: dict[str, Any] = {
             f.name: torch.zeros(num_hands, *shapes.get(f.name, (4,) if f.name == "box" else ()))
             for f in fields(cls)
@@ -114,16 +125,23 @@ class Fitter:
         *,
         track: Int[np.ndarray, "n"] | None = None,
         time_s: Float[np.ndarray, "n"] | None = None,
+        lens: Lens | None = None,
     ) -> HandFits:
         """Fit n right hands; OpenPose's order, pixels and confidence; a point that is not finite or has no confidence is not used.
 
         `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), chooses between the two tilts that
         the image cannot tell apart, and gives the depth loss its depths. Rows with the same `track` (-1: none) are one hand at the
-        moments `time_s`, in any order, and are fitted together. Never raises for a bad hand: `outcome` says what was wrong with it.
+        moments `time_s`, in any order, and are fitted together. With a `lens` projection is perspective, by true rays. Never raises for a
+        bad hand: `outcome` says what was wrong with it.
         """
         points = torch.as_tensor(np.asarray(keypoints[..., :2], dtype=np.float64))
         confidence = torch.as_tensor(np.asarray(keypoints[..., 2], dtype=np.float64))
         used = torch.isfinite(points).all(-1) & (points.abs() < 1e9).all(-1) & torch.isfinite(confidence) & (confidence > 0)
+        image, turned = points, None
+        if lens is not None:
+            turned = Turned.towards(lens, points, used)
+            points = turned.see(points)
+            used = used & torch.isfinite(points).all(-1)
         confidence = torch.where(used, confidence, 0).clamp(max=1)
         low = torch.where(used[..., None], points, torch.inf).amin(1)
         high = torch.where(used[..., None], points, -torch.inf).amax(1)
@@ -142,10 +160,11 @@ class Fitter:
             segment[usable.numpy()] = segments(np.asarray(track)[usable.numpy()], moment[usable.numpy()], self.settings.max_gap_s)
 
         def fit_rows(rows: Int[Tensor, "m"]) -> None:
-            centre = (low[rows] + high[rows]) / 2
+            centre = (low[rows] + high[rows]) / 2 if turned is None else torch.zeros_like(low[rows])
             pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
             tied = chains(segment[rows.numpy()], moment[rows.numpy()]) if track is not None else []
-            self._fit_batch(fits, rows, pixels, confidence[rows], centre, side[rows], hint[rows], tied)
+            lenses = None if turned is None else turned.take(rows)
+            self._fit_batch(fits, rows, pixels, image[rows], confidence[rows], centre, side[rows], hint[rows], tied, lenses)
 
         for rows in whole_tracks(segment[usable.numpy()], self.batch_size):
             fitting = in_batches(fit_rows, usable[rows], max(len(rows), 1))
@@ -158,22 +177,27 @@ class Fitter:
         fits: HandFits,
         rows: Int[Tensor, "m"],
         pixels: Float[Tensor, "m 21 2"],
+        image: Float[Tensor, "m 21 2"],  # the same before any camera was turned
         confidence: Float[Tensor, "m 21"],
         centre: Float[Tensor, "m 2"],
         side: Float[Tensor, "m"],
         hint: Float[Tensor, "m 21 3"],
         tied: list[Chain],
+        turned: Turned | None,
     ) -> None:
         """Fit one batch of usable hands and write its rows."""
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         hint, seen_confidence = hint.to(like)[:, order], confidence.to(like)[:, order]
-        seen = Landmarks(normalised, seen_confidence, *depth_cue(normalised, seen_confidence, hint))
+        perspective = torch.zeros_like(side) if turned is None else side / turned.focal
+        seen = Landmarks(normalised, seen_confidence, *depth_cue(normalised, seen_confidence, hint), perspective.to(like))
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint, side.log().to(like), tied)
         fitted = self._columns(best.state, seen, centre.to(like), side.to(like))
         fitted["num_iterations"] = best.num_iterations.cpu()
         fitted["flip_margin"], fitted["loss_smooth"] = margin.cpu(), smooth.cpu()
+        if turned is not None:
+            fitted, pixels = turned.back(self.model, fitted), torch.where(confidence[..., None] > 0, image, 0)
         fitted |= self._agreement((fitted["joints_2d"] - pixels).norm(dim=-1), confidence, side, fitted["box"])
         sound = torch.stack([torch.isfinite(values).reshape(len(rows), -1).all(1) for values in fitted.values()]).all(0)
         for name, values in fitted.items():

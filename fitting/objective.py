@@ -69,6 +69,7 @@ class Landmarks(NamedTuple):
     confidence: Float[Tensor, "n 21"]  # 0 where unknown
     depth: Float[Tensor, "n 21"]  # behind the wrist, box sides
     depth_confidence: Float[Tensor, "n 21"]  # 0 where unknown
+    perspective: Float[Tensor, "n"]  # box side over focal length, about the axis through the image's origin; 0 is weak perspective
 
     def take(self, rows: Tensor) -> "Landmarks":
         return Landmarks(*(values[rows] for values in self))
@@ -128,7 +129,7 @@ class Objective:
         """Every loss, and the posed joints."""
         posed = self.joints.pose(state.root, state.rotations, state.betas)
         values = Losses(
-            reprojection_loss(projected(state, posed), seen.keypoints, seen.confidence, self.settings.robust_scale),
+            reprojection_loss(projected(state, posed, seen.perspective), seen.keypoints, seen.confidence, self.settings.robust_scale),
             bone_length_loss(posed.points, self.length_limits),
             joint_angle_loss(state.rotations, self.axes, self.twist_limits, self.hulls),
             prior_loss(state.rotations, self.prior),
@@ -168,7 +169,12 @@ class Objective:
         jacobian[:, 1:, :, _BETAS] = scale * shape
         jacobian[..., _SCALE] = scale[..., 0] * posed.points
         jacobian[:, :, :2, _SHIFT] = torch.eye(2).to(shape)
-        gap = projected(state, posed) - seen.keypoints
+        image = projected(state, posed, seen.perspective)
+        gap = image - seen.keypoints
+        if seen.perspective.any():  # the slope of a quotient: q (J_xy - h p J_z) with q = 1 / (1 + h depth)
+            share = _shrinking(state, posed, seen.perspective)[..., None, None]
+            falls = (seen.perspective[:, None, None] * image)[..., None]
+            jacobian[:, :, :2] = share * (jacobian[:, :, :2] - falls * jacobian[:, :, 2:])
         gap_z = depths(state, posed) - seen.depth
         weight = seen.confidence / gap.norm(dim=-1).clamp_min(self.settings.robust_scale)
         weight_z = self.settings.depth_weight * seen.depth_confidence / gap_z.abs().clamp_min(self.settings.depth_scale)
@@ -224,9 +230,19 @@ class Objective:
         matrix[:, _JOINTS, _JOINTS] += factor * (weighted @ rows.mT)
 
 
-def projected(state: State, posed: Points) -> Float[Tensor, "n 21 2"]:
-    """Posed joints in the image, box sides (WiLoR, eq. 2, the map pi)."""
-    return state.log_scale.exp()[:, None, None] * posed.points[..., :2] + state.shift[:, None]
+NEAREST = 0.1
+"""Of the wrist's depth: no point counts as nearer to the camera."""
+
+
+def projected(state: State, posed: Points, perspective: Float[Tensor, "n"] | None = None) -> Float[Tensor, "n 21 2"]:
+    """Posed joints in the image, box sides (WiLoR, eq. 2, the map pi); with `perspective`, what is behind the wrist is smaller."""
+    flat = state.log_scale.exp()[:, None, None] * posed.points[..., :2] + state.shift[:, None]
+    return flat if perspective is None else _shrinking(state, posed, perspective)[..., None] * flat
+
+
+def _shrinking(state: State, posed: Points, perspective: Float[Tensor, "n"]) -> Float[Tensor, "n 21"]:
+    """The wrist's depth over each joint's. At scale s, box sides a metre, the wrist's is 1 / (s h) with h = `perspective`."""
+    return 1 / (1 + perspective[:, None] * depths(state, posed)).clamp_min(NEAREST)
 
 
 def depths(state: State, posed: Points) -> Float[Tensor, "n 21"]:

@@ -119,6 +119,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
     from rich.table import Table as Grid
 
+    from pipeline.dataset.oddities import odd_videos
     from pipeline.report.needs import print_needs
     from pipeline.report.status import print_duplicates, print_left_out, print_odd, print_settings, print_unlisted, print_withheld
 
@@ -133,7 +134,8 @@ def plan(arguments: argparse.Namespace) -> None:
     if arguments.json:
         known = {"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": len(graph.unknown_clips)}
         left_out = [{"name": one.name, "why": one.why} for one in loaded.left_out]
-        more = {"unlisted": loaded.unlisted, "duplicates": graph.duplicates, "num_stale": len(graph.stale), "odd": graph.odd}
+        more = {"unlisted": loaded.unlisted, "duplicates": graph.duplicates, "num_stale": len(graph.stale)}
+        more |= {"odd": odd_videos(graph.clips), "cameras": graph.cameras}
         print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
     grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
@@ -146,7 +148,7 @@ def plan(arguments: argparse.Namespace) -> None:
     print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
     print_duplicates(graph.duplicates, arguments.console)
     print_needs(graph, arguments.console)
-    print_odd(graph.odd, arguments.console)
+    print_odd(graph, arguments.console)
     arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
     if graph.unknown_clips:
         arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")

@@ -7,6 +7,7 @@ A list is text, one video a line: a YouTube id, an http address or a path, then 
     https://example.org/hands.mp4 id=hands_a
     ../mine/kitchen.mp4          # relative to the list
     talk.mp4 start=1:30 end=95.5 signer=ann gloss=HAND   # seconds, or minutes:seconds; any other name=value is a column of yours
+    cup.mp4 focal=1180           # pixels of the upright image; or hfov=62, camera=file.json, projection=equirectangular
 
 `removed.txt` beside a list, or in a folder of videos, names ids, one a line, whose owners withdrew them: they are left out, and leave
 the shards with the next run.
@@ -27,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
+from stages.cameras.words import CAMERA_FIELDS, camera_said
 from stages.digest import CorruptFileError, check_text
 from stages.media.address import without_secrets
 from stages.media.probe import is_video
@@ -58,6 +60,7 @@ class Line:
     start_s: float = 0.0
     end_s: float = 0.0
     extra: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         if name not in _FIELDS and (meant := get_close_matches(name.lower(), _FIELDS, 1, 0.75)):
             raise ValueError(f"{where}: {wish[:80]!r} is a column of yours or {meant[0]}=: give it a name less like that")
         if not _FIELDS.get(name, _FREE).fullmatch(value):
-            known_ones = "split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name start=1:30 end=95.5"
+            known_ones = "split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name start=1:30 end=95.5 focal=1180 hfov=62"
             raise ValueError(f"{where}: {wish[:80]!r} is none of {known_ones}, nor a column of yours (name=value of 1000 signs at most)")
         if name in known:
             raise ValueError(f"{where}: {name} is given twice; keep one")
@@ -231,6 +234,7 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         start_s=start_s,
         end_s=end_s,
         extra=json.dumps(free, sort_keys=True, ensure_ascii=False) if (free := _free(known)) else "",
+        camera=camera_said(known, where, folder),
     )
 
 
@@ -256,6 +260,7 @@ _FIELDS: Mapping[str, re.Pattern[str]] = {
     "id": re.compile(r"[\w-][\w.-]{0,99}"),
     "start": _TIME,
     "end": _TIME,
+    **CAMERA_FIELDS,
 }
 """What each field looks like, and how large it may be."""
 
@@ -345,6 +350,7 @@ def _manifest(lines: list[Line]) -> Manifest:
         start_s=column("start_s", np.float64),
         end_s=column("end_s", np.float64),
         extra=column("extra", object),
+        camera=column("camera", object),
     )
 
 

@@ -440,4 +440,5 @@ def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dic
         start_s=manifest.start_s,
         end_s=manifest.end_s,
         extra=manifest.extra,
+        camera=text(found.camera),
     )

@@ -6,14 +6,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
+from fitting.camera import Camera
 from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
 from fitting.settings import FitSettings
+from stages.cameras.said import camera_in
+from stages.fusion.pairs import contradiction_m
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
-from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Fits, Hands, Table, Verdicts
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Cameras, Clips, Fits, Hands, Table, Verdicts
 from stages.verdicts import ON_SIDES, with_sides
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """MANO parameters and a weak-perspective camera for each hand, by the three losses of the paper.
+    """MANO parameters for each hand before its camera, by the three losses of the paper: true rays where the camera is known, else the
+    paper's weak perspective.
 
     Left hands are mirrored, fitted as right ones and mirrored back. The hands of a track are fitted together: one shape, smooth in time.
     A hand of unknown side is fitted as both, and the better fit's side is told; one that a person put on a side is fitted as that.
@@ -32,7 +36,7 @@ class Fit:
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts)
+    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras)
     honours: ClassVar[tuple[str, ...]] = ON_SIDES
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
@@ -43,6 +47,9 @@ class Fit:
     """Move a detector's landmarks onto the model's joints first, where its offsets are known. Ours; worth 1.4 of 8.1 mm."""
     focal_share: float = setting(5000 / 256, above=0)
     """Focal length that turns the weak-perspective camera into `transl`, in longer sides of the frame. As in HaMeR and WiLoR's code."""
+    camera: str = setting("known", choices=("known", "weak"), later=True)
+    """known: perspective by true rays where list or file tell the focal length. weak: the paper's weak perspective everywhere, a known
+    focal length then only places the hand."""
     gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds; 0 fits on the CPU."""
     device: str = setting("auto", choices=DEVICES, identity=False)
@@ -85,9 +92,11 @@ class Fit:
             fitter = Fitter(load_hand_model(device=device), self.settings)
         offsets = load_offsets() if self.landmark_offsets else {}
 
-        def run(clips: Clips, hands: Hands, verdicts: Verdicts | None = None) -> Fits:
+        def run(clips: Clips, hands: Hands, verdicts: Verdicts | None = None, cameras: Cameras | None = None) -> Fits:
             with _one_thread():
-                return fit_hands(fitter, on_joints(with_sides(hands, verdicts), offsets), self.focal_share)
+                seen = on_joints(with_sides(hands, verdicts), offsets)
+                fits = fit_hands(fitter, seen, self.focal_share, cameras, weak=self.camera == "weak")
+            return replace(fits, contradiction_m=contradiction_m(hands, fits))
 
         return run
 
@@ -121,17 +130,22 @@ def on_joints(hands: Hands, offsets: Mapping[str, Offsets]) -> Hands:
     return replace(hands, keypoints=keypoints, world=world)
 
 
-def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:
-    """One row of `Fits` for each row of `Hands`, in its order; a hand of unknown side is fitted as both, and the better one is told."""
+def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float, cameras: Cameras | None = None, *, weak: bool = False) -> Fits:
+    """One row of `Fits` for each row of `Hands`, in its order; a hand of unknown side is fitted as both, and the better one is told.
+
+    `cameras`: of the clip, None where nobody knows. `weak`: fit by weak perspective all the same.
+    """
     if not len(hands):
         return Fits.empty()
+    sight = Sight.of(hands, cameras)
     unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
     if not len(unknown):
-        return _fit_sided(fitter, hands, focal_share)
+        return _fit_sided(fitter, hands, focal_share, sight, weak)
     apart = np.where((hands.side == UNKNOWN_SIDE) & (hands.track >= 0), hands.track + hands.track.max() + 1, hands.track)
     as_left = replace(hands, side=np.where(hands.side == UNKNOWN_SIDE, LEFT, hands.side).astype(np.int8), track=apart.astype(np.int32))
     as_right = replace(as_left.take(unknown), side=np.full(len(unknown), RIGHT, np.int8))
-    both = _fit_sided(fitter, Hands.concat([as_left, as_right]), focal_share)
+    seen_by = None if sight is None else sight.take(np.append(np.arange(len(hands)), unknown))
+    both = _fit_sided(fitter, Hands.concat([as_left, as_right]), focal_share, seen_by, weak)
     row = np.arange(len(hands))
     second = np.arange(len(hands), len(both))
     cost = np.nan_to_num(_total(both, fitter.settings), nan=np.inf)
@@ -147,21 +161,91 @@ def _total(fits: Fits, settings: FitSettings) -> Float64[np.ndarray, "n"]:
     return total
 
 
-def _fit_sided(fitter: "Fitter", hands: Hands, focal_share: float) -> Fits:
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Sight:
+    """The known camera that each hand is seen by, as a pinhole of square pixels without distortion at the same place."""
+
+    cameras: tuple[Camera, ...]
+    which: Int64[np.ndarray, "n"]  # of `cameras`
+    camera_from: str
+    keypoints: Float32[np.ndarray, "n 21 3"]  # pixels of the pinhole
+
+    @classmethod
+    def of(cls, hands: Hands, cameras: Cameras | None) -> "Sight | None":
+        """The cameras of hands; None where nobody knows."""
+        if cameras is None or not len(cameras) or not np.isfinite(cameras.focal_px).all():
+            return None
+        rows = np.flatnonzero(cameras.view >= 0)
+        known = tuple(camera_in(cameras, row) for row in rows.tolist())
+        which = np.searchsorted(cameras.view[rows], hands.view)
+        keypoints = hands.keypoints.copy()
+        for number, camera in enumerate(known):
+            here = which == number
+            if camera != _straight(camera):
+                keypoints[here, :, :2] = _straight(camera).project(camera.rays(hands.keypoints[here, :, :2]))
+        return cls(cameras=known, which=which, camera_from=str(cameras.camera_from[0]), keypoints=keypoints)
+
+    def take(self, rows: Int64[np.ndarray, "m"]) -> "Sight":
+        return replace(self, which=self.which[rows], keypoints=self.keypoints[rows])
+
+    @property
+    def focal_px(self) -> Float64[np.ndarray, "n"]:
+        return np.array([camera.focal_px[0] for camera in self.cameras])[self.which]
+
+    @property
+    def principal(self) -> Float64[np.ndarray, "n 2"]:
+        return np.array([camera.principal for camera in self.cameras])[self.which]
+
+    def bent(self, columns: dict[str, np.ndarray]) -> None:
+        """Bring what was found in pixels of the pinhole into those of the image."""
+        for number, camera in enumerate(self.cameras):
+            here = np.flatnonzero(self.which == number)
+            straight = _straight(camera)
+            if camera != straight and len(here):
+                for name in ("joints_2d", "box"):
+                    points = columns[name][here].reshape(len(here), -1, 2)
+                    columns[name][here] = camera.project(straight.rays(points)).reshape(columns[name][here].shape)
+                columns["camera"][here, 1:] = camera.project(straight.rays(columns["camera"][here, 1:]))
+
+
+def _straight(camera: Camera) -> Camera:
+    """The camera without distortion, its pixels square."""
+    return replace(camera, distortion=(), focal_px=(camera.focal_px[0],) * 2)
+
+
+def _fit_sided(fitter: "Fitter", hands: Hands, focal_share: float, sight: Sight | None, weak: bool) -> Fits:
     """Fits of hands whose sides are known."""
+    from fitting.lens import Lens
+
     sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)[:, None, None]
     mirror = np.concatenate([sign, np.ones_like(sign), np.ones_like(sign)], 2)
     track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)
-    fitted = fitter.fit(hands.keypoints * mirror, hands.world * mirror, track=track, time_s=hands.time_s)
+    track += np.where(track < 0, 0, hands.view * (track.max() + 1))  # axes are a view's own
+    keypoints, lens = hands.keypoints, None
+    if sight is not None:
+        keypoints = sight.keypoints
+        lens = None if weak else Lens(sight.focal_px, sight.principal * mirror[:, 0, :2].astype(np.float64))
+    fitted = fitter.fit(keypoints * mirror, hands.world * mirror, track=track, time_s=hands.time_s, lens=lens)
     return Fits(
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "hand", "side")},
         outcome=np.array([str(outcome) for outcome in fitted.outcome], dtype=object),
         num_points=fitted.num_points.numpy().astype(np.int16),
-        **_unknown_where_unfitted(_columns(fitted, hands, mirror[:, 0], focal_share), fitted.outcome),
+        **_unknown_where_unfitted(_columns(fitted, hands, mirror[:, 0], focal_share, sight, weak), fitted.outcome),
+        **_camera_columns(sight),
     )
 
 
-def _columns(fitted: "HandFits", hands: Hands, mirror: Float32[np.ndarray, "n 3"], focal_share: float) -> dict[str, np.ndarray]:
+def _camera_columns(sight: Sight | None) -> dict[str, np.ndarray]:
+    """The columns that name a hand's camera; of one that nobody knows they say so by themselves."""
+    if sight is None:
+        return {}
+    origin = np.full(len(sight.which), sight.camera_from, object)
+    return {"camera_from": origin, "focal_px": sight.focal_px.astype(np.float32), "principal": sight.principal.astype(np.float32)}
+
+
+def _columns(
+    fitted: "HandFits", hands: Hands, mirror: Float32[np.ndarray, "n 3"], focal_share: float, sight: Sight | None, weak: bool
+) -> dict[str, np.ndarray]:
     """The number columns of `Fits`, mirrored back to each hand's side."""
     names = {field.name for field in fields(fitted)} & {field.name for field in fields(Fits)} - {"outcome", "num_points"}
     columns: dict[str, Any] = {name: getattr(fitted, name).numpy().astype(np.float32) for name in names}
@@ -174,15 +258,23 @@ def _columns(fitted: "HandFits", hands: Hands, mirror: Float32[np.ndarray, "n 3"
     columns["joints_2d"] = columns["joints_2d"] * mirror[:, None, :2]
     corners = columns["box"].reshape(-1, 2, 2) * mirror[:, None, :2]
     columns["box"] = np.concatenate([corners.min(1), corners.max(1)], 1)
-    columns["transl"] = _translation(columns["camera"], hands, focal_share)
+    if sight is None:
+        focal = focal_share * np.maximum(hands.width, hands.height)
+        columns["transl"] = _translation(columns["camera"], focal, np.stack([hands.width, hands.height], 1) / 2)
+    elif weak:
+        columns["transl"] = _translation(columns["camera"], sight.focal_px, sight.principal)
+    else:
+        columns["transl"] = columns["transl"] * mirror
+    if sight is not None:
+        sight.bent(columns)
     return columns
 
 
-def _translation(camera: Float32[np.ndarray, "n 3"], hands: Hands, focal_share: float) -> Float32[np.ndarray, "n 3"]:
-    """Where the wrist stands, metres, before a pinhole at the frame's centre that shows it as large as `camera` does."""
-    scale = np.maximum(camera[:, :1], 1e-6)
-    centre = np.stack([hands.width, hands.height], 1) / 2
-    focal = focal_share * np.maximum(hands.width, hands.height)[:, None]
+def _translation(
+    camera: Float32[np.ndarray, "n 3"], focal: Float64[np.ndarray, "n"], centre: Float64[np.ndarray, "n 2"]
+) -> Float32[np.ndarray, "n 3"]:
+    """Where the wrist stands, metres, before a pinhole that shows it as large as `camera` does."""
+    scale, focal = np.maximum(camera[:, :1], 1e-6), focal[:, None]
     return np.concatenate([(camera[:, 1:] - centre) / scale, focal / scale], 1).astype(np.float32)
 
 

@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64
 from fitting.files import sha256_of
 from stages import boxes
 from stages.fusion import tracks
+from stages.fusion import views as several
 from stages.fusion import wrists as bodies
 from stages.fusion.association import WRIST, associate, covered, fuse_box, fuse_keypoints, log_odds, looked, without_copies
 from stages.fusion.calibration import EMBEDDED, Calibration, WeighedHands, calibrated, calibration_file, load_calibrations, uncalibrated
 from stages.fusion.landmark_score import LEARNED, LandmarkScore, judged, load_landmark_score
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos
+from stages.tables import Cameras, Clips, HandDetections, Hands, People, RefusedHands, Table, Text, Videos, Views
 
 Weigh = Callable[[HandDetections], WeighedHands]
 """Detections to the same with boxes and scores as fusion takes them."""
@@ -39,6 +40,8 @@ class Refusal(StrEnum):
     """One of several sources that looked saw it, and it is not sure enough, has no wrist nearby, or only follows arms."""
     COVERED = "covered"
     """It is a surer hand seen again in another size, or fingers of one."""
+    OTHER_VIEW = "other_view"
+    """Another view of the frame shows the same hand better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class FuseHands:
     name: ClassVar[str] = "fuse-hands"
     version: ClassVar[int] = 8
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections)
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections, Views)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=120.0)
@@ -138,7 +141,7 @@ class FuseHands:
         """Calibrations of the detectors that somebody calibrated."""
         return {name: one for path in self._calibrations for name, one in load_calibrations(path).items()}
 
-    def build(self) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
+    def build(self) -> Callable[..., tuple[Hands, RefusedHands]]:
         """Load the calibration and the score of landmarks."""
         return self.fusion(self.calibrations() if self.mode == "calibrated" else {}, min_score=self.min_score)
 
@@ -146,9 +149,7 @@ class FuseHands:
         """What calibrates detections, or with mode raw takes them as the paper does."""
         return uncalibrated if self.mode == "raw" else partial(calibrated, calibrations=calibrations)
 
-    def fusion(
-        self, calibrations: Mapping[str, Calibration], *, min_score: float
-    ) -> Callable[[Videos, Clips, People, HandDetections], tuple[Hands, RefusedHands]]:
+    def fusion(self, calibrations: Mapping[str, Calibration], *, min_score: float) -> Callable[..., tuple[Hands, RefusedHands]]:
         """Fusion by these calibrations and this threshold instead of the project's own."""
         landmarks = None if self.mode == "raw" else load_landmark_score()
         settings = replace(self, min_score=min_score)
@@ -160,31 +161,67 @@ def fuse_hands(
     clips: Clips,
     people: People,
     detections: HandDetections,
+    views: Cameras | None = None,
     *,
     settings: FuseHands,
     weigh: Weigh,
     landmarks: LandmarkScore | None = None,
 ) -> tuple[Hands, RefusedHands]:
-    """The hands of one clip and what was refused, both by frame, surest first within it.
+    """The hands of one clip and what was refused, both by frame, surest first within it. A hand in several views is one.
 
     Raises ValueError for rows of a detector that `detectors` does not name.
     """
     strangers = set(detections.source) - set(settings.detectors)
     if strangers:
         raise ValueError(f"fuse_hands.detectors is {settings.detectors}, but there are hands of {sorted(strangers)}: name them")
-    weighed, size = weigh(detections), (int(videos.width[0]), int(videos.height[0]))
+    if views is not None and len(views) > 1:
+        seen = _seen_in_views(weigh(detections), people, views, settings, landmarks)
+        around = float(views.width[0]) if views.projection[0] == "equirectangular" else 0.0
+        hands = _followed(several.swapped(accepted(seen)), settings, around)
+        hands = replace(several.swapped(hands), person=several.as_numbered(hands.person))
+        seen = replace(seen, person=several.as_numbered(seen.person))
+    else:
+        seen = _seen(weigh(detections), people, (int(videos.width[0]), int(videos.height[0])), settings, landmarks)
+        hands = _followed(accepted(seen), settings)
+    refused = seen.take(seen.reason != "")
+    return hands, refused.take(np.lexsort((-refused.score, refused.frame)))
+
+
+def _seen(
+    weighed: WeighedHands, people: People, size: tuple[int, int], settings: FuseHands, landmarks: LandmarkScore | None
+) -> RefusedHands:
+    """All that the detections of images of one size make, frame by frame."""
     if landmarks is not None:
         weighed = judged(weighed, landmarks, *size)
     of_frames = [
         candidates(settings, weighed.take(weighed.frame == frame), people.take(people.frame == frame), *size)
         for frame in np.unique(weighed.frame)
     ]
-    seen = RefusedHands.concat(of_frames)
-    hands, refused = accepted(seen), seen.take(seen.reason != "")
-    if len(hands):
-        bounds = {"max_gap_s": settings.max_gap_s, "max_speed": settings.max_speed}
-        hands = tracks.follow(hands, **bounds, min_side_log_odds=settings.min_side_log_odds)
-    return hands, refused.take(np.lexsort((-refused.score, refused.frame)))
+    return RefusedHands.concat(of_frames)
+
+
+def _seen_in_views(
+    weighed: WeighedHands, people: People, views: Cameras, settings: FuseHands, landmarks: LandmarkScore | None
+) -> RefusedHands:
+    """All that the detections of every view make, each hand once, placed in the video's own pixels; people are numbered by view."""
+    parts = []
+    for row in np.flatnonzero(views.view >= 0).tolist():
+        view, size = views.view[row], (int(views.width[row]), int(views.height[row]))
+        part = _seen(weighed.take(weighed.view == view), people.take(people.view == view), size, settings, landmarks)
+        parts.append(replace(part, view=np.full(len(part), view, np.int16)))
+    seen = several.placed(RefusedHands.concat(parts), views)
+    seen = replace(seen, person=several.told_apart(seen.person, seen.view))
+    standing = np.flatnonzero(seen.reason == "")
+    seen.reason[standing[several.seen_before(seen.take(standing), views)]] = Refusal.OTHER_VIEW
+    return seen
+
+
+def _followed(hands: Hands, settings: FuseHands, around: float = 0.0) -> Hands:
+    """Hands with tracks and sides."""
+    if not len(hands):
+        return hands
+    bounds = {"max_gap_s": settings.max_gap_s, "max_speed": settings.max_speed}
+    return tracks.follow(hands, **bounds, min_side_log_odds=settings.min_side_log_odds, around=around)
 
 
 def accepted(seen: RefusedHands) -> Hands:

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, UInt8
 
+from stages.cameras.views import in_view, rays_of, through_views
 from stages.media.frames import read_frames
-from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
+from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.tables import Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
 from stages.verdicts import PERSON, corrected
 
 BELOW_MIN_QUALITY = "min_quality"
@@ -38,6 +39,7 @@ class Picture(NamedTuple):
     height: int
     scale: float
     image: bytes  # JPEG
+    view: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class ClipTables:
     reviews: Reviews
     verdicts: Verdicts = dataclasses.field(default_factory=Verdicts.empty)
     """What people decided on its hands."""
+    cameras: Cameras | None = None
+    """The clip's camera and its views; None: nobody knows it."""
     earlier: Iterable[Picture] | None = None
     """What an earlier shard holds of the clip, for the day when its video was put away."""
 
@@ -134,34 +138,41 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     hands, fits = _without_doubtful(*_scaled(source.hands, source.fits, scale), reviews.box_only)
     structs = _structs(hands, fits, reviews)
     origin = _origin(source.videos)
-    missing = set(source.hands.frame[listed].tolist())
+    views = source.cameras if source.cameras is not None and len(source.cameras) > 1 else None
+    missing = set(zip(source.hands.frame[listed].tolist(), source.hands.view[listed].tolist(), strict=True))
 
-    def is_wanted(frame: int) -> bool:
-        return frame in missing or (frame not in source.hands.frame and unit_hash(f"{video}/{frame}") < settings.negatives)
+    def sample(frame: int, view: int) -> str:
+        return f"{video}/{frame}" + (f"/{view}" if views is not None else "")
+
+    def is_wanted(frame: int, view: int) -> bool:
+        return (frame, view) in missing or (frame not in source.hands.frame and unit_hash(sample(frame, view)) < settings.negatives)
 
     for picture in _pictures(source, settings, encode, is_wanted):
-        on_frame = source.hands.frame == picture.frame
-        missing.discard(picture.frame)
+        on_frame = (source.hands.frame == picture.frame) & (source.hands.view == picture.view)
+        missing.discard((picture.frame, picture.view))
+        elsewhere = [] if views is None else _boxes_elsewhere(source.hands, views, picture)
         yield {
-            "sample": f"{video}/{picture.frame}",
+            "sample": sample(picture.frame, picture.view),
             "video": video,
             "clip": clip,
+            **_camera_columns(source.cameras, picture),
             **picture._asdict(),
             **origin,
             "video_sha256": source.videos.sha256[0],
             "extra": source.clips.extra[0],
+            "odd": source.clips.odd[0],
             "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
-            "ignore_boxes": hands.box[on_frame & ~keep].tolist(),
+            "ignore_boxes": hands.box[on_frame & ~keep].tolist() + elsewhere,
         }
-    drawn = set(source.hands.frame[[PERSON in sources for sources in source.hands.sources]].tolist()) - found_by_run
-    left_out += [f"{video}/{frame}" for frame in sorted(missing & drawn)]  # added to a frame that is not looked at any more
+    by_hand = set(source.hands.frame[[PERSON in sources for sources in source.hands.sources]].tolist()) - found_by_run
+    drawn = {place for place in missing if place[0] in by_hand}  # added to a frame that is not looked at any more
+    left_out += [sample(*place) for place in sorted(drawn)]
     missing -= drawn
     if missing and _put_away(source):
-        left_out += [f"{video}/{frame}" for frame in sorted(missing)]
+        left_out += [sample(*place) for place in sorted(missing)]
     elif missing:
-        raise ValueError(
-            f"clip {clip}: {len(missing)} frames with hands can no longer be read, first frame {min(missing)}: fetch the video again"
-        )
+        first = min(missing)[0]
+        raise ValueError(f"clip {clip}: {len(missing)} frames with hands can no longer be read, first frame {first}: fetch the video again")
 
 
 def _put_away(source: ClipTables) -> bool:
@@ -170,24 +181,52 @@ def _put_away(source: ClipTables) -> bool:
 
 
 def _pictures(
-    source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], bytes], is_wanted: Callable[[int], bool]
+    source: ClipTables, settings: Pack, encode: Callable[[np.ndarray], bytes], is_wanted: Callable[[int, int], bool]
 ) -> Iterator[Picture]:
     """The wanted frames of a clip as they are stored: from its video, or as the earlier shard has them."""
     if source.earlier is not None and _put_away(source):
-        yield from (picture for picture in source.earlier if is_wanted(picture.frame))
+        yield from (picture for picture in source.earlier if is_wanted(picture.frame, picture.view))
         return
     clip, hands = source.clips.clip[0], source.hands
-    for frames in read_frames(Path(source.videos.path[0]), source.clips):
+    stretches = read_frames(Path(source.videos.path[0]), source.clips)
+    for frames in stretches if source.cameras is None else through_views(stretches, source.cameras):
         for frame, time_s, image in zip(frames.frame.tolist(), frames.time_s.tolist(), frames.images, strict=True):
-            if not is_wanted(frame):
+            if not is_wanted(frame, frames.view):
                 continue
             height, width = image.shape[:2]
-            for seen in np.flatnonzero(hands.frame == frame)[:1]:
+            for seen in np.flatnonzero((hands.frame == frame) & (hands.view == frames.view))[:1]:
                 if (hands.width[seen], hands.height[seen]) != (width, height):
                     raise ValueError(f"clip {clip}, frame {frame}: the video is {width}x{height} now, its hands were found at another size")
             shrink = float(_scale(np.array([width]), np.array([height]), settings.max_side)[0])
             image = _shrunk(image, shrink)
-            yield Picture(frame, time_s, image.shape[1], image.shape[0], shrink, encode(np.ascontiguousarray(image)))
+            stored = encode(np.ascontiguousarray(image))
+            yield Picture(frame, time_s, image.shape[1], image.shape[0], shrink, stored, frames.view)
+
+
+def _camera_columns(cameras: Cameras | None, picture: Picture) -> dict[str, Any]:
+    """The camera of a stored image."""
+    if cameras is None:
+        return {name: value for name, value in NO_CAMERA.items() if name != "odd"}
+    row = int(np.flatnonzero(cameras.view == picture.view)[0])
+    return {
+        "projection": cameras.projection[row],
+        "focal_px": (cameras.focal_px[row] * picture.scale).tolist(),
+        "principal": (cameras.principal[row] * picture.scale).tolist(),
+        "distortion": list(cameras.distortion[row]),
+        "camera_from": cameras.camera_from[row],
+    }
+
+
+def _boxes_elsewhere(hands: Hands, cameras: Cameras, picture: Picture) -> list[list[float]]:
+    """Boxes, in a stored view, of what was found on the same frame in other views."""
+    found = []
+    for row in np.flatnonzero((hands.frame == picture.frame) & (hands.view != picture.view)).tolist():
+        x1, y1, x2, y2 = hands.box[row].astype(np.float64)
+        corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+        pixels = in_view(cameras, picture.view, rays_of(cameras, int(hands.view[row]), corners)) * picture.scale
+        if np.isfinite(pixels).all() and (pixels.max(0) > 0).all() and (pixels.min(0) < (picture.width, picture.height)).all():
+            found.append([*pixels.min(0).tolist(), *pixels.max(0).tolist()])
+    return found
 
 
 def _origin(videos: Videos) -> dict[str, str]:
@@ -248,6 +287,8 @@ def _scaled(hands: Hands, fits: Fits, scale: Float32[np.ndarray, "n"]) -> tuple[
     keypoints = hands.keypoints * np.stack([scale, scale, np.ones_like(scale)], 1)[:, None]
     hands = dataclasses.replace(hands, box=hands.box * s, keypoints=keypoints, source_boxes=source_boxes)
     in_pixels = {
+        "focal_px": fits.focal_px * scale,
+        "principal": fits.principal * s,
         "camera": fits.camera * s,
         "joints_2d": fits.joints_2d * s[:, None],
         "box": fits.box * s,

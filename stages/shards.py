@@ -5,13 +5,14 @@ Frame of reference. As in `stages.tables`, but all pixels are those of the store
 
 import dataclasses
 import hashlib
+import math
 from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int16, Int32, Int64
 
-from stages.tables import BoxList, Fits, Hands, Reviews, Table, Text
+from stages.tables import BoxList, Fits, FloatList, Hands, Reviews, Table, Text
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -25,7 +26,7 @@ def _hand_columns() -> dict[str, tuple[type[Table], str]]:
     for table in (Hands, Fits, Reviews):
         for field in table.schema():
             name = "box_mesh" if (table, field.name) == (Fits, "box") else field.name
-            if name not in ("video", "frame", "time_s", "width", "height"):
+            if name not in ("video", "frame", "time_s", "width", "height", "view"):
                 columns.setdefault(name, (table, field.name))
     return columns
 
@@ -39,13 +40,25 @@ HAND = pa.struct(
 
 HandList = Annotated[np.ndarray, pa.list_(pa.field("element", HAND, nullable=False))]
 Bytes = Annotated[np.ndarray, pa.binary()]
+FloatPair = Annotated[np.ndarray, pa.list_(pa.float32(), 2)]
+
+NO_CAMERA = {
+    "view": 0,
+    "projection": "rectilinear",
+    "focal_px": [math.nan] * 2,
+    "principal": [math.nan] * 2,
+    "distortion": list[float](),
+    "camera_from": "assumed",
+    "odd": "",
+}
+"""Of a plain image of whose camera nobody knows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Shards(Table):
     """One row a frame, sorted by clip and frame."""
 
-    sample: Text  # <video>/<frame>: the same through every run
+    sample: Text  # <video>/<frame>, of a view <video>/<frame>/<view>: the same through every run
     video: Text
     clip: Text
     frame: Int64[np.ndarray, "n"]
@@ -60,7 +73,14 @@ class Shards(Table):
     video_sha256: Text
     extra: Text  # free columns that the list of videos has, as JSON; '' where it has none
     hands: HandList
-    ignore_boxes: BoxList  # of hands that were dropped: neither hand nor background
+    ignore_boxes: BoxList  # of hands that were dropped, or are listed in another view: neither hand nor background
+    view: Int16[np.ndarray, "n"]  # which view of the frame the image is; 0 where it is the whole frame
+    projection: Text  # of the image: rectilinear, fisheye, equirectangular
+    focal_px: FloatPair  # along x and y, of the image below; NaN where nobody knows it
+    principal: FloatPair  # pixels of the image below
+    distortion: FloatList  # of a plain camera, see docs/camera.md; a view has none
+    camera_from: Text  # who knows it: manifest, metadata, or assumed
+    odd: Text  # what is odd of the clip's video, see `stages.split`
     image: Bytes  # JPEG, RGB, upright
 
 

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     WORKER_DIED = "worker_died"
     CORRUPT = "corrupt"
+    CAMERA = "camera"
     EXCEPTION = "exception"
 
 
@@ -55,6 +56,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.TIMEOUT: "the item ran over its limit; raise `limit_s` of the stage",
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
     Reason.CORRUPT: "a file of the data folder was damaged and has been set aside; the next run makes it again",
+    Reason.CAMERA: "correct focal=, hfov=, projection= or camera= in the list",
     Reason.EXCEPTION: "an error of ours; the traceback is in the part's .error.json",
 }
 

@@ -42,9 +42,14 @@ _T = TypeVar("_T", bound="Table")  # not typing.Self: beartype knows that in dec
 BoxList = Annotated[np.ndarray, pa.list_(pa.list_(pa.float32(), 4))]
 
 
-def young(before: str | float) -> dict[str, Any]:
+def young(before: str | float | list[Any]) -> dict[str, Any]:
     """Metadata of a column that is younger than data folders: what it says in parts that were written without it."""
     return {"before": before}
+
+
+def later(before: str | float | list[Any]) -> Any:
+    """A young column that whoever makes a table may leave out: it says then what it does in parts of before."""
+    return dataclasses.field(default=None, metadata=young(before))
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -96,6 +101,18 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 class Table:
     """A struct of columns, all of length n, zero-copy to and from Arrow where the type allows."""
 
+    def __post_init__(self) -> None:
+        """Fill the `later` columns that nobody gave."""
+        absent = {name: before for name, before in self.young_columns().items() if getattr(self, name) is None}
+        for name, values in self._filled(absent, len(self)).items():
+            object.__setattr__(self, name, values)
+
+    @classmethod
+    def _filled(cls, columns: dict[str, Any], count: int) -> dict[str, np.ndarray]:
+        """Columns that say one thing in every row."""
+        types = {field.name: field.type for field in cls.schema()} if columns else {}
+        return {name: to_numpy(pa.chunked_array([pa.array([v] * count, types[name])])) for name, v in columns.items()}
+
     @classmethod
     def schema(cls) -> pa.Schema:
         """Arrow schema: one field a column, with the table's name and schema version as metadata."""
@@ -121,10 +138,7 @@ class Table:
     @classmethod
     def of(cls: type[_T], **columns: Any) -> _T:
         """The table of these columns; a young one that is not among them says what it does where it is lacking."""
-        count = len(next(iter(columns.values())))
-        types = {field.name: field.type for field in cls.schema()}
-        young = {name: to_numpy(pa.chunked_array([pa.array([v] * count, types[name])])) for name, v in cls.young_columns().items()}
-        return cls(**young | columns)
+        return cls(**cls._filled(cls.young_columns(), len(next(iter(columns.values())))) | columns)
 
     @classmethod
     def young_columns(cls) -> dict[str, Any]:
@@ -175,6 +189,7 @@ class Manifest(Table):
     start_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # the stretch that is wanted
     end_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # 0: to its end
     extra: Text = dataclasses.field(metadata=young(""))  # free columns of the list as JSON: {"signer": "ann"}
+    camera: Text = later("")  # what the list says of the camera, as JSON: see `stages.cameras.said`
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,6 +223,7 @@ class Videos(Table):
     start_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # the stretch that the list wants
     end_s: Float64[np.ndarray, "n"] = dataclasses.field(metadata=young(0.0))  # 0: to its end
     extra: Text = dataclasses.field(metadata=young(""))  # free columns of the list, as JSON
+    camera: Text = later("")  # what the file itself says of its camera, as JSON: see `stages.cameras.said`
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -231,6 +247,30 @@ class Clips(Table):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Cameras(Table):
+    """The camera of a clip, and the views that are looked at: one row a view, of a plain camera the one that is its whole image.
+
+    What bends straight lines much is looked at through views, pinholes at the same place: then row -1 is the camera itself. Never stored:
+    made of what the list and the file say (`stages.cameras.said`).
+    """
+
+    view: Int16[np.ndarray, "n"]
+    projection: Text  # rectilinear, fisheye, equirectangular
+    width: Int32[np.ndarray, "n"]  # of the view's image
+    height: Int32[np.ndarray, "n"]
+    focal_px: Float64[np.ndarray, "n 2"]  # along x and y; NaN where nobody knows it
+    principal: Float64[np.ndarray, "n 2"]
+    distortion: FloatList  # see `fitting.camera`
+    rotation: Float64[np.ndarray, "n 3 3"]  # from the axes of the camera to those of the view
+    camera_from: Text  # manifest, metadata, or assumed
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Views(Cameras):
+    """Rows of `Cameras` for who needs to know only where one looks: the focal length of a plain camera is nothing to them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class PersonBoxes(Table):
     """One row a person that one detector boxed in one frame: where a pose network looks."""
 
@@ -240,6 +280,7 @@ class PersonBoxes(Table):
     source: Text  # the detector
     box: Float32[np.ndarray, "n 4"]
     score: Float32[np.ndarray, "n"]
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -256,6 +297,7 @@ class Poses(Table):
     body: Float32[np.ndarray, "n 17 3"]
     left_hand: Float32[np.ndarray, "n 21 3"]
     right_hand: Float32[np.ndarray, "n 21 3"]
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -270,6 +312,7 @@ class PersonDetections(Table):
     box: Float32[np.ndarray, "n 4"]
     score: Float32[np.ndarray, "n"]
     keypoints: Float32[np.ndarray, "n 17 3"]
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -285,6 +328,7 @@ class People(Table):
     keypoints: Float32[np.ndarray, "n 17 3"]
     sources: TextList  # one item a row of `PersonDetections` that is this person, surest first
     source_persons: IntList  # its number there, in the same order
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -306,6 +350,7 @@ class HandDetections(Table):
     keypoints: Float32[np.ndarray, "n 21 3"]
     spread: Float32[np.ndarray, "n 21"]  # how far second looks put each keypoint apart, in lengths of the hand; NaN where there was none
     world: Float32[np.ndarray, "n 21 3"]  # metres, about the hand's centre, camera axes; NaN when unknown
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -335,6 +380,9 @@ class Hands(Table):
     source_scores: FloatList  # calibrated; the source's own where nobody calibrated it
     source_scores_raw: FloatList  # P(b|d) as the detector says it
     source_boxes: BoxList
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are: a row of `Cameras`
+    box_source: Float32[np.ndarray, "n 4"] = later([float("nan")] * 4)  # in the video's own pixels where those of a view are others
+    keypoints_source: Float32[np.ndarray, "n 21 2"] = later([[float("nan")] * 2] * 21)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -349,7 +397,8 @@ class Fits(Table):
     """One row a hand of `Hands`, in its order: the MANO hand that explains its landmarks.
 
     Parameters are smplx's for a hand of the row's side (left = right mirrored in x): vertices = MANO(betas, global_orient,
-    hand_pose), camera axes x right, y down, z forward, wrist-centred before `transl`. Pixels = camera[0] * xy + camera[1:].
+    hand_pose), camera axes x right, y down, z forward, wrist-centred before `transl`. Pixels = camera[0] * xy + camera[1:] where the
+    camera is assumed, and focal_px * (xyz + transl)[:2] / (xyz + transl)[2] + principal where it is known.
     """
 
     video: Text
@@ -361,8 +410,8 @@ class Fits(Table):
     betas: Float32[np.ndarray, "n 10"]
     global_orient: Float32[np.ndarray, "n 3"]
     hand_pose: Float32[np.ndarray, "n 45"]  # full axis-angle, the mean pose added (flat_hand_mean)
-    transl: Float32[np.ndarray, "n 3"]
-    camera: Float32[np.ndarray, "n 3"]  # weak perspective: pixels per metre, then the wrist's pixel x, y
+    transl: Float32[np.ndarray, "n 3"]  # the wrist before the camera, metres; to scale alone where that is assumed
+    camera: Float32[np.ndarray, "n 3"]  # weak perspective: pixels per metre at the wrist, then the wrist's pixel x, y
     joints_3d: Float32[np.ndarray, "n 21 3"]  # metres, wrist-centred, camera axes
     joints_2d: Float32[np.ndarray, "n 21 2"]  # pixels
     box: Float32[np.ndarray, "n 4"]  # of the projected 778 vertices
@@ -381,6 +430,10 @@ class Fits(Table):
     ]  # what the hand tilted the other way would cost more, as a share, in [-1, 1]; small = a flip may be
     violation_deg: Float32[np.ndarray, "n"]  # worst joint angle beyond its limit
     num_points: Int16[np.ndarray, "n"]  # landmarks used
+    camera_from: Text = later("assumed")  # who knows the camera: manifest, metadata, or assumed
+    focal_px: Float32[np.ndarray, "n"] = later(float("nan"))  # of the view that the hand is seen in; NaN where it is assumed
+    principal: Float32[np.ndarray, "n 2"] = later([float("nan")] * 2)  # pixels
+    contradiction_m: Float32[np.ndarray, "n"] = later(float("nan"))  # by how much the person's other hand cannot be so beside it
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -50,7 +50,7 @@ class Problems:
         points = (self.keypoints[:, list(FROM_KEYPOINTS), :2] - centre[:, None]) / side[:, None, None]
         keypoints = torch.as_tensor(points).to(objective.axes)
         ones = torch.ones_like(keypoints[..., 0])
-        return Landmarks(keypoints=keypoints, confidence=ones, depth=0 * ones, depth_confidence=0 * ones)
+        return Landmarks(keypoints=keypoints, confidence=ones, depth=0 * ones, depth_confidence=0 * ones, perspective=0 * ones[:, 0])
 
 
 def invent(exact: Objective, num_hands: int, seed: int = 5) -> Problems:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from scipy.spatial.transform import Rotation
 
+from benchmarks.fit.cameras import cameras
 from benchmarks.fit.end_to_end import end_to_end, flipped
 from benchmarks.fit.problems import SIDE_PX, TO_KEYPOINTS, Problems
 from benchmarks.fit.tracks import tracks
@@ -160,17 +161,29 @@ def show(figures: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
         console.print(grid)
 
 
+def _cameras_alone(num_hands: int) -> None:
+    """Measure known and assumed cameras, and write that beside what was measured before."""
+    by_view = cameras(num_hands)
+    RESULT.write_text(json.dumps(json.loads(RESULT.read_text()) | {"cameras": by_view}, indent=1) + "\n")
+    print(json.dumps(by_view, indent=1))
+
+
 def main() -> None:
     """Read the arguments, measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit.quality", description="Quality of the fit against exact truth.")
     parser.add_argument("--hands", type=int, default=1024, help="invented for each row (%(default)s)")
     parser.add_argument("--rendered", type=int, default=800, help="rendered and detected (%(default)s)")
+    parser.add_argument("--cameras", action="store_true", help="measure known and assumed cameras alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     machine = describe()
+    if given.cameras:
+        _cameras_alone(given.hands)
+        return
     figures = under_noise(given.hands)
     show(figures)
     ours = figures["studio (held out)"]["ours"]
+    by_view = cameras(given.hands)
     rendered, along = end_to_end(given.rendered), tracks()
     result: dict[str, Any] = {
         "pa_mpjpe_mm": {row: of["pa_mpjpe_mm"] for row, of in ours.items()},
@@ -182,6 +195,7 @@ def main() -> None:
         "poses": "test: studio.poses; the prior's training: fitting.hand.anatomy.sample_poses, another generator",
         "num_hands": given.hands,
         "by_noise": figures,
+        "cameras": by_view,
         "end_to_end": rendered,
         "tracks": {name: value for name, value in along.items() if name != "rows"},
         "machine": machine,

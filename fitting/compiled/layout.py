@@ -19,7 +19,7 @@ from fitting.priors.prior import bone_rotations
 
 ROTATIONS, ROOT, BETAS, SCALE, SHIFT, STATE = 0, 135, 144, 154, 155, 157
 """Rows of a state: row-major matrices, betas, scale (not its logarithm), shift; and how many."""
-KEYPOINTS, CONFIDENCE, DEPTH, DEPTH_CONFIDENCE, LANDMARKS = 0, 42, 63, 84, 105
+KEYPOINTS, CONFIDENCE, DEPTH, DEPTH_CONFIDENCE, PERSPECTIVE, LANDMARKS = 0, 42, 63, 84, 105, 106
 """Rows of a hand's landmarks; and how many."""
 WIDTH = 3 * TILE
 """Of sums that `add_scaled` holds at once."""
@@ -42,6 +42,7 @@ _ROWS = _starts(
     parts=60,  # each tip as the wrist and each bone of its finger would carry it
     shape=600,  # d points / d betas
     gap=63,  # projected minus seen: 21 x, 21 y, 21 depths
+    near=63,  # by how much perspective shrinks the 21 points, and how fast their x and y fall with depth
     pull=42,  # roots of the weights of the 21 points and of their depths
     jacobian=12 * (COLUMNS + 1),  # of one finger's four points: x, y, depth; a row ends with its residual
     excess=220,  # of the bones' lengths: d / d betas, and the values
@@ -56,7 +57,7 @@ _ROWS = _starts(
 )
 HERE, TRIAL, SEEN = _ROWS["here"], _ROWS["trial"], _ROWS["seen"]
 POINTS, BONES, TURNS, PARTS, SHAPE = (_ROWS[name] for name in ("points", "bones", "turns", "parts", "shape"))
-GAP, PULL, JACOBIAN, EXCESS = (_ROWS[name] for name in ("gap", "pull", "jacobian", "excess"))
+GAP, NEAR, PULL, JACOBIAN, EXCESS = (_ROWS[name] for name in ("gap", "near", "pull", "jacobian", "excess"))
 AWAY, RESIDUAL, SLOPE, MOMENT, STEP = (_ROWS[name] for name in ("away", "residual", "slope", "moment", "step"))
 SHIFTS, REST, MEASURES = (_ROWS[name] for name in ("shifts", "rest", "measures"))
 COMPONENTS, COMPONENT_ROWS = _ROWS["end"], 45
@@ -135,6 +136,8 @@ class Weights(NamedTuple):
     depth: float
     robust_scale: float
     depth_scale: float
+    perspective: bool
+    """Whether hands are seen by true rays; without, not one operation is another than in a fit that knows weak perspective alone."""
 
 
 class Constants(NamedTuple):
@@ -147,11 +150,12 @@ class Constants(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def constants(objective: Objective) -> Constants:
+def constants(objective: Objective, perspective: bool) -> Constants:
     """The constants of an objective; the same object for the same objective."""
     settings = objective.settings
-    own = {name: getattr(settings, name if name in ("robust_scale", "depth_scale") else f"{name}_weight") for name in Weights._fields}
-    weights = Weights(**{name: float(value) for name, value in own.items()})
+    scales = {name: float(getattr(settings, name)) for name in ("robust_scale", "depth_scale")}
+    own = {name: float(getattr(settings, f"{name}_weight")) for name in ("bone", "angle", "prior", "shape", "depth")}
+    weights = Weights(**own, **scales, perspective=perspective)
     return Constants(_hand(objective), _limits(objective), _prior(objective), weights)
 
 

@@ -76,7 +76,7 @@ def normal_equations(w: Rows, constants: Constants, m: Rows) -> Lanes:
     prior = prior_loss(w, constants.prior)
     set_prior(w, constants.prior, weights.prior, m)
     shape_jacobian(w, HERE, constants.hand)
-    add_landmarks(w, HERE, constants.hand, 3 if weights.depth > 0 else 2, m)
+    add_landmarks(w, HERE, constants.hand, 3 if weights.depth > 0 else 2, weights.perspective, m)
     bone = bone_loss(w, constants.limits)
     add_bones(w, constants.limits, weights.bone, m)
     angle = add_angles(w, HERE, constants.limits, weights.angle, m)
@@ -133,7 +133,7 @@ def put(w: Rows, at: int, column: int, values: Float32[np.ndarray, "n"]) -> None
 def solve_queue(
     sources: Shaped[np.ndarray, "0"],
     states: Float32[np.ndarray, "n 157"],
-    landmarks: Float32[np.ndarray, "n 105"],
+    landmarks: Float32[np.ndarray, "n 106"],
     damping: Float32[np.ndarray, "n"],
     constants: Constants,
     w: Rows,
@@ -145,7 +145,7 @@ def solve_queue(
     converged: Bool[np.ndarray, "n"],
     used: Int64[np.ndarray, "n"],
 ) -> None:
-    """Fit hands, one row each of states [n, 157], landmarks [n, 105] and damping [n], in place; total, converged, used [n] are written."""
+    """Fit hands, one row each of states [n, 157], landmarks [n, 106] and damping [n], in place; total, converged, used [n] are written."""
     waiting, busy = 0, 0
     hand = np.full(LANES, -1)
     fresh = np.zeros(LANES, np.bool_)
@@ -202,7 +202,7 @@ def _get(w: Rows, at: int, column: int, values: Float32[np.ndarray, "n"]) -> Non
 def evaluate(
     sources: Shaped[np.ndarray, "0"],
     states: Float32[np.ndarray, "n 157"],
-    landmarks: Float32[np.ndarray, "n 105"],
+    landmarks: Float32[np.ndarray, "n 106"],
     constants: Constants,
     w: Rows,
     m: Rows,
@@ -237,7 +237,7 @@ def evaluate(
 def measure(
     sources: Shaped[np.ndarray, "0"],
     states: Float32[np.ndarray, "n 157"],
-    landmarks: Float32[np.ndarray, "n 105"],
+    landmarks: Float32[np.ndarray, "n 106"],
     constants: Constants,
     mesh: Mesh,
     w: Rows,

@@ -16,7 +16,9 @@ from fitting.compiled.layout import (
     GAP,
     JACOBIAN,
     KEYPOINTS,
+    NEAR,
     PARTS,
+    PERSPECTIVE,
     POINTS,
     PULL,
     ROOT,
@@ -30,7 +32,7 @@ from fitting.compiled.layout import (
     Weights,
 )
 from fitting.compiled.sums import add_products, set_products
-from fitting.objective import NUM_UNKNOWNS
+from fitting.objective import NEAREST, NUM_UNKNOWNS
 
 _WIDTH = COLUMNS + 1
 """Of the Jacobian's rows, with the residual."""
@@ -111,13 +113,28 @@ def _robust(squared: Lanes, scale: float) -> tuple[Lanes, Lanes]:
 
 
 @kernel
+def _gap_in_perspective(w: Rows, at: int, p: int) -> tuple[Lanes, Lanes]:
+    """Projected minus seen of a point by true rays; and its rows of NEAR."""
+    scale, perspective = load(w, at + SCALE), load(w, SEEN + PERSPECTIVE)
+    depth = 1.0 + perspective * (scale * load(w, POINTS + 3 * p + 2))
+    near = 1.0 / where(depth > NEAREST, depth, NEAREST)
+    image_x = near * (scale * load(w, POINTS + 3 * p) + load(w, at + SHIFT))
+    image_y = near * (scale * load(w, POINTS + 3 * p + 1) + load(w, at + SHIFT + 1))
+    put_point(w, NEAR + 3 * p, near, perspective * image_x, perspective * image_y)
+    return image_x - load(w, SEEN + KEYPOINTS + 2 * p), image_y - load(w, SEEN + KEYPOINTS + 2 * p + 1)
+
+
+@kernel
 def landmark_loss(w: Rows, at: int, weights: Weights) -> tuple[Lanes, Lanes]:
     """Reprojection and depth losses, and for the equations residuals and the roots of their weights."""
     scale = load(w, at + SCALE)
     flat = deep = everywhere(0.0)
     for p in range(21):
-        gap_x = scale * load(w, POINTS + 3 * p) + load(w, at + SHIFT) - load(w, SEEN + KEYPOINTS + 2 * p)
-        gap_y = scale * load(w, POINTS + 3 * p + 1) + load(w, at + SHIFT + 1) - load(w, SEEN + KEYPOINTS + 2 * p + 1)
+        if weights.perspective:
+            gap_x, gap_y = _gap_in_perspective(w, at, p)
+        else:
+            gap_x = scale * load(w, POINTS + 3 * p) + load(w, at + SHIFT) - load(w, SEEN + KEYPOINTS + 2 * p)
+            gap_y = scale * load(w, POINTS + 3 * p + 1) + load(w, at + SHIFT + 1) - load(w, SEEN + KEYPOINTS + 2 * p + 1)
         gap_z = scale * load(w, POINTS + 3 * p + 2) - load(w, SEEN + DEPTH + p)
         loss, weight = _robust(gap_x * gap_x + gap_y * gap_y, weights.robust_scale)
         confidence = load(w, SEEN + CONFIDENCE + p)
@@ -178,31 +195,39 @@ def _lever(w: Rows, hand: Hand, f: int, k: int, j: int) -> tuple[Lanes, Lanes, L
 
 
 @kernel
-def _turn_columns(w: Rows, turn: int, row: int, column: int, x: Lanes, y: Lanes, z: Lanes, pull: Lanes, pull_z: Lanes) -> None:
-    """Three columns of the Jacobian: (turn e_m) x lever, weighted; rows x, y, z lie four apart."""
+def _turn_columns(w: Rows, near: int, turn: int, row: int, column: int, x: Lanes, y: Lanes, z: Lanes, pull: Lanes, pull_z: Lanes) -> None:
+    """Three columns of the Jacobian: (turn e_m) x lever, weighted; rows x, y, z lie four apart. `near`: the point's rows in NEAR, or -1."""
     for m in range(3):
         a, b, c = load(w, turn + m), load(w, turn + 3 + m), load(w, turn + 6 + m)
-        store(w, row + column + m, (b * z - c * y) * pull)
-        store(w, row + 4 * _WIDTH + column + m, (c * x - a * z) * pull)
+        if near < 0:
+            store(w, row + column + m, (b * z - c * y) * pull)
+            store(w, row + 4 * _WIDTH + column + m, (c * x - a * z) * pull)
+        else:
+            deep = a * y - b * x
+            store(w, row + column + m, ((b * z - c * y) - load(w, near + 1) * deep) * pull)
+            store(w, row + 4 * _WIDTH + column + m, ((c * x - a * z) - load(w, near + 2) * deep) * pull)
         store(w, row + 8 * _WIDTH + column + m, (a * y - b * x) * pull_z)
 
 
 @kernel
-def _point_rows(w: Rows, at: int, hand: Hand, f: int, k: int) -> None:
+def _point_rows(w: Rows, at: int, hand: Hand, f: int, k: int, perspective: bool) -> None:
     """The three rows of point k of a finger, and their residuals, both times the root of the weight."""
     p, row = 1 + 4 * f + k, JACOBIAN + k * _WIDTH
-    flat, deep = load(w, PULL + p), load(w, PULL + 21 + p)
+    flat, deep, near = load(w, PULL + p), load(w, PULL + 21 + p), -1
+    if perspective:
+        near = NEAR + 3 * p
+        flat = flat * load(w, near)
     scale = load(w, at + SCALE)
     pull, pull_z = scale * flat, scale * deep
     for j in range(3):
         if j < k:
             x, y, z = _lever(w, hand, f, k, j)
-            _turn_columns(w, TURNS + 9 * (3 * f + j), row, 3 * j, x, y, z, pull, pull_z)
+            _turn_columns(w, near, TURNS + 9 * (3 * f + j), row, 3 * j, x, y, z, pull, pull_z)
         else:
             zero = everywhere(0.0)
-            _turn_columns(w, TURNS, row, 3 * j, zero, zero, zero, zero, zero)
+            _turn_columns(w, near, TURNS, row, 3 * j, zero, zero, zero, zero, zero)
     point = POINTS + 3 * p
-    _turn_columns(w, at + ROOT, row, 9, load(w, point), load(w, point + 1), load(w, point + 2), pull, pull_z)
+    _turn_columns(w, near, at + ROOT, row, 9, load(w, point), load(w, point + 1), load(w, point + 2), pull, pull_z)
     for c in range(3):
         along = row + 4 * c * _WIDTH
         weight = flat if c < 2 else deep
@@ -212,10 +237,23 @@ def _point_rows(w: Rows, at: int, hand: Hand, f: int, k: int) -> None:
         store(w, along + 23, flat if c == 0 else everywhere(0.0))
         store(w, along + 24, flat if c == 1 else everywhere(0.0))
         store(w, along + COLUMNS, load(w, GAP + 21 * c + p) * weight)
+    if perspective:
+        _fall(w, row, p, scale * flat)
 
 
 @kernel
-def add_landmarks(w: Rows, at: int, hand: Hand, num_axes: int, m: Rows) -> None:
+def _fall(w: Rows, row: int, p: int, pull: Lanes) -> None:
+    """Make the rows x and y of a point those of perspective, where it is not done: what its depth takes of its image, and the residual."""
+    for c in range(2):
+        along, falls = row + 4 * c * _WIDTH, load(w, NEAR + 3 * p + 1 + c) * pull
+        for b in range(10):
+            store(w, along + 12 + b, load(w, along + 12 + b) - falls * load(w, SHAPE + 30 * (p - 1) + 20 + b))
+        store(w, along + 22, load(w, along + 22) - falls * load(w, POINTS + 3 * p + 2))
+        store(w, along + COLUMNS, load(w, GAP + 21 * c + p) * load(w, PULL + p))
+
+
+@kernel
+def add_landmarks(w: Rows, at: int, hand: Hand, num_axes: int, perspective: bool, m: Rows) -> None:
     """Add the landmarks' part to the joints' blocks and gradient of the normal equations m, and write all other rows.
 
     The gradient is m's last row; only the lower triangle counts. `num_axes` is 2, or 3 with depths. Needs `landmark_loss` and
@@ -224,7 +262,7 @@ def add_landmarks(w: Rows, at: int, hand: Hand, num_axes: int, m: Rows) -> None:
     n = NUM_UNKNOWNS
     for f in range(5):
         for k in range(4):
-            _point_rows(w, at, hand, f, k)
+            _point_rows(w, at, hand, f, k, perspective)
         for i in range(0, 9, 3):
             for j in range(0, i + 1, 3):
                 place = (9 * f + i) * n + 9 * f + j

@@ -41,7 +41,7 @@ def solve(
     n = len(states)
     damped = np.full(n, FIRST_DAMPING, np.float32) if damping is None else damping.float().numpy().copy()
     total, converged, used = np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.int64)
-    fixed = constants(objective)
+    fixed = constants(objective, bool(seen.perspective.any()))
     if num_iterations < 1:
         total = objective.total(losses(objective, start, seen)[0]).numpy()
     else:
@@ -68,7 +68,7 @@ def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tup
 def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
     """Twin of `fitting.measures.measure` on CPU tensors, without keeping the mesh."""
     states, landmarks = _packed(state, seen)
-    fixed = constants(objective)
+    fixed = constants(objective, bool(seen.perspective.any()))
     points = np.empty((len(states), 63), np.float32)
     values = np.empty((len(states), len(Losses._fields) + 5), np.float32)
     compiled_loop.measure(SOURCES, states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
@@ -81,7 +81,7 @@ def _evaluated(
     objective: Objective, state: State, seen: Landmarks, num_equations: int
 ) -> tuple[Float[Tensor, "m 61 61"], Float[Tensor, "m 61"], Losses, Points]:
     states, landmarks = _packed(state, seen)
-    fixed = constants(objective)
+    fixed = constants(objective, bool(seen.perspective.any()))
     matrix = np.empty((num_equations, NUM_UNKNOWNS, NUM_UNKNOWNS), np.float32)
     gradient = np.empty((num_equations, NUM_UNKNOWNS), np.float32)
     values = np.empty((len(states), len(Losses._fields)), np.float32)
@@ -92,11 +92,12 @@ def _evaluated(
     return torch.as_tensor(matrix), torch.as_tensor(gradient), *whole
 
 
-def _packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 105"]]:
+def _packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 106"]]:
     """Hands as rows, in the order of `fitting.compiled.layout`."""
     scale = state.log_scale.exp()[:, None]
     states = torch.cat([state.rotations.flatten(1), state.root.flatten(1), state.betas, scale, state.shift], 1)
-    landmarks = torch.cat([seen.keypoints.flatten(1), seen.confidence, seen.depth, seen.depth_confidence], 1)
+    marks = [seen.keypoints.flatten(1), seen.confidence, seen.depth, seen.depth_confidence, seen.perspective[:, None]]
+    landmarks = torch.cat(marks, 1)
     return np.ascontiguousarray(states.float().numpy()), np.ascontiguousarray(landmarks.float().numpy())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.dataset.oddities import ODD
 from stages.shards import Shards
 from stages.verdicts import PERSON
 
@@ -58,7 +59,9 @@ reviewed, and dropped with a reason when its fit is poor. {people}
 - Meant for training and testing hand detectors and hand pose networks. Test against labels made by people before you trust a figure.
 - Labels inherit the detectors' faults. Small, blurred, gloved and interlocked hands are missed more often than others, so a frame
   listed without a hand may show one. Sides are wrong more often where no arm is in view.
-- Depth comes from the hand model and a weak-perspective camera: sizes in metres are those of the model, not measured.
+- Depth comes from the size of the hand model and the camera, of which is known: {cameras}. Where it is assumed depths are to scale
+  alone, not metres; column `camera_from` says so of each frame.
+- How videos were read: {odd}.
 - `ignore_boxes` are hands that were seen and not trusted. Count them neither as hands nor as background.
 - People are recognisable. Do not identify anyone, and do not infer health, origin or any other trait of a person.
 - Who wants to be left out is left out: remove the video from the manifest and run again; one shard is rewritten.
@@ -77,6 +80,12 @@ Each video keeps its own licence, as its source states it; the frames here are u
 
 </details>
 """
+
+CAMERAS: Mapping[str, str] = {
+    "manifest": "by the list of videos",
+    "metadata": "by tags of the file",
+    "assumed": "not at all: a focal length is assumed",
+}
 
 HAND_MODELS: Mapping[str, str] = {
     "mano": "MANO (Romero et al. 2017; its own licence governs the use of its parameters)",
@@ -113,6 +122,8 @@ def dataset_card(
         sources=", ".join(f"{table_cell(source)} ({n:,})" for source, n in sorted(sources.items())) or "none",
         hand_model=HAND_MODELS.get(hand_model, "not stated"),
         pose_prior=pose_prior or "not stated",
+        cameras=_counted(videos, "camera_from", CAMERAS) or "nothing",
+        odd=_counted(videos, "odd", ODD) or "all as they are",
         people=people,
         audits="".join(f"- **Audit**: {table_cell(line)}.\n" for line in audits),
         generators="; ".join(sorted({table_cell(e["generator"]) for e in entries})),
@@ -123,6 +134,12 @@ def dataset_card(
             for video, v in sorted(videos.items())
         ),
     )
+
+
+def _counted(videos: Mapping[str, Mapping[str, Any]], column: str, words: Mapping[str, str]) -> str:
+    """How many videos each word of a column is said of, in words."""
+    counts = Counter(word for video in videos.values() for word in str(video.get(column, "")).split())
+    return "; ".join(f"{n:,} {'video' if n == 1 else 'videos'} {words.get(word, table_cell(word))}" for word, n in sorted(counts.items()))
 
 
 def _feature(name: str, arrow: pa.DataType) -> dict[str, Any]:

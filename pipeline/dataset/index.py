@@ -36,6 +36,8 @@ MEASURED: Mapping[str, np.ndarray] = {
 
 _HAND_FIELDS = ("box", "side", "score", "quality", "error_px", "error_share", "sources", "betas", "hand_pose")
 _FRAME_COLUMNS = ("video", "clip", "width", "height", "source", "title", "channel", "licence")
+_NAMED = ("odd", "camera_from")
+"""Columns that the card counts videos by; shards of before lack them."""
 _MIRROR = np.tile(np.array([1.0, -1.0, -1.0]), 15)
 """What turns a left hand's axis-angle pose into the right hand's that it mirrors."""
 
@@ -176,7 +178,8 @@ def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any
     file = pq.ParquetFile(path)
     fields = [f"hands.list.element.{name}" for name in _HAND_FIELDS]
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[*_FRAME_COLUMNS, *fields])
+        table = file.read_row_group(group, columns=[*_FRAME_COLUMNS, *_NAMED, *fields])
+        told = {name: table.column(name).to_pylist() for name in _NAMED if name in table.column_names}
         frames = {name: table.column(name).to_pylist() for name in _FRAME_COLUMNS}
         lists = table.column("hands").combine_chunks()
         on_frame = lists.value_lengths().to_numpy()
@@ -185,6 +188,8 @@ def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any
             new = {"split": split, "frames": 0, "hands": 0} | {k: frames[k][i] for k in ("source", "title", "channel", "licence")}
             of_video = videos.setdefault(video, new)
             of_video["frames"] += 1
+            for name, words in told.items():
+                of_video[name] = " ".join(sorted({*of_video.get(name, "").split(), *words[i].split()}))
             of_video["hands"] += int(on_frame[i])
         tally.clips.update(frames["clip"])
         tally.counts.update(frames=len(on_frame), negatives=int((on_frame == 0).sum()), hands=len(hands))

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ from pipeline.engine.contents import Contents
 from pipeline.engine.former import Former
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
+from stages.cameras.said import ASSUMED, views_said
 from stages.digest import fingerprint_of
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
-from stages.tables import Clips, Manifest, Table, Verdicts, Videos
+from stages.tables import Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
 
 
@@ -28,6 +30,10 @@ class Seat(NamedTuple):
     gpus: float
     lane: str
     environment: str
+
+
+_NOT_FOR_CLIPS = frozenset({"camera"})
+"""Columns of `Videos` that no clip hangs on: a video that lacks them is looked at again, and what was made from it is as good as it was."""
 
 
 class State(StrEnum):
@@ -51,6 +57,7 @@ class Why(StrEnum):
     CORRUPT = "corrupt"
     MISSING = "its file is gone"
     INPUT = "input changed"
+    PROBE = "more is asked of its file"
     RETRY = "retry"
 
 
@@ -111,8 +118,8 @@ class Task:
 
     @property
     def again(self) -> bool:
-        """Whether a video is only fetched again: what was made from it is as good as it was."""
-        return self.why is Why.MISSING
+        """Whether a video is only fetched or looked at again: what was made from it is as good as it was."""
+        return self.why in (Why.MISSING, Why.PROBE)
 
     @property
     def fingerprint(self) -> str:
@@ -172,6 +179,7 @@ class Graph:
         self._judged: set[str] = set()  # videos of which people decided something
         self._verdicts: dict[str, Verdicts] = {}
         self._contents = Contents(self.store)
+        self._told: dict[str, str] = {}  # what the list says of cameras
         self._fetch: set[str] = set()  # videos whose file is gone and is wanted
 
     def load(self) -> "Graph":
@@ -208,6 +216,7 @@ class Graph:
         self._judged, self._verdicts = videos_with_verdicts(self.store), {}
         self._formers = self._versions_before()
         rows = {row.video[0]: row for row in self.manifest.rows()}
+        self._told = {video: str(row.camera[0]) for video, row in rows.items() if row.camera[0]}
         for video, row in rows.items():
             self._add_video(row, rows[self.duplicates.get(video, video)])
         for shard in list(self._shards):
@@ -271,7 +280,8 @@ class Graph:
             of_clip = dict(made)
             for position, stage in enumerate(self.stages):
                 if stage.key == "clip":
-                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, self._decided(stage, clip), clip, of_clip)
+                    item = _camera_identity(stage, self.camera_of(video)) | self._decided(stage, clip)
+                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, item, clip, of_clip)
 
     def _decided(self, stage: Stage, clip: Clips) -> dict[str, Any]:
         """What a recipe says of people's verdicts on a clip: nothing where there are none that the stage honours.
@@ -285,6 +295,12 @@ class Graph:
             self._verdicts[video] = read_verdicts(self.store, video)
         found = digest(in_clip(self._verdicts[video], clip), getattr(stage, "honours", ()))
         return {"verdicts": found} if found else {}
+
+    def camera_of(self, video: str) -> str:
+        """What is said of a video's camera, by the list or else by its file: see `stages.cameras.said`."""
+        told = self._told.get(video, "")
+        row = None if told else self._contents.row(video)
+        return told if row is None else str(row.camera[0])
 
     def _read_clips(self, lister: Task) -> Clips:
         """The clips of a video. Raises CorruptFileError."""
@@ -358,8 +374,11 @@ class Graph:
         written = tables_written(self.stages[task.stage])
         if Videos in written and task.key in self._fetch:
             return Why.MISSING
-        if Videos in written and self.store.lacks(table_of(self.stages[task.stage]), task.key, Videos.young_columns()):
-            return Why.CODE if self._is_here(task.key) else None
+        if Videos in written and self._is_here(task.key):
+            lacks = partial(self.store.lacks, table_of(self.stages[task.stage]), task.key)
+            if lacks(Videos.young_columns().keys() - _NOT_FOR_CLIPS):
+                return Why.CODE
+            return Why.PROBE if lacks(_NOT_FOR_CLIPS) else None
         if Clips in written:
             try:
                 self._read_clips(task)
@@ -433,6 +452,8 @@ class Graph:
         self.num_settled[task.stage] += 1
         self._waiting[task.shard] -= 1
         if state is State.DONE:
+            if Videos in tables_written(self.stages[task.stage]):
+                self._contents.rows.pop(task.key, None)
             if self._pack is not None and task.stage in self._upstream(self._pack):
                 self._touched.add(task.shard)
             if Clips in tables_written(self.stages[task.stage]):
@@ -458,12 +479,17 @@ class Graph:
         return Contents(self.store).duplicates(self.manifest.video) == duplicates
 
     @property
-    def odd(self) -> dict[str, list[str]]:
-        """Videos that are read in another way than plain ones, by what is odd of them (`Clips.odd`)."""
+    def clips(self) -> list[Clips]:
+        """The clips of each video whose list is known, in order of the videos' names."""
+        return [clips for _, clips in sorted(self._clips.items())]
+
+    @property
+    def cameras(self) -> dict[str, list[str]]:
+        """Videos by who knows their cameras: manifest, metadata, or assumed."""
         found: dict[str, list[str]] = defaultdict(list)
-        for video, clips in sorted(self._clips.items()):
-            for word in sorted({word for words in clips.odd for word in words.split()}):
-                found[word].append(video)
+        for video in sorted(map(str, self.manifest.video)):
+            said = self.camera_of(video)
+            found[json.loads(said)["from"] if said else ASSUMED].append(video)
         return dict(found)
 
     def remember(self) -> None:
@@ -508,13 +534,24 @@ class Graph:
 
 def _check_order(stages: Sequence[Stage]) -> None:
     """Raise ValueError when a stage reads a table that no stage before it makes."""
-    made: set[type] = {Manifest, Frames, Verdicts}
+    made: set[type] = {Manifest, Frames, Verdicts, Cameras, Views}
     for stage in stages:
         lacking = next((kind for kind in stage.reads if kind not in made), None)
         if lacking is not None:
             who = " by ".join(filter(None, (stage.name, stage.detector)))
             raise ValueError(f"{who} reads {lacking.__name__}, which no stage before it in the recipe makes")
         made |= set(tables_written(stage))
+
+
+def _camera_identity(stage: Stage, said: str) -> dict[str, Any]:
+    """What of a camera decides a stage's result: all that is said to one that reads `Cameras`, to one that looks only where it looks.
+
+    Of a clip of whose camera nothing is said, nothing: its parts are those of versions that knew no cameras.
+    """
+    if said and Cameras in stage.reads:
+        return {"camera": json.loads(said)}
+    looks = views_said(said) if Frames in stage.reads or Views in stage.reads else ""
+    return {"views": json.loads(looks)} if looks else {}
 
 
 def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:

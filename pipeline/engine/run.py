@@ -533,7 +533,9 @@ def _order(graph: Graph, item: Item) -> Order:
     first = item.tasks[0]
     clips = tuple((graph.video_of(need), need.key) for need in first.needs) if graph.stages[first.stage].key == "shard" else ()
     recipes: tuple[Mapping[str, Any], ...] = tuple(t.recipe for t in item.tasks)
-    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips)
+    videos = {video for video, _ in clips} or {graph.video_of(first)}
+    cameras = {video: said for video in videos if video and (said := graph.camera_of(video))}
+    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips, cameras)
 
 
 def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]) -> Item | None:

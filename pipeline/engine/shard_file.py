@@ -134,15 +134,16 @@ def earlier_pictures(stage: Pack, path: Path) -> Callable[[str, str], Iterator[P
     if recipe.get("version") != stage.version or any(before.get(name) != getattr(stage, name) for name in ("jpeg_quality", "max_side")):
         return None
     clips = [_clips_of(shard, group) for group in range(shard.num_row_groups)]
+    stored = [name for name in Picture._fields if name in shard.schema_arrow.names]
 
     def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
         for group in (group for group, present in enumerate(clips) if clip in present):
             try:
-                rows = shard.read_row_group(group, [*Picture._fields, "clip", "video_sha256"])
+                rows = shard.read_row_group(group, [*stored, "clip", "video_sha256"])
             except UNREADABLE:  # a damaged page: its frames are missing, and `pack` says so
                 continue
             same = pc.and_(pc.equal(rows["clip"], clip), pc.equal(rows["video_sha256"], video_sha256))
-            yield from (Picture(**row) for row in rows.filter(same).select(list(Picture._fields)).to_pylist())
+            yield from (Picture(**row) for row in rows.filter(same).select(stored).to_pylist())
 
     return pictures
 

@@ -21,11 +21,13 @@ from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from pipeline.engine.verdicts import as_ordered
+from stages.cameras.said import CameraError, cameras_of
+from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
-from stages.tables import Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.tables import Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
 from stages.verdicts import ON_HANDS
 
 
@@ -41,6 +43,8 @@ class Order:
     """The manifest line or the clip."""
     clips: tuple[tuple[str, str], ...] = ()
     """Of a shard: (video, clip) of every clip it is made from."""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    """What is said of cameras, by video: see `stages.cameras.said`."""
 
 
 @dataclass(slots=True)
@@ -182,7 +186,9 @@ class Worker:
                     why = "no video and no image in the earlier shard, or a hand was added where nobody looks any more"
                     outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: {why}"
             else:
-                result = self._function(position, recipe)(*(self._input(kind, order, position) for kind in stage.reads))
+                inputs = [self._input(kind, order, position) for kind in stage.reads]
+                apart = getattr(stage, "by_frame", False) and isinstance(order.row, Clips) and len(self._cameras(order, order.row)) > 1
+                result = (_by_view if apart else _whole)(self._function(position, recipe), inputs)
                 self._finish(position, order.key, recipe, result, outcome)
 
     def _on_frames(self, order: Order, receipt: Receipt) -> None:
@@ -193,7 +199,9 @@ class Worker:
         made: dict[int, list[tuple[Table, ...]]] = {position: [] for position in order.stages}
         inputs = {p: [self._input(k, order, p, skip=made) for k in self.stages[p].reads] for p in order.stages}
         self._check_content(videos)
-        stretches = read_frames(Path(videos.path[0]), clip)
+        cameras = self._cameras(order, clip)
+        several = len(cameras) > 1
+        stretches = through_views(read_frames(Path(videos.path[0]), clip), cameras)
         while run:
             start = time.perf_counter()
             frames = next(stretches, None)
@@ -207,11 +215,11 @@ class Worker:
                         for kind, given in zip(self.stages[position].reads, inputs[position], strict=True)
                     ]
                     result = self._function(position, recipe)(*arguments)
-                    outcome.num_frames += len(frames.frame)
+                    outcome.num_frames += len(frames.frame) * (frames.view == 0)
                     if isinstance(result, Failure):
                         self._finish(position, order.key, recipe, result, outcome)
                     else:
-                        made[position].append(_tables(result))
+                        made[position].append(tuple(_of_view(table, frames.view) if several else table for table in _tables(result)))
                 if outcome.state is not State.PENDING:  # it failed: what follows in the group cannot run
                     failed = run.index((position, recipe, outcome))
                     _block([later for _, _, later in run[failed + 1 :]])
@@ -236,7 +244,8 @@ class Worker:
             fresh.append(given.take(np.isin(given.frame, frames.frame)))
         elif given is not None:
             return given
-        return kind.concat(fresh)
+        rows = kind.concat(fresh)
+        return rows.take(rows.view == frames.view) if hasattr(rows, "view") and (rows.view != frames.view).any() else rows
 
     def _input(self, kind: Any, order: Order, position: int, skip: Mapping[int, Any] | None = None) -> Table | None:
         """One argument of a stage, from the order or the store; all rows of the several detectors before it in the recipe."""
@@ -250,10 +259,22 @@ class Worker:
             stage, recipe = self.stages[position], order.recipes[order.stages.index(position)]
             assert isinstance(order.row, Clips)
             return as_ordered(self.store, order.row, getattr(stage, "honours", ()), recipe)
+        if kind in (Cameras, Views):
+            assert isinstance(order.row, Clips)
+            return self._cameras(order, order.row)
         makers = [s for p, s in enumerate(self.stages[:position]) if kind in tables_written(s) and p not in (skip or ())]
         key = order.video if makers and makers[0].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
         return kind.concat(tables) if tables else None
+
+    def _cameras(self, order: Order, clip: Clips) -> Cameras:
+        """The camera of a clip and its views. Raises CameraError."""
+        video = str(clip.video[0])
+        width, height = int(clip.width[0]), int(clip.height[0])
+        if not width and order.cameras.get(video):
+            videos = self._videos(video)
+            width, height = int(videos.width[0]), int(videos.height[0])
+        return cameras_of(order.cameras.get(video, ""), width, height)
 
     def _videos(self, video: str) -> Videos:
         """The video's row with its path made absolute."""
@@ -285,6 +306,7 @@ class Worker:
             yield ClipTables(
                 videos=videos,
                 clips=of_clip,
+                cameras=self._cameras(order, of_clip),
                 hands=self.store.read(Hands, "hands", clip),
                 fits=self.store.read(Fits, "fits", clip),
                 reviews=self.store.read(Reviews, "reviews", clip),
@@ -313,12 +335,15 @@ class Worker:
             reason, message = Reason.CORRUPT, str(error)
             if error.path.is_relative_to(self.store.root):
                 self.store.set_corrupt_aside(error.path)
+        elif isinstance(error, CameraError):
+            reason, message = Reason.CAMERA, str(error)
         elif isinstance(error, OtherWeights):
             message = str(error)
-        outcome.state, outcome.reason, outcome.message = State.RETRY, reason, message
+        permanent = reason is Reason.CAMERA
+        outcome.state, outcome.reason, outcome.message = State.FAILED if permanent else State.RETRY, reason, message
         try:
             record_failure(
-                self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, False), trace, str(self.place)
+                self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, permanent), trace, str(self.place)
             )
         except OSError as second:
             outcome.message = f"{message} (and this could not be written down: {second})"
@@ -365,6 +390,25 @@ def _difference_of(here: Mapping[str, str], ordered: Mapping[str, str], host: st
 def _tables(result: Any) -> tuple[Table, ...]:
     """What a stage gave, as a tuple of tables."""
     return result if isinstance(result, tuple) else (result,)
+
+
+def _whole(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    return function(*inputs)
+
+
+def _by_view(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    """What a stage that makes each frame's rows of that frame's rows gives of each view's, together."""
+    views = sorted({int(view) for table in inputs if hasattr(table, "view") for view in table.view}) or [0]
+    made = []
+    for view in views:
+        given = [table.take(table.view == view) if hasattr(table, "view") else table for table in inputs]
+        made.append([_of_view(table, view) for table in _tables(function(*given))])
+    return tuple(type(tables[0]).concat(list(tables)) for tables in zip(*made, strict=True))
+
+
+def _of_view(table: Table, view: int) -> Table:
+    """Rows of a table, said to be of a view."""
+    return dataclasses.replace(table, **{"view": np.full(len(table), view, np.int16)}) if hasattr(table, "view") else table
 
 
 def _block(outcomes: Sequence[Outcome]) -> None:

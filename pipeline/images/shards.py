@@ -26,7 +26,7 @@ from pipeline.evaluate.annotators import finders_and_fusion
 from pipeline.images.formats import LabelledImage
 from pipeline.images.labelling import Taught, Teach, Trust, teacher
 from stages.pack import Pack
-from stages.shards import HAND, HAND_COLUMNS, Shards, unit_hash
+from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Stage
 
 STAGE, VERSION = "import-images", 1
@@ -207,6 +207,7 @@ def _row(
         "licence": about.get("licence", ""),
         "video_sha256": hashlib.sha256(data).hexdigest(),
         "extra": "",
+        **NO_CAMERA,
         "hands": _hands(label, number, image, taught, scale),
         "ignore_boxes": (taught.ignore * scale).tolist(),
         "image": stored,

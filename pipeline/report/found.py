@@ -7,8 +7,9 @@ import numpy as np
 
 from pipeline.engine.store import Store
 from stages import boxes
+from stages.cameras.said import CameraError, cameras_of
 from stages.pack import ClipTables
-from stages.tables import Clips, Fits, Hands, Reviews, Videos
+from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Videos
 
 NOT_REVIEWED = "not_reviewed"
 """Reason of hands whose clip has no review yet."""
@@ -82,7 +83,7 @@ def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
     fits = store.read(Fits, "fits", clip) if store.part("fits", clip).exists() else None
     if fits is None or len(fits) != n:
         blank = Fits.empty()
-        nan = {f.name: np.full((n, *getattr(blank, f.name).shape[1:]), np.nan, np.float32) for f in fields(Fits)}
+        nan = {f.name: np.full((n, *getattr(blank, f.name).shape[1:]), np.nan, np.float32) for f in fields(Fits) if f.name != "camera_from"}
         fits = Fits(**{**nan, **key, "side": hands.side, "outcome": np.full(n, "", object), "num_points": np.zeros(n, np.int16)})
     reviews = store.read(Reviews, "reviews", clip) if store.part("reviews", clip).exists() else None
     if reviews is None or len(reviews) != n:
@@ -112,4 +113,23 @@ def load_clip(store: Store, run: Run, clip: str) -> ClipTables:
     hands, fits, reviews = _tables(store, clip)
     videos = run.videos[clips.video[0]]
     videos = replace(videos, path=np.array([str(store.root / videos.path[0])], object))
-    return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews)
+    try:
+        cameras = cameras_of(_said(store, str(clips.video[0]), videos), *_size(clips, videos))
+    except CameraError:  # the run has told it, and fitted nothing
+        cameras = cameras_of("", *_size(clips, videos))
+    return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews, cameras=cameras)
+
+
+def _said(store: Store, video: str, videos: Videos) -> str:
+    """What list or file say of a video's camera."""
+    try:
+        manifest = store.read(Manifest, "", "manifest")
+    except (FileNotFoundError, ValueError):
+        return str(videos.camera[0])
+    told = [str(said) for said in manifest.camera[manifest.video == video]]
+    return told[0] if told and told[0] else str(videos.camera[0])
+
+
+def _size(clips: Clips, videos: Videos) -> tuple[int, int]:
+    of = clips if clips.width[0] else videos
+    return int(of.width[0]), int(of.height[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.engine.finish import shard_files
 from pipeline.engine.graph import Graph, State, Task, table_of
-from pipeline.report.status import failures, odd_lines, status_rows
+from pipeline.report.status import failures, odd_of, status_rows
 from pipeline.stage_settings import in_words
 from stages.stage import ADVICE, Reason
 
@@ -80,7 +80,7 @@ def overview_of(graph: Graph) -> Overview:
         splits=_splits(store.read_json("shards/index.json") or {}),
         duplicates=graph.duplicates,
         stale=[*stale, *(path.relative_to(store.root).as_posix() for path in (shards.stale if shards else ()))],
-        odd=odd_lines(graph.odd),
+        odd=odd_of(graph),
         settings=in_words((store.read_json("run.json") or {}).get("settings", {})),
         left_out=[(str(one.get("name")), str(one.get("why"))) for one in left_out],
     )

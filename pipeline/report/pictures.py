@@ -12,6 +12,7 @@ import torch
 
 from fitting.hand.mano import HandModel, load_hand_model, pose_either_hand, project
 from hands.drawing.hands import Canvas, Image, View, around, draw_hands, draw_mesh, mesh_faces, outline, whole
+from stages.cameras.views import through_views
 from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from stages.shards import unit_hash
@@ -67,22 +68,26 @@ def draw_examples(examples: Sequence[Example], load: Callable[[str], ClipTables]
         by_clip[example.clip].append(example)
     for clip, of_clip in by_clip.items():
         tables = load(clip)
-        for frame, image in _frames_of(tables, {e.frame for e in of_clip}):
-            for example in (e for e in of_clip if e.frame == frame and tables.hands.frame[e.row : e.row + 1] == [frame]):
+        for frame, view, image in _frames_of(tables, {e.frame for e in of_clip}):
+            here = (tables.hands.frame == frame) & (tables.hands.view == view)
+            for example in (e for e in of_clip if e.frame == frame and here[e.row : e.row + 1].all()):
                 pictures[example] = _draw_example(image, tables, example, share)
     return pictures
 
 
-def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.ndarray]]:
-    """The wanted frames as far as the video can be read, decoding no further than the last of them."""
+def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, int, np.ndarray]]:
+    """The wanted frames, each with the number of its view, as far as the video can be read, decoding no further than the last of them."""
     import av
 
     try:
-        for frames in read_frames(Path(tables.videos.path[0]), tables.clips, max_frames=8):
+        stretches = read_frames(Path(tables.videos.path[0]), tables.clips, max_frames=8)
+        cameras = tables.cameras
+        last = 0 if cameras is None else int(cameras.view[-1])
+        for frames in stretches if cameras is None else through_views(stretches, cameras):
             for frame, image in zip(frames.frame.tolist(), frames.images, strict=True):
                 if frame in wanted:
-                    yield frame, image
-            if frames.frame[-1] >= max(wanted):
+                    yield frame, frames.view, image
+            if frames.frame[-1] >= max(wanted) and frames.view == last:
                 return
     except (OSError, av.error.FFmpegError):  # moved or damaged since: the report says so in the picture's place
         return
@@ -90,7 +95,7 @@ def _frames_of(tables: ClipTables, wanted: set[int]) -> Iterable[tuple[int, np.n
 
 def _draw_example(image: np.ndarray, tables: ClipTables, example: Example, share: int) -> tuple[str, str]:
     """The frame with all of its hands, and the close-up with the one alone."""
-    on_frame = tables.hands.frame == example.frame
+    on_frame = (tables.hands.frame == example.frame) & (tables.hands.view == tables.hands.view[example.row])
     hands, fits, reviews = tables.hands.take(on_frame), tables.fits.take(on_frame), tables.reviews.take(on_frame)
     box = tables.hands.box[example.row]
     frame, close_up = whole(image, FRAME_HEIGHT), around(image, box, CLOSE_UP_HEIGHT)
@@ -134,7 +139,10 @@ def _posed(fit: Fits) -> tuple[np.ndarray, np.ndarray]:
     """Vertices of one fitted hand, metres, and where they fall in its frame, pixels."""
     parameters = (torch.tensor(values) for values in (fit.betas, fit.global_orient, fit.hand_pose))
     vertices = pose_either_hand(_hand_model(), torch.tensor([int(fit.side[0])]), *parameters).vertices
-    return vertices[0].numpy(), project(vertices, torch.tensor(fit.camera))[0].numpy()
+    if not fit.focal_px[0] > 0:  # nobody knows it
+        return vertices[0].numpy(), project(vertices, torch.tensor(fit.camera))[0].numpy()
+    placed = vertices[0].numpy() + fit.transl
+    return vertices[0].numpy(), fit.focal_px[0] * placed[:, :2] / np.maximum(placed[:, 2:], 1e-3) + fit.principal
 
 
 def _jpeg(image: np.ndarray, share: int) -> str:

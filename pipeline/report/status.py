@@ -6,10 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.dataset.oddities import camera_lines, odd_lines, odd_videos
 from pipeline.engine.graph import Graph, State, Task, table_of
 from pipeline.stage_settings import in_words
 from pipeline.video_files import LeftOut
-from stages.stage import ADVICE, Reason
+from stages.fit import Fit
+from stages.stage import ADVICE, Reason, Stage
 
 
 def status_rows(graph: Graph) -> list[dict[str, Any]]:
@@ -74,31 +76,20 @@ def print_duplicates(duplicates: Mapping[str, str], console: Console) -> None:
         console.print(f"{len(duplicates)} videos are the same content as another one, and share its split: {some}", markup=False)
 
 
-ODD: Mapping[str, str] = {
-    "interlaced": "are interlaced",
-    "size": "change their size: a clip ends there",
-    "stream": "hold several streams: videos/*.parquet says which is read, and why",
-    "times": "have times that are missing, faulty or leap: they are filled as ffmpeg does",
-    "tone": "are of high dynamic range or wide gamut: mapped to BT.709",
-    "transparent": "are transparent: they lie on grey",
-    "stretch": "are read in part, as the list wants",
-}
-"""What the words of `Clips.odd` mean, after a number of videos."""
+def odd_of(graph: Graph) -> list[str]:
+    """A line on each thing that is odd of videos, and on whose cameras are known."""
+    return [*odd_lines(odd_videos(graph.clips)), *camera_lines(graph.cameras, focal_share(graph.stages))]
 
 
-def odd_lines(odd: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line on each thing that is odd of some videos, with their number and some of their names."""
-    lines = []
-    for word, videos in odd.items():
-        some = ", ".join(videos[:5]) + (", ..." if len(videos) > 5 else "")
-        lines.append(f"{len(videos)} videos {ODD.get(word, word)} ({some})")
-    return lines
-
-
-def print_odd(odd: Mapping[str, Sequence[str]], console: Console) -> None:
-    """Which videos are read in another way than plain ones."""
-    for line in odd_lines(odd):
+def print_odd(graph: Graph, console: Console) -> None:
+    """Which videos are read in another way than plain ones, and whose cameras are known."""
+    for line in odd_of(graph):
         console.print(line, markup=False)
+
+
+def focal_share(stages: Sequence[Stage]) -> float:
+    """The focal length that a recipe assumes where nobody knows it, in longer sides."""
+    return next((stage.focal_share for stage in stages if isinstance(stage, Fit)), Fit().focal_share)
 
 
 def print_status(graph: Graph, console: Console) -> None:
@@ -112,7 +103,7 @@ def print_status(graph: Graph, console: Console) -> None:
         text = "parts are stale: made by an earlier run, and not made again for the reasons above; they stay until they have a successor"
         console.print(f"{len(graph.stale)} {text}", style="yellow", markup=False)
     print_duplicates(graph.duplicates, console)
-    print_odd(graph.odd, console)
+    print_odd(graph, console)
     for task in failures(graph)[:50]:
         error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
         if error:

@@ -1,6 +1,7 @@
 """Tracks: the same hand through a clip. Boxes xyxy in pixels, times in seconds; a clip holds no shot cut."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64
@@ -32,11 +33,18 @@ class _Track:
         """Where constant velocity would put it."""
         return self.box + np.tile(self.velocity * (time_s - self.time_s), 2)
 
-    def extend(self, box: Float64[np.ndarray, "4"], time_s: float, log_odds: float) -> None:
-        shift = (boxes.centre(box) - boxes.centre(self.box)) / max(time_s - self.time_s, 1e-3)
+    def extend(self, box: Float64[np.ndarray, "4"], time_s: float, log_odds: float, around: float) -> None:
+        shift = _shortest(boxes.centre(box) - boxes.centre(self.box), around) / max(time_s - self.time_s, 1e-3)
         self.velocity = (self.velocity + shift) / 2  # starts at rest: the first step counts half, a jump is damped
         self.box, self.time_s = box, time_s
         self.log_odds = FORGET * self.log_odds + log_odds
+
+
+def _shortest(shift: Float64[np.ndarray, "*n 2"], around: float) -> Float64[np.ndarray, "*n 2"]:
+    """Steps, pixels, the shorter way round an image that is so wide and closes to a ring; 0 where it does not."""
+    if not around:
+        return shift
+    return np.stack([(shift[..., 0] + around / 2) % around - around / 2, shift[..., 1]], -1)
 
 
 def assign(cost: Float[np.ndarray, "n m"]) -> list[tuple[int, int]]:
@@ -60,12 +68,13 @@ def _link_cost(
     max_speed: float,
     usual_s: float,
     strict: bool,
+    around: float,
 ) -> Float64[np.ndarray, "m n"]:
     """Distance from the guess in hand sizes, plus what a change of size or of side costs; infinite beyond reach, and where a hand of the
     other side jumps in or comes after a gap."""
     guess = np.stack([t.guess(time_s) for t in tracks])
     size = np.sqrt(boxes.long_side(guess)[:, None] * boxes.long_side(box)[None])
-    distance = np.linalg.norm(boxes.centre(guess)[:, None] - boxes.centre(box)[None], axis=-1) / size
+    distance = np.linalg.norm(_shortest(boxes.centre(guess)[:, None] - boxes.centre(box)[None], around), axis=-1) / size
     growth = np.abs(np.log(boxes.long_side(guess)[:, None] / boxes.long_side(box)[None]))
     past = np.clip([t.log_odds for t in tracks], -3, 3)
     conflict = np.maximum(-past[:, None] * np.clip(log_odds, -3, 3)[None], 0) / 9  # 1 when both are sure and differ
@@ -85,12 +94,13 @@ def link(
     max_gap_s: float,
     max_speed: float,
     strict: bool = False,
+    around: float = 0.0,
 ) -> Int32[np.ndarray, "n"]:
     """Track numbers, in order of first sight: frame by frame the cheapest pairs of open tracks and hands.
 
     `log_odds` (n) of right against left; a track is open for `max_gap_s` seconds after its last row; a hand moves
     at most `max_speed` of its own sizes a second away from the constant-velocity guess (and half a size more, two at most). With
-    `strict` no track holds hands of two sides.
+    `strict` no track holds hands of two sides. `around`: width of an image that closes to a ring.
     """
     track = np.full(len(frame), -1, np.int32)
     everyone: list[_Track] = []
@@ -100,27 +110,29 @@ def link(
         now = float(time_s[rows[0]])
         open_tracks = [i for i, t in enumerate(everyone) if now - t.time_s <= max_gap_s + 1e-6]
         if open_tracks:
-            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, max_speed, usual_s, strict)
+            cost = _link_cost([everyone[i] for i in open_tracks], box[rows], log_odds[rows], now, max_speed, usual_s, strict, around)
             for i, j in assign(cost):
                 track[rows[j]] = open_tracks[i]
-                everyone[open_tracks[i]].extend(box[rows[j]], now, float(log_odds[rows[j]]))
+                everyone[open_tracks[i]].extend(box[rows[j]], now, float(log_odds[rows[j]]), around)
         for row in rows[track[rows] < 0]:
             track[row] = len(everyone)
             everyone.append(_Track(box[row], now, np.zeros(2), float(log_odds[row])))
     return track
 
 
-def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float) -> Hands:
+def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float, around: float = 0.0) -> Hands:
     """Hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
 
-    Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides.
+    Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides. `around`: width of an image
+    that closes to a ring.
     """
     hands = hands.take(np.lexsort((*hands.box.T, -hands.score, hands.frame)))
     where = {name: getattr(hands, name) for name in ("frame", "time_s", "box")}
     votes = sides.paired(**where, person=hands.person, log_odds=hands.side_log_odds)
-    linked = link(**where, log_odds=votes, max_gap_s=max_gap_s, max_speed=max_speed)
+    bounded_link = partial(link, **where, max_gap_s=max_gap_s, max_speed=max_speed, around=around)
+    linked = bounded_link(log_odds=votes)
     told = sides.decide(**where, track=linked, person=hands.person, votes=votes, min_log_odds=min_side_log_odds)
-    track = link(**where, log_odds=told.log_odds * (told.side != UNKNOWN_SIDE), max_gap_s=max_gap_s, max_speed=max_speed, strict=True)
+    track = bounded_link(log_odds=told.log_odds * (told.side != UNKNOWN_SIDE), strict=True)
     told = sides.of_tracks(hands.frame, track, hands.person, told)
     first = np.searchsorted(hands.frame, hands.frame)
     return replace(

@@ -43,6 +43,7 @@ class Frames:
     frame: Int64[np.ndarray, "n"]  # index within the video
     time_s: Float64[np.ndarray, "n"]  # presentation time after the video's first frame
     images: list[UInt8[np.ndarray, "height width 3"]]  # RGB, upright, square pixels
+    view: int = 0  # which view of the frames they are: a row of `Cameras`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

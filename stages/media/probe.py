@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from stages.cameras.tags import camera_tags
 from stages.media.clock import rate_of
 from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_frames, stream_of
 from stages.media.frames import LOOKED_AT
@@ -48,6 +49,7 @@ class Probe:
     interlaced: bool
     transfer: str  # pq, hlg, bt2020, or '' of ordinary video
     transparent: bool
+    camera: str  # what the file says of it, as JSON; '' where it says nothing
 
 
 def probe(path: Path, max_pixels: int = 0, *, images: bool = False) -> Probe | Failure:
@@ -145,6 +147,7 @@ def _probe(path: Path, container: Any, stream: Any, film: Film, frames: list[Any
         interlaced=any(frame.interlaced_frame for frame in frames),
         transfer=transfer_of(frames[0]),
         transparent=any(is_transparent(frame) for frame in frames),
+        camera=camera_tags(path, container, stream, frames[0], shape.width, shape.height),
     )
 
 

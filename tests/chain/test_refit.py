@@ -195,3 +195,30 @@ def test_a_folder_of_videos_that_is_gone_is_known_from_the_last_run(home: Path, 
         whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, SHORT_FIT), "--until", "review")
         assert "neither a list of videos" in whim("plan", "--videos", home / "videos", "--data", data, "--recipe", "whim", status=1).stderr
     assert len(fits_of(data)) > 500
+
+
+def test_a_better_focal_length_runs_the_fit_and_no_detector(home: Path, data: Path, whim: Whim, tmp_path: Path) -> None:
+    upstream = modified(data, "videos", "clips", "people", "person_detections", "hand_detections", "hands")
+    before = fits_of(data)
+    assert set(before.camera_from) == {"assumed"}
+    clips = len(list((data / "hands").glob("b-*")))
+    refit = {"fit": {"input changed": clips}, "review": {"upstream changed": clips}, "pack": {"upstream changed": 1}}
+
+    def told(focal: int) -> Path:
+        listed = "".join(f"{home}/videos/{name}.mp4 split=train{f' focal={focal}' if name == 'b' else ''}\n" for name in VIDEOS)
+        (tmp_path / f"{focal}.txt").write_text(listed)
+        return tmp_path / f"{focal}.txt"
+
+    found = plan(whim, "--data", data, "--videos", told(150))
+    assert (found["by_stage"], found["cameras"]) == (refit, {"assumed": ["a", "c"], "manifest": ["b"]})
+    whim("run", "--local", "--data", data, "--videos", told(150))
+    after = fits_of(data)
+    assert set(after.focal_px[after.video == "b"].tolist()) == {150.0}
+    assert modified(data, "videos", "clips", "people", "person_detections", "hand_detections", "hands") == upstream
+    np.testing.assert_array_equal(after.joints_3d[after.video != "b"], before.joints_3d[before.video != "b"])
+    place, assumed = (np.nanmedian(one.transl[one.video == "b", 2]) for one in (after, before))
+    assert place < 0.2 * assumed
+    frames = [row for row in rows(data).values() if row["video"] == "b"]
+    assert {(row["camera_from"], *row["focal_px"]) for row in frames} == {("manifest", 150.0, 150.0)}
+    assert "1 video by the list of videos" in (data / "shards" / "README.md").read_text()
+    assert plan(whim, "--data", data, "--videos", told(140))["by_stage"] == refit

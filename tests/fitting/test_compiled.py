@@ -57,9 +57,10 @@ def random_hands(objective: Objective, n: int, seed: int = 0) -> tuple[State, La
     turns = matrix_from_axis_angle(draw(n, 15, 3, scale=0.5)), matrix_from_axis_angle(draw(n, 3))
     state = State(*turns, draw(n, 10, scale=2), draw(n, scale=0.2) + 2, draw(n, 2, scale=0.1))
     joints = objective.joints.to("cpu", torch.float64)
-    image = projected(state, joints.pose(state.root, state.rotations, state.betas))
+    perspective = torch.as_tensor(0.4 * rng.random(n) * (rng.random(n) > 0.3))
+    image = projected(state, joints.pose(state.root, state.rotations, state.betas), perspective)
     confidence, certain = (torch.as_tensor(rng.random((n, 21)) * (rng.random((n, 21)) > 0.2)) for _ in range(2))
-    return state, Landmarks(image + draw(n, 21, 2, scale=0.03), confidence, draw(n, 21, scale=0.2), certain)
+    return state, Landmarks(image + draw(n, 21, 2, scale=0.03), confidence, draw(n, 21, scale=0.2), certain, perspective)
 
 
 def rounded(hands: Rows) -> Rows:
@@ -77,9 +78,8 @@ def start_of(objective: Objective, hands: Any, depths: bool = False) -> tuple[St
     size = torch.as_tensor(hands.size)[:, None]
     points, depth = keypoints[..., :2], torch.as_tensor(hands.joints[:, list(FROM_KEYPOINTS), 2]) * 1000 / size
     unknown = torch.zeros_like(depth)
-    seen = Landmarks(
-        (points - points.mean(1, keepdim=True)) / size[..., None], keypoints[..., 2], depth, 0.5 + unknown if depths else unknown
-    )
+    certain = 0.5 + unknown if depths else unknown
+    seen = Landmarks((points - points.mean(1, keepdim=True)) / size[..., None], keypoints[..., 2], depth, certain, unknown[:, 0])
     seen = Landmarks(*(values.to(objective.joints.bones) for values in seen))
     return two_tilts(objective, seen)[0], seen
 

@@ -203,7 +203,9 @@ def test_disagreement_is_of_shape_and_direction_alone() -> None:
 def test_both_tilts_show_the_palm_alike_and_look_two_ways(fitter: Fitter, invent: Callable[..., Any]) -> None:
     hands = invent(64)
     keypoints = torch.as_tensor(hands.keypoints[..., :2]).float()[:, list(FROM_KEYPOINTS)]
-    seen = Landmarks((keypoints - keypoints.mean(1, keepdim=True)) / 200, torch.ones(64, 21), torch.zeros(64, 21), torch.zeros(64, 21))
+    seen = Landmarks(
+        (keypoints - keypoints.mean(1, keepdim=True)) / 200, torch.ones(64, 21), torch.zeros(64, 21), torch.zeros(64, 21), torch.zeros(64)
+    )
     first, second = two_tilts(fitter.objective, seen)
     images, roots = [], []
     for state in (first, second):
@@ -227,7 +229,7 @@ def test_fingers_begin_straight_or_bent_as_they_are(fitter: Fitter) -> None:
     rotations = anatomy.compose(angles.flatten(1, 2), objective.axes)
     root = matrix_from_axis_angle(torch.as_tensor(np.random.default_rng(0).normal(size=(n, 3))).float())
     points = objective.joints.pose(root, rotations, torch.zeros(n, 10)).points[..., :2]
-    seen = Landmarks(5 * points, torch.ones(n, 21), torch.zeros(n, 21), torch.zeros(n, 21))
+    seen = Landmarks(5 * points, torch.ones(n, 21), torch.zeros(n, 21), torch.zeros(n, 21), torch.zeros(n))
     starts = torch.stack([start.rotations for start in two_tilts(objective, seen)])
     right = ((starts - rotations).abs().amax((-1, -2)) < 1e-3).unflatten(2, (5, 3)).all(3)  # tilt hand finger
     assert right.any(0)[torch.arange(n), straight].float().mean() > 0.9
@@ -321,7 +323,8 @@ def problem(exact: HandModel) -> tuple[Objective, State, Landmarks]:
 
     rotations = matrix_from_axis_angle(draw(6, 15, 3, scale=0.7))
     state = State(rotations, matrix_from_axis_angle(draw(6, 3)), draw(6, 10, scale=3), draw(6, scale=0.2) + 2, draw(6, 2, scale=0.1))
-    image = projected(state, objective.joints.pose(state.root, state.rotations, state.betas))
+    perspective = torch.tensor([0, 0, 0.1, 0.2, 0.3, 0.45], dtype=torch.float64)
+    image = projected(state, objective.joints.pose(state.root, state.rotations, state.betas), perspective)
     return (
         objective,
         state,
@@ -330,6 +333,7 @@ def problem(exact: HandModel) -> tuple[Objective, State, Landmarks]:
             torch.rand(6, 21, dtype=torch.float64),
             draw(6, 21, scale=0.2),
             torch.rand(6, 21, dtype=torch.float64),
+            perspective,
         ),
     )
 

@@ -328,7 +328,7 @@ def test_a_frame_that_fell_into_another_minimum_is_fetched_by_its_neighbours(fit
     size = (keypoints.amax(1) - keypoints.amin(1)).amax(1)
     points = (keypoints - keypoints.mean(1, keepdim=True)) / size[:, None, None]
     blank = torch.zeros(9, 21)
-    seen = Landmarks(points, blank + 1, blank, blank)
+    seen = Landmarks(points, blank + 1, blank, blank, blank[:, 0])
     minimise = partial(solve, fitter.objective, num_iterations=20, tolerance=1e-4)
     tilts = [minimise(start, seen) for start in two_tilts(fitter.objective, seen)]
     found = tilts[int(tilts[1].total.mean() < tilts[0].total.mean())]
@@ -357,7 +357,7 @@ def test_total_of_a_track_never_rises_and_both_arithmetics_agree(
         size = (keypoints.amax(1) - keypoints.amin(1)).amax(1)
         seen = (keypoints - keypoints.mean(1, keepdim=True)) / size[:, None, None]
         blank = torch.zeros(30, 21).to(seen)
-        marks = Landmarks(seen, blank + 1, blank, blank)
+        marks = Landmarks(seen, blank + 1, blank, blank, blank[:, 0])
         chain = chains(np.repeat([0, 1], (18, 12)), np.arange(30) / 30)[0]
         totals[name] = []
         for count in range(7):

@@ -40,7 +40,8 @@ def detection(
     known |= {"score": score, "palm_score": score, "presence": 1.0, "p_right": p_right, "keypoints": points}
     known |= {"spread": np.full(21, np.nan), "world": points / 1000}
     empty = vars(NO_DETECTIONS)
-    columns = {name: np.array([known[name]], column.dtype).reshape(1, *column.shape[1:]) for name, column in empty.items()}
+    stated = {name: column for name, column in empty.items() if name in known}
+    columns = {name: np.array([known[name]], column.dtype).reshape(1, *column.shape[1:]) for name, column in stated.items()}
     return HandDetections(**columns)
 
 

@@ -11,8 +11,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from pipeline.dataset.oddities import ODD, odd_lines
 from pipeline.manifest import read_listing
-from pipeline.report.status import ODD, odd_lines
 from stages.download import Download
 from stages.media.frames import Reading, decode, images_of, read_frames
 from stages.media.probe import Probe, probe

@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from stages.media.frames import Frames, read_frames
+from stages.media.frames import Frames, images_of, read_frames
 from stages.media.probe import Probe, probe
 from stages.stage import Failure, Reason
 from stages.tables import Clips
@@ -241,3 +241,13 @@ def test_one_frame_a_second_is_read_to_its_end(media: Path, tmp_path: Path) -> N
     frames = read(path, clip(rate=5.0))
     assert frames.frame.tolist() == list(range(40))
     np.testing.assert_allclose(np.diff(frames.time_s), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["odd/anamorphic_sar43_student.mp4", "odd/tsoffset_again.mkv", "broken/truncated_moov_first.mp4"])
+def test_who_reads_a_whole_file_sees_the_images_and_times_of_its_clips(media: Path, name: str) -> None:
+    (found,) = read_frames(media / name, clip(num_frames=40), max_bytes=1 << 30, max_frames=40)
+    whole = [pair for pair, _ in zip(images_of(media / name), range(40), strict=False)]
+    assert [time_s for time_s, _ in whole] == found.time_s.tolist()
+    assert found.time_s[0] == 0
+    for (_, image), other in zip(whole, found.images, strict=True):
+        np.testing.assert_array_equal(image, other)

@@ -1,0 +1,227 @@
+"""`make bench-camera`: one studio scene taken by a pinhole, a fisheye and a full sphere, through the whole chain, against its truth.
+
+Writes benchmarks/results/camera.json. The full sphere is turned so that a hand lies across its seam. Joints are the fitted ones in the
+video's own pixels, places the wrists in the axes of the video's camera. Nothing was chosen by these scenes.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from benchmarks.annotate import clips as decoding_clips
+from benchmarks.annotate import decoding
+from benchmarks.machine import describe
+from fitting.camera import Camera
+from pipeline.engine.finish import Where, finish
+from pipeline.engine.graph import Graph
+from pipeline.engine.store import Store
+from pipeline.manifest import read_manifest
+from pipeline.recipes import find_recipe
+from stages.cameras.said import cameras_of
+from stages.cameras.views import to_source
+from stages.tables import Cameras, Clips, Fits, Hands
+from studio.lenses import taken_by
+from studio.render import Camera as Pinhole
+from studio.truth import CLEAR_VISIBLE
+from studio.video import Film, render_film, write_video
+
+RESULT = Path(__file__).parent / "results" / "camera.json"
+KANNALA = (0.03, -0.008, 0.002, -0.0003)
+FOUND_SHARE = 0.15
+"""A hand is found whose joints lie within this share of the true box on average."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Taken:
+    """A scene as one camera took it, and where its hands truly are."""
+
+    camera: Camera
+    said: str  # in the words of a list
+    pixels: Float64[np.ndarray, "n 21 2"]  # of the camera; across the seam they go on beyond the image
+    wrist: Float64[np.ndarray, "n 3"]  # metres, camera axes
+    frame: np.ndarray
+    side: np.ndarray
+    clear: np.ndarray
+    across_seam: np.ndarray
+
+
+def take(film: Film, folder: Path, wide_px: int) -> dict[str, Taken]:
+    """The film by three cameras: videos `pinhole.mp4`, `fisheye.mp4` and `sphere.mp4` of a folder, and their truths."""
+    pictures, rows = zip(*render_film(film), strict=True)
+    truth = {name: np.stack([row[name] for of_frame in rows for row in of_frame]) for name in rows[0][0]}
+    pinhole = Camera.pinhole(film.width, film.height, Pinhole().focal_px * film.width / Pinhole().width)
+    joints = truth["joints_3d"].astype(np.float64) + truth["transl"][:, None]
+    middle = np.median(joints[truth["side"] == 1].reshape(-1, 3), 0)
+    side = 2 * (wide_px // 4)
+    fisheye = Camera(
+        projection="fisheye",
+        width=side,
+        height=side,
+        focal_px=(side / np.radians(190),) * 2,
+        principal=(side / 2, side / 2),
+        distortion=KANNALA,
+    )
+    cameras = {
+        "pinhole": (pinhole, np.eye(3), f"focal={pinhole.focal_px[0]}"),
+        "fisheye": (fisheye, _yaw(np.radians(25)), "camera=fisheye.json"),
+        "sphere": (Camera.sphere(wide_px, wide_px // 2), _yaw(np.pi - np.arctan2(middle[0], middle[2])), "projection=equirectangular"),
+    }
+    words = {"model": "OPENCV_FISHEYE", "width": side, "height": side, "params": [*fisheye.focal_px, *fisheye.principal, *KANNALA]}
+    (folder / "fisheye.json").write_text(json.dumps(words))
+    taken = {}
+    for name, (camera, turn, said) in cameras.items():
+        images = (one.image if name == "pinhole" else taken_by(camera, turn, one.image, pinhole) for one in pictures)
+        write_video(folder / f"{name}.mp4", images, replace(film, width=camera.width, height=camera.height))
+        points = camera.project(joints @ turn.T)
+        wrapped = np.ptp(points[..., 0], axis=1) > camera.width / 2
+        points[..., 0] += np.where(wrapped[:, None] & (points[..., 0] < camera.width / 2), camera.width, 0)
+        clear = truth["visible"] >= CLEAR_VISIBLE
+        facts = {"frame": truth["frame"], "side": truth["side"], "clear": clear, "across_seam": wrapped}
+        taken[name] = Taken(camera=camera, said=said, pixels=points, wrist=truth["transl"] @ turn.T, **facts)
+    return taken
+
+
+def _yaw(angle_rad: float) -> Float64[np.ndarray, "3 3"]:
+    """A rotation that moves what is straight ahead to the right."""
+    c, s = np.cos(angle_rad), np.sin(angle_rad)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def run(folder: Path, said: Mapping[str, str], recipe: str, settings: Mapping[str, Any]) -> Graph:
+    """The chain up to the fits on videos of a folder, with what a list says of each."""
+    from pipeline.stage_settings import with_settings
+
+    (folder / "list.txt").write_text("\n".join(f"{name}.mp4 {words}" for name, words in said.items()))
+    manifest, root = read_manifest(folder / "list.txt"), folder / "data"
+    stages = [stage for stage in with_settings(find_recipe(recipe)(manifest, root), settings) if stage.name not in ("review", "pack")]
+    graph = Graph(stages, manifest, Store(root)).load()
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: print(outcome.message) if outcome.message else None)
+    return graph
+
+
+def found(graph: Graph, video: str) -> tuple[Hands, Fits, Cameras]:
+    """Hands and fits of a video's clips, and its camera."""
+    store = graph.store
+    clips = store.read(Clips, "clips", video)
+    hands = Hands.concat([store.read(Hands, "hands", clip) for clip in clips.clip])
+    fits = Fits.concat([store.read(Fits, "fits", clip) for clip in clips.clip])
+    return hands, fits, cameras_of(graph.camera_of(video), int(clips.width[0]), int(clips.height[0]))
+
+
+def joints_in_source(hands: Hands, fits: Fits, cameras: Cameras) -> tuple[Float64[np.ndarray, "n 21 2"], Float64[np.ndarray, "n 3"]]:
+    """Fitted joints in the video's own pixels, and wrists in its camera's axes."""
+    pixels, wrist = fits.joints_2d.astype(np.float64), fits.transl.astype(np.float64)
+    if len(cameras) == 1:
+        return pixels, wrist
+    for row in np.flatnonzero(cameras.view >= 0):
+        here = hands.view == cameras.view[row]
+        pixels[here] = to_source(cameras, int(cameras.view[row]), fits.joints_2d[here])
+        wrist[here] = fits.transl[here] @ cameras.rotation[row]
+    return pixels, wrist
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Match:
+    """Which found hand is each true one that is clearly seen, and how far off it is."""
+
+    true: np.ndarray  # rows of `Taken`
+    row: np.ndarray  # of the found hands, or -1
+    error_px: np.ndarray  # mean over the joints; NaN where it was not found
+    place_share: np.ndarray  # distance of the wrists over the true one's distance
+
+
+def match(taken: Taken, hands: Hands, fits: Fits, cameras: Cameras) -> Match:
+    """The nearest found hand of each frame for every true one."""
+    pixels, wrist = joints_in_source(hands, fits, cameras)
+    true = np.flatnonzero(taken.clear)
+    row, error, place = np.full(len(true), -1), np.full(len(true), np.nan), np.full(len(true), np.nan)
+    for number, one in enumerate(true.tolist()):
+        rows = np.flatnonzero((hands.frame == taken.frame[one]) & np.isfinite(pixels).all((1, 2)))
+        gap = pixels[rows] - taken.pixels[one]
+        if taken.camera.projection == "equirectangular":
+            gap[..., 0] = (gap[..., 0] + taken.camera.width / 2) % taken.camera.width - taken.camera.width / 2
+        off = np.linalg.norm(gap, axis=2).mean(1)
+        if len(rows) and off.min() < FOUND_SHARE * np.ptp(taken.pixels[one], axis=0).max():
+            row[number], error[number] = rows[off.argmin()], off.min()
+            away = np.linalg.norm(wrist[row[number]] - taken.wrist[one])
+            place[number] = away / np.linalg.norm(taken.wrist[one])
+    return Match(true=true, row=row, error_px=error, place_share=place)
+
+
+def scenes(num_films: int, seconds: float, wide_px: int, recipe: str, folder: Path) -> Iterator[tuple[str, Taken, Match, Hands]]:
+    """Every film by every camera, through the chain; `assumed` is the pinhole of which nothing is said."""
+    for seed in range(num_films):
+        place = folder / str(seed)
+        place.mkdir()
+        film = Film(seed=50 + seed, seconds=seconds, frames_per_second=5.0, width=640, height=480, shots=("close",))
+        taken = take(film, place, wide_px)
+        graph = run(place, {name: one.said for name, one in taken.items()}, recipe, {})
+        for name, one in taken.items():
+            hands, fits, cameras = found(graph, name)
+            yield name, one, match(one, hands, fits, cameras), hands
+        graph = run(place, {"pinhole": ""}, recipe, {})
+        hands, fits, cameras = found(graph, "pinhole")
+        yield "assumed", taken["pinhole"], match(taken["pinhole"], hands, fits, cameras), hands
+
+
+def figures(results: list[tuple[str, Taken, Match, Hands]]) -> dict[str, Any]:
+    """Recall, errors in pixels and in space, by camera."""
+    by_camera: dict[str, Any] = {}
+    for name in dict.fromkeys(name for name, *_ in results):
+        mine = [(taken, of, hands) for other, taken, of, hands in results if other == name]
+        error, place = (np.concatenate([getattr(of, what) for _, of, _ in mine]) for what in ("error_px", "place_share"))
+        seam = np.concatenate([taken.across_seam[of.true] for taken, of, _ in mine])
+        one_track = [
+            len(set(hands.track[of.row[(of.row >= 0) & (taken.side[of.true] == side)]])) for taken, of, hands in mine for side in (0, 1)
+        ]
+        by_camera[name] = {
+            "num_true": len(error),
+            "recall": float(np.isfinite(error).mean()),
+            "num_across_seam": int(seam.sum()),
+            "seam_recall": float(np.isfinite(error[seam]).mean()) if seam.any() else None,
+            "joint_error_px_median": float(np.nanmedian(error)),
+            "place_error_share_median": float(np.nanmedian(place)),
+            "tracks_a_hand": float(np.mean(one_track)),
+            "num_found": sum(len(hands) for *_, hands in mine),
+        }
+    return by_camera
+
+
+def main() -> None:
+    """Read the arguments, measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.camera", description="Known, assumed and bent cameras against exact truth.")
+    parser.add_argument("--films", type=int, default=3, help="scenes (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each, at five frames a second (%(default)s)")
+    parser.add_argument("--wide", type=int, default=3840, help="width of the full sphere, pixels (%(default)s)")
+    parser.add_argument("--recipe", default="fast", help="of the chain (%(default)s)")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        by_camera = figures(list(scenes(given.films, given.seconds, given.wide, given.recipe, Path(folder))))
+        decode_ratio = decoding(decoding_clips(Path(folder) / "videos"))["decode_vs_pyav"]
+    result = {
+        "seam_recall": by_camera["sphere"]["seam_recall"],
+        "fisheye_recall": by_camera["fisheye"]["recall"],
+        "transl_error_share_known": by_camera["pinhole"]["place_error_share_median"],
+        "transl_error_share_assumed": by_camera["assumed"]["place_error_share_median"],
+        "decode_vs_pyav": decode_ratio,
+        "by_camera": by_camera,
+        "scenes": {"films": given.films, "seconds": given.seconds, "sphere_px": given.wide, "recipe": given.recipe},
+        "machine": describe(),
+    }
+    print(json.dumps(result, indent=1))
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Words for what is odd of some videos, and for who knows their cameras: plan, status, report and card say the same."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from stages.tables import Clips
+
+ODD: Mapping[str, str] = {
+    "interlaced": "are interlaced",
+    "size": "change their size: a clip ends there",
+    "stream": "hold several streams: videos/*.parquet says which is read, and why",
+    "times": "have times that are missing, faulty or leap: they are filled as ffmpeg does",
+    "tone": "are of high dynamic range or wide gamut: mapped to BT.709",
+    "transparent": "are transparent: they lie on grey",
+    "stretch": "are read in part, as the list wants",
+}
+"""What the words of `Clips.odd` mean, after a number of videos."""
+
+KNOWN: Mapping[str, str] = {"manifest": "as the list says", "metadata": "as their files' tags say"}
+
+
+def odd_videos(clips: Iterable[Clips]) -> dict[str, list[str]]:
+    """Videos that are read in another way than plain ones, by what is odd of them (`Clips.odd`), in the order of the clips."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for some in clips:
+        for video, words in zip(some.video, some.odd, strict=True):
+            for word in words.split():
+                found[word][str(video)] = None
+    return {word: list(found[word]) for word in sorted(found)}
+
+
+def odd_lines(odd: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line on each thing that is odd of some videos, with their number and some of their names."""
+    return [f"{len(videos)} videos {ODD.get(word, word)} ({_some(videos)})" for word, videos in odd.items()]
+
+
+def camera_lines(by_origin: Mapping[str, Sequence[str]], focal_share: float) -> list[str]:
+    """A line on the cameras of the videos whose origin is each word; `focal_share`: the assumed focal length in longer sides."""
+    lines = [f"camera of {len(by_origin[word])} videos {KNOWN[word]} ({_some(by_origin[word])})" for word in KNOWN if by_origin.get(word)]
+    if assumed := by_origin.get("assumed"):
+        degrees = math.degrees(2 * math.atan(0.5 / focal_share))
+        guess = f"a focal length of {focal_share:.2f} longer sides ({degrees:.1f} degrees of view)"
+        lines.append(
+            f"camera of {len(assumed)} videos unknown: {guess} is assumed, and depths are not metres; say focal= or hfov= in the list"
+        )
+    return lines
+
+
+def _some(videos: Sequence[str]) -> str:
+    return ", ".join(videos[:5]) + (", ..." if len(videos) > 5 else "")

@@ -1,0 +1,69 @@
+"""What a file says of its camera: spherical tags (sv3d, Google's XML, Matroska's Projection), and the focal length in 35 mm terms."""
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+_DIAGONAL_MM = math.hypot(36, 24)
+_FOCAL_KEY = "focal_length.35mm"
+"""Of com.apple.quicktime.camera.focal_length.35mm_equivalent, which phones write."""
+_EQUIRECTANGULAR = 0
+"""AV_SPHERICAL_EQUIRECTANGULAR (libavutil/spherical.h): the first field of the side data; bounds of a part are other projections."""
+_EXIF_FOCAL, _EXIF_FOLDER = 0xA405, 0x8769
+_LEAST_MM, _MOST_MM = 5.0, 2000.0
+
+
+def camera_tags(path: Path, container: Any, stream: Any, frame: Any, width: int, height: int) -> str:
+    """What a film's tags say of the camera of its upright images, as `stages.cameras.said` reads it; '' where they say nothing."""
+    if _is_sphere(frame) and width == 2 * height:
+        return json.dumps({"from": "metadata", "projection": "equirectangular"}, sort_keys=True)
+    focal_mm = _quicktime_mm({**dict(container.metadata), **dict(stream.metadata)}) or _exif_mm(path)
+    if not _LEAST_MM <= focal_mm <= _MOST_MM:
+        return ""
+    focal_px = round(focal_mm / _DIAGONAL_MM * math.hypot(width, height), 2)  # the equivalent is meant by the diagonal (CIPA DCG-001)
+    said = {"from": "metadata", "projection": "rectilinear", "focal_px": [focal_px] * 2, "size": [width, height]}
+    return json.dumps(said, sort_keys=True)
+
+
+def _is_sphere(frame: Any) -> bool:
+    try:
+        mapping = frame.side_data.get("SPHERICAL")
+    except ValueError:  # PyAV knows no name for what a camera wrote beside it
+        return False
+    return mapping is not None and struct.unpack("<i", bytes(mapping)[:4])[0] == _EQUIRECTANGULAR
+
+
+def _quicktime_mm(metadata: dict[str, str]) -> float:
+    for name, value in metadata.items():
+        if _FOCAL_KEY in name and re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,9})?", value.strip()):
+            return float(value)
+    return 0.0
+
+
+def _exif_mm(path: Path) -> float:
+    """FocalLengthIn35mmFilm of a JPEG file; 0 where there is none."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return 0.0
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    start = head.find(b"Exif\0\0")
+    if not 0 < start < 64:
+        return 0.0
+    tiff = head[start + 6 :]
+    try:
+        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+        folder = _entries(tiff, order, struct.unpack_from(f"{order}I", tiff, 4)[0])
+        details = _entries(tiff, order, struct.unpack(f"{order}I", folder[_EXIF_FOLDER])[0])
+        return float(struct.unpack(f"{order}H", details[_EXIF_FOCAL][:2])[0])
+    except (KeyError, struct.error):
+        return 0.0
+
+
+def _entries(tiff: bytes, order: str, at: int) -> dict[int, bytes]:
+    """The four bytes of each entry of a TIFF directory, by tag."""
+    (count,) = struct.unpack_from(f"{order}H", tiff, at)
+    places = (at + 2 + 12 * number for number in range(count))
+    return {struct.unpack_from(f"{order}H", tiff, place)[0]: tiff[place + 8 : place + 12] for place in places}

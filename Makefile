@@ -155,6 +155,9 @@ bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, wi
 bench-camera: setup ## one scene by pinhole, fisheye and full sphere, through the chain, against its truth
 	$(BIN)/python -m benchmarks.camera $(OPTIONS)
 
+bench-browse: setup ## first page, filters and memory of whim browse on a made-up folder of two million hands
+	$(BIN)/python -m benchmarks.browse $(OPTIONS)
+
 bench-trust: setup ## kills, failing system calls and flipped bits against the real chain: rows lost, doubled, silently wrong
 	$(BIN)/python -m benchmarks.trust $(OPTIONS)
 

@@ -154,7 +154,7 @@ def corrected(
         added, blank_fits, blank_reviews = _added(new, hands, width, height)
         hands, fits = Hands.concat([hands, added]), Fits.concat([fits, blank_fits])
         reviews, kept = Reviews.concat([reviews, blank_reviews]), np.append(kept, np.ones(len(new), bool))
-        order = np.lexsort((hands.hand, hands.frame))
+        order = np.argsort(hands.frame, kind="stable")
         hands, fits, reviews, kept = hands.take(order), fits.take(order), reviews.take(order), kept[order]
     return hands, fits, reviews, kept
 

@@ -92,12 +92,12 @@ class Images:
         return path if path.is_file() else None
 
 
-_known: dict[tuple[str, str], list[tuple[int, float]]] = {}
+_known: dict[tuple[Any, ...], list[tuple[int, float]]] = {}
 
 
 def _looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
     """Frames of a clip that were looked at, by decoding it once."""
-    key = path, str(clip.clip[0])
+    key = path, str(clip.clip[0]), int(clip.first_frame[0]), int(clip.num_frames[0]), float(clip.frames_per_second[0])
     if key not in _known:
         while len(_known) > 64:
             _known.pop(next(iter(_known)))

@@ -6,6 +6,7 @@ The tables stay what counts. The file holds numbers and names of hands, no image
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,15 +37,6 @@ _BATCH_ROWS = 100_000
 
 NOT_REVIEWED = "not_reviewed"
 """Reason of hands whose clip has no review yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An index that can be asked."""
-
-    connection: Any
-    unreadable: tuple[str, ...] = ()
-    """Parts that cannot be read: `whim verify` says more."""
 
 
 @dataclass(slots=True)
@@ -78,12 +70,20 @@ def renew(store: Store, file: Path) -> tuple[str, ...]:
     import duckdb
 
     file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.stem}.{os.getpid()}.tmp")  # whoever asks the file goes on with it as it is
+    if file.exists():
+        shutil.copyfile(file, aside)
     try:
-        return _renew(store, file)
-    except duckdb.Error:  # of another version, or damaged: it is a cache
-        for path in (file, file.with_name(file.name + ".wal")):
+        try:
+            unreadable = _renew(store, aside)
+        except duckdb.Error:  # of another version, or damaged: it is a cache
+            aside.unlink(missing_ok=True)
+            unreadable = _renew(store, aside)
+        aside.replace(file)
+    finally:
+        for path in (aside, aside.with_name(aside.name + ".wal")):
             path.unlink(missing_ok=True)
-        return _renew(store, file)
+    return unreadable
 
 
 def open_index(file: Path, *, threads: int | None = None, memory: str = "400MB") -> Any:

@@ -54,7 +54,6 @@ class Session:
         """Take up what runs have made since."""
         with self._lock:
             if self._stamp() != self.stamp:
-                self.asking.connection.close()
                 self._open()
 
     def about(self) -> Json:

@@ -45,6 +45,10 @@ FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 takes its lock."""
 
 
+OF_PEOPLE = ("verdicts", "audits")
+"""Tables that no stage makes, and no run makes again."""
+
+
 class StoreError(UserError):
     """The data folder cannot be used: another driver holds it, it is full or not writable."""
 
@@ -151,7 +155,9 @@ class Store:
         return self._folder(table) / f"{key}.parquet.corrupt"
 
     def set_corrupt_aside(self, path: Path) -> None:
-        """Take a corrupt part out of the way of its successor; it is kept until that is committed."""
+        """Take a corrupt part out of the way of its successor; it is kept until that is committed. What people said has none: it stays."""
+        if path.parent.name in OF_PEOPLE and path.parent.parent == self.root:
+            return
         with suppress(FileNotFoundError):  # another worker has found it as well
             path.replace(path.with_name(path.name + ".corrupt"))
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from fitting.files import sha256_of
 from pipeline.engine.shard_file import check_shard
 from pipeline.engine.stated import SUMS, stated_in
-from pipeline.engine.store import UNREADABLE, Store, check_token, read_sealed, write_part, written_by
+from pipeline.engine.store import OF_PEOPLE, UNREADABLE, Store, check_token, read_sealed, write_part, written_by
 from pipeline.engine.worker import Receipt
 from stages import tables
 from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
@@ -92,13 +92,13 @@ def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
 def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
     """Take what `verify` found damaged out of the way of its successors, which the next run makes; kept as `*.corrupt`.
 
-    Left alone is what a person has to say again (`run.json`, `removed.txt`), and what every run writes anew.
+    Left alone is what a person has to say again (`run.json`, `removed.txt`, verdicts and audits), and what every run writes anew.
     """
     store, aside = Store(root), list[Path]()
     with store.lock():
         for name in verdict.corrupt:
             path = store.root / name
-            if path.is_file() and name not in _TOLD and path.name not in _BESIDE:
+            if path.is_file() and name not in _TOLD and path.name not in _BESIDE and name.split("/")[0] not in OF_PEOPLE:
                 store.set_corrupt_aside(path)
                 aside.append(path)
     return aside

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from stages.review import Drop, Review
-from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews
+from stages.tables import UNKNOWN_SIDE, Clips, Fits, Hands, Reviews, Verdicts
+from stages.verdicts import What
 
 NO_HANDS, NO_FITS = Hands.empty(), Fits.empty()
 
@@ -117,3 +118,23 @@ def test_of_doubtful_landmarks_the_box_is_kept_and_what_nobody_looked_at_twice_p
     assert found.box_only.tolist() == [False, True, False, True]
     assert review(*good(4, landmark_score=scores), min_landmark_score=0.3).box_only.tolist() == [False, False, False, True]
     assert not review(*good(4, landmark_score=scores), min_landmark_score=0.0).box_only.any()
+
+
+def said(hands: Hands, row: int, what: What, to_side: int = -1) -> Verdicts:
+    """What a person says of a hand."""
+    known = {name: getattr(hands, name)[row] for name in ("video", "frame", "time_s", "hand", "box", "side")}
+    return filled(Verdicts.empty(), known | {"decision": f"{what}{row}", "what": str(what), "to_side": to_side}, 1)
+
+
+def test_a_person_stands_above_every_reason_but_no_hand_is_kept_without_a_side() -> None:
+    clips, hands, fits = good(4)
+    hands.box[1], hands.side[2], fits.outcome[3] = (0, 0, 5, 5), UNKNOWN_SIDE, "too_few_points"
+    assert review(clips, hands, fits).reason.tolist() == ["", "too_small", "side_unknown", "fit_failed"]
+    verdicts = Verdicts.concat([said(hands, 0, What.REJECT), *(said(hands, row, What.KEEP) for row in (1, 2, 3))])
+    found = review(clips, hands, fits, verdicts)
+    assert found.reason.tolist() == ["rejected", "", "side_unknown", ""]
+    assert found.keep.tolist() == [False, True, False, True]
+    assert found.box_only.tolist() == [False, False, False, True]  # nothing was fitted: box and side are what there is
+    assert np.array_equal(found.quality, review(clips, hands, fits).quality)  # how good it is, is not how welcome
+    found = review(clips, hands, fits, Verdicts.concat([verdicts, said(hands, 2, What.SIDE, 0), said(hands, 0, What.KEEP)]))
+    assert found.reason.tolist() == ["", "", "", ""]  # a side is known now, and the last word counts

@@ -11,7 +11,7 @@ from pipeline.browse.decisions import lost_verdicts
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts
-from pipeline.engine.verify import verify
+from pipeline.engine.verify import set_damaged_aside, verify
 from pipeline.folder import Asked, load
 from stages.digest import CorruptFileError
 from stages.tables import Fits, Hands, Reviews, Verdicts
@@ -169,6 +169,10 @@ def test_damaged_verdicts_are_told_and_never_passed_over(data: Path) -> None:
     content = bytearray(part.read_bytes())
     content[len(content) // 3] ^= 4
     part.write_bytes(content)
-    assert list(verify(data).corrupt) == [f"verdicts/{VIDEO}.parquet"]
+    found = verify(data)
+    assert list(found.corrupt) == [f"verdicts/{VIDEO}.parquet"]
+    assert set_damaged_aside(data, found) == []  # no run would make it again
+    store.set_corrupt_aside(part)
+    assert part.read_bytes() == content
     with pytest.raises(CorruptFileError, match="put a copy in its place"):
         load(data, Asked())

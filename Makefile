@@ -186,22 +186,27 @@ train-regressor: setup ## train the MANO regressor: make train-regressor DATA=fo
 bench-detector-real: setup ## the shipped detector on labelled frames of real video that it never saw, beside MediaPipe's loop
 	$(BIN)/python -m benchmarks.networks.detector_real $(OPTIONS)
 
-# Round one on what people drew, what the ensemble sees and the studio; round two on what the ensemble sees with round one's detector in it.
-# Every step goes on where it stopped. MINUTES of training a round; TIERS of images.jsonl that may be learned from; HELD_OUT measures.
+# Round one on what people drew, what the ensemble sees and the studio, at 256 px; round two on what the ensemble sees with round one's detector
+# in it, and on the films of VIDEOS where that is given. Every step goes on where it stopped. MINUTES of training a round; TIERS of
+# images.jsonl that may be learned from; HELD_OUT measures.
 OPEN := data/detector_open
 MINUTES ?= 60
 TIERS ?= a
 LEARN = $(BIN)/whim train detector --recipe detector_palm --held-out $(OPEN)/val --minutes $(MINUTES) --threads 1
-train-detector-open: setup ## the recipe of the detector that ships: make train-detector-open PICTURES=folder-of-images [MINUTES=60]
+EYES = WHIM_WEIGHTS=$(abspath $(OPEN)/weights) $(BIN)/whim
+FILMS := --set split.frames_per_second=4 --set pack.negatives=1 --set pack.max_side=448
+train-detector-open: setup ## the recipe of the detector that ships: make train-detector-open PICTURES=images [VIDEOS=videos] [MINUTES=60]
 	$(BIN)/whim render shards $(OPEN)/studio --albums 64
 	$(BIN)/whim import images $(PICTURES) --out $(OPEN)/one $(addprefix --tier ,$(TIERS)) --split train
 	$(BIN)/whim import images $(PICTURES) --out $(OPEN)/val --split val --labelled
-	$(LEARN) --data $(OPEN)/one $(OPEN)/studio --weights .85 .15 --out $(OPEN)/round_one
+	$(LEARN) --set image_px=256 --data $(OPEN)/one $(OPEN)/studio --weights .85 .15 --out $(OPEN)/round_one
 	mkdir -p $(OPEN)/weights/whim && ln -sfn $(abspath $(or $(WHIM_WEIGHTS),weights))/mediapipe $(OPEN)/weights/mediapipe
 	$(BIN)/whim export detector $(OPEN)/round_one/last.pt --image 320 --half --out $(OPEN)/weights/whim/detector.onnx
-	WHIM_WEIGHTS=$(abspath $(OPEN)/weights) $(BIN)/whim import images $(PICTURES) --out $(OPEN)/two $(addprefix --tier ,$(TIERS)) --split train
-	$(LEARN) --data $(OPEN)/two $(OPEN)/studio --weights .85 .15 --set start=$(OPEN)/round_one/last.pt --out $(OPEN)/round_two
-	$(BIN)/whim export detector $(OPEN)/round_two/last.pt --image 320 --half --out $(OPEN)/palm.onnx
+	$(EYES) import images $(PICTURES) --out $(OPEN)/two $(addprefix --tier ,$(TIERS)) --split train
+	$(if $(VIDEOS),$(EYES) run --local --videos $(VIDEOS) --data $(OPEN)/films $(FILMS))
+	$(LEARN) --data $(OPEN)/two $(OPEN)/studio $(if $(VIDEOS),$(OPEN)/films/shards --weights .52 .1 .38,--weights .85 .15) \
+		--set start=$(OPEN)/round_one/last.pt --set train.learning_rate=1e-3 --out $(OPEN)/round_two
+	$(BIN)/whim export detector $(OPEN)/round_two/last.pt --half --out $(OPEN)/palm.onnx
 	$(BIN)/whim export detector $(OPEN)/round_two/last.pt --out $(OPEN)/palm.pt
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s

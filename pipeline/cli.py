@@ -117,6 +117,14 @@ def _evaluations(add: Add) -> None:
     found.add_argument("--labels", required=True, help=LABELS)
     found.add_argument("--media", default=os.environ.get("WHIM_MEDIA", "."), help="folder of the labelled videos and images")
     found.add_argument("--recipe", default="whim", help="whose detectors: whim, fast, whim_full, whim_paper, or file.py:function")
+    found.add_argument(
+        "--fold",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("RECIPE", "VIDEOS"),
+        help="a recipe whose networks never saw the videos that the file VIDEOS lists: it judges these; once for each part of the videos",
+    )
     found.add_argument("--mirror", action="store_true", help="show all frames mirrored: nothing was tuned on those")
     found.add_argument("--landmarks", metavar="FILE", type=Path, help="judged hands (docs/landmarks.md): are landmarks right?")
     found.add_argument("--pictures", metavar="FOLDER", type=Path, help="where those hands lie that are not below --media")

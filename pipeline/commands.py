@@ -374,20 +374,20 @@ def evaluate_annotators(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pipeline.evaluate.annotators import evaluate_hands, print_score, with_clips, write_score
+    from pipeline.evaluate.folds import read_fold
     from pipeline.evaluate.landmarks import evaluate_landmarks
     from pipeline.recipes import find_recipe
-    from stages.tables import Manifest
 
     overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
     recipe = find_recipe(arguments.recipe)
-    stages = recipe(Manifest.empty(), Path())
+    folds = [read_fold(name, Path(videos)) for name, videos in arguments.fold]
     labels, media = Path(arguments.labels), Path(arguments.media)
     shown = {"mirror": arguments.mirror, "alone": arguments.alone}
-    score = evaluate_hands(labels, media, stages=stages, **shown, overlays=overlays, detections=detections)
+    score = evaluate_hands(labels, media, recipe=recipe, folds=folds, **shown, overlays=overlays, detections=detections)
     if arguments.landmarks:
         score = replace(score, landmarks=evaluate_landmarks(arguments.landmarks, media, arguments.pictures))
     if arguments.clips:
-        score = with_clips(score, Path(arguments.clips), media, recipe)
+        score = with_clips(score, Path(arguments.clips), media, recipe, folds)
     print_score(score, arguments.console)
     if arguments.json:
         write_score(score, Path(arguments.json))

@@ -16,6 +16,7 @@ from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from pipeline.engine.store import Store
 from pipeline.evaluate.clips import evaluate_clips
 from pipeline.evaluate.cross_validate import cross_validated
+from pipeline.evaluate.folds import Fold, by_recipe
 from pipeline.evaluate.observe import Seen, observe
 from pipeline.recipes import Recipe, whim
 from stages.fit import Fit
@@ -31,27 +32,33 @@ def evaluate_hands(
     labels: Path,
     media: Path,
     *,
-    stages: Sequence[Stage] = (),
+    recipe: Recipe = whim,
+    folds: Sequence[Fold] = (),
     mirror: bool = False,
     alone: bool = False,
     overlays: Path | None = None,
     detections: Path | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Score:
-    """Score of a recipe's stages (default: the recipe whim) on the frames of a label file whose paths are relative to `media`.
+    """Score of a recipe on the frames of a label file whose paths are relative to `media`.
 
-    With `mirror` all frames are shown mirrored: what was tuned on the labels should hold there too. With `alone` they are shown without
-    their neighbours, so that no track helps. With `overlays`, one PNG a labelled frame is written into that folder; with `detections`,
-    the labelled frames' detections into that Parquet file, for `whim learn calibration`. `tick(done, total)` is called after each
-    frame. Raises ValueError for a label file of another format, or one that does not fit its videos, and FileNotFoundError for a
-    missing file.
+    With `folds` each frame is shown to the detectors of the fold that lists its video. With `mirror` all frames are shown mirrored: what
+    was tuned on the labels should hold there too. With `alone` they are shown without their neighbours, so that no track helps. With
+    `overlays`, one PNG a labelled frame is written into that folder; with `detections`, the labelled frames' detections into that
+    Parquet file, for `whim learn calibration`. `tick(done, total)` is called after each frame. Raises ValueError for a label file of
+    another format, or one that does not fit its videos or folds, and FileNotFoundError for a missing file.
     """
     frames = load_labels(labels)
-    stages = stages or whim(Manifest.empty(), Path())
-    finders, fuse = finders_and_fusion(stages)
+    stages = recipe(Manifest.empty(), Path())
+    _, fuse = finders_and_fusion(stages)
     fuse_tables, reviewed = fuse.build(), reviewer(stages)
     found, kept, everything = [], [], []
-    for done, seen in enumerate(observe(frames, media, finders, mirror=mirror, reach=0 if alone else 2), 1):
+    observed = (
+        seen
+        for judge, group in by_recipe(frames, recipe, folds)
+        for seen in observe(group, media, finders_and_fusion(judge(Manifest.empty(), Path()))[0], mirror=mirror, reach=0 if alone else 2)
+    )
+    for done, seen in enumerate(observed, 1):
         hands, _ = fuse_tables(seen.videos, seen.clips, seen.people, seen.detections)
         found.append(hands.take(hands.frame == seen.frame))
         kept.append(hands.take(reviewed(seen.clips, hands) & (hands.frame == seen.frame)))
@@ -83,9 +90,9 @@ def finders_and_fusion(stages: Sequence[Stage]) -> tuple[list[Stage], FuseHands]
     raise ValueError("the recipe has no stage fuse-hands: there are no hands to score")
 
 
-def with_clips(score: Score, labels: Path, media: Path, recipe: Recipe) -> Score:
+def with_clips(score: Score, labels: Path, media: Path, recipe: Recipe, folds: Sequence[Fold] = ()) -> Score:
     """The score with that of whole labelled clips, found and kept, beside it."""
-    return replace(score, clips={name: of.to_dict() for name, of in evaluate_clips(labels, media, recipe).items()})
+    return replace(score, clips={name: of.to_dict() for name, of in evaluate_clips(labels, media, recipe, folds).items()})
 
 
 def reviewer(stages: Sequence[Stage]) -> Callable[[Clips, Hands], Bool[np.ndarray, "n"]]:

@@ -145,7 +145,7 @@ def looked(
 PERSON_CROP = 1.25
 """A person's crop is so many times the box."""
 
-PART_AREA = 0.4
+PART_AREA = 0.6
 """A box within another and smaller than this share of it holds some fingers of that hand."""
 
 

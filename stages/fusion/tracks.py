@@ -16,7 +16,7 @@ FARTHEST = 2.0
 """Hand sizes from where it should be, at most, that a track may find its hand. Ours."""
 FARTHER = 2.5
 """How many times as far it may be where the sides are known: a hand that drops is no other. Ours."""
-CONFLICT = 0.25
+CONFLICT = 0.5
 """Hand sizes that a hand of the other side, both votes sure, seems further away. Ours."""
 CONTRADICTION = 0.2
 """Product of two votes for opposite sides, each as a share of a sure one: above, a jump does not link them. Ours."""

@@ -162,7 +162,7 @@ def test_a_wrist_speaks_for_one_hand_only() -> None:
 
 
 def test_a_surer_hand_seen_again_in_another_size_goes_but_a_hand_held_by_the_other_stays() -> None:
-    hand, part = [100, 100, 200, 200], [120, 110, 188, 178]
+    hand, part = [100, 100, 200, 200], [105, 110, 188, 193]
     assert fuse(detection(hand, 0.9), detection(part, 0.6)).box.tolist() == [hand]
     people = body(left=(130, 160), right=(150, 200))
     held = fuse(detection(hand, 0.9, p_right=0.95), detection(part, 0.6, p_right=0.05), people=people)
@@ -174,6 +174,12 @@ def test_fingers_taken_for_a_hand_of_the_other_side_go_whoever_claims_them() -> 
     found = detection(hand, 0.9, p_right=0.95), detection(fingers, 0.8, p_right=0.05)
     assert fuse(*found).box.tolist() == [hand]
     assert fuse(*found, people=body(left=(130, 150), right=(150, 200))).box.tolist() == [hand]
+
+
+def test_half_of_a_hand_found_again_within_it_goes_though_both_wrists_claim_one() -> None:
+    hand, half = [244, 203, 375, 440], [246, 265, 351, 409]
+    found = detection(hand, 0.95, p_right=0.95), detection(half, 0.9, p_right=0.05)
+    assert fuse(*found, people=body(left=(300, 400), right=(310, 435))).box.tolist() == [hand]
 
 
 def test_a_hand_without_a_body_in_view_is_kept() -> None:

@@ -150,7 +150,7 @@ class PalmNetwork(Trunk):
 
     channels = (128, 256, 256)
     taps = (261, 230, 207)
-    kept = 120
+    kept = 82
     """Operators up to this one do not learn."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from hands.metrics.labelled_frames import score_hands
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands, mirrored
 from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
 from pipeline.evaluate.cross_validate import THRESHOLDS
+from pipeline.evaluate.folds import read_fold
 from pipeline.recipes import find_recipe
 from stages.tables import LEFT, RIGHT, HandDetections, Hands, Manifest
 
@@ -195,3 +196,32 @@ def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, 
     assert all(without[name]["recall"] <= score.recall for name in ("people", *(n for n in without if "/" in n)))
     found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
     assert len(found_there) == sum(route["num"] for route in score.routes.values())
+
+
+BLIND = """
+from dataclasses import replace
+
+from pipeline.recipes import fast
+from stages.detect_hands_mediapipe import DetectHands
+
+
+def blind(manifest, root):
+    return [replace(stage, min_score=1.0) if isinstance(stage, DetectHands) else stage for stage in fast(manifest, root)]
+"""
+
+
+def test_the_frames_of_a_video_are_judged_by_the_fold_that_lists_it(media: Path, few: Path, tmp_path: Path) -> None:
+    """Three videos fall to a recipe that sees hands, two to one that sees none."""
+    (tmp_path / "blind.py").write_text(BLIND)
+    videos = sorted({label.video for label in load_labels(few)})
+    (tmp_path / "seen.txt").write_text("\n".join(videos[:3]))
+    (tmp_path / "unseen.txt").write_text("\n".join(videos[3:]))
+    folds = [read_fold("fast", tmp_path / "seen.txt"), read_fold(f"{tmp_path}/blind.py:blind", tmp_path / "unseen.txt")]
+    found = tmp_path / "found.parquet"
+    evaluate_hands(few, media, recipe=find_recipe("fast"), folds=folds, alone=True, detections=found)
+    assert {str(name) for name in pq.read_table(found)["video"].to_pylist()} <= set(videos[:3])
+    assert len(pq.read_table(found)) >= 2
+    (tmp_path / "unseen.txt").write_text("\n".join(videos[4:]))
+    folds[1] = read_fold("fast", tmp_path / "unseen.txt")
+    with pytest.raises(ValueError, match="is listed by 0 folds"):
+        evaluate_hands(few, media, recipe=find_recipe("fast"), folds=folds, alone=True)

@@ -25,6 +25,22 @@ def test_a_hand_that_a_smooth_track_takes_from_another_goes_back_to_its_own_side
     assert hands.side.tolist() == [RIGHT] * 10 + [LEFT] * 10
 
 
+def test_hands_that_meet_and_part_keep_their_sides_where_both_votes_are_sure() -> None:
+    """Seen in a signed video: both race towards each other and stop, and at constant velocity each would be where the other is."""
+    right = [(207, 385, 242, 465), (222, 281, 254, 346), (243, 235, 303, 305), (246, 232, 294, 298), (237, 228, 280, 298)]
+    left = [(339, 194, 404, 261), (271, 237, 340, 289), (270, 239, 346, 291), (331, 229, 386, 284)]
+    found = [
+        detection(list(box), 0.9, p_right=p, frame=f) for f, (box, p) in enumerate(zip(right, (0.9, 0.5, 0.99, 0.9, 0.97), strict=True))
+    ]
+    found += [
+        detection(list(box), 0.9, p_right=p, frame=f) for f, (box, p) in enumerate(zip(left, (0.01, 0.01, 0.01, 0.7), strict=True), 1)
+    ]
+    hands = fuse(*found)
+    for f in range(1, 5):
+        here = np.flatnonzero(hands.frame == f)
+        assert hands.side[here[np.argsort(hands.box[here, 2])]].tolist() == [RIGHT, LEFT], f
+
+
 def test_a_few_wrong_votes_in_a_smooth_track_turn_nothing() -> None:
     votes = [0.95] * 5 + [0.05] * 2 + [0.95] * 5
     hands = fuse(*[at(f, 100, p) for f, p in enumerate(votes)])

@@ -54,7 +54,7 @@ Look = Callable[[np.ndarray], Seen]
 
 def one_pass(network: Path) -> Look:
     """The network alone."""
-    find = find_hands(open_network(network, device="cpu"), min_score=0.02, max_iou=0.5, batch_size=1)
+    find = find_hands(open_network(network, device="cpu"), min_score=0.02, max_iou=DetectHandsWhim().max_iou, batch_size=1)
 
     def look(image: np.ndarray) -> Seen:
         found: FoundHands = find([image], [People.empty()])

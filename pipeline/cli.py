@@ -48,6 +48,8 @@ def add_commands(add: Add) -> None:
     removal.add_argument("names", nargs="+", metavar="VIDEO", help="by its id, its address or its path")
     removal.add_argument("--data", required=True, help="data folder")
     removal.set_defaults(recipe=None)
+    labels = _on_run(add("build", "import whim", commands.import_whim))
+    labels.add_argument("--annotations", required=True, metavar="DIR", help="the unpacked labels: DIR/VIDEO/FRAME.npy, or below train/anno")
     images = add("build", "import images", commands.import_images)
     images.add_argument("folder", type=Path, help="images.jsonl, COCO's or YOLO's labels, or images without any (docs/images.md)")
     images.add_argument("--out", type=Path, required=True, help="folder for the shards")

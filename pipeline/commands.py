@@ -94,6 +94,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all_done(loaded.graph) and not damaged else 2
 
 
+def import_whim(arguments: argparse.Namespace) -> int:
+    """Lay the official WHIM labels on videos that are fetched here: checked against our detections, re-aligned or refused."""
+    if not Path(arguments.annotations).is_dir():
+        raise ValueError(f"--annotations {arguments.annotations} is no folder: unpack the labels (huggingface.co/rolpotamias/WHIM) there")
+    arguments.recipe, arguments.until = "whim_labels", None
+    arguments.set = [*arguments.set, f"hands_of_whim.annotations={Path(arguments.annotations).absolute()}"]
+    return run(arguments)
+
+
 def import_images(arguments: argparse.Namespace) -> None:
     """Make shards of labelled images; run again to go on where it stopped."""
     import cv2

@@ -19,6 +19,7 @@ from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
+from stages.hands_of_whim import HandsOfWhim
 from stages.pack import Pack
 from stages.people_of_poses import PeopleOfPoses
 from stages.review import Review
@@ -30,7 +31,7 @@ from stages.tables import HandDetections, Manifest
 Recipe = Callable[[Manifest, Path], list[Stage]]
 """Given the manifest and the data folder."""
 
-RECIPES = ("whim", "fast", "whim_full", "whim_paper", "demo")
+RECIPES = ("whim", "fast", "whim_full", "whim_paper", "whim_labels", "demo")
 """By name; any other is a file's."""
 
 VIDEOS_PER_SHARD = 4
@@ -127,6 +128,12 @@ PAPER_FIT = FitSettings(
 paper gives none."""
 
 
+def whim_labels(manifest: Manifest, root: Path) -> list[Stage]:
+    """The official WHIM labels on videos that are fetched here: MediaPipe's networks tell whether they lie on the hands (`HandsOfWhim`)."""
+    chain = _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
+    return [HandsOfWhim() if isinstance(stage, FuseHands) else stage for stage in chain]
+
+
 def demo(manifest: Manifest, root: Path) -> list[Stage]:
     """The chain of `whim` on the studio's short videos: everything in one shard of each split."""
     return [*whim(manifest, root)[:-1], Pack(num_shards=1)]
@@ -136,7 +143,7 @@ def every_stage() -> list[Stage]:
     """All stages of all recipes with their defaults, whether or not their weights are here."""
     people: list[Stage] = [DetectPeople(), DetectPersonBoxes(), EstimatePoses(), EstimatePosesAlphaPose(), PeopleOfPoses()]
     finders: list[Stage] = [DetectHands(), HandsOfPoses(), DetectHandsOpenPose(), DetectHandsContactHands(), DetectHandsWhim()]
-    return [Download(), Split(), *people, *finders, FuseHands(), FusePeople(), Fit(), Review(), Pack(num_shards=1)]
+    return [Download(), Split(), *people, *finders, FuseHands(), HandsOfWhim(), FusePeople(), Fit(), Review(), Pack(num_shards=1)]
 
 
 def num_shards(num_videos: int) -> int:
@@ -149,7 +156,7 @@ def find_recipe(name: str) -> Recipe:
 
     Raises ValueError when there is no such recipe.
     """
-    known = {one.__name__: one for one in (whim, fast, whim_full, whim_paper, demo)}
+    known = {one.__name__: one for one in (whim, fast, whim_full, whim_paper, whim_labels, demo)}
     recipe = function_of_file(name) or known.get(name)
     if recipe is None:
         raise ValueError(f"{unknown(name, RECIPES, 'recipe')} (or path/to/file.py:function)")

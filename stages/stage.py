@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NO_FRAMES = "no_frames"
     TOO_LARGE = "too_large"
     PRIVATE_ADDRESS = "private_address"
+    OUT_OF_STEP = "out_of_step"
     TIMEOUT = "timeout"
     WORKER_DIED = "worker_died"
     CORRUPT = "corrupt"
@@ -53,6 +54,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.NO_FRAMES: "no frame could be decoded; fetch the file again",
     Reason.TOO_LARGE: "larger than this run allows; raise download.largest_bytes or --max-pixels, then `whim retry`",
     Reason.PRIVATE_ADDRESS: "it leads into the inner network; if you trust it name the host in download.private_hosts, then `whim retry`",
+    Reason.OUT_OF_STEP: "the labels are of another cut of the video; fetch that one, or leave its clips out",
     Reason.TIMEOUT: "the item ran over its limit; raise `limit_s` of the stage",
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
     Reason.CORRUPT: "a file of the data folder was damaged and has been set aside; the next run makes it again",

@@ -23,7 +23,11 @@ CONTINUED = re.compile(r"\\\n\s*")
 
 def commands_of(text: str) -> list[str]:
     """Every line of a shell block, and every `whim ...` in the text of a page or a module."""
-    blocks = [line.split("  #")[0].strip() for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    blocks = [
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", CONTINUED.sub(" ", text), re.S)
+        for line in block.splitlines()
+    ]
     inline = re.findall(r"`((?:\.venv/bin/)?whim [a-z][^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
     return [command for command in [*blocks, *inline] if command and not command.startswith("#")]
 
@@ -93,7 +97,8 @@ def test_every_command_is_one(page: str, command: str) -> None:
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return
-    starts = [i for i, word in enumerate(words) if word.endswith("whim") or word in ("pipeline", "--")]
+    whims = [i for i, word in enumerate(words) if word.endswith("whim") and words[i - 1] != "import"]  # `whim import whim`
+    starts = sorted([*whims, *(i for i, word in enumerate(words) if word in ("pipeline", "--"))])
     assert callable(handler_of(words[starts[-1] + 1 :]))
 
 

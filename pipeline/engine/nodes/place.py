@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,11 @@ class Place:
 def this_place() -> Place:
     """The place of this very process."""
     host, pid = socket.gethostname(), os.getpid()
-    try:
-        import ray
-        from ray._private import worker
-    except ImportError:
+    if "ray" not in sys.modules:  # a run in this process asks for none
         return Place("", host, pid)
+    import ray
+    from ray._private import worker
+
     node = worker._global_node
     if not ray.is_initialized() or node is None or worker.global_worker.mode != worker.WORKER_MODE:
         return Place("", host, pid)

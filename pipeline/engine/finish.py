@@ -55,7 +55,7 @@ def finish(
         on_receipt = Metrics(graph) if isinstance(executor, OnRay) else lambda receipt: None
         one, known = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping), graph.duplicates
         summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
-        if not one.found_other and graph.same_contents(known):
+        if not one.found_other and graph.same_contents(known) and graph.same_cameras():
             break
         graph.reload()
     graph.remember()

@@ -180,6 +180,7 @@ class Graph:
         self._verdicts: dict[str, Verdicts] = {}
         self._contents = Contents(self.store)
         self._told: dict[str, str] = {}  # what the list says of cameras
+        self._said: dict[str, str] = {}  # what was known of them when a video's clips were planned
         self._fetch: set[str] = set()  # videos whose file is gone and is wanted
 
     def load(self) -> "Graph":
@@ -274,13 +275,14 @@ class Graph:
 
     def _add_clips(self, video: str) -> None:
         self.unknown_clips.discard(video)
-        made = self._videos[video]
+        made, said = self._videos[video], self.camera_of(video)
+        self._said[video] = said
         lister = next(t for p, t in made.items() if Clips in tables_written(self.stages[p]))
         for clip in self._clips[video].rows() if video in self._clips else self._read_clips(lister).rows():
             of_clip = dict(made)
             for position, stage in enumerate(self.stages):
                 if stage.key == "clip":
-                    item = _camera_identity(stage, self.camera_of(video)) | self._decided(stage, clip)
+                    item = _camera_identity(stage, said) | self._decided(stage, clip)
                     of_clip[position] = self._add(position, clip.clip[0], lister.shard, item, clip, of_clip)
 
     def _decided(self, stage: Stage, clip: Clips) -> dict[str, Any]:
@@ -473,6 +475,10 @@ class Graph:
     def is_there(self, task: Task) -> bool:
         """Whether a task has parts at all, of whatever fingerprint."""
         return all(self.store.made_by(folder, task.key, schema) for folder, schema in self._tables[task.stage])
+
+    def same_cameras(self) -> bool:
+        """Whether no more is known of cameras than when the clips were planned: a file may have been asked again meanwhile."""
+        return all(self.camera_of(video) == said for video, said in self._said.items())
 
     def same_contents(self, duplicates: Mapping[str, str]) -> bool:
         """Whether no other videos are of the same content than those that this graph was planned with."""

@@ -23,6 +23,7 @@ from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refu
 from pipeline.exports.source import plain
 from pipeline.library.annotated import Annotated, annotated
 from stages.errors import UserError
+from stages.fusion.views import in_video
 from stages.media.frames import read_frames
 from stages.media.probe import is_image
 from stages.tables import UNKNOWN_SIDE, to_numpy
@@ -139,14 +140,15 @@ def _rate(one: Annotated) -> Fraction | None:
 def _draw(one: Annotated, path: Path) -> int:
     """Draw the hands on every frame; how many there are."""
     count, rate = 0, _rate(one)  # of frames
-    keypoints = one.hands.keypoints.copy()
+    hands = in_video(one.hands)
+    keypoints = hands.keypoints
     keypoints[one.reviews.box_only, :, 2] = 0  # grossly wrong as likely as not
     with ExitStack() as stack:
         video: VideoFile | None = None
         for number, image in _frames(one):
             count += 1
-            rows = np.flatnonzero(one.hands.frame == number)
-            side, box, score = (getattr(one.hands, name)[rows] for name in ("side", "box", "score"))
+            rows = np.flatnonzero(hands.frame == number)
+            side, box, score = (getattr(hands, name)[rows] for name in ("side", "box", "score"))
             canvas = np.ascontiguousarray(image)
             draw_hands(canvas, side, box, score, keypoints[rows], dropped=~one.reviews.keep[rows])
             if rate is None:

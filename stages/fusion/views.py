@@ -104,6 +104,14 @@ def as_numbered(person: np.ndarray) -> np.ndarray:
     return np.where(person < 0, -1, person % _PEOPLE).astype(np.int16)
 
 
+def in_video(hands: Hands) -> Hands:
+    """Hands whose box and keypoints are in the video's own pixels, whatever view they were found in."""
+    is_of_view = np.isfinite(hands.box_source).all(1)
+    keypoints = hands.keypoints.copy()
+    keypoints[is_of_view, :, :2] = hands.keypoints_source[is_of_view]
+    return replace(hands, box=np.where(is_of_view[:, None], hands.box_source, hands.box), keypoints=keypoints)
+
+
 def swapped(hands: Hands) -> Hands:
     """Hands whose `box` is in the video's own pixels, and `box_source` in their view's; and back."""
     return replace(hands, box=hands.box_source, box_source=hands.box)

@@ -2,13 +2,20 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.engine.finish import Where, finish
+from pipeline.engine.graph import Graph
+from pipeline.engine.store import Store
+from pipeline.manifest import read_manifest
+from pipeline.recipes import fast
 from stages.digest import fingerprint_of
 from stages.fuse_hands import FuseHands
 from stages.shards import shard_of
@@ -142,3 +149,27 @@ def test_where_the_videos_were_put_away_the_clips_of_then_stay(before: Path, whi
     asked = plan(whim, "--data", before)["by_stage"]
     assert not {"download", "split", "detect-people", "detect-hands"} & asked.keys()
     assert asked["fuse-people"]
+
+
+def test_a_file_that_tells_its_camera_is_asked_and_its_hands_fitted_anew_in_one_run(tmp_path: Path) -> None:
+    program, tag = imageio_ffmpeg.get_ffmpeg_exe(), "com.apple.quicktime.camera.focal_length.35mm_equivalent=26"
+    source = ["-f", "lavfi", "-i", "testsrc=size=128x96:rate=5:duration=1", "-movflags", "use_metadata_tags", "-metadata", tag]
+    subprocess.run([program, "-loglevel", "error", *source, tmp_path / "a.mov"], check=True)
+    manifest, store = read_manifest(tmp_path / "a.mov"), Store(tmp_path / "data")
+
+    def run() -> set[tuple[str, str]]:
+        graph = Graph(fast(manifest, store.root), manifest, store).load()
+        pending = {(graph.stages[task.stage].name, str(task.why)) for task in graph.pending}
+        finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+        return pending
+
+    run()
+    videos, fits = store.part("videos", "a"), store.part("fits", "a-0000")
+    told = recipe_of(fits)["item"]["camera"]
+    assert told["from"] == "metadata"
+    rewrite(videos, recipe_of(videos), without=("camera",))
+    recipe = {name: value for name, value in recipe_of(fits).items() if name != "fingerprint"} | {"item": {}}
+    rewrite(fits, recipe | {"fingerprint": fingerprint_of(recipe)})
+    assert run() == {("download", "more is asked of its file"), ("review", "upstream changed")}
+    assert recipe_of(fits)["item"] == {"camera": told}
+    assert run() == set()

@@ -17,6 +17,7 @@ from stages.cameras.views import camera_of_view, in_view, rays_of, through_views
 from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.fusion.pairs import contradiction_m
+from stages.fusion.views import in_video
 from stages.media.frames import Frames
 from stages.media.probe import Probe, probe
 from stages.tables import Cameras, Clips, Fits, HandDetections, Hands, People, Videos
@@ -218,6 +219,10 @@ def test_one_scene_by_any_camera_is_the_same_hand_in_one_track(said: str) -> Non
         seen = hands.keypoints_source.astype(np.float64)
         seen[..., 0] = true[..., 0] + (seen[..., 0] - true[..., 0] + around / 2) % around - around / 2
         assert np.abs(seen - true).max() < 0.5
+        np.testing.assert_array_equal(in_video(hands).box, hands.box_source)
+        np.testing.assert_array_equal(in_video(hands).keypoints[..., :2], hands.keypoints_source)
+    else:
+        np.testing.assert_array_equal(in_video(hands).keypoints, hands.keypoints)
     assert np.median(np.linalg.norm(pixels - true, axis=2)) < 3
     assert np.median(np.linalg.norm(place - wrist, axis=1) / np.linalg.norm(wrist, axis=1)) < 0.03
 

@@ -21,6 +21,7 @@ document.getElementById("help-close").addEventListener("click", () => help.close
 async function show() {
   const mine = (turn += 1), name = VIEWS[state().view] ? state().view : "hands";
   keys = {};
+  say("");
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }

@@ -3,7 +3,7 @@ import { ask, change, go, make, number, say, state } from "./api.js";
 import { actions } from "./decide.js";
 import { Grid } from "./grid.js";
 
-const WORDS = { keep: "right", reject: "no hand: reject", side: "wrong side", landmarks: "wrong landmarks" };
+const WORDS = { keep: "correct", reject: "no hand: reject", side: "wrong side", landmarks: "wrong landmarks" };
 
 function begin(main, about) {
   const size = make("input", { type: "number", id: "size", min: 1, max: 2000, value: 200 });
@@ -37,7 +37,7 @@ export async function audit(main, about) {
   };
   const done = async (forward) => { const at = grid.at; await load(true); grid.move(forward ? at + 1 : at); };
   const { keys, bar } = actions({ chosen: () => grid.taken(), done, audit: () => name });
-  main.replaceChildren(make("h2", {}, `Audit ${name}`), head, figures, make("p", {}, "Keep says right. Reject, Swap side and Wrong landmarks say what is wrong, and correct it."), grid.element, bar);
+  main.replaceChildren(make("h2", {}, `Audit ${name}`), head, figures, make("p", {}, "Keep says correct. Reject, Swap side and Wrong landmarks say what is wrong, and correct it."), grid.element, bar);
   try { await load(false); grid.focus(); } catch (error) { head.textContent = error.message; say(error.message); return {}; }
   return { ...grid.keys(), ...keys };
 }

@@ -36,7 +36,8 @@ export async function frame(main) {
   const step = (by) => { const next = places[Math.max(0, Math.min(at + by, places.length - 1))]; if (next !== undefined && next !== here.frame) go({ ...now, frame: next, hand: trackHand(next) }, true), window.dispatchEvent(new HashChangeEvent("hashchange")); };
   const trackHand = (next) => { const track = clip.hands.find((hand) => hand.frame === here.frame && hand.hand === chosen)?.track; const same = clip.hands.find((hand) => hand.frame === next && hand.track === track); return same ? same.hand : ""; };
   const hand = () => detail.hands.find((one) => one.hand === chosen);
-  const draw = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, meshes, edited });
+  const draw = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, edited,
+    meshes: LAYERS.mesh ? Object.fromEntries(Object.entries(meshes).filter(([, one]) => one)) : {} });
 
   const layers = make("fieldset", { class: "bar" }, make("legend", {}, "Shown"), ...Object.keys(LAYERS).map((name) => {
     const input = make("input", { type: "checkbox", id: `layer-${name}`, checked: LAYERS[name], onchange: () => { LAYERS[name] = input.checked; show(); } });
@@ -50,13 +51,15 @@ export async function frame(main) {
     side.replaceChildren(facts(hand()));
     drawStrip(strip, clip, here.frame);
     draw();
+    space().catch((error) => say(error.message));
+  }
+  // Meshes come as they are made: nobody waits for them with a decision.
+  async function space() {
     const wanted = LAYERS.mesh ? detail.hands.map((one) => one.hand) : [chosen];
     for (const one of wanted) if (one !== undefined && meshes[one] === undefined) meshes[one] = await ask("mesh", { ...here, hand: one }).catch(() => null);
     turn.show(meshes[chosen] ?? null);
-    draw2();
+    draw();
   }
-  const draw2 = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, edited,
-    meshes: LAYERS.mesh ? Object.fromEntries(Object.entries(meshes).filter(([, one]) => one)) : {} });
   const reload = async () => { [detail, clip] = await Promise.all([ask("frame", here), ask("clip", here)]); await show(); };
 
   const { keys, bar } = actions({ chosen: () => (hand() ? [{ ...here, hand: chosen }] : []), done: reload });
@@ -73,7 +76,7 @@ export async function frame(main) {
     edited = add ? [wide * 0.4, high * 0.4, wide * 0.6, high * 0.6] : [...hand().box];
     hint.textContent = `${add ? "A hand is added" : "The box is moved"}: arrows move it, with Shift they size it, with Alt finely; ${add ? "s changes its side, " : ""}Enter sets it, Escape leaves it`;
     canvas.focus();
-    draw2();
+    draw();
   };
   const finish = async (set) => {
     const box = edited;
@@ -83,13 +86,13 @@ export async function frame(main) {
       const body = adding ? { what: "add", hands: [here], to_box: box, to_side: addedSide } : { what: "box", hands: [{ ...here, hand: chosen }], to_box: box };
       try { await change("decide", body); await reload(); say(adding ? `added a ${SIDE[addedSide]} hand` : "box moved"); } catch (error) { say(error.message); }
     }
-    draw2();
+    draw();
   };
   const nudge = (dx, dy, event) => {
     const by = (event.altKey ? 1 : 8) * Math.max(1, detail.size[0] / 900);
     const [x0, y0, x1, y1] = edited;
     edited = event.shiftKey ? [x0, y0, Math.max(x0 + 4, x1 + dx * by), Math.max(y0 + 4, y1 + dy * by)] : [x0 + dx * by, y0 + dy * by, x1 + dx * by, y1 + dy * by];
-    draw2();
+    draw();
   };
   const point = (event) => { const place = canvas.getBoundingClientRect(); return [((event.clientX - place.left) / place.width) * detail.size[0], ((event.clientY - place.top) / place.height) * detail.size[1]]; };
   let from = null;
@@ -103,7 +106,7 @@ export async function frame(main) {
     if (!edited || !from || !event.buttons) return;
     const [x, y] = point(event);
     edited = [Math.min(from[0], x), Math.min(from[1], y), Math.max(from[0], x) + 1, Math.max(from[1], y) + 1];
-    draw2();
+    draw();
   });
   canvas.addEventListener("pointerup", () => { from = null; });
 

@@ -46,7 +46,7 @@ export class Turn {
 
   show(mesh) {
     this.mesh = mesh;
-    this.canvas.dataset.yaw = this.yaw.toFixed(2);
+    if (mesh) this.canvas.dataset.yaw = this.yaw.toFixed(2);
     this.draw();
   }
 

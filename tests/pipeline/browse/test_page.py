@@ -152,6 +152,7 @@ def test_hands_are_shown_as_they_are_kept(browser: Any, served: Served) -> None:
         before = page.evaluate("document.querySelector('canvas.whole').toDataURL()")
         page.check(f"#layer-{name}")
         page.wait_for_function("before => document.querySelector('canvas.whole').toDataURL() !== before", arg=before)
+    page.wait_for_selector("canvas.turn[data-yaw]")
     space = page.locator("canvas.turn")
     before = page.evaluate("document.querySelector('canvas.turn').toDataURL()")
     space.focus()
@@ -202,6 +203,8 @@ def test_everybody_can_use_it_at_any_width(browser: Any, served: Served) -> None
             ]
             assert not serious, (view, width, serious)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (view, width)
+        page.evaluate("document.querySelector('main').append(document.createElement('input'))")  # it would find one
+        assert "label" in [one["id"] for one in axe.run(page).response["violations"] if one["impact"] == "critical"]
         reader.press("?")
         assert page.locator("dialog[open]").count() == 1
         assert not reader.faults

@@ -86,7 +86,13 @@ def nodes(home: Path) -> Iterator[Nodes]:
     token = home / "token"
     token.write_text(secrets.token_hex(32))
     kept = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and not name.startswith("RAY_")}
-    more = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    more = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "PYTHONPATH": str(ROOT),
+    }
     folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))
     cluster = Nodes(folder, kept | more, address)
     try:

@@ -36,7 +36,7 @@ def disturb(bench: Bench) -> None:
 def _start(bench: Bench, data: Path, **more: str) -> "subprocess.Popen[bytes]":
     words = [sys.executable, "-m", "pipeline", "run", "--videos", str(bench.list), "--data", str(data)]
     kept = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and not name.startswith("RAY_")}
-    environment = kept | {"RAY_USAGE_STATS_ENABLED": "0"} | more
+    environment = kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"} | more  # on a machine that others load too
     with bench.log.open("ab") as log:
         return subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
 

@@ -103,13 +103,13 @@ def import_whim(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
-def import_images(arguments: argparse.Namespace) -> None:
+def import_images(arguments: argparse.Namespace) -> int:
     """Make shards of labelled images; run again to go on where it stopped."""
     import cv2
     import torch
 
     from pipeline.images.formats import read_images
-    from pipeline.images.shards import ImageShards, write_image_shards
+    from pipeline.images.shards import ImageShards, num_left_out, write_image_shards
     from pipeline.recipes import find_recipe
     from stages.tables import Manifest
 
@@ -121,7 +121,10 @@ def import_images(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.folder} has images, but none that --split and --labelled leave")
     stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
     num_rows = write_image_shards(images, arguments.out, stages, ImageShards(), arguments.console, leave=arguments.leave)
-    arguments.console.print(f"{num_rows} images labelled; {len(images)} in all in {arguments.out}", markup=False)
+    left_out = num_left_out(images, arguments.out)
+    told = f"; {left_out} left out, as they are no images, too large or not there: mend them and run again" if left_out else ""
+    arguments.console.print(f"{num_rows} images labelled; {len(images)} in all in {arguments.out}{told}", markup=False)
+    return 2 if left_out else 0
 
 
 def plan(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 _PLACES = {
     errno.ENOSPC: "no room left on the disk of {}: make room and run again, it goes on",
     errno.EDQUOT: "the quota of the disk of {} is used up: make room and run again, it goes on",
+    errno.EFBIG: "{} is larger than a file may be here (`ulimit -f`, or the file system): raise that and run again, it goes on",
+    errno.EIO: "the disk of {} fails (input/output error): look after it, then run again, it goes on",
     errno.EROFS: "{} lies on a read-only file system: name another folder",
     errno.EACCES: "no permission for {}",
     errno.ENOENT: "{} is not there",

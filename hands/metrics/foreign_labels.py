@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from hands.images import read_image
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -158,7 +159,7 @@ def stored_size(path: Path) -> tuple[float, float] | None:
         except ValueError:
             return None
         return float(width), float(height)
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = read_image(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if image is None else (float(image.shape[1]), float(image.shape[0]))
 
 

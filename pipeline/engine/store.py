@@ -181,6 +181,10 @@ class Store:
                 flush(temporary)
                 temporary.replace(final)
                 flush(final.parent)
+        except OSError as error:
+            if error.errno and error.filename in (None, str(temporary)):  # of a write: it does not say where
+                raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
+            raise
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

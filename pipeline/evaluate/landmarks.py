@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 from rich.console import Console
 
+from hands.images import read_image
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, look_again, spread
 from stages.fusion.landmark_score import FLOOR, LEARNED, LandmarkScore, features_of, is_inside, load_landmark_score
@@ -135,7 +136,7 @@ def _images(hands: Sequence[JudgedHand]) -> Iterator[tuple[JudgedHand, UInt8[np.
 
     for file, of_file in groupby(sorted(hands, key=lambda hand: (hand.file, hand.frame)), key=lambda hand: hand.file):
         waiting = list(of_file)
-        image = cv2.imread(str(file)) if file.suffix in (".jpg", ".jpeg", ".png") else None
+        image = read_image(file, cv2.IMREAD_COLOR) if file.suffix in (".jpg", ".jpeg", ".png") else None
         if image is not None:
             yield from ((hand, np.ascontiguousarray(image[..., ::-1])) for hand in waiting)
             continue

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hands.images import read_image
 from hands.metrics.labels import MIRRORED, LabelledFrame, mirrored
 from stages.media.frames import Frames, Reading, decode, read_frames
 from stages.stage import Stage, tables_written
@@ -112,7 +113,7 @@ def _around(path: Path, label: LabelledFrame, times: list[float], rate: float, r
 def _still(path: Path, label: LabelledFrame) -> Frames:
     import cv2
 
-    image = cv2.imread(str(path)) if label.image else None
+    image = read_image(path, cv2.IMREAD_COLOR) if label.image else None
     if image is None:
         raise FileNotFoundError(f"label {label.name}: neither its video {label.video!r} nor a picture {path} can be read")
     return Frames(video=label.name, frame=np.array([0]), time_s=np.array([0.0]), images=[np.ascontiguousarray(image[..., ::-1])])

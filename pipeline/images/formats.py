@@ -181,9 +181,8 @@ def _refuse_outside(box: Float64[np.ndarray, "n 4"], size: tuple[float, float], 
     inside = (box[:, :2] < sides).all(1) & (box[:, 2:] > 0).all(1) & (box[:, 2:] > box[:, :2]).all(1)
     inside &= (box[:, :2] > -sides).all(1) & (box[:, 2:] < 2 * sides).all(1)
     for number in np.flatnonzero(~inside)[:1]:
-        raise ValueError(
-            f"{where}: box {number} {box[number].round(1).tolist()} is not in an image of {size[0]:.0f}x{size[1]:.0f}: mend it"
-        )
+        sides_said = ", ".join(f"{side:.6g}" for side in box[number])
+        raise ValueError(f"{where}: box {number} [{sides_said}] is not in an image of {size[0]:.0f}x{size[1]:.0f}: mend it")
 
 
 def _split(group: str, split: str, where: str) -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fitting.files import sha256_of
+from hands.images import decoded
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
@@ -93,6 +94,12 @@ def _written_here(store: Store) -> list[Path]:
     return [path for path in store.root.glob("*/*.parquet") if (store.made_by(path.parent.name, path.stem) or {}).get("stage") == STAGE]
 
 
+def num_left_out(images: Sequence[LabelledImage], out: Path) -> int:
+    """How many of the images have no row in the shards of a folder: they could not be read."""
+    splits = {image.split for image in images}
+    return len(images) - sum(pq.read_metadata(path).num_rows for path in _written_here(Store(out)) if path.parent.name in splits)
+
+
 def _refuse_loss(images: Sequence[LabelledImage], store: Store, *, leave: bool) -> None:
     """Raise ValueError that counts the images of an earlier import which would leave the shards."""
     here, splits = {image.name for image in images}, {image.split for image in images}
@@ -159,9 +166,9 @@ def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console:
     rows: list[dict[str, Any]] = []
     for number, label in enumerate(images):
         data = label.path.read_bytes() if label.path.is_file() else b""
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
+        image = decoded(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
-            console.print(f"{label.path} is no image, or not there: left out", style="yellow", markup=False)
+            console.print(f"{label.path} is no image, too large, or not there: left out", style="yellow", markup=False)
             continue
         rows.append(_row(label, number, data, image, teach(label, image), encode, pack.max_side))
         if len(rows) == pack.row_group_size:

@@ -18,6 +18,7 @@ from stages.digest import CorruptFileError, check_text, seal, unseal
 from stages.download import Download
 from stages.media.probe import probe
 from stages.stage import Failure, Reason
+from tests.training.run.test_log import files_of_at_most
 from tests.trust.test_messages import data, told, videos  # noqa: F401  fixtures
 
 
@@ -147,3 +148,10 @@ def test_the_process_that_compiles_runs_nothing_of_the_current_folder(tmp_path: 
     command = [*machine_code._COMMAND[:-2], "-c", "import fitting.files"]
     subprocess.run(command, cwd=tmp_path, env=machine_code._environment(), check=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_write_that_fails_says_where(data: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    with files_of_at_most(2000):
+        said = told(capsys, "report", "--data", data)
+    assert said.startswith(f"whim: {data}/report.html is larger than a file may be here (`ulimit -f`, or the file system): raise that")
+    assert not (data / "report.html").exists()

@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, Float32, Int64, UInt8
 
+from hands.images import decoded
 from training.data.dataset import Dataset
 from training.data.order import key_of, shuffled
 from training.data.shard import CorruptSampleError
@@ -43,7 +44,7 @@ def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "heigh
             low = (0, 0)
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, min_height=low[0], min_width=low[1])
     except ValueError as error:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = decoded(data, cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise CorruptSampleError(f"no JPEG ({error})") from error
         return np.asarray(image)

@@ -1,19 +1,24 @@
 """Images of the media folder become shards: people's boxes joined with the ensemble's hands, and what is unsure ignored."""
 
 import json
+import os
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 import whim
+from hands.images import read_image
 from pipeline.images.formats import LabelledImage, read_images
 from pipeline.images.labelling import PEOPLE, Candidates, Trust, joined, seen_alone
-from pipeline.images.shards import ImageShards, write_image_shards
+from pipeline.images.shards import ImageShards, num_left_out, write_image_shards
 from pipeline.recipes import whim as recipe
 from stages.tables import Manifest, People
 from training.data.dataset import Dataset
@@ -48,7 +53,7 @@ def test_images_become_shards_once(folder: tuple[Path, list[int]], tmp_path: Pat
     console, stages = Console(force_terminal=False, soft_wrap=True), recipe(Manifest.empty(), tmp_path)
     images = read_images(images_folder)
     assert write_image_shards(images, tmp_path / "out", stages, ImageShards(), console) == 3
-    assert "broken.jpg is no image, or not there: left out" in capsys.readouterr().out.replace("\n", "")
+    assert "broken.jpg is no image, too large, or not there: left out" in capsys.readouterr().out.replace("\n", "")
     (path,) = (tmp_path / "out" / "train").glob("*.parquet")
     rows = {row["title"]: row for row in pq.read_table(path).to_pylist()}
     assert [hand["side"] for hand in rows["all.jpg"]["hands"]] == sides
@@ -83,6 +88,22 @@ def test_only_shards_that_were_written_here_and_hold_nothing_any_more_are_remove
     write_image_shards(both, out, stages, ImageShards(images_a_shard=1), console, leave=True)
     assert not path.exists()
     assert foreign.exists()
+
+
+def test_an_image_that_declares_too_much_is_left_out_and_counted(folder: tuple[Path, list[int]], tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 65_000, 65_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    os.mkfifo(tmp_path / "pipe.png")
+    (one,) = (image for image in read_images(folder[0]) if image.name == "all.jpg")
+    odd = [replace(one, name=name, path=tmp_path / name) for name in ("bomb.png", "pipe.png")]
+    stages = recipe(Manifest.empty(), tmp_path)
+    assert write_image_shards([one, *odd], tmp_path / "out", stages, ImageShards(), Console(quiet=True)) == 1
+    assert num_left_out([one, *odd], tmp_path / "out") == 2
+    assert all(read_image(image.path, cv2.IMREAD_COLOR) is None for image in odd)
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

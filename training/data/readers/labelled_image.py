@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from hands import images
+
 UNKNOWN = -1
 """The side of a hand whose labels tell none; else LEFT or RIGHT of the tables, the person's own."""
 
@@ -52,7 +54,7 @@ def parsed_json(data: bytes, name: str) -> Any:
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """RGB, turned as it is stored, which is what labels are of. Raises FileNotFoundError for an image that is not there, or none."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = images.read_image(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise FileNotFoundError(f"{path} is no image, or not there")
     return np.asarray(image)

@@ -152,6 +152,17 @@ def test_what_nobody_drew_is_ignored_where_somebody_is_unsure() -> None:
     assert some.ignore.tolist() == [THERE, ELSEWHERE]
 
 
+def test_keypoints_that_people_marked_are_taken_before_those_that_anybody_saw() -> None:
+    """The ensemble fills what they left out, and the side where they said none."""
+    marked = np.full((1, 21, 3), np.nan)
+    marked[0, :20] = [7, 8, 1]
+    drawn = replace(label([HERE], exhaustive=True), keypoints=marked)
+    taught = joined(drawn, seen((HERE, 0.9, True)), {}, People.empty(), Trust())
+    assert taught.keypoints[0, :20].tolist() == [[7, 8, 1]] * 20
+    assert taught.keypoints[0, 20].tolist() == [0, 0, 0]
+    assert taught.side.tolist() == [1]
+
+
 def test_the_ensemble_alone_teaches_what_it_is_sure_of() -> None:
     found = seen((HERE, 0.9, True), (THERE, 0.4, True), (ELSEWHERE, 0.1, False))
     taught = seen_alone(label([], exhaustive=False, labelled=False), found, People.empty(), Trust())

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,7 +12,9 @@ from rich.console import Console
 import whim
 from tests.training.detector.small import random_detector, save
 from tests.training.tiny import MeanColour, run
+from training.commands import _recipe
 from training.detector.network import DetectorSettings
+from training.recipes import REGRESSORS
 from training.run.watch import Follower, Screen
 
 Shards = Callable[..., list[Path]]
@@ -112,6 +116,25 @@ def test_fine_tuning_begins_with_the_checkpoint_and_its_network(shards: Shards, 
     assert all(torch.allclose(after.network[name], values, atol=1e-6) for name, values in weights.items())
     said = capsys.readouterr().out
     assert said.index("nothing is measured") < said.index("curves: ") < said.index("step 1 of ")
+
+
+def test_a_regressor_is_fine_tuned_with_the_network_of_its_checkpoint(tmp_path: Path) -> None:
+    import torch
+
+    from training.regressor.network import Regressor, RegressorSettings
+    from training.regressor.task import RegressorTask
+    from training.run.checkpoint import Checkpoint, Progress
+
+    torch.manual_seed(3)
+    settings = RegressorSettings(size="xs")
+    weights = Regressor(settings).state_dict()
+    told: dict[str, Any] = {"kind": "regressor", "settings": asdict(settings), "network": weights, "ema": weights}
+    Checkpoint(**told, optimizer={}, progress=Progress(), data="random").save(tmp_path / "best.pt")
+    arguments = whim.parse(["train", "regressor", "--data", "x", "--from", str(tmp_path / "best.pt")])
+    recipe = _recipe(arguments, REGRESSORS, "regressor")
+    assert recipe.network == settings != REGRESSORS["regressor_h"]().network
+    begun = RegressorTask(held_out=None, network_settings=recipe.network, start=recipe.start).network().state_dict()
+    assert all(torch.equal(begun[name], values) for name, values in weights.items())
 
 
 def test_a_detector_is_measured_on_val_where_there_is_no_test(shards: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

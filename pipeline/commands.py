@@ -429,6 +429,24 @@ def learn_offsets(arguments: argparse.Namespace) -> None:
     update(arguments.labelled, arguments.out or LANDMARK_OFFSETS)
 
 
+def learn_all(arguments: argparse.Namespace) -> None:
+    """Learn calibrations and landmark offsets of every member of a recipe in one go."""
+    from pipeline.evaluate.learn_all import learn_all
+    from pipeline.recipes import find_recipe
+    from stages.tables import Manifest
+
+    stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
+    learn_all(
+        stages,
+        arguments.console,
+        num_albums=arguments.albums,
+        labels=arguments.labels,
+        media=arguments.media,
+        out=arguments.out,
+        again=arguments.again,
+    )
+
+
 def learn_calibration(arguments: argparse.Namespace) -> None:
     """Learn what each detector's scores and boxes are worth, from labelled frames."""
     from pipeline.evaluate.calibrate import write_calibration

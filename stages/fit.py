@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from fitting.camera import Camera
 from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
-from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, corrected, load_offsets
+from fitting.landmarks.offsets import Offsets, corrected, load_offsets, offsets_file
 from fitting.settings import FitSettings
 from stages.cameras.said import camera_in
 from stages.fusion.pairs import contradiction_m
@@ -70,7 +70,7 @@ class Fit:
         return {
             "hand_model": sha256_of(model_file()),
             "pose_prior": sha256_of(prior_file()),
-            "landmark_offsets": sha256_of(LANDMARK_OFFSETS),
+            "landmark_offsets": sha256_of(offsets_file()),
         }
 
     def prepare(self) -> str:

@@ -15,7 +15,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64
 
+from fitting.files import weights_folder
+
 LANDMARK_OFFSETS = Path(__file__).parents[1] / "assets" / "landmark_offsets.json"
+OFFSETS_NAME = "landmark_offsets.json"
+"""Among the weights: what `whim learn all` learned, which is taken in place of what ships."""
 PARTS = ("image", "world", "depth")
 
 
@@ -31,8 +35,16 @@ class Offsets:
     depth: Float64[np.ndarray, "21 21"]  # of their z: networks flatten fingers, so depths need weights of their own
 
 
-def load_offsets(path: Path = LANDMARK_OFFSETS) -> Mapping[str, Offsets]:
-    """Offsets by detector; one that is not there has no offsets. ValueError when the file holds something else."""
+def offsets_file() -> Path:
+    """The offsets in use: those among the weights, else those that come with the project."""
+    learned = weights_folder() / OFFSETS_NAME
+    return learned if learned.exists() else LANDMARK_OFFSETS
+
+
+def load_offsets(path: Path | None = None) -> Mapping[str, Offsets]:
+    """Offsets by detector (default: `offsets_file()`); one that is not there has no offsets. ValueError when the file holds something
+    else."""
+    path = path or offsets_file()
     try:
         entries = json.loads(path.read_text())["detectors"]
         found = {name: Offsets(**{part: np.array(entry[part], np.float64) for part in PARTS}) for name, entry in entries.items()}

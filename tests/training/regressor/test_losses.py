@@ -136,3 +136,10 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
 def test_a_bad_weight_is_named() -> None:
     with pytest.raises(ValueError, match=r"regressor_loss_weights\.betas"):
         RegressorLossWeights(betas=-1)
+
+
+def test_the_weights_are_those_that_are_told() -> None:
+    """Round figures of the release's weights times the numbers in its sums; ours are the rotations' and the coarse hand's half."""
+    told = RegressorLossWeights()
+    numbers = (told.vertices, told.joints, told.points, told.rotations, told.betas, told.adversarial, told.coarse)
+    assert numbers == (3.0, 3.0, 0.4, 1.5, 0.005, 0.008, 0.5)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.dataset.audits import card_lines
 from pipeline.engine.finish import shard_files
 from pipeline.engine.graph import Graph, State, Task, table_of
 from pipeline.report.status import failures, odd_of, status_rows
@@ -51,6 +52,8 @@ class Overview:
     """Videos of the same content as another one, which stands beside."""
     stale: Sequence[str] = ()
     """Parts and shards of an earlier run that have no successor."""
+    audits: Sequence[str] = ()
+    """What people found who looked at hands drawn by chance, a sentence each."""
     odd: Sequence[str] = ()
     settings: str = ""
     left_out: Sequence[tuple[str, str]] = ()
@@ -80,6 +83,7 @@ def overview_of(graph: Graph) -> Overview:
         splits=_splits(store.read_json("shards/index.json") or {}),
         duplicates=graph.duplicates,
         stale=[*stale, *(path.relative_to(store.root).as_posix() for path in (shards.stale if shards else ()))],
+        audits=card_lines(store),
         odd=odd_of(graph),
         settings=in_words((store.read_json("run.json") or {}).get("settings", {})),
         left_out=[(str(one.get("name")), str(one.get("why"))) for one in left_out],

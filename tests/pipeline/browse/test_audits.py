@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import whim
 from pipeline.browse.decisions import Decision
 from pipeline.browse.session import Session
 from pipeline.dataset.audits import Share
@@ -46,6 +47,8 @@ def test_what_a_person_said_of_a_sample_stands_in_the_card(data: Path, tmp_path:
     card = (data / "shards" / "README.md").read_text()
     assert f"a person looked at 5 of {kept['total']} hands (keep), drawn by chance: hands 0.800 (0.376 to 0.964; 4 of 5)" in card
     assert "People confirmed or corrected 3 hands" in card
+    assert whim.main(["report", "-q", "--data", str(data)]) == 0
+    assert "Audit: a person looked at 5 of" in (data / "report.html").read_text()
     assert not verify(data).corrupt
     remove(session.store, ["asl_bird"])
     assert all(one["video"] == "asl_milk" for one in session.audit(drawn["name"])["hands"])

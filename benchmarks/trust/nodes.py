@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+HEAD = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -98,7 +99,7 @@ def nodes(home: Path) -> Iterator[Nodes]:
     try:
         port = address.partition(":")[2]
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
-        cluster.start(*head, host="127.0.0.1")
+        cluster.start(*head, host=HEAD)
         yield cluster
     finally:
         for host in list(cluster.running):

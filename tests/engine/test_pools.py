@@ -23,7 +23,7 @@ CPU = Seat(1, 0, "", "")
 
 
 def test_networks_of_one_worker_have_the_share_that_their_memory_is() -> None:
-    stages = [toy.Fetch(), toy.Seeing(), toy.After()]
+    stages: list[Any] = [toy.Fetch(), toy.Seeing(), toy.After()]
     seats = with_shares([CPU] * 3, [[one] for one in stages], num_gpus=1, gpu_mb=16_000)
     assert [seat.gpus for seat in seats] == [0, share_of(CUDA_MB + 3000, 16_000), 0]
     assert seats[1].gpus == 0.3333, "three of 3.7 GB fit 16 GB of which a tenth stays free, and Ray takes steps of 1/10,000"
@@ -48,7 +48,7 @@ def test_the_smallest_gpu_of_a_cluster_decides() -> None:
 
 
 def test_every_network_stage_says_what_it_takes_and_the_full_ensemble_fits_the_smallest_gpu() -> None:
-    networks = [stage for stage in every_stage() if hasattr(stage, "device") and stage.name != "fit"]
+    networks: list[Any] = [stage for stage in every_stage() if hasattr(stage, "device") and stage.name != "fit"]
     assert len(networks) == 8
     assert all(stage.resources.gpu_mb for stage in networks)
     assert not any(type(stage)(device="cpu").resources.gpu_mb for stage in networks if stage.detector != "openpose")
@@ -84,7 +84,7 @@ def test_workers_with_a_share_see_the_gpu_and_those_without_see_none(
     for num_gpus, seen in ((None, "0"), (0, "")):
         notes = tmp_path / f"{num_gpus}"
         notes.mkdir()
-        stages = [toy.Fetch(), toy.Cut(num_clips=2), toy.Seeing(seen=str(notes)), toy.Blind(seen=str(notes))]
+        stages: list[Any] = [toy.Fetch(), toy.Cut(num_clips=2), toy.Seeing(seen=str(notes)), toy.Blind(seen=str(notes))]
         graph = Graph(stages, toy.manifest("a"), Store(notes / "data")).load()
         finish(graph, Where(num_gpus=num_gpus, num_workers=1), on_outcome=lambda task, outcome: None)
         assert {str(task.state) for task in graph.tasks} == {"done"}
@@ -108,7 +108,8 @@ def metric(port: int, *words: str) -> float:
 
 @pytest.mark.usefixtures("ray_with_a_gpu")
 def test_a_pool_gives_its_workers_to_another_whose_work_waits(tmp_path: Path) -> None:
-    stages, lane = [toy.Laned(), toy.Cut(), toy.Count()], Seat(0.1, 0, "egress", "")
+    stages: list[Any] = [toy.Laned(), toy.Cut(), toy.Count()]
+    lane = Seat(0.1, 0, "egress", "")
     other = CPU._replace(cpus=1.0, gpus=0.25)
     executor = OnRay(tmp_path, stages, [CPU, other, lane], refill_s=0.0, rebalance_s=0.0)
     assert executor._held() == {CPU: 1, other: 2, lane: 2}, "in turn, as nobody knows yet where work will wait"

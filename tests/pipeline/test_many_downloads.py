@@ -72,8 +72,8 @@ def test_every_video_ends_in_one_state_and_a_second_run_asks_for_what_can_still_
 ) -> None:
     site = Youtube(media / "odd/fiveshots.mp4")
     monkeypatch.setattr(download, "_attempt", site.answer)
-    monkeypatch.setattr(download.time, "sleep", site.sleep)
-    monkeypatch.setattr(download.time, "monotonic", lambda: site.now)
+    monkeypatch.setattr("stages.download.time.sleep", site.sleep)
+    monkeypatch.setattr("stages.download.time.monotonic", lambda: site.now)
     whole = read_manifest(ROOT / "manifests" / "whim.txt")
     manifest = whole.take(slice(0, None, len(whole) // count)).take(slice(0, count))
     stages = [Download(folder=tmp_path / "data" / "media")]

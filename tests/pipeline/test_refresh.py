@@ -12,7 +12,6 @@ from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim as recipe
-from pipeline.report import needs
 from pipeline.report.needs import needs_of, print_needs
 from tests.stages.test_download import Site, site  # noqa: F401  # a fixture
 
@@ -47,6 +46,6 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_request(tmp_path: Pat
     assert told.media_gb == pytest.approx(1.0 + 204 / 3600 * 1.8)
     assert told.shards_gb == pytest.approx((3600 + 204) * 5 * 60e-6)
     said = io.StringIO()
-    monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
+    monkeypatch.setattr("pipeline.report.needs.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
     print_needs(graph, Console(file=said, width=300))
     assert "1 GB are free: that will not do" in said.getvalue()

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.engine.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.graph import Seat
-from pipeline.engine.run import _on_gpus
+from pipeline.engine.nodes.pools import on_gpus
 from pipeline.engine.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def test_ray_lies_where_its_sockets_fit_and_this_user_may_write(told: pytest.Mon
 )
 def test_shares_of_a_gpu_are_packed(shares: list[float], num_gpus: int, sizes: list[int]) -> None:
     seats = [Seat(1.0, share, "", str(number)) for number, share in enumerate(shares)]
-    assert list(_on_gpus(seats, num_gpus).values()) == sizes
+    assert list(on_gpus(seats, num_gpus).values()) == sizes
 
 
 def test_a_worker_that_did_not_begin_can_be_named() -> None:

@@ -1,6 +1,7 @@
 """`whim doctor`: every need of a run in one line, how to mend it, and an exit code."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,8 @@ def test_a_damaged_network_and_a_clock_that_is_off_are_bad(tmp_path: Path, monke
     (tmp_path / "mediapipe").mkdir()
     (tmp_path / "mediapipe" / "palm_detection_full.tflite").write_bytes(b"half")
     monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
-    now = doctor.time.time
-    monkeypatch.setattr(doctor.time, "time", lambda: now() - 3600)
+    now = time.time
+    monkeypatch.setattr("pipeline.report.doctor.time.time", lambda: now() - 3600)
     found = {one.name: one for one in examine(tmp_path)}
     assert found["weights"].health is Health.BAD
     assert "is damaged" in found["weights"].told

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -40,6 +41,11 @@ def run(data: Path, videos: Path | None = None, *, leave: bool = False, **settin
 def shard_bytes(data: Path) -> dict[Path, bytes]:
     """The recorded shards' files."""
     return {data / "shards" / entry["path"]: (data / "shards" / entry["path"]).read_bytes() for entry in index(data)["shards"]}
+
+
+def text(table: pa.Table) -> str:
+    """All rows, to be compared: NaN is like NaN there."""
+    return repr(table.to_pylist())
 
 
 def plan(data: Path) -> Graph:
@@ -145,7 +151,7 @@ def test_a_damaged_part_is_named_and_made_again_within_the_run(data: Path, table
     next((data / "shards").rglob("*.parquet")).unlink()
     graph = run(data)
     assert {task.state for task in graph.tasks} == {State.DONE}
-    assert pq.read_table(part).equals(sound)
+    assert text(pq.read_table(part)) == text(sound)
     assert shard_bytes(data) == before
     assert not list(data.rglob("*.corrupt"))
 
@@ -218,7 +224,7 @@ def test_a_video_that_was_altered_is_not_taken_for_the_one_before(home: Path, se
         part.unlink()
     run(data)
     assert medium.read_bytes() == sound
-    assert Store(data).read(Hands, "hands", "yes-0000").to_arrow().equals(hands)
+    assert text(Store(data).read(Hands, "hands", "yes-0000").to_arrow()) == text(hands)
 
 
 def test_videos_that_another_list_does_not_name_stay_until_they_are_let_go(home: Path, data: Path, tmp_path: Path) -> None:

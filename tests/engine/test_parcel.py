@@ -93,7 +93,8 @@ def test_a_node_whose_files_are_the_driver_s_reads_them_where_they_lie(driver: D
 
 def test_a_driver_without_weights_takes_the_data_folder_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
-    monkeypatch.delenv("WHIM_WEIGHTS", raising=False)
+    monkeypatch.setenv("WHIM_WEIGHTS", "")  # what adopt sets ends with the test
+    monkeypatch.delenv("WHIM_WEIGHTS")
     monkeypatch.setattr("pipeline.engine.nodes.parcel.weights_folder", lambda: tmp_path / "nowhere")
     adopt(tmp_path)
     assert os.environ["WHIM_WEIGHTS"] == str(tmp_path / "weights")

@@ -134,7 +134,7 @@ def test_the_command_on_an_image(checkpoints: Any, tmp_path: Path, capsys: pytes
     [
         (["nowhere.mp4"], "cannot be read as an image or a video"),
         (["{photo}", "--focal", "1e9"], "focal length of 1e"),
-        (["{photo}", "--smooth", "-1"], "smooth_s"),
+        (["{photo}", "--smooth", "-1"], "--smooth"),
         (["{photo}", "--frames", "0"], "--frames: must be 1 or more"),
     ],
 )

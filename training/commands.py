@@ -393,6 +393,9 @@ def _benchmarks(arguments: argparse.Namespace) -> "Iterator[Benchmark]":
 def _print_metrics(metrics: Mapping[str, float], title: str, console: Any, beside: Mapping[str, float | None] | None = None) -> None:
     from rich.table import Table
 
+    if not metrics:
+        console.print(f"{title}: nothing was measured", markup=False)
+        return
     grid = Table(title=title)
     grid.add_column("metric")
     grid.add_column("value", justify="right")

@@ -17,7 +17,8 @@ def print_ending(graph: Graph, console: Console) -> None:
     files = shard_files(graph)
     paths = [*files.current, *files.stale] if files else []
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
-    lies = f"; {rows:,} frames in {len(paths)} shards: {files.folder}" if files and paths else "; no shard yet"
+    shards = f"{len(paths)} shard{'s' if len(paths) > 1 else ''}"
+    lies = f"; {rows:,} frames in {shards}: {files.folder}" if files and paths else "; no shard yet"
     doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""
     console.print(f"hands: {found:,} found, {kept:,} kept{doubtful}{lies}", markup=False)
     for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):

@@ -115,7 +115,9 @@ def test_fine_tuning_begins_with_the_checkpoint_and_its_network(shards: Shards, 
     weights = {name: values for name, values in before.ema.items() if name.endswith("weight") and values.ndim == 4}
     assert all(torch.allclose(after.network[name], values, atol=1e-6) for name, values in weights.items())
     said = capsys.readouterr().out
-    assert said.index("nothing is measured") < said.index("curves: ") < said.index("step 1 of ")
+    assert (
+        said.index("nothing is measured") < said.index("curves: ") < said.index("step 1 of ") < said.index("best.pt: nothing was measured")
+    )
 
 
 def test_a_regressor_is_fine_tuned_with_the_network_of_its_checkpoint(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
+        exec("")  # one that met source text (dataclasses run some) stays marked as uncaught, and `python -m` would die of it
         _say("stopped: what was committed stays; run again to go on")
         return STOPPED
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What a list of videos takes: hours, gigabytes and dollars, from the rates in `annotate.json`: `python -m benchmarks.cost`.
+"""The cost of a list of videos: hours, gigabytes and dollars, from the rates in `annotate.json`: `python -m benchmarks.cost`.
 
 Rates are those of one core of the machine that they were measured on, frames looked at a second and stage; decoding and cutting go with
-the seconds of video. What is not measured here (prices, sizes of downloads) is an option, with its default's source.
+the seconds of video. What is not measured here (prices, sizes of downloads) stands in `Assumed`, with its source.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.manifest import read_manifest
+from pipeline.report.needs import SHARD_KB_PER_FRAME
 
 ROOT = Path(__file__).resolve().parents[1]
 ANNOTATE = ROOT / "benchmarks" / "results" / "annotate.json"
@@ -25,20 +26,20 @@ NOT_WORK = ("download",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What is not measured here."""
+    """Prices, sizes and rates that nobody measured here."""
 
     videos_per_hour: float = 250.0
     """One address at YouTube (`download.youtube_per_hour`)."""
     media_gb_per_hour: float = 1.4
     """An hour of video without sound, 720 to 1080 lines: between 0.8 and 2."""
-    shard_kb_per_frame: float = 60.0
-    """A frame of 1080 lines as JPEG with its hands."""
+    shard_kb_per_frame: float = SHARD_KB_PER_FRAME
+    """The same that a run tells before it downloads."""
     core_hour: float = 0.045
     """Dollars: a vCPU of AWS c7i in us-east-1, list price of 2025. Spot is about a third of it."""
     gb_month: float = 0.023
     """Dollars: S3 standard, list price of 2025."""
-    second_core: float = 0.72
-    """What each of two cores does beside the other, as measured: `speedup_two_workers` / 2 of annotate.json."""
+    second_core: float
+    """Share of its own speed that a core has beside a second busy one, as measured: `speedup_two_workers` / 2 of annotate.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +48,18 @@ class Job:
 
     num_videos: int
     hours: float
-    """Of video."""
+    """Length of all videos together."""
     frames_per_s: float = MEASURED_FRAMES_PER_S
     """Frames a second that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What it takes."""
+    """Frames, hours and gigabytes that a job takes."""
 
     frames: float
     download_h: float
-    """By one address."""
+    """Hours that one address takes to download it all."""
     core_h: float
     by_stage: Mapping[str, float] = field(default_factory=dict)
     """Core hours."""

@@ -109,6 +109,19 @@ def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     assert whim.main(["status", "--data", str(tmp_path)]) == whim.STOPPED
 
 
+def test_a_command_stopped_while_source_text_is_run_ends_with_130(tmp_path: Path) -> None:
+    """Dataclasses run some: Python then takes the interrupt for uncaught, and a program that `-m` started would die of it."""
+    program = ["import sys, pipeline.commands, whim", "def stop(arguments): exec('raise KeyboardInterrupt')", "stop.__doc__ = 'Stop.'"]
+    program += ["pipeline.commands.settings = stop", "sys.exit(whim.main(['settings']))"]
+    (tmp_path / "stopped_program.py").write_text("\n".join(program))
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    ended = subprocess.run(
+        [sys.executable, "-m", "stopped_program"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert "stopped: what was committed stays" in ended.stderr
+    assert ended.returncode == whim.STOPPED
+
+
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError

@@ -41,7 +41,7 @@ def write(format: str, data: Path, out: Path, *options: str) -> None:
 
 
 def found_by(format: str, folder: Path) -> dict[str, Any]:
-    """What a format's own library finds in an export."""
+    """Boxes, keypoints and sides that a format's own library finds in an export."""
     command = [str(environment_of(format)), str(HERE / "read_back.py"), format, str(folder.absolute())]
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FIFTYONE_DO_NOT_TRACK": "1", "YOLO_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet, check=False)

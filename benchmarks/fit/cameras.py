@@ -17,9 +17,9 @@ from studio.stills import facing
 
 VIEWS_DEG = (40.0, 60.0, 80.0, 110.0)
 NOISE_SHARE = 0.01
-"""Of the box, deviation an axis."""
+"""Noise of the landmarks: standard deviation an axis, as a share of the box."""
 ASSUMED_SIDES = 5000 / 256
-"""Of `Fit.focal_share`."""
+"""Focal length in longer sides of the image where nobody tells it: `Fit.focal_share`."""
 _BETAS_SPREAD = 0.7
 _SIZE = (1280, 960)
 

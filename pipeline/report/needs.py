@@ -13,7 +13,7 @@ from stages.tables import Manifest
 MEDIAN_S = 204.0
 """Length of a video where the list does not tell it: the median of WHIM's."""
 MEDIA_GB_PER_HOUR = ((480, 0.5), (720, 1.0), (1080, 1.8), (1440, 4.0), (100_000, 9.0))
-"""Of video streams without sound at YouTube, by most lines: about, ours."""
+"""Gigabytes an hour of YouTube's streams without sound, by most lines of the image: about, ours."""
 SHARD_KB_PER_FRAME = 60.0
 """A frame of 1080 lines as JPEG with its hands; a third of it for every stage's tables."""
 

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ _FITS = ("outcome", "error_px", "error_share", "inlier_ratio", "flip_margin", "v
 _REVIEWS = ("quality", "keep", "reason", "box_only")
 _VIDEOS = ("licence", "channel", "title")
 _BATCH_ROWS = 100_000
+_T = TypeVar("_T")
 
 NOT_REVIEWED = "not_reviewed"
 """Reason of hands whose clip has no review yet."""
@@ -126,15 +128,11 @@ def _look(store: Store) -> _Folder:
     """The videos and clips that landed."""
     found = _Folder()
     stamps = {table: _stamps(store.root / table) for table in ("hands", "fits", "reviews")}
-    splits = _splits(store)
+    splits = _splits(store, found.unreadable)
     for path in sorted((store.root / "videos").glob("*.parquet")):
-        try:
-            row = store.read(Videos, "videos", path.stem)
-            clips = store.read(Clips, "clips", path.stem)
-        except FileNotFoundError:
-            continue
-        except CorruptFileError as error:
-            found.unreadable.append(str(error.path.relative_to(store.root)))
+        row = _sound(store, found.unreadable, partial(store.read, Videos, "videos", path.stem))
+        clips = _sound(store, found.unreadable, partial(store.read, Clips, "clips", path.stem)) if row else None
+        if row is None or clips is None:
             continue
         video = str(row.video[0])
         texts = {name: str(getattr(row, name)[0]) for name in _VIDEOS}
@@ -147,17 +145,29 @@ def _look(store: Store) -> _Folder:
     return found
 
 
-def _splits(store: Store) -> dict[str, str]:
-    """The split of each video: as it was packed, or as the list has it."""
-    splits: dict[str, str] = {}
+def _sound(store: Store, unreadable: list[str], read: Callable[[], _T]) -> _T | None:
+    """What a file holds; None where there is none, or where it is damaged and now named so."""
     try:
-        manifest = store.read(Manifest, "", "manifest")
-        splits = {str(v): split_of(str(v), str(s)) for v, s in zip(manifest.video, manifest.split, strict=True)}
-        packed = (store.read_json("shards/stats.json") or {}).get("videos", {})
-        splits |= {str(video): str(known["split"]) for video, known in packed.items()}
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        pass
-    return splits
+        return read()
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as error:
+        unreadable.append(str(error.path.relative_to(store.root)))
+        return None
+
+
+def _splits(store: Store, unreadable: list[str]) -> dict[str, str]:
+    """The split of each video: as it was packed, or as the list has it."""
+    manifest = _sound(store, unreadable, partial(store.read, Manifest, "", "manifest")) or Manifest.empty()
+    listed = {str(v): split_of(str(v), str(s)) for v, s in zip(manifest.video, manifest.split, strict=True)}
+    stats = _sound(store, unreadable, partial(store.read_json, "shards/stats.json")) or {}
+    videos = stats.get("videos")  # of a stranger's folder it may be anything
+    known = (
+        {video: one["split"] for video, one in videos.items() if isinstance(one, dict) and "split" in one}
+        if isinstance(videos, dict)
+        else {}
+    )
+    return listed | {str(video): str(split) for video, split in known.items()}
 
 
 def _stamps(folder: Path) -> dict[str, str]:

@@ -84,9 +84,10 @@ class Local:
         return not self.finished
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
-        pass
+        """There is one worker, whatever waits."""
 
     def at_work(self) -> list[tuple[Order, float, str]]:
+        """Nobody is while this process asks."""
         return []
 
     def submit(self, seat: Seat, order: Order, limit_s: float) -> None:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -185,14 +185,12 @@ def _filmed(source: str, max_frames: int | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="whim-") as folder, ExitStack() as stack:
         path, video = Path(folder) / "webcam.mp4", None
-        try:
+        with suppress(KeyboardInterrupt):  # how a person ends it
             for count, (_, rate, image) in enumerate(frames_of(source), 1):
                 video = video or stack.enter_context(VideoFile(path, rate or Fraction(25), image.shape))
                 video.add(image)
                 if count == max_frames:
                     break
-        except KeyboardInterrupt:
-            pass
         stack.close()
         if video is None:
             raise UserError(f"{source} filmed nothing")

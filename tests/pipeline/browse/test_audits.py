@@ -53,3 +53,13 @@ def test_what_a_person_said_of_a_sample_stands_in_the_card(data: Path, tmp_path:
     remove(session.store, ["asl_bird"])
     assert all(one["video"] == "asl_milk" for one in session.audit(drawn["name"])["hands"])
     assert not (data / "verdicts" / "asl_bird.parquet").exists()
+
+
+def test_a_damaged_file_of_the_folder_is_named_and_the_rest_is_shown(data: Path, tmp_path: Path) -> None:
+    stats = data / "shards" / "stats.json"
+    damaged = bytearray(stats.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    stats.write_bytes(damaged)
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    assert session.unreadable == ("shards/stats.json",)
+    assert session.asking.hands(session.asking.where("split = 'train'"), limit=5)["total"] > 0, "as the list has it"

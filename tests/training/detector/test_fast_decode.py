@@ -18,10 +18,13 @@ def test_the_best_alone_are_the_best_of_all(settings: DetectorSettings, count: i
     with torch.no_grad():
         many, one = network(images)
         all_of_them, best = detections(network, images), best_hands(network, images, count)
-    order = (many if one is None else one).side.amax(2).argsort(1, descending=True)
+    score, order = (many if one is None else one).side.amax(2).sort(1, descending=True)
     pick = torch.arange(2)[:, None], order[:, :count]
+    gap = -score.diff(dim=1)[:, :count]
+    clear = (gap > 1e-5) & (torch.nn.functional.pad(gap, (1, 0), value=1.0)[:, :-1] > 1e-5)  # of two equals either may come first
+    assert clear.float().mean() > 0.6
     for got, dense in zip(best, all_of_them, strict=True):
-        torch.testing.assert_close(got, dense[pick], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(got[clear], dense[pick][clear], atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (1, 2), (4, 3)])

@@ -13,10 +13,11 @@ from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
 from fitting.landmarks.offsets import Offsets, corrected, load_offsets, offsets_file
 from fitting.settings import FitSettings
+from stages.cameras.path import world_from_view
 from stages.cameras.said import camera_in
 from stages.fusion.pairs import contradiction_m
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
-from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Cameras, Clips, Fits, Hands, Table, Verdicts
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, CameraPoses, Cameras, Clips, Fits, Hands, Table, Verdicts
 from stages.verdicts import ON_SIDES, with_sides
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Fit:
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 6
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras)
+    reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras, CameraPoses)
     honours: ClassVar[tuple[str, ...]] = ON_SIDES
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
@@ -92,11 +93,18 @@ class Fit:
             fitter = Fitter(load_hand_model(device=device), self.settings)
         offsets = load_offsets() if self.landmark_offsets else {}
 
-        def run(clips: Clips, hands: Hands, verdicts: Verdicts | None = None, cameras: Cameras | None = None) -> Fits:
+        def run(
+            clips: Clips,
+            hands: Hands,
+            verdicts: Verdicts | None = None,
+            cameras: Cameras | None = None,
+            poses: CameraPoses | None = None,
+        ) -> Fits:
             with _one_thread():
                 seen = on_joints(with_sides(hands, verdicts), offsets)
                 fits = fit_hands(fitter, seen, self.focal_share, cameras, weak=self.camera == "weak")
-            return replace(fits, contradiction_m=contradiction_m(hands, fits))
+            fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
+            return fits if poses is None or not len(poses) or cameras is None else in_world(fits, hands, cameras, poses)
 
         return run
 
@@ -151,6 +159,19 @@ def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float, cameras: Camer
     cost = np.nan_to_num(_total(both, fitter.settings), nan=np.inf)
     row[unknown] = np.where(cost[second] < cost[unknown], second, unknown)
     return both.take(row)
+
+
+def in_world(fits: Fits, hands: Hands, cameras: Cameras, poses: CameraPoses) -> Fits:
+    """Fits with their orientation and place in the world, on the frames of which a pose of the camera is known."""
+    from scipy.spatial.transform import Rotation
+
+    pose = world_from_view(poses, cameras, hands.frame, hands.time_s, hands.view)
+    known = np.isfinite(pose).all((1, 2)) & np.isfinite(fits.transl).all(1) & np.isfinite(fits.focal_px)
+    turn, shift = pose[known, :, :3], pose[known, :, 3]
+    place, orient = np.full_like(fits.transl, np.nan), np.full_like(fits.global_orient, np.nan)
+    place[known] = (turn @ fits.transl[known, :, None].astype(np.float64))[..., 0] + shift
+    orient[known] = (Rotation.from_matrix(turn) * Rotation.from_rotvec(fits.global_orient[known].astype(np.float64))).as_rotvec()
+    return replace(fits, transl_world=place, global_orient_world=orient)
 
 
 def _total(fits: Fits, settings: FitSettings) -> Float64[np.ndarray, "n"]:

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, UInt8
 
+from stages.cameras.path import world_from_view
 from stages.cameras.views import in_view, rays_of, through_views
 from stages.media.frames import read_frames
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
 from stages.verdicts import PERSON, corrected
 
 BELOW_MIN_QUALITY = "min_quality"
@@ -55,6 +56,8 @@ class ClipTables:
     """What people decided on its hands."""
     cameras: Cameras | None = None
     """The clip's camera and its views; None: nobody knows it."""
+    poses: CameraPoses = dataclasses.field(default_factory=CameraPoses.empty)
+    """Where the video's camera stood."""
     earlier: Iterable[Picture] | None = None
     """What an earlier shard holds of the clip, for the day when its video was put away."""
 
@@ -155,7 +158,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
             "sample": sample(picture.frame, picture.view),
             "video": video,
             "clip": clip,
-            **_camera_columns(source.cameras, picture),
+            **_camera_columns(source.cameras, source.poses, picture),
             **picture._asdict(),
             **origin,
             "video_sha256": source.videos.sha256[0],
@@ -203,12 +206,14 @@ def _pictures(
             yield Picture(frame, time_s, image.shape[1], image.shape[0], shrink, stored, frames.view)
 
 
-def _camera_columns(cameras: Cameras | None, picture: Picture) -> dict[str, Any]:
+def _camera_columns(cameras: Cameras | None, poses: CameraPoses, picture: Picture) -> dict[str, Any]:
     """The camera of a stored image."""
     if cameras is None:
         return {name: value for name, value in NO_CAMERA.items() if name != "odd"}
     row = int(np.flatnonzero(cameras.view == picture.view)[0])
+    moment = np.array([picture.frame]), np.array([picture.time_s]), np.array([picture.view], np.int16)
     return {
+        "world_from_camera": world_from_view(poses, cameras, *moment)[0].tolist(),
         "projection": cameras.projection[row],
         "focal_px": (cameras.focal_px[row] * picture.scale).tolist(),
         "principal": (cameras.principal[row] * picture.scale).tolist(),
@@ -270,7 +275,7 @@ def _without_doubtful(hands: Hands, fits: Fits, doubtful: Bool[np.ndarray, "n"])
         return dataclasses.replace(table, **columns)
 
     pose = ("betas", "global_orient", "hand_pose", "transl", "camera", "joints_3d", "joints_2d", "box")
-    return blank(hands, "keypoints", "world"), blank(fits, *pose)
+    return blank(hands, "keypoints", "world"), blank(fits, *pose, "global_orient_world", "transl_world")
 
 
 def _scale(width: np.ndarray, height: np.ndarray, max_side: int) -> Float32[np.ndarray, "n"]:

@@ -49,6 +49,7 @@ NO_CAMERA = {
     "principal": [math.nan] * 2,
     "distortion": list[float](),
     "camera_from": "assumed",
+    "world_from_camera": [[math.nan] * 4] * 3,
     "odd": "",
 }
 """Of a plain image of whose camera nobody knows."""
@@ -80,6 +81,7 @@ class Shards(Table):
     principal: FloatPair  # pixels of the image below
     distortion: FloatList  # of a plain camera, see docs/camera.md; a view has none
     camera_from: Text  # who knows it: manifest, metadata, or assumed
+    world_from_camera: Float64[np.ndarray, "n 3 4"]  # rotation and place of the image's camera, metres; NaN where nobody says them
     odd: Text  # what is odd of the clip's video, see `stages.split`
     image: Bytes  # JPEG, RGB, upright
 

@@ -1,8 +1,8 @@
 """Splitting a video into clips: stretches of one size that never cross a shot cut, from one decode of the whole video.
 
-`odd` of a clip says what a reader must know and what versions before did not: `interlaced`, `size` (its stream changes it), `stream` (it
-is not the file's first), `times` (stamps that are missing, faulty or leap), `tone` (its colours are mapped), `transparent`, `stretch`
-(the list wants a part of the video).
+`odd` of a clip says what a reader must know and what versions before did not: `interlaced`, `size` and `codec` (its stream changes them),
+`stream` (it is not the file's first), `times` (stamps that are missing, faulty or leap), `tone` (its colours are mapped), `transparent`,
+`stretch` (the list wants a part of the video).
 """
 
 import math
@@ -76,6 +76,7 @@ class _Seen:
     first: int = 0  # index of the first frame that is wanted
     same_stream: bool = True  # as versions before
     same_times: bool = True
+    codec_changes: bool = False
 
 
 def split(videos: Videos, settings: Split) -> Clips | Failure:
@@ -121,6 +122,7 @@ def _look(path: Path, videos: Videos, settings: Split, reading: Reading) -> _See
         seen.same_stream = stream is _first_stream(container)
         clock = _ClockBefore(stream)
         size: tuple[int, int] | None = None
+        part: int | None = None
         for index, (time_s, score, frame) in enumerate(scene_scores(decode(path, reading))):
             seen.same_times &= clock(frame) == time_s
             if time_s < start_s:
@@ -131,9 +133,11 @@ def _look(path: Path, videos: Videos, settings: Split, reading: Reading) -> _See
             place = len(seen.times)
             seen.times.append(time_s)
             shape = Shape.of(stream, frame)
-            if size != (size := (shape.width, shape.height)):
-                seen.cuts[place] = "size"
+            other_size, other_codec = size != (size := (shape.width, shape.height)), part != (part := frame.opaque) and place > 0
+            if other_size or other_codec:
+                seen.cuts[place] = "size" if other_size else "codec"
                 seen.sizes.append(size)
+                seen.codec_changes |= other_codec
             elif score >= settings.scene_threshold and time_s - seen.times[next(reversed(seen.cuts))] >= settings.min_clip_s:
                 seen.cuts[place] = "shot"
                 seen.sizes.append(size)
@@ -217,6 +221,7 @@ def _oddities(videos: Videos, seen: _Seen, reading: Reading) -> Iterator[str]:
     odd = {
         "interlaced": bool(videos.interlaced[0]),
         "size": "size" in list(seen.cuts.values())[1:],
+        "codec": seen.codec_changes,
         "stream": not seen.same_stream,
         "times": not (seen.same_times or videos.interlaced[0]),
         "tone": bool(videos.transfer[0]),

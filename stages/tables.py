@@ -237,7 +237,7 @@ class Clips(Table):
     first_frame: Int64[np.ndarray, "n"]  # index of the first frame
     num_frames: Int64[np.ndarray, "n"]  # decoded, not claimed
     frames_per_second: Float64[np.ndarray, "n"]  # rate at which the clip is annotated; 0 = every frame
-    ends_with: Text  # shot, size, length, end, or damage (the decoder stopped before the container's end)
+    ends_with: Text  # shot, size, codec, length, end, or damage (the decoder stopped before the container's end)
     width: Int32[np.ndarray, "n"] = dataclasses.field(metadata=young(0))  # of its images; 0: those of the video
     height: Int32[np.ndarray, "n"] = dataclasses.field(metadata=young(0))
     stream: Int16[np.ndarray, "n"] = dataclasses.field(metadata=young(-1))  # which stream of the file its frames are
@@ -268,6 +268,15 @@ class Cameras(Table):
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Views(Cameras):
     """Rows of `Cameras` for who needs to know only where one looks: the focal length of a plain camera is nothing to them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class CameraPoses(Table):
+    """Where a video's camera stood on the frames of which somebody says it. Never stored: read where it is said (`stages.cameras.path`)."""
+
+    frame: Int64[np.ndarray, "n"]  # index within the video; -1: its time is known
+    time_s: Float64[np.ndarray, "n"]  # NaN: its index is known
+    world_from_camera: Float64[np.ndarray, "n 3 4"]  # world = R @ camera + t, metres
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -434,6 +443,8 @@ class Fits(Table):
     focal_px: Float32[np.ndarray, "n"] = later(float("nan"))  # of the view that the hand is seen in; NaN where it is assumed
     principal: Float32[np.ndarray, "n 2"] = later([float("nan")] * 2)  # pixels
     contradiction_m: Float32[np.ndarray, "n"] = later(float("nan"))  # by how much the person's other hand cannot be so beside it
+    global_orient_world: Float32[np.ndarray, "n 3"] = later([float("nan")] * 3)  # global_orient and transl in the world, where
+    transl_world: Float32[np.ndarray, "n 3"] = later([float("nan")] * 3)  # somebody says where the camera stood on the frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

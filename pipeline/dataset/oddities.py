@@ -4,11 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from stages.tables import Clips
+from stages.cameras.path import num_within
+from stages.tables import CameraPoses, Clips
 
 ODD: Mapping[str, str] = {
     "interlaced": "are interlaced",
     "size": "change their size: a clip ends there",
+    "codec": "change their codec: a clip ends there",
     "stream": "hold several streams: videos/*.parquet says which is read, and why",
     "times": "have times that are missing, faulty or leap: they are filled as ffmpeg does",
     "tone": "are of high dynamic range or wide gamut: mapped to BT.709",
@@ -44,6 +46,17 @@ def camera_lines(by_origin: Mapping[str, Sequence[str]], focal_share: float) -> 
         lines.append(
             f"camera of {len(assumed)} videos unknown: {guess} is assumed, and depths are not metres; say focal= or hfov= in the list"
         )
+    return lines
+
+
+def path_lines(paths: Mapping[str, tuple[CameraPoses, Clips]]) -> list[str]:
+    """A line on each video of which somebody says where its camera stood: on how many frames of its clips."""
+    lines = []
+    for video, (poses, clips) in paths.items():
+        inside, frames = num_within(poses, clips), int(clips.num_frames.sum())
+        line = f"the camera's place is known on {inside:,} of {frames:,} frames of {video}"
+        line += "; hands on the others have none in the world" if inside < frames else ""
+        lines.append(line + (f"; {len(poses) - inside:,} poses are of no frame" if inside < len(poses) else ""))
     return lines
 
 

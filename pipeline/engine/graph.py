@@ -13,13 +13,14 @@ from pipeline.engine.contents import Contents
 from pipeline.engine.former import Former
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
-from stages.cameras.said import ASSUMED, views_said
+from stages.cameras.path import poses_said
+from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.digest import fingerprint_of
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
-from stages.tables import Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
+from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
 
 
@@ -498,6 +499,16 @@ class Graph:
             found[json.loads(said)["from"] if said else ASSUMED].append(video)
         return dict(found)
 
+    @property
+    def paths(self) -> dict[str, tuple[CameraPoses, Clips]]:
+        """Where the cameras of videos stood, and their clips, of those of which somebody says it."""
+        found = {}
+        for video, clips in sorted(self._clips.items()):
+            poses = poses_said(self.camera_of(video))
+            if len(poses):
+                found[video] = (poses, clips)
+        return found
+
     def remember(self) -> None:
         """Write down the hashes of local files that this plan took."""
         self._contents.remember()
@@ -540,7 +551,7 @@ class Graph:
 
 def _check_order(stages: Sequence[Stage]) -> None:
     """Raise ValueError when a stage reads a table that no stage before it makes."""
-    made: set[type] = {Manifest, Frames, Verdicts, Cameras, Views}
+    made: set[type] = {Manifest, Frames, Verdicts, Cameras, CameraPoses, Views}
     for stage in stages:
         lacking = next((kind for kind in stage.reads if kind not in made), None)
         if lacking is not None:
@@ -555,7 +566,7 @@ def _camera_identity(stage: Stage, said: str) -> dict[str, Any]:
     Of a clip of whose camera nothing is said, nothing: its parts are those of versions that knew no cameras.
     """
     if said and Cameras in stage.reads:
-        return {"camera": json.loads(said)}
+        return {"camera": identity_said(said)}
     looks = views_said(said) if Frames in stage.reads or Views in stage.reads else ""
     return {"views": json.loads(looks)} if looks else {}
 

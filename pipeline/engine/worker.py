@@ -21,13 +21,14 @@ from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.shard_file import earlier_pictures, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from pipeline.engine.verdicts import as_ordered
+from stages.cameras.path import poses_said
 from stages.cameras.said import CameraError, cameras_of
 from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
-from stages.tables import Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
+from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
 from stages.verdicts import ON_HANDS
 
 
@@ -262,6 +263,8 @@ class Worker:
         if kind in (Cameras, Views):
             assert isinstance(order.row, Clips)
             return self._cameras(order, order.row)
+        if kind is CameraPoses:
+            return poses_said(order.cameras.get(order.video, ""))
         makers = [s for p, s in enumerate(self.stages[:position]) if kind in tables_written(s) and p not in (skip or ())]
         key = order.video if makers and makers[0].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
@@ -307,6 +310,7 @@ class Worker:
                 videos=videos,
                 clips=of_clip,
                 cameras=self._cameras(order, of_clip),
+                poses=poses_said(order.cameras.get(video, "")),
                 hands=self.store.read(Hands, "hands", clip),
                 fits=self.store.read(Fits, "fits", clip),
                 reviews=self.store.read(Reviews, "reviews", clip),

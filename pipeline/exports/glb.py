@@ -3,7 +3,9 @@
 Every joint turns, the root moves, and the 135 pose blend shapes of MANO are morph targets, weighted as MANO weights them: the skinned
 mesh is MANO's but for weights beyond the eight largest of a vertex. Axes are glTF's: x right, y up, z towards the viewer, metres. Hands
 have their true orientation and, in x and y, their place in the image; depth is as weak perspective has it: the hand's distance is that at
-which a camera of `FOCAL` times the image's longer side sees it as large. `extras` of the scene hold frames, times, boxes and keypoints.
+which a camera of `FOCAL` times the image's longer side sees it as large. Where the camera is known all are metres before it, and where its
+place is known on every frame of the track they are in the world. `extras` of the scene hold frames, times, boxes, keypoints and `axes`:
+image, camera or world.
 """
 
 import json
@@ -67,7 +69,7 @@ def _tracks(frames: Iterator[Frame]) -> list[Track]:
             track = tracks.setdefault(key, Track(frame.split, frame.clip, *key, about))
             if track.rows and track.rows[-1]["frame"] == frame.frame:
                 continue  # one hand a frame is a track's
-            names = ("box", "keypoints", "betas", "global_orient", "hand_pose", "camera", "joints_3d", "quality")
+            names = ("box", "keypoints", "betas", "hand_pose", "joints_3d", "quality", *PLACED)
             track.rows.append(
                 {
                     "frame": frame.frame,
@@ -77,6 +79,24 @@ def _tracks(frames: Iterator[Frame]) -> list[Track]:
                 }
             )
     return [tracks[key] for key in sorted(tracks)]
+
+
+PLACED = ("camera", "transl", "focal_px", "global_orient", "transl_world", "global_orient_world")
+"""Columns of hands that say where they are."""
+
+
+def standing(hands: Mapping[str, np.ndarray], size: Float[np.ndarray, "n 2"]) -> tuple[str, Float[np.ndarray, "n 3"], np.ndarray]:
+    """Axes that all of some hands can be shown in (world, camera, image), their wrists, metres, and their `global_orient`."""
+    if len(size) and np.isfinite(hands["transl_world"]).all() and np.isfinite(hands["global_orient_world"]).all() and _known(hands):
+        return "world", hands["transl_world"].astype(np.float64), hands["global_orient_world"]
+    if len(size) and _known(hands):
+        return "camera", hands["transl"].astype(np.float64), hands["global_orient"]
+    return "image", place(hands["camera"].astype(np.float64), size), hands["global_orient"]
+
+
+def _known(hands: Mapping[str, np.ndarray]) -> bool:
+    """Whether the cameras of all hands are."""
+    return bool((np.nan_to_num(hands["focal_px"]) > 0).all() and np.isfinite(hands["transl"]).all())
 
 
 def place(camera: Float[np.ndarray, "n 3"], size: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
@@ -93,17 +113,17 @@ def _file(track: Track) -> bytes:
 
     model = load_hand_model()
     mirror = np.array([-1.0, 1.0, 1.0]) if track.side == LEFT else np.ones(3)
-    columns = {name: np.stack([row[name] for row in track.rows]) for name in ("betas", "global_orient", "hand_pose", "camera")}
+    columns = {name: np.stack([row[name] for row in track.rows]) for name in ("betas", "hand_pose", *PLACED)}
+    axes, wrist, orient = standing(columns, np.array([row["size"] for row in track.rows], np.float64))
     betas = columns["betas"].astype(np.float64).mean(0)
     template = model.v_template.numpy() + model.shapedirs.numpy() @ betas
     joints = model.J_regressor.numpy() @ template
     to_file = mirror * _UPRIGHT
     vertices, rest = (template - joints[0]) * to_file, (joints - joints[0]) * to_file
-    poses = np.concatenate([columns["global_orient"], columns["hand_pose"]], 1).reshape(-1, 16, 3).astype(np.float64)
+    poses = np.concatenate([orient, columns["hand_pose"]], 1).reshape(-1, 16, 3).astype(np.float64)
     right = poses * ([1, -1, -1] if track.side == LEFT else [1, 1, 1])
     turns = _matrices(right)
     features = (turns[:, 1:] - np.eye(3)).reshape(len(turns), 135)
-    wrist = place(columns["camera"].astype(np.float64), np.array([row["size"] for row in track.rows], np.float64)) * _UPRIGHT
     times = np.array([row["time_s"] for row in track.rows])
     buffer = _Buffer()
     attributes = _attributes(buffer, vertices, model.weights.numpy())
@@ -121,7 +141,7 @@ def _file(track: Track) -> bytes:
     document = {
         "asset": {"version": "2.0", "generator": "whim export glb"},
         "scene": 0,
-        "scenes": [{"nodes": [0, 16], "extras": _extras(track)}],
+        "scenes": [{"nodes": [0, 16], "extras": _extras(track) | {"axes": axes}}],
         "nodes": shown,
         "skins": [{"joints": list(range(16)), "inverseBindMatrices": inverse, "skeleton": 0}],
         "materials": [{"pbrMetallicRoughness": {"baseColorFactor": colour, "metallicFactor": 0.0, "roughnessFactor": 0.7}}],
@@ -131,7 +151,7 @@ def _file(track: Track) -> bytes:
                 "weights": [0.0] * 135,
             }
         ],
-        "animations": [_animation(buffer, times - times[0], turns, wrist, features, to_file)],
+        "animations": [_animation(buffer, times - times[0], turns, wrist * _UPRIGHT, features, to_file)],
     }
     return buffer.packed(document)
 

@@ -38,6 +38,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "box_mesh": ("x1", "y1", "x2", "y2"),
     "camera": ("scale", "x", "y"),
     "transl": ("x", "y", "z"),
+    "transl_world": ("x", "y", "z"),
 }
 """Names of the last axis of a field, in CSV; others are numbered."""
 TEXTS = ("sources", "source_scores", "source_scores_raw", "source_boxes")
@@ -82,7 +83,8 @@ def _of_shard(source: Source, path: Path, split: str, schema: pa.Schema) -> Iter
         columns["split"] = pa.array([split] * len(row), pa.string())
         for field in HAND:
             known = group.hands.type.get_field_index(field.name) >= 0
-            columns[field.name] = (group.hands.field(field.name) if known else pa.array(group.columns[field.name], field.type)).take(taken)
+            lacking = None if known else pa.array(group.columns[field.name].tolist(), field.type)
+            columns[field.name] = (group.hands.field(field.name) if lacking is None else lacking).take(taken)
         found = free_columns(columns.pop("extra").to_pylist())
         names = set(FRAME) | {field.name for field in HAND} | set(ABOUT)
         for name, kind in source.free.items():

@@ -4,8 +4,9 @@
     camera/image/keypoints    21 points a hand, bones between them    camera/image/ignored      boxes that count neither way
     space/left, space/right   the meshes of the fitted hands          space/joints              their 21 joints
 
-Entities in space are metres in camera axes (x right, y down, z forward), at the distance of `pipeline.exports.glb.place`. Timelines:
-`frame`, a number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
+Entities in space are metres in camera axes (x right, y down, z forward), at the distance of `pipeline.exports.glb.place` where nobody knows
+the camera. Where it is known where the camera stood, `space` is the world, and `space/camera` moves through it. Timelines: `frame`, a
+number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exports.glb import place
+from pipeline.exports.glb import PLACED, standing
 from pipeline.exports.source import Frame, Source, plain, seen, side_name
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT
@@ -79,9 +80,16 @@ def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
     hands = frame.hands
     fitted = np.isfinite(hands["hand_pose"]).all(1) & np.isfinite(hands["camera"]).all(1) & (hands["side"] >= 0)
     rows = np.flatnonzero(fitted)
-    wrist = place(hands["camera"][rows].astype(np.float64), np.tile([[frame.width, frame.height]], (len(rows), 1)).astype(np.float64))
-    recording.log("space/joints", rerun.Points3D((hands["joints_3d"][rows] + wrist[:, None]).reshape(-1, 3), radii=0.004))
-    shape = [torch.from_numpy(hands[name][rows].astype(np.float32)) for name in ("betas", "global_orient", "hand_pose")]
+    size = np.tile([[frame.width, frame.height]], (len(rows), 1)).astype(np.float64)
+    axes, wrist, orient = standing({name: hands[name][rows] for name in PLACED}, size)
+    joints = hands["joints_3d"][rows].astype(np.float64)
+    pose = frame.world_from_camera
+    if np.isfinite(pose).all():
+        recording.log("space/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
+        joints = joints @ pose[:, :3].T if axes == "world" else joints
+    recording.log("space/joints", rerun.Points3D((joints + wrist[:, None]).reshape(-1, 3), radii=0.004))
+    shape = [torch.from_numpy(values[rows].astype(np.float32)) for values in (hands["betas"], hands["hand_pose"])]
+    shape.insert(1, torch.from_numpy(orient.astype(np.float32)))
     vertices = pose_either_hand(load_hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
     for side in (LEFT, RIGHT):
         of = np.flatnonzero(hands["side"][rows] == side)

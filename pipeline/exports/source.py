@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from fitting.files import below
 from pipeline.dataset.where import ALL, Where, columns_of, flat, free_columns, matching, read_where
 from pipeline.engine.store import Store
 from stages.errors import UserError
-from stages.shards import HAND, HAND_COLUMNS, SPLITS, Shards
+from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, SPLITS, Shards
 from stages.tables import LEFT, RIGHT, to_numpy
 
 ABOUT = ("source", "title", "channel", "licence", "video_sha256")
@@ -45,6 +45,8 @@ class Frame:
     """`ABOUT`: source, title, channel, licence, video_sha256."""
     extra: Mapping[str, Any]
     """Free columns of the list of videos."""
+    world_from_camera: Float64[np.ndarray, "3 4"]
+    """Rotation and place of the image's camera, metres; NaN where nobody says them."""
     hands: Mapping[str, np.ndarray]
     """Columns of the hands, by the names of `stages.shards.HAND`."""
     ignore: Float32[np.ndarray, "m 4"]
@@ -126,6 +128,7 @@ class Source:
     def _of_group(self, group: "Group", split: str) -> Iterator[Frame]:
         values = {name: group.rows.column(name).to_pylist() for name in group.rows.column_names if name not in ("hands", "image")}
         data = group.rows.column("image") if "image" in group.rows.column_names else None
+        poses = values.get("world_from_camera", [NO_CAMERA["world_from_camera"]] * len(group.rows))
         extras = {text: json.loads(text) if text else {} for text in set(values["extra"])}
         for row, chosen, ignore in group.frames():
             frame = Frame(
@@ -133,6 +136,7 @@ class Source:
                 **{name: values[name][row] for name in ("sample", "video", "clip", "frame", "time_s", "width", "height", "scale")},
                 about={name: values[name][row] for name in ABOUT},
                 extra=extras[values["extra"][row]],
+                world_from_camera=np.array(poses[row], np.float64),
                 hands={name: column[chosen] for name, column in group.columns.items()},
                 ignore=np.concatenate([np.array(values["ignore_boxes"][row], np.float32).reshape(-1, 4), ignore]),
                 image=data[row].as_py() if data is not None else b"",
@@ -230,7 +234,7 @@ def hand_columns(hands: pa.StructArray) -> dict[str, np.ndarray]:
             table, name = HAND_COLUMNS[wanted.name]
             before = table.young_columns().get(name)
             empty = [np.nan] if pa.types.is_floating(wanted.type) else [0]
-            columns[wanted.name] = np.array([before] if before is not None else empty).repeat(len(hands))
+            columns[wanted.name] = np.array([before] if before is not None else empty).repeat(len(hands), axis=0)
     return columns
 
 

@@ -1,8 +1,9 @@
 """The camera of a clip, from what its list and its file say, and the views through which one looks at what bends straight lines.
 
 What is said is JSON: `from` (manifest, metadata), `projection`, and as far as it is known `focal_px` [x, y], `hfov_deg`, `principal`
-[x, y], `distortion` (see `fitting.camera`) and `size` [width, height], the size of image that the pixels are of. Frame: camera axes x
-right, y down, z forward; a full sphere's straight ahead is the middle of its image.
+[x, y], `distortion` (see `fitting.camera`), `size` [width, height], the size of image that the pixels are of, and `poses`, where its
+path is to be read (see `stages.cameras.path`). Frame: camera axes x right, y down, z forward; a full sphere's straight ahead is the
+middle of its image.
 """
 
 import json
@@ -97,6 +98,12 @@ def views_said(said: str) -> str:
     if known["projection"] == "equirectangular":
         return json.dumps({"from": known["from"], "projection": "equirectangular"}, sort_keys=True)
     return json.dumps({name: value for name, value in known.items() if name != "poses"}, sort_keys=True)
+
+
+def identity_said(said: str) -> dict[str, Any]:
+    """What is said without where it lies: a file that has moved says what it said."""
+    known: dict[str, Any] = json.loads(said)
+    return known | ({"poses": {k: v for k, v in known["poses"].items() if k != "file"}} if "poses" in known else {})
 
 
 def _scale(known: Mapping[str, Any], width: int, height: int) -> float:

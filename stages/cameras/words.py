@@ -5,17 +5,24 @@
      "distortion_coefficients": [-0.21, 0.05, 0, 0], "distortion_model": "fisheye"}
 
 Pixels are of the upright image with square pixels. OpenCV's first pixel has its centre at 0, COLMAP's and ours at .5.
+
+Where the camera stood on each frame (`stages.cameras.path`): `poses` of the JSON file, or a folder of COLMAP's (`cameras` and
+`images`, .bin or .txt) as `camera=`. Of the latter `pose_first=1` is the number in the name of the film's first frame, `pose_fps=5` the
+rate of images that are not every frame, and `pose_unit=0.37` how many metres its unit is.
 """
 
 import json
 import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fitting.camera import PROJECTIONS
+from fitting.files import sha256_of
+from stages.cameras.path import cameras_of_images, read_poses
 
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?")
 CAMERA_FIELDS: Mapping[str, re.Pattern[str]] = {
@@ -23,8 +30,12 @@ CAMERA_FIELDS: Mapping[str, re.Pattern[str]] = {
     "hfov": re.compile(r"[0-9]{1,3}(\.[0-9]{1,12})?"),
     "projection": re.compile("|".join(PROJECTIONS)),
     "camera": re.compile(r"\S{1,1000}"),
+    "pose_first": re.compile(r"[0-9]{1,12}"),
+    "pose_fps": _NUMBER,
+    "pose_unit": re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?"),
 }
 """What each word looks like."""
+_OF_POSES = ("pose_first", "pose_fps", "pose_unit")
 _LARGEST_BYTES = 64 << 20
 _LARGEST_SIDE = 1 << 17
 
@@ -40,14 +51,24 @@ COLMAP: Mapping[str, tuple[str, int, int]] = {
     "OPENCV_FISHEYE": ("fisheye", 2, 8),
 }
 """COLMAP's models (src/colmap/sensor/models.h): projection, focal lengths, parameters."""
+_MODEL_IDS = (
+    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE",
+    "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
+)  # fmt: skip
+"""COLMAP's numbers of its models in cameras.bin."""
+_MODEL_FOLDERS = ("", "sparse/0", "sparse")
+"""Where in a folder of COLMAP's its files lie."""
 
 
-def camera_said(known: Mapping[str, str], where: str, folder: Path) -> str:
+def camera_said(known: Mapping[str, str], where: str, folder: Path, moments: tuple[int, float] = (0, 0.0)) -> str:
     """What a line of a list says of its camera, as `stages.cameras.said` reads it; '' where it says nothing.
 
-    Raises ValueError that names `where`, what is wrong and how to mend it.
+    `moments`: the number in the name of the first image and the rate of a video that is numbered images. Raises ValueError that names
+    `where`, what is wrong and how to mend it.
     """
-    words = [name for name in CAMERA_FIELDS if name in known]
+    words = [name for name in CAMERA_FIELDS if name in known and name not in _OF_POSES]
+    if stray := [name for name in _OF_POSES if name in known and "camera" not in known]:
+        raise ValueError(f"{where}: {stray[0]}= speaks of the poses of a camera=, which is not there")
     if not words:
         return ""
     if "camera" in known and len(words) > 1:
@@ -55,7 +76,7 @@ def camera_said(known: Mapping[str, str], where: str, folder: Path) -> str:
     if "focal" in known and "hfov" in known:
         raise ValueError(f"{where}: focal= and hfov= say the same; keep one")
     if "camera" in known:
-        return json.dumps({"from": "manifest", **_read(where, folder / Path(known["camera"]).expanduser())}, sort_keys=True)
+        return json.dumps({"from": "manifest", **_read(where, folder / Path(known["camera"]).expanduser(), known, moments)}, sort_keys=True)
     projection = known.get("projection", "rectilinear")
     said: dict[str, Any] = {"from": "manifest", "projection": projection}
     if projection == "equirectangular" and len(words) > 1:
@@ -74,30 +95,78 @@ def camera_said(known: Mapping[str, str], where: str, folder: Path) -> str:
     return json.dumps(said, sort_keys=True)
 
 
-def _read(where: str, path: Path) -> dict[str, Any]:
+def _read(where: str, path: Path, known: Mapping[str, str], moments: tuple[int, float]) -> dict[str, Any]:
     try:
-        stat = path.stat()
-        return read_camera_file(path, (stat.st_size, stat.st_mtime_ns))
+        cameras, images = _model_files(path)
+        camera = read_camera_file(cameras, _facts(cameras), images)
+        if images is None and "poses" not in camera:
+            if stray := [name for name in _OF_POSES if name in known]:
+                raise ValueError(f"{stray[0]}= speaks of poses, and it has none")
+            return camera
+        rate = float(known.get("pose_fps", 0.0 if "pose_first" in known else moments[1]))
+        first, unit_m = int(known.get("pose_first", moments[0])), float(known.get("pose_unit", 1.0))
+        if not unit_m > 0:
+            raise ValueError(f"pose_unit={known['pose_unit']} must be more than 0, in metres")
+        if images is None and {"pose_first", "pose_fps"} & known.keys():
+            raise ValueError("pose_first= and pose_fps= are for numbers in image names; a pose in JSON has frame or time_s")
+        file = (images or cameras).resolve()
+        told = {"file": str(file), "first": 0 if images is None else first, "rate": 0.0 if images is None else rate, "unit_m": unit_m}
+        count, digest = _poses_of(file, _facts(file), told["first"], told["rate"])
+        return camera | {"poses": told | {"sha256": digest, "count": count}}
     except OSError as error:
-        raise ValueError(f"{where}: camera={path}: {error.strerror}") from None
+        raise ValueError(f"{where}: camera={path}: {error.strerror or error}") from None
     except ValueError as error:
         raise ValueError(f"{where}: camera={path}: {error}") from None
 
 
+def _facts(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _model_files(path: Path) -> tuple[Path, Path | None]:
+    """The file of the camera and COLMAP's of its images, or None. Raises FileNotFoundError."""
+    if path.suffix == ".json" or not (path.is_dir() or path.stem in ("images", "cameras")):
+        return path, None
+    for place in [path / sub for sub in _MODEL_FOLDERS] if path.is_dir() else [path.parent]:
+        for suffix in (".bin", ".txt") if path.is_dir() else (path.suffix,):
+            cameras, images = place / f"cameras{suffix}", place / f"images{suffix}"
+            if cameras.is_file() and images.is_file():
+                return cameras, images
+    raise FileNotFoundError(0, "COLMAP's cameras.bin and images.bin, or .txt, are not both there")
+
+
+@lru_cache(maxsize=64)
+def _poses_of(path: Path, facts: tuple[int, int], first: int, rate: float) -> tuple[int, str]:
+    """Number of the poses of a file, and its sha256. Raises ValueError, OSError."""
+    assert facts
+    return len(read_poses(path, first, rate)), sha256_of(path)
+
+
 @lru_cache(maxsize=1024)
-def read_camera_file(path: Path, facts: tuple[int, int]) -> dict[str, Any]:
-    """The camera of a file; `facts`, its size and time, are what it is kept in memory by.
+def read_camera_file(path: Path, facts: tuple[int, int], images: Path | None = None) -> dict[str, Any]:
+    """The camera of a file; `facts`, its size and time, are what it is kept in memory by. `images`: COLMAP's, which say which of several.
 
     Raises ValueError that says what is wrong with it, OSError.
     """
     if facts[0] > _LARGEST_BYTES:
         raise ValueError(f"{facts[0]:,} bytes are no camera")
+    if images is not None:
+        return _camera_of(_colmap_camera(path, images))
     try:
         given = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON can be read from it ({str(error)[:80]})") from None
     if not isinstance(given, dict):
         raise ValueError("it must hold one JSON object")
+    if "poses" not in given:
+        return _camera_of(given)
+    if not isinstance(given["poses"], list):
+        raise ValueError("its poses must be a list")
+    return _camera_of(given) | {"poses": {}}
+
+
+def _camera_of(given: Mapping[str, Any]) -> dict[str, Any]:
     model = str(given.get("model", ""))
     width, height = (_side(given, names) for names in (("width", "image_width"), ("height", "image_height")))
     if model.upper() == "EQUIRECTANGULAR":
@@ -112,6 +181,53 @@ def read_camera_file(path: Path, facts: tuple[int, int]) -> dict[str, Any]:
         raise ValueError(f"its principal point {principal} is far outside its image of {width} x {height}")
     told = {"projection": projection, "size": [width, height], "focal_px": focal, "principal": principal}
     return told | ({"distortion": distortion} if any(distortion) else {})
+
+
+def _colmap_camera(path: Path, images: Path) -> dict[str, Any]:
+    """The one camera that COLMAP's images are of, in its words. Raises ValueError, OSError."""
+    cameras = _cameras_bin(path.read_bytes()) if path.suffix == ".bin" else _cameras_txt(path.read_text())
+    used = cameras_of_images(images)
+    if lacking := used - cameras.keys():
+        raise ValueError(f"{images.name} names camera {min(lacking)}, which {path.name} has not")
+    of_images = [cameras[number] for number in sorted(used)]
+    if not of_images:
+        raise ValueError(f"{images.name} holds no image")
+    if any(one != of_images[0] for one in of_images):
+        raise ValueError(f"its images are of {len(of_images)} cameras; a video has one: keep the images of this video")
+    return of_images[0]
+
+
+def _cameras_txt(text: str) -> dict[int, dict[str, Any]]:
+    """COLMAP's cameras.txt: CAMERA_ID MODEL WIDTH HEIGHT PARAMS."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            sides = {"width": int(words[2]), "height": int(words[3])}
+            found[int(words[0])] = {"model": words[1], **sides, "params": [float(one) for one in words[4:]]}
+        except (ValueError, IndexError):
+            raise ValueError(f"{line[:60]!r} of cameras.txt is not CAMERA_ID MODEL WIDTH HEIGHT PARAMS") from None
+    return found
+
+
+def _cameras_bin(data: bytes) -> dict[int, dict[str, Any]]:
+    """COLMAP's cameras.bin (src/colmap/scene/reconstruction_io_binary.cc)."""
+    found = {}
+    try:
+        (count,), at = struct.unpack_from("<Q", data, 0), 8
+        for _ in range(min(count, len(data))):
+            number, model, width, height = struct.unpack_from("<iiQQ", data, at)
+            name = _MODEL_IDS[model] if 0 <= model < len(_MODEL_IDS) else str(model)
+            if name not in COLMAP:
+                raise ValueError(f"model {name!r} is none of {', '.join(COLMAP)}")
+            params = struct.unpack_from(f"<{COLMAP[name][2]}d", data, at + 24)
+            found[number] = {"model": name, "width": width, "height": height, "params": list(params)}
+            at += 24 + 8 * len(params)
+    except struct.error:
+        raise ValueError(f"cameras.bin ends in the middle of camera {len(found) + 1}") from None
+    return found
 
 
 def _side(given: Mapping[str, Any], names: Sequence[str]) -> int:

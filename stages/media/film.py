@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.media.spliced import Spliced, parts_of
 from stages.media.webp import film_of_webp, is_animated_webp
 
 _MOST_PIXELS = 1 << 26
@@ -38,6 +39,8 @@ def open_video(path: Path) -> Any:
     av.logging.set_level(None)  # errors come as exceptions; libav would also print a line for every damaged block
     if is_animated_webp(path):
         return film_of_webp(path)
+    if parts := parts_of(path):
+        return Spliced(path, parts, _largest)
     # a playlist posing as a video must not reach the network
     # and img%03d.jpg is the name of one image, not of a thousand
     return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", "pattern_type": "none"})
@@ -76,8 +79,14 @@ def stream_of(container: Any, film: Film) -> Any:
     return stream
 
 
+def _largest(container: Any) -> Any:
+    """The film of a part of a file, ready to be decoded; None where there is none."""
+    streams = [one for one in container.streams.video if one.codec_context is not None]
+    return stream_of(container, Film(stream=max(streams, key=_num_pixels).index, num_films=1, why="")) if streams else None
+
+
 def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Every frame that can be decoded from where the container stands."""
+    """Every frame that can be decoded from where the container stands; `opaque` of one after a change of the codec is its part."""
     import av
 
     for packet in packets(container, stream):
@@ -85,6 +94,9 @@ def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
             frames = packet.decode()
         except av.error.FFmpegError:
             continue
+        if part := getattr(container, "part", 0):
+            for frame in frames:
+                frame.opaque = part
         yield from frames
 
 

@@ -11,6 +11,7 @@ from stages.cameras.tags import camera_tags
 from stages.media.clock import rate_of
 from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_frames, stream_of
 from stages.media.frames import LOOKED_AT
+from stages.media.spliced import Spliced
 from stages.media.tone import transfer_of
 from stages.media.upright import Shape, is_transparent
 from stages.media.webp import is_animated_webp
@@ -156,6 +157,8 @@ def _duration_s(path: Path, container: Any, stream: Any) -> float:
 
     Matroska claims the last time, not a length: timestamps may start at 100 s.
     """
+    if isinstance(container, Spliced):
+        return container.length_s
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration is None or container.duration <= 0:

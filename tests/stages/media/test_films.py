@@ -110,6 +110,8 @@ FILES: dict[str, File] = {
     "sound_first.mkv": File(make=f"-f lavfi -t 3 -i sine {{s:64x48}} -map 0 -map 1 {X264}", stream=1),
     # sizes
     "grows.ts": File(make=joined(f"{{s:64x48}} {MPEG2}", f"{{s:96x72}} {MPEG2} -output_ts_offset 1", suffix=".ts")),
+    "grows.h264": File(make=joined(f"{{s:64x48}} {X264}", f"{{s:96x72}} {X264}", suffix=".h264")),
+    "grows.vob": File(make=joined(f"{{s:64x48}} -r 25 {MPEG2}", f"{{s:96x72}} -r 25 {MPEG2} -output_ts_offset 1.54", suffix=".vob")),
     "turns.mkv": File(make=listed("{s:64x48} -c:v libvpx", "{s:48x64} -c:v libvpx", suffix=".mkv")),
     "turns.nut": File(make=listed("{s:64x48} -c:v mjpeg", "{s:48x64} -c:v mjpeg", suffix=".nut")),
     # fields
@@ -219,6 +221,36 @@ def test_where_a_stream_changes_its_size_a_clip_ends(folder: Path) -> None:
     for clip in clips.rows():
         (frames,) = read_frames(path, clip)
         assert {image.shape for image in frames.images} == {(clip.height[0], clip.width[0], 3)}
+
+
+CODECS = {
+    "ab": (f"{{s:64x48}} {MPEG2}", f"{{s:64x48}} {X264} -output_ts_offset 1"),
+    "ba": (f"{{s:64x48}} {X264}", f"{{s:96x72}} {MPEG2} -output_ts_offset 1"),
+    "again": (f"{{s:64x48}} {X264}", f"{{s:64x48}} {X264} -streamid 0:300", f"{{s:64x48}} {MPEG2} -output_ts_offset 50"),
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_where_a_film_changes_its_codec_a_clip_ends_and_nothing_is_lost(tmp_path: Path, name: str) -> None:
+    path = joined(*CODECS[name], suffix=".ts")(tmp_path, f"{name}.ts")
+    videos, count = row(path), len(CODECS[name])
+    whole = [image for number in range(count) for _, image in images_of(tmp_path / f"part{number}.ts")]
+    frames = list(images_of(path))
+    assert len(frames) == len(whole) == 10 * count
+    assert all(np.array_equal(image, other) for (_, image), other in zip(frames, whole, strict=True))
+    times = np.array([time_s for time_s, _ in frames])
+    assert np.diff(times) == pytest.approx(np.full(10 * count - 1, 0.1), abs=0.11)
+    assert np.diff(times).min() > 0
+    assert videos.duration_s[0] == pytest.approx(count, abs=0.3)
+    clips = clips_of(videos)
+    cut = "size" if name == "ba" else "codec"
+    assert list(zip(clips.num_frames, clips.ends_with, strict=True)) == [*[(10, cut)] * (count - 1), (10, "end")]
+    assert {"codec"} <= set(clips.odd[0].split())
+    for clip in clips.rows():
+        (found,) = read_frames(path, clip)
+        first = int(clip.first_frame[0])
+        assert all(np.array_equal(a, b) for a, b in zip(found.images, whole[first : first + 10], strict=True))
+        assert found.time_s.tolist() == times[first : first + 10].tolist()
 
 
 def test_interlaced_video_is_marked_and_has_the_rate_that_is_set(folder: Path) -> None:
@@ -351,7 +383,7 @@ def test_what_is_odd_is_counted_and_named(folder: Path) -> None:
     ]
     words = {word for name in ("turns.mkv", "top_first.mp4", "preview_first.mp4", "stamped.avi", "alpha.mov")
              for word in clips_of(row(made(folder, name, FILES[name]))).odd[0].split()}  # fmt: skip
-    assert words | {"tone", "stretch"} == set(ODD)
+    assert words | {"tone", "stretch", "codec"} == set(ODD)
 
 
 def test_a_damaged_or_huge_animation_has_its_reason(folder: Path, tmp_path: Path) -> None:

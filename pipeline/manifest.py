@@ -7,6 +7,7 @@ A list is text, one video a line: a YouTube id, an http address or a path, then 
     https://example.org/hands.mp4 id=hands_a
     ../mine/kitchen.mp4          # relative to the list
     talk.mp4 start=1:30 end=95.5 signer=ann gloss=HAND   # seconds, or minutes:seconds; any other name=value is a column of yours
+    walk/frame_%04d.png fps=30   # numbered images are one film; so is a folder of them, walk/ fps=30
     cup.mp4 focal=1180           # pixels of the upright image; or hfov=62, camera=file.json, projection=equirectangular
 
 `removed.txt` beside a list, or in a folder of videos, names ids, one a line, whose owners withdrew them: they are left out, and leave
@@ -32,6 +33,7 @@ from stages.cameras.words import CAMERA_FIELDS, camera_said
 from stages.digest import CorruptFileError, check_text
 from stages.media.address import without_secrets
 from stages.media.probe import is_video
+from stages.media.sequence import DEFAULT_RATE, Numbered, is_pattern, name_of, numbered
 from stages.tables import Manifest
 
 _YOUTUBE_URL = re.compile(
@@ -92,7 +94,7 @@ def read_listing(
     left_out: list[LeftOut] = []
     removed: list[Path] = [withdrawn] if withdrawn else []
     for path in [one for word in words for one in _expanded(word)]:
-        if isinstance(path, str):
+        if isinstance(path, str):  # an address, an id, or a pattern of images
             lines.append(parse_line(path, "--videos", Path()))
         elif path.is_dir():
             found = find_files(path)
@@ -125,6 +127,8 @@ def _expanded(word: Path | str) -> list[Path | str]:
     text = str(word)
     if isinstance(word, str) and re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return [text]
+    if isinstance(word, str) and is_pattern(os.path.realpath(_home(_FIELD.split(text)[0], "--videos"))):
+        return [text if "/" in text else f"./{text}"]
     path = Path(_home(text, "--videos"))
     try:
         if path.exists() or path.is_symlink():
@@ -217,6 +221,10 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         known[name] = value
     width, _, height = known.get("size", "0x0").partition("x")
     source, video = _source(source, where, folder, {} if folders is None else folders)
+    moments = (0, 0.0)
+    if "%" in source and is_pattern(source):
+        images, video = _images(source, where), safe_id(str(name_of(Path(source)).relative_to(Path(source).parent.parent)))
+        moments = images[0].number, float(known.get("fps", 0)) or DEFAULT_RATE
     start_s, end_s = (_seconds(known.get(name, "0")) for name in ("start", "end"))
     if "end" in known and end_s <= start_s:
         raise ValueError(f"{where}: end={known['end']} is not after start={known.get('start', '0')}")
@@ -234,8 +242,27 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         start_s=start_s,
         end_s=end_s,
         extra=json.dumps(free, sort_keys=True, ensure_ascii=False) if (free := _free(known)) else "",
-        camera=camera_said(known, where, folder),
+        camera=camera_said(known, where, folder, moments),
     )
+
+
+def _images(pattern: str, where: str) -> list[Numbered]:
+    """The images that a pattern names. Raises ValueError where there are none."""
+    try:
+        images = numbered(Path(pattern))
+    except OSError as error:
+        raise ValueError(f"{where}: {pattern}: {error.strerror}") from None
+    if not images:
+        raise ValueError(f"{where}: {pattern}: no image is named so")
+    return images
+
+
+def _pattern_of(folder: str, where: str) -> str:
+    """The pattern of the one film of numbered images that a folder is. Raises ValueError."""
+    found = find_files(Path(folder))
+    if found.videos or found.images or len(found.films) != 1:
+        raise ValueError(f"{where}: {folder} is a folder, and not numbered images of one size: name a file, or images as frame_%04d.png")
+    return str(found.films[0])
 
 
 def _seconds(text: str) -> float:
@@ -279,6 +306,8 @@ def _source(token: str, where: str, folder: Path, folders: dict[str, str]) -> tu
         path = f"{real.rstrip('/')}/{name}"
         if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114  a list may have a million lines
             path = os.path.realpath(path)
+        if not has_video_name(name) and os.path.isdir(path):  # noqa: PTH112
+            path = _pattern_of(path, where)
         return path, safe_id(name.rpartition(".")[0] or name)
     if not _ID_LIKE.fullmatch(token):
         raise ValueError(f"{where}: {token[:80]!r} is no YouTube id, http address or path (a path has a / or ends like a video)")

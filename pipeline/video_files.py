@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.media.probe import IMAGE_SUFFIXES, is_video
+from stages.media.probe import is_video
+from stages.media.sequence import IMAGE_SUFFIXES, films_among, is_pattern, name_of
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .mts .m2ts .ts .flv .wmv .ogv .3gp .y4m .apng".split()  # noqa: SIM905  one line reads better
@@ -41,10 +42,13 @@ class Found:
     images: list[Path] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    films: list[Path] = field(default_factory=list)
+    """Patterns of numbered images that are one film each; `images` are the others."""
+
     @property
     def taken(self) -> list[Path]:
-        """The videos; the images where there is no video (beside videos they are thumbnails)."""
-        return self.videos or self.images
+        """The videos; the films of images and the images where there is no video (beside videos they are thumbnails)."""
+        return self.videos or [*self.films, *self.images]
 
 
 def has_video_name(name: str) -> bool:
@@ -76,6 +80,10 @@ def find_files(folder: Path) -> Found:
     found.images.sort()
     if found.videos:
         found.left_out += [LeftOut(shown_name(path), "an image beside videos") for path in found.images]
+        return found
+    films = films_among(found.images)
+    within = {path for paths in films.values() for path in paths}
+    found.films, found.images = sorted(films), [path for path in found.images if path not in within]
     return found
 
 
@@ -132,8 +140,11 @@ def ids_of(files: Sequence[tuple[Path, Path]], known: Mapping[str, str]) -> list
     taken = {one.casefold() for one in kept if one}
     ids: list[str] = []
     for (folder, file), source, before in zip(files, sources, kept, strict=True):
-        inside = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
-        video = before or safe_id(str(inside.with_suffix("")))
+        if is_pattern(str(file)):
+            inside = name_of(file).relative_to(folder if file.parent != folder else folder.parent)
+        else:
+            inside = (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)).with_suffix("")
+        video = before or safe_id(str(inside))
         if not before and video.casefold() in taken:
             video = _with_hash(video, str(inside))
             if video.casefold() in taken:  # the same name in two folders that were named

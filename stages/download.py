@@ -26,6 +26,7 @@ from stages.media.address import hide_secrets, without_secrets
 from stages.media.fetch import Answer, Request
 from stages.media.probe import Probe, probe
 from stages.media.refusals import classify
+from stages.media.sequence import DEFAULT_RATE, is_pattern, listing_digest, numbered, write_film
 from stages.stage import Failure, Key, Reason, Resources, check_settings, setting
 from stages.tables import Manifest, Table, Videos
 
@@ -138,6 +139,8 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
     source = str(manifest.source[0])
     if source.startswith(("http://", "https://")):
         return _from_web(manifest, source, settings, lane)
+    if is_pattern(source):
+        return _from_images(manifest, Path(source), settings)
     if Path(source).is_absolute():
         found = probe(Path(source), settings.max_pixels, images=True)
         return found if isinstance(found, Failure) else _videos(manifest, Path(source), found, sha256_of(Path(source)), {}, "")
@@ -201,16 +204,51 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
             return Failure(found.reason, f"{wish['url']} gave {size} bytes: {found.message}")
         kept = {"wish": wish, "file": arrived.name, "video_sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
         kept |= {"tool": answer.tool, "info": answer.info}
-        aside = Path(request.folder) / "info.json"
-        aside.write_text(seal(kept))
-        _flush(arrived, aside)
-        aside.replace(note)  # first: a note without its file is ignored, a file without its note would be fetched again
-        arrived.replace(folder / arrived.name)
-        _flush(folder)
+        _keep(arrived, kept, note)
     shutil.rmtree(request.folder, ignore_errors=True)
     path = folder / kept["file"]
     found = probe(path, settings.max_pixels)
     return found if isinstance(found, Failure) else _videos(manifest, path, found, kept["video_sha256"], kept["info"], kept["tool"])
+
+
+def _keep(arrived: Path, kept: Mapping[str, Any], note: Path) -> None:
+    """Give a whole file its final name beside a note on it."""
+    aside = arrived.parent / "info.json"
+    aside.write_text(seal(dict(kept)))
+    _flush(arrived, aside)
+    aside.replace(note)  # first: a note without its file is ignored, a file without its note would be fetched again
+    arrived.replace(note.parent / arrived.name)
+    _flush(note.parent)
+
+
+def _from_images(manifest: Manifest, pattern: Path, settings: Download) -> Videos | Failure:
+    """Numbered images as one file beside the downloads, made once while they stay what they are."""
+    video, folder = str(manifest.video[0]), settings.folder.absolute()
+    rate, note, incoming = float(manifest.frames_per_second[0]) or DEFAULT_RATE, folder / f"{video}.info.json", folder / "incoming" / video
+    try:
+        images = numbered(pattern)
+        wish = {"images": str(pattern), "rate": rate, "listing": listing_digest(images)}
+    except OSError as error:
+        return Failure(Reason.FILE_MISSING, f"{pattern}: {error.strerror}")
+    if not images:
+        return Failure(Reason.FILE_MISSING, f"{pattern}: no image is named so")
+    kept = _kept(note, wish)
+    if kept is None:
+        _make_incoming(incoming, wish)
+        arrived = incoming / f"{video}.nut"
+        try:
+            write_film(images, rate, arrived)
+        except ValueError as error:
+            return Failure(Reason.BROKEN_FILE, str(error))
+        kept = {"wish": wish, "file": arrived.name, "video_sha256": sha256_of(arrived), "size_bytes": arrived.stat().st_size}
+        kept |= {"tool": "", "info": {}}
+        _keep(arrived, kept, note)
+    shutil.rmtree(incoming, ignore_errors=True)
+    path = folder / kept["file"]
+    found = probe(path, settings.max_pixels)
+    if isinstance(found, Failure):
+        return found
+    return _videos(manifest, path, replace(found, frames_per_second=rate), kept["video_sha256"], {}, "")
 
 
 def _largest_bytes(manifest: Manifest, settings: Download) -> int:

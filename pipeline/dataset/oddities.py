@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from stages.cameras.path import num_within
-from stages.tables import CameraPoses, Clips
+from stages.media.sequence import DEFAULT_RATE, is_pattern
+from stages.tables import CameraPoses, Clips, Manifest
 
 ODD: Mapping[str, str] = {
     "interlaced": "are interlaced",
@@ -47,6 +48,17 @@ def camera_lines(by_origin: Mapping[str, Sequence[str]], focal_share: float) -> 
             f"camera of {len(assumed)} videos unknown: {guess} is assumed, and depths are not metres; say focal= or hfov= in the list"
         )
     return lines
+
+
+def image_lines(manifest: Manifest) -> list[str]:
+    """A line on the videos that are numbered images, and on those of them whose rate nobody says."""
+    films = [row for row, source in enumerate(manifest.source) if is_pattern(str(source))]
+    if not films:
+        return []
+    unsaid = [str(manifest.video[row]) for row in films if not manifest.frames_per_second[row]]
+    line = f"{len(films)} videos are numbered images ({_some([str(manifest.video[row]) for row in films])})"
+    guess = f"; {len(unsaid)} of them at {DEFAULT_RATE:g} images a second, since nobody says fps= ({_some(unsaid)})"
+    return [line + (guess if unsaid else "")]
 
 
 def path_lines(paths: Mapping[str, tuple[CameraPoses, Clips]]) -> list[str]:

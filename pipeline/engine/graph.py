@@ -18,6 +18,7 @@ from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.digest import fingerprint_of
 from stages.media.address import without_secrets
 from stages.media.frames import Frames
+from stages.media.sequence import Numbered, is_pattern, listing_digest, numbered
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
@@ -263,6 +264,10 @@ class Graph:
         wanted = {"start_s": float(row.start_s[0]), "end_s": float(row.end_s[0]), "extra": str(row.extra[0])}
         identity |= {name: value for name, value in wanted.items() if value}
         before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
+        if is_pattern(source):
+            images = _images(Path(source))
+            listing = listing_digest(images) if images else before.get("listing")
+            return identity | ({"listing": listing} if listing else {})
         if not source.startswith("/"):
             return {name: before[name] for name in ("content",) if name in before} | identity
         if not Path(source).is_file():
@@ -547,6 +552,14 @@ class Graph:
     def counts(self) -> Counter[tuple[str, State, str]]:
         """Tasks by stage name, state and reason."""
         return Counter((self.stages[t.stage].name, t.state, t.reason if t.settled else str(t.why)) for t in self.tasks)
+
+
+def _images(pattern: Path) -> list[Numbered]:
+    """Those that a pattern names; none where their folder is gone."""
+    try:
+        return numbered(pattern)
+    except OSError:
+        return []
 
 
 def _check_order(stages: Sequence[Stage]) -> None:

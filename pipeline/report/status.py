@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.dataset.oddities import camera_lines, odd_lines, odd_videos, path_lines
+from pipeline.dataset.oddities import camera_lines, image_lines, odd_lines, odd_videos, path_lines
 from pipeline.engine.graph import Graph, State, Task, table_of
 from pipeline.stage_settings import in_words
 from pipeline.video_files import LeftOut
@@ -78,7 +78,8 @@ def print_duplicates(duplicates: Mapping[str, str], console: Console) -> None:
 
 def odd_of(graph: Graph) -> list[str]:
     """A line on each thing that is odd of videos, on whose cameras are known, and on their paths."""
-    return [*odd_lines(odd_videos(graph.clips)), *camera_lines(graph.cameras, focal_share(graph.stages)), *path_lines(graph.paths)]
+    lines = [*image_lines(graph.manifest), *odd_lines(odd_videos(graph.clips))]
+    return [*lines, *camera_lines(graph.cameras, focal_share(graph.stages)), *path_lines(graph.paths)]
 
 
 def print_odd(graph: Graph, console: Console) -> None:

@@ -11,6 +11,7 @@ from stages.cameras.tags import camera_tags
 from stages.media.clock import rate_of
 from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_frames, stream_of
 from stages.media.frames import LOOKED_AT
+from stages.media.sequence import IMAGE_SUFFIXES
 from stages.media.spliced import Spliced
 from stages.media.tone import transfer_of
 from stages.media.upright import Shape, is_transparent
@@ -29,8 +30,6 @@ _MORE_MARKS = {
 """First bytes of further files with moving images: bare streams, MXF, DV, IVF, Y4M, NUT, transport streams of cameras."""
 _CUT_OFF_S = 1.0
 """A file whose last packet ends this much before its claimed end was cut off."""
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff".split())  # noqa: SIM905  one line reads better
-"""A file of one of these names is a video of one frame; an image that poses as a video is none."""
 _NO_VIDEO_FORMATS = ("image2", "tty", "hls", "dash", "concat", "sdp", "subviewer", "srt", "webvtt", "ass")
 """Readers that accept pictures, texts and playlists."""
 

@@ -15,10 +15,10 @@ from pipeline.recipes import find_recipe
 from pipeline.stage_settings import canonical, with_settings
 from pipeline.video_files import LeftOut
 from stages.digest import CorruptFileError
-from stages.media.address import without_secrets
 from stages.settings import unknown
 from stages.stage import Stage
 from stages.tables import Manifest
+from stages.web.address import without_secrets
 
 FORGET = ""
 """`--set NAME=` takes back what an earlier run of the folder set."""

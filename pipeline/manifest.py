@@ -31,10 +31,10 @@ import numpy as np
 from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
 from stages.cameras.words import CAMERA_FIELDS, camera_said
 from stages.digest import CorruptFileError, check_text
-from stages.media.address import without_secrets
 from stages.media.probe import is_video
 from stages.media.sequence import DEFAULT_RATE, Numbered, is_pattern, name_of, numbered
 from stages.tables import Manifest
+from stages.web.address import without_secrets
 
 _YOUTUBE_URL = re.compile(
     r"https?://(?:[\w-]+\.)?(?:youtube\.com/(?:watch\?(?:.*&)?v=|shorts/|embed/|live/)|youtu\.be/)([\w-]{11})(?![\w-])", re.ASCII

@@ -19,9 +19,9 @@ from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.manifest import storable, withdrawn_in, without
 from stages.digest import CorruptFileError, fingerprint_of, seal_text
-from stages.media.address import without_secrets
 from stages.pack import Pack
 from stages.tables import Audits, Manifest
+from stages.web.address import without_secrets
 
 _MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json")
 """By the next report or run."""

@@ -6,29 +6,27 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-import stages
 from fitting.files import sha256_of
-from stages.digest import CorruptFileError, seal, unseal
-from stages.media.address import hide_secrets, without_secrets
-from stages.media.fetch import Answer, Request
+from stages.digest import seal
 from stages.media.probe import Probe, probe
-from stages.media.refusals import classify
 from stages.media.sequence import DEFAULT_RATE, is_pattern, listing_digest, numbered, write_film
 from stages.stage import Failure, Key, Reason, Resources, check_settings, setting
 from stages.tables import Manifest, Table, Videos
+from stages.web.address import hide_secrets, without_secrets
+from stages.web.attempt import Pace, attempt
+from stages.web.fetch import Answer, Request
+from stages.web.note import kept_video
+from stages.web.refusals import classify
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _YOUTUBE_HOST = re.compile(r"https?://([a-z0-9-]+\.)*(youtube(-nocookie)?\.com|youtu\.be)(:\d+)?/", re.IGNORECASE)
@@ -188,7 +186,7 @@ def _from_web(manifest: Manifest, url: str, settings: Download, lane: Lane) -> V
     request = _request(manifest, url, settings)
     wish = {"url": without_secrets(url), "lines": request.lines, "frames_per_second": request.frames_per_second}
     note = folder / f"{video}.info.json"
-    kept = _kept(note, wish)
+    kept = kept_video(note, wish)
     if kept is None:
         _make_incoming(Path(request.folder), wish)
         answer = _fetch_patiently(request, settings, lane if _YOUTUBE_HOST.match(url) else None)
@@ -232,7 +230,7 @@ def _from_images(manifest: Manifest, pattern: Path, settings: Download) -> Video
         return Failure(Reason.FILE_MISSING, f"{pattern}: {error.strerror}")
     if not images:
         return Failure(Reason.FILE_MISSING, f"{pattern}: no image is named so")
-    kept = _kept(note, wish)
+    kept = kept_video(note, wish)
     if kept is None:
         _make_incoming(incoming, wish)
         arrived = incoming / f"{video}.nut"
@@ -276,39 +274,13 @@ def _flush(*paths: Path) -> None:
             os.close(descriptor)
 
 
-def read_note(note: Path) -> dict[str, Any]:
-    """What was noted beside a video, held against its digest; notes of an earlier version carry none.
-
-    Raises CorruptFileError that names the file, FileNotFoundError.
-    """
-    text = note.read_bytes()
-    if text.endswith(b"\n") or b"video_sha256" in text:
-        return unseal(note)
-    try:
-        before = json.loads(text)
-        return {**before, "video_sha256": before["sha256"]}
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise CorruptFileError(note, f"it is no note on a video ({error!r})") from error
-
-
-def _kept(note: Path, wish: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run noted beside a whole file of the same wish; None when the file must be fetched."""
-    try:
-        kept = read_note(note)
-        path = note.parent / Path(kept["file"]).name  # a note names a file beside it, and no other
-        whole = kept["wish"] == wish and path.is_file() and path.stat().st_size == kept["size_bytes"]
-        return {**kept, "file": path.name} if whole and {"video_sha256", "info", "tool"} <= kept.keys() else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
 def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) -> Answer | Failure:
     """Try until it is here or there is no use. yt-dlp itself gives up at the first 4xx or 5xx answer."""
     failed, refused = 0, 0
     while True:
         if lane:
             lane.wait()
-        answer = _attempt(request, settings.attempt_limit_s, Pace(settings.slowest_bytes_per_s, settings.slow_after_s))
+        answer = attempt(request, settings.attempt_limit_s, Pace(settings.slowest_bytes_per_s, settings.slow_after_s))
         if isinstance(answer, Answer) and (answer.path or (request.only_ask and answer.info)):
             return answer
         failure = _failure(answer, request)
@@ -348,102 +320,6 @@ def _has_room(folder: Path) -> bool:
 
 def _worth_retrying(failure: Failure) -> bool:
     return failure.reason in (Reason.TRANSIENT, Reason.TIMEOUT) or "HTTP Error 429" in failure.message
-
-
-@dataclass(slots=True)
-class Pace:
-    """Whether a try still brings something: less than a rate for too long is as good as nothing."""
-
-    slowest_bytes_per_s: float = 0.0
-    over_s: float = 120.0
-    since: float = field(default_factory=time.monotonic)
-    bytes_then: int = 0
-
-    def is_slow(self, num_bytes: int) -> bool:
-        """Tell it how many bytes are there, now and then; true when too few have come."""
-        passed_s = time.monotonic() - self.since
-        if passed_s < self.over_s:
-            return False
-        slow = num_bytes - self.bytes_then < self.slowest_bytes_per_s * passed_s
-        self.since, self.bytes_then = time.monotonic(), num_bytes
-        return slow
-
-
-_LARGEST_MEMORY_BYTES = 2 << 30
-"""Of yt-dlp's process: what a page unfolds to beyond that is no description of a video."""
-
-
-def _attempt(request: Request, limit_s: float, pace: Pace | None = None) -> Answer | Failure:
-    """One run of yt-dlp in a process of its own, killed with all it started at a limit of time, bytes or memory, or when it is slow."""
-    pace, deadline = pace or Pace(), time.monotonic() + limit_s
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "stages.media.fetch"],
-            stdin=subprocess.PIPE, stdout=out, stderr=errors, env=_environment(request), start_new_session=True, text=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(request)) + "\n")
-                process.stdin.flush()
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, min(0.25, deadline - time.monotonic())))
-                    break
-                if time.monotonic() >= deadline:
-                    return Failure(
-                        Reason.TIMEOUT, f"not here within {limit_s:g} s; the next try goes on from what has arrived", permanent=False
-                    )
-                if fault := _beyond(process.pid, request, pace):
-                    return fault
-        finally:
-            _end(process)
-        out.seek(0)
-        errors.seek(0)
-        lines = out.read().splitlines()
-        if process.returncode or not lines:
-            return Failure(Reason.TRANSIENT, f"yt-dlp's process ended with {process.returncode}: {errors.read()[-1500:]}", permanent=False)
-    return Answer(**json.loads(lines[-1]))
-
-
-def _beyond(pid: int, request: Request, pace: Pace) -> Failure | None:
-    """Which bound a running try has passed, if any."""
-    num_bytes = sum(_size_bytes(path) for path in Path(request.folder).glob("*"))
-    if request.largest_bytes and num_bytes > request.largest_bytes + (1 << 20):  # beside the file lie small notes
-        return Failure(Reason.TOO_LARGE, f"{num_bytes:,} bytes and more, where {request.largest_bytes:,} are allowed")
-    with suppress(OSError):
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        if resident > _LARGEST_MEMORY_BYTES:
-            return Failure(Reason.TOO_LARGE, f"its description unfolds to more than {_LARGEST_MEMORY_BYTES >> 30} GiB of memory")
-    if pace.is_slow(num_bytes):
-        few = f"brought less than {pace.slowest_bytes_per_s:g} bytes a second for {pace.over_s:g} s"
-        return Failure(Reason.TIMEOUT, f"{few}; the next try goes on from what has arrived", permanent=False)
-    return None
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # renamed meanwhile
-        return 0
-
-
-def _environment(request: Request) -> dict[str, str]:
-    """What yt-dlp's process sees: this checkout first, no current folder among the modules, no plugins unless they are asked for."""
-    root = str(Path(stages.__file__).resolve().parents[1])
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(path).is_absolute()]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *others])}
-    return environment if request.plugins else environment | {"YTDLP_NO_PLUGINS": "1"}
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Kill a process with its children (yt-dlp starts a JavaScript runtime); nothing happens when it is over."""
-    if process.poll() is None:
-        os.killpg(process.pid, 9)
-    assert process.stdin is not None
-    with suppress(OSError):
-        process.stdin.close()
-    process.wait()
 
 
 def _videos(manifest: Manifest, path: Path, found: Probe, sha256: str, info: dict[str, Any], tool: str) -> Videos:

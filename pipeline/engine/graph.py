@@ -16,13 +16,13 @@ from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.digest import fingerprint_of
-from stages.media.address import without_secrets
 from stages.media.frames import Frames
 from stages.media.sequence import Numbered, is_pattern, listing_digest, numbered
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
+from stages.web.address import without_secrets
 
 
 class Seat(NamedTuple):

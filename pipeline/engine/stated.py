@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from pipeline.engine.shard_file import check_shard
 from pipeline.engine.store import UNREADABLE, Store, read_sealed
-from stages.download import read_note
 from stages.tables import Videos
+from stages.web.note import read_note
 
 SUMS = "sums.json"
 """File of the demo's folder of rendered videos, with the sha256 of the others there."""

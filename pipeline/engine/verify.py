@@ -25,9 +25,9 @@ from pipeline.engine.store import OF_PEOPLE, UNREADABLE, Store, check_token, rea
 from pipeline.engine.worker import Receipt
 from stages import tables
 from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
-from stages.download import read_note
 from stages.shards import SPLITS
 from stages.tables import Table
+from stages.web.note import read_note
 
 _SMALL_FILES = ("run.json", "left_out.json", "hashes.json", "truth_score.json", "index.json", "stats.json", SUMS)
 _BESIDE = ("index.json", "stats.json", "README.md")

@@ -1,1 +1,1 @@
-"""Video files: what they hold, their frames, and fetching them."""
+"""Video files: what they hold, and their frames."""

@@ -18,8 +18,8 @@ from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from stages import download
 from stages.download import Download
-from stages.media.fetch import Answer, Request
 from stages.stage import Reason
+from stages.web.fetch import Answer, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = [json.loads(line) for line in (ROOT / "tests/data/yt_dlp_messages.jsonl").read_text().splitlines()]
@@ -71,7 +71,7 @@ def test_every_video_ends_in_one_state_and_a_second_run_asks_for_what_can_still_
     count: int, tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Youtube(media / "odd/fiveshots.mp4")
-    monkeypatch.setattr(download, "_attempt", site.answer)
+    monkeypatch.setattr(download, "attempt", site.answer)
     monkeypatch.setattr("stages.download.time.sleep", site.sleep)
     monkeypatch.setattr("stages.download.time.monotonic", lambda: site.now)
     whole = read_manifest(ROOT / "manifests" / "whim.txt")

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from stages.download import Download, Lane, is_offered
-from stages.media.fetch import Request, classify
 from stages.stage import Failure, Reason
 from stages.tables import Manifest, Videos
+from stages.web.fetch import Request, classify
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = [json.loads(line) for line in (ROOT / "tests/data/yt_dlp_messages.jsonl").read_text().splitlines()]
@@ -217,8 +217,8 @@ def test_a_whole_file_of_a_killed_run_is_not_sent_again(site: Site, tmp_path: Pa
 
 def test_the_fetching_process_dies_with_its_parent(site: Site, tmp_path: Path) -> None:
     parent_code = (
-        "import sys, json; from stages.download import _attempt; from stages.media.fetch import Request;"
-        "_attempt(Request(**json.loads(sys.argv[1])), 60)"
+        "import sys, json; from stages.web.attempt import attempt; from stages.web.fetch import Request;"
+        "attempt(Request(**json.loads(sys.argv[1])), 60)"
     )
     request = Request(url=site.url("slow/clip.mp4"), folder=str(tmp_path), stem="v", lines=360, frames_per_second=0, socket_timeout_s=50)
     parent = subprocess.Popen([sys.executable, "-c", parent_code, json.dumps(asdict(request))], cwd=ROOT)
@@ -315,7 +315,7 @@ def test_bad_settings_are_named() -> None:
 def test_the_stream_nearest_in_size_then_rate_then_codec_is_taken(tmp_path: Path, offered: list[str], taken: str) -> None:
     from yt_dlp import YoutubeDL
 
-    from stages.media.fetch import _Log, _options
+    from stages.web.fetch import _Log, _options
 
     request = Request(url="", folder=str(tmp_path), stem="v", lines=720, frames_per_second=29.97, socket_timeout_s=1)
     codecs = {"avc": "avc1.4d401f", "vp9": "vp9", "av1": "av01.0.05M.08", "sound": "avc1.64001F", "avc60": "avc1.4d4020"}

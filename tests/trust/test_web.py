@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from stages.download import Download, Lane, _fetch_patiently
-from stages.media.address import hide_secrets, is_public, without_secrets
-from stages.media.fetch import Request
-from stages.media.refusals import classify
 from stages.stage import Failure, Reason
 from stages.tables import Videos
+from stages.web.address import hide_secrets, is_public, without_secrets
+from stages.web.fetch import Request
+from stages.web.refusals import classify
 from tests.trust.conftest import Hostile, fetched
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,13 +161,13 @@ def test_passwords_and_tokens_are_used_and_never_stored(site: Hostile, tmp_path:
         stop.set()
         watcher.join()
     assert isinstance(outcome, Videos)
-    assert any("stages.media.fetch" in line for line in seen), "the process was not seen"
+    assert any("stages.web.fetch" in line for line in seen), "the process was not seen"
     everything = (
         b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()) + repr(outcome.to_arrow().to_pylist()).encode()
     )
     for secret in ("s3kr3t-word", "t0k3n-word"):
         assert secret.encode() not in everything
-        assert not any(secret in line for line in seen if "stages.media.fetch" in line)
+        assert not any(secret in line for line in seen if "stages.web.fetch" in line)
     refused = fetched(site.url("404/clip.mp4?sig=t0k3n-word", user="me:s3kr3t-word"), tmp_path / "b", proxy="")
     assert isinstance(refused, Failure)
     assert "s3kr3t" not in refused.message

@@ -1,4 +1,4 @@
-"""Fetching one address with yt-dlp, once, in a process of its own: `python -P -m stages.media.fetch`.
+"""Fetching one address with yt-dlp, once, in a process of its own: `python -P -m stages.web.fetch`.
 
 A process, because yt-dlp and the JavaScript runtime it starts may hang or grow, and because only a process can be killed. The
 request is one JSON line on stdin (a command line is read by every user of the machine), the answer one JSON line on stdout. The
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
-from stages.media.address import Gate, Refused, without_secrets
-from stages.media.refusals import classify as classify
 from stages.stage import Reason
+from stages.web.address import Gate, Refused, without_secrets
+from stages.web.refusals import classify as classify
 
 KEPT_INFO = (
     "license",
@@ -71,7 +71,7 @@ def fetch(request: Request) -> Answer:
     """Download one video as one file; the file is complete when its path is given."""
     import yt_dlp
 
-    from stages.media.ytdlp import Downloader, TooLarge
+    from stages.web.ytdlp import Downloader, TooLarge
 
     log, folder = _Log(), Path(request.folder)
     tool = f"yt-dlp {yt_dlp.version.__version__}"

@@ -5,15 +5,20 @@ library would add, settings from dataclasses, is `stages/settings.py`. Handlers 
 
 `import whim` is the library too (docs/library.md): `LIBRARY` names what it has, read when it is first asked for.
 
-Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some items failed or will be tried again; 130 stopped.
+Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some items failed or will be tried again; 130 stopped
+(Ctrl-C, SIGTERM, or the terminal was closed).
 """
 
 import argparse
+import atexit
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,6 +48,9 @@ LIBRARY: Mapping[str, str] = {
 """Names of the library and where they come from: nothing heavy is imported before it is needed."""
 
 DONE, USER_ERROR, ITEMS_FAILED, STOPPED = 0, 1, 2, 130
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a command: Ctrl-C, a system that goes down or a queue of jobs, a terminal that is closed."""
 
 GROUPS = {
     "build": "build a dataset",
@@ -187,6 +195,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. The one place where errors become lines."""
     words = sys.argv[1:] if words is None else words
     _have_somewhere_to_speak()
+    with _stopped_alike():
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
     verbose = "--verbose" in words or "-v" in words
     try:
         arguments = parse(words)
@@ -198,6 +211,7 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
+        _on_stops(signal.SIG_IGN)
         exec("")  # one that met source text (dataclasses run some) stays marked as uncaught, and `python -m` would die of it
         _say("stopped: what was committed stays; run again to go on")
         return STOPPED
@@ -207,6 +221,36 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         _say(f"whim: {line}")
         return USER_ERROR
+
+
+@contextmanager
+def _stopped_alike() -> Iterator[None]:
+    """Within the block every signal of STOPS is Ctrl-C, but for one that is ignored (nohup); after it, it ends the program at once."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        _on_stops(signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items() if _hears_signals() else ():
+            signal.signal(number, handler or signal.SIG_DFL)
+        atexit.unregister(_end_at_once)
+        atexit.register(_end_at_once)  # the last that is registered is called first: before Ray is shut down, which takes seconds
+
+
+def _on_stops(handler: "signal.Handlers | Callable[[int, Any], Any]") -> None:
+    """Answer the signals of STOPS so, but for those that are ignored."""
+    for number in STOPS if _hears_signals() else ():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _hears_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _end_at_once() -> None:
+    """What was done is committed: a signal that comes while the interpreter ends has nothing to interrupt."""
+    _on_stops(lambda *_: os._exit(STOPPED))
 
 
 def _have_somewhere_to_speak() -> None:
@@ -248,7 +292,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _say(line: str) -> None:
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True).print(line, style="red", markup=False)
+    with suppress(OSError):  # the terminal that was closed
+        Console(stderr=True, soft_wrap=True).print(line, style="red", markup=False)
 
 
 if __name__ == "__main__":

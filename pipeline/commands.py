@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.engine.finish import Where
+    from pipeline.engine.store import Store
     from pipeline.exports.formats import Format
     from pipeline.folder import Loaded
 
@@ -265,19 +266,26 @@ def browse(arguments: argparse.Namespace) -> None:
 def verdicts_export(arguments: argparse.Namespace) -> None:
     """Write people's decisions on hands as CSV, COCO or Label Studio."""
     from pipeline.browse.exchange import export_verdicts
-    from pipeline.engine.store import Store
 
-    num = export_verdicts(Store(Path(arguments.data)), arguments.format, arguments.out)
+    num = export_verdicts(_store_that_is(arguments), arguments.format, arguments.out)
     arguments.console.print(f"{num:,} verdicts in {arguments.out}", markup=False)
 
 
 def verdicts_import(arguments: argparse.Namespace) -> None:
     """Take up decisions on hands from a CSV, COCO or Label Studio file."""
     from pipeline.browse.exchange import import_verdicts
+
+    new, known = import_verdicts(_store_that_is(arguments), arguments.file, arguments.who)
+    arguments.console.print(f"{new:,} verdicts are new, {known:,} were known; whim run takes them up", markup=False)
+
+
+def _store_that_is(arguments: argparse.Namespace) -> "Store":
+    """The data folder of `--data`. Raises ValueError where there is none: nothing would be found in it."""
     from pipeline.engine.store import Store
 
-    new, known = import_verdicts(Store(Path(arguments.data)), arguments.file, arguments.who)
-    arguments.console.print(f"{new:,} verdicts are new, {known:,} were known; whim run takes them up", markup=False)
+    if not Path(arguments.data).is_dir():
+        raise ValueError(f"--data {arguments.data} is no folder: name the data folder of a run")
+    return Store(Path(arguments.data))
 
 
 def refresh(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class MeanColour:
     """What `evaluate` says, epoch after epoch; empty: the network's own; None: nothing."""
     pause_s: float = 0.0
     asked: int = 0
+    doors: Path | None = None
+    """File that takes the addresses at which each rank listens."""
 
     kind = "mean colour"
     metric = "good"
@@ -44,6 +47,10 @@ class MeanColour:
 
     def loss(self, network: nn.Module, batch: Any, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         time.sleep(self.pause_s)
+        if self.doors:
+            found = [c.laddr.ip.removeprefix("::ffff:") for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+            with self.doors.open("a") as file:
+                file.write(f"{os.getpid()} {' '.join(found)}\n")
         pictures = batch.images.permute(0, 3, 1, 2).float() / 255
         wanted = pictures.mean((2, 3))
         if batch.step in self.bad_steps:

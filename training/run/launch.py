@@ -31,13 +31,14 @@ def launch(
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from training.run.trainer import Trainer
 
     folder.mkdir(parents=True, exist_ok=True)
     if num_workers and join_ray:
         join_ray()
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _rank,
         train_loop_config={"task": task, "loader": loader, "settings": settings, "folder": folder, "use_gpu": use_gpu, "quiet": quiet},
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),

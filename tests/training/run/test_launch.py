@@ -1,10 +1,12 @@
 """Ray Train starts the ranks: in this process, or as workers that are started again."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipeline.engine.cluster import join
 from tests.training.tiny import MeanColour, run
 from training.data.dataset import Dataset
 from training.data.loader import Loader
@@ -34,9 +36,13 @@ def test_an_error_of_a_user_comes_out_as_itself(shards: Callable[..., list[Path]
         launch(MeanColour(bad_steps=(0, 1, 2)), loader(shards(1)), settings, tmp_path)
 
 
-def test_two_workers_train_as_one(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
-    paths = shards(1)
-    launch(MeanColour(norm=False), loader(paths), SETTINGS, tmp_path / "two", num_workers=2)
+def test_two_workers_train_as_one_and_listen_on_loopback_alone(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
+    paths, doors = shards(1), tmp_path / "doors"
+    launch(MeanColour(norm=False, doors=doors), loader(paths), SETTINGS, tmp_path / "two", num_workers=2, join_ray=join)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Ray's own answer to Ctrl-C ends a program with 0"
+    lines = [line.split() for line in doors.read_text().splitlines()]
+    assert len({process for process, *_ in lines}) == 2
+    assert {address for _, *found in lines for address in found} == {"127.0.0.1"}, "torch's store and gloo's sockets ask nobody for a token"
     alone = run(paths, tmp_path / "alone", MeanColour(norm=False))
     alone.train()
     saved = Checkpoint.load(tmp_path / "two" / "last.pt")

@@ -10,10 +10,12 @@ WIDTH, HEIGHT, BASE, LEFT = 340.0, 150.0, 126.0, 4.0
 """Width and height of a histogram's view box; its baseline and left margin."""
 
 
-def histogram(title: str, parts: Mapping[str, np.ndarray], edges: np.ndarray, *, unit: str = "", note: str = "") -> str:
+def histogram(
+    title: str, parts: Mapping[str, np.ndarray], edges: np.ndarray, *, unit: str = "", note: str = "", links: Sequence[str] = ()
+) -> str:
     """Stacked bars of several sets of values over the same bins; values outside count in the outermost bin, others than finite nowhere.
 
-    A part's name is its CSS class. The first part's median is marked.
+    A part's name is its CSS class. The first part's median is marked. `links`: of each bin what `whim browse` shows of it.
     """
     finite = {name: values[np.isfinite(values)] for name, values in parts.items()}
     counts = {name: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] for name, values in finite.items()}
@@ -32,12 +34,14 @@ def histogram(title: str, parts: Mapping[str, np.ndarray], edges: np.ndarray, *,
         if of_bin:
             tip = f"{number(edges[i])} to {number(edges[i + 1])}{unit}: {', '.join(f'{c[i]:,} {n}' for n, c in counts.items())}"
             place = f'x="{LEFT + i * step:.2f}" y="14" width="{step:.2f}" height="{BASE - 14:.2f}"'
-            bars.append(f'<rect class="hit" {place}><title>{escape(tip)}</title></rect>')
+            hit = f'<title>{escape(tip)}</title><rect class="hit" {place}/>'
+            bars.append(linked(hit, links[i]) if links else f"<g>{hit}</g>")
     first = next(iter(finite.values()))
     body = "".join([*bars, _axis(edges, unit), _median(first, edges, unit)]) if sum(total) else _nothing()
+    role = "group" if links else "img"
     return (
         f'<figure class="chart"><figcaption>{escape(title)}<small>{escape(note)}</small></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{body}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="{role}" aria-label="{escape(title)}">{body}</svg></figure>'
     )
 
 
@@ -92,15 +96,24 @@ def _nothing() -> str:
     return f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">no values yet</text>'
 
 
-def bars(rows: Sequence[tuple[str, Mapping[str, int]]], *, highest: int | None = None) -> str:
-    """Horizontal stacked bars, one a row, each with its label and total; drawn to the scale of the longest or of `highest`."""
+def linked(content: str, link: str) -> str:
+    """What leads to a view of `whim browse` once the page is shown there, and to nothing before."""
+    return f'<a data-browse="{escape(link)}">{content}</a>' if link else content
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, int]]], *, highest: int | None = None, links: Mapping[str, str] | None = None) -> str:
+    """Horizontal stacked bars, one a row, each with its label and total; drawn to the scale of the longest or of `highest`.
+
+    `links`: by label what `whim browse` shows of it.
+    """
     highest = highest or max([1, *(sum(parts.values()) for _, parts in rows)])
     lines = []
     for label, parts in rows:
         tip = ", ".join(f"{count:,} {name}" for name, count in parts.items())
         pieces = "".join(f'<i class="{name}" style="width:{100 * count / highest:.3f}%"></i>' for name, count in parts.items() if count)
+        name = linked(escape(label), (links or {}).get(label, ""))
         lines.append(
-            f'<div class="row" title="{escape(f"{label}: {tip}")}"><span class="name">{escape(label)}</span>'
+            f'<div class="row" title="{escape(f"{label}: {tip}")}"><span class="name">{name}</span>'
             f'<span class="track">{pieces}</span><b>{sum(parts.values()):,}</b></div>'
         )
     return f'<div class="bars">{"".join(lines)}</div>'

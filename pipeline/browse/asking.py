@@ -13,7 +13,7 @@ from stages.settings import unknown
 _HIDDEN = ("clip_id", "video_id", "stamp")
 _LISTED = (
     "video", "clip", "frame", "time_s", "hand", "side", "score", "quality", "keep", "box_only", "reason", "verdict", "track", "size_px",
-    "error_px", "rarity", "sources", "split", "width", "height", "x0", "y0", "x1", "y1",
+    "error_px", "rarity", "sources", "split", "width", "height", "x0", "y0", "x1", "y1", "refused", "view",
 )  # fmt: skip
 MOST_LISTED, MOST_ON_MAP = 500, 4000
 _FACETS = ("side", "split", "keep", "box_only", "reason", "verdict", "stale", "outcome")
@@ -22,7 +22,7 @@ _SPREADS: Mapping[str, tuple[float, float]] = {"quality": (0, 1), "score": (0, 1
 _BINS = 20
 _HANDS = """
     create or replace view hands as
-    select h.*, c.clip, v.* exclude (video_id), s.verdict
+    select h.*, h.hand < 0 as refused, c.clip, v.* exclude (video_id), s.verdict
     from ix.hands h join ix.clips c using (clip_id) join ix.videos v using (video_id)
     left join said s on s.video = v.video and s.frame = h.frame and s.hand = h.hand"""
 _SAID = pa.schema([("video", pa.string()), ("frame", pa.int64()), ("hand", pa.int16()), ("verdict", pa.string())])
@@ -44,8 +44,9 @@ class Asking:
         self.columns = {name: kind for name, kind in columns_of(empty.schema).items() if name not in _HIDDEN}
 
     def where(self, text: str) -> Where:
-        """A filter that a person wrote. Raises UserError."""
-        return read_where(text, self.columns)
+        """A filter that a person wrote. Candidates that fusion refused are taken where it asks for `refused`. Raises UserError."""
+        where = read_where(text, self.columns)
+        return where if '"refused"' in where.sql else Where(f"({where.sql} and not refused)", where.values)
 
     def set_said(self, video: str, rows: Sequence[tuple[int, int, str]]) -> None:
         """State what stands decided on the hands of a video: frame, hand, verdict."""
@@ -67,14 +68,14 @@ class Asking:
             f"select {', '.join(_LISTED)} from hands where {where.sql} order by {first}clip_id, frame, hand limit ? offset ?",
             [*values, max(1, min(limit, MOST_LISTED)), max(0, offset)],
         )
-        total = self._ask(f"select count(*) as total from hands where {where.sql}", values)[0]["total"]
-        return {"total": total, "rows": rows}
+        counts = self._ask(f"select count(*) as total, count(*) filter (where refused) as refused from hands where {where.sql}", values)[0]
+        return {**counts, "rows": rows}
 
     def facets(self, where: Where) -> Row:
         """How the hands of a filter are spread: counts by value, and histograms."""
         bins = ", ".join(
             f"case when {name} is not null then "
-            f"least({_BINS - 1}, greatest(0, floor(({name} - {low}) * {_BINS} / {high - low})))::tinyint end as bin_{name}"
+            f"least({_BINS - 1}, greatest(0, floor(({name}::double - {low}) * {_BINS} / {high - low})))::tinyint end as bin_{name}"
             for name, (low, high) in _SPREADS.items()
         )
         asked = [*_FACETS, *(f"bin_{name}" for name in _SPREADS)]
@@ -94,6 +95,7 @@ class Asking:
             elif row[name] is not None:
                 bins_of: Any = spreads[name.removeprefix("bin_")]["counts"]
                 bins_of[row[name]] = row["num"]
+        counts["refused"] = self._ask("select reason as value, count(*) as num from ix.hands where hand < 0 group by 1")
         counts["sources"] = self._ask(
             f"select source as value, count(*) as num from (select unnest(sources) as source from hands where {where.sql}) group by 1",
             list(where.values),
@@ -117,7 +119,7 @@ class Asking:
     def sample(self, where: Where, size: int, seed: int) -> list[Row]:
         """So many hands of a filter, by chance, the same by the same seed."""
         return self._ask(
-            f"select video, clip, frame, time_s, hand, side, x0, y0, x1, y1 from hands where {where.sql} "
+            f"select video, clip, frame, time_s, hand, side, x0, y0, x1, y1 from hands where {where.sql} and not refused "
             "order by hash(video, frame, hand, ?), video, frame, hand limit ?",
             [*where.values, seed, size],
         )
@@ -125,13 +127,15 @@ class Asking:
     def of_clip(self, clip: str) -> list[Row]:
         """Every hand of a clip, in order of frames."""
         return self._ask(
-            "select frame, time_s, hand, side, track, keep, reason, quality, verdict from hands where clip = ? order by frame, hand", [clip]
+            "select frame, time_s, hand, side, track, keep, reason, quality, verdict, view from hands "
+            "where clip = ? and not refused order by frame, hand",
+            [clip],
         )
 
     def place_of(self, video: str, frame: int, hand: int) -> tuple[float, ...] | None:
-        """A hand's box, and the width of its frame."""
+        """A hand's box, the width of the image that it is measured in, and which view of the frame that is."""
         found = self._ask(
-            "select x0, y0, x1, y1, width from ix.hands join ix.clips using (clip_id) join ix.videos using (video_id) "
+            "select x0, y0, x1, y1, width, view from ix.hands join ix.clips using (clip_id) join ix.videos using (video_id) "
             "where video = ? and frame = ? and hand = ? limit 1",
             [video, frame, hand],
         )
@@ -149,8 +153,8 @@ class Asking:
     def images_of(self, video: str, first: int, last: int) -> list[Row]:
         """Frames of a stretch whose images lie in a shard, and where."""
         return self._ask(
-            "select frame, path, row_group, row from ix.samples join ix.shards using (shard) join ix.videos using (video_id) "
-            "where video = ? and frame between ? and ? order by frame",
+            "select frame, view, path, row_group, row from ix.samples join ix.shards using (shard) join ix.videos using (video_id) "
+            "where video = ? and frame between ? and ? order by frame, view",
             [video, first, last],
         )
 

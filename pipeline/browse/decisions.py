@@ -3,13 +3,14 @@
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.browse.detail import hand_of, verdict_words
+from pipeline.browse.detail import hand_of, refused_of, refused_with_box, verdict_words
+from pipeline.browse.hand_rows import FIRST_REFUSED
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
@@ -17,16 +18,18 @@ from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, Verdicts
 from stages.verdicts import LOST, What, decided, in_clip, same_hands, standing
 
 NOWHERE = (float("nan"), float("nan"), float("nan"), float("nan"))
+NO_NUMBER = -1
+"""In place of a hand's number: the hand is added."""
 MOST_AT_ONCE = 5000
 
 
 class Subject(NamedTuple):
-    """A hand that is decided on; hand -1 where one is added."""
+    """A hand that is decided on."""
 
     video: str
     clip: str
     frame: int
-    hand: int = -1
+    hand: int = NO_NUMBER
     time_s: float = float("nan")
 
 
@@ -93,10 +96,14 @@ def undo(store: Store, who: str, decision: str = "") -> tuple[str, list[str]]:
 def said_of(store: Store, video: str) -> list[tuple[int, int, str]]:
     """What stands decided on the hands of a video, as they are now: frame, hand, words."""
     said: dict[tuple[int, int], list[tuple[str, int]]] = defaultdict(list)
-    for _, hands, held, rows in _matched(store, video):
-        for row, what, to_side in zip(rows, held.what, held.to_side, strict=True):
+    for clip, hands, held, rows in _matched(store, video):
+        for i, (row, what) in enumerate(zip(rows, held.what, strict=True)):
             if row >= 0:
-                said[int(hands.frame[row]), int(hands.hand[row])].append((str(what), int(to_side)))
+                said[int(hands.frame[row]), int(hands.hand[row])].append((str(what), int(held.to_side[i])))
+            elif what == What.ADD:
+                number = refused_with_box(store, clip, int(held.frame[i]), held.box[i])
+                if number is not None:
+                    said[int(held.frame[i]), number].append((str(what), int(held.to_side[i])))
     return [(*place, verdict_words(what)) for place, what in sorted(said.items())]
 
 
@@ -157,14 +164,32 @@ def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: 
         "fingerprint": made_by.get("fingerprint", ""),
     }
     if decision.what is What.ADD:
-        place = {"video": subject.video, "frame": subject.frame, "time_s": subject.time_s, "hand": -1, "side": decision.to_side}
+        place = {"video": subject.video, "frame": subject.frame, "time_s": subject.time_s, "hand": NO_NUMBER, "side": decision.to_side}
         return _verdict(None, what=What.ADD, **place, box=decision.to_box, to_box=decision.to_box, to_side=decision.to_side, **known)
+    if subject.hand <= FIRST_REFUSED:
+        return _taken_after_all(store, decision, subject, known)
     hand = hand_of(store, subject.clip, subject.frame, subject.hand)
     to_side = UNKNOWN_SIDE
     if decision.what is What.SIDE:
         to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(store, subject, hand)
     to_box = decision.to_box if decision.what is What.BOX else NOWHERE
     return _verdict(hand, what=decision.what, to_side=to_side, to_box=to_box, **known)
+
+
+def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: Mapping[str, Any]) -> Verdicts:
+    """The row that adds a candidate which fusion refused. Raises UserError for a decision that does not take it for a hand."""
+    refused = refused_of(store, subject.clip, subject.frame, subject.hand)
+    if decision.what not in (What.KEEP, What.SIDE, What.BOX):
+        raise UserError("a candidate that was refused is no hand: keep it, put it on a side, or leave it")
+    if refused.view[0] != 0:
+        raise UserError("hands in views of a camera that bends straight lines cannot be added")
+    side = int(refused.side[0])
+    if decision.what is What.SIDE:
+        side = decision.to_side if decision.to_side != UNKNOWN_SIDE else {LEFT: RIGHT, RIGHT: LEFT}.get(side, UNKNOWN_SIDE)
+    if side == UNKNOWN_SIDE:
+        raise UserError(f"the candidate on frame {subject.frame} is of unknown side: say left or right")
+    box = decision.to_box if decision.what is What.BOX else tuple(refused.box[0].tolist())
+    return _verdict(refused, what=What.ADD, hand=NO_NUMBER, side=side, box=box, to_box=box, to_side=side, **known)
 
 
 def _other_side(store: Store, subject: Subject, hand: Hands) -> int:

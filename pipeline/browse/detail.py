@@ -1,5 +1,6 @@
 """A frame with all that is known of its hands, as JSON: each source's box, what fusion made of it, what was refused and why."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from functools import lru_cache
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.browse.hand_rows import refused_numbers
 from pipeline.engine.store import Store
 from stages.errors import UserError
 from stages.tables import Clips, Fits, Hands, People, RefusedHands, Reviews, Table
@@ -15,10 +17,13 @@ from stages.verdicts import What
 Json = dict[str, Any]
 _OF_HANDS = (
     "hand", "side", "score", "side_log_odds", "landmark_score", "box", "keypoints", "person", "track", "track_length", "num_agree",
-    "num_run", "sources", "source_scores", "source_boxes", "width", "height",
+    "num_run", "sources", "source_scores", "source_boxes", "width", "height", "view", "box_source",
 )  # fmt: skip
 _OF_FITS = ("outcome", "joints_2d", "box", "error_px", "error_share", "inlier_ratio", "flip_margin", "violation_deg")
 _OF_REVIEWS = ("quality", "keep", "reason", "box_only")
+_OF_REFUSED = ("hand", "side", "score", "side_log_odds", "box", "sources", "source_scores", "source_boxes", "reason", "view", "box_source")
+WHOLE = -1
+"""In place of a view: the whole image of a camera that bends straight lines."""
 
 
 def plain(value: Any) -> Any:
@@ -47,10 +52,10 @@ def clip_row(store: Store, clip: str) -> Clips:
     return row
 
 
-def frame_detail(store: Store, clip: str, frame: int) -> Json:
-    """All that is known of a frame's hands. Tables that have not landed are passed over."""
+def frame_detail(store: Store, clip: str, frame: int, view: int) -> Json:
+    """All that is known of the hands in a view of a frame. Tables that have not landed are passed over."""
     hands = _part(store, Hands, "hands", clip)
-    here = np.flatnonzero(hands.frame == frame)
+    here = _shown(hands, frame, view)
     found = _columns(hands, _OF_HANDS, here)
     for kind, table, names in ((Fits, "fits", _OF_FITS), (Reviews, "reviews", _OF_REVIEWS)):
         part = _part(store, kind, table, clip)
@@ -59,14 +64,28 @@ def frame_detail(store: Store, clip: str, frame: int) -> Json:
                 one |= {("box_mesh" if name == "box" else name): value for name, value in more.items()}
     refused = _part(store, RefusedHands, "refused_hands", clip)
     people = _part(store, People, "people", clip)
-    why = ("side", "score", "box", "sources", "source_scores", "source_boxes", "reason")
-    return {
+    numbered = dataclasses.replace(refused, hand=refused_numbers(refused.frame))
+    detail = {
         "clip": clip,
         "frame": frame,
+        "look": view,
         "hands": found,
-        "refused": _columns(refused, why, np.flatnonzero(refused.frame == frame)),
-        "people": _columns(people, ("person", "box", "score"), np.flatnonzero(people.frame == frame)),
+        "refused": _columns(numbered, _OF_REFUSED, _shown(refused, frame, view)),
+        "people": _columns(people, ("person", "box", "score"), np.flatnonzero((people.frame == frame) & (people.view == view))),
     }
+    return _in_whole_image(detail) if view == WHOLE else detail
+
+
+def _shown(hands: Hands, frame: int, view: int) -> np.ndarray:
+    """Rows of the hands in a view of a frame; all of the frame's in the whole image of a bent camera."""
+    return np.flatnonzero((hands.frame == frame) & ((hands.view == view) | (view == WHOLE)))
+
+
+def _in_whole_image(detail: Json) -> Json:
+    """Boxes where the video itself has them; nothing else of a view can be drawn there."""
+    for one in (*detail["hands"], *detail["refused"]):
+        one |= {"box": one["box_source"], "source_boxes": []} | dict.fromkeys(("keypoints", "joints_2d", "box_mesh"))
+    return detail
 
 
 def mesh(store: Store, clip: str, frame: int, hand: int) -> Json:
@@ -102,9 +121,31 @@ def hand_of(store: Store, clip: str, frame: int, hand: int) -> Hands:
     return row
 
 
+def refused_of(store: Store, clip: str, frame: int, hand: int) -> RefusedHands:
+    """The row of a candidate that fusion refused. Raises UserError where there is none."""
+    refused = _part(store, RefusedHands, "refused_hands", clip)
+    row = refused.take((refused.frame == frame) & (refused_numbers(refused.frame) == hand))
+    if not len(row):
+        raise UserError(f"no candidate {hand} was refused on frame {frame} of {clip[:100]}")
+    return row
+
+
+def refused_with_box(store: Store, clip: str, frame: int, box: np.ndarray) -> int | None:
+    """Number of the candidate refused on a frame that has just this box."""
+    refused = _part(store, RefusedHands, "refused_hands", clip)
+    rows = np.flatnonzero((refused.frame == frame) & (refused.box == box.astype(np.float32)).all(1))
+    return int(refused_numbers(refused.frame)[rows[0]]) if len(rows) else None
+
+
 def verdict_words(what: Iterable[tuple[str, int]]) -> str:
     """What stands decided on a hand, in words: "keep, right side"."""
-    words = {str(What.KEEP): "kept", str(What.REJECT): "rejected", str(What.LANDMARKS): "wrong landmarks", str(What.BOX): "box moved"}
+    words = {
+        str(What.KEEP): "kept",
+        str(What.REJECT): "rejected",
+        str(What.LANDMARKS): "wrong landmarks",
+        str(What.BOX): "box moved",
+        str(What.ADD): "added",
+    }
     said = {("side: right" if to_side == 1 else "side: left") if w == What.SIDE else words.get(w, w): None for w, to_side in what}
     return ", ".join(said)
 

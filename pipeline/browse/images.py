@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline.browse.asking import Asking
+from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import UNREADABLE, Store
+from stages.cameras.views import Look
 from stages.errors import UserError
 from stages.media.frames import read_frames
-from stages.tables import Clips, Videos
+from stages.tables import Cameras, Clips, Videos
 
 THUMB_PX = 144
 _AROUND = 1.7
@@ -34,16 +36,16 @@ class Images:
         self._group = lru_cache(4)(self._read_group)
         self._frame = lru_cache(24)(self._read_frame)
 
-    def frame(self, video: str, frame: int) -> bytes:
-        """A frame as JPEG. Raises UserError where there is neither shard nor video."""
+    def frame(self, video: str, frame: int, view: int) -> bytes:
+        """A view of a frame as JPEG. Raises UserError where there is neither shard nor video."""
         with self._lock:  # a decoder at a time: neighbours come from one row group
-            return self._frame(video, frame)
+            return self._frame(video, frame, view)
 
-    def thumb(self, video: str, frame: int, box: Sequence[float], width: int) -> bytes:
-        """A hand and what is around it, as a small JPEG; `width`: of the frame that the box is measured in."""
+    def thumb(self, video: str, frame: int, view: int, box: Sequence[float], width: int) -> bytes:
+        """A hand and what is around it, as a small JPEG; `width`: of the image that the box is measured in."""
         import cv2
 
-        image = simplejpeg.decode_jpeg(self.frame(video, frame), colorspace="RGB", fastdct=True)
+        image = simplejpeg.decode_jpeg(self.frame(video, frame, view), colorspace="RGB", fastdct=True)
         scale = image.shape[1] / max(width, 1)
         x0, y0, x1, y1 = (value * scale for value in box)
         half = max(x1 - x0, y1 - y0, 4) * _AROUND / 2
@@ -58,21 +60,28 @@ class Images:
         if path is not None:
             return _looked_at(str(path), clip)
         first, last = int(clip.first_frame[0]), int(clip.first_frame[0] + clip.num_frames[0] - 1)
-        return [(int(row["frame"]), float("nan")) for row in self.asking().images_of(str(clip.video[0]), first, last)]
+        frames = {int(row["frame"]): float("nan") for row in self.asking().images_of(str(clip.video[0]), first, last)}
+        return list(frames.items())
 
-    def _read_frame(self, video: str, frame: int) -> bytes:
+    def cameras(self, clip: Clips) -> Cameras:
+        """The camera of a clip and its views."""
+        return cameras_of_clip(self.store, self.store.read(Videos, "videos", str(clip.video[0])), clip)
+
+    def _read_frame(self, video: str, frame: int, view: int) -> bytes:
         for row in self.asking().images_of(video, frame, frame):
+            if row["view"] != view:
+                continue
             try:
                 return bytes(self._group(str(row["path"]), int(row["row_group"]))[row["row"]].as_py())
             except UNREADABLE:
                 continue
-        return self._of_video(video, frame)
+        return self._of_video(video, frame, view)
 
     def _read_group(self, path: str, group: int) -> Any:
         shard = pq.ParquetFile(self.store.root / path, memory_map=True)
         return shard.read_row_group(group, ["image"])["image"]
 
-    def _of_video(self, video: str, frame: int) -> bytes:
+    def _of_video(self, video: str, frame: int, view: int) -> bytes:
         path = self._video(video)
         clips = self.store.read(Clips, "clips", video) if path is not None else Clips.empty()
         for clip in clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames)).rows():
@@ -81,7 +90,8 @@ class Images:
             if frame in times and path is not None:
                 one = replace(one, start_s=np.array([times[frame]]))
                 for frames in read_frames(path, one):
-                    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(frames.images[0]), quality=90, colorspace="RGB"))
+                    shown = _through(self.cameras(clip), view, frames.images[0])
+                    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(shown), quality=90, colorspace="RGB"))
         raise UserError(f"no image of frame {frame} of {video}: no shard holds it, and its video is not here")
 
     def _video(self, video: str) -> Path | None:
@@ -90,6 +100,14 @@ class Images:
         except FileNotFoundError:
             return None
         return path if path.is_file() else None
+
+
+def _through(cameras: Cameras, view: int, image: np.ndarray) -> np.ndarray:
+    """One view of a bent camera's image; of a plain camera, and as view -1, the image itself. Raises UserError for no such view."""
+    rows = np.flatnonzero(cameras.view == view)
+    if not len(rows):
+        raise UserError(f"its frames have no view {view}")
+    return image if len(cameras) == 1 or view < 0 else np.asarray(Look(cameras, int(rows[0]))(image))
 
 
 _known: dict[tuple[Any, ...], list[tuple[int, float]]] = {}
@@ -104,9 +122,3 @@ def _looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
         stretches = read_frames(Path(path), clip)
         _known[key] = [(int(f), float(t)) for s in stretches for f, t in zip(s.frame, s.time_s, strict=True)]
     return _known[key]
-
-
-def size_of(jpeg: bytes) -> tuple[int, int]:
-    """Width and height of a JPEG."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-    return int(width), int(height)

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.browse.decisions import NOWHERE, Decision
+from pipeline.browse.decisions import NO_NUMBER, NOWHERE, Decision
 from pipeline.browse.session import Session
 from stages.errors import UserError, one_line
 from stages.tables import UNKNOWN_SIDE
@@ -40,6 +40,12 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+_OF_REPORT = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+}
+"""The report carries its style and its images within it, and no script."""
 
 
 class Guard:
@@ -114,6 +120,9 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
     async def page(request: Request) -> Response:
         return Response((WEB / "index.html").read_bytes(), media_type="text/html")
 
+    async def report(request: Request) -> Response:
+        return await _answered(lambda: Response(_report(session, token), media_type="text/html", headers=_OF_REPORT))
+
     def jpeg(read: Callable[[Mapping[str, str]], bytes]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             answered = await _answered(lambda: Response(read(request.query_params), media_type="image/jpeg"))
@@ -124,16 +133,17 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
 
     routes = [
         Route("/", page, methods=["GET"]),
+        Route("/report", report, methods=["GET"]),
         get("/api/about", lambda q: session.about()),
         get("/api/hands", lambda q: _hands(session, q)),
         get("/api/facets", lambda q: session.asking.facets(session.asking.where(q.get("where", "")))),
         get("/api/poses", lambda q: session.asking.poses(session.asking.where(q.get("where", "")))),
-        get("/api/frame", lambda q: session.frame(*_place(q))),
+        get("/api/frame", lambda q: session.frame(*_place(q), _whole(q, "look", 0))),
         get("/api/clip", lambda q: session.clip(*_place(q))),
         get("/api/mesh", lambda q: session.mesh(*_place(q), _whole(q, "hand"))),
         get("/api/history", lambda q: session.history()),
         get("/api/audit", lambda q: session.audit(q.get("name", ""))),
-        Route("/image/frame", jpeg(lambda q: session.image(*_place(q))), methods=["GET"]),
+        Route("/image/frame", jpeg(lambda q: session.image(*_place(q), _whole(q, "look", 0))), methods=["GET"]),
         Route("/image/hand", jpeg(lambda q: session.thumb(*_place(q), _whole(q, "hand"))), methods=["GET"]),
         post("/api/decide", lambda body: _decide(session, body)),
         post("/api/undo", lambda body: {"undone": session.undo(str(body.get("decision", "")))}),
@@ -184,6 +194,15 @@ async def _answered(answer: Callable[[], Any]) -> Response:
     return found if isinstance(found, Response) else JSONResponse(found)
 
 
+def _report(session: Session, token: str) -> bytes:
+    """The report of the last run; what it says of hands leads to them. Raises UserError where there is none."""
+    try:
+        page = session.report.read_bytes()
+    except OSError as error:
+        raise UserError(f"no report: whim report --data {session.store.root}") from error
+    return page.replace(b' data-browse="', f' class="browse" href="/?token={token}#'.encode())
+
+
 def _hands(session: Session, query: Mapping[str, str]) -> Any:
     page = {"offset": _whole(query, "offset", 0), "limit": _whole(query, "limit", 60)}
     return session.hands(query.get("where", ""), query.get("sort", ""), descending=query.get("descending") == "1", **page)
@@ -193,6 +212,7 @@ def _decide(session: Session, body: Mapping[str, Any]) -> Any:
     what, hands = str(body.get("what", "")), body.get("hands", [])
     if what not in set(What) or not isinstance(hands, list) or not all(isinstance(hand, dict) for hand in hands):
         raise UserError(f"a decision is one of {', '.join(What)} on a list of hands")
+    added = NO_NUMBER if what == What.ADD else None
     decision = Decision(
         what=What(what),
         who=session.who,
@@ -200,7 +220,7 @@ def _decide(session: Session, body: Mapping[str, Any]) -> Any:
         to_box=_box(body.get("to_box")),
         audit=str(body.get("audit", ""))[:80],
     )
-    return {"decision": session.decide(decision, [(*_place(hand), _whole(hand, "hand", -1)) for hand in hands])}
+    return {"decision": session.decide(decision, [(*_place(hand), _whole(hand, "hand", added)) for hand in hands])}
 
 
 def _box(given: Any) -> tuple[float, float, float, float]:

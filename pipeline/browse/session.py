@@ -14,12 +14,13 @@ from pipeline.browse.decisions import Decision, Subject, added_on, decide, lost_
 from pipeline.browse.detail import clip_row, frame_detail, mesh, plain
 from pipeline.browse.images import Images
 from pipeline.browse.index import index_file, open_index, renew
+from pipeline.browse.landed import OF_HANDS
 from pipeline.dataset.audits import TABLE, audits_of, judged
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.digest import CorruptFileError
 from stages.errors import UserError
-from stages.tables import Audits, Clips, Videos
+from stages.tables import Audits
 from stages.verdicts import What
 
 Json = dict[str, Any]
@@ -38,6 +39,11 @@ class Session:
         self._open()
         self.images = Images(self.store, lambda: self.asking)
 
+    @property
+    def report(self) -> Path:
+        """The page that the last run wrote."""
+        return self.store.root / "report.html"
+
     def _open(self) -> None:
         self.unreadable = renew(self.store, self.file)
         self.asking = Asking(open_index(self.file))
@@ -47,7 +53,7 @@ class Session:
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever a part has landed: its name is new in the table's folder."""
-        places = [self.store.root / name for name in ("hands", "fits", "reviews", "shards/index.json")]
+        places = [self.store.root / name for name in (*OF_HANDS, "shards/index.json")]
         return tuple(place.stat().st_mtime_ns if place.exists() else 0 for place in places)
 
     def refresh(self) -> None:
@@ -63,6 +69,7 @@ class Session:
         return {
             "folder": self.store.root.name,
             "who": self.who,
+            "report": self.report.is_file(),
             "columns": {name: str(kind) for name, kind in self.asking.columns.items()},
             "unreadable": self.unreadable,
             "lost": [
@@ -75,16 +82,21 @@ class Session:
         """A page of hands."""
         return self.asking.hands(self.asking.where(where), sort=sort, descending=descending, offset=offset, limit=limit)
 
-    def frame(self, video: str, frame: int) -> Json:
-        """A frame with its hands, those refused, and those that people added."""
+    def frame(self, video: str, frame: int, view: int) -> Json:
+        """A view of a frame with its hands, those refused, and those that people added."""
         clip = self._clip(video, frame)
-        said = {(f, h): words for f, h, words in said_of(self.store, video)}
-        detail = frame_detail(self.store, clip, frame)
-        for hand in detail["hands"]:
-            hand["verdict"] = said.get((frame, hand["hand"]))
         row = clip_row(self.store, clip)
+        cameras = self.images.cameras(row)
+        of_view = np.flatnonzero(cameras.view == view)
+        if not len(of_view):
+            raise UserError(f"the frames of {video[:100]} have no view {view}")
+        said = {(f, h): words for f, h, words in said_of(self.store, video)}
+        detail = frame_detail(self.store, clip, frame, view)
+        for hand in (*detail["hands"], *detail["refused"]):
+            hand["verdict"] = said.get((frame, hand["hand"]))
         detail["added"] = plain(added_on(self.store, video, row, frame))
-        return detail | {"video": video, "size": self._size(video, row)}
+        size = [int(cameras.width[of_view[0]]), int(cameras.height[of_view[0]])]
+        return detail | {"video": video, "size": size, "views": cameras.view.tolist()}
 
     def clip(self, video: str, frame: int) -> Json:
         """The clip of a frame: its frames, and its hands in brief."""
@@ -98,18 +110,18 @@ class Session:
         """A fitted hand."""
         return mesh(self.store, self._clip(video, frame), frame, hand)
 
-    def image(self, video: str, frame: int) -> bytes:
-        """A frame as JPEG."""
+    def image(self, video: str, frame: int, view: int) -> bytes:
+        """A view of a frame as JPEG."""
         self._clip(video, frame)
-        return self.images.frame(video, frame)
+        return self.images.frame(video, frame, view)
 
     def thumb(self, video: str, frame: int, hand: int) -> bytes:
         """A hand as a small JPEG."""
         place = self.asking.place_of(video, frame, hand)
         if place is None:
             raise UserError(f"no hand {hand} on frame {frame} of {video[:100]}")
-        *box, width = place
-        return self.images.thumb(video, frame, box, int(width))
+        *box, width, view = place
+        return self.images.thumb(video, frame, int(view), box, int(width))
 
     def decide(self, decision: Decision, hands: Sequence[tuple[str, int, int]]) -> str:
         """Decide on hands (video, frame, number); its id."""
@@ -147,13 +159,13 @@ class Session:
         if not drawn:
             raise UserError("the filter takes no hand: nothing to draw from")
         n, name = len(drawn), time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:6]
-        population = self.asking.hands(asked, limit=1)["total"]
+        taken = self.asking.hands(asked, limit=1)
         once = {"audit": name, "who": self.who, "where": where}
         audit = Audits(
             **{column: np.full(n, value, object) for column, value in once.items()},
             when_s=np.full(n, time.time()),
             seed=np.full(n, seed),
-            population=np.full(n, population),
+            population=np.full(n, taken["total"] - taken["refused"]),
             video=np.array([row["video"] for row in drawn], object),
             **{c: np.array([row[c] for row in drawn], d) for c, d in (("frame", "i8"), ("time_s", "f8"), ("hand", "i2"), ("side", "i1"))},
             box=np.array([[row[c] for c in ("x0", "y0", "x1", "y1")] for row in drawn], np.float32).reshape(n, 4),
@@ -184,15 +196,12 @@ class Session:
             raise UserError(f"no frame {frame} of a video {video[:100]!r}")
         return clip
 
-    def _size(self, video: str, clip: Clips) -> list[int]:
-        """Width and height of a clip's frames, pixels."""
-        of_video = self.store.read(Videos, "videos", video)
-        return [int(getattr(clip, side)[0] or getattr(of_video, side)[0]) for side in ("width", "height")]
-
     def _time(self, decision: Decision, video: str, frame: int) -> float:
         """When a frame is shown, of one to which a hand is added: it must be one that was looked at."""
         if decision.what is not What.ADD:
             return float("nan")
+        if len(self.images.cameras(clip_row(self.store, self._clip(video, frame)))) > 1:
+            raise UserError("hands are added to whole images: a camera that bends straight lines is looked at through views")
         times = dict(self.clip(video, frame)["frames"])
         if frame not in times:
             raise UserError(f"frame {frame} of {video} was not looked at: hands are added to frames that were")

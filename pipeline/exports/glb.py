@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,26 @@ def place(camera: Float[np.ndarray, "n 3"], size: Float[np.ndarray, "n 2"]) -> F
     return np.concatenate([(camera[:, 1:] - size / 2) * (depth / focal)[:, None], depth[:, None]], 1)
 
 
+def hand_model() -> Any:
+    """The hand model, read once."""
+    from fitting.files import model_file
+
+    return _read_hand_model(model_file())
+
+
+@cache
+def _read_hand_model(path: Path) -> Any:
+    from fitting.hand.mano import load_hand_model
+
+    return load_hand_model(path)
+
+
 def _file(track: Track) -> bytes:
     """The whole of a GLB."""
     from fitting.hand.anatomy import PARENTS
-    from fitting.hand.mano import closed_faces, load_hand_model
+    from fitting.hand.mano import closed_faces
 
-    model = load_hand_model()
+    model = hand_model()
     mirror = np.array([-1.0, 1.0, 1.0]) if track.side == LEFT else np.ones(3)
     columns = {name: np.stack([row[name] for row in track.rows]) for name in ("betas", "hand_pose", *PLACED)}
     axes, wrist, orient = standing(columns, np.array([row["size"] for row in track.rows], np.float64))
@@ -128,10 +143,7 @@ def _file(track: Track) -> bytes:
     buffer = _Buffer()
     attributes = _attributes(buffer, vertices, model.weights.numpy())
     indices = buffer.add(closed_faces(model, track.side).numpy().astype(np.uint16).reshape(-1, 1), SHORT, "SCALAR", INDICES)
-    targets = [
-        {"POSITION": buffer.add((direction * to_file).astype(np.float32), FLOAT, "VEC3", VERTICES, bounds=True)}
-        for direction in np.moveaxis(model.posedirs.numpy(), 2, 0)
-    ]
+    targets = [{"POSITION": buffer.put(packed)} for packed in _blend_shapes(model, track.side)]
     binds = np.tile(np.eye(4, dtype=np.float32), (16, 1, 1))
     binds[:, :3, 3] = -rest
     inverse = buffer.add(binds.transpose(0, 2, 1).reshape(16, 16), FLOAT, "MAT4")
@@ -154,6 +166,14 @@ def _file(track: Track) -> bytes:
         "animations": [_animation(buffer, times - times[0], turns, wrist * _UPRIGHT, features, to_file)],
     }
     return buffer.packed(document)
+
+
+@cache
+def _blend_shapes(model: Any, side: int) -> list["_Packed"]:
+    """The 135 pose blend shapes of a side, as they lie in every file."""
+    to_file = _UPRIGHT * ([-1.0, 1.0, 1.0] if side == LEFT else [1.0, 1.0, 1.0])
+    shapes = np.moveaxis(model.posedirs.numpy(), 2, 0)
+    return [_packed((shape * to_file).astype(np.float32), FLOAT, "VEC3", VERTICES, bounds=True) for shape in shapes]
 
 
 def _joint(j: int, parents: Any, rest: np.ndarray) -> dict[str, Any]:
@@ -210,6 +230,23 @@ def _matrices(axis_angle: Float[np.ndarray, "n 16 3"]) -> Float[np.ndarray, "n 1
     return np.asarray(Rotation.from_rotvec(axis_angle.reshape(-1, 3)).as_matrix()).reshape(*axis_angle.shape[:2], 3, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Rows of numbers as bytes, and what the file says of them."""
+
+    data: bytes
+    view: Mapping[str, int]
+    told: Mapping[str, Any]
+
+
+def _packed(values: np.ndarray, component: int, kind: str, target: int = 0, *, bounds: bool = False) -> _Packed:
+    data = np.ascontiguousarray(values).tobytes()
+    told: dict[str, Any] = {"componentType": component, "count": len(values), "type": kind}
+    if bounds:
+        told |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
+    return _Packed(data, {"byteLength": len(data)} | ({"target": target} if target else {}), told)
+
+
 class _Buffer:
     """The one binary buffer of a file, and what lies where in it."""
 
@@ -220,14 +257,13 @@ class _Buffer:
 
     def add(self, values: np.ndarray, component: int, kind: str, target: int = 0, *, bounds: bool = False) -> int:
         """Number of the accessor of some rows."""
-        data = np.ascontiguousarray(values).tobytes()
-        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)} | ({"target": target} if target else {})
-        told: dict[str, Any] = {"bufferView": len(self.views), "componentType": component, "count": len(values), "type": kind}
-        if bounds:
-            told |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
-        self.views.append(view)
-        self.accessors.append(told)
-        self.data += data + bytes(-len(data) % 4)
+        return self.put(_packed(values, component, kind, target, bounds=bounds))
+
+    def put(self, packed: _Packed) -> int:
+        """Number of the accessor of rows that are bytes already."""
+        self.accessors.append({"bufferView": len(self.views), **packed.told})
+        self.views.append({"buffer": 0, "byteOffset": len(self.data), **packed.view})
+        self.data += packed.data + bytes(-len(packed.data) % 4)
         return len(self.accessors) - 1
 
     def packed(self, document: dict[str, Any]) -> bytes:

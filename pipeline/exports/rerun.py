@@ -9,14 +9,15 @@ the camera. Where it is known where the camera stood, `space` is the world, and 
 number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.exports.glb import PLACED, standing
+from pipeline.exports.glb import PLACED, hand_model, standing
 from pipeline.exports.source import Frame, Source, plain, seen, side_name
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT
@@ -35,19 +36,26 @@ def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
     for (split, clip), frames in groupby(source.frames(), key=lambda frame: (frame.split, frame.clip)):
         path = folder / split / f"{clip}.rrd"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rerun.RecordingStream(APPLICATION, recording_id=clip) as recording:
-            recording.save(str(path))
-            recording.log("space", rerun.ViewCoordinates.RDF, static=True)
-            for number, frame in enumerate(frames):
-                if not number:
-                    recording.send_recording_name(clip)
-                    about = {name: str(value) for name, value in {**frame.about, **frame.extra}.items()}
-                    recording.log("about", rerun.AnyValues(**about), static=True)
-                recording.set_time("frame", sequence=frame.frame)
-                recording.set_time("time", duration=frame.time_s)
-                _log_image(rerun, recording, frame)
-                _log_space(rerun, recording, frame)
-            recording.flush()
+        _write_clip(rerun, path, clip, frames)
+        rerun.bindings.flush_and_cleanup_orphaned_recordings()  # else each keeps its threads and buffers until the process ends
+
+
+def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> None:
+    """Write the recording of one clip, a frame in memory; nobody may hold it afterwards."""
+    with rerun.RecordingStream(APPLICATION, recording_id=clip) as recording:
+        recording.save(str(path))
+        recording.log("space", rerun.ViewCoordinates.RDF, static=True)
+        for number, frame in enumerate(frames):
+            if not number:
+                recording.send_recording_name(clip)
+                about = {name: str(value) for name, value in {**frame.about, **frame.extra}.items()}
+                recording.log("about", rerun.AnyValues(**about), static=True)
+            recording.set_time("frame", sequence=frame.frame)
+            recording.set_time("time", duration=frame.time_s)
+            _log_image(rerun, recording, frame)
+            _log_space(rerun, recording, frame)
+        recording.flush()
+        recording.disconnect()
 
 
 def _log_image(rerun: Any, recording: Any, frame: Frame) -> None:
@@ -74,8 +82,7 @@ def _named(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
     import torch
 
-    from fitting.hand.mano import load_hand_model, pose_either_hand
-    from hands.drawing.hands import mesh_faces
+    from fitting.hand.mano import pose_either_hand
 
     hands = frame.hands
     fitted = np.isfinite(hands["hand_pose"]).all(1) & np.isfinite(hands["camera"]).all(1) & (hands["side"] >= 0)
@@ -90,14 +97,22 @@ def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
     recording.log("space/joints", rerun.Points3D((joints + wrist[:, None]).reshape(-1, 3), radii=0.004))
     shape = [torch.from_numpy(values[rows].astype(np.float32)) for values in (hands["betas"], hands["hand_pose"])]
     shape.insert(1, torch.from_numpy(orient.astype(np.float32)))
-    vertices = pose_either_hand(load_hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
+    vertices = pose_either_hand(hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
     for side in (LEFT, RIGHT):
         of = np.flatnonzero(hands["side"][rows] == side)
         if not len(of):
             recording.log(f"space/{side_name(side)}", rerun.Clear(recursive=False))
             continue
-        faces = mesh_faces(side)
+        faces = _faces(side)
         points = (vertices[of] + wrist[of, None]).reshape(-1, 3)
         triangles = np.concatenate([faces + k * vertices.shape[1] for k in range(len(of))])
         mesh = rerun.Mesh3D(vertex_positions=points, triangle_indices=triangles, albedo_factor=COLOURS[side])
         recording.log(f"space/{side_name(side)}", mesh)
+
+
+@cache
+def _faces(side: int) -> np.ndarray:
+    """Triangles of a side's mesh, read once."""
+    from hands.drawing.hands import mesh_faces
+
+    return mesh_faces(side)

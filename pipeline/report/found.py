@@ -5,12 +5,13 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import Store
 from stages import boxes
-from stages.cameras.said import CameraError, cameras_of
 from stages.pack import ClipTables
-from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Videos
+from stages.tables import Clips, Fits, Hands, Reviews, Videos
 
+_OF_HANDS = ("video", "frame", "time_s", "hand", "track", "side", "score", "num_agree", "num_run")
 NOT_REVIEWED = "not_reviewed"
 """Reason of hands whose clip has no review yet."""
 
@@ -24,6 +25,8 @@ class Found:
     row: np.ndarray  # within the clip's tables
     frame: np.ndarray
     time_s: np.ndarray
+    hand: np.ndarray
+    track: np.ndarray
     side: np.ndarray
     size_px: np.ndarray  # longer side of the box
     size_share: np.ndarray  # the same over the frame's longer side
@@ -96,7 +99,7 @@ def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
 def _columns(clip: str, hands: Hands, fits: Fits, reviews: Reviews) -> dict[str, np.ndarray]:
     size_px = boxes.long_side(hands.box)
     return {
-        **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "side", "score", "num_agree", "num_run")},
+        **{name: getattr(hands, name) for name in _OF_HANDS},
         **{name: getattr(reviews, name) for name in ("quality", "keep", "box_only", "reason")},
         "clip": np.full(len(hands), clip, object),
         "row": np.arange(len(hands)),
@@ -113,23 +116,5 @@ def load_clip(store: Store, run: Run, clip: str) -> ClipTables:
     hands, fits, reviews = _tables(store, clip)
     videos = run.videos[clips.video[0]]
     videos = replace(videos, path=np.array([str(store.root / videos.path[0])], object))
-    try:
-        cameras = cameras_of(_said(store, str(clips.video[0]), videos), *_size(clips, videos))
-    except CameraError:  # the run has told it, and fitted nothing
-        cameras = cameras_of("", *_size(clips, videos))
+    cameras = cameras_of_clip(store, videos, clips)
     return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews, cameras=cameras)
-
-
-def _said(store: Store, video: str, videos: Videos) -> str:
-    """What list or file say of a video's camera."""
-    try:
-        manifest = store.read(Manifest, "", "manifest")
-    except (FileNotFoundError, ValueError):
-        return str(videos.camera[0])
-    told = [str(said) for said in manifest.camera[manifest.video == video]]
-    return told[0] if told and told[0] else str(videos.camera[0])
-
-
-def _size(clips: Clips, videos: Videos) -> tuple[int, int]:
-    of = clips if clips.width[0] else videos
-    return int(of.width[0]), int(of.height[0])

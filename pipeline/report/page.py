@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -13,6 +15,7 @@ from markupsafe import Markup
 from hands.drawing.charts import bars, histogram, quartiles, split_bar
 from pipeline.engine.store import Store
 from pipeline.report.found import Found, Run, gather, load_clip
+from pipeline.report.near import Near, near_frames, near_poses
 from pipeline.report.overview import UNPLANNED, Overview
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
 from stages.digest import HTML, seal_text
@@ -60,6 +63,7 @@ def write_report(
         dropped=[(reason, count, [card(example) for example in dropped[reason]]) for reason, count in reasons.most_common()],
         charts=Markup(_charts(run, reasons)),
         agreement=_agreement(run),
+        near=[_told_near(near_poses(store, found), "degrees"), _told_near(near_frames(store), "bits of 64")],
         videos=Markup(_videos(run)),
         without_hands=sorted(set(run.videos) - set(found.video[found.keep].tolist())),
     )
@@ -144,6 +148,7 @@ def _card(example: Example, found: Found, pictures: Pictures) -> dict[str, Any]:
     return {
         "video": example.video,
         "frame": example.frame,
+        "browse": f"view=frame&video={quote(example.video)}&frame={example.frame}&hand={found.hand[i]}",
         "clock": _clock(example.time_s, tenths=True),
         "side": side,
         "box_only": bool(found.keep[i] and found.box_only[i]),
@@ -167,27 +172,63 @@ def _agreement(run: Run) -> list[tuple[str, int, int, float]]:
     return rows
 
 
+def _told_near(near: Near, unit: str) -> dict[str, Any]:
+    """Near-duplicates as the page tells them, each pair with the hands of both places."""
+    pairs = []
+    for pair in near.pairs:
+        places = [f"(video = {quoted(video)} and frame = {frame}{f' and hand = {hand}' if hand >= 0 else ''})"
+                  for video, frame, hand in (pair.first, pair.second)]  # fmt: skip
+        told = [f"{video}, frame {frame:,}" for video, frame, _ in (pair.first, pair.second)]
+        pairs.append((*told, f"{pair.distance:.1f} {unit}", where_link(" or ".join(places))))
+    return {"looked_at": near.num_looked_at, "near": near.num_near, "pairs": pairs}
+
+
 def _charts(run: Run, reasons: Counter[str]) -> str:
     found, keep, verdicts = run.found, run.found.keep, _verdicts(run.found)
 
     def of(values: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values[mask] for name, mask in verdicts.items()}
 
+    def spread(title: str, column: str, values: np.ndarray, top: float, *, times: float = 1, **words: str) -> str:
+        edges = np.linspace(0, top, 26)
+        return histogram(title, of(times * values), edges, links=_ranges(column, edges / times), **words)
+
     left = found.side == LEFT
     _, on_frame = np.unique(np.char.add(found.clip.astype(str), found.frame.astype(str)), return_counts=True)
     crowds = Counter(f"{n}" if n < _CROWD else f"{_CROWD} or more" for n in np.sort(on_frame).tolist())
+    why = {reason: where_link(f"reason = {quoted(reason)}") for reason in reasons}
+    share = 100 * found.error_share
     return "".join((
-        histogram("Quality", of(found.quality), np.linspace(0, 1, 26), note="from the review"),
-        histogram("Score", of(found.score), np.linspace(0, 1, 26), note="existence, all detectors fused"),
-        histogram("Fit error", of(found.error_px), np.linspace(0, _upper(found.error_px, 5), 26), unit=" px", note="joints to landmarks"),
-        histogram("Fit error over size", of(100 * found.error_share), np.linspace(0, _upper(100 * found.error_share, 5), 26), unit=" %"),
-        histogram("Hand size", of(found.size_px), np.linspace(0, _upper(found.size_px, 50), 26), unit=" px", note="longer side of the box"),
+        spread("Quality", "quality", found.quality, 1, note="from the review"),
+        spread("Score", "score", found.score, 1, note="existence, all detectors fused"),
+        spread("Fit error", "error_px", found.error_px, _upper(found.error_px, 5), unit=" px", note="joints to landmarks"),
+        spread("Fit error over size", "error_share", found.error_share, _upper(share, 5), times=100, unit=" %"),
+        spread("Hand size", "size_px", found.size_px, _upper(found.size_px, 50), unit=" px", note="longer side of the box"),
         quartiles("Quality by size", found.size_share[keep] * 100, found.quality[keep], (0, 4, 10, 25, 100), unit=" %", note="kept hands"),
-        histogram("Hand size over frame", of(100 * found.size_share), np.linspace(0, 100, 26), unit=" %"),
+        spread("Hand size over frame", "size_share", found.size_share, 100, times=100, unit=" %"),
         split_bar("Side of kept hands", {"left": int((left & keep).sum()), "right": int(((found.side == RIGHT) & keep).sum())}),
         _list("Hands on a frame", bars([(name, {"kept": n}) for name, n in crowds.items()]), "frames"),
-        _list("Why dropped", bars([(name, {"dropped": n}) for name, n in reasons.most_common()]), "hands by reason"),
+        _list("Why dropped", bars([(name, {"dropped": n}) for name, n in reasons.most_common()], links=why), "hands by reason"),
     ))  # fmt: skip
+
+
+def _ranges(column: str, edges: np.ndarray) -> list[str]:
+    """Filters of the bins of a histogram; the outermost ones hold what lies beyond them too."""
+    last, tests = len(edges) - 2, []
+    for i, (low, high) in enumerate(pairwise(edges.tolist())):
+        bounds = ([f"{column} >= {low:.6g}"] if i else []) + ([f"{column} < {high:.6g}"] if i < last else [])
+        tests.append(where_link(" and ".join(bounds)))
+    return tests
+
+
+def where_link(where: str) -> str:
+    """The hands of a filter, as `whim browse` is asked for them."""
+    return f"view=hands&where={quote(where)}"
+
+
+def quoted(text: str) -> str:
+    """A text as filters have it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _verdicts(found: Found) -> dict[str, np.ndarray]:
@@ -216,8 +257,10 @@ def _videos(run: Run) -> str:
     rows.sort(key=lambda row: -sum(row[1].values()))
     highest = max([1, *(sum(parts.values()) for _, parts in rows)])
     tail = rows[_MAX_BARS:]
-    more = f"<details><summary>{len(tail):,} more videos</summary>{bars(tail, highest=highest)}</details>" if tail else ""
-    return bars(rows[:_MAX_BARS], highest=highest) + more if rows else "<p class=empty>No video yet.</p>"
+    links = {video: where_link(f"video = {quoted(video)}") for video in run.videos}
+    rest = bars(tail, highest=highest, links=links)
+    more = f"<details><summary>{len(tail):,} more videos</summary>{rest}</details>" if tail else ""
+    return bars(rows[:_MAX_BARS], highest=highest, links=links) + more if rows else "<p class=empty>No video yet.</p>"
 
 
 def _clock(time_s: float, *, tenths: bool = False) -> str:

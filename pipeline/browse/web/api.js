@@ -42,7 +42,10 @@ export const number = (value) => Number(value).toLocaleString("en");
 
 // The hash holds the view and what it shows, so that a page can be kept, sent to oneself and gone back to.
 export const state = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+// With `replace` the page that is left is not gone back to.
 export function go(next, replace = false) {
   const hash = `#${new URLSearchParams(Object.entries(next).filter(([, value]) => value !== "" && value !== undefined))}`;
-  if (replace) history.replaceState(null, "", location.pathname + location.search + hash); else location.hash = hash;
+  if (!replace) { location.hash = hash; return; }
+  history.replaceState(null, "", location.pathname + location.search + hash);
+  window.dispatchEvent(new HashChangeEvent("hashchange"));
 }

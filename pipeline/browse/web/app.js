@@ -22,12 +22,15 @@ async function show() {
   const mine = (turn += 1), name = VIEWS[state().view] ? state().view : "hands";
   keys = {};
   say("");
-  for (const link of document.querySelectorAll("nav a")) {
+  for (const link of document.querySelectorAll("nav a[data-view]")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   try {
     about = await ask("about");
     document.getElementById("folder").textContent = about.folder;
+    const report = document.getElementById("report");
+    report.hidden = !about.report;
+    report.href = `/report${location.search}`;
     const told = [...about.unreadable.map((part) => `${part} cannot be read: whim verify says more`),
       ...about.lost.map((one) => `${one.who} said ${one.what} of a hand on frame ${one.frame} of ${one.video} that no run finds any more`)];
     const warning = document.getElementById("warning");

@@ -1,7 +1,7 @@
 // Audits: hands drawn by chance, looked at one after the other, and what that says of all of them.
 import { ask, change, go, make, number, say, state } from "./api.js";
 import { actions } from "./decide.js";
-import { Grid } from "./grid.js";
+import { Grid, opened } from "./grid.js";
 
 const WORDS = { keep: "correct", reject: "no hand: reject", side: "wrong side", landmarks: "wrong landmarks" };
 
@@ -26,7 +26,7 @@ function begin(main, about) {
 export async function audit(main, about) {
   const name = state().audit;
   if (!name) return begin(main, about);
-  const grid = new Grid("Hands drawn", (row) => go({ view: "frame", video: row.video, frame: row.frame, hand: row.hand, back: location.hash.slice(1) }));
+  const grid = new Grid("Hands drawn", opened);
   const figures = make("div", { class: "figures", id: "figures" }), head = make("p", {});
   const load = async (keep) => {
     const found = await ask("audit", { name });

@@ -68,7 +68,7 @@ export function drawFrame(canvas, picture, detail, { layers, chosen, meshes, edi
     }
   }
   if (layers.boxes) for (const one of detail.added) { box(context, one.box, COLOURS[one.side], 3 * unit); label(context, `added by ${one.who}`, one.box[0], one.box[1], unit); }
-  if (layers.refused) for (const one of detail.refused) { box(context, one.box, "#e05a50", unit, [2 * unit, 3 * unit]); label(context, `refused: ${one.reason}`, one.box[0], one.box[1], unit); }
+  if (layers.refused) for (const one of detail.refused) { box(context, one.box, "#e05a50", (one.hand === chosen ? 3 : 1) * unit, [2 * unit, 3 * unit]); label(context, `refused: ${one.reason}`, one.box[0], one.box[1], unit); }
   if (edited) { box(context, edited, "#ffffff", 3 * unit, [10 * unit, 4 * unit]); }
   context.setTransform(1, 0, 0, 1, 0, 0);
 }

@@ -20,9 +20,21 @@ function facts(hand) {
   return make("table", {}, make("tbody", {}, ...rows, ...seen));
 }
 
+function named(hand) {
+  const what = hand.hand < 0 ? `refused ${SIDE[hand.side]} (${hand.reason})` : `${hand.hand} ${SIDE[hand.side]}${hand.keep === false ? ` (${hand.reason})` : ""}`;
+  return hand.verdict ? `${what}, ${hand.verdict}` : what;
+}
+
+// Buttons for the views of a camera that bends straight lines; none where an image is looked at whole.
+function looks(detail, now) {
+  if (detail.views.length < 2) return null;
+  return make("div", { class: "bar", role: "group", "aria-label": "Views of the frame" }, ...detail.views.map((one) => make("button", { type: "button",
+    "aria-pressed": String(one === detail.look), onclick: () => go({ ...now, look: one || "", hand: "" }, true) }, one < 0 ? "whole image" : `view ${one}`)));
+}
+
 export async function frame(main) {
   const now = state();
-  const here = { video: now.video, frame: Number(now.frame) };
+  const here = { video: now.video, frame: Number(now.frame), look: Number(now.look ?? 0) };
   let detail, clip, picture, meshes = {}, edited = null, adding = false, addedSide = 1;
   try { [detail, clip, picture] = await Promise.all([ask("frame", here), ask("clip", here), loaded(image("frame", here))]); }
   catch (error) { main.replaceChildren(make("p", { role: "alert" }, error.message)); return {}; }
@@ -33,9 +45,17 @@ export async function frame(main) {
   const places = clip.frames.map(([index]) => index), at = Math.max(0, places.indexOf(here.frame));
   const slider = make("input", { type: "range", min: 0, max: Math.max(0, places.length - 1), value: at, "aria-label": "Frame of the clip",
     "aria-valuetext": `frame ${here.frame}`, onchange: () => step(Number(slider.value) - at) });
-  const step = (by) => { const next = places[Math.max(0, Math.min(at + by, places.length - 1))]; if (next !== undefined && next !== here.frame) go({ ...now, frame: next, hand: trackHand(next) }, true), window.dispatchEvent(new HashChangeEvent("hashchange")); };
-  const trackHand = (next) => { const track = clip.hands.find((hand) => hand.frame === here.frame && hand.hand === chosen)?.track; const same = clip.hands.find((hand) => hand.frame === next && hand.track === track); return same ? same.hand : ""; };
-  const hand = () => detail.hands.find((one) => one.hand === chosen);
+  const step = (by) => {
+    const next = places[Math.max(0, Math.min(at + by, places.length - 1))];
+    if (next !== undefined && next !== here.frame) go({ ...now, frame: next, ...followed(next) }, true);
+  };
+  const followed = (next) => {
+    const track = clip.hands.find((one) => one.frame === here.frame && one.hand === chosen)?.track ?? -1;
+    const same = track < 0 ? null : clip.hands.find((one) => one.frame === next && one.track === track);
+    return same ? { hand: same.hand, look: same.view || "" } : { hand: "" };
+  };
+  const every = () => [...detail.hands, ...detail.refused];
+  const hand = () => every().find((one) => one.hand === chosen);
   const draw = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, edited,
     meshes: LAYERS.mesh ? Object.fromEntries(Object.entries(meshes).filter(([, one]) => one)) : {} });
 
@@ -46,8 +66,8 @@ export async function frame(main) {
   const picker = make("div", { class: "bar", role: "group", "aria-label": "Hands of this frame" });
 
   async function show() {
-    picker.replaceChildren(...detail.hands.map((one) => make("button", { type: "button", "aria-pressed": String(one.hand === chosen), "data-hand": one.hand,
-      onclick: () => { chosen = one.hand; show(); } }, `${one.hand} ${SIDE[one.side]}${one.keep === false ? ` (${one.reason})` : ""}${one.verdict ? `, ${one.verdict}` : ""}`)));
+    picker.replaceChildren(...every().map((one) => make("button", { type: "button", "aria-pressed": String(one.hand === chosen), "data-hand": one.hand,
+      onclick: () => { chosen = one.hand; show(); } }, named(one))));
     side.replaceChildren(facts(hand()));
     drawStrip(strip, clip, here.frame);
     draw();
@@ -55,8 +75,8 @@ export async function frame(main) {
   }
   // Meshes come as they are made: nobody waits for them with a decision.
   async function space() {
-    const wanted = LAYERS.mesh ? detail.hands.map((one) => one.hand) : [chosen];
-    for (const one of wanted) if (one !== undefined && meshes[one] === undefined) meshes[one] = await ask("mesh", { ...here, hand: one }).catch(() => null);
+    const wanted = detail.look < 0 ? [] : (LAYERS.mesh ? detail.hands.map((one) => one.hand) : [chosen]).filter((one) => one >= 0);
+    for (const one of wanted) if (meshes[one] === undefined) meshes[one] = await ask("mesh", { ...here, hand: one }).catch(() => null);
     turn.show(meshes[chosen] ?? null);
     draw();
   }
@@ -71,6 +91,7 @@ export async function frame(main) {
   };
   const begin = (add) => {
     if (!add && !hand()) { say("no hand is chosen"); return; }
+    if (here.look < 0) { say("boxes are drawn in a view"); return; }
     const [wide, high] = detail.size;
     adding = add;
     edited = add ? [wide * 0.4, high * 0.4, wide * 0.6, high * 0.6] : [...hand().box];
@@ -99,7 +120,7 @@ export async function frame(main) {
   canvas.addEventListener("pointerdown", (event) => {
     const [x, y] = point(event);
     if (edited) { from = [x, y]; return; }
-    const hit = detail.hands.find((one) => x >= one.box[0] && x <= one.box[2] && y >= one.box[1] && y <= one.box[3]);
+    const hit = every().find((one) => x >= one.box[0] && x <= one.box[2] && y >= one.box[1] && y <= one.box[3]);
     if (hit) { chosen = hit.hand; show(); }
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -119,13 +140,13 @@ export async function frame(main) {
   main.replaceChildren(
     make("p", {}, make("a", { href: `#${now.back || "view=hands"}` }, "Back"), ` ${here.video}, clip ${clip.clip}, frame ${here.frame}${clip.frames[at]?.[1] == null ? "" : ` at ${short(clip.frames[at][1], 2)} s`}`),
     make("div", { class: "stage" },
-      make("section", { "aria-label": "Frame" }, canvas, hint, strip, slider,
+      make("section", { "aria-label": "Frame" }, looks(detail, now), canvas, hint, strip, slider,
         make("div", { class: "pager" }, make("button", { type: "button", onclick: () => step(-1) }, "Frame before ", make("kbd", {}, "←")),
           make("button", { type: "button", onclick: () => step(1) }, "Next frame ", make("kbd", {}, "→"))), layers, undoAdded),
       make("section", { "aria-label": "The chosen hand" }, picker, turn.canvas, side)), bar);
   await show();
   if (document.activeElement === document.body) canvas.focus();
-  const pick = (by) => { const all = detail.hands.map((one) => one.hand); if (all.length) { chosen = all[(all.indexOf(chosen) + by + all.length) % all.length]; show(); } };
+  const pick = (by) => { const all = every().map((one) => one.hand); if (all.length) { chosen = all[(all.indexOf(chosen) + by + all.length) % all.length]; show(); } };
   const arrows = (dx, dy, otherwise) => (event) => (edited ? nudge(dx, dy, event) : otherwise());
   return { ...keys, s: (event) => { if (edited && adding) { addedSide = 1 - addedSide; say(`${SIDE[addedSide]} hand`); } else keys.s(event); },
     t: swapTrack, b: () => begin(false), a: () => begin(true), ArrowLeft: arrows(-1, 0, () => step(-1)), ArrowRight: arrows(1, 0, () => step(1)),

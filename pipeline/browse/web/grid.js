@@ -1,5 +1,8 @@
 // A grid of hands that can be chosen from with keys: a listbox, one tile of which has the focus.
-import { SIDE, image, make, short } from "./api.js";
+import { SIDE, go, image, make, short } from "./api.js";
+
+// Open the frame of a hand; Escape there comes back to this page.
+export const opened = ({ video, frame, hand, view }) => go({ view: "frame", video, frame, hand, look: view || "", back: location.hash.slice(1) });
 
 export class Grid {
   constructor(label, open) {
@@ -27,12 +30,13 @@ export class Grid {
     const side = SIDE[row.side] ?? "unknown";
     const bad = row.keep === false;
     const said = row.verdict ?? row.answer;
-    const name = `${side} hand ${row.hand} of ${row.video}, frame ${row.frame}${bad ? `, dropped: ${row.reason}` : ""}${said ? `, ${said}` : ""}`;
-    return make("div", { class: `tile${bad ? " dropped" : ""}`, role: "option", tabindex: index === this.at ? 0 : -1, "data-index": index,
+    const what = row.refused ? `refused ${side} hand` : `${side} hand ${row.hand}`, why = bad && !row.refused ? "dropped: " : "";
+    const name = `${what} of ${row.video}, frame ${row.frame}${bad ? `, ${why}${row.reason}` : ""}${said ? `, ${said}` : ""}`;
+    return make("div", { class: `tile${bad ? " dropped" : ""}${row.refused ? " refused" : ""}`, role: "option", tabindex: index === this.at ? 0 : -1, "data-index": index,
       "aria-selected": "false", "aria-label": name },
     make("img", { loading: "lazy", alt: "", width: 144, height: 144, src: image("hand", { video: row.video, frame: row.frame, hand: row.hand }) }),
-    make("span", { class: "what" }, make("span", { class: side }, side), row.quality === undefined ? null : make("span", {}, short(row.quality))),
-    bad && row.reason ? make("span", { class: "reason" }, row.reason) : null,
+    make("span", { class: "what" }, make("span", { class: side }, side), row.refused || row.quality === undefined ? null : make("span", {}, short(row.quality))),
+    bad && row.reason ? make("span", { class: "reason" }, row.refused ? `refused: ${row.reason}` : row.reason) : null,
     said ? make("span", { class: /reject|wrong/.test(said) ? "said bad" : "said" }, said) : null);
   }
 

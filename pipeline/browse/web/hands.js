@@ -1,10 +1,13 @@
-// The hands of a filter: facets beside a grid.
+// The hands of a filter: how they are spread, beside a grid of them.
 import { SIDE, ask, go, make, number, say, state } from "./api.js";
 import { actions } from "./decide.js";
-import { Grid } from "./grid.js";
+import { has, ranged, toggled } from "./filter.js";
+import { Grid, opened } from "./grid.js";
+import { spread } from "./spreads.js";
 
 const PAGE = 60;
 const SORTS = ["", "quality", "score", "size_px", "error_px", "error_share", "rarity", "landmark_score", "flip_margin", "track_length", "time_s"];
+const TITLES = { refused: "refused by fusion" };
 const quoted = (text) => `'${String(text).replaceAll("'", "''")}'`;
 
 function condition(name, value) {
@@ -13,28 +16,34 @@ function condition(name, value) {
   return typeof value === "boolean" ? `${name} = ${value}` : `${name} = ${quoted(value)}`;
 }
 
-export function toggled(where, part) {
-  const parts = where.split(/\s+and\s+/i).filter(Boolean);
-  return (parts.includes(part) ? parts.filter((one) => one !== part) : [where && /\sor\s/i.test(where) ? `(${where})` : where, part].filter(Boolean)).join(" and ");
+// Hands and candidates that fusion refused, in words.
+function counted(total, refused) {
+  const words = [`${number(total - refused)} hands`, `${number(refused)} refused`];
+  if (!refused) return words[0];
+  return total === refused ? words[1] : words.join(", ");
 }
 
-function bars({ low, high, counts }, name) {
-  const most = Math.max(1, ...counts);
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 100 26");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${name} from ${low} to ${high}: ${counts.join(", ")}`);
-  counts.forEach((count, i) => {
-    const bar = document.createElementNS(svg.namespaceURI, "rect");
-    const height = count ? Math.max(1, (24 * count) / most) : 0;
-    for (const [key, value] of Object.entries({ x: i * 5 + 0.5, y: 25 - height, width: 4, height, fill: "currentColor" })) bar.setAttribute(key, value);
-    svg.append(bar);
+// The values of a column as buttons that add each to the filter, or take it away.
+function values(name, rows, where, set) {
+  const buttons = rows.slice(0, 20).map((row) => {
+    const parts = name === "refused" ? ["refused", condition("reason", row.value)] : [condition(name, row.value)];
+    const text = name === "side" ? SIDE[row.value] : row.value === null ? "none" : row.value === "" ? "(empty)" : String(row.value);
+    return make("li", {}, make("button", { type: "button", "aria-pressed": String(has(where, ...parts)),
+      onclick: () => set({ where: toggled(where, ...parts) }) }, `${text} ${number(row.num)}`));
   });
-  return svg;
+  return [make("h3", {}, TITLES[name] ?? name), make("ul", {}, ...buttons)];
 }
 
-export async function hands(main, about) {
+async function spreads(where, set) {
+  const found = await ask("facets", { where });
+  const bars = Object.entries(found.spreads).flatMap(([name, one]) => [make("h3", {}, `${name}, ${one.low} to ${one.high}`),
+    spread(name, one, where, (parts) => set({ where: ranged(where, name, parts) }))]);
+  const lists = Object.entries(found.counts).filter(([, rows]) => rows.length).flatMap(([name, rows]) => values(name, rows, where, set));
+  const wide = matchMedia("(min-width: 60rem)").matches;
+  return make("details", { open: wide }, make("summary", {}, "How they are spread"), ...bars, ...lists);
+}
+
+export async function hands(main) {
   const now = state();
   const where = now.where ?? "", offset = Number(now.offset ?? 0);
   const set = (more) => go({ ...now, view: "hands", offset: "", ...more });
@@ -46,7 +55,7 @@ export async function hands(main, about) {
   const form = make("form", { class: "bar", role: "search", onsubmit: (event) => { event.preventDefault(); set({ where: filter.value.trim() }); } },
     make("label", { class: "wide", for: "filter" }, "Filter", filter), make("button", { type: "submit" }, "Show"),
     make("label", { for: "sort" }, "Sort by", sort), make("label", { class: "check", for: "down" }, down, "largest first"));
-  const grid = new Grid("Hands", (row) => go({ view: "frame", video: row.video, frame: row.frame, hand: row.hand, back: location.hash.slice(1) }));
+  const grid = new Grid("Hands", opened);
   const count = make("p", { id: "count" }), pager = make("div", { class: "pager" });
   const facets = make("aside", { "aria-label": "How they are spread" });
   const query = { where, sort: now.sort ?? "", descending: now.descending ?? "", offset, limit: PAGE };
@@ -56,28 +65,21 @@ export async function hands(main, about) {
     const found = await ask("hands", query);
     total = found.total;
     grid.show(found.rows, { keep });
-    count.textContent = `${number(total)} hands${where ? ` where ${where}` : ""}`;
+    count.textContent = `${counted(total, found.refused)}${where ? ` where ${where}` : ""}`;
     pager.replaceChildren(
       make("button", { type: "button", disabled: offset === 0, onclick: () => page(-1) }, "Before ", make("kbd", {}, "[")),
       make("span", {}, total ? `${number(offset + 1)} to ${number(Math.min(offset + PAGE, total))}` : "none"),
       make("button", { type: "button", disabled: offset + PAGE >= total, onclick: () => page(1) }, "Next ", make("kbd", {}, "]")));
-    return grid.rows.length;
   };
-  const spread = async () => {
-    const { counts, spreads } = await ask("facets", { where });
-    const lists = Object.entries(counts).map(([name, rows]) => [make("h3", {}, name), make("ul", {}, ...rows.slice(0, 20).map((row) => {
-      const part = condition(name, row.value);
-      const text = name === "side" ? SIDE[row.value] : row.value === null ? "none" : row.value === "" ? "(empty)" : String(row.value);
-      return make("li", {}, make("button", { type: "button", "aria-pressed": String(where.split(/\s+and\s+/i).includes(part)),
-        onclick: () => set({ where: toggled(where, part) }) }, `${text} ${number(row.num)}`));
-    }))]);
-    const shown = Object.entries(spreads).flatMap(([name, one]) => [make("h3", {}, `${name}, ${one.low} to ${one.high}`), bars(one, name)]);
-    const wide = matchMedia("(min-width: 60rem)").matches;
-    facets.replaceChildren(make("details", { open: wide }, make("summary", {}, "How they are spread"), ...shown, ...lists.flat()));
-  };
-  const { keys, bar } = actions({ chosen: () => grid.taken(), done: async () => { await load(true); spread().catch((error) => say(error.message)); } });
+  const facet = async () => { try { facets.replaceChildren(await spreads(where, set)); } catch (error) { say(error.message); } };
+  const { keys, bar } = actions({ chosen: () => grid.taken(), done: async () => { await load(true); facet(); } });
   main.replaceChildren(form, make("div", { class: "sides" }, facets, make("section", { "aria-label": "Grid" }, count, grid.element, pager, bar)));
-  try { await load(false); if (!document.activeElement || document.activeElement === document.body) grid.focus(); } catch (error) { count.textContent = error.message; filter.setAttribute("aria-invalid", "true"); return {}; }
-  spread().catch((error) => say(error.message));
+  try { await load(false); } catch (error) {
+    count.textContent = error.message;
+    filter.setAttribute("aria-invalid", "true");
+    return { "/": () => filter.focus() };
+  }
+  if (!document.activeElement || document.activeElement === document.body) grid.focus();
+  facet();
   return { ...grid.keys(), ...keys, "[": () => page(-1), "]": () => page(1), "/": () => filter.focus(), Escape: () => grid.focus() };
 }

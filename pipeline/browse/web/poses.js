@@ -1,5 +1,7 @@
 // The map of poses: near points are like poses, lone ones are rare. A rectangle dragged on it becomes a filter.
 import { SIDE, ask, go, make, short, state } from "./api.js";
+import { conditions, joined } from "./filter.js";
+import { opened } from "./grid.js";
 
 export async function poses(main) {
   const where = state().where ?? "";
@@ -34,11 +36,11 @@ export async function poses(main) {
     const to = at(event);
     if (from && Math.hypot(to[0] - from[0], to[1] - from[1]) > 8) {
       const [[x0, y0], [x1, y1]] = [back(from), back(to)];
-      const part = `map_x between ${short(Math.min(x0, x1), 4)} and ${short(Math.max(x0, x1), 4)} and map_y between ${short(Math.min(y0, y1), 4)} and ${short(Math.max(y0, y1), 4)}`;
-      go({ view: "hands", where: where ? `(${where}) and ${part}` : part });
+      const within = (name, a, b) => `${name} between ${short(Math.min(a, b), 4)} and ${short(Math.max(a, b), 4)}`;
+      go({ view: "hands", where: joined([...conditions(where), within("map_x", x0, x1), within("map_y", y0, y1)]) });
     } else if (points.length) {
       const near = points.map((one) => [Math.hypot(place(one)[0] - to[0], place(one)[1] - to[1]), one]).sort((a, b) => a[0] - b[0])[0];
-      if (near[0] < 20) go({ view: "frame", video: near[1].video, frame: near[1].frame, hand: near[1].hand, back: location.hash.slice(1) });
+      if (near[0] < 20) opened(near[1]);
     }
     from = null;
     draw();

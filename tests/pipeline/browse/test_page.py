@@ -1,5 +1,6 @@
 """The page in a real browser, on a real run: seen, filtered, judged by keys alone; what was judged is in the shard after the next run."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from pipeline.browse.server import Served
 from pipeline.engine.store import Store
+from pipeline.report.page import write_report
 from stages.tables import Hands, Reviews
-from tests.pipeline.browse.small_run import run_again
+from tests.pipeline.browse.small_run import run_again, with_refused
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 CLIP = "asl_bird-0000"
@@ -173,6 +175,75 @@ def test_hands_are_shown_as_they_are_kept(browser: Any, served: Served) -> None:
     reader.shown("hands")
     assert "map_x between" in page.locator("#count").inner_text()
     assert len(reader.labels()) > 10
+    assert not reader.faults
+
+
+def test_a_bar_of_a_histogram_is_a_filter(browser: Any, untouched: tuple[Path, Served]) -> None:
+    reader = Reader(browser, untouched[1].address)
+    page = reader.open("hands", where="side = right")
+    before = page.locator("#count").inner_text()
+    tallest = page.locator(".spread").nth(0).locator("button:not([aria-disabled])").last
+    label = tallest.get_attribute("aria-label")
+    tallest.click()
+    reader.shown("hands")
+    condition, _, number = label.rpartition(": ")
+    assert page.locator("#count").inner_text() == f"{number} where side = right and {condition.replace(', ', ' and ')}"
+    pressed = page.locator(".spread button[aria-pressed=true]")
+    pressed.wait_for()
+    assert pressed.count() == 1
+    pressed.focus()
+    reader.press("Enter")  # off again
+    reader.shown("hands")
+    assert page.locator("#count").inner_text() == before
+    page.go_back()
+    reader.shown("hands")
+    assert condition.split(", ")[0] in page.locator("#filter").input_value()
+    page.locator(".spread").nth(1).locator("button[aria-pressed=false]").first.wait_for()
+    page.locator(".spread").nth(1).locator("button").first.focus()
+    reader.press("ArrowRight", "ArrowRight")
+    assert reader.focused().startswith("score >= 0.1, score < 0.15: ")
+    split = "text => import('/web/filter.js').then(filter => filter.conditions(text))"
+    parts = ["video = 'salt and pepper'", "(keep or side = left)", "score between .1 and .2", "sources = 'o''or and'"]
+    assert page.evaluate(split, " and ".join(parts)) == parts
+    assert page.evaluate(split, "keep or side = left") == ["(keep or side = left)"]
+    assert not reader.faults
+
+
+def test_refused_candidates_are_looked_at_and_kept_by_keys(browser: Any, served: Served, data: Path) -> None:
+    frame, _ = with_refused(data)
+    reader = Reader(browser, served.address)
+    page = reader.open()
+    assert not [label for label in reader.labels() if label.startswith("refused")]
+    page.get_by_role("button", name="weak 1", exact=True).first.click()
+    reader.shown("hands")
+    assert reader.labels() == [f"refused right hand of asl_bird, frame {frame}, weak"]
+    assert page.locator("#count").inner_text() == "1 refused where refused and reason = 'weak'"
+    page.locator(".tile").first.focus()
+    reader.press("Enter")
+    reader.shown("frame")
+    assert page.locator("[aria-pressed=true]").first.inner_text() == "refused right (weak)"
+    reader.press("r")
+    reader.told("that was refused is no hand")
+    reader.press("k")
+    reader.told("Keep: 1 hand")
+    assert page.locator("[aria-pressed=true]").first.inner_text() == "refused right (weak), added"
+    reader.press("Escape")
+    reader.shown("hands")
+    assert reader.labels() == [f"refused right hand of asl_bird, frame {frame}, weak, added"]
+    assert [fault for fault in reader.faults if "400" not in fault] == []
+
+
+def test_the_report_opens_the_hands_of_its_bars(browser: Any, served: Served, data: Path) -> None:
+    write_report(data, data / "report.html")
+    reader = Reader(browser, served.address)
+    page = reader.open()
+    page.get_by_role("link", name="Report").click()
+    bar = page.locator(".chart", has_text="Quality").first.locator("a.browse").last
+    label = str(bar.locator("title").text_content())
+    bar.click(force=True)
+    reader.shown("hands")
+    number = sum(map(int, re.findall(r"(\d+) (?:kept|dropped)", label)))
+    assert page.locator("#count").inner_text().startswith(f"{number} hands where quality >= ")
     assert not reader.faults
 
 

@@ -1,10 +1,13 @@
 """The local server answers whoever has its address, and nobody else; what it answers is what the tables hold."""
 
+import html
 import http.client
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 import cv2
 import numpy as np
@@ -13,7 +16,11 @@ import pytest
 
 from pipeline.browse.server import Served
 from pipeline.engine.store import Store
-from stages.tables import Fits, Hands, Reviews
+from pipeline.report.page import write_report
+from stages.cameras.said import cameras_of
+from stages.cameras.views import Look
+from stages.tables import Fits, Hands, Manifest, Reviews
+from tests.pipeline.browse.small_run import run_again, with_refused
 
 CLIP = "asl_bird-0000"
 
@@ -243,6 +250,101 @@ def test_decisions_are_seen_at_once_and_can_be_undone(client: Client) -> None:
     assert client.get("/api/frame", video=hands[0]["video"], frame=hands[0]["frame"])["added"][0]["box"] == [1, 2, 30, 40]
 
 
+def test_refused_candidates_are_rows_that_a_filter_asks_for(client: Client, data: Path) -> None:
+    found = client.get("/api/hands", limit=500)["total"]
+    frame, boxes = with_refused(data)
+    client.get("/api/about")  # takes up what has landed
+    assert client.get("/api/hands", limit=500)["total"] == found
+    rows = client.get("/api/hands", where="refused")["rows"]
+    assert [(row["hand"], row["side"], row["reason"], row["keep"]) for row in rows] == [(-2, -1, "lone", False), (-1, 1, "weak", False)]
+    assert [row["x0"] for row in rows] == boxes[::-1, 0].tolist()
+    assert client.get("/api/hands", where="refused and reason = 'weak'")["refused"] == 1
+    counts = client.get("/api/facets", where="keep")["counts"]["refused"]
+    assert {row["value"]: row["num"] for row in counts} == {"weak": 1, "lone": 1}
+    thumb = client.send("GET", f"/image/hand?video=asl_bird&frame={frame}&hand=-1", X_Token=client.token)
+    assert (thumb[0], decoded(thumb[1]).shape) == (200, (144, 144, 3))
+    detail = client.get("/api/frame", video="asl_bird", frame=frame)
+    assert [(one["hand"], one["reason"]) for one in detail["refused"]] == [(-1, "weak"), (-2, "lone")]
+    drawn = client.post("/api/audit", {"where": "refused or keep", "size": 2000, "seed": 1})
+    kept = client.get("/api/hands", where="keep")["total"]
+    assert (drawn["population"], len(drawn["hands"])) == (kept, kept)  # an audit judges hands
+
+
+def test_a_refused_candidate_that_is_kept_is_a_hand_of_the_next_run(client: Client, data: Path) -> None:
+    frame, boxes = with_refused(data)
+    client.get("/api/about")
+    weak, lone = ({"video": "asl_bird", "frame": frame, "hand": hand} for hand in (-1, -2))
+    assert "unknown side" in client.post("/api/decide", {"what": "keep", "hands": [lone]}, 400)["error"]
+    assert "is no hand" in client.post("/api/decide", {"what": "reject", "hands": [weak]}, 400)["error"]
+    assert "no candidate -3" in client.post("/api/decide", {"what": "keep", "hands": [{**weak, "hand": -3}]}, 400)["error"]
+    client.post("/api/decide", {"what": "keep", "hands": [weak]})
+    client.post("/api/decide", {"what": "side", "to_side": 0, "hands": [lone]})
+    rows = client.get("/api/hands", where="refused")["rows"]
+    assert {row["hand"]: row["verdict"] for row in rows} == {-1: "added", -2: "added"}
+    added = client.get("/api/frame", video="asl_bird", frame=frame)["added"]
+    assert [(one["box"], one["side"]) for one in added] == [(boxes[0].tolist(), 1), (boxes[1].tolist(), 0)]
+    client.post("/api/undo", {})
+    rows = client.get("/api/hands", where="refused and verdict is not null")["rows"]
+    assert [row["hand"] for row in rows] == [-1]
+    run_again(data)
+    (shard,) = (data / "shards").glob("*/*.parquet")
+    rows = [row for row in pq.read_table(shard).to_pylist() if (row["video"], row["frame"]) == ("asl_bird", frame)]
+    added = [(hand["box"], hand["side"]) for row in rows for hand in row["hands"] if hand["sources"] == ["person"]]
+    assert added == [(boxes[0].tolist(), 1)]
+
+
+def test_frames_of_a_bent_camera_are_shown_through_its_views(client: Client, data: Path) -> None:
+    store = Store(data)
+    manifest = store.read(Manifest, "", "manifest")
+    said = json.dumps({"from": "manifest", "projection": "fisheye", "hfov_deg": 180})
+    store.commit("", "manifest", replace(manifest, camera=np.full(len(manifest), said, object)), store.made_by("", "manifest") or {})
+    hands = store.read(Hands, "hands", CLIP)
+    frame, here = int(hands.frame[0]), hands.frame == hands.frame[0]
+    placed = replace(hands, view=np.where(here, 1, hands.view).astype(np.int16), box_source=hands.box + 7)
+    store.commit("hands", CLIP, placed, store.made_by("hands", CLIP) or {})
+    client.get("/api/about")
+    cameras = cameras_of(said, 640, 480)
+    row = int(np.flatnonzero(cameras.view == 1)[0])
+    one = client.get("/api/frame", video="asl_bird", frame=frame, look=1)
+    assert (one["views"], one["size"]) == (cameras.view.tolist(), [cameras.width[row], cameras.height[row]])
+    assert len(one["hands"]) == here.sum() > 0 == len(client.get("/api/frame", video="asl_bird", frame=frame)["hands"])
+    whole = client.get("/api/frame", video="asl_bird", frame=frame, look=-1)
+    np.testing.assert_allclose([hand["box"] for hand in whole["hands"]], hands.box[here] + 7, rtol=1e-4)
+    assert (whole["size"], whole["hands"][0]["keypoints"]) == ([640, 480], None)
+    address = f"video=asl_bird&frame={frame}"
+    image, seen = (decoded(client.send("GET", f"/image/frame?{address}&look={look}", X_Token=client.token)[1]) for look in (-1, 1))
+    assert image.shape == (480, 640, 3)
+    assert np.abs(Look(cameras, row)(image).astype(int) - seen).mean() < 4
+    assert client.send("GET", f"/image/hand?{address}&hand={hands.hand[0]}", X_Token=client.token)[0] == 200
+    assert "no view 40" in client.refused("/api/frame", video="asl_bird", frame=frame, look=40)
+    add = {"what": "add", "hands": [{"video": "asl_bird", "frame": frame}], "to_box": [1, 1, 50, 90], "to_side": 1}
+    assert "bends straight lines" in client.post("/api/decide", add, 400)["error"]
+
+
+def test_the_report_leads_to_its_hands_and_runs_nothing(client: Client, data: Path) -> None:
+    assert not client.get("/api/about")["report"]
+    assert "no report: whim report --data" in json.loads(client.send("GET", f"/report?token={client.token}")[1])["error"]
+    write_report(data, data / "report.html")
+    assert client.get("/api/about")["report"]
+    assert client.send("GET", "/report")[0] == 403
+    status, content, headers = client.send("GET", f"/report?token={client.token}")
+    assert (status, "script" in headers["Content-Security-Policy"], headers["Referrer-Policy"]) == (200, False, "no-referrer")
+    links = [html.unescape(found) for found in re.findall(r'href="/\?token=[^#"]+#([^"]+)"', content.decode())]
+    asked = [parse_qs(link) for link in links]
+    wheres = [one["where"][0] for one in asked if one["view"] == ["hands"] and "where" in one]
+    assert len({where.split(" ")[0] for where in wheres}) >= 6
+    kinds = ("quality", "score", "error_px", "size_px")
+    total = client.get("/api/hands")["total"]
+    for kind in kinds:  # the bars of a histogram take every hand whose number is known, once
+        of_bars = [client.get("/api/hands", where=where)["total"] for where in wheres if where.startswith(f"{kind} ")]
+        assert sum(of_bars) == client.get("/api/hands", where=f"{kind} is not null")["total"] > 0
+    assert sum(client.get("/api/hands", where=where)["total"] for where in wheres if where.startswith("video = ")) == total
+    frames = [one for one in asked if one["view"] == ["frame"]]
+    assert frames
+    for one in frames:
+        assert client.get("/api/frame", video=one["video"][0], frame=one["frame"][0])["hands"]
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -250,6 +352,7 @@ def test_decisions_are_seen_at_once_and_can_be_undone(client: Client) -> None:
         ({"what": "undo", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}]}, "no such decision"),
         ({"what": "keep", "hands": []}, "1 to 5000 hands"),
         ({"what": "keep", "hands": [{"video": "asl_bird", "frame": 0, "hand": 99}]}, "no hand 99"),
+        ({"what": "keep", "hands": [{"video": "asl_bird", "frame": 0}]}, "hand must be a whole number"),
         (
             {"what": "keep", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}, {"video": "asl_bird", "frame": 0, "hand": 9}]},
             "no hand 9",

@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-browse bench-trust bench-camera env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -151,6 +151,9 @@ studio-shards: setup ## rendered hands with exact truth to train on: make studio
 
 bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, with and without refinement, and measure
 	$(BIN)/python -m benchmarks.networks.regressor_studio $(OPTIONS)
+
+bench-scale: setup ## what a clip costs the engine at 100 to 10,000 clips: seconds, files, memory; beside Ray Data
+	$(BIN)/python -m benchmarks.scale $(OPTIONS)
 
 bench-camera: setup ## one scene by pinhole, fisheye and full sphere, through the chain, against its truth
 	$(BIN)/python -m benchmarks.camera $(OPTIONS)

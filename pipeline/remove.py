@@ -14,7 +14,7 @@ from fitting.files import hand_of, model_file, prior_source
 from pipeline.dataset.audits import TABLE as AUDITS
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.index import write_index
-from pipeline.engine.contents import Contents
+from pipeline.engine.plan.contents import Contents
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.manifest import storable, withdrawn_in, without
@@ -23,7 +23,7 @@ from stages.pack import Pack
 from stages.tables import Audits, Manifest
 from stages.web.address import without_secrets
 
-_MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json")
+_MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json", "ledger.parquet")
 """By the next report or run."""
 _NO_TABLES = ("media", "shards", "runs", "studio")
 _OF_VIDEOS = ("videos", "clips")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -29,19 +30,20 @@ class CorruptFileError(ValueError):
         return f"{self.path} is corrupt: {self.why}"
 
 
-def refuse_odd(path: Path) -> None:
+def refuse_odd(path: Path) -> os.stat_result:
     """Raise CorruptFileError where something else lies than a file of the disk: a pipe is waited for, a device never ends.
 
-    Raises FileNotFoundError, NotADirectoryError where a file lies in place of its folder.
+    Returns what the disk says of the file. Raises FileNotFoundError, NotADirectoryError where a file lies in place of its folder.
     """
     try:
-        mode = path.stat().st_mode
+        told = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise CorruptFileError(path, f"it cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise CorruptFileError(path, "a folder lies in its place" if stat.S_ISDIR(mode) else "it is no file of the disk")
+    if not stat.S_ISREG(told.st_mode):
+        raise CorruptFileError(path, "a folder lies in its place" if stat.S_ISDIR(told.st_mode) else "it is no file of the disk")
+    return told
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ lengths metres. Unknown numbers are NaN, unknown indices -1.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int32, Int64, Shaped
+from jaxtyping import Bool, Float32, Float64, Int8, Int16, Int32, Int64, Shaped, UInt64
 
 SCHEMA_VERSION = 2
 
@@ -116,9 +117,7 @@ class Table:
     @classmethod
     def schema(cls) -> pa.Schema:
         """Arrow schema: one field a column, with the table's name and schema version as metadata."""
-        hints = get_type_hints(cls, include_extras=True)
-        fields = [pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(cls)]
-        return pa.schema(fields, {"table": cls.__name__, "schema_version": str(SCHEMA_VERSION)})
+        return _schema(cls)  # type: ignore[arg-type]  # classes are hashable, whatever their instances are
 
     @classmethod
     def from_arrow(cls: type[_T], table: pa.Table) -> _T:
@@ -173,6 +172,13 @@ class Table:
     def rows(self: _T) -> Iterator[_T]:
         """One-row tables, in order."""
         return (self.take(slice(i, i + 1)) for i in range(len(self)))
+
+
+@cache
+def _schema(kind: type[Table]) -> pa.Schema:
+    hints = get_type_hints(kind, include_extras=True)
+    fields = [pa.field(f.name, _arrow_type(hints[f.name]), nullable=False) for f in dataclasses.fields(kind)]
+    return pa.schema(fields, {"table": kind.__name__, "schema_version": str(SCHEMA_VERSION)})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -499,3 +505,19 @@ class Audits(Table):
     hand: Int16[np.ndarray, "n"]
     box: Float32[np.ndarray, "n 4"]
     side: Int8[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Ledger(Table):
+    """What the footers of a data folder's parts say, one row a part, in order of table and key: see `pipeline.engine.ledger`."""
+
+    table: Text
+    key: Text
+    size_bytes: Int64[np.ndarray, "n"]
+    modified_ns: Int64[np.ndarray, "n"]
+    changed_ns: Int64[np.ndarray, "n"]
+    inode: UInt64[np.ndarray, "n"]
+    fits: Text  # digest of the schema that the part was held against
+    fingerprint: Text  # of its recipe
+    lacks: Text  # columns of that schema which it was written without, parted by spaces
+    item: Text  # `item` of its recipe, as JSON

@@ -48,6 +48,7 @@ def finish(
     (`pipeline.dataset.index.renew_index`).
     """
     summary, executor = Summary(), None
+    graph.store.write_ledger()
     for _ in range(_MOST_PASSES):
         if not graph.pending or (stopping and stopping.asked):
             break

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.contents import Contents
-from pipeline.engine.former import Former
+from pipeline.engine.plan.contents import Contents
+from pipeline.engine.plan.former import Former
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.cameras.path import poses_said
@@ -263,7 +263,7 @@ class Graph:
         }
         wanted = {"start_s": float(row.start_s[0]), "end_s": float(row.end_s[0]), "extra": str(row.extra[0])}
         identity |= {name: value for name, value in wanted.items() if value}
-        before = (self.store.made_by(table_of(stage), row.video[0]) or {}).get("item", {})
+        before = self.store.item(table_of(stage), row.video[0], tables_written(stage)[0].schema())
         if is_pattern(source):
             images = _images(Path(source))
             listing = listing_digest(images) if images else before.get("listing")
@@ -349,11 +349,11 @@ class Graph:
 
     def _judge(self, task: Task) -> None:
         """Settle a task from what lies in the folder, or say why it is pending. Done is what has all of its parts."""
-        parts = [(folder, self.store.made_by(folder, task.key, schema)) for folder, schema in self._tables[task.stage]]
+        parts = [(folder, self.store.fingerprint(folder, task.key, schema)) for folder, schema in self._tables[task.stage]]
         self._settle_from(task, parts)
-        task.stale = task.state is not State.DONE and not task.again and any(made_by is not None for _, made_by in parts)
+        task.stale = task.state is not State.DONE and not task.again and any(fingerprint is not None for _, fingerprint in parts)
 
-    def _settle_from(self, task: Task, parts: Sequence[tuple[str, Mapping[str, Any] | None]]) -> None:
+    def _settle_from(self, task: Task, parts: Sequence[tuple[str, str | None]]) -> None:
         if self._made_before(task, parts):
             task.state = State.DONE
             return
@@ -362,7 +362,7 @@ class Graph:
             return
         if any(not need.settled and not need.again for need in task.needs):
             task.why = Why.UPSTREAM
-        if all(made_by and made_by.get("fingerprint") == task.fingerprint for _, made_by in parts):
+        if all(fingerprint == task.fingerprint for _, fingerprint in parts):
             task.why = task.why or self._why_again(task)
             if task.why is None:
                 task.state = State.DONE
@@ -374,8 +374,10 @@ class Graph:
             else:
                 task.why, task.reason = Why.RETRY, error.reason
             return
-        missing = next(made_by for _, made_by in parts if made_by is None or made_by.get("fingerprint") != task.fingerprint)
-        task.why = Why.NEW if missing is None else _difference(missing, task.recipe)
+        place = next(place for place, (_, fingerprint) in enumerate(parts) if fingerprint != task.fingerprint)
+        folder, schema = self._tables[task.stage][place]
+        other = None if parts[place][1] is None else self.store.made_by(folder, task.key, schema)
+        task.why = Why.NEW if other is None else _difference(other, task.recipe)
 
     def _why_again(self, task: Task) -> Why | None:
         """Why a committed part is made again all the same: its file is gone and wanted, or the plan cannot read it."""
@@ -383,7 +385,7 @@ class Graph:
         if Videos in written and task.key in self._fetch:
             return Why.MISSING
         if Videos in written and self._is_here(task.key):
-            lacks = partial(self.store.lacks, table_of(self.stages[task.stage]), task.key)
+            lacks = partial(self.store.lacks, table_of(self.stages[task.stage]), task.key, Videos.schema())
             if lacks(Videos.young_columns().keys() - _NOT_FOR_CLIPS):
                 return Why.CODE
             return Why.PROBE if lacks(_NOT_FOR_CLIPS) else None
@@ -394,9 +396,9 @@ class Graph:
                 return Why.CORRUPT
         return None
 
-    def _made_before(self, task: Task, parts: Sequence[tuple[str, Mapping[str, Any] | None]]) -> bool:
+    def _made_before(self, task: Task, parts: Sequence[tuple[str, str | None]]) -> bool:
         """Whether the parts were made, wholly or in part, in the layout before, and what they were made from is still there."""
-        found = [made_by.get("fingerprint") for _, made_by in parts if made_by]
+        found = [fingerprint for _, fingerprint in parts if fingerprint]
         if len(found) < len(parts) or all(fingerprint == task.fingerprint for fingerprint in found):
             return False
         if Clips in tables_written(self.stages[task.stage]) and self._is_here(task.key):
@@ -475,12 +477,12 @@ class Graph:
 
     def is_made(self, task: Task) -> bool:
         """Whether the parts of a task lie in the folder, as this process sees it."""
-        found = [self.store.made_by(folder, task.key, schema) for folder, schema in self._tables[task.stage]]
-        return all(made_by and made_by.get("fingerprint") == task.fingerprint for made_by in found)
+        found = [self.store.fingerprint(folder, task.key, schema) for folder, schema in self._tables[task.stage]]
+        return all(fingerprint == task.fingerprint for fingerprint in found)
 
     def is_there(self, task: Task) -> bool:
         """Whether a task has parts at all, of whatever fingerprint."""
-        return all(self.store.made_by(folder, task.key, schema) for folder, schema in self._tables[task.stage])
+        return all(self.store.fingerprint(folder, task.key, schema) for folder, schema in self._tables[task.stage])
 
     def same_cameras(self) -> bool:
         """Whether no more is known of cameras than when the clips were planned: a file may have been asked again meanwhile."""
@@ -515,8 +517,9 @@ class Graph:
         return found
 
     def remember(self) -> None:
-        """Write down the hashes of local files that this plan took."""
+        """Write down the hashes of local files that this plan took, and what it read in footers."""
         self._contents.remember()
+        self.store.write_ledger()
 
     @property
     def stale(self) -> list[Task]:

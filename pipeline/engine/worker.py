@@ -1,6 +1,7 @@
 """Does one item: reads its tables, calls its stages, commits or records the failure, and returns a receipt."""
 
 import dataclasses
+import math
 import os
 import socket
 import time
@@ -102,6 +103,10 @@ class Worker:
     sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Size and time of the videos whose content was seen to be what their rows say."""
 
+    peak_mb: float = 0.0
+    asked_at: float = -math.inf
+    """When the kernel was asked for `peak_mb`."""
+
     def __post_init__(self) -> None:
         if not self.sees_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -137,7 +142,7 @@ class Worker:
         for outcome in receipt.outcomes:
             outcome.where = str(self.place) if outcome.state in (State.FAILED, State.RETRY) else ""
         receipt.wall_s = time.perf_counter() - start
-        receipt.peak_mb = _peak_mb()
+        receipt.peak_mb = self._peak_mb()
         return receipt
 
     def _prepare(self, first: int) -> None:
@@ -147,6 +152,12 @@ class Worker:
             for stage in self.stages[first:]:
                 if isinstance(stage, Prepares):
                     stage.prepare()
+
+    def _peak_mb(self) -> float:
+        """The most memory that this process has had, as of a second ago at most: some kernels take milliseconds to say it."""
+        if time.monotonic() > self.asked_at + 1.0:
+            self.asked_at, self.peak_mb = time.monotonic(), _peak_mb()
+        return self.peak_mb
 
     @cached_property
     def place(self) -> Place:

@@ -101,6 +101,7 @@ def test_what_was_set_aside_goes_too_and_copies_are_told(data: Path, capsys: pyt
     shard = data / "shards/train/train-00000-of-00001.parquet"
     aside = [data / "media/anna.mp4.corrupt", data / "media/anna.info.json.corrupt", shard.with_name(f"{shard.name}.corrupt")]
     aside += [data / "runs/1.jsonl.corrupt", data / "report.html.corrupt", data / "hashes.json"]
+    aside += [data / "ledger.parquet"]
     for path in aside:
         path.write_bytes(shard.read_bytes())
     other = Store(data).read(Videos, "videos", "anna-0001")

@@ -1,0 +1,119 @@
+"""`make bench-scale`: what a clip costs the engine as a dataset grows, in time, files, bytes and memory; beside Ray Data.
+
+Stages are trivial (`benchmarks.scale.clips`), so that what is measured is the engine: plan, commit, ledger, status, report. A run works
+in its own process, each part flushed to the disk as ever; what a second command takes is measured in a fresh one. `seconds_per_clip` are of
+the processor, `wall_seconds_per_clip` of the clock. `vs_ray_data` (`benchmarks.scale.peer`): the same clips and functions through Ray Data.
+
+    python -m benchmarks.scale [--clips 100,1000,10000] [--peer 500]
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.machine import describe
+
+_T = TypeVar("_T")
+
+OUT = Path(__file__).resolve().parents[1] / "results" / "scale.json"
+STEPS = ("run", "plan", "status", "report")
+NUM_TABLES = 2
+"""Tables of clips."""
+
+
+def main() -> None:
+    """Measure each size in processes of its own, then the peers."""
+    parser = argparse.ArgumentParser(description="what a clip costs as a dataset grows")
+    parser.add_argument("--clips", default="100,1000,10000", help="numbers of clips, parted by commas")
+    parser.add_argument("--peer", type=int, default=500, help="clips that Ray Data works on as well; 0 = none")
+    parser.add_argument("--steps", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.steps:
+        folder, num_clips = arguments.steps
+        print(json.dumps(measure(Path(folder), int(num_clips))))
+        return
+    figures: dict[str, Any] = {"machine": describe()}
+    sizes = {int(num_clips): _of(int(num_clips)) for num_clips in arguments.clips.split(",")}
+    figures |= summary(sizes)
+    if arguments.peer:
+        from benchmarks.scale.peer import rates
+
+        figures["vs_ray_data"] = rates(arguments.peer)
+    OUT.write_text(json.dumps(figures, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+
+
+def _of(num_clips: int) -> dict[str, Any]:
+    """The figures of a dataset of so many clips: the first process runs all of it, the second finds all of it done."""
+    with tempfile.TemporaryDirectory(prefix="whim-scale-") as folder:
+        command = [sys.executable, "-m", "benchmarks.scale", "--steps", folder, str(num_clips)]
+        run, again = (json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(2))
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        in_parts = [path for path in files if path.parent.name in ("hands", "reviews")]
+        told = {"files": len(in_parts), "bytes": sum(path.stat().st_size for path in files), "peak_mb": again["peak_mb"]}
+    figures = {clock: {**again[clock], "run": run[clock]["run"]} for clock in ("cpu_s", "wall_s")} | told
+    print(num_clips, figures, flush=True)
+    return figures
+
+
+def measure(folder: Path, num_clips: int) -> dict[str, Any]:
+    """What each step takes, and the most memory up to the status."""
+    from benchmarks.scale.clips import manifest, recipe
+    from pipeline.engine.finish import Where, finish
+    from pipeline.engine.graph import Graph
+    from pipeline.engine.store import Store
+    from pipeline.report.status import as_json
+
+    store, stages, listed = Store(folder), recipe(num_clips), manifest(num_clips)
+    timed = Timed()
+    graph = timed("plan", lambda: Graph(stages, listed, store).load())
+    timed("run", lambda: finish(graph, Where(local=True), on_outcome=lambda task, outcome: None))
+    timed("status", lambda: as_json(graph))
+    peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    from pipeline.report.page import write_report  # after the peak: it loads much, whatever the size
+
+    timed("report", lambda: write_report(folder, folder / "report.html", num_pictures=0))
+    return {"cpu_s": timed.cpu_s, "wall_s": timed.wall_s, "peak_mb": peak_mb}
+
+
+class Timed:
+    """Seconds of steps, by name."""
+
+    def __init__(self) -> None:
+        self.cpu_s: dict[str, float] = {}
+        self.wall_s: dict[str, float] = {}
+
+    def __call__(self, step: str, work: Callable[[], _T]) -> _T:
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        result = work()
+        self.cpu_s[step], self.wall_s[step] = time.process_time() - cpu_s, time.perf_counter() - wall_s
+        return result
+
+
+def summary(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Figures by their names; `cost_growth`: what a clip costs at the largest size over what it costs at 1,000, or the next above."""
+    first, last = min((n for n in sizes if n >= 1000), default=min(sizes)), max(sizes)
+
+    def per_clip(clock: str) -> dict[str, dict[int, float]]:
+        return {step: {n: round(size[clock][step] / n, 7) for n, size in sizes.items()} for step in STEPS}
+
+    seconds = per_clip("cpu_s")
+    return {
+        "seconds_per_clip": seconds,
+        "wall_seconds_per_clip": per_clip("wall_s"),
+        "cost_growth": {step: round(of[last] / max(of[first], 1e-9), 3) for step, of in seconds.items()},
+        "driver_peak_mb": {n: size["peak_mb"] for n, size in sizes.items()},
+        "files_per_clip": {n: round(size["files"] / n / NUM_TABLES, 3) for n, size in sizes.items()},
+        "bytes_per_clip": {n: round(size["bytes"] / n) for n, size in sizes.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,9 @@ PERSON = "person"
 SAME_IOU = 0.5
 """Boxes that overlap so much on one frame are the same hand. Ours."""
 
+FARTHEST_PX = 1e6
+"""No corner of a box that anybody drew lies farther off."""
+
 
 class What(StrEnum):
     """Decisions on a hand."""
@@ -40,6 +43,12 @@ TO_ADD, LOST = -1, -2
 ON_SIDES: tuple[What, ...] = (What.SIDE,)
 ON_HANDS: tuple[What, ...] = (What.KEEP, What.REJECT, What.SIDE, What.LANDMARKS, What.BOX, What.ADD)
 """Decisions that change what a stage makes: those on sides the fit, all of them review and shards."""
+
+
+def is_box(corners: Sequence[float | None]) -> bool:
+    """Whether four numbers are a box as a person draws one: of some size, and within reach of an image."""
+    known = [corner for corner in corners if corner is not None and abs(corner) <= FARTHEST_PX]
+    return len(known) == 4 and known[0] < known[2] and known[1] < known[3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

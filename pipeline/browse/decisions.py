@@ -15,7 +15,7 @@ from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, Verdicts
-from stages.verdicts import LOST, What, decided, in_clip, same_hands, standing
+from stages.verdicts import LOST, What, decided, in_clip, is_box, same_hands, standing
 
 NOWHERE = (float("nan"), float("nan"), float("nan"), float("nan"))
 NO_NUMBER = -1
@@ -46,8 +46,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         """Refuse what says nothing: UserError that names it."""
-        has_box = bool(np.isfinite(self.to_box).all()) and self.to_box[0] < self.to_box[2] and self.to_box[1] < self.to_box[3]
-        if self.what in (What.BOX, What.ADD) and not has_box:
+        if self.what in (What.BOX, What.ADD) and not is_box(self.to_box):
             raise UserError("a box is four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1")
         if self.what is What.ADD and self.to_side not in (LEFT, RIGHT):
             raise UserError("a hand that is added is a left one (0) or a right one (1)")

@@ -21,7 +21,7 @@ from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT, Clips, Verdicts, Videos
-from stages.verdicts import What, standing
+from stages.verdicts import What, is_box, standing
 
 Row = dict[str, Any]
 _TEXTS = ("video", "fingerprint", "decision", "who", "what", "undoes", "audit")
@@ -108,11 +108,11 @@ def _checked(store: Store, row: Row, place: str) -> Row:
     if not (store.root / "clips" / f"{Path(row['video']).name}.parquet").exists() or Path(row["video"]).name != row["video"]:
         raise UserError(f"{place}: the data folder has no video {str(row['video'])[:80]!r}")
     boxes = [row["box"]] + ([row["to_box"]] if row["what"] in (What.BOX, What.ADD) else [])
-    if any(None in box or not (box[0] < box[2] and box[1] < box[3]) for box in boxes):
+    if not all(map(is_box, boxes)):
         raise UserError(f"{place}: a box is x0, y0, x1, y1 in pixels, with x0 < x1 and y0 < y1")
     if row["what"] in (What.SIDE, What.ADD) and row["to_side"] not in (LEFT, RIGHT):
         raise UserError(f"{place}: a side is 0 (left) or 1 (right)")
-    if not row["decision"] or row["when_s"] is None:
+    if not row["decision"] or row["when_s"] is None or not math.isfinite(row["when_s"]):
         raise UserError(f"{place}: a verdict has an id (decision) and a time (when_s)")
     bounds = {"frame": 1 << 62, "hand": 1 << 15, "side": 128, "to_side": 128}
     if any(not -bound <= row[name] < bound for name, bound in bounds.items()):

@@ -100,6 +100,7 @@ def test_a_box_drawn_in_another_tool_is_a_hand_that_is_added(tool: str, data: Pa
         (lambda text: "{}", "is no CSV, COCO or Label Studio file"),
         (lambda text: "[" * 100_000, "is no CSV, COCO or Label Studio file"),
         (lambda text: "\n".join([*text.splitlines()[:1], text.splitlines()[1].rsplit(",", 8)[0] + ",9,9,1,1,,,,"]), "x0 < x1"),
+        (lambda text: "\n".join([*text.splitlines()[:1], text.splitlines()[1].rsplit(",", 8)[0] + ",9,9,1e39,inf,,,,"]), "x0 < x1"),
     ],
 )
 def test_a_file_with_faults_is_named_and_left(change: object, told: str, decided: Path, real_run: Path, tmp_path: Path) -> None:

@@ -358,6 +358,7 @@ def test_the_report_leads_to_its_hands_and_runs_nothing(client: Client, data: Pa
             "no hand 9",
         ),
         ({"what": "box", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}], "to_box": [5, 5, 1, 9]}, "x0 < x1"),
+        ({"what": "box", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}], "to_box": [0, 0, 1e39, 9]}, "x0 < x1"),
         ({"what": "add", "hands": [{"video": "asl_bird", "frame": 0}], "to_box": [1, 1, 5, 9]}, "left one (0) or a right one (1)"),
         ({"what": "add", "hands": [{"video": "asl_bird", "frame": 1}], "to_box": [1, 1, 5, 9], "to_side": 1}, "was not looked at"),
     ],

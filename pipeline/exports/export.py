@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.engine.shard_file import check_shard
 from pipeline.engine.store import flush, room
 from pipeline.exports.formats import ABOUT, Format
 from pipeline.exports.source import Source, open_source
@@ -41,7 +42,8 @@ def export(
 ) -> Exported:
     """Write the hands of a data folder that a filter takes in a format, unless they lie there already.
 
-    Raises UserError for a folder that is no export's, a filter that cannot be read, and where no hand is taken.
+    Raises UserError for a folder that is no export's, a filter that cannot be read, and where no hand is taken; CorruptFileError for a
+    shard that is not what was written.
     """
     chosen = {**format.options, **(options or {})}
     source = open_source(data, where)
@@ -58,6 +60,8 @@ def export(
     before = made_of(out)
     if before and before.get("fingerprint") == fingerprint and all(fingerprint for *_, fingerprint in source.shards):
         return Exported(folder=out, num_frames=before["num_frames"], num_hands=before["num_hands"], up_to_date=True)
+    for path, *_ in source.shards:
+        check_shard(path)
     about: dict[str, Any] = {**made_from, "fingerprint": fingerprint}
     with whole(out, about) as folder, _bar(source, format, console):
         format.write(source, folder, chosen)

@@ -5,6 +5,7 @@ Frame of reference: that of `stages.shards`: pixels of the stored image, boxes x
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from fitting.files import below
 from pipeline.dataset.where import ALL, Where, columns_of, flat, free_columns, matching, read_where
-from pipeline.engine.store import Store
+from pipeline.engine.store import UNREADABLE, Store
+from stages.digest import CorruptFileError
 from stages.errors import UserError
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, SPLITS, Shards
 from stages.tables import LEFT, RIGHT, to_numpy
@@ -108,22 +110,26 @@ class Source:
 
     def groups(self, path: Path, split: str, *, images: bool = True) -> Iterator["Group"]:
         """The row groups of one shard, with the hands that are taken."""
-        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        names = [name for name in Shards.schema().names if name in file.schema_arrow.names and (images or name != "image")]
+        with _damage_named(path):
+            file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+            names = [name for name in Shards.schema().names if name in file.schema_arrow.names and (images or name != "image")]
         for number in range(file.num_row_groups):
-            rows = file.read_row_group(number, columns=names)
-            if "extra" not in rows.column_names:
-                rows = rows.append_column("extra", pa.array([""] * len(rows), pa.string()))
-            lists = rows.column("hands").combine_chunks()
-            hands = lists.flatten()
-            columns = hand_columns(hands)
-            kept = columns["keep"].astype(bool)
-            taken = kept if self.where is ALL else kept & matching(self._asked(rows, split), self.where)
-            end = np.cumsum(lists.value_lengths().to_numpy())
-            group = Group(rows=rows, hands=hands, columns=columns, kept=kept, taken=taken, end=end, filtered=self.where is not ALL)
-            self._count(group, split)
+            with _damage_named(path):
+                group = self._group(file.read_row_group(number, columns=names), split)
+                self._count(group, split)
             yield group
-            self.on_rows(len(rows))
+            self.on_rows(len(group.rows))
+
+    def _group(self, rows: pa.Table, split: str) -> "Group":
+        if "extra" not in rows.column_names:
+            rows = rows.append_column("extra", pa.array([""] * len(rows), pa.string()))
+        lists = rows.column("hands").combine_chunks()
+        hands = lists.flatten()
+        columns = hand_columns(hands)
+        kept = columns["keep"].astype(bool)
+        taken = kept if self.where is ALL else kept & matching(self._asked(rows, split), self.where)
+        end = np.cumsum(lists.value_lengths().to_numpy())
+        return Group(rows=rows, hands=hands, columns=columns, kept=kept, taken=taken, end=end, filtered=self.where is not ALL)
 
     def _of_group(self, group: "Group", split: str) -> Iterator[Frame]:
         values = {name: group.rows.column(name).to_pylist() for name in group.rows.column_names if name not in ("hands", "image")}
@@ -192,7 +198,8 @@ class Group:
 def open_source(folder: Path, where: str = "") -> Source:
     """The shards of a data folder, or of a folder of shards.
 
-    Raises UserError where there are none, for a shard that its index names and that is not there, and for a filter that cannot be read.
+    Raises UserError where there are none, for a shard that its index names and that is not there, and for a filter that cannot be read;
+    CorruptFileError for a shard that cannot be read. Reading checks its pages; `check_shard` all of its bytes.
     """
     shards = folder / "shards" if (folder / "shards").is_dir() else folder
     if not folder.is_dir():
@@ -205,16 +212,28 @@ def open_source(folder: Path, where: str = "") -> Source:
     for path in paths:
         if not path.is_file():
             raise UserError(f"shard {path} is missing, index.json lists it: `whim run` packs it again")
-        file = pq.ParquetFile(path, memory_map=True)
-        facts = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-        listed.append((path, facts.get("split", path.parent.name), facts.get("fingerprint", "")))
-        num_rows += file.metadata.num_rows
-        if "extra" in file.schema_arrow.names:
-            texts = pc.unique(file.read(columns=["extra"])["extra"].combine_chunks()).to_pylist()
-            free |= {name: column.type for name, column in free_columns(texts).items()}
+        with _damage_named(path):
+            file = pq.ParquetFile(path, memory_map=True)
+            facts = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+            listed.append((path, facts.get("split", path.parent.name), facts.get("fingerprint", "")))
+            num_rows += file.metadata.num_rows
+            if "extra" in file.schema_arrow.names:
+                texts = pc.unique(file.read(columns=["extra"])["extra"].combine_chunks()).to_pylist()
+                free |= {name: column.type for name, column in free_columns(texts).items()}
     about = {"hand_model": index.get("hand_model", ""), "pose_prior": index.get("pose_prior", "")}
     asked = read_where(where, _columns(listed[0][0], free)) if where.strip() else ALL
     return Source(folder=shards, shards=listed, where=asked, filter=where.strip(), free=free, num_rows=num_rows, **about)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the shard in what its reader says of damage."""
+    try:
+        yield
+    except (FileNotFoundError, UserError):
+        raise
+    except UNREADABLE as error:
+        raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
 def _columns(path: Path, free: Mapping[str, pa.DataType]) -> Any:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,6 +27,7 @@ from benchmarks.exports.read_back import READERS, hand
 from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.exports.export import Exported, export
 from pipeline.exports.formats import ABOUT, FORMATS
+from stages.digest import CorruptFileError
 from stages.errors import UserError
 from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
 
@@ -309,3 +311,18 @@ def test_recordings_need_their_library(data: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="pip install rerun-sdk"):
             exported("rerun", data, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_exported(data: Path, tmp_path: Path) -> None:
+    """A flip in the footer renames a column, and what has no column is unknown: the pages' own checksums do not see it."""
+    folder, dice = Path(shutil.copytree(data, tmp_path / "data")), np.random.default_rng(0)
+    shard = sorted(folder.glob("**/train/*.parquet"))[0]
+    sound = shard.read_bytes()
+    footer = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
+    for place in [*dice.integers(footer, len(sound), 40), *dice.integers(0, footer, 10)]:
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << dice.integers(8)
+        shard.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=shard.name):
+            exported("csv", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

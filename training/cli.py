@@ -118,7 +118,9 @@ def _evaluate_regressor(add: Add) -> None:
 def _detect(add: Add, handler: Handler) -> None:
     parser = add("use", "detect", handler)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="of a detector: --detector's")
-    parser.add_argument("source", help="an image, a video, a folder of them, webcam, or webcam:2 for /dev/video2")
+    parser.add_argument(
+        "source", help="an image, a video, a folder of them, webcam, webcam:2 for /dev/video2, or a camera's http(s):// or rtsp:// address"
+    )
     by = "chain: all that `whim run` does, the most accurate, with 3D (default); ours: the network that ships, faster; or a checkpoint"
     parser.add_argument("--detector", default="chain", metavar="chain|ours|FILE", help=by)
     parser.add_argument("--out", type=Path, default=Path("detected"), help="folder")

@@ -17,16 +17,19 @@ from stages.media.frames import images_of
 from stages.media.probe import is_image, probe
 from stages.stage import Failure
 
+STREAM_OPTIONS = {"protocol_whitelist": "http,https,rtsp,rtp,tcp,udp,tls,crypto", "rw_timeout": "15000000"}
+"""A stream leads to no file of this machine, and one that falls silent for 15 s has ended."""
+
 
 def is_camera(source: str) -> bool:
-    """webcam, or webcam:2 for /dev/video2."""
-    return re.fullmatch(r"webcam(:\d+)?", source) is not None
+    """webcam, webcam:2 for /dev/video2, or the address of a camera in the network (http, https or rtsp)."""
+    return re.fullmatch(r"webcam(:\d+)?|(https?|rtsp)://\S+", source) is not None
 
 
 def frames_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
     """Time, frame rate (None of an image) and RGB of each, turned upright. Raises ValueError for what is neither image nor video."""
     if is_camera(source):
-        yield from _camera_frames(f"/dev/video{source.partition(':')[2] or 0}")
+        yield from _camera_frames(source)
         return
     found = probe(Path(source), images=True)
     if isinstance(found, Failure):
@@ -37,17 +40,21 @@ def frames_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.nd
     yield from ((time_s, rate, image) for time_s, image in images_of(Path(source)))
 
 
-def _camera_frames(place: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
-    import av
-
+def _camera_frames(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
+    """What a camera films until it ends: one that breaks off after its first frame has ended."""
+    attached = source.startswith("webcam")
+    place = f"/dev/video{source.partition(':')[2] or 0}" if attached else source
+    count = 0
     try:
-        with av.open(place, format="v4l2") as container:
+        with av.open(place, format="v4l2") if attached else av.open(place, options=STREAM_OPTIONS) as container:
             stream = container.streams.video[0]
             rate = Fraction(stream.average_rate or 25).limit_denominator(60_000)
-            for number, frame in enumerate(container.decode(stream)):
-                yield float(number / rate if frame.time is None else frame.time), rate, frame.to_ndarray(format="rgb24")
+            for count, frame in enumerate(container.decode(stream), 1):
+                yield float((count - 1) / rate if frame.time is None else frame.time), rate, frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{place} cannot be read as a camera ({error}): is it plugged in, and may this user read it?") from error
+        if not count:
+            advice = "is it plugged in, and may this user read it?" if attached else "does a player show it?"
+            raise ValueError(f"{place if attached else origin_of(source)} cannot be read as a camera ({error}): {advice}") from error
 
 
 class VideoFile:
@@ -95,5 +102,5 @@ def refuse_another_source(table: Path, source: str) -> None:
 
 
 def origin_of(source: str) -> str:
-    """How a source stands in the metadata of its table: the absolute path of a file."""
-    return source if is_camera(source) else str(Path(source).absolute())
+    """How a source stands in the metadata of its table: the absolute path of a file, a camera's address without its password."""
+    return re.sub(r"//[^/@]*@", "//", source) if is_camera(source) else str(Path(source).absolute())

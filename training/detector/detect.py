@@ -53,9 +53,9 @@ def detect(
 ) -> tuple[int, int]:
     """Write `out/NAME.jpg` or `.mp4`, drawn, and `out/NAME.parquet` or `.json`; how many images were seen and hands found.
 
-    `source` is an image, a video, or `webcam` (`webcam:2` for /dev/video2), which ends with Ctrl-C. The files appear when they are
-    whole. Raises ValueError for what cannot be read as either, where the source itself would be written over, and where a table of
-    another source of the same name lies already.
+    `source` is an image, a video, or a camera, which ends with Ctrl-C: `webcam` (`webcam:2` for /dev/video2), or its address. The files
+    appear when they are whole. Raises ValueError for what cannot be read as either, where the source itself would be written over, and
+    where a table of another source of the same name lies already.
     """
     name = "webcam" if is_camera(source) else Path(source).stem
     drawn = (out / f"{name}.jpg", out / f"{name}.mp4")

@@ -1,5 +1,6 @@
 """A training as one can watch it: loss and rate on the terminal from the first step, metrics as they come, and followers elsewhere."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -89,6 +90,7 @@ class Follower:
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any], console: Console) -> None:
         check_follower(name)
         self.name, self.console = name, console
+        os.environ.setdefault("WANDB_DIR", str(folder))  # its files lie beside the run's, not where somebody happens to stand
         self._package = import_module(name) if name else None
         self._guarded("init", project="whim", name=folder.name, config=dict(settings))
 

@@ -1,7 +1,10 @@
 """A detector on files: what is drawn, what is written, and what is said of files that are none."""
 
 import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import av
@@ -9,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import torch
 
 import whim
@@ -82,6 +86,44 @@ def test_what_is_no_image_and_no_video_is_named(checkpoint: Path, tmp_path: Path
     (tmp_path / "out" / "webcam.mp4").touch()  # of an earlier run
     with pytest.raises(ValueError, match="/dev/video77 cannot be read"):
         detect(detector, "webcam:77", tmp_path / "out")
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[str]:
+    """A camera in the network, as many are: JPEG after JPEG over http; it breaks off within its sixth frame."""
+    images = [np.full((48, 64, 3), 40 * k, np.uint8) for k in range(6)]
+    jpegs = [bytes(simplejpeg.encode_jpeg(image)) for image in images]
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for number, jpeg in enumerate(jpegs):
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + (jpeg + b"\r\n" if number < 5 else jpeg[:100]))
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_camera_in_the_network_is_filmed_until_it_ends(checkpoint: Path, camera: str, tmp_path: Path) -> None:
+    detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
+    assert detect(detector, camera, tmp_path / "out", table_format="json")[0] == 5
+    with av.open(str(tmp_path / "out" / "webcam.mp4")) as container:
+        shown = [int(frame.to_ndarray(format="rgb24")[:8, :8].mean()) for frame in container.decode(video=0)]
+    assert len(shown) == 5
+    assert shown == sorted(shown)
+    assert detect(detector, camera.replace("//", "//ann:secret@"), tmp_path / "few", max_frames=2)[0] == 2
+    assert pq.read_schema(tmp_path / "few" / "webcam.parquet").metadata[b"source"].decode() == camera
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/x cannot be read as a camera"):
+        detect(detector, "http://127.0.0.1:9/x", tmp_path / "out")
 
 
 def test_a_source_is_not_drawn_over(checkpoint: Path, photo: Path, tmp_path: Path) -> None:

@@ -149,3 +149,18 @@ def test_a_detector_is_measured_on_val_where_there_is_no_test(shards: Shards, tm
     assert "has no test split: measured on val" in said
     assert "data-val" in said
     assert whim.main(["evaluate", "detector", str(checkpoint), "--data", str(tmp_path / "data"), "--split", "test"]) == whim.USER_ERROR
+
+
+def test_a_run_without_a_network_is_followed_by_wandb_itself(
+    shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real package, which needs no account so: its files lie in the run's folder and hold every metric."""
+    pytest.importorskip("wandb", reason="no W&B: pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", "")
+    monkeypatch.delenv("WANDB_DIR")
+    run(shards(2), tmp_path, MeanColour(metrics=(0.25, 0.125)), epochs=2, watch="wandb").train()
+    assert "follows no longer" not in capsys.readouterr().out
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = file.read_bytes()
+    assert all(name in content for name in (b"good", b"0.125", b"learning_rate", b"clip_norm"))

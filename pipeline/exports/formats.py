@@ -47,7 +47,7 @@ _TABLE = (
     Format(
         name="lerobot",
         about="LeRobot v3: an episode an unbroken stretch of a clip, video, hands as state",
-        module="pipeline.exports.lerobot",
+        module="pipeline.exports.lerobot.dataset",
         options={"images": False},
         passes=2,
     ),

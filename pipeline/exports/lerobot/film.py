@@ -1,0 +1,43 @@
+"""An MP4 file that grows by an image at a time, as LeRobot seeks in it."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.exports.lerobot.plan import Plan
+
+
+class Film:
+    """An MP4 that grows, H.264, every second frame a key frame, as LeRobot seeks in it."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        import av
+
+        self.path, self.fps, self.count = path, plan.fps, 0
+        self.container = av.open(str(path), "w")
+        self.codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        options = {"g": "2", "bf": "0", "crf": "18", "threads": "1"} if self.codec == "libx264" else {"g": "2", "bf": "0", "qscale": "2"}
+        self.stream = self.container.add_stream(self.codec, rate=Fraction(plan.fps).limit_denominator(60_000), options=options)
+        self.stream.width, self.stream.height = plan.size
+        self.stream.pix_fmt = "yuv420p"
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.count / self.fps
+
+    def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """One image more."""
+        import av
+        import cv2
+
+        planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)  # BT.601
+        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        self.count += 1
+
+    def close(self) -> None:
+        """Write what the codec still holds."""
+        self.container.mux(self.stream.encode())
+        self.container.close()

@@ -21,6 +21,7 @@ from benchmarks.annotate import clips as decoding_clips
 from benchmarks.annotate import decoding
 from benchmarks.machine import describe
 from fitting.camera import Camera
+from fitting.landmarks.offsets import load_offsets
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
@@ -28,6 +29,8 @@ from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe
 from stages.cameras.said import cameras_of
 from stages.cameras.views import to_source
+from stages.fit import on_joints
+from stages.fusion.pairs import WRIST_M, contradiction_m
 from stages.tables import Cameras, Clips, Fits, Hands
 from studio.lenses import taken_by
 from studio.render import Camera as Pinhole
@@ -108,7 +111,7 @@ def run(folder: Path, said: Mapping[str, str], recipe: str, settings: Mapping[st
     return graph
 
 
-def found(graph: Graph, video: str) -> tuple[Hands, Fits, Cameras]:
+def found_of(graph: Graph, video: str) -> tuple[Hands, Fits, Cameras]:
     """Hands and fits of a video's clips, and its camera."""
     store = graph.store
     clips = store.read(Clips, "clips", video)
@@ -136,25 +139,37 @@ class Match:
     true: np.ndarray  # rows of `Taken`
     row: np.ndarray  # of the found hands, or -1
     error_px: np.ndarray  # mean over the joints; NaN where it was not found
+    keypoint_error_px: np.ndarray  # of what the detectors saw, moved onto the model's joints: what the fit was given
+    error_deg: np.ndarray  # between the rays of the joints found and of the true ones
     place_share: np.ndarray  # distance of the wrists over the true one's distance
 
 
 def match(taken: Taken, hands: Hands, fits: Fits, cameras: Cameras) -> Match:
     """The nearest found hand of each frame for every true one."""
     pixels, wrist = joints_in_source(hands, fits, cameras)
+    seen = on_joints(hands, load_offsets())
+    points, _ = joints_in_source(seen, replace(fits, joints_2d=seen.keypoints[..., :2]), cameras)
     true = np.flatnonzero(taken.clear)
-    row, error, place = np.full(len(true), -1), np.full(len(true), np.nan), np.full(len(true), np.nan)
+    row, (error, place, given, angle) = np.full(len(true), -1), np.full((4, len(true)), np.nan)
     for number, one in enumerate(true.tolist()):
         rows = np.flatnonzero((hands.frame == taken.frame[one]) & np.isfinite(pixels).all((1, 2)))
-        gap = pixels[rows] - taken.pixels[one]
-        if taken.camera.projection == "equirectangular":
-            gap[..., 0] = (gap[..., 0] + taken.camera.width / 2) % taken.camera.width - taken.camera.width / 2
-        off = np.linalg.norm(gap, axis=2).mean(1)
+        off = _off(taken, pixels[rows], one)
         if len(rows) and off.min() < FOUND_SHARE * np.ptp(taken.pixels[one], axis=0).max():
             row[number], error[number] = rows[off.argmin()], off.min()
+            given[number] = _off(taken, points[rows[[off.argmin()]]], one)[0]
+            rays = [taken.camera.rays(at) for at in (pixels[row[number]], taken.pixels[one])]
+            angle[number] = np.degrees(np.arccos(np.clip((rays[0] * rays[1]).sum(1), -1, 1))).mean()
             away = np.linalg.norm(wrist[row[number]] - taken.wrist[one])
             place[number] = away / np.linalg.norm(taken.wrist[one])
-    return Match(true=true, row=row, error_px=error, place_share=place)
+    return Match(true=true, row=row, error_px=error, keypoint_error_px=given, error_deg=angle, place_share=place)
+
+
+def _off(taken: Taken, pixels: Float64[np.ndarray, "k 21 2"], one: int) -> Float64[np.ndarray, "k"]:
+    """How far points are from those of a true hand on average, pixels; across the seam the short way."""
+    gap = pixels - taken.pixels[one]
+    if taken.camera.projection == "equirectangular":
+        gap[..., 0] = (gap[..., 0] + taken.camera.width / 2) % taken.camera.width - taken.camera.width / 2
+    return np.asarray(np.linalg.norm(gap, axis=2).mean(1))
 
 
 def scenes(num_films: int, seconds: float, wide_px: int, recipe: str, folder: Path) -> Iterator[tuple[str, Taken, Match, Hands]]:
@@ -166,11 +181,60 @@ def scenes(num_films: int, seconds: float, wide_px: int, recipe: str, folder: Pa
         taken = take(film, place, wide_px)
         graph = run(place, {name: one.said for name, one in taken.items()}, recipe, {})
         for name, one in taken.items():
-            hands, fits, cameras = found(graph, name)
+            hands, fits, cameras = found_of(graph, name)
             yield name, one, match(one, hands, fits, cameras), hands
         graph = run(place, {"pinhole": ""}, recipe, {})
-        hands, fits, cameras = found(graph, "pinhole")
+        hands, fits, cameras = found_of(graph, "pinhole")
         yield "assumed", taken["pinhole"], match(taken["pinhole"], hands, fits, cameras), hands
+
+
+def pairs(num_films: int, seconds: float, recipe: str, folder: Path) -> dict[str, dict[str, float]]:
+    """Signers before a pinhole that is known: their two hands as each was fitted, and placed together."""
+    found: dict[str, list[list[float]]] = {"apart": [], "together": []}
+    for seed in range(num_films):
+        place = folder / f"signer{seed}"
+        place.mkdir()
+        film = Film(seed=80 + seed, seconds=seconds, frames_per_second=5.0, width=1280, height=960, shots=("signer",))
+        pictures, rows = zip(*render_film(film), strict=True)
+        write_video(place / "signer.mp4", (one.image for one in pictures), film)
+        truth = {name: np.stack([row[name] for of_frame in rows for row in of_frame]) for name in rows[0][0]}
+        camera = Camera.pinhole(film.width, film.height, Pinhole().focal_px * film.width / Pinhole().width)
+        joints = truth["joints_3d"].astype(np.float64) + truth["transl"][:, None]
+        clear = truth["visible"] >= CLEAR_VISIBLE
+        facts = {"frame": truth["frame"], "side": truth["side"], "clear": clear, "across_seam": np.zeros_like(clear)}
+        taken = Taken(camera=camera, said=f"focal={camera.focal_px[0]}", pixels=camera.project(joints), wrist=truth["transl"], **facts)
+        for name, listed in found.items():
+            graph = run(place, {"signer": taken.said}, recipe, {"fit.pairs": name})
+            hands, fits, cameras = found_of(graph, "signer")
+            listed += _of_pairs(taken, hands, fits, match(taken, hands, fits, cameras))
+    medians, shares = (
+        ("between_wrists_mm", "place_error_share", "joint_error_px"),
+        ("depth_order_right", "wrists_within", "contradiction_mm"),
+    )
+    result = {}
+    for name, listed in found.items():
+        columns = np.array(listed).reshape(-1, 6).T
+        values = [*np.nanmedian(columns[:3], 1), *np.nanmean(columns[3:], 1)]
+        result[name] = {"num_pairs": len(listed)} | dict(zip((*medians, *shares), map(float, values), strict=True))
+    return result
+
+
+def _of_pairs(taken: Taken, hands: Hands, fits: Fits, of: Match) -> list[list[float]]:
+    """Figures of each pair of true hands of a frame of which both were found, as the two of one person."""
+    rows = []
+    for frame in np.unique(taken.frame[of.true]):
+        one = np.flatnonzero((taken.frame[of.true] == frame) & (of.row >= 0))
+        if len(one) != 2 or len(set(hands.person[of.row[one]])) != 1 or hands.person[of.row[one[0]]] < 0:
+            continue
+        first, second = of.row[one]
+        true = taken.wrist[of.true[one[0]]] - taken.wrist[of.true[one[1]]]
+        vector = (fits.transl[first] - fits.transl[second]).astype(np.float64)
+        order = float(np.sign(vector[2]) == np.sign(true[2])) if abs(true[2]) > 0.01 else np.nan
+        off, within = 1000 * float(np.linalg.norm(vector - true)), float(np.linalg.norm(vector) < 2 * WRIST_M - 1e-4)
+        rows.append(
+            [off, of.place_share[one].mean(), of.error_px[one].mean(), order, within, 1000 * float(contradiction_m(hands, fits)[first])]
+        )
+    return rows
 
 
 def figures(results: list[tuple[str, Taken, Match, Hands]]) -> dict[str, Any]:
@@ -178,7 +242,8 @@ def figures(results: list[tuple[str, Taken, Match, Hands]]) -> dict[str, Any]:
     by_camera: dict[str, Any] = {}
     for name in dict.fromkeys(name for name, *_ in results):
         mine = [(taken, of, hands) for other, taken, of, hands in results if other == name]
-        error, place = (np.concatenate([getattr(of, what) for _, of, _ in mine]) for what in ("error_px", "place_share"))
+        names = ("error_px", "place_share", "keypoint_error_px", "error_deg")
+        error, place, given, angle = (np.concatenate([getattr(of, what) for _, of, _ in mine]) for what in names)
         seam = np.concatenate([taken.across_seam[of.true] for taken, of, _ in mine])
         one_track = [
             len(set(hands.track[of.row[(of.row >= 0) & (taken.side[of.true] == side)]])) for taken, of, hands in mine for side in (0, 1)
@@ -189,11 +254,19 @@ def figures(results: list[tuple[str, Taken, Match, Hands]]) -> dict[str, Any]:
             "num_across_seam": int(seam.sum()),
             "seam_recall": float(np.isfinite(error[seam]).mean()) if seam.any() else None,
             "joint_error_px_median": float(np.nanmedian(error)),
+            "keypoint_error_px_median": float(np.nanmedian(given)),
+            "joint_error_deg_median": float(np.nanmedian(angle)),
             "place_error_share_median": float(np.nanmedian(place)),
             "tracks_a_hand": float(np.mean(one_track)),
             "num_found": sum(len(hands) for *_, hands in mine),
         }
     return by_camera
+
+
+def _added_px(by_camera: Mapping[str, Mapping[str, float]], name: str, wide_px: int) -> float:
+    """Pixels by which joints are farther off through a bent camera than those of the same hands through the pinhole, at its density."""
+    a_degree = np.radians(1) * wide_px / (2 * np.pi) if name == "sphere" else (wide_px // 4 * 2) / 190
+    return float(a_degree * (by_camera[name]["joint_error_deg_median"] - by_camera["pinhole"]["joint_error_deg_median"]))
 
 
 def main() -> None:
@@ -208,6 +281,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         by_camera = figures(list(scenes(given.films, given.seconds, given.wide, given.recipe, Path(folder))))
+        of_pairs = pairs(given.films, given.seconds, given.recipe, Path(folder))
         decode_ratio = decoding(decoding_clips(Path(folder) / "videos"))["decode_vs_pyav"]
     result = {
         "seam_recall": by_camera["sphere"]["seam_recall"],
@@ -216,6 +290,8 @@ def main() -> None:
         "transl_error_share_assumed": by_camera["assumed"]["place_error_share_median"],
         "decode_vs_pyav": decode_ratio,
         "by_camera": by_camera,
+        "two_hands": of_pairs,
+        "added_px": {name: _added_px(by_camera, name, given.wide) for name in ("fisheye", "sphere")},
         "scenes": {"films": given.films, "seconds": given.seconds, "sphere_px": given.wide, "recipe": given.recipe},
         "machine": describe(),
     }

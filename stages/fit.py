@@ -16,6 +16,7 @@ from fitting.settings import FitSettings
 from stages.cameras.path import world_from_view
 from stages.cameras.said import camera_in
 from stages.fusion.pairs import contradiction_m
+from stages.fusion.together import together
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, CameraPoses, Cameras, Clips, Fits, Hands, Table, Verdicts
 from stages.verdicts import ON_SIDES, with_sides
@@ -36,6 +37,8 @@ class Fit:
 
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 6
+    camera_version: ClassVar[int] = 2
+    """Of what is made where the camera is known."""
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras, CameraPoses)
     honours: ClassVar[tuple[str, ...]] = ON_SIDES
@@ -51,6 +54,9 @@ class Fit:
     camera: str = setting("known", choices=("known", "weak"), later=True)
     """known: perspective by true rays where list or file tell the focal length. weak: the paper's weak perspective everywhere, a known
     focal length then only places the hand."""
+    pairs: str = setting("together", choices=("together", "apart"), later=True)
+    """together: the two hands of a person before a known camera have one shape, and their wrists are not within each other. Ours.
+    apart: each as it was fitted, and as it is by weak perspective."""
     gpus: float = setting(0.0, least=0, identity=False)
     """Share of a GPU that a worker holds; 0 fits on the CPU."""
     device: str = setting("auto", choices=DEVICES, identity=False)
@@ -103,7 +109,10 @@ class Fit:
             with _one_thread():
                 seen = on_joints(with_sides(hands, verdicts), offsets)
                 fits = fit_hands(fitter, seen, self.focal_share, cameras, weak=self.camera == "weak")
-            fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
+                fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
+                sight = Sight.of(hands, cameras)
+                if sight is not None and self.pairs == "together" and self.camera != "weak":
+                    fits = together(fitter.model, seen, fits, sight.project)
             return fits if poses is None or not len(poses) or cameras is None else in_world(fits, hands, cameras, poses)
 
         return run
@@ -216,6 +225,14 @@ class Sight:
     @property
     def principal(self) -> Float64[np.ndarray, "n 2"]:
         return np.array([camera.principal for camera in self.cameras])[self.which]
+
+    def project(self, rows: Int64[np.ndarray, "m"], points: Float64[np.ndarray, "m points 3"]) -> Float64[np.ndarray, "m points 2"]:
+        """Pixels, in the images, of points in the axes of the cameras of some hands."""
+        pixels = np.full((*points.shape[:2], 2), np.nan)
+        for number, camera in enumerate(self.cameras):
+            here = self.which[rows] == number
+            pixels[here] = camera.project(points[here])
+        return pixels
 
     def bent(self, columns: dict[str, np.ndarray]) -> None:
         """Bring what was found in pixels of the pinhole into those of the image."""

@@ -448,7 +448,7 @@ class Fits(Table):
     camera_from: Text = later("assumed")  # who knows the camera: manifest, metadata, or assumed
     focal_px: Float32[np.ndarray, "n"] = later(float("nan"))  # of the view that the hand is seen in; NaN where it is assumed
     principal: Float32[np.ndarray, "n 2"] = later([float("nan")] * 2)  # pixels
-    contradiction_m: Float32[np.ndarray, "n"] = later(float("nan"))  # by how much the person's other hand cannot be so beside it
+    contradiction_m: Float32[np.ndarray, "n"] = later(float("nan"))  # by how much the person's two hands contradict, each alone
     global_orient_world: Float32[np.ndarray, "n 3"] = later([float("nan")] * 3)  # global_orient and transl in the world, where
     transl_world: Float32[np.ndarray, "n 3"] = later([float("nan")] * 3)  # somebody says where the camera stood on the frame
 

@@ -24,6 +24,7 @@ from benchmarks.fit.cameras import cameras
 from benchmarks.fit.end_to_end import end_to_end, flipped
 from benchmarks.fit.problems import SIDE_PX, TO_KEYPOINTS, Problems
 from benchmarks.fit.tracks import tracks
+from benchmarks.fit.two_hands import two_hands
 from benchmarks.machine import describe
 from fitting.files import STANDIN
 from fitting.fit import Fitter
@@ -162,10 +163,10 @@ def show(figures: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
 
 
 def _cameras_alone(num_hands: int) -> None:
-    """Measure known and assumed cameras, and write that beside what was measured before."""
-    by_view = cameras(num_hands)
-    RESULT.write_text(json.dumps(json.loads(RESULT.read_text()) | {"cameras": by_view}, indent=1) + "\n")
-    print(json.dumps(by_view, indent=1))
+    """Measure known and assumed cameras, and pairs of hands before a known one, and write that beside what was measured before."""
+    found = {"cameras": cameras(num_hands), "two_hands": two_hands(num_hands // 4)}
+    RESULT.write_text(json.dumps(json.loads(RESULT.read_text()) | found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 def main() -> None:
@@ -173,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit.quality", description="Quality of the fit against exact truth.")
     parser.add_argument("--hands", type=int, default=1024, help="invented for each row (%(default)s)")
     parser.add_argument("--rendered", type=int, default=800, help="rendered and detected (%(default)s)")
-    parser.add_argument("--cameras", action="store_true", help="measure known and assumed cameras alone")
+    parser.add_argument("--cameras", action="store_true", help="measure known and assumed cameras and pairs of hands alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     machine = describe()
@@ -196,6 +197,7 @@ def main() -> None:
         "num_hands": given.hands,
         "by_noise": figures,
         "cameras": by_view,
+        "two_hands": two_hands(given.hands // 4),
         "end_to_end": rendered,
         "tracks": {name: value for name, value in along.items() if name != "rows"},
         "machine": machine,

@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -508,10 +509,12 @@ class Graph:
 
     @property
     def paths(self) -> dict[str, tuple[CameraPoses, Clips]]:
-        """Where the cameras of videos stood, and their clips, of those of which somebody says it."""
+        """Where the cameras of videos stood, and their clips, of those of which somebody says it in a file that is still there."""
         found = {}
         for video, clips in sorted(self._clips.items()):
-            poses = poses_said(self.camera_of(video))
+            poses = CameraPoses.empty()
+            with suppress(OSError, ValueError):  # who fits or packs the video tells it
+                poses = poses_said(self.camera_of(video))
             if len(poses):
                 found[video] = (poses, clips)
         return found
@@ -582,7 +585,7 @@ def _camera_identity(stage: Stage, said: str) -> dict[str, Any]:
     Of a clip of whose camera nothing is said, nothing: its parts are those of versions that knew no cameras.
     """
     if said and Cameras in stage.reads:
-        return {"camera": identity_said(said)}
+        return {"camera": identity_said(said), "camera_version": getattr(stage, "camera_version", 1)}
     looks = views_said(said) if Frames in stage.reads or Views in stage.reads else ""
     return {"views": json.loads(looks)} if looks else {}
 

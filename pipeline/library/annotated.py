@@ -29,6 +29,7 @@ from pipeline.stage_settings import with_settings
 from pipeline.video_files import find_files
 from stages.errors import UserError
 from stages.media.probe import is_image, probe
+from stages.media.sequence import DEFAULT_RATE, is_pattern
 from stages.shards import HAND, HAND_COLUMNS
 from stages.stage import Failure
 from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
@@ -108,9 +109,9 @@ def _files(source: Path) -> list[str]:
     """A file, or all videos and images below a folder. Raises UserError where there is none."""
     if source.is_dir():
         found = find_files(source)
-        if not (found.videos or found.images):
+        if not found.taken:
             raise UserError(f"{source}: no video and no image below this folder")
-        return [str(path) for path in sorted([*found.videos, *found.images])]
+        return [str(path) for path in sorted([*found.videos, *found.films, *found.images])]
     if not source.exists():
         raise UserError(f"there is no {source}: name an image, a video or a folder")
     return [str(source)]
@@ -122,6 +123,9 @@ def _shortened(manifest: Manifest, max_frames: int | None) -> Manifest:
         return manifest
     end_s = manifest.end_s.copy()
     for row, source in enumerate(manifest.source):
+        if is_pattern(str(source)):
+            end_s[row] = (max_frames - 0.5) / (float(manifest.frames_per_second[row]) or DEFAULT_RATE)
+            continue
         found = probe(Path(str(source)), images=True)
         if not is_image(Path(str(source))) and not isinstance(found, Failure):
             rate = 25.0 if math.isnan(found.frames_per_second) else found.frames_per_second

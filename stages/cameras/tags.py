@@ -1,11 +1,13 @@
-"""What a file says of its camera: spherical tags (sv3d, Google's XML, Matroska's Projection), and the focal length in 35 mm terms."""
+"""What a file says of its camera: spherical tags (sv3d, Google's XML, Matroska's Projection), the focal length in 35 mm terms, and GoPro's
+angle of view (GPMF in `udta`) where its lens is linear: of its wide ones the angle alone tells no camera."""
 
 import json
 import math
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _DIAGONAL_MM = math.hypot(36, 24)
 _FOCAL_KEY = "focal_length.35mm"
@@ -14,18 +16,75 @@ _EQUIRECTANGULAR = 0
 """AV_SPHERICAL_EQUIRECTANGULAR (libavutil/spherical.h): the first field of the side data; bounds of a part are other projections."""
 _EXIF_FOCAL, _EXIF_FOLDER = 0xA405, 0x8769
 _LEAST_MM, _MOST_MM = 5.0, 2000.0
+_LEAST_DEG, _MOST_DEG = 10.0, 150.0
+_MOST_BOXES, _MOST_BYTES = 4096, 1 << 20
 
 
 def camera_tags(path: Path, container: Any, stream: Any, frame: Any, width: int, height: int) -> str:
     """What a film's tags say of the camera of its upright images, as `stages.cameras.said` reads it; '' where they say nothing."""
     if _is_sphere(frame) and width == 2 * height:
         return json.dumps({"from": "metadata", "projection": "equirectangular"}, sort_keys=True)
+    if diagonal_deg := _gopro_deg(path):
+        focal_px = round(math.hypot(width, height) / 2 / math.tan(math.radians(diagonal_deg) / 2), 2)
+        return json.dumps(_rectilinear(focal_px, width, height), sort_keys=True)
     focal_mm = _quicktime_mm({**dict(container.metadata), **dict(stream.metadata)}) or _exif_mm(path)
     if not _LEAST_MM <= focal_mm <= _MOST_MM:
         return ""
     focal_px = round(focal_mm / _DIAGONAL_MM * math.hypot(width, height), 2)  # the equivalent is meant by the diagonal (CIPA DCG-001)
-    said = {"from": "metadata", "projection": "rectilinear", "focal_px": [focal_px] * 2, "size": [width, height]}
-    return json.dumps(said, sort_keys=True)
+    return json.dumps(_rectilinear(focal_px, width, height), sort_keys=True)
+
+
+def _rectilinear(focal_px: float, width: int, height: int) -> dict[str, Any]:
+    return {"from": "metadata", "projection": "rectilinear", "focal_px": [focal_px] * 2, "size": [width, height]}
+
+
+def _gopro_deg(path: Path) -> float:
+    """Diagonal angle of view of a GoPro's linear lens; 0 where the file tells none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(8)[4:] != b"ftyp":
+                return 0.0
+            told = dict(_gpmf(_box(file, (b"moov", b"udta", b"GPMF"), 0, path.stat().st_size)))
+        (degrees,) = struct.unpack(">f", told[b"ZFOV"][:4])
+        return float(degrees) if told[b"VFOV"][:1] == b"L" and _LEAST_DEG <= degrees <= _MOST_DEG else 0.0
+    except (OSError, KeyError, struct.error):
+        return 0.0
+
+
+def _box(file: BinaryIO, names: tuple[bytes, ...], start: int, stop: int) -> bytes:
+    """The content of a box within boxes (ISO/IEC 14496-12); empty where there is none, or more than a camera writes."""
+    at = start
+    for _ in range(_MOST_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if at + 8 > stop or len(head) < 8:
+            return b""
+        size, name, first = struct.unpack(">I", head[:4])[0], head[4:8], at + 8
+        if size == 1 and len(head) == 16:
+            size, first = struct.unpack(">Q", head[8:])[0], at + 16
+        end = stop if size == 0 else at + size
+        if end <= first - 1 or end > stop:
+            return b""
+        if name == names[0] and len(names) == 1:
+            file.seek(first)
+            return file.read(end - first) if end - first <= _MOST_BYTES else b""
+        if name == names[0] and (found := _box(file, names[1:], first, end)):
+            return found
+        at = end
+    return b""
+
+
+def _gpmf(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of GoPro's metadata, those within others too (github.com/gopro/gpmf-parser)."""
+    at = 0
+    while at + 8 <= len(data):
+        key, kind, size, count = struct.unpack_from(">4sBBH", data, at)
+        value = data[at + 8 : at + 8 + size * count]
+        if kind == 0:
+            yield from _gpmf(value)
+        else:
+            yield key, value
+        at += 8 + -(-size * count // 4) * 4
 
 
 def _is_sphere(frame: Any) -> bool:

@@ -14,16 +14,22 @@ from scipy.spatial.transform import Rotation
 
 from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.dataset.oddities import path_lines
-from pipeline.engine.graph import _camera_identity
+from pipeline.engine.finish import Where, finish
+from pipeline.engine.graph import Graph, _camera_identity
+from pipeline.engine.store import Store
 from pipeline.exports.glb import PLACED, standing
 from pipeline.exports.source import hand_columns
 from pipeline.manifest import read_manifest
+from pipeline.report.status import odd_of
 from stages.cameras.path import poses_at, poses_said
 from stages.cameras.said import CameraError, cameras_of, views_said
 from stages.cameras.views import camera_of_view
+from stages.download import Download
 from stages.fit import Fit
 from stages.pack import ClipTables, Pack
 from stages.shards import HAND, Shards
+from stages.split import Split
+from stages.stage import Stage
 from stages.tables import CameraPoses, Clips, Hands
 from tests.small_tables import clip_row, columns, render_video, source_of, video_row
 
@@ -254,3 +260,17 @@ def test_hands_of_older_shards_have_no_place_in_the_world(source: ClipTables) ->
     found = hand_columns(older)
     assert found["transl_world"].shape == (len(older), 3)
     assert np.isnan(found["transl_world"]).all()
+
+
+def test_plan_and_status_count_frames_with_a_pose_while_their_file_is_there(tmp_path: Path) -> None:
+    render_video(tmp_path / "a.mp4")
+    write_json(tmp_path)
+    said(tmp_path, "camera=camera.json")
+    manifest = read_manifest(tmp_path / "list.txt")
+    stages: list[Stage] = [Download(folder=tmp_path / "media"), Split()]
+    store = Store(tmp_path / "data")
+    finish(Graph(stages, manifest, store).load(), Where(local=True), on_outcome=lambda *_: None)
+    line = "the camera's place is known on 3 of 40 frames of a; hands on the others have none in the world"
+    assert line in odd_of(Graph(stages, manifest, store).load())
+    (tmp_path / "camera.json").unlink()
+    assert not [one for one in odd_of(Graph(stages, manifest, store).load()) if "place is known" in one]

@@ -79,6 +79,36 @@ def test_tags_of_a_file_say_its_camera(tmp_path: Path) -> None:
     assert focal == pytest.approx([26 / np.hypot(36, 24) * np.hypot(64, 32)] * 2, abs=0.01)
 
 
+def klv(key: bytes, kind: bytes, size: int, value: bytes) -> bytes:
+    return key + kind + struct.pack(">BH", size, len(value) // size) + value + bytes(-len(value) % 4)
+
+
+def with_gopro_tags(path: Path, lens: bytes, degrees: float) -> Path:
+    """GoPro's metadata in a `udta` box at the end of the index, which lies behind the frames."""
+    inner = klv(b"DVID", b"L", 4, struct.pack(">I", 1)) + klv(b"VFOV", b"c", 1, lens) + klv(b"ZFOV", b"f", 4, struct.pack(">f", degrees))
+    gpmf = klv(b"DEVC", b"\0", 1, inner)
+    box = struct.pack(">I4s", 8 + len(gpmf), b"GPMF") + gpmf
+    box = struct.pack(">I4s", 8 + len(box), b"udta") + box
+    content = path.read_bytes()
+    moov = content.rindex(b"moov") - 4
+    size = struct.unpack(">I", content[moov : moov + 4])[0]
+    path.write_bytes(content[:moov] + struct.pack(">I", size + len(box)) + content[moov + 4 : moov + size] + box + content[moov + size :])
+    return path
+
+
+def test_a_gopro_says_the_angle_of_its_linear_lens(tmp_path: Path) -> None:
+    said = {}
+    for name, lens, degrees in (("linear", b"L", 94.0), ("wide", b"W", 140.0), ("absurd", b"L", 1e9), ("nan", b"L", float("nan"))):
+        found = probe(with_gopro_tags(film(tmp_path / f"{name}.mp4"), lens, degrees))
+        assert isinstance(found, Probe)
+        said[name] = found.camera
+    assert cameras_of(said["linear"], 64, 32).focal_px[0] == pytest.approx([np.hypot(32, 16) / np.tan(np.radians(47))] * 2, abs=0.01)
+    assert {name for name, one in said.items() if one} == {"linear"}
+    cut = tmp_path / "linear.mp4"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    assert not isinstance(probe(cut), Probe) or probe(cut).camera == ""  # type: ignore[union-attr]
+
+
 def test_a_photograph_says_its_focal_length(tmp_path: Path) -> None:
     entries = struct.pack("<HHHII", 1, 0x8769, 4, 1, 26) + struct.pack("<I", 0)
     details = struct.pack("<HHHIHH", 1, 0xA405, 3, 1, 28, 0) + struct.pack("<I", 0)

@@ -1,0 +1,135 @@
+"""Two hands of one person before a known camera, placed together after each was fitted alone: one shape, no wrist within the other.
+
+A camera tells a small hand from a far one by nothing but the hand's shape, and that of one hand alone is told badly. Both hands of a person
+have one shape, so they get one: the mean of what was found of both over their tracks. Each keeps its pose and stays as large in the image
+as it was, and so is as much nearer or farther as its shape is smaller or larger. What is in front then is what the sizes say; wrists within
+each other are moved apart along their rays, the nearer one towards the camera. Frame: as `fitting.lens`.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from stages.fusion.pairs import WRIST_M, pairs_of, palm_m
+from stages.tables import Fits, Hands
+
+if TYPE_CHECKING:
+    from fitting.hand.mano import HandModel
+
+MOST_RATIO = 1.3
+"""Of the lengths of two palms: beyond it they are taken for those of two people. Ours: the shape of one hand alone errs by less."""
+
+Project = Callable[[Int64[np.ndarray, "m"], Float64[np.ndarray, "m points 3"]], Float64[np.ndarray, "m points 2"]]
+"""Pixels of points in the axes of the cameras of some rows."""
+
+
+def together(model: "HandModel", hands: Hands, fits: Fits, project: Project) -> Fits:
+    """Fits of which the two hands of a person have one shape and do not reach into each other; others as they are."""
+    pairs = pairs_of(hands, fits)
+    rows, betas = _one_shape(hands, fits, pairs)
+    if not len(rows):
+        return fits
+    joints, outline = _posed(model, fits, rows, betas)
+    place = _as_large(fits, rows, joints)
+    of_row = np.full(len(fits), -1)
+    of_row[rows] = np.arange(len(rows))
+    both = of_row[pairs][(of_row[pairs] >= 0).all(1)]
+    place[both] = _apart(place[both])
+    return _with(fits, rows, betas, joints, outline, place, project, hands)
+
+
+def _one_shape(hands: Hands, fits: Fits, pairs: Int64[np.ndarray, "k 2"]) -> tuple[Int64[np.ndarray, "m"], Float64[np.ndarray, "m 10"]]:
+    """Rows of hands whose person's other hand is known, and the shape of both."""
+    known = np.isfinite(fits.betas).all(1) & np.isfinite(fits.transl).all(1)
+    alone = hands.track.max(initial=-1) + 1 + np.arange(len(hands))  # a hand of no track is one by itself
+    track = np.where(hands.track < 0, alone, hands.track)
+    betas = np.zeros((len(hands), 10))
+    taken = np.zeros(len(hands), bool)
+    met = Counter((int(min(two)), int(max(two))) for two in track[pairs].tolist() if two[0] != two[1])
+    used: set[int] = set()
+    for (first, second), _ in met.most_common():
+        if used & {first, second}:
+            continue
+        ours = [np.flatnonzero((track == one) & known) for one in (first, second)]
+        lengths = [float(np.median(palm_m(fits)[rows])) for rows in ours]
+        if max(lengths) > MOST_RATIO * min(lengths) or len(set(fits.side[np.concatenate(ours)].tolist())) != 2:
+            continue
+        used |= {first, second}
+        rows = np.concatenate(ours)
+        taken[rows] = True
+        betas[rows] = np.mean([fits.betas[some].astype(np.float64).mean(0) for some in ours], 0)
+    rows = np.flatnonzero(taken)
+    return rows, betas[rows]
+
+
+def _posed(
+    model: "HandModel", fits: Fits, rows: Int64[np.ndarray, "m"], betas: Float64[np.ndarray, "m 10"]
+) -> tuple[Float64[np.ndarray, "m 21 3"], Float64[np.ndarray, "m 778 3"]]:
+    """Joints and vertices about the wrist of the poses that were found, on another shape."""
+    import torch
+
+    from fitting.hand.mano import pose_either_hand
+
+    turns = [torch.as_tensor(getattr(fits, name)[rows]).to(model.v_template) for name in ("global_orient", "hand_pose")]
+    with torch.no_grad():
+        hand = pose_either_hand(model, torch.as_tensor(fits.side[rows].astype(np.int64)), torch.as_tensor(betas).to(turns[0]), *turns)
+    return hand.joints.double().cpu().numpy(), hand.vertices.double().cpu().numpy()
+
+
+def _as_large(fits: Fits, rows: Int64[np.ndarray, "m"], joints: Float64[np.ndarray, "m 21 3"]) -> Float64[np.ndarray, "m 3"]:
+    """Where the wrists stand so that the hands are as large in the image as they were, about the same middle."""
+    before = fits.joints_3d[rows].astype(np.float64)
+    middle = before.mean(1)
+    spread = [np.linalg.norm(one - one.mean(1, keepdims=True), axis=(1, 2)) for one in (joints, before)]
+    return (fits.transl[rows] + middle) * (spread[0] / np.maximum(spread[1], 1e-9))[:, None] - joints.mean(1)
+
+
+def _apart(place: Float64[np.ndarray, "k 2 3"]) -> Float64[np.ndarray, "k 2 3"]:
+    """Wrists at least two of their radii from each other: moved along their rays, the nearer one towards the camera."""
+    first, second = place[:, 0], place[:, 1]
+    near = np.where(np.linalg.norm(first, axis=1) <= np.linalg.norm(second, axis=1), -1.0, 1.0)
+    # |(1 + s e) a - (1 - s e) b|^2 = (2 r)^2, in e: s is -1 where a is nearer
+    gap, total = first - second, near[:, None] * (first + second)
+    a, b, c = (total**2).sum(1), 2 * (gap * total).sum(1), (gap**2).sum(1) - (2 * WRIST_M) ** 2
+    within = c < 0
+    share = np.where(within, (-b + np.sqrt(np.maximum(b * b - 4 * a * np.minimum(c, 0), 0))) / (2 * np.maximum(a, 1e-12)), 0)
+    return np.stack([first * (1 + near * share)[:, None], second * (1 - near * share)[:, None]], 1)
+
+
+def _with(
+    fits: Fits,
+    rows: Int64[np.ndarray, "m"],
+    betas: Float64[np.ndarray, "m 10"],
+    joints: Float64[np.ndarray, "m 21 3"],
+    outline: Float64[np.ndarray, "m 778 3"],
+    place: Float64[np.ndarray, "m 3"],
+    project: Project,
+    hands: Hands,
+) -> Fits:
+    """Fits whose rows stand so, with all that hangs on it; where that is beyond the camera's sight they stay as they were."""
+    pixels, border = project(rows, joints + place[:, None]), project(rows, outline + place[:, None])
+    sound = np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)) & (place[:, 2] > 0)
+    box = np.concatenate([border.min(1), border.max(1)], 1)
+    confidence = np.nan_to_num(hands.keypoints[rows, :, 2].astype(np.float64)) * np.isfinite(hands.keypoints[rows, :, :2]).all(2)
+    gap = np.linalg.norm(np.nan_to_num(hands.keypoints[rows, :, :2]) - pixels, axis=2)
+    error_px = (confidence * gap).sum(1) / np.maximum(confidence.sum(1), 1e-9)
+    scale = fits.focal_px[rows] / np.maximum(place[:, 2], 1e-6)
+    found = {
+        "betas": betas,
+        "transl": place,
+        "joints_3d": joints,
+        "joints_2d": pixels,
+        "box": box,
+        "camera": np.concatenate([scale[:, None], pixels[:, 0]], 1),
+        "error_px": error_px,
+        "error_share": error_px / np.maximum((box[:, 2:] - box[:, :2]).max(1), 1e-6),
+        "loss_shape": (betas**2).sum(1),
+    }
+    columns = {name: getattr(fits, name).copy() for name in found}
+    for name, values in found.items():
+        columns[name][rows[sound]] = values[sound]
+    return replace(fits, **columns)

@@ -1,0 +1,125 @@
+"""Two hands of one person before a known camera: one shape, as large in the image as they were, no wrist within the other."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fitting.camera import Camera
+from fitting.hand.mano import load_hand_model, pose_either_hand
+from fitting.settings import Backend, FitSettings
+from stages.cameras.said import cameras_of
+from stages.fit import Fit, Sight
+from stages.fusion.pairs import WRIST_M, contradiction_m
+from stages.fusion.together import together
+from stages.tables import Cameras, Clips, Fits, Hands
+from tests.small_tables import columns
+
+SAID = '{"focal_px": [900, 900], "from": "manifest", "projection": "rectilinear"}'
+CAMERA = Camera.pinhole(1280, 960, 900)
+
+
+def scene(apart_m: float = 0.3, behind_m: float = 0.1, betas: float = 0.8, **changes: Any) -> tuple[Hands, Fits, Cameras]:
+    """Three frames of a left and a right hand of one person, of opposite shapes, and a hand of somebody else on the first."""
+    model = load_hand_model()
+    n = 7
+    side = np.array([0, 1] * 3 + [1], np.int8)
+    shape = np.zeros((n, 10), np.float32)
+    shape[:, 0] = np.where(side == 0, betas, -betas)
+    shape[6, 0] = 0.3
+    wrist = np.array([[-apart_m / 2, 0, 0.6], [apart_m / 2, 0.02, 0.6 + behind_m]] * 3 + [[0.3, -0.2, 0.9]], np.float32)
+    orient, pose = np.tile(np.array([0.3, 0.2, 0.4], np.float32), (n, 1)), np.full((n, 45), 0.1, np.float32)
+    hand = pose_either_hand(model, torch.from_numpy(side.astype(np.int64)), *map(torch.from_numpy, (shape, orient, pose)))
+    joints = hand.joints.numpy()
+    pixels = CAMERA.project(joints + wrist[:, None])
+    frame = np.array([0, 0, 1, 1, 2, 2, 0])
+    key = {"video": "v", "frame": frame, "time_s": frame / 5}
+    person = np.array([0] * 6 + [1])
+    keypoints = np.concatenate([pixels, np.full((n, 21, 1), 0.9)], 2)
+    told = {
+        "person": person,
+        "track": np.array([0, 1] * 3 + [2]),
+        "side": side,
+        "keypoints": keypoints,
+        "world": joints,
+        "width": 1280,
+        "height": 960,
+    }
+    hands = columns(Hands, n, **key, **told | changes)
+    fits = columns(
+        Fits, n, **key, side=side, betas=shape, global_orient=orient, hand_pose=pose, transl=wrist, joints_3d=joints, joints_2d=pixels,
+        focal_px=900, principal=[640, 480], outcome="converged", camera_from="manifest",
+    )  # fmt: skip
+    assert isinstance(hands, Hands)
+    assert isinstance(fits, Fits)
+    return hands, fits, cameras_of(SAID, 1280, 960)
+
+
+def placed(hands: Hands, fits: Fits, cameras: Cameras) -> Fits:
+    sight = Sight.of(hands, cameras)
+    assert sight is not None
+    return together(load_hand_model(), hands, fits, sight.project)
+
+
+def same(one: Fits, other: Fits, rows: Any) -> bool:
+    return all(repr(getattr(one, f.name)[rows].tolist()) == repr(getattr(other, f.name)[rows].tolist()) for f in fields(Fits))
+
+
+def test_both_hands_have_one_shape_and_are_as_large_as_they_were() -> None:
+    hands, fits, cameras = scene()
+    found = placed(hands, fits, cameras)
+    assert (contradiction_m(hands, fits)[:6] > 0.004).all()
+    assert contradiction_m(hands, found)[:6] == pytest.approx(np.zeros(6), abs=1e-6)
+    assert np.ptp(found.betas[:6], axis=0).max() < 1e-6
+    assert same(found, fits, [6])
+    extent = np.ptp(found.joints_2d, axis=1) / np.ptp(fits.joints_2d, axis=1)
+    assert np.abs(extent - 1).max() < 0.04
+    assert np.linalg.norm(found.joints_2d - fits.joints_2d, axis=2).mean() < 3
+    nearer, farther = found.transl[[0, 1], 2] - fits.transl[[0, 1], 2]
+    assert nearer * farther < 0
+    assert found.joints_2d == pytest.approx(CAMERA.project(found.joints_3d + found.transl[:, None]), abs=0.05)
+    pixels = found.camera[:6, 0]
+    assert pixels == pytest.approx(900 / found.transl[:6, 2], rel=1e-5)
+
+
+def test_wrists_within_each_other_are_moved_apart_and_keep_their_order() -> None:
+    for behind_m in (0.02, -0.02):
+        hands, fits, cameras = scene(apart_m=0.01, behind_m=behind_m, betas=0.0)
+        found = placed(hands, fits, cameras)
+        first, second = found.transl[[0, 2, 4]], found.transl[[1, 3, 5]]
+        assert np.linalg.norm(first - second, axis=1) == pytest.approx(np.full(3, 2 * WRIST_M), rel=1e-3)
+        assert (np.sign(second - first)[:, 2] == np.sign(behind_m)).all()
+        before, after = fits.transl[:6], found.transl[:6]
+        assert np.abs(before / before[:, 2:] - after / after[:, 2:]).max() < 1e-4
+
+
+def test_hands_that_are_no_pair_stay_as_they_are() -> None:
+    for person in (-1, np.arange(7)):
+        hands, fits, cameras = scene(person=person)
+        assert same(placed(hands, fits, cameras), fits, slice(None))
+    hands, fits, cameras = scene()
+    one_side = replace(fits, side=np.ones(7, np.int8))
+    assert same(placed(hands, one_side, cameras), one_side, slice(None))
+    larger = replace(fits, joints_3d=fits.joints_3d * np.where(fits.side == 1, 1.5, 1).astype(np.float32)[:, None, None])
+    assert same(placed(hands, larger, cameras), larger, slice(None))
+
+
+def test_the_stage_places_pairs_by_both_backends_alike_and_only_before_a_known_camera() -> None:
+    hands, _, cameras = scene()
+    chosen: tuple[tuple[str, Backend], ...] = (("together", "compiled"), ("together", "torch"), ("apart", "compiled"))
+    stages = {
+        (pairs, backend): Fit(pairs=pairs, landmark_offsets=False, settings=FitSettings(backend=backend)) for pairs, backend in chosen
+    }
+    found = {key: stage.build()(Clips.empty(), hands, cameras=cameras) for key, stage in stages.items()}
+    compiled, plain, apart = found.values()
+    assert np.ptp(compiled.betas[:6], axis=0).max() < 1e-6
+    assert np.ptp(apart.betas[:6], axis=0).max() > 0.01
+    np.testing.assert_allclose(compiled.transl, plain.transl, atol=4e-3)
+    np.testing.assert_allclose(compiled.joints_3d, plain.joints_3d, atol=4e-3)
+    np.testing.assert_array_equal(compiled.contradiction_m, apart.contradiction_m)
+    unknown = [
+        stages[pairs, "compiled"].build()(Clips.empty(), hands, cameras=cameras_of("", 1280, 960)) for pairs in ("together", "apart")
+    ]
+    assert same(unknown[0], unknown[1], slice(None))

@@ -78,6 +78,8 @@ def one_line(error: BaseException) -> str | None:
         return f"{ascii(error.object)[1:-1][:_LONGEST_LINE]} has a name that is no UTF-8: rename it"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
         return f"{str(error)[:_LONGEST_LINE]}: a link that leads to itself"
+    if isinstance(error, RuntimeError) and str(error).startswith("Could not determine home"):  # of Path.home and Path.expanduser
+        return "this user has no home folder: set HOME to a folder that can be written"
     if isinstance(error, ValueError | OSError | UserError):
         return " ".join(str(error).split())[:_LONGEST_LINE] or type(error).__name__
     return None

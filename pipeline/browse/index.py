@@ -18,6 +18,7 @@ from pipeline.browse.landed import Landed, look
 from pipeline.dataset.poses import PoseMap, learn_poses
 from pipeline.dataset.where import lock
 from pipeline.engine.store import Store
+from stages.errors import UserError
 
 MAP_GROWTH = 4
 """The map of poses is learned anew when there are so many times the clips that it was learned of."""
@@ -30,10 +31,16 @@ def index_file(root: Path) -> Path:
 
 
 def renew(store: Store, file: Path) -> tuple[str, ...]:
-    """Bring an index up to what lies in the folder; parts that cannot be read are named."""
+    """Bring an index up to what lies in the folder; parts that cannot be read are named. Raises UserError where it cannot be written."""
     import duckdb
 
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        can_be = os.access(file.parent, os.W_OK)
+    except OSError:
+        can_be = False
+    if not can_be:
+        raise UserError(f"{file.parent}, where what can be asked is noted, cannot be written: set XDG_CACHE_HOME to a folder that can")
     aside = file.with_name(f"{file.stem}.{os.getpid()}.tmp")  # whoever asks the file goes on with it as it is
     if file.exists():
         shutil.copyfile(file, aside)

@@ -60,7 +60,7 @@ def _structs(group: Group) -> pa.StructArray:
     """The hands in today's columns; those of a shard of an earlier version get what it lacks."""
     of = group.hands
     arrays = [
-        of.field(field.name) if of.type.get_field_index(field.name) >= 0 else pa.array(group.columns[field.name], field.type)
+        of.field(field.name) if of.type.get_field_index(field.name) >= 0 else pa.array(group.columns[field.name].tolist(), field.type)
         for field in HAND
     ]
     return pa.StructArray.from_arrays(arrays, fields=list(HAND))

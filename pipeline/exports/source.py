@@ -121,8 +121,9 @@ class Source:
             self.on_rows(len(group.rows))
 
     def _group(self, rows: pa.Table, split: str) -> "Group":
-        if "extra" not in rows.column_names:
-            rows = rows.append_column("extra", pa.array([""] * len(rows), pa.string()))
+        for name, value in {"extra": "", **NO_CAMERA}.items():  # what shards of an earlier version lack
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.array([value] * len(rows), Shards.schema().field(name).type))
         lists = rows.column("hands").combine_chunks()
         hands = lists.flatten()
         columns = hand_columns(hands)
@@ -134,7 +135,7 @@ class Source:
     def _of_group(self, group: "Group", split: str) -> Iterator[Frame]:
         values = {name: group.rows.column(name).to_pylist() for name in group.rows.column_names if name not in ("hands", "image")}
         data = group.rows.column("image") if "image" in group.rows.column_names else None
-        poses = values.get("world_from_camera", [NO_CAMERA["world_from_camera"]] * len(group.rows))
+        poses = values["world_from_camera"]
         extras = {text: json.loads(text) if text else {} for text in set(values["extra"])}
         for row, chosen, ignore in group.frames():
             frame = Frame(

@@ -11,11 +11,13 @@ import pytest
 
 import whim
 from fitting.compiled import machine_code
+from pipeline.browse.index import index_file, renew
 from pipeline.engine.store import Store, check_token, read_sealed
 from pipeline.engine.verify import verify
 from pipeline.folder import GRANTED, Asked, load
 from stages.digest import CorruptFileError, check_text, seal, unseal
 from stages.download import Download
+from stages.errors import UserError, one_line
 from stages.media.probe import probe
 from stages.stage import Failure, Reason
 from tests.training.run.test_log import files_of_at_most
@@ -155,3 +157,15 @@ def test_a_write_that_fails_says_where(data: Path, capsys: pytest.CaptureFixture
         said = told(capsys, "report", "--data", data)
     assert said.startswith(f"whim: {data}/report.html is larger than a file may be here (`ulimit -f`, or the file system): raise that")
     assert not (data / "report.html").exists()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may be a number that no list knows, and HOME a folder that is not theirs."""
+    with pytest.raises(RuntimeError) as nobody:
+        Path("~nobody-of-this-name/x").expanduser()
+    assert "set HOME to a folder" in (one_line(nobody.value) or "")
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME to a folder that can"):
+        renew(Store(tmp_path / "data"), index_file(tmp_path / "data"))

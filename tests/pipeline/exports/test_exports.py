@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -326,3 +327,22 @@ def test_a_damaged_shard_is_named_and_nothing_is_exported(data: Path, tmp_path: 
         with pytest.raises(CorruptFileError, match=shard.name):
             exported("csv", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format", ["coco", "huggingface", "parquet"])
+def test_shards_of_before_cameras_were_known_are_exported_with_what_they_have(format: str, data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    for path in folder.glob("**/index.json"):
+        path.unlink()
+    for path in folder.glob("**/*.parquet"):
+        table = pq.read_table(path)
+        hands, frames = table.column("hands").combine_chunks(), table.drop_columns(["world_from_camera", "view"])
+        fields = [field for field in hands.type.value_type if field.name not in ("transl_world", "flips")]
+        structs = pa.StructArray.from_arrays([hands.values.field(field.name) for field in fields], fields=fields)
+        column = pa.ListArray.from_arrays(hands.offsets, structs)
+        frames = frames.set_column(frames.column_names.index("hands"), "hands", column)
+        facts = {key: value for key, value in table.schema.metadata.items() if key not in (b"sealed", b"file_sha256")}
+        pq.write_table(frames.replace_schema_metadata(facts), path, write_page_checksum=True)
+    exported(format, folder, tmp_path / "out")
+    wanted = {name: hands for name, hands in truth(data).items() if hands or format != "parquet"}  # a table of hands has no frame without
+    same(READ[format](tmp_path / "out"), wanted)

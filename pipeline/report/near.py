@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt64
 
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.report.found import Found
@@ -16,8 +16,8 @@ from stages.tables import LEFT, Fits
 
 NEAR_DEG = 4.0
 """Poses are near whose 45 angles differ by less, root mean square. Ours."""
-NEAR_BITS = 5
-"""Images are near whose hashes of 64 bits differ in at most so many. Ours."""
+NEAR_BITS, HASH_BITS = 10, 256
+"""Images are near whose hashes differ in at most so many bits of all. Ours."""
 MOST_HANDS, MOST_FRAMES, MOST_TOLD = 20_000, 1_000, 12
 _NEIGHBOURS = 12
 _LEAST_CONTRAST = 4.0
@@ -68,8 +68,9 @@ def near_frames(store: Store) -> Near:
     if len(places) < 2:
         return Near(num_looked_at=len(places))
     video = _group(np.array([place[0] for place in places], object))
-    bits = np.bitwise_count(np.array(hashes, np.uint64)[:, None] ^ np.array(hashes, np.uint64)[None]).astype(np.int64)
-    bits[video[:, None] == video[None]] = 65
+    words = np.stack(hashes)
+    bits = sum(np.bitwise_count(of[:, None] ^ of[None]).astype(np.int64) for of in words.T)
+    bits[video[:, None] == video[None]] = HASH_BITS + 1
     other = bits.argmin(1)
     distance = bits[np.arange(len(bits)), other].astype(np.float64)
     near = distance <= NEAR_BITS
@@ -131,7 +132,7 @@ def _nearest_pairs(
     return list(pairs.values())
 
 
-def _hashed_frames(store: Store) -> Iterator[tuple[str, int, int]]:
+def _hashed_frames(store: Store) -> Iterator[tuple[str, int, UInt64[np.ndarray, "4"]]]:
     """Video, frame and hash of stored frames, as many of each video as come to `MOST_FRAMES` together."""
     listed: list[tuple[str, int, str, int, int]] = []
     for entry in (store.read_json("shards/index.json") or {}).get("shards", []):
@@ -156,14 +157,14 @@ def _hashed_frames(store: Store) -> Iterator[tuple[str, int, int]]:
                 yield rows["video"][place].as_py(), rows["frame"][place].as_py(), told
 
 
-def image_hash(jpeg: bytes) -> int | None:
-    """A difference hash (64 bits: is the left of two neighbours in 8 rows of 9 brighter?); None of an image that shows nothing."""
+def image_hash(jpeg: bytes) -> UInt64[np.ndarray, "4"] | None:
+    """A difference hash, 256 bits (is the left of two neighbours in 16 rows of 17 brighter?); None of an image that shows nothing."""
     import cv2
     import simplejpeg
 
     grey = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_height=64, min_width=64, min_factor=1, fastdct=True)[..., 0]
     if grey.std() < _LEAST_CONTRAST:
         return None
-    small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
-    bits = (small[:, :-1] > small[:, 1:]).ravel().astype(np.uint64)
-    return int((bits << np.arange(64, dtype=np.uint64)).sum())
+    small = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA).astype(np.int16)
+    words: np.ndarray = np.packbits(small[:, :-1] > small[:, 1:]).view(np.uint64)
+    return words

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from hands.drawing.charts import bars, histogram, quartiles, split_bar
 from pipeline.engine.store import Store
 from pipeline.report.found import Found, Run, gather, load_clip
-from pipeline.report.near import Near, near_frames, near_poses
+from pipeline.report.near import HASH_BITS, Near, near_frames, near_poses
 from pipeline.report.overview import UNPLANNED, Overview
 from pipeline.report.pictures import Example, by_chance, draw_examples, spread
 from stages.digest import HTML, seal_text
@@ -63,7 +63,7 @@ def write_report(
         dropped=[(reason, count, [card(example) for example in dropped[reason]]) for reason, count in reasons.most_common()],
         charts=Markup(_charts(run, reasons)),
         agreement=_agreement(run),
-        near=[_told_near(near_poses(store, found), "degrees"), _told_near(near_frames(store), "bits of 64")],
+        near=[_told_near(near_poses(store, found), "degrees"), _told_near(near_frames(store), f"bits of {HASH_BITS}")],
         videos=Markup(_videos(run)),
         without_hands=sorted(set(run.videos) - set(found.video[found.keep].tolist())),
     )

@@ -3,7 +3,9 @@ const token = new URLSearchParams(location.search).get("token") ?? "";
 
 export class Refused extends Error {}
 
-async function answered(response) {
+async function answered(request) {
+  let response;
+  try { response = await request; } catch { throw new Refused("whim browse does not answer any more: start it again, and open the address that it prints"); }
   const text = await response.text();
   let found;
   try { found = JSON.parse(text); } catch { found = { error: text.trim() }; }
@@ -12,12 +14,12 @@ async function answered(response) {
 }
 
 export async function ask(path, query = {}) {
-  return answered(await fetch(`/api/${path}?${new URLSearchParams(query)}`, { headers: { "X-Token": token } }));
+  return answered(fetch(`/api/${path}?${new URLSearchParams(query)}`, { headers: { "X-Token": token } }));
 }
 
 export async function change(path, body) {
   const headers = { "X-Token": token, "Content-Type": "application/json" };
-  return answered(await fetch(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
+  return answered(fetch(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
 export const image = (kind, query) => `/image/${kind}?${new URLSearchParams({ ...query, token })}`;

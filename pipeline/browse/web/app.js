@@ -36,9 +36,11 @@ async function show() {
     const warning = document.getElementById("warning");
     warning.hidden = !told.length;
     warning.textContent = told.slice(0, 5).join("; ") + (told.length > 5 ? `; and ${told.length - 5} more` : "");
-    const found = await VIEWS[name](main, about);
+    // A view that comes late, after the reader went on to another, is not shown.
+    const place = { replaceChildren: (...children) => { if (mine === turn) main.replaceChildren(...children); } };
+    const found = await VIEWS[name](place, about);
     if (mine === turn) { keys = found ?? {}; document.body.dataset.ready = `${name} ${turn}`; }
-  } catch (error) { main.replaceChildren(make("p", { role: "alert" }, error.message)); }
+  } catch (error) { if (mine === turn) main.replaceChildren(make("p", { role: "alert" }, error.message)); }
 }
 
 document.addEventListener("keydown", (event) => {

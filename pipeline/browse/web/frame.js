@@ -138,7 +138,7 @@ export async function frame(main) {
   const undoAdded = detail.added.length ? make("p", {}, "Added by people: ", ...detail.added.map((one) => make("button", { type: "button",
     onclick: async () => { try { await change("undo", { decision: one.decision }); await reload(); } catch (error) { say(error.message); } } }, `take back ${SIDE[one.side]} hand`))) : null;
   main.replaceChildren(
-    make("p", {}, make("a", { href: `#${now.back || "view=hands"}` }, "Back"), ` ${here.video}, clip ${clip.clip}, frame ${here.frame}${clip.frames[at]?.[1] == null ? "" : ` at ${short(clip.frames[at][1], 2)} s`}`),
+    make("p", {}, make("a", { href: `#${now.back || "view=hands"}` }, "Back"), ` ${here.video}, clip ${clip.clip.slice(here.video.length + 1)}, frame ${here.frame}${clip.frames[at]?.[1] == null ? "" : ` at ${short(clip.frames[at][1], 2)} s`}`),
     make("div", { class: "stage" },
       make("section", { "aria-label": "Frame" }, looks(detail, now), canvas, hint, strip, slider,
         make("div", { class: "pager" }, make("button", { type: "button", onclick: () => step(-1) }, "Frame before ", make("kbd", {}, "←")),

@@ -15,6 +15,7 @@ from pipeline.browse.server import Served
 from pipeline.engine.store import Store
 from pipeline.report.page import write_report
 from stages.tables import Hands, Reviews
+from tests.pipeline.browse.conftest import serving
 from tests.pipeline.browse.small_run import run_again, with_refused
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -245,6 +246,32 @@ def test_the_report_opens_the_hands_of_its_bars(browser: Any, served: Served, da
     number = sum(map(int, re.findall(r"(\d+) (?:kept|dropped)", label)))
     assert page.locator("#count").inner_text().startswith(f"{number} hands where quality >= ")
     assert not reader.faults
+
+
+def test_a_view_that_comes_late_is_not_shown_and_a_server_that_is_gone_is_named(
+    browser: Any, untouched: tuple[Path, Served], tmp_path: Path
+) -> None:
+    data, served = untouched
+    reader = Reader(browser, served.address)
+    page = reader.open()
+    held: list[Any] = []
+    page.route("**/api/frame?*", lambda route: held.append(route))
+    page.locator(".tile").first.focus()
+    reader.press("Enter")
+    page.wait_for_function("() => location.hash.includes('view=frame')")
+    while not held:
+        page.wait_for_timeout(50)
+    page.go_back()
+    reader.shown("hands")
+    held[0].continue_()
+    page.wait_for_timeout(1500)
+    assert page.locator("canvas.whole").count() == 0
+    assert len(reader.labels()) > 10
+    with serving(data, tmp_path / "index.duckdb") as other:
+        elsewhere = Reader(browser, other.address)
+        elsewhere.open()
+    elsewhere.press("r")
+    elsewhere.told("whim browse does not answer any more")
 
 
 def test_an_audit_states_its_figures(browser: Any, served: Served) -> None:

@@ -32,7 +32,7 @@ from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, sa
 from stages.cameras.words import CAMERA_FIELDS, camera_said
 from stages.digest import CorruptFileError, check_text
 from stages.media.probe import is_video
-from stages.media.sequence import DEFAULT_RATE, Numbered, is_pattern, name_of, numbered
+from stages.media.sequence import DEFAULT_RATE, images_of_pattern, is_pattern, name_of
 from stages.tables import Manifest
 from stages.web.address import without_secrets
 
@@ -223,8 +223,10 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
     source, video = _source(source, where, folder, {} if folders is None else folders)
     moments = (0, 0.0)
     if "%" in source and is_pattern(source):
-        images, video = _images(source, where), safe_id(str(name_of(Path(source)).relative_to(Path(source).parent.parent)))
-        moments = images[0].number, float(known.get("fps", 0)) or DEFAULT_RATE
+        images, video = images_of_pattern(Path(source)), safe_id(str(name_of(Path(source)).relative_to(Path(source).parent.parent)))
+        moments = images[0].number if images else 0, float(known.get("fps", 0)) or DEFAULT_RATE
+        if not images and "camera" in known and "pose_first" not in known:
+            raise ValueError(f"{where}: no image is named {source}, so pose_first= must say which number in a name is the first frame's")
     start_s, end_s = (_seconds(known.get(name, "0")) for name in ("start", "end"))
     if "end" in known and end_s <= start_s:
         raise ValueError(f"{where}: end={known['end']} is not after start={known.get('start', '0')}")
@@ -244,17 +246,6 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         extra=json.dumps(free, sort_keys=True, ensure_ascii=False) if (free := _free(known)) else "",
         camera=camera_said(known, where, folder, moments),
     )
-
-
-def _images(pattern: str, where: str) -> list[Numbered]:
-    """The images that a pattern names. Raises ValueError where there are none."""
-    try:
-        images = numbered(Path(pattern))
-    except OSError as error:
-        raise ValueError(f"{where}: {pattern}: {error.strerror}") from None
-    if not images:
-        raise ValueError(f"{where}: {pattern}: no image is named so")
-    return images
 
 
 def _pattern_of(folder: str, where: str) -> str:

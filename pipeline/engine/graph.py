@@ -18,7 +18,7 @@ from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.digest import fingerprint_of
 from stages.media.frames import Frames
-from stages.media.sequence import Numbered, is_pattern, listing_digest, numbered
+from stages.media.sequence import images_of_pattern, is_pattern, listing_digest
 from stages.shards import shard_of
 from stages.stage import Stage, settings_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
@@ -266,7 +266,7 @@ class Graph:
         identity |= {name: value for name, value in wanted.items() if value}
         before = self.store.item(table_of(stage), row.video[0], tables_written(stage)[0].schema())
         if is_pattern(source):
-            images = _images(Path(source))
+            images = images_of_pattern(Path(source))
             listing = listing_digest(images) if images else before.get("listing")
             return identity | ({"listing": listing} if listing else {})
         if not source.startswith("/"):
@@ -558,14 +558,6 @@ class Graph:
     def counts(self) -> Counter[tuple[str, State, str]]:
         """Tasks by stage name, state and reason."""
         return Counter((self.stages[t.stage].name, t.state, t.reason if t.settled else str(t.why)) for t in self.tasks)
-
-
-def _images(pattern: Path) -> list[Numbered]:
-    """Those that a pattern names; none where their folder is gone."""
-    try:
-        return numbered(pattern)
-    except OSError:
-        return []
 
 
 def _check_order(stages: Sequence[Stage]) -> None:

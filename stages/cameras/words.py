@@ -105,6 +105,8 @@ def _read(where: str, path: Path, known: Mapping[str, str], moments: tuple[int, 
             return camera
         rate = float(known.get("pose_fps", 0.0 if "pose_first" in known else moments[1]))
         first, unit_m = int(known.get("pose_first", moments[0])), float(known.get("pose_unit", 1.0))
+        if "pose_fps" in known and not rate > 0:
+            raise ValueError("pose_fps=0 must be more than 0, in images a second")
         if not unit_m > 0:
             raise ValueError(f"pose_unit={known['pose_unit']} must be more than 0, in metres")
         if images is None and {"pose_first", "pose_fps"} & known.keys():

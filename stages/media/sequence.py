@@ -57,6 +57,14 @@ def numbered(pattern: Path) -> list[Numbered]:
     return [Numbered(number, pattern.parent / name) for number, name in sorted(found)]
 
 
+def images_of_pattern(pattern: Path) -> list[Numbered]:
+    """The images that a pattern names; none where their folder is gone."""
+    try:
+        return numbered(pattern)
+    except OSError:
+        return []
+
+
 def name_of(pattern: Path) -> Path:
     """What a film of images is called: its folder, and what stands before the numbers."""
     before = pattern.name.partition("%")[0].rstrip("_-. ")
@@ -85,9 +93,11 @@ def films_among(images: Iterable[Path]) -> dict[Path, list[Path]]:
         padded = any(digits.startswith("0") and len(digits) > 1 for digits in of)
         if len(of) < FEWEST or numbers != list(range(numbers[0], numbers[0] + len(of))) or "%" in before or (padded and min(widths) > 9):
             continue
-        pattern = folder / f"{before}%{f'0{min(widths)}' if padded else ''}d{suffix}"
-        if [one.path for one in numbered(pattern)] == [of[digits] for digits in sorted(of, key=int)] and _are_alike(list(of.values())):
-            films[pattern] = [of[digits] for digits in sorted(of, key=int)]
+        width = min(widths) if padded else 0
+        paths = [of[digits] for digits in sorted(of, key=int)]
+        meant = [f"{before}{number:0{width}d}{suffix}" for number in numbers]
+        if [path.name for path in paths] == meant and _are_alike(paths):
+            films[folder / f"{before}%{f'0{width}' if padded else ''}d{suffix}"] = paths
     return films
 
 

@@ -6,6 +6,7 @@ container. Where parts begin is what the stream itself says: its program map nam
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ _PACKETS_AT_ONCE = 1 << 16
 _BESIDE_BYTES = 4 * PACKET_BYTES
 """A map this near behind its association table begins a part there."""
 _READ_BYTES = 1 << 20
+_MOST_PARTS = 256
+"""A stream whose maps change more often is noise, and is read as libavformat reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def _parts(path: Path, facts: tuple[int, int]) -> tuple[Part, ...]:
             found.append((table_at, b"") if at - table_at <= _BESIDE_BYTES else (at, table))
         if films:
             known[program] = films
-    if not found:
+    if not 0 < len(found) < _MOST_PARTS:
         return ()
     starts = [(0, b""), *found]
     stops = [start for start, _ in found] + [facts[0]]
@@ -154,11 +157,7 @@ class Spliced:
         self._path, self._parts, self._find = path, parts, find
         self.part = 0
         self._first = self._opened(0)
-        lengths = [self._first.duration or 0]
-        for number in range(1, len(parts)):
-            with self._opened(number) as later:
-                lengths.append(later.duration or 0)
-        self.duration = sum(lengths)
+        self.duration = (self._first.duration or 0) + sum(later.duration or 0 for later in self._later())
         self.length_s = self.duration / 1e6
 
     def _opened(self, number: int) -> Any:
@@ -185,9 +184,16 @@ class Spliced:
         """The packets of the first part's streams, then those of the later parts' films; the last of each part is empty."""
         self.part = 0
         yield from self._first.demux(*streams)
+        for later in self._later():
+            film = self._find(later)
+            if film is not None:
+                yield from later.demux(film)
+
+    def _later(self) -> Iterator[Any]:
+        """The containers of the parts after the first, in turn; damaged ones are passed over."""
+        import av
+
         for number in range(1, len(self._parts)):
             self.part = number
-            with self._opened(number) as later:
-                film = self._find(later)
-                if film is not None:
-                    yield from later.demux(film)
+            with suppress(av.error.FFmpegError), self._opened(number) as later:
+                yield later

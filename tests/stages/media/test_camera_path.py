@@ -124,6 +124,7 @@ def test_nothing_is_made_up_between_poses() -> None:
         ("camera=plain.json pose_unit=2", "and it has none"),
         ("camera=camera.json pose_fps=5", "frame or time_s"),
         ("camera=text pose_unit=0", "must be more than 0"),
+        ("camera=text pose_fps=0", "must be more than 0"),
         ("camera=text pose_first=50", "say pose_first=1 or less"),
         ("camera=nowhere/images.txt", "are not both there"),
         ("camera=empty", "are not both there"),

@@ -261,6 +261,16 @@ def test_where_a_film_changes_its_codec_a_clip_ends_and_nothing_is_lost(tmp_path
         assert found.time_s.tolist() == times[first : first + 10].tolist()
 
 
+def test_damage_in_a_film_of_several_codecs_is_passed_over(tmp_path: Path) -> None:
+    path = joined(*CODECS["again"], suffix=".ts")(tmp_path, "again.ts")
+    whole, first = path.read_bytes(), (tmp_path / "part0.ts").stat().st_size
+    path.write_bytes(whole[: first + 3 * 188] + b"\0" * 40 * 188 + whole[first + 43 * 188 :])
+    frames = list(images_of(path))
+    assert 20 <= len(frames) < 30
+    path.write_bytes(b"".join(whole[:first][k * 188 : (k + 1) * 188] + whole[-first:][:188] for k in range(first // 188)))
+    assert len(list(images_of(path))) <= 10
+
+
 def test_interlaced_video_is_marked_and_has_the_rate_that_is_set(folder: Path) -> None:
     path = made(folder, "top_first.mp4", FILES["top_first.mp4"])
     videos = row(path)

@@ -101,10 +101,17 @@ def test_what_is_no_film_stays_images(tmp_path: Path) -> None:
     assert read_listing(tmp_path).manifest.video.tolist() == ["a", "videos--a"]
 
 
-@pytest.mark.parametrize(
-    ("line", "told"), [("walk/g_%03d.png", "no image is named so"), ("none/%d.png", "No such file"), ("empty/", "is a folder, and not")]
-)
-def test_a_line_that_names_no_images_says_so(tmp_path: Path, line: str, told: str) -> None:
+def test_a_line_that_names_no_images_fails_alone(tmp_path: Path) -> None:
+    frames(tmp_path / "walk", "f_%03d.png")
+    (tmp_path / "list.txt").write_text("walk/g_%03d.png fps=10\nnone/%d.png\n")
+    for row, told in zip(read_manifest(tmp_path / "list.txt").rows(), ("no image is named so", "No such file"), strict=True):
+        found = fetched(row, tmp_path / "media")
+        assert isinstance(found, Failure)
+        assert (told in found.message, found.reason) == (True, "file_missing")
+
+
+@pytest.mark.parametrize(("line", "told"), [("empty/", "is a folder, and not"), ("walk/g_%d.png camera=c.json", "pose_first= must say")])
+def test_a_line_that_cannot_be_says_so(tmp_path: Path, line: str, told: str) -> None:
     frames(tmp_path / "walk", "f_%03d.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text(f"{line} fps=10\n")

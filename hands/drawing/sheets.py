@@ -32,9 +32,16 @@ def thumbnail(image: Image, size: int, title: str = "") -> UInt8[np.ndarray, "{s
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write a JPEG or PNG, by the ending, into a folder that is made where there is none."""
+    """Write a JPEG or PNG, by the ending, into a folder that is made where there is none. Raises OSError that names the file.
+
+    `cv2.imwrite` says nothing of a full disk, and dies of a name that is no UTF-8.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), image[..., ::-1])
+    _, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(image[..., ::-1]))
+    try:
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @dataclass(slots=True)

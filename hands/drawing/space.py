@@ -12,7 +12,6 @@ from math import isfinite
 from pathlib import Path
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 
 from hands.drawing.hands import SIDE_COLOURS, draw_mesh, mesh_faces
 from hands.drawing.mesh_files import NamedMesh, write_meshes
+from hands.drawing.sheets import write_image
 from hands.drawing.video import VideoFile, origin_of, results_in
 
 PIXEL_MIDDLE = 0.5
@@ -146,7 +146,7 @@ def _draw(
                 side = int(hands.side[row])
                 draw_mesh(image, hands.vertices[row], hands.vertices_2d[row] - PIXEL_MIDDLE, faces[side], side)
             if rate is None:
-                cv2.imwrite(str(path), image[..., ::-1])
+                write_image(path, image)
                 continue
             video = video or stack.enter_context(VideoFile(path, rate, image.shape))
             video.add(image)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, UInt8
 from rich.console import Console
 from rich.table import Table as Grid
 
+from hands.drawing.sheets import write_image
 from hands.metrics.labelled_frames import Score, score_hands
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from pipeline.engine.store import Store
@@ -158,7 +159,7 @@ def draw(image: UInt8[np.ndarray, "height width 3"], label: LabelledFrame, hands
         wrong = "!" if len(truth) and truth[0] >= 0 and truth[0] != hands.side[i] else ""
         text = f"{letters[int(hands.side[i])]}{wrong} {hands.score[i]:.2f} t{hands.track_length[i]}"
         rectangle(box, red if match.false[i] else blue, ("false " if match.false[i] else "") + text, True)
-    cv2.imwrite(str(path), canvas)
+    write_image(path, canvas[..., ::-1])
 
 
 def write_score(score: Score, path: Path) -> None:

@@ -8,7 +8,6 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from hands.drawing.hands import draw_hands
+from hands.drawing.sheets import write_image
 from hands.drawing.space import HandsInSpace, frame_focal, refuse_source_in, write_space
 from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
 from pipeline.exports.source import plain
@@ -152,7 +152,7 @@ def _draw(one: Annotated, path: Path) -> int:
             canvas = np.ascontiguousarray(image)
             draw_hands(canvas, side, box, score, keypoints[rows], dropped=~one.reviews.keep[rows])
             if rate is None:
-                cv2.imwrite(str(path.with_name(f"{path.name}.jpg")), canvas[..., ::-1])
+                write_image(path.with_name(f"{path.name}.jpg"), canvas)
                 continue
             video = video or stack.enter_context(VideoFile(path.with_name(f"{path.name}.mp4"), rate, canvas.shape))
             video.add(canvas)

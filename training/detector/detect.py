@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hands.drawing.sheets import write_image
 from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
 from training.detector.inference import DetectedHands, HandDetector
 
@@ -71,14 +71,15 @@ def detect(
                 table.add(count - 1, time_s, hands)
                 hands.draw(image)
                 if rate is None:
-                    cv2.imwrite(str(folder / f"{name}.jpg"), image[..., ::-1])
+                    write_image(folder / f"{name}.jpg", image)
                     continue
                 video = video or stack.enter_context(VideoFile(folder / f"{name}.mp4", rate, image.shape))
                 video.add(image)
                 if count == max_frames:
                     break
         except KeyboardInterrupt:
-            pass
+            if not is_camera(source):  # of half a film nothing is written
+                raise
         stack.close()  # the video is whole before it is moved
         table.write(folder / f"{name}.{table_format}", source)
     return count, len(table.rows)

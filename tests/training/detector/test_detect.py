@@ -1,6 +1,8 @@
 """A detector on files: what is drawn, what is written, and what is said of files that are none."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +18,8 @@ import simplejpeg
 import torch
 
 import whim
+from hands.drawing.sheets import write_image
+from stages.errors import one_line
 from tests.training.detector.small import random_detector, save
 from training.detector.detect import detect
 from training.detector.inference import HandDetector
@@ -75,6 +79,34 @@ def test_a_video_is_drawn_frame_by_frame(checkpoint: Path, film: Path, tmp_path:
     assert len(frames) == 7
     assert frames[0].shape == (66, 90, 3)
     assert detect(detector, str(film), tmp_path / "few", max_frames=2)[0] == 2
+
+
+def test_a_film_that_is_stopped_leaves_nothing_that_looks_whole(checkpoint: Path, film: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Stopped(HandDetector):
+        def __call__(self, images: Any) -> Any:
+            seen.append(len(images))
+            if len(seen) == 4:
+                signal.raise_signal(signal.SIGINT)
+            return super().__call__(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        detect(Stopped.load(checkpoint, size=64), str(film), tmp_path / "out")
+    assert len(seen) == 4
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_image_is_written_whatever_its_name_and_a_full_disk_is_told(tmp_path: Path) -> None:
+    """OpenCV's own writer dies of the one, and is silent about the other."""
+    image = np.full((8, 8, 3), 200, np.uint8)
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    write_image(path, image)
+    assert np.array_equal(np.asarray(cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)), image)
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        write_image(tmp_path / "full.png", image)
+    assert "full.png" in (one_line(full.value) or "")
 
 
 def test_what_is_no_image_and_no_video_is_named(checkpoint: Path, tmp_path: Path) -> None:

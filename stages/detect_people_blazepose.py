@@ -20,12 +20,14 @@ from stages.detectors.mediapipe.blazepose import (
 )
 from stages.detectors.mediapipe.crops import Region, alike, region_of_box
 from stages.detectors.mediapipe.models import pinned_sha256
-from stages.detectors.views import tiles, whole
+from stages.detectors.views import few_tiles, whole
 from stages.media.frames import Frames
 from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import PersonDetections, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
+MOST_TILES = 30
+"""Of a zoom: a strip of 5,000 x 3 pixels would have thousands, and a frame take minutes and gigabytes. Ours."""
 VISIBLE = 0.5
 FINGERTIPS = tuple((LANDMARKS.index(f"{side}_wrist"), LANDMARKS.index(f"{side}_index")) for side in ("left", "right"))
 SHOULDERS = [LANDMARKS.index("left_shoulder"), LANDMARKS.index("right_shoulder")]
@@ -90,7 +92,8 @@ def people_of_image(
 ) -> tuple[list[Body], list[float]]:
     """Bodies of one picture and their scores, best first, each person once."""
     height, width = image.shape[:2]
-    views = [whole(width, height)[None], *(tiles(width, height, min(width, height) / zoom) for zoom in settings.tile_zooms)]
+    sides = [min(width, height) / zoom for zoom in settings.tile_zooms]
+    views = [whole(width, height)[None], *(few_tiles(width, height, side, MOST_TILES) for side in sides)]
     regions: list[Region] = []
     scores: list[float] = []
     looks = [(image, region_of_box(view)) for view in np.concatenate(views)]

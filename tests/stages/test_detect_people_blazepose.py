@@ -1,12 +1,14 @@
 """People: found, once each, with their limbs on the right side; nobody where nobody is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stages import boxes
-from stages.detect_people_blazepose import DetectPeople
+from stages.detect_people_blazepose import MOST_TILES, DetectPeople, people_of_image
+from stages.detectors.mediapipe.blazepose import load_body_landmarks, load_person_detector
 from stages.tables import BODY_KEYPOINTS
 from tests.labelled_pictures import frames_of, labelled
 
@@ -50,6 +52,19 @@ def test_cars_black_and_tiny_pictures_hold_nobody(media: Path) -> None:
     detect = DetectPeople().build()
     for image in (cars, np.zeros((90, 160, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)):
         assert len(detect(frames_of(image))) == 0
+
+
+def test_a_strip_is_looked_at_a_few_times() -> None:
+    """An image of 5,000 x 3 pixels is allowed by its size; a look at each square of it took minutes and 2 GB."""
+    looks = []
+
+    def find(images: Any, least: float) -> Any:
+        looks.extend(images)
+        return find_people(images[:1], least)
+
+    find_people = load_person_detector("cpu")
+    assert people_of_image(np.zeros((3, 5000, 3), np.uint8), find, load_body_landmarks("cpu"), DetectPeople()) == ([], [])
+    assert 1 < len(looks) <= 1 + MOST_TILES
 
 
 def test_rows_name_their_frame_and_repeat_exactly(media: Path) -> None:

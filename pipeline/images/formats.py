@@ -5,6 +5,7 @@ Convention. Boxes are xyxy in pixels of the image as it is stored, x right, y do
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -137,7 +138,7 @@ def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
     """Images below a folder, with YOLO's files of labels where there are such."""
     sides = yolo_sides(folder) if labels else {}
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
-        name = str(path.relative_to(folder))
+        name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")  # bytes that are no text, as text
         hands, labelled, size = [], False, (1.0, 1.0)
         if labels:
             inside = path.relative_to(folder / "images") if (folder / "images") in path.parents else path.relative_to(folder)

@@ -29,8 +29,9 @@ from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.exports.export import Exported, export
 from pipeline.exports.formats import ABOUT, FORMATS
 from stages.digest import CorruptFileError
-from stages.errors import UserError
+from stages.errors import UserError, one_line
 from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
+from tests.training.run.test_log import files_of_at_most
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -346,3 +347,13 @@ def test_shards_of_before_cameras_were_known_are_exported_with_what_they_have(fo
     exported(format, folder, tmp_path / "out")
     wanted = {name: hands for name, hands in truth(data).items() if hands or format != "parquet"}  # a table of hands has no frame without
     same(READ[format](tmp_path / "out"), wanted)
+
+
+@pytest.mark.parametrize("format", ["coco", "parquet"])
+def test_a_write_that_fails_names_the_place(format: str, data: Path, tmp_path: Path) -> None:
+    with files_of_at_most(3000), pytest.raises(OSError, match="File too large") as large:
+        exported(format, data, tmp_path / "out")
+    told = one_line(large.value) or ""
+    assert str(tmp_path) in told
+    assert "ulimit -f" in told
+    assert list(tmp_path.iterdir()) == []

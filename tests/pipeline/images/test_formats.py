@@ -1,6 +1,7 @@
 """Folders of labelled images: three formats read, bad input named."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,12 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
             assert keypoints is not None
             told = np.array([[p or [np.nan] * 2 for p in marked] for *_, marked in hands]).reshape(-1, 21, 2)
             np.testing.assert_allclose(keypoints[..., :2], told, atol=2e-3)
+
+
+def test_an_image_whose_name_is_no_text_is_taken_under_one_that_is(tmp_path: Path) -> None:
+    image(tmp_path / "sound.jpg")
+    (tmp_path / "sound.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    image(tmp_path / "sound.jpg")
+    found = {one.name: one.path for one in read_images(tmp_path)}
+    assert {name.encode() for name in found} == {rb"caf\xe9.jpg", b"sound.jpg"}
+    assert all(path.is_file() for path in found.values())

@@ -20,7 +20,7 @@ from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.mano import HandModel, project
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.initial import rebent, two_tilts
-from fitting.landmarks.depth_cue import depth_cue
+from fitting.landmarks.depth_cue import depth_cue, mended, trust_in
 from fitting.lens import Lens, Turned
 from fitting.objective import Landmarks, Objective, State
 from fitting.priors.prior import pose_prior
@@ -123,6 +123,7 @@ class Fitter:
         keypoints: Float[np.ndarray, "n 21 3"],
         world: Float[np.ndarray, "n 21 3"] | None = None,
         *,
+        deviation: Float[np.ndarray, "n 21"] | None = None,
         track: Int[np.ndarray, "n"] | None = None,
         time_s: Float[np.ndarray, "n"] | None = None,
         lens: Lens | None = None,
@@ -130,9 +131,10 @@ class Fitter:
         """Fit n right hands; OpenPose's order, pixels and confidence; a point that is not finite or has no confidence is not used.
 
         `world`, a detector's own 3D landmarks in metres and camera axes (rows of NaN where unknown), chooses between the two tilts that
-        the image cannot tell apart, and gives the depth loss its depths. Rows with the same `track` (-1: none) are one hand at the
-        moments `time_s`, in any order, and are fitted together. With a `lens` projection is perspective, by true rays. Never raises for a
-        bad hand: `outcome` says what was wrong with it.
+        the image cannot tell apart, and gives the depth loss its depths. Where it is a hint, the model's own joints with the `deviation` of
+        each depth, metres (rows of NaN elsewhere), depths count by that, and the landmarks are moved towards it. Rows with the same `track`
+        (-1: none) are one hand at the moments `time_s`, in any order, and are fitted together. With a `lens` projection is perspective, by
+        true rays. Never raises for a bad hand: `outcome` says what was wrong with it.
         """
         points = torch.as_tensor(np.asarray(keypoints[..., :2], dtype=np.float64))
         confidence = torch.as_tensor(np.asarray(keypoints[..., 2], dtype=np.float64))
@@ -153,6 +155,7 @@ class Fitter:
         fits.outcome[(~enough).numpy()] = Outcome.TOO_FEW_POINTS
         fits.outcome[(enough & (side <= 1e-3)).numpy()] = Outcome.NO_EXTENT
         hint = torch.full_like(points[..., :1], torch.nan).expand(-1, -1, 3) if world is None else torch.as_tensor(np.asarray(world))
+        unsure = torch.as_tensor(np.full(confidence.shape, np.nan) if deviation is None else np.asarray(deviation, dtype=np.float64))
 
         moment = np.zeros(len(points)) if time_s is None else np.asarray(time_s, dtype=np.float64)
         segment = np.full(len(points), -1)
@@ -164,7 +167,7 @@ class Fitter:
             pixels = torch.where(used[rows][..., None], points[rows], centre[:, None])
             tied = chains(segment[rows.numpy()], moment[rows.numpy()]) if track is not None else []
             lenses = None if turned is None else turned.take(rows)
-            self._fit_batch(fits, rows, pixels, image[rows], confidence[rows], centre, side[rows], hint[rows], tied, lenses)
+            self._fit_batch(fits, rows, pixels, image[rows], confidence[rows], centre, side[rows], hint[rows], unsure[rows], tied, lenses)
 
         for rows in whole_tracks(segment[usable.numpy()], self.batch_size):
             fitting = in_batches(fit_rows, usable[rows], max(len(rows), 1))
@@ -182,6 +185,7 @@ class Fitter:
         centre: Float[Tensor, "m 2"],
         side: Float[Tensor, "m"],
         hint: Float[Tensor, "m 21 3"],
+        deviation: Float[Tensor, "m 21"],
         tied: list[Chain],
         turned: Turned | None,
     ) -> None:
@@ -189,8 +193,11 @@ class Fitter:
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         hint, seen_confidence = hint.to(like)[:, order], confidence.to(like)[:, order]
+        share = self.settings.hint_share * torch.isfinite(deviation).all(1).to(like)
+        normalised = mended(normalised, seen_confidence, hint, share)
         perspective = torch.zeros_like(side) if turned is None else side / turned.focal
-        seen = Landmarks(normalised, seen_confidence, *depth_cue(normalised, seen_confidence, hint), perspective.to(like))
+        deep = depth_cue(normalised, seen_confidence, hint, trust_in(deviation, self.settings).to(like)[:, order])
+        seen = Landmarks(normalised, seen_confidence, *deep, perspective.to(like))
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint, side.log().to(like), tied)
         fitted = self._columns(best.state, seen, centre.to(like), side.to(like))

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from fitting.files import sha256_of
 from stages.detectors.found import HAND_EXTENT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import (
@@ -22,9 +23,10 @@ from stages.detectors.mediapipe.hand_search import (
     wrist_views,
 )
 from stages.detectors.mediapipe.hand_tracks import fill_gaps
+from stages.detectors.mediapipe.hint import hint_file, load_hint
 from stages.detectors.mediapipe.models import Engine, check_engine, is_gpu, pinned_sha256
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
-from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, judged
 from stages.media.frames import Frames
 from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
 from stages.tables import HandDetections, People, Table
@@ -74,7 +76,8 @@ class DetectHands:
     track_decay: float = setting(0.9, above=0, most=1)
     """The palm score fades by this factor a frame. Ours."""
     second_looks: int = setting(len(SECOND_LOOKS), least=0, most=len(SECOND_LOOKS))
-    """How often each listed hand is looked at again, mirrored and turned: what landmarks are judged by; 0 leaves that open. Ours."""
+    """How often each listed hand is looked at again, mirrored and turned: what landmarks are judged by, and depths made better with; 0
+    leaves that open. Ours."""
     extent_width: float = setting(HAND_EXTENT[0], above=0)
     """A hand's box is this many times as wide as the hull of its landmarks. See `HAND_EXTENT`."""
     extent_height: float = setting(HAND_EXTENT[1], above=0)
@@ -97,14 +100,14 @@ class DetectHands:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the two networks."""
-        return pinned_sha256(*NETWORKS)
+        """sha256 of the two networks, and of the one that reads the second's features."""
+        return {**pinned_sha256(*NETWORKS), "hint": sha256_of(hint_file())}
 
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Load both networks."""
         find_palms = load_palm_detector(self.engine, self.cpus, device=self.device)
         find_landmarks = load_hand_landmarks(self.engine, self.cpus, device=self.device)
-        extent = np.array([self.extent_width, self.extent_height])
+        find_hints, extent = load_hint(), np.array([self.extent_width, self.extent_height])
         at_once = FRAMES_AT_ONCE if is_gpu(self.device) else 1
 
         def detect(frames: Frames, people: People) -> HandDetections:
@@ -124,8 +127,8 @@ class DetectHands:
             rows = []
             for frame, time_s, image, found in zip(frames.frame, frames.time_s, frames.images, hands, strict=True):
                 listed = [hand for hand in found if hand.score >= self.min_score]
-                apart = spreads(image, [hand.landmarks for hand in listed], find_landmarks, self.second_looks)
-                rows.append(_rows(frames.video, int(frame), float(time_s), listed, extent, apart))
+                about = judged(image, [hand.landmarks for hand in listed], find_landmarks, find_hints, self.second_looks)
+                rows.append(_rows(frames.video, int(frame), float(time_s), listed, extent, about))
             return HandDetections.concat(rows)
 
         return detect
@@ -163,7 +166,7 @@ def hands_of_images(
 
 
 def _rows(
-    video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"], apart: Float64[np.ndarray, "n 21"]
+    video: str, frame: int, time_s: float, hands: list[Hand], extent: Float64[np.ndarray, "2"], about: Mapping[str, np.ndarray]
 ) -> HandDetections:
     if not hands:
         return HandDetections.empty()
@@ -187,6 +190,6 @@ def _rows(
         presence=presence.astype(np.float32),
         p_right=np.array([hand.landmarks.p_right for hand in hands], np.float32),
         keypoints=np.concatenate([points, np.tile(presence[:, None, None], (1, 21, 1))], axis=2).astype(np.float32),
-        spread=apart.astype(np.float32),
         world=np.stack([hand.landmarks.world for hand in hands]).astype(np.float32),
+        **about,
     )

@@ -6,18 +6,21 @@ family in the ensemble (self-training).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from fitting.files import sha256_of
 from stages import boxes
 from stages.detectors.as_hand_stage import COPY_DISTANCE, COPY_IOU
 from stages.detectors.found import HAND_EXTENT, FoundHands, hull_boxes
 from stages.detectors.mediapipe.box_looks import look_at_boxes
-from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks
+from stages.detectors.mediapipe.hand_landmarks import Landmarks
+from stages.detectors.mediapipe.hint import hint_file
 from stages.detectors.mediapipe.models import Engine, pinned_sha256
-from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, spreads
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, judged
 from stages.detectors.weights import MissingWeights, find_weights, hash_of
 from stages.fusion.association import without_copies
 from stages.media.frames import Frames
@@ -77,7 +80,7 @@ class DetectHandsWhim:
     @property
     def weights(self) -> Mapping[str, str]:
         """sha256 of the network. Raises MissingWeights when there is none."""
-        return {"whim_detector": hash_of(self._network_file()), **pinned_sha256(LANDMARKS)}
+        return {"whim_detector": hash_of(self._network_file()), **pinned_sha256(LANDMARKS), "hint": sha256_of(hint_file())}
 
     def _network_file(self) -> Path:
         if self.file:
@@ -90,11 +93,13 @@ class DetectHandsWhim:
     def build(self) -> Callable[[Frames, People], HandDetections]:
         """Open both networks."""
         from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
+        from stages.detectors.mediapipe.hint import load_hint
         from stages.detectors.whim import find_hands, open_network
 
         network = open_network(self._network_file(), device=self.device)
         find = find_hands(network, min_score=self.min_score, max_iou=self.max_iou, batch_size=self.batch_size)
         find_landmarks = load_hand_landmarks(self.engine, device=self.device)
+        judge = partial(judged, find_landmarks=find_landmarks, find_hints=load_hint(), num=self.second_looks)
 
         def detect(frames: Frames, people: People) -> HandDetections:
             found = find(frames.images, [People.empty()] * len(frames.images))
@@ -103,13 +108,13 @@ class DetectHandsWhim:
                 here = found.take(found.picture == number)
                 if len(here.box):
                     seen = look_at_boxes(image, here.box, find_landmarks, keypoints=here.keypoints)
-                    rows.append(self._rows(frames, number, here, seen, find_landmarks))
+                    rows.append(self._rows(frames, number, here, seen, judge))
             return HandDetections.concat(rows)
 
         return detect
 
     def _rows(
-        self, frames: Frames, number: int, found: FoundHands, seen: Sequence[Landmarks | None], find_landmarks: FindLandmarks
+        self, frames: Frames, number: int, found: FoundHands, seen: Sequence[Landmarks | None], judge: Callable[..., dict[str, np.ndarray]]
     ) -> HandDetections:
         """The hands of one frame that the landmark network confirmed, each once."""
         image = frames.images[number]
@@ -117,7 +122,7 @@ class DetectHandsWhim:
         found = found.take(np.array([one is not None and one.presence >= self.min_presence for one in seen]))
         points = np.array([one.points for one in looks], np.float32).reshape(-1, 21, 2)
         presence = np.array([one.presence for one in looks], np.float32)
-        apart = spreads(image, looks, find_landmarks, self.second_looks)
+        about = judge(image, looks)
         keypoints = np.concatenate([points, np.repeat(presence[:, None, None], 21, 1)], 2)
         hull = hull_boxes(keypoints, min_score=0.0, extent=HAND_EXTENT)
         stays = boxes.iou(hull, found.box).diagonal() >= self.min_overlap
@@ -134,10 +139,10 @@ class DetectHandsWhim:
             score=(found.score * presence).astype(np.float32),
             palm_score=found.score,
             presence=presence,
-            spread=apart.astype(np.float32),
             p_right=np.array([one.p_right for one in looks], np.float32),
             keypoints=keypoints.astype(np.float32),
             world=np.array([one.world for one in looks], np.float32).reshape(-1, 21, 3),
+            **about,
         ).take(stays)
         if not len(table):
             return table

@@ -51,6 +51,8 @@ class Fit:
     """Move a detector's landmarks onto the model's joints first, where its offsets are known. Ours; worth 1.4 of 8.1 mm."""
     focal_share: float = setting(5000 / 256, above=0)
     """Focal length that turns the weak-perspective camera into `transl`, in longer sides of the frame. As in HaMeR and WiLoR's code."""
+    hint: bool = setting(True, later=True)
+    """Take depths from the joints that `hint` tells, where it does, in place of the detector's own 3D landmarks."""
     camera: str = setting("known", choices=("known", "weak"), later=True)
     """known: perspective by true rays where list or file tell the focal length. weak: the paper's weak perspective everywhere, a known
     focal length then only places the hand."""
@@ -107,7 +109,8 @@ class Fit:
             poses: CameraPoses | None = None,
         ) -> Fits:
             with _one_thread():
-                seen = on_joints(with_sides(hands, verdicts), offsets)
+                told = hands if self.hint else replace(hands, hint=np.full_like(hands.hint, np.nan))
+                seen = on_joints(with_sides(told, verdicts), offsets)
                 fits = fit_hands(fitter, seen, self.focal_share, cameras, weak=self.camera == "weak")
                 fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
                 sight = Sight.of(hands, cameras)
@@ -263,7 +266,10 @@ def _fit_sided(fitter: "Fitter", hands: Hands, focal_share: float, sight: Sight 
     if sight is not None:
         keypoints = sight.keypoints
         lens = None if weak else Lens(sight.focal_px, sight.principal * mirror[:, 0, :2].astype(np.float64))
-    fitted = fitter.fit(keypoints * mirror, hands.world * mirror, track=track, time_s=hands.time_s, lens=lens)
+    hinted = np.isfinite(hands.hint).all((1, 2)) & (hands.hint[..., 3] > 0).all(1)
+    world = np.where(hinted[:, None, None], hands.hint[..., :3], hands.world)
+    deviation = hands.hint[..., 3] * np.where(hinted, 1, np.nan)[:, None]
+    fitted = fitter.fit(keypoints * mirror, world * mirror, deviation=deviation, track=track, time_s=hands.time_s, lens=lens)
     return Fits(
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "hand", "side")},
         outcome=np.array([str(outcome) for outcome in fitted.outcome], dtype=object),

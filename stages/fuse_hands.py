@@ -273,7 +273,7 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
         side_log_odds=bodies.side_log_odds(witness, votes, owner, side_weight=settings.wrist_side_weight).astype(np.float32),
         keypoints=keypoints.astype(np.float32),
         landmark_score=_landmark_score(detections, clusters),
-        world=_world(detections, clusters),
+        **_in_space(detections, clusters),
         person=np.append(people.person, -1)[person].astype(np.int16),
         track=np.full(n, -1, np.int32),
         track_length=np.zeros(n, np.int32),
@@ -337,14 +337,15 @@ def _landmark_score(detections: WeighedHands, clusters: list[Int64[np.ndarray, "
     return np.array(best, np.float32)
 
 
-def _world(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> np.ndarray:
-    """World landmarks of the surest source that has them."""
-    world = np.full((len(clusters), *detections.world.shape[1:]), np.nan, np.float32)
+def _in_space(detections: HandDetections, clusters: list[Int64[np.ndarray, "_"]]) -> dict[str, np.ndarray]:
+    """World landmarks of the surest source that has them, and its hint."""
+    found = {name: np.full((len(clusters), *getattr(detections, name).shape[1:]), np.nan, np.float32) for name in ("world", "hint")}
     for i, rows in enumerate(clusters):
         have = rows[np.isfinite(detections.world[rows]).all((1, 2))]
         if len(have):
-            world[i] = detections.world[have[detections.score[have].argmax()]]
-    return world
+            for name, values in found.items():
+                values[i] = getattr(detections, name)[have[detections.score[have].argmax()]]
+    return found
 
 
 def _ragged(items: list[np.ndarray]) -> np.ndarray:

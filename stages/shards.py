@@ -26,7 +26,7 @@ def _hand_columns() -> dict[str, tuple[type[Table], str]]:
     for table in (Hands, Fits, Reviews):
         for field in table.schema():
             name = "box_mesh" if (table, field.name) == (Fits, "box") else field.name
-            if name not in ("video", "frame", "time_s", "width", "height", "view"):
+            if name not in ("video", "frame", "time_s", "width", "height", "view", "hint"):  # a hint is the fit's alone
                 columns.setdefault(name, (table, field.name))
     return columns
 

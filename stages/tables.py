@@ -346,6 +346,9 @@ class People(Table):
     view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
+UNKNOWN_HINT = [[float("nan")] * 4] * 21
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class HandDetections(Table):
     """One row a hand that one detector found in one frame, merged over its routes."""
@@ -365,6 +368,8 @@ class HandDetections(Table):
     keypoints: Float32[np.ndarray, "n 21 3"]
     spread: Float32[np.ndarray, "n 21"]  # how far second looks put each keypoint apart, in lengths of the hand; NaN where there was none
     world: Float32[np.ndarray, "n 21 3"]  # metres, about the hand's centre, camera axes; NaN when unknown
+    hint: Float32[np.ndarray, "n 21 4"] = later(UNKNOWN_HINT)  # the model's joints about the wrist, camera axes, and deviations of their
+    # depths, metres: what a network of ours makes of the landmark network's features; NaN when unknown
     view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
 
 
@@ -398,6 +403,7 @@ class Hands(Table):
     view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are: a row of `Cameras`
     box_source: Float32[np.ndarray, "n 4"] = later([float("nan")] * 4)  # in the video's own pixels where those of a view are others
     keypoints_source: Float32[np.ndarray, "n 21 2"] = later([[float("nan")] * 2] * 21)
+    hint: Float32[np.ndarray, "n 21 4"] = later(UNKNOWN_HINT)  # as in `HandDetections`, of the source that `world` is from
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

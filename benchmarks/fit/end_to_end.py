@@ -49,6 +49,7 @@ def joined(parts: Sequence[RenderedHands]) -> RenderedHands:
     columns = {f.name: np.concatenate([getattr(part.labelled, f.name) for part in parts]) for f in fields(LabelledHands)}
     return RenderedHands(
         labelled=LabelledHands(**columns),
+        hint=np.concatenate([part.hint for part in parts]),
         side=np.concatenate([part.side for part in parts]),
         true_side=np.concatenate([part.true_side for part in parts]),
         num_clear=sum(part.num_clear for part in parts),
@@ -62,7 +63,9 @@ def score(found: RenderedHands) -> dict[str, float]:
     fitter = Fitter(load_hand_model(STANDIN), Fit().settings)
     plain = fitter.fit(hands.keypoints, hands.world)
     keypoints, world = corrected(hands.keypoints, hands.world, offsets)
-    fitted = fitter.fit(keypoints, world)
+    hint = found.hint[..., :3] * np.where(found.side == LEFT, -1.0, 1.0)[:, None, None] ** np.array([1, 0, 0])
+    without_hint = fitter.fit(keypoints, world)
+    fitted = fitter.fit(keypoints, hint, deviation=found.hint[..., 3])
     exact = np.concatenate([hands.joints_2d, np.ones((len(keypoints), 21, 1))], 2)
     from_above = np.concatenate([1000 * hands.joints_3d[..., :2], np.ones((len(keypoints), 21, 1))], 2)
     error = _pa(fitted, hands)
@@ -77,6 +80,8 @@ def score(found: RenderedHands) -> dict[str, float]:
         "median_mm": float(np.median(error)),
         "without_gross_mm": float(error[near & sided].mean()),
         "without_offsets_mm": float(_pa(plain, hands).mean()),
+        "without_hint_mm": float(_pa(without_hint, hands).mean()),
+        "hint_mm": float(pa_mpjpe_mm(hint, hands.joints_3d).mean()),
         "detector_mm": float(pa_mpjpe_mm(hands.world, hands.joints_3d).mean()),
         "detector_corrected_mm": float(pa_mpjpe_mm(world, hands.joints_3d).mean()),
         "true_landmarks_mm": float(_pa(fitter.fit(exact, world), hands).mean()),

@@ -4,7 +4,7 @@ Pictures are stills of one hand (palm or back, turned to all sides) and single f
 Nothing is tracked: every picture is looked at alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -19,7 +19,7 @@ from stages.detect_hands_mediapipe import DetectHands
 from stages.fuse_hands import FuseHands, accepted, candidates
 from stages.fusion.calibration import calibrated
 from stages.media.frames import Frames
-from stages.tables import People
+from stages.tables import Hands, People
 from studio.backdrop import Backdrop
 from studio.hand import CLOTHS, SKINS, Dress, studio_model
 from studio.render import Camera, Renderer
@@ -49,6 +49,7 @@ class RenderedHands:
     """Clearly seen hands that were found."""
 
     labelled: LabelledHands
+    hint: Float64[np.ndarray, "n 21 4"]  # as `Hands.hint`
     side: Int64[np.ndarray, "n"]  # as the detector says
     true_side: Int64[np.ndarray, "n"]
     num_clear: int  # found or not
@@ -59,10 +60,15 @@ def render(kind: Kind, seed: int) -> Iterator[Scene]:
     return _film_frames(seed) if kind == "film" else _stills(kind, np.random.default_rng(seed))
 
 
-def find(scenes: Iterator[Scene], num_hands: int) -> RenderedHands:
-    """Pictures are taken until they show `num_hands` hands clearly; each such hand that overlaps a found one is a row."""
+def find(
+    scenes: Iterator[Scene], num_hands: int, onlooker: Callable[[Scene, Hands, Int64[np.ndarray, "k"]], None] | None = None
+) -> RenderedHands:
+    """Pictures are taken until they show `num_hands` hands clearly; each such hand that overlaps a found one is a row.
+
+    `onlooker` is shown every picture with its found hands, in the rows' order, and which of its true hands each is.
+    """
     detect, fusion = DetectHands().build(), FuseHands()
-    rows: dict[str, list] = {name: [] for name in ("detector", "keypoints", "world", "joints_2d", "joints_3d", "side", "true_side")}
+    rows: dict[str, list] = {name: [] for name in ("detector", "keypoints", "world", "hint", "joints_2d", "joints_3d", "side", "true_side")}
     num_clear = 0
     while num_clear < num_hands:
         scene = next(scenes)
@@ -76,7 +82,9 @@ def find(scenes: Iterator[Scene], num_hands: int) -> RenderedHands:
         found = match_hands(_label(scene, width, height), hands.box, hands.score).found
         true = np.flatnonzero(scene.clear & (found >= 0))
         mine = hands.take(found[true])
-        for name in ("keypoints", "world", "side"):
+        if onlooker is not None:
+            onlooker(scene, mine, true)
+        for name in ("keypoints", "world", "hint", "side"):
             rows[name].extend(getattr(mine, name))
         rows["detector"] += [sources[0] for sources in mine.sources]
         rows["true_side"].extend(scene.side[true])
@@ -84,8 +92,9 @@ def find(scenes: Iterator[Scene], num_hands: int) -> RenderedHands:
             rows[name].extend(getattr(scene, name)[true])
     table = {name: np.array(values) for name, values in rows.items()}
     side, true_side = (table.pop(name).astype(np.int64) for name in ("side", "true_side"))
+    hint = table.pop("hint").astype(np.float64)
     columns = {name: values if name == "detector" else values.astype(np.float64) for name, values in table.items()}
-    return RenderedHands(labelled=LabelledHands(**columns), side=side, true_side=true_side, num_clear=num_clear)
+    return RenderedHands(labelled=LabelledHands(**columns), hint=hint, side=side, true_side=true_side, num_clear=num_clear)
 
 
 def _label(scene: Scene, width: int, height: int) -> LabelledFrame:

@@ -1,33 +1,69 @@
-"""A detector's 3D landmarks as depths in the image's own unit: what the depth loss compares joints with."""
+"""A detector's 3D landmarks, or a hint of the joints in space, laid over the landmarks of the image: depths in the image's own unit, which
+the depth loss compares joints with, and places that mend the landmarks'."""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from fitting.settings import FitSettings
 
 MOST_MISFIT = 0.1
 """Root mean square, box sides, by which 3D landmarks may miss the 2D ones they lie behind. Ours; 99 of 100 rendered hands are below."""
+
+
+class Laid(NamedTuple):
+    """3D landmarks scaled and shifted so that they lie over the 2D ones (weighted least squares)."""
+
+    points: Float[Tensor, "n 21 2"]  # box sides
+    depth: Float[Tensor, "n 21"]  # behind the wrist, box sides
+    weight: Float[Tensor, "n 21"]  # confidence; 0 where a point or the wrist is unknown
+    believed: Bool[Tensor, "n"]  # the scale is positive and the two disagree by less than `MOST_MISFIT`
+
+
+def laid_over(keypoints: Float[Tensor, "n 21 2"], confidence: Float[Tensor, "n 21"], world: Float[Tensor, "n 21 3"]) -> Laid:
+    """World landmarks over those of the image."""
+    known = torch.isfinite(world).all(-1) & (confidence > 0)
+    known = known & known[:, :1]
+    weight = torch.where(known, confidence, 0)
+    share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-9))[..., None]
+    world = torch.where(known[..., None], world, 0)
+    middle = (share * keypoints).sum(1, keepdim=True)
+    flat, seen = world[..., :2] - (share * world[..., :2]).sum(1, keepdim=True), keypoints - middle
+    scale = (share * flat * seen).sum((1, 2)) / (share * flat**2).sum((1, 2)).clamp_min(1e-12)
+    misfit = (share * (seen - scale[:, None, None] * flat) ** 2).sum((1, 2)).sqrt()
+    depth = scale[:, None] * (world[..., 2] - world[:, :1, 2])
+    return Laid(middle + scale[:, None, None] * flat, depth, weight, (scale > 0) & (misfit < MOST_MISFIT))
 
 
 def depth_cue(
     keypoints: Float[Tensor, "n 21 2"],  # box sides
     confidence: Float[Tensor, "n 21"],
     world: Float[Tensor, "n 21 3"],  # metres, camera axes, in the same order, wrist first
+    trust: Float[Tensor, "n 21"] | float = 1.0,  # factor of the depths' confidences
 ) -> tuple[Float[Tensor, "n 21"], Float[Tensor, "n 21"]]:
-    """Depths behind the wrist, box sides, and their confidences.
-
-    The 3D landmarks are scaled so that they lie over the 2D ones (weighted least squares). Confidence is 0 where a point or the wrist is
-    unknown, and for the whole hand where the scale is not positive or the two disagree by more than `MOST_MISFIT`.
-    """
-    known = torch.isfinite(world).all(-1) & (confidence > 0)
-    known = known & known[:, :1]
-    weight = torch.where(known, confidence, 0)
-    share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-9))[..., None]
-    world = torch.where(known[..., None], world, 0)
-    flat, seen = (points - (share * points).sum(1, keepdim=True) for points in (world[..., :2], keypoints))
-    scale = (share * flat * seen).sum((1, 2)) / (share * flat**2).sum((1, 2)).clamp_min(1e-12)
-    misfit = (share * (seen - scale[:, None, None] * flat) ** 2).sum((1, 2)).sqrt()
-    believed = (scale > 0) & (misfit < MOST_MISFIT)
-    depth = scale[:, None] * (world[..., 2] - world[:, :1, 2])
-    confidence = weight * believed[:, None]
+    """Depths behind the wrist, box sides, and their confidences: the landmarks' times `trust`, 0 where nothing is known or believed."""
+    laid = laid_over(keypoints, confidence, world)
+    confidence = laid.weight * laid.believed[:, None] * trust
     confidence[:, 0] = 0  # the wrist lies at 0 by definition
-    return torch.where(confidence > 0, depth, 0), confidence
+    return torch.where(confidence > 0, laid.depth, 0), confidence
+
+
+def mended(
+    keypoints: Float[Tensor, "n 21 2"], confidence: Float[Tensor, "n 21"], hint: Float[Tensor, "n 21 3"], share: Float[Tensor, "n"]
+) -> Float[Tensor, "n 21 2"]:
+    """Landmarks moved by a share of the way to where a hint that is believed lies over them."""
+    laid = laid_over(keypoints, confidence, hint)
+    moves = (laid.weight > 0) & laid.believed[:, None]
+    return torch.where(moves[..., None], keypoints + share[:, None, None] * (laid.points - keypoints), keypoints)
+
+
+def trust_in(deviation: Float[Tensor, "n 21"], settings: FitSettings) -> Float[Tensor, "n 21"]:
+    """How much more than a detector's own 3D landmarks depths of known deviations (metres; NaN: unknown) count: 1 where nobody knows."""
+    told = (settings.hint_deviation / deviation.clamp_min(1e-4)) ** 2
+    return torch.where(torch.isfinite(deviation), told.clamp(max=MOST_TRUST), 1.0)
+
+
+MOST_TRUST = 100.0
+"""No hint's depth weighs more than so many of a detector's own. Ours."""

@@ -255,3 +255,15 @@ def test_a_hand_of_unknown_side_is_fitted_as_both_and_the_better_one_is_told(fit
     told = unknown.side == side
     np.testing.assert_allclose(unknown.joints_3d[told], known.joints_3d[told], atol=2e-3)
     assert unknown.frame.tolist() == known.frame.tolist()
+
+
+def test_a_hint_stands_in_for_the_detectors_depths(seen: Any) -> None:
+    side, keypoints, joints = seen
+    flat = joints * [1, 1, 0.3]
+    hint = np.concatenate([joints, np.full((12, 21, 1), 0.005)], 2).astype(np.float32)
+    hands = replace(hands_of(keypoints, side, flat), hint=hint)
+    told = [Fit(device="cpu", hint=hint).build()(CLIP, hands) for hint in (True, False)]
+    gap = [np.abs(fits.joints_3d[..., 2] - joints[..., 2]).mean() for fits in told]
+    assert gap[0] < 0.7 * gap[1], "left and right"
+    unknown = replace(hands, hint=np.full_like(hint, np.nan))
+    np.testing.assert_array_equal(Fit(device="cpu").build()(CLIP, unknown).hand_pose, told[1].hand_pose)

@@ -1,16 +1,18 @@
 """MediaPipe's hand landmark network: presence, side, 21 landmarks and their metric shape in a turned region of a frame."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from stages.detectors.mediapipe.crops import Look, Region, cut_all, to_crop, to_frame, upright_angle
 from stages.detectors.mediapipe.models import Engine, load
 from stages.tables import HAND_KEYPOINTS
 
 SIZE = 224
+FEATURES = 150
+"""The operator whose 1,152 results all of the network's answers are computed from."""
 WRIST, INDEX_KNUCKLE, MIDDLE_KNUCKLE, RING_KNUCKLE = (HAND_KEYPOINTS.index(name) for name in ("wrist", "index1", "middle1", "ring1"))
 PALM_AND_KNUCKLES = [k for k, name in enumerate(HAND_KEYPOINTS) if name == "thumb3" or not name.endswith(("3", "4"))]
 """The joints that fix the next region in MediaPipe's tracker (`hand_landmark_landmarks_to_roi`): the fingertips move too much."""
@@ -24,6 +26,13 @@ class Landmarks:
     p_right: float
     points: Float64[np.ndarray, "21 2"]  # pixels of the frame
     world: Float64[np.ndarray, "21 3"]  # metres about the hand's centre, camera axes
+    said: Float32[np.ndarray, "1278"] | None = None  # features, screen and world landmarks in the look's axes, shares of it and metres
+    turn: Float64[np.ndarray, "2 2"] | None = None  # axes of the look to those of the frame, x and y
+
+    def in_frame(self, points: Float64[np.ndarray, "21 3"]) -> Float64[np.ndarray, "21 3"]:
+        """Points in the look's axes in those of the frame."""
+        assert self.turn is not None
+        return np.concatenate([points[:, :2] @ self.turn.T, points[:, 2:]], 1)
 
 
 FindLandmarks = Callable[[Sequence[Look]], list[Landmarks]]
@@ -31,21 +40,31 @@ FindLandmarks = Callable[[Sequence[Look]], list[Landmarks]]
 
 def load_hand_landmarks(engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu") -> FindLandmarks:
     """The network as a function of looks."""
-    network = load("hand_landmark_full", engine, num_threads, device=device)
+    network = load("hand_landmark_full", engine, num_threads, device=device, taps=(FEATURES,))
 
     def find(looks: Sequence[Look]) -> list[Landmarks]:
         if not looks:
             return []
-        outputs = network(cut_all(looks, SIZE, border="repeat"))
-        found = []
-        for screen, presence, side, world, (_, region) in zip(*outputs, looks, strict=True):
-            points = screen.reshape(21, 3)[:, :2].astype(np.float64) / SIZE
-            cos, sin = np.cos(region[3]), np.sin(region[3])
-            turned = world.reshape(21, 3).astype(np.float64) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-            found.append(Landmarks(presence=float(presence[0]), p_right=float(side[0]), points=to_frame(points, region), world=turned))
-        return found
+        screen, presence, side, world, features = network(cut_all(looks, SIZE, border="repeat"))
+        regions = [region for _, region in looks]
+        return [read(*of_look) for of_look in zip(screen, presence, side, world, features, regions, strict=True)]
 
     return find
+
+
+def read(screen: np.ndarray, presence: np.ndarray, side: np.ndarray, world: np.ndarray, features: np.ndarray, region: Region) -> Landmarks:
+    """What the network's outputs of one look say of its region's frame."""
+    points = screen.reshape(21, 3)[:, :2].astype(np.float64) / SIZE
+    cos, sin = np.cos(region[3]), np.sin(region[3])
+    look = Landmarks(
+        presence=float(presence[0]),
+        p_right=float(side[0]),
+        points=to_frame(points, region),
+        world=world.reshape(21, 3).astype(np.float64),
+        said=np.concatenate([features.ravel(), screen.ravel() / SIZE - 0.5, world.ravel()]).astype(np.float32),
+        turn=np.array([[cos, -sin], [sin, cos]]),
+    )
+    return replace(look, world=look.in_frame(look.world))
 
 
 def tracked_region(points: Float[np.ndarray, "21 2"], *, scale: float = 2.0) -> Region:

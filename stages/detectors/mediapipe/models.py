@@ -118,15 +118,31 @@ def check_engine(engine: str) -> None:
         raise ModuleNotFoundError("engine 'openvino' is not installed: pip install -c constraints.txt -e '.[openvino]'")
 
 
-def load(name: str, engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu") -> Network:
+def load(name: str, engine: Engine = "litert", num_threads: int = 1, *, device: str = "cpu", taps: Sequence[int] = ()) -> Network:
     """One network on so many CPU threads; by torch on a GPU where `device` is one, or is auto and this worker has one.
 
-    Not safe to be called from several threads. Raises as `find` and `check_engine`.
+    `taps`: operators whose results are further outputs, the last ones. Not safe to be called from several threads. Raises as `find` and
+    `check_engine`.
     """
     check_engine(engine)
+    path = find(name)
     if engine == "torch" or is_gpu(device):
-        return _by_torch(find(name), device)
-    return (_by_openvino if engine == "openvino" else _by_litert)(find(name), num_threads)
+        return _by_torch(path, device, taps)
+    content = tapped(path, taps) if taps else path.read_bytes()
+    return (_by_openvino if engine == "openvino" else _by_litert)(content, num_threads)
+
+
+def tapped(path: Path, operators: Sequence[int]) -> bytes:
+    """The file with the results of more operators among its outputs, the last of them; weights and order stay as they are."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(path.read_bytes()), 0))
+    graph = model.subgraphs[0]
+    graph.outputs = [*graph.outputs, *(graph.operators[number].outputs[0] for number in operators)]
+    builder = flatbuffers.Builder(path.stat().st_size)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def is_gpu(device: str) -> bool:
@@ -142,7 +158,7 @@ MOST_AT_ONCE = 64
 """Images of a batch on a GPU; fewer where they do not fit its memory."""
 
 
-def _by_torch(path: Path, device: str) -> Network:
+def _by_torch(path: Path, device: str, taps: Sequence[int] = ()) -> Network:
     """All images at once, in full float32: TensorFloat-32 would move landmarks as bfloat16 does."""
     import torch
 
@@ -150,7 +166,10 @@ def _by_torch(path: Path, device: str) -> Network:
     from stages.detectors.networks import Batches, pick_device
 
     place = pick_device(device)
-    network = TfliteNetwork(path).eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = TfliteNetwork(path)
+    if taps:
+        network = TfliteNetwork(path, (*network.taps, *taps))
+    network = network.eval().to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def some(images: Sequence[Float32[np.ndarray, "height width 3"]]) -> Iterable[list[np.ndarray]]:
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
@@ -162,11 +181,11 @@ def _by_torch(path: Path, device: str) -> Network:
     return lambda images: [np.stack(output) for output in zip(*batches(list(images)), strict=True)]
 
 
-def _by_litert(path: Path, num_threads: int) -> Network:
+def _by_litert(content: bytes, num_threads: int) -> Network:
     """One image after the other: several at once leave the cache and take a tenth longer each."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=num_threads)
+    interpreter = Interpreter(model_content=content, num_threads=num_threads)
     interpreter.allocate_tensors()
     inputs = interpreter.get_input_details()[0]["index"]
     outputs = [output["index"] for output in interpreter.get_output_details()]
@@ -179,7 +198,7 @@ def _by_litert(path: Path, num_threads: int) -> Network:
     return lambda images: [np.concatenate(output) for output in zip(*map(one, images), strict=True)]
 
 
-def _by_openvino(path: Path, num_threads: int) -> Network:
+def _by_openvino(content: bytes, num_threads: int) -> Network:
     """Run by OpenVINO: pairs of inputs, for which weights are read once, and the odd one by itself; each size is compiled when it comes."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # would tell its makers of every import
     import openvino
@@ -189,7 +208,10 @@ def _by_openvino(path: Path, num_threads: int) -> Network:
 
     @cache
     def request(count: int) -> Any:
-        model = core.read_model(path)
+        with tempfile.NamedTemporaryFile(suffix=".tflite") as file:  # told by its ending what it is
+            file.write(content)
+            file.flush()
+            model = core.read_model(file.name)
         for node in model.get_ops():
             if node.get_type_name() == "Reshape" and (shape := node.input_value(1).get_node()).data[0] == 1:  # TFLite's batches are of one
                 node.input(1).replace_source_output(openvino.op.Constant(np.array([count, *shape.data[1:]])).output(0))

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from stages.detectors.mediapipe.crops import Look, Region
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
+from stages.detectors.mediapipe.hint import FindHints
 from stages.fusion.landmark_score import is_inside
 
 
@@ -46,14 +47,16 @@ def spread(
     return np.asarray(np.sqrt((apart**2).mean(axis=0)) / length_px, np.float64)
 
 
-def spreads(
-    image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Landmarks], find_landmarks: FindLandmarks, num_looks: int
-) -> Float64[np.ndarray, "n 21"]:
-    """How far second looks put each landmark of each hand apart, in lengths of the hand."""
+def judged(
+    image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Landmarks], find_landmarks: FindLandmarks, find_hints: FindHints, num: int
+) -> dict[str, Float32[np.ndarray, "n *shape"]]:
+    """Columns of a detection that come of looking `num` times more: how far the looks put each landmark of each hand apart, in lengths of
+    the hand, and where all of them together say that the joints lie in space."""
     height, width = image.shape[:2]
-    looks = look_again(image, [hand.points for hand in hands], find_landmarks, SECOND_LOOKS[:num_looks])
+    looks = look_again(image, [hand.points for hand in hands], find_landmarks, SECOND_LOOKS[:num])
     found = [spread(hand.points, again, hand_length_px(hand), width, height) for hand, again in zip(hands, looks, strict=True)]
-    return np.array(found, np.float64).reshape(-1, 21)
+    hints = find_hints([[hand, *again] for hand, again in zip(hands, looks, strict=True)])
+    return {"spread": np.array(found, np.float32).reshape(-1, 21), "hint": hints}
 
 
 def hand_length_px(hand: Landmarks) -> float:
@@ -110,4 +113,5 @@ def mirrored_back(landmarks: Landmarks, corner: tuple[int, int]) -> Landmarks:
         p_right=1 - landmarks.p_right,
         points=np.array([right, top]) + landmarks.points * np.array([-1.0, 1.0]),
         world=landmarks.world * np.array([-1.0, 1.0, 1.0]),
+        turn=None if landmarks.turn is None else np.diag([-1.0, 1.0]) @ landmarks.turn,
     )

@@ -8,7 +8,7 @@ import torch
 
 from fitting.fit import Fitter
 from fitting.hand.mano import HandModel
-from fitting.landmarks.depth_cue import depth_cue
+from fitting.landmarks.depth_cue import depth_cue, mended
 from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
@@ -48,3 +48,29 @@ def test_depths_help_the_fit(model: HandModel, invent: Callable[..., Any]) -> No
     assert (without.loss_depth > 0).all()
     unknown = Fitter(model, FitSettings(depth_weight=0.3)).fit(hands.keypoints)
     assert (unknown.loss_depth == 0).all()
+
+
+def test_a_hint_counts_by_its_deviations(model: HandModel, invent: Callable[..., Any]) -> None:
+    hands, rng = invent(96, noise=0.03), np.random.default_rng(0)
+    fitter = Fitter(model, FitSettings(hint_share=0.0))
+    deviation = np.full((96, 21), 0.004)
+    hint = hands.joints + deviation[..., None] * rng.normal(size=hands.joints.shape)
+    plain, told = fitter.fit(hands.keypoints, hint), fitter.fit(hands.keypoints, hint, deviation=deviation)
+    doubted = fitter.fit(hands.keypoints, hint, deviation=np.full((96, 21), 1.0))
+    error = [pa_mpjpe_mm(fits.joints_3d.double().numpy(), hands.joints).mean() for fits in (plain, told, doubted)]
+    assert error[1] < 0.8 * error[0], "sure depths are followed further than a detector's own"
+    assert error[1] < 0.8 * error[2], "and unsure ones hardly at all"
+
+
+def test_a_hint_mends_landmarks(invent: Callable[..., Any]) -> None:
+    hands = invent(16)
+    exact = torch.as_tensor(hands.pixels / hands.size[:, None, None])
+    seen = exact + 0.03 * torch.as_tensor(np.random.default_rng(0).normal(size=exact.shape))
+    sure, hint = torch.ones(16, 21, dtype=torch.float64), torch.as_tensor(hands.joints)
+    error = [
+        (mended(seen, sure, hint, torch.full((16,), share, dtype=torch.float64)) - exact).norm(dim=-1).mean() for share in (0.0, 0.5, 1.0)
+    ]
+    assert error[0] > 1.5 * error[1] > 3 * error[2]
+    wrong = hint.clone()
+    wrong[:, 5] = 1.0
+    np.testing.assert_array_equal(mended(seen, sure, wrong, torch.ones(16, dtype=torch.float64)), seen)

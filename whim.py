@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pipeline.cli
-import pipeline.commands
+import pipeline.commands.use
 import training.cli
 import training.commands
 from stages.errors import UserError, one_line
@@ -167,7 +167,7 @@ def build_commands() -> Commands:
 def detect(arguments: argparse.Namespace) -> None:
     """Find the hands of an image, a video, a folder or a camera: drawn, and as a table; by the whole chain unless a detector is named."""
     if arguments.checkpoint is None and arguments.detector == "chain":
-        pipeline.commands.detect(arguments)
+        pipeline.commands.use.detect(arguments)
     else:
         arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
         training.commands.detect(arguments)
@@ -175,7 +175,7 @@ def detect(arguments: argparse.Namespace) -> None:
 
 def reconstruct(arguments: argparse.Namespace) -> None:
     """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the fit unless a regressor is named."""
-    by = pipeline.commands if arguments.regressor is None else training.commands
+    by = pipeline.commands.use if arguments.regressor is None else training.commands
     by.reconstruct(arguments)
 
 

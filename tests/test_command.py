@@ -105,14 +105,14 @@ def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     def stop(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.commands.load_run", stop)
+    monkeypatch.setattr("pipeline.commands.build.load_run", stop)
     assert whim.main(["status", "--data", str(tmp_path)]) == whim.STOPPED
 
 
 def test_a_command_stopped_while_source_text_is_run_ends_with_130(tmp_path: Path) -> None:
     """Dataclasses run some: Python then takes the interrupt for uncaught, and a program that `-m` started would die of it."""
-    program = ["import sys, pipeline.commands, whim", "def stop(arguments): exec('raise KeyboardInterrupt')", "stop.__doc__ = 'Stop.'"]
-    program += ["pipeline.commands.settings = stop", "sys.exit(whim.main(['settings']))"]
+    program = ["import sys, whim", "from pipeline.commands import build", "def stop(arguments): exec('raise KeyboardInterrupt')"]
+    program += ["stop.__doc__ = 'Stop.'", "build.settings = stop", "sys.exit(whim.main(['settings']))"]
     (tmp_path / "stopped_program.py").write_text("\n".join(program))
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     ended = subprocess.run(
@@ -126,7 +126,7 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, d
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipeline.commands.load_run", fail)
+    monkeypatch.setattr("pipeline.commands.build.load_run", fail)
     with pytest.raises(ZeroDivisionError):
         whim.main(["status", "--data", str(data)])
 

@@ -1,55 +1,12 @@
-"""Handlers of the pipeline's commands, from the options that `pipeline.cli` reads. Heavy imports lie inside: the help needs none."""
+"""Commands that build a dataset: from a list of videos to shards."""
 
 import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pipeline.engine.finish import Where
-    from pipeline.engine.store import Store
-    from pipeline.exports.formats import Format
-    from pipeline.folder import Loaded
-
-
-def data_folder(arguments: argparse.Namespace) -> Path:
-    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
-    videos = getattr(arguments, "videos", None)
-    name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
-    return Path(arguments.data or Path("data") / Path(name).stem)
-
-
-def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
-    """The run that a command speaks of."""
-    from pipeline.engine.nodes.parcel import adopt
-    from pipeline.folder import Asked, load
-    from stages.settings import read_assignments
-
-    asked = Asked(
-        recipe=arguments.recipe,
-        videos=getattr(arguments, "videos", None),
-        settings=read_assignments(_assignments(arguments), getattr(arguments, "config", None)),
-        until=getattr(arguments, "until", None),
-        leave=getattr(arguments, "leave", False),
-    )
-    adopt(data_folder(arguments))
-    return load(data_folder(arguments), asked, remember=remember)
-
-
-def _assignments(arguments: argparse.Namespace) -> list[str]:
-    """What `--set` says, and the options that are settings under a name of their own."""
-    max_pixels = getattr(arguments, "max_pixels", None)
-    return [*getattr(arguments, "set", ()), *([f"download.max_pixels={max_pixels}"] if max_pixels else [])]
-
-
-def where_of(arguments: argparse.Namespace) -> "Where":
-    """Where the command's run works."""
-    from pipeline.engine.finish import Where
-
-    return Where(local=arguments.local, num_workers=arguments.workers, num_gpus=arguments.gpus)
+from pipeline.commands.look import report
+from pipeline.commands.options import data_folder, load_run, where_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -221,73 +178,6 @@ def retry(arguments: argparse.Namespace) -> None:
     arguments.console.print(f"{reopened} parts will be tried again by the next run")
 
 
-def verify(arguments: argparse.Namespace) -> int:
-    """Check that every file of a data folder is, bit for bit, what was written."""
-    from dataclasses import asdict
-
-    from rich.progress import track
-
-    from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
-
-    root = Path(arguments.folder or arguments.data)
-    files = files_of(root)
-    verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
-    aside = set_damaged_aside(root, verdict) if arguments.repair else []
-    if arguments.json:
-        print(json.dumps(asdict(verdict), indent=1))
-    else:
-        for name, why in (verdict.corrupt | verdict.unknown).items():
-            arguments.console.print(f"{name}: {why}", style="red", markup=False)
-        mend = f"{len(aside)} set aside, whim run makes them again" if aside else f"whim verify {root} --repair, then whim run"
-        told = f"{len(verdict.corrupt)} files are damaged: {mend}" if verdict.corrupt else "all sound"
-        unsealed = f", {verdict.num_unsealed} of an earlier version without a digest" if verdict.num_unsealed else ""
-        foreign = f"; {len(verdict.foreign)} files are none of ours" if verdict.foreign else ""
-        arguments.console.print(f"{verdict.num_sound} files as they were written{unsealed}{foreign}: {told}", markup=False)
-    return 2 if verdict.corrupt or verdict.unknown else 0
-
-
-def browse(arguments: argparse.Namespace) -> None:
-    """Look through the hands of a data folder in a local web page, filter, judge and correct them."""
-    from pipeline.browse.server import listen
-    from pipeline.browse.session import Session
-
-    root = Path(arguments.folder or arguments.data)
-    arguments.console.print(f"reading the tables of {root}", markup=False)
-    session = Session(root, arguments.who)
-    for part in session.unreadable:
-        arguments.console.print(f"{part} cannot be read: whim verify says more", style="red", markup=False)
-
-    served = listen(session, arguments.port)
-    arguments.console.print(f"open {served.address}", markup=False)
-    arguments.console.print("Ctrl+C ends it; what is decided is kept, and taken up by the next whim run", markup=False)
-    served.run()
-
-
-def verdicts_export(arguments: argparse.Namespace) -> None:
-    """Write people's decisions on hands as CSV, COCO or Label Studio."""
-    from pipeline.browse.exchange import export_verdicts
-
-    num = export_verdicts(_store_that_is(arguments), arguments.format, arguments.out)
-    arguments.console.print(f"{num:,} verdicts in {arguments.out}", markup=False)
-
-
-def verdicts_import(arguments: argparse.Namespace) -> None:
-    """Take up decisions on hands from a CSV, COCO or Label Studio file."""
-    from pipeline.browse.exchange import import_verdicts
-
-    new, known = import_verdicts(_store_that_is(arguments), arguments.file, arguments.who)
-    arguments.console.print(f"{new:,} verdicts are new, {known:,} were known; whim run takes them up", markup=False)
-
-
-def _store_that_is(arguments: argparse.Namespace) -> "Store":
-    """The data folder of `--data`. Raises ValueError where there is none: nothing would be found in it."""
-    from pipeline.engine.store import Store
-
-    if not Path(arguments.data).is_dir():
-        raise ValueError(f"--data {arguments.data} is no folder: name the data folder of a run")
-    return Store(Path(arguments.data))
-
-
 def refresh(arguments: argparse.Namespace) -> int:
     """Ask the sites again for every video that is here, and list what was taken down or made private."""
     from dataclasses import asdict
@@ -336,17 +226,6 @@ def remove(arguments: argparse.Namespace) -> None:
     arguments.console.print(f"withdrawn from every later run: {store.root / 'removed.txt'}", markup=False)
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """Write one self-contained HTML page of a run."""
-    from pipeline.report.overview import overview_of
-    from pipeline.report.page import write_report
-
-    graph = load_run(arguments).graph
-    out = Path(arguments.out or graph.store.root / "report.html")
-    write_report(graph.store.root, out, overview=overview_of(graph))
-    arguments.console.print(f"report: {out}")
-
-
 def demo(arguments: argparse.Namespace) -> int:
     """Render labelled videos, run the whole chain, score it against the truth, report; or run your own --videos."""
     from pipeline.demo import demo
@@ -374,94 +253,6 @@ def settings(arguments: argparse.Namespace) -> None:
         print_settings(shown(arguments.recipe, arguments.stage), arguments.console)
 
 
-def exporter(format: "Format") -> "Callable[[argparse.Namespace], None]":
-    """The handler of the command that exports in a format, whose help is the format's line."""
-
-    def write(arguments: argparse.Namespace) -> None:
-        from pipeline.exports.export import export
-
-        options = {name: getattr(arguments, name) for name in format.options if hasattr(arguments, name)}
-        done = export(format, arguments.data, arguments.out, where=arguments.where, options=options, console=arguments.console)
-        told = "was there already" if done.up_to_date else f"written to {done.folder}"
-        arguments.console.print(f"{done.num_hands:,} hands on {done.num_frames:,} frames: {told}", markup=False)
-
-    write.__doc__ = f"{format.about}."
-    return write
-
-
-def evaluate_annotators(arguments: argparse.Namespace) -> None:
-    """Measure recall, precision and side of the detectors on labelled frames."""
-    from dataclasses import replace
-
-    from pipeline.evaluate.annotators import evaluate_hands, print_score, with_clips, write_score
-    from pipeline.evaluate.folds import read_fold
-    from pipeline.evaluate.landmarks import evaluate_landmarks
-    from pipeline.recipes import find_recipe
-
-    overlays, detections = (Path(given) if given else None for given in (arguments.overlays, arguments.detections))
-    recipe = find_recipe(arguments.recipe)
-    folds = [read_fold(name, Path(videos)) for name, videos in arguments.fold]
-    labels, media = Path(arguments.labels), Path(arguments.media)
-    shown = {"mirror": arguments.mirror, "alone": arguments.alone}
-    score = evaluate_hands(labels, media, recipe=recipe, folds=folds, **shown, overlays=overlays, detections=detections)
-    if arguments.landmarks:
-        score = replace(score, landmarks=evaluate_landmarks(arguments.landmarks, media, arguments.pictures))
-    if arguments.clips:
-        score = with_clips(score, Path(arguments.clips), media, recipe, folds)
-    print_score(score, arguments.console)
-    if arguments.json:
-        write_score(score, Path(arguments.json))
-
-
-def evaluate_studio(arguments: argparse.Namespace) -> None:
-    """Score a data folder against the studio's exact truth: boxes, sides, keypoints, joints in space."""
-    from pipeline.demo import print_truth, score_folder
-    from pipeline.engine.store import Store
-
-    store = Store(data_folder(arguments))
-    print_truth(score_folder(store, Path(arguments.truth or store.root / "studio")), arguments.console)
-
-
-def learn_prior(arguments: argparse.Namespace) -> None:
-    """Learn the pose prior from ARCTIC, or from invented poses."""
-    from fitting.priors.pca import train
-
-    train(arguments)
-
-
-def learn_offsets(arguments: argparse.Namespace) -> None:
-    """Learn where detectors' landmarks lie beside the hand model's joints."""
-    from fitting.landmarks.learn_offsets import update
-    from fitting.landmarks.offsets import LANDMARK_OFFSETS
-
-    update(arguments.labelled, arguments.out or LANDMARK_OFFSETS)
-
-
-def learn_all(arguments: argparse.Namespace) -> None:
-    """Learn calibrations and landmark offsets of every member of a recipe in one go."""
-    from pipeline.evaluate.learn_all import learn_all
-    from pipeline.recipes import find_recipe
-    from stages.tables import Manifest
-
-    stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
-    learn_all(
-        stages,
-        arguments.console,
-        num_albums=arguments.albums,
-        labels=arguments.labels,
-        media=arguments.media,
-        out=arguments.out,
-        again=arguments.again,
-    )
-
-
-def learn_calibration(arguments: argparse.Namespace) -> None:
-    """Learn what each detector's scores and boxes are worth, from labelled frames."""
-    from pipeline.evaluate.calibrate import write_calibration
-
-    write_calibration(arguments.labels, arguments.detections, arguments.out, arguments.console, people_tables=arguments.people)
-
-
 def render_videos(arguments: argparse.Namespace) -> None:
     """Render labelled videos of two hands, with exact truth."""
     from studio.video import Film, make_videos
@@ -477,54 +268,3 @@ def render_shards(arguments: argparse.Namespace) -> None:
 
     given = StudioShards(num_albums=arguments.albums, seed=arguments.seed, album=Album(size=arguments.size))
     write_on(arguments.out, given, arguments.console, num_threads=arguments.threads)
-
-
-def weights_list(arguments: argparse.Namespace) -> None:
-    """List the larger networks: what each is, under which licence, and whether it is here."""
-    from pipeline.weights import list_weights
-
-    list_weights(arguments.console)
-
-
-def weights_get(arguments: argparse.Namespace) -> int:
-    """Fetch networks' files: the named ones, or all that bind nobody to anything."""
-    from pipeline.weights import get_weights
-
-    return 1 if get_weights(arguments.names, arguments.console, agree=arguments.agree) else 0
-
-
-def weights_check(arguments: argparse.Namespace) -> int:
-    """Compare the files that are here with their hashes."""
-    from pipeline.weights import check_weights
-
-    return 1 if check_weights(arguments.names, arguments.console) else 0
-
-
-def detect(arguments: argparse.Namespace) -> None:
-    """Find the hands of an image, a video, a folder or a camera by the whole chain: drawn, and as a table."""
-    from pipeline.library.drawn import detect
-
-    files, frames, hands = detect(
-        arguments.source,
-        arguments.out,
-        table_format=arguments.table,
-        max_frames=arguments.frames,
-        console=None if arguments.quiet else arguments.console,
-    )
-    many = f" of {files} files" if files != 1 else ""
-    arguments.console.print(f"{hands} hands in {frames} images{many}: {arguments.out}", markup=False)
-
-
-def reconstruct(arguments: argparse.Namespace) -> None:
-    """Reconstruct the hands of an image or a video in space by the fit: meshes, overlay, parameters."""
-    from pipeline.library.drawn import reconstruct
-
-    frames, hands = reconstruct(
-        arguments.source,
-        arguments.out,
-        meshes=arguments.meshes,
-        focal_px=arguments.focal,
-        max_frames=arguments.frames,
-        console=None if arguments.quiet else arguments.console,
-    )
-    arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)

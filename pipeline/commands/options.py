@@ -1,0 +1,56 @@
+"""What the options common to many commands choose: the data folder, its run, where it works."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.engine.finish import Where
+    from pipeline.engine.store import Store
+    from pipeline.folder import Loaded
+
+
+def data_folder(arguments: argparse.Namespace) -> Path:
+    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
+    videos = getattr(arguments, "videos", None)
+    name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
+    return Path(arguments.data or Path("data") / Path(name).stem)
+
+
+def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
+    """The run that a command speaks of."""
+    from pipeline.engine.nodes.parcel import adopt
+    from pipeline.folder import Asked, load
+    from stages.settings import read_assignments
+
+    asked = Asked(
+        recipe=arguments.recipe,
+        videos=getattr(arguments, "videos", None),
+        settings=read_assignments(_assignments(arguments), getattr(arguments, "config", None)),
+        until=getattr(arguments, "until", None),
+        leave=getattr(arguments, "leave", False),
+    )
+    adopt(data_folder(arguments))
+    return load(data_folder(arguments), asked, remember=remember)
+
+
+def _assignments(arguments: argparse.Namespace) -> list[str]:
+    """What `--set` says, and the options that are settings under a name of their own."""
+    max_pixels = getattr(arguments, "max_pixels", None)
+    return [*getattr(arguments, "set", ()), *([f"download.max_pixels={max_pixels}"] if max_pixels else [])]
+
+
+def where_of(arguments: argparse.Namespace) -> "Where":
+    """Where the command's run works."""
+    from pipeline.engine.finish import Where
+
+    return Where(local=arguments.local, num_workers=arguments.workers, num_gpus=arguments.gpus)
+
+
+def store_that_is(arguments: argparse.Namespace) -> "Store":
+    """The data folder of `--data`. Raises ValueError where there is none: nothing would be found in it."""
+    from pipeline.engine.store import Store
+
+    if not Path(arguments.data).is_dir():
+        raise ValueError(f"--data {arguments.data} is no folder: name the data folder of a run")
+    return Store(Path(arguments.data))

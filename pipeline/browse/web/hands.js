@@ -31,12 +31,12 @@ function values(name, rows, where, set) {
     return make("li", {}, make("button", { type: "button", "aria-pressed": String(has(where, ...parts)),
       onclick: () => set({ where: toggled(where, ...parts) }) }, `${text} ${number(row.num)}`));
   });
-  return [make("h3", {}, TITLES[name] ?? name), make("ul", {}, ...buttons)];
+  return [make("h2", {}, TITLES[name] ?? name), make("ul", {}, ...buttons)];
 }
 
 async function spreads(where, set) {
   const found = await ask("facets", { where });
-  const bars = Object.entries(found.spreads).flatMap(([name, one]) => [make("h3", {}, `${name}, ${one.low} to ${one.high}`),
+  const bars = Object.entries(found.spreads).flatMap(([name, one]) => [make("h2", {}, `${name}, ${one.low} to ${one.high}`),
     spread(name, one, where, (parts) => set({ where: ranged(where, name, parts) }))]);
   const lists = Object.entries(found.counts).filter(([, rows]) => rows.length).flatMap(([name, rows]) => values(name, rows, where, set));
   const wide = matchMedia("(min-width: 60rem)").matches;

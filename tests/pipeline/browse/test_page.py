@@ -295,10 +295,11 @@ def test_everybody_can_use_it_at_any_width(browser: Any, served: Served) -> None
         reader = Reader(browser, served.address, width, scheme)
         for view, state in (("hands", {}), ("frame", {"video": "asl_bird", "frame": 0}), ("poses", {}), ("audit", {}), ("history", {})):
             page = reader.open(view, **state)
+            if view == "hands":
+                page.wait_for_selector(".spread", state="attached")
+                page.evaluate("document.querySelector('details').open = true")
             found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
-            serious = [
-                (one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in found if one["impact"] in ("serious", "critical")
-            ]
+            serious = [(one["id"], [node["html"][:120] for node in one["nodes"]][:3]) for one in found if one["impact"] != "minor"]
             assert not serious, (view, width, serious)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (view, width)
         page.evaluate("document.querySelector('main').append(document.createElement('input'))")  # it would find one

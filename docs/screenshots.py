@@ -45,7 +45,7 @@ def shoot(session: Session, served: Served, out: Path) -> None:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         for width in WIDTHS:
             for scheme in ("light", "dark"):
-                page = browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme).new_page()  # type: ignore[arg-type]
+                page = browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme).new_page()
                 page.on("pageerror", lambda error: print(f"fault: {error}"))
                 addresses = {name: f"{served.address}#{urlencode(state)}" for name, state in views(session)}
                 if session.report.is_file():

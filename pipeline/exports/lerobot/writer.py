@@ -17,6 +17,8 @@ from pipeline.exports.lerobot.statistics import Sums
 from pipeline.exports.source import Frame, json_of
 
 FILES_A_CHUNK, ROWS_A_FILE, BYTES_A_FILE = 1000, 50_000, 200 << 20
+ROWS_A_GROUP, BYTES_A_GROUP = 1000, 32 << 20
+"""Episodes are written together until they are so large: what a writer keeps of every row group would grow with the data."""
 IMAGE_SAMPLES = 200
 """Images that the statistics are taken of."""
 PATHS = {
@@ -36,6 +38,7 @@ class Writer:
         self.num_others = 0  # hands of others than the two that are shown
         self.data: Any = None
         self.data_number, self.data_rows, self.data_bytes = -1, 0, 0
+        self.waiting: list[pa.Table] = []
         self.film: Film | None = None
         self.film_number = -1
         self.sums = {name: Sums(len(of["names"])) for name, of in features(plan, video=video).items() if name != CAMERA}
@@ -55,7 +58,9 @@ class Writer:
         for row in rows:
             row["task_index"] = task
         table = _table(rows, features(self.plan, video=self.video))
-        self.data.write_table(table)
+        self.waiting.append(table)
+        if sum(map(len, self.waiting)) >= ROWS_A_GROUP or sum(one.nbytes for one in self.waiting) >= BYTES_A_GROUP:
+            self._write_waiting()
         self.data_rows, self.data_bytes = self.data_rows + len(rows), self.data_bytes + table.nbytes
         facts = {
             "episode_index": len(self.episodes),
@@ -111,8 +116,7 @@ class Writer:
 
     def _open_files(self) -> None:
         if self.data is None or self.data_rows >= ROWS_A_FILE or self.data_bytes >= BYTES_A_FILE:
-            if self.data is not None:
-                self.data.close()
+            self._close_data()
             self.data_number, self.data_rows, self.data_bytes = self.data_number + 1, 0, 0
             path = self._path("data", self.data_number)
             self.data = pq.ParquetWriter(path, schema(features(self.plan, video=self.video)), compression="zstd")
@@ -122,6 +126,16 @@ class Writer:
             self.film_number += 1
             self.film = Film(self._path("video", self.film_number), self.plan)
 
+    def _write_waiting(self) -> None:
+        if self.waiting:
+            self.data.write_table(pa.concat_tables(self.waiting))
+            self.waiting.clear()
+
+    def _close_data(self) -> None:
+        if self.data is not None:
+            self._write_waiting()
+            self.data.close()
+
     def _path(self, what: str, number: int) -> Path:
         chunk, file = divmod(number, FILES_A_CHUNK)
         path = self.folder / PATHS[what].format(chunk_index=chunk, file_index=file, video_key=CAMERA)
@@ -130,8 +144,7 @@ class Writer:
 
     def close(self) -> None:
         """End the files that are open."""
-        if self.data is not None:
-            self.data.close()
+        self._close_data()
         if self.film:
             self.film.close()
 

@@ -282,9 +282,15 @@ def _prepare(arguments: argparse.Namespace) -> None:
     """Give the handler its console and the door to Ray, which the pipeline and the trainings share, and set what libraries may log."""
     from rich.console import Console
 
+    class Heard(Console):
+        def on_broken_pipe(self) -> None:
+            """Go on in silence where nobody reads any more, as behind a pipe to `head`: the command's own exit code counts."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # OpenCV reads it as it is loaded: `hands.images`
     arguments.join_ray = _join_ray
-    arguments.console = Console(soft_wrap=True, quiet=arguments.quiet)
+    arguments.console = Heard(soft_wrap=True, quiet=arguments.quiet)
     level = logging.INFO if arguments.verbose else logging.ERROR if arguments.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
 

@@ -20,6 +20,8 @@ _PLACES = {
     errno.EEXIST: "{} is there already",
 }
 
+_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Told by a write, which knows no name."""
 
 _LONGEST_LINE = 2000
 """Characters of an error; what libraries say may have many lines, or hold all that they were given."""
@@ -70,8 +72,8 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
 
 def one_line(error: BaseException) -> str | None:
     """The line that tells a person of an error; None for an error of ours, of which the traceback tells more."""
-    if isinstance(error, OSError) and error.filename and error.errno in _PLACES:
-        return _PLACES[error.errno].format(error.filename)
+    if isinstance(error, OSError) and error.errno in _PLACES and (error.filename or error.errno in _OF_WRITES):
+        return _PLACES[error.errno].format(error.filename or "what is written")
     if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):
         return f"a file that should hold {'JSON' if isinstance(error, json.JSONDecodeError) else 'TOML'} does not: {error}"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:

@@ -109,6 +109,18 @@ def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     assert whim.main(["status", "--data", str(tmp_path)]) == whim.STOPPED
 
 
+def test_a_run_that_nobody_reads_any_more_comes_to_its_end(videos: Path, tmp_path: Path) -> None:
+    """`whim run ... | head` ended in the middle, with 1 and without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    (video,) = [path for path in videos.glob("*.mp4") if path.name != "empty.mp4"]
+    words = ["run", "--local", "--videos", str(video), "--data", str(tmp_path / "data"), "--until", "split"]
+    ended = subprocess.run([sys.executable, "-m", "pipeline", *words], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writer)
+    assert ended.returncode == whim.DONE, ended.stderr.decode()
+    assert len(list((tmp_path / "data/clips").glob("*.parquet"))) == 1
+
+
 def test_a_command_stopped_while_source_text_is_run_ends_with_130(tmp_path: Path) -> None:
     """Dataclasses run some: Python then takes the interrupt for uncaught, and a program that `-m` started would die of it."""
     program = ["import sys, whim", "from pipeline.commands import build", "def stop(arguments): exec('raise KeyboardInterrupt')"]

@@ -220,7 +220,7 @@ def remove(arguments: argparse.Namespace) -> None:
         arguments.console.print(f"removed {file}", markup=False)
     for shard, frames in gone.shards.items():
         arguments.console.print(f"removed {frames:,} frames of {shard}", markup=False)
-    elsewhere = "copies of the shards (uploads, caches of trainings: ~/.cache/whim), networks trained on them, files of `whim detect`"
+    elsewhere = "copies of the shards (uploads, exports, caches: ~/.cache/whim), networks trained on them, files of `whim detect`"
     for one in [*gone.stays, elsewhere]:
         arguments.console.print(f"not removed: {one}", markup=False)
     arguments.console.print(f"withdrawn from every later run: {store.root / 'removed.txt'}", markup=False)

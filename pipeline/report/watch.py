@@ -23,6 +23,8 @@ def watch(load: Callable[[], Graph], console: Console, every_s: float) -> None:
         if not at_work:
             console.print(f"no run is at work on {root}", markup=False)
             return
+        if console.quiet:  # nobody reads any more
+            return
         time.sleep(max(every_s, 10 * (time.monotonic() - start)))
 
 

@@ -1,5 +1,6 @@
 """Files of strangers: bounded before they are believed, nothing of them run, no path of theirs followed out of its folder."""
 
+import errno
 import io
 import json
 import pickle
@@ -232,6 +233,7 @@ def test_labels_of_other_kinds_of_values_are_named(tmp_path: Path, images: objec
 def test_what_a_person_is_told_is_one_line() -> None:
     assert one_line(ValueError("Couldn't deserialize thrift:\nPage header failed.\n")) == "Couldn't deserialize thrift: Page header failed."
     assert len(one_line(ValueError("x" * 10**6)) or "") <= 2000
+    assert (one_line(OSError(errno.ENOSPC, "No space left on device")) or "").startswith("no room left on the disk of what is written:")
 
 
 @pytest.mark.parametrize("array", [np.array([{}], object), np.zeros(3, "V4"), np.zeros(3, "M8[s]")])

@@ -433,12 +433,10 @@ def _is_true(recipe: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def room(folder: Path) -> Iterator[None]:
-    """Raises StoreError that names `folder` when the disk fills up within the block; names it in what else a write that fails says."""
+    """Raises StoreError that names `folder` when the disk fills up within the block."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EFBIG, errno.EIO) and not error.filename:
-            raise OSError(error.errno, str(error), f"a file of {folder}") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StoreError(f"no room left in {folder}: free some and run again; nothing that was committed is lost") from error

@@ -4,6 +4,7 @@ The folder is there whole or not at all, and never one of somebody else's: what 
 its name at the end; what a killed export left there goes with the next one.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -160,6 +161,10 @@ def whole(folder: Path, about: Mapping[str, Any]) -> Iterator[Path]:
             (aside / ABOUT).write_text(seal(about))
             os.sync()  # one flush for all of its files
             _take_place(aside, folder)
+        except OSError as error:
+            if error.errno in (errno.EFBIG, errno.EIO) and not error.filename:  # a write knows no name
+                raise OSError(error.errno, str(error), f"a file of {aside}") from error
+            raise
         finally:
             _clear(aside)
 

@@ -76,11 +76,14 @@ def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"partial-{path.name}")
-    if path.suffix == ".pt2":
-        torch.export.save(program, aside, extra_files={"whim.json": json.dumps(facts)})
-    else:
-        _save_onnx(program, aside, facts, half)
-    aside.rename(path)
+    try:
+        if path.suffix == ".pt2":
+            torch.export.save(program, aside, extra_files={"whim.json": json.dumps(facts)})
+        else:
+            _save_onnx(program, aside, facts, half)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def shrink(path: Path, checkpoint: Path, *, size: int | None = None) -> None:

@@ -53,5 +53,8 @@ def export(path: Path, checkpoint: Path) -> None:
     made.model.metadata_props.update({"format": "whim regressor 1", "hand": network.settings.hand, "pictures": "float32 RGB in [0, 1]"})
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"partial-{path.name}")
-    made.save(aside, external_data=False)
-    aside.rename(path)
+    try:
+        made.save(aside, external_data=False)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)

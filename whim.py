@@ -164,19 +164,21 @@ def build_commands() -> Commands:
     return commands
 
 
-def detect(arguments: argparse.Namespace) -> None:
+def detect(arguments: argparse.Namespace) -> int:
     """Find the hands of an image, a video, a folder or a camera: drawn, and as a table; by the whole chain unless a detector is named."""
     if arguments.checkpoint is None and arguments.detector == "chain":
-        pipeline.commands.use.detect(arguments)
-    else:
-        arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
-        training.commands.detect(arguments)
+        return pipeline.commands.use.detect(arguments)
+    arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
+    training.commands.detect(arguments)
+    return DONE
 
 
-def reconstruct(arguments: argparse.Namespace) -> None:
+def reconstruct(arguments: argparse.Namespace) -> int:
     """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the fit unless a regressor is named."""
-    by = pipeline.commands.use if arguments.regressor is None else training.commands
-    by.reconstruct(arguments)
+    if arguments.regressor is None:
+        return pipeline.commands.use.reconstruct(arguments)
+    training.commands.reconstruct(arguments)
+    return DONE
 
 
 def print_completion(arguments: argparse.Namespace) -> None:

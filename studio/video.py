@@ -167,7 +167,8 @@ def write_video(path: Path, images: Iterator[UInt8[np.ndarray, "height width 3"]
             process.stdin.close()
         words = process.stderr.read().decode(errors="replace").strip()
     if process.returncode != 0:
-        raise RuntimeError(f"ffmpeg could not write {path}: {words[-500:]}")
+        told = words[-500:] or f"it ended by signal {-process.returncode}: is there room, and no limit on the size of files?"
+        raise OSError(f"ffmpeg could not write {path}: {told}")
     aside.replace(path)
 
 

@@ -162,7 +162,8 @@ class Bench:
             (self.work / "videos").mkdir()
             for name in ("studio-0.mp4", "studio-1.mp4"):
                 (made / name).rename(self.work / "videos" / name)
-            self.list.write_text(f"http://127.0.0.1:{port.read_text()}/studio-0.mp4\n{self.work}/videos/studio-1.mp4 split=val\n")
+            served = f"http://127.0.0.1:{port.read_text()}/studio-0.mp4 split=train"  # dealt by its address, a port would decide
+            self.list.write_text(f"{served}\n{self.work}/videos/studio-1.mp4 split=val\n")
         server = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(self.work / "videos"), port.read_text()]
         self.server = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20

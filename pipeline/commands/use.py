@@ -1,6 +1,7 @@
 """Commands that use what is there: exports, hands of any file, weights."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,25 +46,29 @@ def weights_check(arguments: argparse.Namespace) -> int:
     return 1 if check_weights(arguments.names, arguments.console) else 0
 
 
-def detect(arguments: argparse.Namespace) -> None:
+def detect(arguments: argparse.Namespace) -> int:
     """Find the hands of an image, a video, a folder or a camera by the whole chain: drawn, and as a table."""
     from pipeline.library.drawn import detect
 
+    failed: list[str] = []
     files, frames, hands = detect(
         arguments.source,
         arguments.out,
         table_format=arguments.table,
         max_frames=arguments.frames,
         console=None if arguments.quiet else arguments.console,
+        failed=failed,
     )
     many = f" of {files} files" if files != 1 else ""
     arguments.console.print(f"{hands} hands in {frames} images{many}: {arguments.out}", markup=False)
+    return _tell_failed(failed, arguments)
 
 
-def reconstruct(arguments: argparse.Namespace) -> None:
+def reconstruct(arguments: argparse.Namespace) -> int:
     """Reconstruct the hands of an image or a video in space by the fit: meshes, overlay, parameters."""
     from pipeline.library.drawn import reconstruct
 
+    failed: list[str] = []
     frames, hands = reconstruct(
         arguments.source,
         arguments.out,
@@ -71,5 +76,14 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         focal_px=arguments.focal,
         max_frames=arguments.frames,
         console=None if arguments.quiet else arguments.console,
+        failed=failed,
     )
     arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)
+    return _tell_failed(failed, arguments)
+
+
+def _tell_failed(failed: Sequence[str], arguments: argparse.Namespace) -> int:
+    """Name what was left out; the exit code."""
+    for why in failed:
+        arguments.console.print(f"left out: {why}", style="red", markup=False)
+    return 2 if failed else 0

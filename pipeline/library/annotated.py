@@ -3,6 +3,7 @@
 The chain runs in this process, in a folder that goes afterwards, on every frame unless another rate is asked for.
 """
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from stages.media.sequence import DEFAULT_RATE, is_pattern
 from stages.shards import HAND, HAND_COLUMNS
 from stages.stage import Failure
 from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = pa.schema([*(pa.field(name, kind) for name, kind in FRAME.items() if name not in ("sample", "split", "scale")), *HAND])
 """Columns of a file's hands: the frame's, then a hand's (docs/shards.md)."""
@@ -76,10 +79,12 @@ def annotated(
     max_frames: int | None = None,
     recipe: str = "whim",
     console: Console | None = None,
+    failed: list[str] | None = None,
 ) -> Iterator[Annotated]:
     """What the chain finds in each file of some files and folders, in their order; a bar a stage on the console, if there is one.
 
-    Raises UserError where no file could be read; of several, those that cannot be are named on the console and left out.
+    Raises UserError where no file could be read. Of several, those that cannot be are left out, and so is a clip that fails; each is
+    named in `failed`, or else logged.
     """
     manifest = _shortened(read_manifest([file for source in sources for file in _files(Path(source))]), max_frames)
     with tempfile.TemporaryDirectory(prefix="whim-") as folder:
@@ -92,6 +97,11 @@ def annotated(
         done = [video for video in map(str, manifest.video) if store.part("clips", video).exists()]
         if not done:
             raise UserError("; ".join(_why(graph, task) for task in failures(graph)) or "nothing to look at")
+        for why in (_why(graph, task) for task in failures(graph)):
+            if failed is None:
+                _log.warning("left out: %s", why)
+            else:
+                failed.append(why)
         yield from (_read(store, graph, video) for video in done)
 
 
@@ -127,7 +137,7 @@ def _shortened(manifest: Manifest, max_frames: int | None) -> Manifest:
             end_s[row] = (max_frames - 0.5) / (float(manifest.frames_per_second[row]) or DEFAULT_RATE)
             continue
         found = probe(Path(str(source)), images=True)
-        if not is_image(Path(str(source))) and not isinstance(found, Failure):
+        if not isinstance(found, Failure) and not is_image(Path(str(source))):
             rate = 25.0 if math.isnan(found.frames_per_second) else found.frames_per_second
             end_s[row] = (max_frames - 0.5) / rate
     return replace(manifest, end_s=end_s)

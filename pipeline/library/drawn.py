@@ -33,9 +33,17 @@ FIRST = ("frame", "time_s", "box", "score", "side", "keypoints", "track", "quali
 
 
 def detect(
-    source: str, out: Path, *, table_format: str = "parquet", max_frames: int | None = None, console: Console | None = None
+    source: str,
+    out: Path,
+    *,
+    table_format: str = "parquet",
+    max_frames: int | None = None,
+    console: Console | None = None,
+    failed: list[str] | None = None,
 ) -> tuple[int, int, int]:
     """Draw the hands of a file, of all files of a folder, or of what a camera films until Ctrl-C; how many files, frames and hands.
+
+    `failed` takes what could not be looked at, and why.
 
     Writes `out/NAME.jpg` or `.mp4` and `out/NAME.parquet` or `.json`, whole or not at all. Hands that the review would drop are in the
     table, `keep` false, and drawn dashed. Raises UserError and ValueError for what cannot be read, where the source itself would be
@@ -43,7 +51,7 @@ def detect(
     """
     num_files = num_frames = num_hands = 0
     with _filmed(source, max_frames) as file:
-        for one in annotated([str(file)], max_frames=max_frames, console=console):
+        for one in annotated([str(file)], max_frames=max_frames, console=console, failed=failed):
             name = one.video if file.is_dir() else file.stem  # ids of a folder's files are all different
             origin = source if is_camera(source) else str(one.path)
             refuse_source_in(out, name, origin)
@@ -63,6 +71,7 @@ def reconstruct(
     focal_px: float | None = None,
     max_frames: int | None = None,
     console: Console | None = None,
+    failed: list[str] | None = None,
 ) -> tuple[int, int]:
     """The hands of an image or a video as the chain fits them, in space: meshes, overlay, parameters; how many frames and hands.
 
@@ -73,7 +82,7 @@ def reconstruct(
     name = Path(source).stem
     refuse_another_source(out / f"{name}.parquet", source)
     refuse_source_in(out, name, source)
-    (one,) = annotated([source], max_frames=max_frames, console=console)
+    (one,) = annotated([source], max_frames=max_frames, console=console, failed=failed)
     numbers = [number for number, _ in _frames(one)]
     rate = _rate(one)
     hands = in_space(one, focal_px, numbers)

@@ -92,9 +92,16 @@ def test_hands_and_frames_are_those_of_the_shards(place: Path) -> None:
 
 
 def test_detect_does_without_a_network(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image and a video of a folder by the chain: tables with fitted hands where the rendered ones are, and frames drawn."""
-    assert whim.main(["detect", str(place / "media"), "--out", str(tmp_path), "--frames", "2"]) == whim.DONE
-    assert re.search(r"\d+ hands in 3 images of 2 files", capsys.readouterr().out)
+    """An image and a video of a folder by the chain: tables with fitted hands where the rendered ones are, and frames drawn.
+
+    What cannot be read is named, and the exit code tells of it.
+    """
+    (place / "media" / "notes.mp4").write_text("no film")
+    assert whim.main(["detect", str(place / "media"), "--out", str(tmp_path), "--frames", "2"]) == whim.ITEMS_FAILED
+    (place / "media" / "notes.mp4").unlink()
+    said = capsys.readouterr().out
+    assert re.search(r"\d+ hands in 3 images of 2 files", said)
+    assert "left out: notes: " in said
     film, still = pq.read_table(tmp_path / "film.parquet"), pq.read_table(tmp_path / "still.parquet")
     assert set(film["frame"].to_pylist()) == {0, 1}
     assert film.column_names[:6] == ["frame", "time_s", "box", "score", "side", "keypoints"]

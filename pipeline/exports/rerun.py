@@ -5,8 +5,8 @@
     space/left, space/right   the meshes of the fitted hands          space/joints              their 21 joints
 
 Entities in space are metres in camera axes (x right, y down, z forward), at the distance of `pipeline.exports.glb.place` where nobody knows
-the camera. Where it is known where the camera stood, `space` is the world, and `space/camera` moves through it. Timelines: `frame`, a
-number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
+the camera. On frames of which it is known where the camera stood they are in `world` instead of `space`, and `world/camera` moves through
+it. Timelines: `frame`, a number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,6 +45,7 @@ def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> N
     with rerun.RecordingStream(APPLICATION, recording_id=clip) as recording:
         recording.save(str(path))
         recording.log("space", rerun.ViewCoordinates.RDF, static=True)
+        moves = False
         for number, frame in enumerate(frames):
             if not number:
                 recording.send_recording_name(clip)
@@ -53,7 +54,8 @@ def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> N
             recording.set_time("frame", sequence=frame.frame)
             recording.set_time("time", duration=frame.time_s)
             _log_image(rerun, recording, frame)
-            _log_space(rerun, recording, frame)
+            _log_space(rerun, recording, frame, moves=moves)
+            moves |= bool(np.isfinite(frame.world_from_camera).all())
         recording.flush()
         recording.disconnect()
 
@@ -79,7 +81,8 @@ def _named(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return frame.hands["side"], frame.hands["track"], frame.hands["quality"]
 
 
-def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
+def _log_space(rerun: Any, recording: Any, frame: Frame, *, moves: bool) -> None:
+    """`moves`: whether some frame before was in the world."""
     import torch
 
     from fitting.hand.mano import pose_either_hand
@@ -90,24 +93,27 @@ def _log_space(rerun: Any, recording: Any, frame: Frame) -> None:
     size = np.tile([[frame.width, frame.height]], (len(rows), 1)).astype(np.float64)
     axes, wrist, orient = standing({name: hands[name][rows] for name in PLACED}, size)
     joints = hands["joints_3d"][rows].astype(np.float64)
-    pose = frame.world_from_camera
-    if np.isfinite(pose).all():
-        recording.log("space/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
+    root, other = ("world", "space") if axes == "world" else ("space", "world")
+    if np.isfinite(frame.world_from_camera).all():
+        pose = frame.world_from_camera
+        recording.log("world/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
         joints = joints @ pose[:, :3].T if axes == "world" else joints
-    recording.log("space/joints", rerun.Points3D((joints + wrist[:, None]).reshape(-1, 3), radii=0.004))
+    if axes == "world" or moves:
+        recording.log(other, rerun.Clear(recursive=True))
+    recording.log(f"{root}/joints", rerun.Points3D((joints + wrist[:, None]).reshape(-1, 3), radii=0.004))
     shape = [torch.from_numpy(values[rows].astype(np.float32)) for values in (hands["betas"], hands["hand_pose"])]
     shape.insert(1, torch.from_numpy(orient.astype(np.float32)))
     vertices = pose_either_hand(hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
     for side in (LEFT, RIGHT):
         of = np.flatnonzero(hands["side"][rows] == side)
         if not len(of):
-            recording.log(f"space/{side_name(side)}", rerun.Clear(recursive=False))
+            recording.log(f"{root}/{side_name(side)}", rerun.Clear(recursive=False))
             continue
         faces = _faces(side)
         points = (vertices[of] + wrist[of, None]).reshape(-1, 3)
         triangles = np.concatenate([faces + k * vertices.shape[1] for k in range(len(of))])
         mesh = rerun.Mesh3D(vertex_positions=points, triangle_indices=triangles, albedo_factor=COLOURS[side])
-        recording.log(f"space/{side_name(side)}", mesh)
+        recording.log(f"{root}/{side_name(side)}", mesh)
 
 
 @cache

@@ -4,6 +4,7 @@ Frame of reference: pixels of the stored image, see `stages.shards`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,9 @@ class Pack:
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
 
     num_shards: int = setting(4, least=1, most=99_999)
-    """Shards of each split; about one for every 5,000 frames gives files of 256 MB. Ours."""
+    """Shards of each split, at least; about one for every 5,000 frames gives files of 256 MB. Ours."""
+    shard_mb: int = setting(256, least=1, most=1 << 20, identity=False)
+    """Megabytes above which a shard becomes several files, by what its frames are expected to take (`expected_bytes`). Ours."""
     jpeg_quality: int = setting(90, least=1, most=100)
     """Of libjpeg, in [1, 100]. Ours."""
     max_side: int = setting(0, least=0, most=65_500)
@@ -104,6 +107,19 @@ class Pack:
 
         encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
         return partial(pack, settings=self, encode=encode)
+
+
+_BYTES_PER_PIXEL = 0.065
+"""What a JPEG takes: 60 kB a frame of 1280 x 720 pixels. Ours, measured."""
+
+
+def expected_bytes(clip: Clips, width: int, height: int, settings: Pack) -> int:
+    """What the frames of a clip take, if all that are looked at have hands; `width` and `height` are its video's."""
+    width, height = (int(clip.width[0]), int(clip.height[0])) if clip.width[0] else (width, height)
+    scale = min(1.0, settings.max_side / max(width, height, 1)) if settings.max_side else 1.0
+    rate, num_frames = float(clip.frames_per_second[0]), int(clip.num_frames[0])
+    looked_at = min(num_frames, math.ceil((clip.end_s[0] - clip.start_s[0]) * rate)) if rate else num_frames
+    return math.ceil(looked_at * width * height * scale**2 * _BYTES_PER_PIXEL)
 
 
 def pack(

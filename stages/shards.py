@@ -6,6 +6,8 @@ Frame of reference. As in `stages.tables`, but all pixels are those of the store
 import dataclasses
 import hashlib
 import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -102,3 +104,60 @@ def shard_of(video: str, split: str, num_shards: int) -> str:
     """Name of the one shard that holds a video, such as train/train-00003-of-00008: a removed video rewrites that shard only."""
     split = split_of(video, split)
     return f"{split}/{split}-{int(unit_hash(video) * num_shards):05d}-of-{num_shards:05d}"
+
+
+_PIECE = re.compile(r"(?P<whole>(?P<split>train|val|test)/(?P=split)-\d{5}-of-\d{5})(-\d+mb-(p[01]*|[0-9a-f]{16}-\d+-\d+))?")
+"""Names of shards, with the part that is added where a shard is dealt out to several files."""
+
+
+def whole_of(shard: str) -> str:
+    """The name that a shard has where it is one file; '' for what is no shard's name."""
+    found = _PIECE.fullmatch(shard)
+    return found["whole"] if found else ""
+
+
+def pieces(shard: str, videos: Sequence[str], sizes: Sequence[int], most_mb: int) -> dict[str, list[int]]:
+    """Deal the clips of a shard, of these videos and sizes in bytes, out to files of `most_mb` at most: which clips, by name.
+
+    One that is small enough stays one file. Else a video that alone is larger has files of its own, of clips in a row; the others are
+    dealt out by bits of a hash of their ids. So a name stands for the same clips whatever else the list has, and when a video comes or
+    goes one file is made anew.
+    """
+    most_bytes = most_mb * 1_000_000
+    if sum(sizes) <= most_bytes:
+        return {shard: list(range(len(sizes)))}
+    of_video: dict[str, list[int]] = {}
+    for place, video in enumerate(videos):
+        of_video.setdefault(video, []).append(place)
+    small = {video: places for video, places in of_video.items() if sum(sizes[place] for place in places) <= most_bytes}
+    found: dict[str, list[int]] = {}
+    for video in of_video.keys() - small.keys():
+        name = f"{shard}-{most_mb}mb-{hashlib.sha256(video.encode()).hexdigest()[:16]}"
+        first = 0
+        for run in _runs(of_video[video], sizes, most_bytes):
+            found[f"{name}-{first}-{first + len(run) - 1}"] = run
+            first += len(run)
+    return found | _dealt(f"{shard}-{most_mb}mb-p", small, sizes, most_bytes, 0)
+
+
+def _runs(places: Sequence[int], sizes: Sequence[int], most_bytes: int) -> Iterator[list[int]]:
+    """Clips in a row, as many as are small enough together, or one."""
+    run: list[int] = []
+    for place in places:
+        if run and sum(sizes[one] for one in run) + sizes[place] > most_bytes:
+            yield run
+            run = []
+        run.append(place)
+    yield run
+
+
+def _dealt(name: str, videos: Mapping[str, list[int]], sizes: Sequence[int], most_bytes: int, depth: int) -> dict[str, list[int]]:
+    """Videos halved by one bit of their hash after another, until each file is small enough."""
+    places = sorted(place for of_video in videos.values() for place in of_video)
+    if len(videos) < 2 or sum(sizes[place] for place in places) <= most_bytes:
+        return {name: places} if places else {}
+    found: dict[str, list[int]] = {}
+    for bit in (0, 1):
+        half = {video: of for video, of in videos.items() if int(unit_hash(f"piece {video}") * 2**48) >> (47 - depth) & 1 == bit}
+        found |= _dealt(f"{name}{bit}", half, sizes, most_bytes, depth + 1)
+    return found

@@ -137,7 +137,7 @@ def _refuse_mixture(shards: Path, paths: Sequence[Path]) -> None:
     if not paths:
         raise ValueError(f"no shards in {shards}: nothing has been packed yet")
     for split in {p.parent.name for p in paths}:
-        counts = {p.stem.rsplit("-of-")[-1] for p in paths if p.parent.name == split}
+        counts = {p.stem.rsplit("-of-")[-1].partition("-")[0] for p in paths if p.parent.name == split}
         if len(counts) > 1:
             raise ValueError(f"{shards / split} holds shards of {' and of '.join(sorted(counts))}: remove the ones of the older run")
 

@@ -1,6 +1,5 @@
 """Brings every part of a graph to an end, from what is pending to shards that hold nothing that is no longer wanted."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
+from stages.shards import whole_of
 from stages.stage import Prepares
-
-_SHARD = re.compile(r"(train|val|test)/\1-\d{5}-of-\d{5}\.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +113,11 @@ def shard_files(graph: Graph) -> ShardFiles | None:
     if folder is None:
         return None
     tasks = _tasks(graph)
-    current = tuple(sorted(path for path, task in tasks.items() if task.state is State.DONE))
-    stale = (tasks.keys() | _recorded(graph, folder)) - set(current)
-    return ShardFiles(folder, current, tuple(sorted(path for path in stale if path.is_file())))
+    done = {path for path, task in tasks.items() if task.state is State.DONE}
+    earlier = {path for path in _recorded(graph, folder) - tasks.keys() if path.is_file()}
+    dealt_before = {_whole(path) for path in earlier}  # it holds what a piece that failed would have: no frame is listed twice
+    current = sorted(path for path in done if _whole(path) not in dealt_before)
+    return ShardFiles(folder, tuple(current), tuple(sorted(path for path in (tasks.keys() - done) | earlier if path.is_file())))
 
 
 def _folder(graph: Graph) -> Path | None:
@@ -131,6 +131,10 @@ def _tasks(graph: Graph) -> dict[Path, Task]:
     return {graph.store.part(table_of(graph.stages[task.stage]), task.key): task for task in shards}
 
 
+def _whole(path: Path) -> str:
+    return whole_of(f"{path.parent.name}/{path.stem}")
+
+
 def _recorded(graph: Graph, folder: Path) -> set[Path]:
     """Files of the folder that its own index names: ours to remove, as nothing else below it is."""
     try:
@@ -138,7 +142,11 @@ def _recorded(graph: Graph, folder: Path) -> set[Path]:
         names = [str(entry["path"]) for entry in entries]
     except (CorruptFileError, TypeError, KeyError, AttributeError):
         return set()  # what nobody recorded stays
-    return {folder / name for name in names if _SHARD.fullmatch(name) and not (folder / name).is_symlink()}
+    return {
+        folder / name
+        for name in names
+        if name.endswith(".parquet") and whole_of(name.removesuffix(".parquet")) and not (folder / name).is_symlink()
+    }
 
 
 def _retired(graph: Graph) -> list[Path]:
@@ -147,8 +155,15 @@ def _retired(graph: Graph) -> list[Path]:
     if folder is None:
         return []
     tasks = _tasks(graph)
-    packed = {graph.video_of(need) for task in tasks.values() if task.state is State.DONE for need in task.needs}
+    packed, undone = (
+        {graph.video_of(need) for task in tasks.values() if (task.state is State.DONE) is done for need in task.needs}
+        for done in (True, False)
+    )
     waiting = set(graph.manifest.video) - packed
+    if graph.leave:  # what failed goes
+        ended = (State.FAILED, State.RETRY, State.BLOCKED)
+        waiting -= {graph.video_of(task) for task in graph.tasks if task.state in ended} - {graph.video_of(task) for task in graph.pending}
+    waiting |= undone
     return [path for path in sorted(_recorded(graph, folder) - tasks.keys()) if path.is_file() and not _videos(path) & waiting]
 
 

@@ -19,7 +19,8 @@ from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.digest import fingerprint_of
 from stages.media.frames import Frames
 from stages.media.sequence import images_of_pattern, is_pattern, listing_digest
-from stages.shards import shard_of
+from stages.pack import Pack, expected_bytes
+from stages.shards import pieces, shard_of
 from stages.stage import Stage, settings_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
@@ -172,7 +173,7 @@ class Graph:
         self._videos: dict[str, dict[int, Task]] = {}
         self._shards: dict[str, list[Task]] = defaultdict(list)
         self._waiting: Counter[str] = Counter()  # unsettled tasks by shard
-        self._touched: set[str] = set()  # shards of which a part that they are packed from is new in this run
+        self._touched: set[str] = set()  # videos and clips of which a part that a shard is packed from is new in this run
         self._todo: dict[tuple[int, str], list[Task]] = defaultdict(list)  # pending tasks by group and key, not handed out
         self._fresh: dict[tuple[int, str], None] = {}  # the ones of `_todo` to look at: an ordered set
         self._clips: dict[str, Clips] = {}
@@ -425,21 +426,52 @@ class Graph:
         lost = [] if self.leave else self._would_lose(shard, {need.key for need in needs})
         if not needs and not lost:
             return
-        task = Task(self._pack, shard, shard, self._recipe(self._pack, shard, {}, needs), needs)
+        whole, dealt = self._pack_task(shard, shard, needs), self._pieces(shard)
+        if whole.state is State.DONE or shard in dealt or not needs:
+            self._enter_shard(whole, lost)
+            return
+        there = {need.key for need in needs}
+        for key, clips in sorted(dealt.items()):
+            of_piece = tuple(task for task in clips if task.key in there)
+            if of_piece:
+                self._enter_shard(self._pack_task(key, shard, of_piece), lost)
+
+    def _pack_task(self, key: str, shard: str, needs: tuple[Task, ...]) -> Task:
+        assert self._pack is not None
+        task = Task(self._pack, key, shard, self._recipe(self._pack, key, {}, needs), needs)
         self._judge(task)
-        if task.state is State.DONE and shard in self._touched:
+        return task
+
+    def _enter_shard(self, task: Task, lost: Collection[str]) -> None:
+        keys = {key for need in task.needs for key in (need.key, self.video_of(need))}
+        if task.state is State.DONE and self._touched & keys:
             task.state, task.why = State.PENDING, Why.UPSTREAM
         if task.state is not State.DONE and lost:
             task.state, task.stale = State.BLOCKED, True
             task.reason = f"it would lose the frames of {len(lost)} clips that cannot be made again: mend them, or let them go by --leave"
         self._enter(task)
 
+    def _pieces(self, shard: str) -> dict[str, list[Task]]:
+        """Clips by the file that their frames go into: all that are known, so that one which failed moves no other into another file."""
+        assert self._pack is not None
+        stage, last = self.stages[self._pack], self._upstream(self._pack)[-1]
+        clips = sorted((task for task in self._shards[shard] if task.stage == last), key=lambda task: task.key)
+        if not isinstance(stage, Pack):
+            return {shard: clips}
+        videos, sizes = [self.video_of(task) for task in clips], []
+        for task, video in zip(clips, videos, strict=True):
+            row = self._contents.row(video)
+            assert isinstance(task.row, Clips)
+            sizes.append(0 if row is None else expected_bytes(task.row, int(row.width[0]), int(row.height[0]), stage))
+        return {key: [clips[place] for place in places] for key, places in pieces(shard, videos, sizes, stage.shard_mb).items()}
+
     def _would_lose(self, shard: str, made: Collection[str]) -> list[str]:
         """Clips whose frames a shard holds and would no longer hold, though their videos are wanted: something upstream failed."""
         assert self._pack is not None
         if not any(task.state in (State.FAILED, State.RETRY, State.BLOCKED) for task in self._shards[shard]):
             return []
-        held = self.store.clips_in(self.store.part(table_of(self.stages[self._pack]), shard))
+        files = self.store.pieces_of(table_of(self.stages[self._pack]), shard)
+        held = {place for path in files for place in self.store.clips_in(path)}
         return sorted(clip for video, clip in held if clip not in made and video in self._videos and self._is_wanted(video, clip))
 
     def _is_wanted(self, video: str, clip: str) -> bool:
@@ -466,7 +498,7 @@ class Graph:
             if Videos in tables_written(self.stages[task.stage]):
                 self._contents.rows.pop(task.key, None)
             if self._pack is not None and task.stage in self._upstream(self._pack):
-                self._touched.add(task.shard)
+                self._touched.add(task.key)
             if Clips in tables_written(self.stages[task.stage]):
                 self._add_clips(task.key)
             self._fresh.update(((self._group_of[d.stage], d.key), None) for d in self._dependents[task])

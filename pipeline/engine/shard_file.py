@@ -119,7 +119,30 @@ def _sha256_without(path: Path, place: int) -> bytes:
     return running.hexdigest().encode()
 
 
-def earlier_pictures(stage: Pack, path: Path) -> Callable[[str, str], Iterator[Picture]] | None:
+Earlier = Callable[[str, str], Iterator[Picture]]
+"""From clip and sha256 of its video to the pictures that earlier shards hold of it."""
+
+
+def earlier_of(stage: Pack, path: Path, others: Iterable[Path]) -> Earlier | None:
+    """The pictures of the first of several shards that has a clip: of the one that is made anew, then of those of another dealing.
+
+    None when there is none, or none whose pictures were stored by the settings of the stage.
+    """
+    shards = [earlier for one in (path, *(one for one in others if one != path)) if (earlier := earlier_pictures(stage, one))]
+
+    def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
+        for earlier in shards:
+            found = earlier(clip, video_sha256)
+            first = next(found, None)
+            if first is not None:
+                yield first
+                yield from found
+                return
+
+    return pictures if shards else None
+
+
+def earlier_pictures(stage: Pack, path: Path) -> Earlier | None:
     """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory; sound pages of a damaged one too.
 
     None when there is no shard, or one whose pictures were stored by other settings than the stage's.

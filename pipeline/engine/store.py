@@ -33,6 +33,7 @@ from pipeline.engine.ledger import Ledger, Line, facts_of
 from stages import tables
 from stages.digest import CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.errors import UserError
+from stages.shards import whole_of
 from stages.tables import Ledger as Lines
 from stages.tables import Table
 
@@ -248,6 +249,11 @@ class Store:
         """Write down why `key` has no part of this fingerprint. An earlier part stays: it is stale, and may be the last of its kind."""
         with self.aside(self.error_file(table, key)) as temporary:
             temporary.write_text(seal(asdict(record)))
+
+    def pieces_of(self, table: str, shard: str) -> list[Path]:
+        """The files that a shard is or was dealt out to, and the one that it is or was as a whole."""
+        whole = self.part(table, shard)
+        return sorted(path for path in whole.parent.glob(f"{whole.stem}*.parquet") if whole_of(f"{whole.parent.name}/{path.stem}") == shard)
 
     def clips_in(self, shard: Path) -> set[tuple[str, str]]:
         """Video and clip of every frame of a shard; none where there is none that can be read."""

@@ -19,7 +19,7 @@ from fitting.files import sha256_of
 from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
-from pipeline.engine.shard_file import earlier_pictures, write_shard
+from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store, StoreError, room
 from pipeline.engine.verdicts import as_ordered
 from stages.cameras.path import poses_said
@@ -28,6 +28,7 @@ from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.pack import ClipTables, Pack
+from stages.shards import whole_of
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
 from stages.verdicts import ON_HANDS
@@ -312,11 +313,15 @@ class Worker:
 
     def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
         """The clips of a shard, one at a time."""
-        earlier = earlier_pictures(stage, self.store.part(table_of(stage), order.key))
+        earlier: Earlier | None = None
         for video, clip in order.clips:
             clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
             self._check_content(videos)
             of_clip = clips.take(clips.clip == clip)
+            if earlier is None and not Path(videos.path[0]).exists():
+                earlier = earlier_of(
+                    stage, self.store.part(table_of(stage), order.key), self.store.pieces_of(table_of(stage), whole_of(order.key))
+                )
             yield ClipTables(
                 videos=videos,
                 clips=of_clip,

@@ -1,0 +1,216 @@
+"""A shard that would be too large is several files; whatever its files were before, no frame is lost and none is listed twice."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fitting.files import sha256_of
+from pipeline.dataset.index import renew_index
+from pipeline.engine.finish import Where, finish, shard_files
+from pipeline.engine.graph import Graph, State
+from pipeline.engine.store import Store
+from stages import pack
+from stages.pack import Pack
+from stages.shards import pieces, whole_of
+from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
+from tests.engine import toy
+from tests.small_tables import render_video, source_of, video_row
+from training.data.dataset import opened
+
+FRAMES = {"long": 40, "anna": 5, "bert": 5, "carl": 5, "dora": 5}
+CLIP = 5
+"""Frames a clip; two clips make a file of one megabyte."""
+
+Samples = dict[str, tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(toy.ToyStage):
+    """Takes videos of a folder."""
+
+    name: ClassVar[str] = "found"
+    key: ClassVar[Any] = "video"
+    reads: ClassVar[tuple[type, ...]] = (Manifest,)
+    writes: ClassVar[type[Table]] = Videos
+
+    folder: str = ""
+    """Where they lie."""
+
+    def build(self) -> Callable[[Manifest], Videos]:
+        def found(row: Manifest) -> Videos:
+            path = Path(self.folder, f"{row.video[0]}.mp4")
+            return replace(video_row(path, str(row.video[0])), sha256=np.array([sha256_of(path)], object))
+
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut(toy.ToyStage):
+    """Deals a video out to clips of five frames."""
+
+    name: ClassVar[str] = "cut"
+    key: ClassVar[Any] = "video"
+    reads: ClassVar[tuple[type, ...]] = (Videos,)
+    writes: ClassVar[type[Table]] = Clips
+
+    def build(self) -> Callable[[Videos], Clips]:
+        def cut(videos: Videos) -> Clips:
+            n = np.arange(FRAMES[videos.video[0]] // CLIP)
+            return Clips.of(
+                clip=np.array([f"{videos.video[0]}-{i:04d}" for i in n], object),
+                video=np.full(len(n), videos.video[0], object),
+                start_s=n * CLIP / 10,
+                end_s=(n + 1) * CLIP / 10,
+                first_frame=n * CLIP,
+                num_frames=np.full(len(n), CLIP),
+                frames_per_second=np.zeros(len(n)),
+                ends_with=np.full(len(n), "size", object),
+            )
+
+        return cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class See(toy.ToyStage):
+    """Sees two hands on most frames, fits and reviews them."""
+
+    name: ClassVar[str] = "see"
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips)
+    writes: ClassVar[tuple[type[Table], ...]] = (Hands, Fits, Reviews)
+
+    def build(self) -> Callable[[Videos, Clips], tuple[Table, ...]]:
+        def see(videos: Videos, clips: Clips) -> tuple[Table, ...]:
+            made = source_of(videos, clips)
+            return made.hands, made.fits, made.reviews
+
+        return see
+
+
+Make = Callable[..., Graph]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Bring a folder of these videos to its end; settings are those of `Pack`."""
+    monkeypatch.setattr(pack, "_BYTES_PER_PIXEL", 100_000 / (320 * 240))
+    for name, num_frames in FRAMES.items():
+        render_video(tmp_path / f"videos/{name}.mp4", num_frames=num_frames, seed=len(name))
+    return partial(_make, tmp_path)
+
+
+def plan(tmp_path: Path, *videos: str, shard_mb: int = 1, **settings: Any) -> Graph:
+    packs = Pack(num_shards=1, negatives=1.0, shard_mb=shard_mb, **settings)
+    return Graph([Found(folder=str(tmp_path / "videos")), Cut(), See(), packs], toy.manifest(*videos), Store(tmp_path / "data")).load()
+
+
+def _make(tmp_path: Path, *videos: str, **settings: Any) -> Graph:
+    graph = plan(tmp_path, *videos, **settings)
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+    assert renew_index(shard_files(graph)) == []
+    return graph
+
+
+def samples(folder: Path) -> Samples:
+    """File and image of every frame that training finds."""
+    found: Samples = {}
+    for shard in opened(folder, "train", folder.parent / "cache"):
+        for row in pq.read_table(shard.path, columns=["sample", "image"]).to_pylist():
+            assert row["sample"] not in found, "it is in two files"
+            found[row["sample"]] = Path(shard.path).name, row["image"]
+    return found
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    return {sample: image for sample, (_, image) in samples(folder).items()}
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.parquet")}
+
+
+def test_a_large_shard_is_cut_within_its_long_video_and_between_short_ones(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert", "carl", shard_mb=100)
+    shards = tmp_path / "data/shards"
+    whole = images(shards)
+    assert len(files(shards)) == 1
+    assert {sample.split("/")[0] for sample in whole} == {"long", "anna", "bert", "carl"}
+    shutil.rmtree(tmp_path / "data")
+    graph = make("long", "anna", "bert", "carl")
+    assert images(shards) == whole
+    by_file: dict[str, set[str]] = {}
+    for sample, (name, _) in samples(shards).items():
+        by_file.setdefault(name, set()).add(sample.split("/")[0])
+    assert sorted(map(sorted, by_file.values()))[-4:] == [["long"]] * 4
+    assert len(by_file) >= 6
+    assert {whole_of(task.key) for task in graph.tasks if graph.stages[task.stage].key == "shard"} == {"train/train-00000-of-00001"}
+    assert plan(tmp_path, "long", "anna", "bert", "carl").pending == []
+
+
+def test_files_stay_as_they_are_when_the_list_grows(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert", "carl")
+    before, seen = files(tmp_path / "data/shards"), images(tmp_path / "data/shards")
+    make("long", "anna", "bert", "carl", "dora")
+    after, now = files(tmp_path / "data/shards"), images(tmp_path / "data/shards")
+    assert {sample: now[sample] for sample in seen} == seen
+    assert {sample.split("/")[0] for sample in now.keys() - seen.keys()} == {"dora"}
+    same = {name for name in before if after.get(name) == before[name]}
+    assert {name for name in before if "-p" not in name} <= same
+    assert len(before.keys() - same) <= 1, "more than the file that has the new video was written anew"
+
+
+def test_a_folder_of_one_file_stays_and_loses_nothing_when_it_is_dealt_out(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert", shard_mb=100)
+    shards, before = tmp_path / "data/shards", images(tmp_path / "data/shards")
+    assert plan(tmp_path, "long", "anna", "bert").pending == [], "what was packed by the version before is as good"
+    (tmp_path / "videos").rename(tmp_path / "away")  # the one file is all that is left of the frames
+    make("long", "anna", "bert", min_quality=0.01)
+    assert images(shards) == before
+    assert len(files(shards)) > 4
+    assert not (shards / "train/train-00000-of-00001.parquet").exists()
+    make("long", "anna", "bert", shard_mb=100, min_quality=0.02)
+    assert images(shards) == before
+    assert [path.name for path in shards.rglob("*.parquet")] == ["train-00000-of-00001.parquet"]
+
+
+def test_the_file_before_speaks_for_a_piece_that_failed(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert", shard_mb=100)
+    shards, before = tmp_path / "data/shards", images(tmp_path / "data/shards")
+    graph = plan(tmp_path, "long", "anna", "bert", min_quality=0.01)
+    in_its_place = graph.store.part("shards", next(task.key for task in graph.pending if "-p" not in task.key))
+    in_its_place.mkdir()
+    graph = make("long", "anna", "bert", min_quality=0.01)
+    assert [task.state for task in graph.tasks if task.state is not State.DONE] == [State.RETRY]
+    assert images(shards) == before
+    assert {name for name, _ in samples(shards).values()} == {"train-00000-of-00001.parquet"}
+    in_its_place.rmdir()
+    make("long", "anna", "bert", min_quality=0.01)
+    assert images(shards) == before
+    assert not (shards / "train/train-00000-of-00001.parquet").exists()
+
+
+def test_a_name_stands_for_the_same_clips_whatever_else_the_list_has() -> None:
+    shard, chance = "val/val-00001-of-00002", np.random.default_rng(5)
+    names = [f"v{n}" for n in range(300)]
+    clips = sorted((name, n, int(size)) for name in names for n, size in enumerate(chance.integers(10_000, 900_000, chance.integers(1, 9))))
+
+    def named(some: list[str]) -> dict[str, list[tuple[str, int]]]:
+        listed = [clip for clip in clips if clip[0] in some]
+        dealt = pieces(shard, [clip[0] for clip in listed], [clip[2] for clip in listed], 2)
+        assert sorted(place for places in dealt.values() for place in places) == list(range(len(listed)))
+        assert all(whole_of(name) == shard for name in dealt)
+        assert all(sum(listed[place][2] for place in places) <= 2_000_000 for places in dealt.values())
+        return {name: [listed[place][:2] for place in places] for name, places in dealt.items()}
+
+    before, after = named(names[:-1]), named(names)
+    changed = [name for name in before if after.get(name) != before[name]]
+    assert len(before) > 100
+    assert len(changed) <= 1
+    assert pieces(shard, ["a", "b"], [10, 20], 1) == {shard: [0, 1]}
+    assert whole_of("shards/x-00001-of-00002") == whole_of("train/val-00001-of-00002") == ""

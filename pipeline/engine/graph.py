@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,6 +35,9 @@ class Seat(NamedTuple):
     lane: str
     environment: str
 
+
+_NOTHING: Mapping[str, Any] = {}
+"""The `item` of most tasks, in memory once."""
 
 _NOT_FOR_CLIPS = frozenset({"camera"})
 """Columns of `Videos` that no clip hangs on: a video that lacks them is looked at again, and what was made from it is as good as it was."""
@@ -101,6 +104,19 @@ def identity_of(stage: Stage) -> dict[str, Any]:
     }
 
 
+class Line(NamedTuple):
+    """A line of the manifest or of a clip list, where it lies: the tasks of a clip share it."""
+
+    table: Table
+    place: int
+    video: str
+
+    @property
+    def row(self) -> Table:
+        """The line as a table of one row."""
+        return self.table.take(slice(self.place, self.place + 1))
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """What one stage makes, or is to make, for one key: a part, or one of each table that it writes."""
@@ -109,25 +125,44 @@ class Task:
     """Position in the recipe's list of stages."""
     key: str
     shard: str
-    recipe: dict[str, Any]
-    """Everything that its parts are made from; `fingerprint` is its sha256, and all of them carry it."""
+    origin: Mapping[str, Any]
+    """What of the stage decides the result, as all of its tasks have it."""
+    table: str
+    """Folder of its part, or of its first one."""
+    item: Mapping[str, Any]
+    """What of the video or clip decides the result."""
     needs: tuple["Task", ...] = ()
-    row: Table | None = None
+    line: "Line | None" = None
     """The line of the manifest or of the clip list that the task is about."""
     state: State = State.PENDING
     why: Why | None = None
     reason: str = ""
     stale: bool = False
     """Whether a part lies there that an earlier run made from something else: it stays until this one is committed."""
+    fingerprint: str = field(init=False)
+    """sha256 of what its parts are made from; all of them carry it."""
+
+    def __post_init__(self) -> None:
+        self.fingerprint = fingerprint_of(self._made_from())
+
+    def _made_from(self) -> dict[str, Any]:
+        upstream = {f"{need.table}/{need.key}": need.fingerprint for need in self.needs}
+        return {**self.origin, "key": self.key, "item": dict(self.item), "upstream": upstream}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that its parts are made from, with its fingerprint; put together when it is asked for, as there are many tasks."""
+        return {**self._made_from(), "fingerprint": self.fingerprint}
+
+    @property
+    def row(self) -> Table | None:
+        """The line that the task is about, as a table of one row."""
+        return None if self.line is None else self.line.row
 
     @property
     def again(self) -> bool:
         """Whether a video is only fetched or looked at again: what was made from it is as good as it was."""
         return self.why in (Why.MISSING, Why.PROBE)
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.recipe["fingerprint"])
 
     @property
     def settled(self) -> bool:
@@ -164,6 +199,7 @@ class Graph:
         folders = [tables_of(stage) for stage in self.stages]
         self._tables = [[(folder, kind.schema()) for kind, folder in tables.items()] for tables in folders]
         self._formers = self._versions_before()
+        self._reads = [_read_by(self.stages, position) for position in range(len(self.stages))]
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
         self.groups = _groups(self.stages)
         self.seats = [seat_of_group([self.stages[p] for p in group]) for group in self.groups]
@@ -220,10 +256,10 @@ class Graph:
             one.clear()
         self._judged, self._verdicts = videos_with_verdicts(self.store), {}
         self._formers = self._versions_before()
-        rows = {row.video[0]: row for row in self.manifest.rows()}
-        self._told = {video: str(row.camera[0]) for video, row in rows.items() if row.camera[0]}
-        for video, row in rows.items():
-            self._add_video(row, rows[self.duplicates.get(video, video)])
+        lines = {str(video): Line(self.manifest, place, str(video)) for place, video in enumerate(self.manifest.video)}
+        self._told = {video: str(said) for video, said in zip(lines, self.manifest.camera, strict=True) if said}
+        for video, line in lines.items():
+            self._add_video(line, lines[self.duplicates.get(video, video)])
         for shard in list(self._shards):
             self._close_shard(shard)
 
@@ -231,31 +267,34 @@ class Graph:
         folders = [tables_of(stage) for stage in self.stages]
         return tuple(Former(self.stages, self._origins, folders, one_people) for one_people in (False, True))
 
-    def _shard(self, row: Manifest) -> str:
+    def _shard(self, line: Line) -> str:
         if self._pack is None:
             return ""
-        return shard_of(row.video[0], row.split[0], self.stages[self._pack].num_shards)  # type: ignore[attr-defined]
+        split = str(self.manifest.split[line.place])
+        return shard_of(line.video, split, self.stages[self._pack].num_shards)  # type: ignore[attr-defined]
 
-    def _add_video(self, row: Manifest, same: Manifest) -> None:
+    def _add_video(self, line: Line, same: Line) -> None:
         """Add the tasks of a video; `same`: the line of the first video of its content, whose shard it shares."""
-        video, shard = row.video[0], self._shard(same)
+        video, shard = line.video, self._shard(same)
         made = self._videos.setdefault(video, {})
         for position, stage in enumerate(self.stages):
             if stage.key == "video":
-                item = self._manifest_identity(stage, row) if Manifest in stage.reads else {}
-                made[position] = self._add(position, video, shard, item, row, made)
+                item = self._manifest_identity(stage, line) if Manifest in stage.reads else _NOTHING
+                made[position] = self._add(position, video, shard, item, line, made)
         lister = next((t for p, t in made.items() if Clips in tables_written(self.stages[p])), None)
         if lister is not None and lister.state is State.DONE:
             self._add_clips(video)
         elif lister is not None and lister.state is State.PENDING:
             self.unknown_clips.add(video)
 
-    def _manifest_identity(self, stage: Stage, row: Manifest) -> dict[str, Any]:
+    def _manifest_identity(self, stage: Stage, line: Line) -> dict[str, Any]:
         """What of a manifest line decides the download: where from and which size; a local file by its content.
 
         A local file's size and time stand for its content: where they differ from those of its part, or where it has moved, it is
         hashed. Of one that is gone, those of its part: what was made from it stays good, and can be refitted.
         """
+        assert isinstance(line.row, Manifest)
+        row: Manifest = line.row
         source = row.source[0]
         identity = {
             "source": without_secrets(source),
@@ -286,24 +325,26 @@ class Graph:
         made, said = self._videos[video], self.camera_of(video)
         self._said[video] = said
         lister = next(t for p, t in made.items() if Clips in tables_written(self.stages[p]))
-        for clip in self._clips[video].rows() if video in self._clips else self._read_clips(lister).rows():
-            of_clip = dict(made)
-            for position, stage in enumerate(self.stages):
-                if stage.key == "clip":
-                    item = _camera_identity(stage, said) | self._decided(stage, clip)
-                    of_clip[position] = self._add(position, clip.clip[0], lister.shard, item, clip, of_clip)
+        clips = self._clips[video] if video in self._clips else self._read_clips(lister)
+        of_camera = {position: _camera_identity(stage, said) for position, stage in enumerate(self.stages) if stage.key == "clip"}
+        for place, clip in enumerate(clips.clip):
+            of_clip, line = dict(made), Line(clips, place, video)
+            for position, camera in of_camera.items():
+                item = camera | self._decided(self.stages[position], line)
+                of_clip[position] = self._add(position, str(clip), lister.shard, item or _NOTHING, line, of_clip)
 
-    def _decided(self, stage: Stage, clip: Clips) -> dict[str, Any]:
+    def _decided(self, stage: Stage, line: Line) -> dict[str, Any]:
         """What a recipe says of people's verdicts on a clip: nothing where there are none that the stage honours.
 
         Raises CorruptFileError.
         """
-        video = str(clip.video[0])
+        video = line.video
         if Verdicts not in stage.reads or video not in self._judged:
             return {}
         if video not in self._verdicts:
             self._verdicts[video] = read_verdicts(self.store, video)
-        found = digest(in_clip(self._verdicts[video], clip), getattr(stage, "honours", ()))
+        assert isinstance(line.row, Clips)
+        found = digest(in_clip(self._verdicts[video], line.row), getattr(stage, "honours", ()))
         return {"verdicts": found} if found else {}
 
     def camera_of(self, video: str) -> str:
@@ -317,12 +358,13 @@ class Graph:
         self._clips[lister.key] = self.store.read(Clips, table_of(self.stages[lister.stage]), lister.key)
         return self._clips[lister.key]
 
-    def _add(self, position: int, key: str, shard: str, item: Mapping[str, Any], row: Table | None, made: Mapping[int, Task]) -> Task:
+    def _add(self, position: int, key: str, shard: str, item: Mapping[str, Any], line: Line, made: Mapping[int, Task]) -> Task:
         needs = tuple(made[p] for p in self._upstream(position) if p in made)
-        task = Task(position, key, shard, self._recipe(position, key, item, needs), needs, row)
+        task = Task(position, key, shard, self._origins[position], self._tables[position][0][0], item, needs, line)
         self._judge(task)
         for need in needs:
-            self._dependents[need].append(task)
+            if not need.settled:
+                self._dependents[need].append(task)
         self._enter(task)
         return task
 
@@ -338,16 +380,8 @@ class Graph:
             self._fresh[place] = None
 
     def _upstream(self, position: int) -> list[int]:
-        """Positions of the stages whose tables a stage reads; frames come from the video and its clip list."""
-        wanted = set(self.stages[position].reads)
-        if Frames in wanted:
-            wanted |= {Videos, Clips}
-        return [p for p, stage in enumerate(self.stages[:position]) if wanted & set(tables_written(stage))]
-
-    def _recipe(self, position: int, key: str, item: Mapping[str, Any], needs: Iterable[Task]) -> dict[str, Any]:
-        upstream = {f"{table_of(self.stages[n.stage])}/{n.key}": n.fingerprint for n in needs}
-        recipe = {**self._origins[position], "key": key, "item": dict(item), "upstream": upstream}
-        return {**recipe, "fingerprint": fingerprint_of(recipe)}
+        """Positions of the stages whose tables a stage reads."""
+        return self._reads[position]
 
     def _judge(self, task: Task) -> None:
         """Settle a task from what lies in the folder, or say why it is pending. Done is what has all of its parts."""
@@ -438,7 +472,7 @@ class Graph:
 
     def _pack_task(self, key: str, shard: str, needs: tuple[Task, ...]) -> Task:
         assert self._pack is not None
-        task = Task(self._pack, key, shard, self._recipe(self._pack, key, {}, needs), needs)
+        task = Task(self._pack, key, shard, self._origins[self._pack], self._tables[self._pack][0][0], _NOTHING, needs)
         self._judge(task)
         return task
 
@@ -583,8 +617,8 @@ class Graph:
         """The video a task is about; '' for a shard."""
         key = self.stages[task.stage].key
         if key == "clip":
-            assert isinstance(task.row, Clips)
-            return str(task.row.video[0])
+            assert task.line is not None
+            return task.line.video
         return task.key if key == "video" else ""
 
     def counts(self) -> Counter[tuple[str, State, str]]:
@@ -601,6 +635,14 @@ def _check_order(stages: Sequence[Stage]) -> None:
             who = " by ".join(filter(None, (stage.name, stage.detector)))
             raise ValueError(f"{who} reads {lacking.__name__}, which no stage before it in the recipe makes")
         made |= set(tables_written(stage))
+
+
+def _read_by(stages: Sequence[Stage], position: int) -> list[int]:
+    """Positions of the stages whose tables a stage reads; frames come from the video and its clip list."""
+    wanted = set(stages[position].reads)
+    if Frames in wanted:
+        wanted |= {Videos, Clips}
+    return [p for p, stage in enumerate(stages[:position]) if wanted & set(tables_written(stage))]
 
 
 def _camera_identity(stage: Stage, said: str) -> dict[str, Any]:

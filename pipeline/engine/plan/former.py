@@ -34,7 +34,9 @@ class Made(Protocol):
     @property
     def needs(self) -> "tuple[Made, ...]": ...
     @property
-    def recipe(self) -> Mapping[str, Any]: ...
+    def item(self) -> Mapping[str, Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
     @property
     def row(self) -> Table | None: ...
 
@@ -72,12 +74,13 @@ class Former:
             return {}
         upstream = {}
         for need in self.needs(task):
-            is_other = Clips in self.folders[need.stage] and isinstance(task.row, Clips) and bool(task.row.odd[0])
+            row = task.row if Clips in self.folders[need.stage] else None
+            is_other = isinstance(row, Clips) and bool(row.odd[0])
             before = "" if is_other else next(iter(self.fingerprints(need).values()), "")
-            upstream[f"{self._folder_then(need.stage)}/{need.key}"] = before or str(need.recipe["fingerprint"])
+            upstream[f"{self._folder_then(need.stage)}/{need.key}"] = before or need.fingerprint
         origin = {**self.origins[task.stage]}
         origin["version"] = VERSIONS.get(origin["stage"], origin["version"])
-        recipe = {**origin, "key": task.key, "item": task.recipe["item"], "upstream": upstream}
+        recipe = {**origin, "key": task.key, "item": dict(task.item), "upstream": upstream}
         found = {folder: fingerprint_of(recipe) for folder in folders.values()}
         if RefusedHands in folders and self.one_people:
             refused = {**recipe, "stage": "refuse-hands", "settings": {"fuse": str(stage)}}

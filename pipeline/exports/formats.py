@@ -48,6 +48,7 @@ _TABLE = (
         name="lerobot",
         about="LeRobot v3: an episode an unbroken stretch of a clip, video, hands as state",
         module="pipeline.exports.lerobot.dataset",
+        version=2,
         options={"images": False},
         passes=2,
     ),
@@ -61,7 +62,7 @@ _TABLE = (
         module="pipeline.exports.glb",
         images=False,
     ),
-    Format(name="parquet", about="Parquet: a row a hand, MANO and all else", module="pipeline.exports.mano", images=False),
+    Format(name="parquet", about="Parquet: a row a hand, MANO and all else", module="pipeline.exports.mano", version=2, images=False),
     Format(name="csv", about="CSV: a row a hand, MANO and all else", module="pipeline.exports.mano", images=False, options={"csv": True}),
 )
 FORMATS: Mapping[str, Format] = {one.name: one for one in _TABLE}

@@ -41,6 +41,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "transl_world": ("x", "y", "z"),
 }
 """Names of the last axis of a field, in CSV; others are numbered."""
+ROWS_A_GROUP = 10_000
+"""Hands of a row group of the Parquet file."""
 TEXTS = ("sources", "source_scores", "source_scores_raw", "source_boxes")
 """Lists of any length: left to Parquet."""
 
@@ -52,8 +54,20 @@ def write(source: Source, folder: Path, options: Mapping[str, object]) -> None:
         return
     schema = schema_of(source)
     with pq.ParquetWriter(folder / "hands.parquet", schema, compression="zstd") as writer:
-        for table in tables(source):
+        for table in _together(tables(source)):
             writer.write_table(table)
+
+
+def _together(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables joined until they are as long as a row group should be: a writer keeps something of every one to its end."""
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= ROWS_A_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def schema_of(source: Source) -> pa.Schema:

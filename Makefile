@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -155,6 +155,9 @@ bench-regressor-studio: setup ## train on rendered hands for 40 minutes each, wi
 bench-scale: setup ## what a clip costs the engine at 100 to 10,000 clips: seconds, files, memory; beside Ray Data
 	$(BIN)/python -m benchmarks.scale $(OPTIONS)
 
+bench-regressor-real: setup ## regressor, fit and fit with hint on albums nobody trained on, joints by what hides them
+	$(BIN)/python -m benchmarks.networks.regressor_real $(OPTIONS)
+
 bench-camera: setup ## one scene by pinhole, fisheye and full sphere, through the chain, against its truth
 	$(BIN)/python -m benchmarks.camera $(OPTIONS)
 
@@ -214,6 +217,16 @@ train-detector-open: setup ## the recipe of the detector that ships: make train-
 
 train-detector: setup ## train the hand detector: make train-detector DATA=folder-of-shards SIZE=s
 	$(BIN)/whim train detector --data $(DATA) --recipe detector_$(or $(SIZE),s) $(OPTIONS)
+
+# Real hands as the chain fits them without a hint, which shall not learn from itself, and the studio's; every step goes on where it stopped.
+# PICTURES and VIDEOS: folders, or lists of files (those that may be learned from).
+OPEN3D := data/regressor_open
+UNHINTED := --set fit.hint=false --set pack.max_side=448 --set pack.negatives=0
+train-regressor-open: setup ## the recipe of the hint and the regressor that ship: make train-regressor-open PICTURES=images VIDEOS=films [OPTIONS=]
+	$(BIN)/whim render shards $(OPEN3D)/studio --albums 200
+	$(BIN)/whim run --local --videos $(PICTURES) --data $(OPEN3D)/images $(UNHINTED)
+	$(if $(VIDEOS),$(BIN)/whim run --local --videos $(VIDEOS) --data $(OPEN3D)/films --set split.frames_per_second=4 $(UNHINTED))
+	$(BIN)/whim train landmarks --data $(OPEN3D)/studio $(OPEN3D)/images/shards $(if $(VIDEOS),$(OPEN3D)/films/shards) --out $(OPEN3D)/run $(OPTIONS)
 
 docs: setup ## build the documentation as a site: build/site/index.html
 	PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet

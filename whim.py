@@ -174,9 +174,9 @@ def detect(arguments: argparse.Namespace) -> int:
 
 
 def reconstruct(arguments: argparse.Namespace) -> int:
-    """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the fit unless a regressor is named."""
-    if arguments.regressor is None:
-        return pipeline.commands.use.reconstruct(arguments)
+    """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the chain and the regressor that ships."""
+    if arguments.regressor in ("ours", "fit"):
+        return pipeline.commands.use.reconstruct(arguments, training.commands.regressor_that_ships(arguments))
     training.commands.reconstruct(arguments)
     return DONE
 

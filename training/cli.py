@@ -31,6 +31,7 @@ def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handl
     regressor = _on_training(add("train", "train regressor", commands.train_regressor), "regressor_h", Path("runs/regressor"))
     regressor.add_argument("--held-out", type=Path, help="folder to measure on (default: the first of --data); its split val")
     regressor.add_argument("--held-out-hands", type=at_least_one, default=1000, help="of it, the most that an epoch is measured on")
+    _landmarks(add("train", "train landmarks", commands.train_landmarks))
     _evaluate_detector(add)
     _evaluate_regressor(add)
     export = _on_checkpoint(add("train", "export detector", commands.export_detector))
@@ -67,6 +68,15 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the data and of the augmentation")
     return parser
+
+
+def _landmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards with fits: films, images, rendered ones")
+    parser.add_argument("--out", type=Path, default=Path("runs/landmarks"), help="hint.npz and regressor.pt; what is there is gone on with")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="hint_steps, coarse_steps, real, ...; again for more"
+    )
+    parser.add_argument("--settings", action="store_true", help="list the settings, and do nothing")
 
 
 def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -135,7 +145,8 @@ def _detect(add: Add, handler: Handler) -> None:
 def _reconstruct(add: Add, handler: Handler) -> None:
     parser = add("use", "reconstruct", handler)
     parser.add_argument("source", help="a file")
-    parser.add_argument("--regressor", type=Path, metavar="FILE", help="checkpoint (default: none, hands are fitted by the whole chain)")
+    by = "ours: the network that ships looks at the hands of the chain (default); fit: they are as the chain fits them; or a checkpoint"
+    parser.add_argument("--regressor", default="ours", metavar="ours|fit|FILE", help=by)
     parser.add_argument("--out", type=Path, default=Path("reconstructed"), help="folder")
     parser.add_argument("--meshes", choices=("glb", "obj", "none"), default="glb", help="a file a frame, an object a hand")
     parser.add_argument("--focal", type=number(0, 1e9, above=True), metavar="PIXELS", help="focal length, where it is known")

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,6 +104,21 @@ def train_regressor(arguments: argparse.Namespace) -> None:
     settings = _as_long(recipe.train, arguments)
     metrics = launch(task, loader, settings, arguments.out, **_where(arguments))
     _print_metrics(metrics, f"{arguments.out / 'best.pt'}", arguments.console)
+
+
+def train_landmarks(arguments: argparse.Namespace) -> None:
+    """Train what reads MediaPipe's landmark network, in minutes: the fit's hint of the joints in space, and a regressor."""
+    from stages.settings import print_settings, read_assignments, settings_of, with_values
+    from training.regressor.landmark_heads import HeadsSettings, train_landmarks
+    from training.regressor.targets import refuse_other_hand
+
+    settings = with_values(HeadsSettings(), read_assignments(arguments.set, None), "landmarks")
+    if arguments.settings:
+        print_settings({setting.name: setting for setting in settings_of(settings)}, arguments.console)
+        return
+    for folder in arguments.data:
+        refuse_other_hand(folder)
+    train_landmarks(arguments.data, arguments.out, settings, lambda text: arguments.console.print(text, markup=False))
 
 
 def evaluate_detector(arguments: argparse.Namespace) -> None:
@@ -209,9 +225,30 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     settings = ReconstructSettings(
         focal_px=arguments.focal, meshes=arguments.meshes, max_frames=arguments.frames, tracks=TrackSettings(smooth_s=arguments.smooth)
     )
-    reconstructor = HandReconstructor.load(arguments.regressor, device)
+    reconstructor = HandReconstructor.load(Path(arguments.regressor), device)
     frames, hands = reconstruct(detector, reconstructor, arguments.source, arguments.out, settings)
     arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)
+
+
+def regressor_that_ships(arguments: argparse.Namespace) -> Callable[..., Any] | None:
+    """What makes other hands of those that the chain fits: the regressor that comes with the project; None where the fit is asked for, or
+    where another hand model is in use than the one whose parameters it says."""
+    from training.regressor.inference import SHIPPED, HandReconstructor
+    from training.regressor.network import hand_in_use
+    from training.regressor.reconstruct import ReconstructSettings, in_place_of_fits
+    from training.regressor.tracks import TrackSettings
+
+    if arguments.regressor == "fit":
+        return None
+    if hand_in_use() != SHIPPED_HAND:
+        arguments.console.print("the regressor that ships knows the stand-in hand alone: hands are fitted", style="yellow")
+        return None
+    settings = ReconstructSettings(focal_px=arguments.focal, tracks=TrackSettings(smooth_s=arguments.smooth))
+    return partial(in_place_of_fits, HandReconstructor.load(SHIPPED, _device(arguments)), settings=settings)
+
+
+SHIPPED_HAND = "standin"
+"""Whose parameters the regressor that ships says (docs/regressor_landmarks.md)."""
 
 
 def _recipe(arguments: argparse.Namespace, known: Mapping[str, Callable[[], R]], what: str) -> R:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +64,8 @@ def detect(arguments: argparse.Namespace) -> int:
     return _tell_failed(failed, arguments)
 
 
-def reconstruct(arguments: argparse.Namespace) -> int:
-    """Reconstruct the hands of an image or a video in space by the fit: meshes, overlay, parameters."""
+def reconstruct(arguments: argparse.Namespace, instead: "Callable[..., Any] | None" = None) -> int:
+    """Reconstruct the hands of an image or a video in space, by the fit or `instead` of it: meshes, overlay, parameters."""
     from pipeline.library.drawn import reconstruct
 
     failed: list[str] = []
@@ -77,6 +77,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
         max_frames=arguments.frames,
         console=None if arguments.quiet else arguments.console,
         failed=failed,
+        instead=instead,
     )
     arguments.console.print(f"{hands} hands in {frames} frames: {arguments.out}", markup=False)
     return _tell_failed(failed, arguments)

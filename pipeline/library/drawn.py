@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from functools import partial
@@ -72,10 +72,12 @@ def reconstruct(
     max_frames: int | None = None,
     console: Console | None = None,
     failed: list[str] | None = None,
+    instead: Callable[[HandsInSpace, Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]], HandsInSpace] | None = None,
 ) -> tuple[int, int]:
     """The hands of an image or a video as the chain fits them, in space: meshes, overlay, parameters; how many frames and hands.
 
-    Files and errors are those of a reconstruction by a network. Hands are those that the review keeps with a fit.
+    `instead` makes other hands of the fitted ones and the frames by their numbers. Files and errors are those of a reconstruction by a
+    network. Hands are those that the review keeps with a fit.
     """
     if not Path(source).is_file():
         raise ValueError(f"there is no file {source}: name an image or a video")
@@ -87,6 +89,8 @@ def reconstruct(
     rate = _rate(one)
     hands = in_space(one, focal_px, numbers)
     shown = partial(_renumbered, one, numbers)
+    if instead is not None:
+        hands = instead(hands, shown())
     write_space(out, name, source, hands, shown, rate, meshes)
     return len(numbers), len(hands)
 

@@ -34,6 +34,8 @@ from training.regressor.network import Regressor, RegressorSettings
 from training.run.checkpoint import Checkpoint, load_weights
 
 SIZE = 256
+SHIPPED = Path(__file__).parent / "assets" / "landmarks.pt"
+"""The regressor that comes with the project: docs/regressor_landmarks.md."""
 _SHARPEST = 2.0
 """Pixels of the image for one of the crop, beyond which they are averaged: bilinear reading would skip some."""
 
@@ -85,8 +87,10 @@ class HandReconstructor:
         box: Float[np.ndarray, "n 4"],
         side: Int[np.ndarray, "n"],
         focal_px: float | None = None,
+        keypoints: Float[np.ndarray, "n 21 2"] | None = None,
     ) -> ReconstructedHands:
-        """The hands in boxes of RGB images of one size; `image` says of which. Raises ValueError for a focal length no lens has.
+        """The hands in boxes of RGB images of one size; `image` says of which, `keypoints` where their landmarks are, if anybody knows.
+        Raises ValueError for a focal length no lens has.
 
         A box may reach beyond its image or have no area: the answer is then about what the grey around it suggests. See `usable`.
         """
@@ -98,10 +102,15 @@ class HandReconstructor:
             to_input = squared(around, SIZE, CROP_FACTOR)
             crop_of(images[of], to_input, crops[row], mirrored=which == LEFT)
             square[row] = [*(SIZE / 2 - to_input[1:]) / to_input[0], SIZE / to_input[0]]
+        points = None
+        if keypoints is not None:
+            points = (keypoints - square[:, None, :2]) / square[:, None, 2:]
+            points = np.where((side == LEFT)[:, None, None], points * [-1, 1], points).astype(np.float32)
         starts = range(0, max(len(box), 1), self.batch_size)
         parts = []
         for part in (slice(k, k + self.batch_size) for k in starts):
-            parts.append(self._hands(crops[part], square[part], side[part], (width, height), focal))
+            known = None if points is None else points[part]
+            parts.append(self._hands(crops[part], square[part], side[part], (width, height), focal, known))
         return ReconstructedHands.joined(parts)
 
     @torch.inference_mode()
@@ -112,9 +121,11 @@ class HandReconstructor:
         side: Int[np.ndarray, "n"],
         size: tuple[int, int],
         focal: float,
+        points: Float32[np.ndarray, "n 21 2"] | None,
     ) -> ReconstructedHands:
         device = next(self.network.parameters()).device
-        prediction = self.network(torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255)[-1]
+        images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
+        prediction = self.network(images, None if points is None else torch.from_numpy(points).to(device))[-1]
         return hands_of(HandEstimate(*(values.float().cpu() for values in prediction)), square, side, size, focal)
 
 

@@ -5,7 +5,7 @@ Frames of reference: see `camera`. Hands are right hands; a left hand is shown i
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from fitting.hand.rotation import matrix_from_axis_angle, matrix_from_six, six_f
 from training.regressor.camera import project_to_crop
 from training.regressor.fastvit import FastViT
 from training.regressor.hand import HandEstimate, HandLayer
+from training.regressor.landmark_trunk import WIDTH, LandmarkMaps, LandmarkReader, LandmarkTrunk
 from training.regressor.refinement import REFINEMENTS, Aggregation
 from training.regressor.vit import SHAPES, ViT
 
@@ -40,8 +41,8 @@ class RegressorSettings:
 
     size: Size = "h"
     """Size of the transformer: ViT-H is the paper's; xs is ours, for a processor."""
-    backbone: Literal["vit", "fastvit"] = "vit"
-    """fastvit, of one size, is the paper's ablation."""
+    backbone: Literal["vit", "fastvit", "mediapipe"] = "vit"
+    """fastvit, of one size, is the paper's ablation; mediapipe is that package's landmark network, ours: see `whim train landmarks`."""
     tokens: Literal["learned", "released"] = "learned"
     """Learned ones on top of the embedded mean hand (paper), or the embedded mean hand alone (release)."""
     refine_steps: int = 1
@@ -106,6 +107,14 @@ class Heads(nn.Module):
         return self.pose(tokens[:, :16]), self.shape(tokens[:, 16]), self.camera(tokens[:, 17])
 
 
+class Numbers(NamedTuple):
+    """What a hand is told by."""
+
+    rotations: Float[Tensor, "b 16 3 3"]
+    betas: Float[Tensor, "b 10"]
+    camera: Float[Tensor, "b 3"]
+
+
 class Regressor(nn.Module):
     """Crops in [0, 1] to hands, the coarse one first, the most refined last."""
 
@@ -128,21 +137,31 @@ class Regressor(nn.Module):
             shape = SHAPES[settings.size]
             self.backbone: nn.Module = ViT(shape, drop_path=settings.drop_path, checkpoint_activations=settings.checkpoint_activations)
             width = shape.width
+        elif settings.backbone == "mediapipe":
+            self.backbone, width = LandmarkTrunk(), WIDTH
+            self.reader = LandmarkReader()
         else:
             self.backbone = FastViT(drop_path=settings.drop_path)
             width = self.backbone.width
-        self.tokens, self.heads = Tokens(width, learned=settings.tokens == "learned"), Heads(width)
+        of_landmarks = settings.backbone == "mediapipe"
+        self.heads = Heads(width)
+        if not of_landmarks:
+            self.tokens = Tokens(width, learned=settings.tokens == "learned")
+        maps, chain = LandmarkMaps() if of_landmarks else None, settings.pyramid == "chain"
+        kind = REFINEMENTS[settings.residual]
         self.refinement = (
-            REFINEMENTS[settings.residual](width, settings.scales, settings.aggregation, model.weights, chain=settings.pyramid == "chain")
-            if settings.refine_steps
-            else None
+            kind(width, settings.scales, settings.aggregation, model.weights, chain=chain, pyramid=maps) if settings.refine_steps else None
         )
         for name, values in self.hand.mean()._asdict().items():
             self.register_buffer(f"mean_{name}", values, persistent=False)  # the hand model's, as `HandLayer`'s arrays
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(f"image_{name}", torch.tensor(values).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, images: Float[Tensor, "b 3 256 256"]) -> tuple[HandEstimate, ...]:
+    def forward(self, images: Float[Tensor, "b 3 256 256"], points: Float[Tensor, "b 21 2"] | None = None) -> tuple[HandEstimate, ...]:
+        """`points`: the hands' landmarks where they are known, crop units; the landmark network turns its looks by them."""
+        if isinstance(self.backbone, LandmarkTrunk):
+            seen = self.backbone(images, points)
+            return tuple(seen.region.back(hand) for hand in self.in_look(seen.said, seen.maps))
         middle = (images[..., BORDER:-BORDER] - self.image_mean) / self.image_std
         tokens = self.tokens(self.mean_pose, self.mean_camera)
         tokens, cells = self.backbone(middle, tokens.expand(images.shape[0], -1, -1))
@@ -150,15 +169,23 @@ class Regressor(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self._hands(tokens.float(), [features.float() for features in maps])
 
+    def in_look(self, said: Float[Tensor, "b 1278"], maps: Sequence[Tensor]) -> tuple[HandEstimate, ...]:
+        """Hands of upright looks, from what the landmark network says of each; without maps the coarse ones alone."""
+        return self._hands(self.reader(said), self.refinement.pyramid(maps) if self.refinement is not None and maps else [])
+
     def _hands(self, tokens: Float[Tensor, "b 18 width"], maps: Sequence[Tensor]) -> tuple[HandEstimate, ...]:
-        """In single precision: half a thousandth of a radian matters."""
-        pose, betas, camera = self.heads(tokens)
-        hands = [self.hand(matrix_from_six(self.mean_pose + pose), self.mean_betas + betas, moved(self.mean_camera, camera))]
-        for _ in range(self.settings.refine_steps):
-            hands.append(self._refined(hands[-1], maps))
+        hands = [self.hand(*self.coarse(tokens))]
+        for _ in range(self.settings.refine_steps if maps else 0):
+            hands.append(self.hand(*self.mended(hands[-1], maps)))
         return tuple(hands)
 
-    def _refined(self, hand: HandEstimate, maps: Sequence[Tensor]) -> HandEstimate:
+    def coarse(self, tokens: Float[Tensor, "b 18 width"]) -> Numbers:
+        """The coarse hand's numbers, in single precision: half a thousandth of a radian matters."""
+        pose, betas, camera = self.heads(tokens)
+        return Numbers(matrix_from_six(self.mean_pose + pose), self.mean_betas + betas, moved(self.mean_camera, camera))
+
+    def mended(self, hand: HandEstimate, maps: Sequence[Tensor]) -> Numbers:
+        """The numbers of a hand after a step of the refinement."""
         assert self.refinement is not None
         vertices, camera = hand.vertices, hand.camera
         if self.settings.detach_vertices:
@@ -166,7 +193,7 @@ class Regressor(nn.Module):
         numbers = torch.cat([six_from_matrix(hand.rotations).flatten(1), hand.betas, hand.camera], 1).detach()
         prediction = self.refinement(maps, project_to_crop(vertices, camera), numbers)
         rotations = matrix_from_axis_angle(prediction.turns) @ hand.rotations
-        return self.hand(rotations, hand.betas + prediction.betas, moved(hand.camera, prediction.camera))
+        return Numbers(rotations, hand.betas + prediction.betas, moved(hand.camera, prediction.camera))
 
 
 def moved(camera: Float[Tensor, "*b 3"], change: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:

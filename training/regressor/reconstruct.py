@@ -5,7 +5,7 @@ draw them when they are smooth. No more than a batch of frames is in memory.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
@@ -134,6 +134,39 @@ def _in_space(hands: ReconstructedHands, seen: Seen, time_s: Float[np.ndarray, "
         hand_pose=hand_pose,
         transl=hands.transl,
         focal_px=np.full(len(hands), frame_focal(seen.size, settings.focal_px)),
+        joints_3d=hands.joints,
+        joints_2d=hands.joints_2d,
+        vertices=hands.vertices,
+        vertices_2d=hands.vertices_2d,
+    )
+
+
+def in_place_of_fits(
+    reconstructor: HandReconstructor,
+    fitted: HandsInSpace,
+    frames: Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]],
+    settings: ReconstructSettings,
+) -> HandsInSpace:
+    """Hands that the chain found, followed and fitted, as a network sees each of them, smoothed along their tracks."""
+    parts, size = [], (1, 1)
+    for number, image in frames:
+        rows = np.flatnonzero(fitted.frame == number)
+        size = image.shape[1], image.shape[0]
+        if len(rows):
+            told = (np.zeros(len(rows), int), fitted.box[rows], fitted.side[rows])
+            parts.append(reconstructor([image], *told, focal_px=settings.focal_px, keypoints=fitted.joints_2d[rows].astype(np.float64)))
+    if not parts:
+        return fitted
+    hands, layer = ReconstructedHands.joined(parts), HandLayer(load_hand_model())
+    track = np.where(fitted.track < 0, -1 - np.arange(len(fitted)), fitted.track)  # those of no track are nobody's neighbours
+    hands = smooth(hands, track, fitted.time_s, layer, size, settings.focal_px, settings.tracks)
+    global_orient, hand_pose = hands.parameters()
+    return replace(
+        fitted,
+        betas=hands.betas,
+        global_orient=global_orient,
+        hand_pose=hand_pose,
+        transl=hands.transl,
         joints_3d=hands.joints,
         joints_2d=hands.joints_2d,
         vertices=hands.vertices,

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.regressor.landmark_trunk import LandmarkMaps
+
 Aggregation = Literal["mean", "max", "sum", "joints"]
 ACROSS, DOWN = 0.75, 1.0
 """Share of the crop that a map spans."""
@@ -57,9 +59,10 @@ def _normed(convolution: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.GroupNorm(8, channels), nn.ReLU())
 
 
-def sample_map(features: Float[Tensor, "b c h w"], points: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n c"]:
-    """Features at points of the crop, between the middles of cells bilinearly; beyond the map those of its border."""
-    grid = 2 * points / points.new_tensor([ACROSS, DOWN])
+def sample_map(features: Float[Tensor, "b c h w"], points: Float[Tensor, "b n 2"], across: float = ACROSS) -> Float[Tensor, "b n c"]:
+    """Features at points of the crop, between the middles of cells bilinearly; beyond the map those of its border. `across`: share of the
+    crop's width that the map spans."""
+    grid = 2 * points / points.new_tensor([across, DOWN])
     found = F.grid_sample(features.float(), grid[:, :, None].float(), align_corners=False, padding_mode="border")
     return found[..., 0].mT
 
@@ -77,9 +80,11 @@ class Refinement(nn.Module):
         weights: Float[Tensor, "778 16"],
         *,
         chain: bool = True,
+        pyramid: "Pyramid | LandmarkMaps | None" = None,
     ) -> None:
+        """`pyramid`: whose maps span the whole crop; None: maps of `scales` from cells of `width` channels."""
         super().__init__()
-        self.pyramid = Pyramid(width, scales, chain=chain)
+        self.pyramid, self.across = (Pyramid(width, scales, chain=chain), ACROSS) if pyramid is None else (pyramid, 1.0)
         self.aggregation = tuple(aggregation)
         self.register_buffer("about_joints", (weights / weights.sum(0)).T.contiguous(), persistent=False)
         shares = sum(16 if kind == "joints" else 1 for kind in self.aggregation)
@@ -92,7 +97,7 @@ class Refinement(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], points: Float[Tensor, "b 778 2"], numbers: Float[Tensor, "b 109"]) -> Residual:
         """`points` are the vertices in the crop, `numbers` the hand as it is (iterative error feedback; Kanazawa et al., CVPR 2018)."""
-        sampled = [sample_map(features, points) for features in maps]
+        sampled = [sample_map(features, points, self.across) for features in maps]
         seen = [AGGREGATIONS[kind](values, self.about_joints) for values in sampled for kind in self.aggregation]
         return self._said(torch.cat(seen, 1), numbers)
 

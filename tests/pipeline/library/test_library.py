@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import whim
+from pipeline.library.annotated import annotated
 from stages.errors import UserError
 from studio.video import Film, make_videos
 from tests.pipeline.exports.shards import truth, write_small_shards
@@ -117,9 +118,10 @@ def test_detect_does_without_a_network(place: Path, tmp_path: Path, capsys: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.parquet", "still.jpg", "still.parquet"]
 
 
-def test_reconstruct_does_without_a_regressor(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [[], ["--regressor", "fit"]])
+def test_reconstruct_does_without_a_checkpoint(place: Path, tmp_path: Path, by: list[str]) -> None:
     source = place / "media" / "still.png"
-    assert whim.main(["reconstruct", str(source), "--out", str(tmp_path), "--focal", "900", "--quiet"]) == whim.DONE
+    assert whim.main(["reconstruct", str(source), *by, "--out", str(tmp_path), "--focal", "900", "--quiet"]) == whim.DONE
     rows = pq.read_table(tmp_path / "still.parquet").to_pylist()
     height, width = np.asarray(cv2.imread(str(source))).shape[:2]
     assert rows
@@ -128,6 +130,9 @@ def test_reconstruct_does_without_a_regressor(place: Path, tmp_path: Path) -> No
         pixels = row["focal_px"] * points[:, :2] / points[:, 2:] + [width / 2, height / 2]
         np.testing.assert_allclose(pixels[0], row["joints_2d"][0], atol=0.05)
         assert np.abs(pixels - row["joints_2d"]).max() < 0.2 * np.ptp(row["joints_2d"])  # fingers are nearer or farther than the wrist
+    (still,) = annotated([str(source)])
+    same = [np.isclose(np.array(row["betas"]), still.fits.betas, atol=1e-5).all(1).any() for row in rows]
+    assert all(same) == bool(by), "the fit's hands are the chain's, the network's are its own"
     assert (tmp_path / "still-meshes" / "000000.glb").read_bytes()[:4] == b"glTF"
     assert '<img src="still.jpg"' in (tmp_path / "still.html").read_text()
 

@@ -1,0 +1,124 @@
+"""The landmark network as a backbone: looks are the detector's, what is said in a look comes back into the crop, heads learn and go on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.fit.rendered_hands import render
+from fitting.hand.mano import RIGHT
+from pipeline.dataset.studio_shards import StudioShards, write_studio_shards
+from pipeline.evaluate.studio_truth import pa_mpjpe_mm
+from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks, tracked_region
+from stages.detectors.mediapipe.hint import load_hint
+from studio.stills import Album
+from training.regressor.camera import project_to_crop
+from training.regressor.inference import SHIPPED, HandReconstructor
+from training.regressor.landmark_heads import HeadsSettings, chances, train_landmarks
+from training.regressor.landmark_trunk import LandmarkTrunk, tracked
+from training.regressor.looks import Looks, looks_of
+from training.regressor.network import Regressor, RegressorSettings
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered")
+    settings = StudioShards(num_albums=6, seed=88_000, album=Album(num_pictures=3))
+    write_studio_shards(folder, settings, Console(quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def looks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Looks:
+    return looks_of([shards], tmp_path_factory.mktemp("looks"))
+
+
+def test_regions_are_the_trackers() -> None:
+    points = np.random.default_rng(0).normal(0, 0.2, (5, 21, 2))
+    region = tracked(torch.from_numpy(points))
+    for row, hand in enumerate(points):
+        x, y, side, angle = tracked_region(1000 * hand)
+        np.testing.assert_allclose([*region.middle[row], region.side[row]], np.array([x, y, side]) / 1000, atol=1e-9)
+        np.testing.assert_allclose(region.turn[row] @ torch.tensor([0, -1.0]).double(), [np.sin(angle), -np.cos(angle)], atol=1e-9)
+
+
+def test_a_look_says_what_the_detectors_does() -> None:
+    scene = next(render("still", 90_000))
+    image, points = scene.image, scene.joints_2d[0]
+    left, top = (points.mean(0) - 128).round().astype(int).clip(0, np.array(image.shape[1::-1]) - 256)
+    crop = np.ascontiguousarray(image[top : top + 256, left : left + 256])
+    points = points - [left, top]
+    (look,) = load_hand_landmarks()([(crop, tracked_region(points))])
+    with torch.inference_mode():
+        shown = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+        seen = LandmarkTrunk().eval()(shown, torch.from_numpy(points / 256 - 0.5)[None].float())
+    assert look.said is not None
+    gap = seen.said[0, 1152:1215].numpy() - look.said[1152:1215]
+    assert np.abs(gap).mean() < 0.01, "shares of the look: half a pixel apart"
+
+
+def test_what_is_said_in_a_look_lies_in_the_crop() -> None:
+    network = Regressor(RegressorSettings(backbone="mediapipe", aggregation=("joints",))).eval()
+    for values in network.reader.layers[-1].parameters():
+        torch.nn.init.normal_(values, 0, 0.05)
+    with torch.inference_mode():
+        hands = network(torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
+    for hand in hands:
+        torch.testing.assert_close(project_to_crop(hand.joints, hand.camera), hand.points, atol=2e-3, rtol=0)
+
+
+def test_looks_hold_the_hand_that_they_show(looks: Looks) -> None:
+    right = looks.take(np.flatnonzero(looks.right))
+    assert 0 < len(right) < len(looks)
+    network = Regressor(RegressorSettings(backbone="mediapipe", refine_steps=0))
+    hand = network.hand(*map(torch.from_numpy, (right.rotations, right.betas)), torch.tensor([[1.0, 0, 0]]).expand(len(right), 3))
+    np.testing.assert_allclose(hand.joints, right.joints, atol=1e-4)
+    screen = right.said[:, 1152:1215].reshape(-1, 21, 3)[..., :2]
+    assert np.median(np.linalg.norm(screen - right.points, axis=2)) < 0.05, "where the network sees it"
+    assert np.isnan(looks.rotations[~looks.right]).all()
+    assert looks.exact.all()
+
+
+def test_an_interrupted_training_goes_on(shards: Path, tmp_path: Path) -> None:
+    settings = HeadsSettings(hint_steps=6, coarse_steps=4, refinement_steps=3, batch_size=8, warmup_steps=2)
+    told: list[str] = []
+    train_landmarks([shards], tmp_path, settings, told.append)
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert {"hint.npz", "coarse.pt", "regressor.pt"} <= {path.name for path in made}
+    (tmp_path / "regressor.pt").unlink()
+    train_landmarks([shards], tmp_path, settings, told.append)
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert {path.name for path in made if made[path] != again[path]} == {"regressor.pt"}, "what was there was kept"
+    load_hint(tmp_path / "hint.npz")
+    HandReconstructor.load(tmp_path / "regressor.pt")
+
+
+def test_real_hands_have_their_share(looks: Looks) -> None:
+    mixed = Looks.joined([looks, looks])
+    mixed.exact[: len(looks)] = False
+    mixed.weight[0] = 0
+    chance = chances(mixed, 0.25)
+    assert chance[: len(looks)].sum() == pytest.approx(0.25)
+    assert chance[0] == 0
+    assert chances(looks, 0.25).sum() == pytest.approx(1)
+
+
+def test_the_regressor_that_ships_sees_hands_it_never_saw() -> None:
+    reconstructor, scenes = HandReconstructor.load(SHIPPED), render("still", 91_000)
+    find = load_hand_landmarks()
+    found: list[np.ndarray] = []
+    world, joints = [], []
+    while len(found) < 16:
+        scene = next(scenes)
+        if scene.side[0] != RIGHT:
+            continue
+        points = scene.joints_2d[0]
+        hand = reconstructor([scene.image], np.zeros(1, int), scene.box, scene.side, keypoints=points[None])
+        found.append(hand.joints[0])
+        world.append(find([(scene.image, tracked_region(points))])[0].world)
+        joints.append(scene.joints_3d[0])
+    error, before = (pa_mpjpe_mm(np.array(one, np.float64), np.array(joints, np.float64)).mean() for one in (found, world))
+    assert error < 11
+    assert error < 0.85 * before

@@ -171,5 +171,5 @@ def test_a_file_that_tells_its_camera_is_asked_and_its_hands_fitted_anew_in_one_
     recipe = {name: value for name, value in recipe_of(fits).items() if name != "fingerprint"} | {"item": {}}
     rewrite(fits, recipe | {"fingerprint": fingerprint_of(recipe)})
     assert run() == {("download", "more is asked of its file"), ("review", "upstream changed")}
-    assert recipe_of(fits)["item"] == {"camera": told}
+    assert recipe_of(fits)["item"]["camera"] == told
     assert run() == set()

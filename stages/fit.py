@@ -36,7 +36,7 @@ class Fit:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     camera_version: ClassVar[int] = 2
     """Of what is made where the camera is known."""
     key: ClassVar[Key] = "clip"

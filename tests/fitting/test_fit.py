@@ -296,10 +296,17 @@ def test_a_second_chance_only_lowers_totals(model: HandModel, invent: Callable[.
         return fits.loss_reprojection + pose + own.shape_weight * fits.loss_shape
 
     after = totals()
-    monkeypatch.setattr("fitting.fit._SECOND_CHANCES", 0.0)
+    monkeypatch.setattr("fitting.fit._DEAR", float("inf"))
     before = totals()
     assert (after <= before * (1 + 1e-5)).all()
     assert (after < 0.98 * before).any()
+
+
+def test_who_is_fitted_beside_a_hand_changes_no_bit_of_it(fitter: Fitter, invent: Callable[..., Any]) -> None:
+    torch.set_num_threads(1)  # as the stage does: several sum in another order where others are many
+    hands, worse, better = invent(32, noise=0.03).keypoints, invent(32, seed=5, noise=0.1).keypoints, invent(32, seed=5).keypoints
+    one, other = (fitter.fit(np.concatenate([beside, hands])) for beside in (worse, better))
+    assert torch.equal(one.hand_pose[32:], other.hand_pose[32:])
 
 
 def test_too_few_iterations_are_reported(model: HandModel, invent: Callable[..., Any]) -> None:

@@ -303,7 +303,7 @@ class Store:
         """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = _lock_file(self.root / ".lock")
+            file = lock_file(self.root / ".lock")
         except OSError as error:
             raise StoreError(f"cannot write to the data folder {self.root}: {error.strerror}; choose another with --data") from error
         with file:
@@ -359,7 +359,7 @@ def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
     return absent <= may_lack and same and version == wanted.metadata[b"schema_version"]
 
 
-def _lock_file(path: Path) -> BinaryIO:
+def lock_file(path: Path) -> BinaryIO:
     """The file that is locked: made here, or one of ours; never one that a link leads to. Raises StoreError, OSError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)

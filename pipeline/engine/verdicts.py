@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.engine.store import Store, StoreError
+from pipeline.engine.store import Store, StoreError, lock_file
 from stages.digest import CorruptFileError
 from stages.tables import Clips, Verdicts
 from stages.verdicts import digest, in_clip
@@ -52,10 +52,10 @@ def change_verdicts(store: Store, video: str, change: Callable[[Verdicts], Verdi
 
 @contextmanager
 def _writing(store: Store) -> Iterator[None]:
-    """Hold the verdicts against other writers; a run may go on beside."""
+    """Hold the verdicts against other writers; a run may go on beside. Raises StoreError."""
     try:
         (store.root / TABLE).mkdir(parents=True, exist_ok=True)
-        file = (store.root / TABLE / ".lock").open("w")
+        file = lock_file(store.root / TABLE / ".lock")
     except OSError as error:
         raise StoreError(f"cannot write to {store.root / TABLE}: {error.strerror}") from error
     with file:

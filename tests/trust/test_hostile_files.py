@@ -3,11 +3,13 @@
 import errno
 import io
 import json
+import os
 import pickle
 import resource
 import struct
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from fitting.files import below, read_arrays
 from hands.metrics.labels import FORMAT, load_labels
 from pipeline.dataset.card import table_cell
 from pipeline.engine.store import Store, StoreError
+from pipeline.engine.verdicts import change_verdicts
 from stages.detectors.weights import BadWeights, load_checkpoint
 from stages.errors import one_line
 from training.data.dataset import opened
@@ -298,17 +301,25 @@ def test_a_title_is_text_in_the_card() -> None:
     assert table_cell("手話 – my_video") == "手話 – my_video"
 
 
-@pytest.mark.parametrize("what", ["link", "folder", "fifo"])
-def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path: Path, what: str) -> None:
-    import os
+def lock_data(data: Path) -> None:
+    with Store(data).lock():
+        pass
 
+
+def decide(data: Path) -> None:
+    change_verdicts(Store(data), "a", lambda verdicts: verdicts)
+
+
+@pytest.mark.parametrize(("name", "write"), [(".lock", lock_data), ("verdicts/.lock", decide)])
+@pytest.mark.parametrize("what", ["link", "folder", "fifo"])
+def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path: Path, what: str, name: str, write: Callable[[Path], None]) -> None:
     victim, data = tmp_path / "victim", tmp_path / "data"
     victim.write_text("precious")
-    data.mkdir()
-    lock = data / ".lock"
+    lock = data / name
+    lock.parent.mkdir(parents=True)
     {"link": lambda: lock.symlink_to(victim), "folder": lock.mkdir, "fifo": lambda: os.mkfifo(lock)}[what]()
-    with pytest.raises(StoreError, match=r"\.lock is no file of ours"), Store(data).lock():
-        pass
+    with pytest.raises(StoreError, match=r"\.lock is no file of ours"):
+        write(data)
     assert victim.read_text() == "precious"
 
 

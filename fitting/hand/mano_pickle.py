@@ -34,7 +34,18 @@ class _Select(Node):
 
 
 class _Sparse(Node):
-    """scipy.sparse.csc_matrix."""
+    """A sparse matrix of scipy: csc, whose columns are compressed, where nothing else is said."""
+
+
+class _SparseRows(_Sparse):
+    """scipy.sparse.csr_matrix: rows are compressed."""
+
+
+class _SparseEntries(_Sparse):
+    """scipy.sparse.coo_matrix: row and column of each entry."""
+
+
+_SPARSE: Mapping[str, type[_Sparse]] = {"csc": _Sparse, "csr": _SparseRows, "coo": _SparseEntries}
 
 
 _NAMES: Names = {
@@ -43,7 +54,12 @@ _NAMES: Names = {
     ("chumpy.ch", "Ch"): _Ch,
     ("chumpy", "Ch"): _Ch,
     ("chumpy.reordering", "Select"): _Select,
-    **{(module, "csc_matrix"): _Sparse for module in ("scipy.sparse", "scipy.sparse.csc", "scipy.sparse._csc")},
+    **{
+        (f"scipy.sparse{module}", f"{name}_{kind}"): node
+        for name, node in _SPARSE.items()
+        for module in ("", f".{name}", f"._{name}")
+        for kind in ("matrix", "array")
+    },
 }
 
 
@@ -79,17 +95,31 @@ def _indices(indices: np.ndarray, size: int) -> np.ndarray:
 
 
 def _dense(matrix: _Sparse) -> np.ndarray:
-    """A compressed sparse column matrix of MANO's regressor size, filled in."""
+    """A sparse matrix of MANO's regressor size, filled in."""
     shape = _shape(matrix.state.get("_shape") or _part(matrix, "shape"))
     if shape != SHAPES["J_regressor"]:
         raise ValueError(f"a sparse matrix has shape {shape}")
-    data, rows, starts = (as_array(_part(matrix, name)) for name in ("data", "indices", "indptr"))
-    rows = _indices(rows, shape[0])
-    if starts.shape != (shape[1] + 1,) or starts[0] != 0 or starts[-1] != len(data) or (np.diff(starts.astype(np.int64)) < 0).any():
+    data, (rows, columns) = as_array(_part(matrix, "data")), _places(matrix, shape)
+    if not data.shape == rows.shape == columns.shape or data.ndim != 1:
         raise ValueError("a sparse matrix is malformed")
     filled = np.zeros(shape)
-    np.add.at(filled, (rows, np.repeat(np.arange(shape[1]), np.diff(starts))), data)
+    np.add.at(filled, (_indices(rows, shape[0]), _indices(columns, shape[1])), data)
     return filled
+
+
+def _places(matrix: _Sparse, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry of a sparse matrix, not checked yet."""
+    if isinstance(matrix, _SparseEntries):
+        rows, columns = matrix.state.get("coords") or (_part(matrix, "row"), _part(matrix, "col"))
+        return as_array(rows), as_array(columns)
+    listed, starts = (as_array(_part(matrix, name)) for name in ("indices", "indptr"))
+    num_compressed = shape[0] if isinstance(matrix, _SparseRows) else shape[1]
+    ends = starts.astype(np.int64)
+    lengths = ends[1:] - ends[:-1]
+    if starts.shape != (num_compressed + 1,) or starts[0] != 0 or starts[-1] != len(listed) or (lengths < 0).any():
+        raise ValueError("a sparse matrix is malformed")
+    compressed = np.repeat(np.arange(num_compressed), lengths)
+    return (compressed, listed) if isinstance(matrix, _SparseRows) else (listed, compressed)
 
 
 def read_mano_pickle(source: Path | bytes) -> dict[str, np.ndarray]:

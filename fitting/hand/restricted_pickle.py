@@ -75,6 +75,8 @@ def _array(shape: Any, kind: Any, content: Any, order: Any) -> np.ndarray | list
             raise pickle.UnpicklingError("refused: an array of objects that lists none")
         return content
     data = content.encode("latin1") if isinstance(content, str) else content
+    if not isinstance(data, bytes | bytearray) or order not in ("C", "F"):
+        raise pickle.UnpicklingError("refused: an array of unknown content or order")
     if len(data) != math.prod(shape) * kind.dtype.itemsize:
         raise pickle.UnpicklingError(f"an array of shape {shape} has {len(data)} bytes")
     return np.ndarray(shape, kind.dtype, buffer=data, order=order).copy()
@@ -90,6 +92,17 @@ def _new_scalar(kind: Any, data: Any) -> _Array:
     scalar = _Array()
     scalar.__setstate__((1, (), kind, False, data))
     return scalar
+
+
+def _from_buffer(content: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+    """An array as protocol 5 writes it; `axes` is how the axes of the bytes lie in order "K"."""
+    array = _Array()
+    array.values = _array(shape, kind, content, "C" if order == "K" else order)
+    if order == "K":
+        if isinstance(array.values, list) or sorted(axes) != list(range(len(shape))):
+            raise pickle.UnpicklingError("refused: an array of unknown order")
+        array.values = array.values.transpose(axes)
+    return array
 
 
 def _new_object(kind: Any, *_: Any) -> Node:
@@ -113,12 +126,14 @@ ARRAYS: Names = {
     ("_codecs", "encode"): Allowed(_encode),
     **{(f"numpy.{core}.multiarray", "_reconstruct"): Allowed(_new_array) for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): Allowed(_new_scalar) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): Allowed(_from_buffer) for core in ("core", "_core")},
 }
 """numpy's arrays and scalars, as numpy 1 and 2 name them under Python 2 and 3."""
 
 OBJECTS: Names = {
     **{(module, "_reconstructor"): Allowed(_new_object) for module in ("copy_reg", "copyreg")},
     **{(module, name): kind for module in ("__builtin__", "builtins") for name, kind in (("object", object), ("set", set))},
+    ("collections", "OrderedDict"): dict,  # the class itself takes attributes
 }
 """What Python needs to rebuild objects of allowed classes."""
 

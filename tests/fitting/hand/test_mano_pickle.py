@@ -7,11 +7,14 @@ import pickle
 import struct
 import sys
 import types
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from fitting.files import STANDIN, hand_of, model_file
 from fitting.hand.mano import load_hand_model, pose_hand
@@ -105,6 +108,41 @@ def test_manos_arrays_in_an_npz_are_mano_and_a_copy_of_the_standin_is_none(tmp_p
         assert hand_of(model_file()) == source
 
 
+REWRITTEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "plain": dict,
+    "csc": lambda content: content | {"J_regressor": scipy.sparse.csc_matrix(content["J_regressor"])},
+    "csr": lambda content: content | {"J_regressor": scipy.sparse.csr_matrix(content["J_regressor"])},
+    "coo": lambda content: content | {"J_regressor": scipy.sparse.coo_matrix(content["J_regressor"])},
+    "coo array": lambda content: content | {"J_regressor": scipy.sparse.coo_array(content["J_regressor"])},
+    "OrderedDict": OrderedDict,
+    "Fortran order": lambda content: content | {"posedirs": np.asfortranarray(content["posedirs"])},
+    "transposed": lambda content: content | {"posedirs": np.ascontiguousarray(content["posedirs"].transpose(1, 0, 2)).transpose(1, 0, 2)},
+}
+"""How others write MANO's parameters once they have read them."""
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_file_written_anew_is_read_exactly(name: str, protocol: int, arrays: Any) -> None:
+    got = read_mano_pickle(pickle.dumps(REWRITTEN[name](arrays | {"kintree_table": TREE}), protocol))
+    for part in SHAPES:
+        np.testing.assert_array_equal(got[part], arrays[part], err_msg=part)
+
+
+@pytest.mark.parametrize(
+    ("kind", "harm"),
+    [
+        ("csr", {"indices": np.full(1, 778)}), ("csr", {"indptr": np.arange(779)}), ("coo", {"coords": (np.array([16]), np.array([0]))}),
+        ("coo", {"coords": (np.array([0]), np.array([-1]))}), ("coo", {"coords": 5}), ("coo", {"data": np.zeros((1, 1))}),
+    ],
+)  # fmt: skip
+def test_a_malformed_sparse_matrix_is_refused(kind: str, harm: dict[str, Any], arrays: Any) -> None:
+    matrix = getattr(scipy.sparse, f"{kind}_matrix")(([1.0], ([0], [5])), (16, 778))
+    matrix.__dict__ |= harm
+    with pytest.raises(ValueError, match="J_regressor: "):
+        read_mano_pickle(pickle.dumps(arrays | {"kintree_table": TREE, "J_regressor": matrix}, 5))
+
+
 class Command:
     def __reduce__(self) -> Any:
         return os.system, ("touch pwned",)
@@ -128,6 +166,11 @@ HOSTILE = {
     "default of our function": b"c_codecs\nencode\n(N}V__defaults__\n(Vrot13\ntstb.",
     "array of records": pickle.dumps(np.zeros(2, "f8,O"), 2),
     "array longer than its bytes": pickle.dumps(np.zeros(3), 2).replace(b"K\x03\x85", b"K\x09\x85"),
+    "buffer of another length": pickle.dumps(np.zeros(3), 5).replace(b"K\x03\x85", b"K\x09\x85"),
+    "buffer of objects": pickle.dumps(np.zeros(3), 5).replace(b"\x8c\x02f8", b"\x8c\x02O8"),
+    "buffer of an unknown order": pickle.dumps(np.zeros(3), 5).replace(b"\x8c\x01C", b"\x8c\x01A"),
+    "another function beside": pickle.dumps(np.zeros(3), 5).replace(b"\x0b_frombuffer", b"\x0bfrombuffer_"),
+    "attribute of a dictionary": b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.",
     "bytes as objects": pickle.dumps(np.zeros(3), 2).replace(b"f8", b"O8"),
 }
 

@@ -149,6 +149,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
     """Write the shards that hold frames of some videos anew, without them, and what lies beside all shards."""
     shards = store.root / "shards"
     index = Store(shards).read_json("index.json") or {} if shards.is_dir() else {}
+    listed = {shards / str(entry["path"]) for entry in index.get("shards", [])}
     stale = [shards / str(entry["path"]) for entry in index.get("shards", []) if entry.get("stale")]
     for path in sorted(shards.glob("*/*-of-*.parquet")):
         try:
@@ -172,7 +173,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
         if _may_hold(path, ids):
             path.unlink()
             gone.files.append(str(path.relative_to(store.root)))
-    left = sorted(shards.glob("*/*-of-*.parquet"))
+    left = [path for path in sorted(shards.glob("*/*-of-*.parquet")) if not listed or path in listed]  # no frame is listed twice
     if gone.shards and left:
         model = hand_of(model_file())
         still = [path for path in stale if path in left]

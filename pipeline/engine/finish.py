@@ -4,9 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from pipeline.engine.cluster import join
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph, State, Task, table_of
@@ -14,7 +11,6 @@ from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
 from pipeline.engine.stopping import Stopping
-from pipeline.engine.store import UNREADABLE
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
 from stages.shards import whole_of
@@ -115,8 +111,8 @@ def shard_files(graph: Graph) -> ShardFiles | None:
     tasks = _tasks(graph)
     done = {path for path, task in tasks.items() if task.state is State.DONE}
     earlier = {path for path in _recorded(graph, folder) - tasks.keys() if path.is_file()}
-    dealt_before = {_whole(path) for path in earlier}  # it holds what a piece that failed would have: no frame is listed twice
-    current = sorted(path for path in done if _whole(path) not in dealt_before)
+    held = {clip for path in earlier for _, clip in graph.store.clips_in(path)}  # no frame is listed twice
+    current = sorted(path for path in done if not held & {need.key for need in tasks[path].needs})
     return ShardFiles(folder, tuple(current), tuple(sorted(path for path in (tasks.keys() - done) | earlier if path.is_file())))
 
 
@@ -129,10 +125,6 @@ def _tasks(graph: Graph) -> dict[Path, Task]:
     """The shards that are wanted, by their files."""
     shards = [task for task in graph.tasks if graph.stages[task.stage].key == "shard"]
     return {graph.store.part(table_of(graph.stages[task.stage]), task.key): task for task in shards}
-
-
-def _whole(path: Path) -> str:
-    return whole_of(f"{path.parent.name}/{path.stem}")
 
 
 def _recorded(graph: Graph, folder: Path) -> set[Path]:
@@ -150,7 +142,7 @@ def _recorded(graph: Graph, folder: Path) -> set[Path]:
 
 
 def _retired(graph: Graph) -> list[Path]:
-    """Recorded shards that no task wants and whose videos are all in a committed one, or are no longer of the manifest."""
+    """Recorded shards that no task wants and whose frames are all in a committed one, or are no longer wanted."""
     folder = _folder(graph)
     if folder is None:
         return []
@@ -164,12 +156,12 @@ def _retired(graph: Graph) -> list[Path]:
         ended = (State.FAILED, State.RETRY, State.BLOCKED)
         waiting -= {graph.video_of(task) for task in graph.tasks if task.state in ended} - {graph.video_of(task) for task in graph.pending}
     waiting |= undone
-    return [path for path in sorted(_recorded(graph, folder) - tasks.keys()) if path.is_file() and not _videos(path) & waiting]
+    unpacked: set[str] = set()
+    if not graph.leave:  # of a long video one file may lack all of its clips, where the others are there
+        packed_clips = {need.key for task in tasks.values() if task.state is State.DONE for need in task.needs}
+        unpacked = {task.key for task in graph.tasks if graph.stages[task.stage].key == "clip"} - packed_clips
 
+    def is_wanted(path: Path) -> bool:
+        return any(video in waiting or clip in unpacked for video, clip in graph.store.clips_in(path))
 
-def _videos(shard: Path) -> set[str]:
-    """The videos whose frames a shard holds; one that cannot be read holds nothing."""
-    try:
-        return set(pc.unique(pq.read_table(shard, columns=["video"])["video"]).to_pylist())
-    except UNREADABLE:
-        return set()
+    return [path for path in sorted(_recorded(graph, folder) - tasks.keys()) if path.is_file() and not is_wanted(path)]

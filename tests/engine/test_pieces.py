@@ -16,9 +16,11 @@ from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.graph import Graph, State
 from pipeline.engine.store import Store
+from pipeline.remove import remove
 from stages import pack
 from stages.pack import Pack
 from stages.shards import pieces, whole_of
+from stages.stage import Stage
 from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
 from tests.engine import toy
 from tests.small_tables import render_video, source_of, video_row
@@ -105,9 +107,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return partial(_make, tmp_path)
 
 
-def plan(tmp_path: Path, *videos: str, shard_mb: int = 1, **settings: Any) -> Graph:
+def plan(tmp_path: Path, *videos: str, shard_mb: int = 1, leave: bool = False, **settings: Any) -> Graph:
     packs = Pack(num_shards=1, negatives=1.0, shard_mb=shard_mb, **settings)
-    return Graph([Found(folder=str(tmp_path / "videos")), Cut(), See(), packs], toy.manifest(*videos), Store(tmp_path / "data")).load()
+    stages: list[Stage] = [Found(folder=str(tmp_path / "videos")), Cut(), See(), packs]
+    return Graph(stages, toy.manifest(*videos), Store(tmp_path / "data"), leave=leave).load()
 
 
 def _make(tmp_path: Path, *videos: str, **settings: Any) -> Graph:
@@ -193,6 +196,36 @@ def test_the_file_before_speaks_for_a_piece_that_failed(make: Make, tmp_path: Pa
     make("long", "anna", "bert", min_quality=0.01)
     assert images(shards) == before
     assert not (shards / "train/train-00000-of-00001.parquet").exists()
+
+
+def test_a_piece_whose_clips_all_failed_keeps_its_file(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert")
+    shards, before = tmp_path / "data/shards", images(tmp_path / "data/shards")
+    alone = next(path for path in sorted(shards.rglob("*.parquet")) if "-p" not in path.name)
+    kept, num_files = alone.read_bytes(), len(files(shards))
+    for clip in set(pq.read_table(alone, columns=["clip"])["clip"].to_pylist()):
+        hands = tmp_path / f"data/hands/{clip}.parquet"
+        hands.unlink()
+        hands.mkdir()
+    make("long", "anna", "bert")
+    assert alone.read_bytes() == kept
+    assert images(shards) == before, "the other files of the shard are not listed"
+    assert len(files(shards)) == num_files
+    make("long", "anna", "bert", leave=True)
+    assert not alone.exists(), "what failed was let go"
+
+
+def test_a_removal_lists_no_frame_twice(make: Make, tmp_path: Path) -> None:
+    make("long", "anna", "bert", shard_mb=100)
+    shards, before = tmp_path / "data/shards", images(tmp_path / "data/shards")
+    graph = plan(tmp_path, "long", "anna", "bert", min_quality=0.01)
+    graph.store.part("shards", next(task.key for task in graph.pending if "-p" not in task.key)).mkdir()
+    make("long", "anna", "bert", min_quality=0.01)
+    assert len([path for path in shards.rglob("*.parquet") if path.is_file()]) > 1
+    shutil.rmtree(next(path for path in shards.rglob("*.parquet") if path.is_dir()))
+    remove(graph.store, ["anna"])
+    assert images(shards).keys() == {sample for sample in before if not sample.startswith("anna/")}
+    assert not any("anna" in pq.read_table(path, columns=["video"])["video"].to_pylist() for path in shards.rglob("*.parquet"))
 
 
 def test_a_name_stands_for_the_same_clips_whatever_else_the_list_has() -> None:

@@ -1,5 +1,6 @@
 """Shared fixtures: real media, the pinned networks, a Ray that stays on this machine."""
 
+import faulthandler
 import os
 from pathlib import Path
 
@@ -8,10 +9,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must be loaded before what it checks
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell where native code crashes: Ray takes the handlers of such signals, and leaves none behind."""
+    faulthandler.enable(file=item.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ class Count(ToyStage):
     name: ClassVar[str] = "count"
     reads: ClassVar[tuple[type, ...]] = (Clips,)
     writes: ClassVar[type[Table]] = Reviews
-    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=3.0)
+    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=8.0)
 
     offset: int = 0
     """Added to every frame."""

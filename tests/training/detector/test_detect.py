@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,7 +87,7 @@ def test_a_film_that_is_stopped_leaves_nothing_that_looks_whole(checkpoint: Path
         def __call__(self, images: Any) -> Any:
             seen.append(len(images))
             if len(seen) == 4:
-                signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
             return super().__call__(images)
 
     with pytest.raises(KeyboardInterrupt):

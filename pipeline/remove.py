@@ -46,13 +46,14 @@ def remove(store: Store, names: Collection[str]) -> Removal:
     """Remove videos, named by id, source or path. Interrupted, it is run again; a name once told stays withdrawn from the folder.
 
     The list of withdrawn ids is written first: what a later run finds of them is not taken up again. Raises ValueError for a name that
-    the folder does not know.
+    the folder does not know, CorruptFileError for an index of the shards that cannot be read.
     """
     try:
         known = store.read(Manifest, "", "manifest")
     except (FileNotFoundError, CorruptFileError):
         known = Manifest.empty()
     ids = {_id_of(name, known, store) for name in names}
+    store.read_list("shards/index.json", "shards", path=str)  # one that cannot be read is told before anything goes
     gone = Removal(stays=_copies(store, ids, known))
     _withdraw(store, ids)
     for path in _files(store, ids):
@@ -148,9 +149,9 @@ def _json(line: str) -> Mapping[str, Any]:
 def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
     """Write the shards that hold frames of some videos anew, without them, and what lies beside all shards."""
     shards = store.root / "shards"
-    index = Store(shards).read_json("index.json") or {} if shards.is_dir() else {}
-    listed = {shards / str(entry["path"]) for entry in index.get("shards", [])}
-    stale = [shards / str(entry["path"]) for entry in index.get("shards", []) if entry.get("stale")]
+    entries = store.read_list("shards/index.json", "shards", path=str)
+    listed = {shards / entry["path"] for entry in entries}
+    stale = [shards / entry["path"] for entry in entries if entry.get("stale")]
     for path in sorted(shards.glob("*/*-of-*.parquet")):
         try:
             shard = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)

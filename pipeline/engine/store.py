@@ -298,6 +298,20 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def read_list(self, name: str, listed: str, /, **kinds: type) -> list[dict[str, Any]]:
+        """The mappings that a small file lists under `listed`, each with values of these kinds; none when there is no file.
+
+        Raises CorruptFileError that names a file which lists anything else.
+        """
+        entries = (self.read_json(name) or {}).get(listed, [])
+
+        def fits(one: Any) -> bool:
+            return isinstance(one, dict) and all(isinstance(one.get(field), kind) for field, kind in kinds.items())
+
+        if isinstance(entries, list) and all(map(fits, entries)):
+            return entries
+        raise CorruptFileError(self.root / name, f"its {listed!r} are not what a run lists there; remove it, the next run writes it anew")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies."""

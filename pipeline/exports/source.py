@@ -200,13 +200,14 @@ def open_source(folder: Path, where: str = "") -> Source:
     """The shards of a data folder, or of a folder of shards.
 
     Raises UserError where there are none, for a shard that its index names and that is not there, and for a filter that cannot be read;
-    CorruptFileError for a shard that cannot be read. Reading checks its pages; `check_shard` all of its bytes.
+    CorruptFileError for an index or a shard that cannot be read. Reading checks its pages; `check_shard` all of its bytes.
     """
     shards = folder / "shards" if (folder / "shards").is_dir() else folder
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name a data folder, as `whim run` makes, or one of shards")
     index = Store(shards).read_json("index.json") or {}
-    paths = [below(shards, entry["path"]) for entry in index.get("shards", [])] or sorted(shards.glob("*/*.parquet"))
+    listed_paths = [entry["path"] for entry in Store(shards).read_list("index.json", "shards", path=str)]
+    paths = [below(shards, path) for path in listed_paths] or sorted(shards.glob("*/*.parquet"))
     if not paths:
         raise UserError(f"{folder} holds no shards: let `whim run --data {folder}` come to its end, which packs them")
     listed, free, num_rows = [], dict[str, pa.DataType](), 0

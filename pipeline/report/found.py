@@ -1,6 +1,6 @@
 """Everything a run found, in columns: what the report counts, ranks and draws. A run may be unfinished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import Store
 from stages import boxes
+from stages.digest import CorruptFileError
 from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Videos
 
@@ -54,28 +55,39 @@ class Run:
     clips: Mapping[str, Clips]
     found: Found
     seen_by: Mapping[str, np.ndarray]  # by detector, which hands it saw
+    damaged: Sequence[str] = ()
+    """Parts that cannot be read, a sentence each: their videos or hands are not here."""
 
 
 def gather(store: Store) -> Run:
-    """All videos and clips that landed, and all hands of these clips."""
+    """All videos and clips that landed, and all hands of these clips; what of them is damaged is named."""
+    damaged: list[str] = []
     videos: dict[str, Videos] = {}
     clips: dict[str, Clips] = {}
     sources: list[set[str]] = []
     columns: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(Found)}
     for part in sorted((store.root / "videos").glob("*.parquet")):
-        videos[part.stem] = store.read(Videos, "videos", part.stem)
-        if store.part("clips", part.stem).exists():
-            clips |= {clip.clip[0]: clip for clip in store.read(Clips, "clips", part.stem).rows()}
+        try:
+            videos[part.stem] = store.read(Videos, "videos", part.stem)
+            if store.part("clips", part.stem).exists():
+                clips |= {clip.clip[0]: clip for clip in store.read(Clips, "clips", part.stem).rows()}
+        except CorruptFileError as error:
+            damaged.append(str(error))
     for clip in clips:
-        if store.part("hands", clip).exists():
+        if not store.part("hands", clip).exists():
+            continue
+        try:
             tables = _tables(store, clip)
-            sources += map(set, tables[0].sources)
-            for name, values in _columns(clip, *tables).items():
-                columns[name].append(values)
+        except CorruptFileError as error:
+            damaged.append(str(error))
+            continue
+        sources += map(set, tables[0].sources)
+        for name, values in _columns(clip, *tables).items():
+            columns[name].append(values)
     empty = _columns("", Hands.empty(), Fits.empty(), Reviews.empty())
     found = Found(**{name: np.concatenate(parts) if parts else empty[name] for name, parts in columns.items()})
     seen_by = {name: np.array([name in names for names in sources], bool) for name in sorted(set().union(*sources))}
-    return Run(videos=videos, clips=clips, found=found, seen_by=seen_by)
+    return Run(videos=videos, clips=clips, found=found, seen_by=seen_by, damaged=damaged)
 
 
 def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64, UInt64
 
 from pipeline.engine.store import UNREADABLE, Store
 from pipeline.report.found import Found
+from stages.digest import CorruptFileError
 from stages.tables import LEFT, Fits
 
 NEAR_DEG = 4.0
@@ -60,7 +61,7 @@ def near_poses(store: Store, found: Found) -> Near:
 
 
 def near_frames(store: Store) -> Near:
-    """Stored frames that show nearly what a frame of another video shows; distances in bits of 64."""
+    """Stored frames that show nearly what a frame of another video shows; distances in bits of 64. None where the index is damaged."""
     places, hashes = [], []
     for name, frame, told in _hashed_frames(store):
         places.append((name, frame, -1))
@@ -135,8 +136,12 @@ def _nearest_pairs(
 def _hashed_frames(store: Store) -> Iterator[tuple[str, int, UInt64[np.ndarray, "4"]]]:
     """Video, frame and hash of stored frames, as many of each video as come to `MOST_FRAMES` together."""
     listed: list[tuple[str, int, str, int, int]] = []
-    for entry in (store.read_json("shards/index.json") or {}).get("shards", []):
-        path = store.root / "shards" / str(entry["path"])
+    try:
+        entries = store.read_list("shards/index.json", "shards", path=str)
+    except CorruptFileError:
+        return
+    for entry in entries:
+        path = store.root / "shards" / entry["path"]
         try:
             shard = pq.ParquetFile(path, memory_map=True)
             for group in range(shard.num_row_groups):

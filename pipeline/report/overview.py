@@ -10,6 +10,7 @@ from pipeline.engine.finish import shard_files
 from pipeline.engine.graph import Graph, State, Task, table_of
 from pipeline.report.status import failures, odd_of, status_rows
 from pipeline.stage_settings import in_words
+from stages.digest import CorruptFileError
 from stages.stage import ADVICE, Reason
 
 
@@ -58,6 +59,8 @@ class Overview:
     settings: str = ""
     left_out: Sequence[tuple[str, str]] = ()
     """Files beside the videos that were not taken, and why."""
+    damaged: Sequence[str] = ()
+    """Files of the folder that cannot be read, a sentence each: what they say is not here."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -74,19 +77,28 @@ def overview_of(graph: Graph) -> Overview:
     store, shards = graph.store, shard_files(graph)
     downloads = [task for task in graph.tasks if graph.stages[task.stage].name == "download"]
     stale = [f"{graph.stages[task.stage].name} {task.key}" for task in graph.stale]
-    left_out = (store.read_json("left_out.json") or {}).get("files", [])
+    damaged: list[str] = []
+
+    def listed(name: str, key: str, /, **kinds: type) -> list[dict[str, Any]]:
+        try:
+            return store.read_list(name, key, **kinds)
+        except CorruptFileError as error:
+            damaged.append(str(error))
+            return []
+
     return Overview(
         status=status_rows(graph),
         num_listed=len(graph.manifest),
         num_here=sum(task.state is State.DONE for task in downloads),
         failed=[_failed(graph, task) for task in failures(graph)],
-        splits=_splits(store.read_json("shards/index.json") or {}),
+        splits=_splits(listed("shards/index.json", "shards", split=str, bytes=int, rows=int, hands=int)),
         duplicates=graph.duplicates,
         stale=[*stale, *(path.relative_to(store.root).as_posix() for path in (shards.stale if shards else ()))],
         audits=card_lines(store),
         odd=odd_of(graph),
         settings=in_words((store.read_json("run.json") or {}).get("settings", {})),
-        left_out=[(str(one.get("name")), str(one.get("why"))) for one in left_out],
+        left_out=[(one["name"], one["why"]) for one in listed("left_out.json", "files", name=str, why=str)],
+        damaged=damaged,
     )
 
 
@@ -105,8 +117,7 @@ def _failed(graph: Graph, task: Task) -> Failed:
     )
 
 
-def _splits(index: Mapping[str, Any]) -> list[SplitSize]:
-    shards = index.get("shards", [])
+def _splits(shards: Sequence[Mapping[str, Any]]) -> list[SplitSize]:
     return [
         SplitSize(
             split=split,

@@ -56,6 +56,7 @@ def write_report(
         title=title or store.root.name,
         overview=overview,
         states=STATES,
+        damaged=[*overview.damaged, *run.damaged],
         stages=_stages(overview),
         tiles=_tiles(run),
         best=[card(example) for example in best],

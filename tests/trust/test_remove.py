@@ -10,8 +10,10 @@ import whim
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import Store
+from pipeline.exports.source import open_source
 from pipeline.folder import Asked, load
 from pipeline.manifest import read_manifest, storable
+from stages.digest import CorruptFileError
 from stages.pack import Pack
 from stages.tables import Videos
 from tests.small_tables import clip_row, render_video, source_of, video_row, write_tables
@@ -47,6 +49,17 @@ def data(tmp_path: Path) -> Path:
 
 def files_of(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_index_of_anything_else_is_told_before_anything_goes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = data / "shards/index.json"
+    index.write_text('{"shards": [1]}')
+    before = files_of(data)
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.USER_ERROR
+    assert f"{index} is corrupt" in "".join(capsys.readouterr())
+    assert files_of(data) - {".lock"} == before
+    with pytest.raises(CorruptFileError, match=r"index\.json is corrupt"):
+        open_source(data)
 
 
 def test_a_removed_video_is_gone_from_everything(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,21 @@ def test_a_video_that_is_gone_leaves_a_note(sources: list[ClipTables], tmp_path:
     assert not images(page)
 
 
+def test_a_damaged_part_is_named_and_the_rest_is_shown(sources: list[ClipTables], tmp_path: Path) -> None:
+    for table, name in (("videos", "wide"), ("clips", "wide"), ("fits", "wide-0000")):
+        root = tmp_path / table
+        write_tables(root, sources)
+        (root / "shards").mkdir()
+        (root / "shards/index.json").write_text('{"shards": [1]}')
+        part = root / table / f"{name}.parquet"
+        part.write_bytes(part.read_bytes()[:-40])
+        write_report(root, root / "report.html")
+        page = (root / "report.html").read_text()
+        assert f"{part} is corrupt" in page[page.index("What is damaged") : page.index('id="best"')]
+        assert f"<b>{len(sources[1].hands)}</b><span>hands found" in page
+        assert "tall" in page
+
+
 def test_the_mesh_lies_on_the_keypoints_in_every_view(sources: list[ClipTables]) -> None:
     source = sources[0]
     image = np.zeros_like(next(read_frames(Path(source.videos.path[0]), source.clips)).images[0])
@@ -214,3 +229,15 @@ def test_the_page_answers_what_a_person_asks_first(tmp_path: Path) -> None:
     assert "fetch the file again" in failed
     assert f"{tmp_path}/nowhere.mp4" in failed
     assert "2 videos have no hand that was kept" in page
+    bad = {
+        data / "videos/one.parquet": b"nothing",
+        data / "shards/index.json": b'{"shards": [1]}',
+        data / "left_out.json": b'{"files": [1]}',
+    }
+    for path, content in bad.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    assert whim.main(["report", "-q", "--data", str(data)]) == 0
+    page = (data / "report.html").read_text()
+    assert all(f"{path} is corrupt" in page for path in bad)
+    assert "1 videos have no hand that was kept" in page

@@ -181,13 +181,20 @@ class Spliced:
         raise av.error.InvalidDataError(22, "parts of several codecs are read from the beginning")
 
     def demux(self, *streams: Any) -> Iterator[Any]:
-        """The packets of the first part's streams, then those of the later parts' films; the last of each part is empty."""
+        """The packets of the first part's streams, then those of the later parts' films; the last of each part is empty.
+
+        Raises av.error.FFmpegError over damage in the first part, which can be read on behind it; damage in a later part ends that part:
+        whoever reads on would get all later parts again.
+        """
+        import av
+
         self.part = 0
         yield from self._first.demux(*streams)
         for later in self._later():
-            film = self._find(later)
-            if film is not None:
-                yield from later.demux(film)
+            with suppress(av.error.FFmpegError):
+                film = self._find(later)
+                if film is not None:
+                    yield from later.demux(film)
 
     def _later(self) -> Iterator[Any]:
         """The containers of the parts after the first, in turn; damaged ones are passed over."""

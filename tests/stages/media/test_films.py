@@ -3,10 +3,13 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from pipeline.manifest import read_listing
 from stages.download import Download
 from stages.media.frames import Reading, decode, images_of, read_frames
 from stages.media.probe import Probe, probe
+from stages.media.spliced import Spliced
 from stages.split import Split
 from stages.stage import Failure
 from stages.tables import Clips, Manifest, Videos
@@ -269,6 +273,38 @@ def test_damage_in_a_film_of_several_codecs_is_passed_over(tmp_path: Path) -> No
     assert 20 <= len(frames) < 30
     path.write_bytes(b"".join(whole[:first][k * 188 : (k + 1) * 188] + whole[-first:][:188] for k in range(first // 188)))
     assert len(list(images_of(path))) <= 10
+
+
+def test_an_error_in_a_later_part_ends_that_part_and_no_part_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = joined(*CODECS["again"], suffix=".ts")(tmp_path, "again.ts")
+    opened, real = list[int](), Spliced._opened
+
+    class Damaged:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def __enter__(self) -> "Damaged":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._container.close()
+
+        def demux(self, *streams: Any) -> Iterator[Any]:
+            yield from islice(self._container.demux(*streams), 4)
+            raise av.error.InvalidDataError(1, "damage")
+
+    def opening(self: Spliced, number: int) -> Any:
+        opened.append(number)
+        return Damaged(real(self, number)) if number == 1 else real(self, number)
+
+    monkeypatch.setattr(Spliced, "_opened", opening)
+    frames = list(images_of(path))
+    assert 20 <= len(frames) < 30, "the first and the last are whole"
+    assert opened.count(1) == opened.count(2) <= 8
+    assert all(later > earlier for (earlier, _), (later, _) in pairwise(frames))
 
 
 def test_interlaced_video_is_marked_and_has_the_rate_that_is_set(folder: Path) -> None:

@@ -109,7 +109,7 @@ def whim_paper(manifest: Manifest, root: Path) -> list[Stage]:
     people = [stage for stage in members if stage.writes is not HandDetections]
     hands = [*(stage for stage in members if stage.writes is HandDetections), DetectHands()]
     fuse = FuseHands(detectors=hand_detectors(hands), mode="raw", person_score=0.65)
-    fit = Fit(settings=PAPER_FIT, landmark_offsets=False, hint=False)
+    fit = Fit(settings=PAPER_FIT, landmark_offsets=False, hint=False, camera="weak", pairs="apart")
     return [*first, *people, FusePeople(), *hands, fuse, fit, Review(), Pack(num_shards=num_shards(len(manifest)))]
 
 

@@ -101,6 +101,7 @@ def test_the_papers_ensemble_is_the_three_that_it_names_averaged_as_they_are(wei
     assert set(fuse.detectors) == {"mediapipe", "openpose", "contacthands"}
     assert (fuse.mode, fuse.person_score, people.min_score, fuse.uncalibrated) == ("raw", 0.65, 0.65, ())
     assert not fit.landmark_offsets
+    assert (fit.camera, fit.pairs) == ("weak", "apart"), "each hand by itself before a weak perspective camera"
     told = fit.settings
     assert (told.prior_noise, told.shape_weight, told.depth_weight, told.world_weight, told.smooth_weight) == (0, 0, 0, 0, 0)
     assert not told.share_shape

@@ -230,6 +230,8 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
     start_s, end_s = (_seconds(known.get(name, "0")) for name in ("start", "end"))
     if "end" in known and end_s <= start_s:
         raise ValueError(f"{where}: end={known['end']} is not after start={known.get('start', '0')}")
+    if 0 < float(known.get("fps", 0)) < _LOWEST_RATE:
+        raise ValueError(f"{where}: fps={known['fps']} is less than {_LOWEST_RATE:g}, a frame in {1 / _LOWEST_RATE:g} seconds")
     if "id" in known and len(known["id"].encode()) > _LONGEST_ID_BYTES:
         raise ValueError(f"{where}: id={known['id'][:20]}... is longer than {_LONGEST_ID_BYTES} bytes")
     return Line(
@@ -268,6 +270,8 @@ def _free(known: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in known.items() if name not in _FIELDS}
 
 
+_LOWEST_RATE = 0.01
+"""Frames a second: the ticks of numbered images' film are thousandths of this and no finer. Ours."""
 _FREE = re.compile(r"\S{1,1000}")
 _TIME = re.compile(r"([0-9]{1,3}:)?([0-9]{1,3}:)?[0-9]{1,6}(\.[0-9]{1,9})?")
 _FIELDS: Mapping[str, re.Pattern[str]] = {

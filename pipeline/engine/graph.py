@@ -306,8 +306,9 @@ class Graph:
         identity |= {name: value for name, value in wanted.items() if value}
         before = self.store.item(table_of(stage), row.video[0], tables_written(stage)[0].schema())
         if is_pattern(source):
-            images = images_of_pattern(Path(source))
-            listing = listing_digest(images) if images else before.get("listing")
+            images, listing = images_of_pattern(Path(source)), before.get("listing")
+            with suppress(OSError):  # who fetches them tells it
+                listing = listing_digest(images) if images else listing
             return identity | ({"listing": listing} if listing else {})
         if not source.startswith("/"):
             return {name: before[name] for name in ("content",) if name in before} | identity

@@ -26,7 +26,7 @@ FEWEST = 5
 _PATTERN = re.compile(r"([^%]*)%(?:0([1-9]))?d([^%]*)")
 _NUMBERED = re.compile(r"(.*?)([0-9]+)")
 _TICKS = 1000
-"""Of an image's time: the rate need be no whole number."""
+"""Ticks of an image's time: the rate need be no whole number."""
 _AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8": "mjpeg"}
 """First bytes of what the file holds, and its codec."""
 
@@ -53,7 +53,7 @@ def numbered(pattern: Path) -> list[Numbered]:
     before, width, after = match.groups()
     digits = f"[0-9]{{{width}}}|[1-9][0-9]{{{width},}}" if width else "0|[1-9][0-9]*"
     wanted = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}")
-    found = [(int(fits[1]), path.name) for path in pattern.parent.iterdir() if (fits := wanted.fullmatch(path.name))]
+    found = [(int(fits[1]), path.name) for path in pattern.parent.iterdir() if (fits := wanted.fullmatch(path.name)) and path.is_file()]
     return [Numbered(number, pattern.parent / name) for number, name in sorted(found)]
 
 

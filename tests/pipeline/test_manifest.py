@@ -46,6 +46,7 @@ def test_every_kind_of_line_is_understood(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("5-TyAsFwo40 fps=fast", "'fps=fast' is none of"),
+        ("5-TyAsFwo40 fps=0.0005", "fps=0.0005 is less than 0.01, a frame in 100 seconds"),
         ("5-TyAsFwo40 spilt=train", "'spilt=train' is a column of yours or split="),
         ("5-TyAsFwo40 start=soon", "'start=soon' is none of"),
         ("5-TyAsFwo40 start=2:00 end=90", "end=90 is not after start=2:00"),

@@ -153,6 +153,19 @@ def test_changed_images_are_planned_anew_and_lost_ones_leave_what_was_made(tmp_p
     assert clips_of(videos).num_frames.tolist() == [14]
 
 
+def test_what_is_no_file_is_no_image_and_one_that_goes_stops_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = frames(tmp_path / "walk", "%03d.png")
+    (tmp_path / "walk" / "013.png").symlink_to("nowhere.png")
+    (tmp_path / "walk" / "014.png").mkdir()
+    (manifest, stage), store = (read_manifest([str(pattern)]), Download(folder=tmp_path / "media")), Store(tmp_path / "data")
+    images = numbered(pattern)
+    assert [one.number for one in images] == list(range(1, 13))
+    assert len(Graph([stage], manifest, store).load().pending) == 1
+    (tmp_path / "walk" / "005.png").unlink()
+    monkeypatch.setattr("pipeline.engine.graph.images_of_pattern", lambda _: images)  # as if it went after they were listed
+    assert len(Graph([stage], manifest, store).load().pending) == 1
+
+
 def test_poses_of_numbered_images_are_those_of_their_names(tmp_path: Path) -> None:
     pattern = frames(tmp_path / "walk", "%03d.png")
     (tmp_path / "walk" / "004.png").unlink()

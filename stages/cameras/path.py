@@ -24,10 +24,11 @@ from stages.tables import CameraPoses, Cameras, Clips
 
 DIRECTIONS = ("world_from_camera", "camera_from_world")
 _SAME_TIME_S = 2e-3
-"""By so much a pose's time and a frame's may differ: Matroska rounds to milliseconds."""
+"""Most that a pose's time and a frame's may differ by: Matroska rounds to milliseconds."""
 _NOT_TURNED = 1e-3
-"""By so much R @ R.T may differ from 1."""
+"""Most that R @ R.T may differ from 1 by."""
 _LARGEST_FRAME = 1 << 40
+_LATEST_S = 1e9
 _NAME = re.compile(r"^\S*[A-Za-z]\S*$")
 """What no line of points ends with."""
 
@@ -131,7 +132,7 @@ def _of_json(given: Mapping[str, Any]) -> Iterator[tuple[int, float, Float64[np.
             raise ValueError(f"{where} must have frame or time_s, and {' or '.join(DIRECTIONS)}")
         try:
             matrix = np.array(one[named[0]], np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             matrix = np.empty(0)
         if matrix.shape == (4, 4) and np.array_equal(matrix[3], [0, 0, 0, 1]):
             matrix = matrix[:3]
@@ -143,9 +144,9 @@ def _of_json(given: Mapping[str, Any]) -> Iterator[tuple[int, float, Float64[np.
         pose = matrix if named[0] == DIRECTIONS[0] else np.concatenate([turn.T, -turn.T @ matrix[:, 3:]], 1)
         frame, time_s = one.get("frame", -1), one.get("time_s", math.nan)
         if "frame" in one and (isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < _LARGEST_FRAME):
-            raise ValueError(f"{where}: frame must be a whole number from 0, got {frame!r}")
-        if "time_s" in one and (isinstance(time_s, bool) or not isinstance(time_s, int | float) or not 0 <= time_s < math.inf):
-            raise ValueError(f"{where}: time_s must be seconds from 0, got {time_s!r}")
+            raise ValueError(f"{where}: frame must be a whole number from 0, got {repr(frame)[:80]}")
+        if "time_s" in one and (isinstance(time_s, bool) or not isinstance(time_s, int | float) or not 0 <= time_s < _LATEST_S):
+            raise ValueError(f"{where}: time_s must be seconds from 0 to {_LATEST_S:g}, got {repr(time_s)[:80]}")
         yield frame, float(time_s), pose
 
 

@@ -12,9 +12,9 @@ rate of images that are not every frame, and `pose_unit=0.37` how many metres it
 """
 
 import json
-import math
 import re
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -275,6 +275,8 @@ def _numbers(value: Any, name: str) -> list[float]:
     """A list, a matrix or OpenCV's {rows, cols, data} as one list of finite numbers."""
     value = value.get("data") if isinstance(value, dict) else value
     flat = [one for row in value for one in (row if isinstance(row, list) else [row])] if isinstance(value, list) else None
-    if flat is None or not all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in flat):
+    if flat is None or not all(
+        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= sys.float_info.max for one in flat
+    ):
         raise ValueError(f"{name} must be finite numbers")
     return [float(one) for one in flat]

@@ -136,6 +136,9 @@ def test_nothing_is_made_up_between_poses() -> None:
         ("camera=twice.json", "frame 0 has two poses"),
         ("camera=none.json", "holds no pose"),
         ("camera=word.json", "must be a list"),
+        ("camera=huge.json", "4 finite numbers"),
+        ("camera=late.json", "must be seconds from 0 to 1e+09"),
+        ("camera=far.json", "frame must be a whole number from 0"),
         ("camera=unknown", "names camera 4"),
     ],
 )
@@ -156,6 +159,9 @@ def test_a_bad_path_is_named_in_one_line(tmp_path: Path, words: str, told: str) 
         "twice": [pose, pose],
         "none": [],
         "word": "file",
+        "huge": [pose | {"world_from_camera": [[1, 0, 0, 10**400], [0, 1, 0, 0], [0, 0, 1, 0]]}],
+        "late": [{"time_s": 10**400, "world_from_camera": pose["world_from_camera"]}],
+        "far": [pose | {"frame": 10**400}],
     }
     for name, value in poses.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(CAMERA | {"poses": value}))

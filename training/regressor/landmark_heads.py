@@ -31,7 +31,7 @@ class HeadsSettings:
 
     hint_steps: int = 2500
     coarse_steps: int = 2000
-    refinement_steps: int = 1000
+    refinement_steps: int = 2500
     """0 leaves the refinement out."""
     batch_size: int = 128
     refinement_batch_size: int = 32
@@ -46,7 +46,7 @@ class HeadsSettings:
     drop: float = 0.2
     """Share of the hidden numbers that are left out at each step; half as many of those that are read."""
     certainty: float = 0.1
-    """Weight of the hint's log-likelihood of depths beside its distances, per decimetre."""
+    """Weight of the hint's log-likelihood of depths beside its distances in centimetres."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class HintNetwork(nn.Module):
 def hint_loss(
     joints: Float[Tensor, "b 21 3"], deviation: Float[Tensor, "b 21"], target: Float[Tensor, "b 21 3"], certainty: float
 ) -> Float[Tensor, "b"]:
-    """Mean distance along the axes, decimetres times ten, and the Laplacian likelihood of the depths behind the wrist; one value a look."""
+    """Mean distance along the axes, centimetres, and the Laplacian likelihood of the depths behind the wrist; one value a look."""
     gap = (joints - target).abs()
     unlikely = (gap[:, 1:, 2] / deviation[:, 1:]).clamp(max=20) + deviation[:, 1:].log()
     return 100 * gap.mean((1, 2)) + certainty * unlikely.mean(1)
@@ -114,7 +114,8 @@ def train_hint(looks: Looks, settings: HeadsSettings) -> HintNetwork:
 
 
 def train_coarse(network: Regressor, looks: Looks, settings: HeadsSettings) -> None:
-    """The regressor's coarse hand, on looks that show a right one."""
+    """The regressor's coarse hand, on looks that show a right one. Raises ValueError where none does."""
+    _refuse_none(looks)
     looks = looks.take(np.flatnonzero(looks.right))
     torch.manual_seed(settings.seed)
     said, model = torch.from_numpy(looks.said), JointModel.of(load_hand_model())
@@ -125,17 +126,25 @@ def train_coarse(network: Regressor, looks: Looks, settings: HeadsSettings) -> N
 
 
 def train_refinement(network: Regressor, looks: Looks, settings: HeadsSettings) -> None:
-    """The regressor's refinement on looks with maps; the coarse hand stays as it is."""
+    """The regressor's refinement on looks with maps; the coarse hand stays as it is. Raises ValueError where none shows a right hand."""
+    _refuse_none(looks)
     torch.manual_seed(settings.seed)
     assert network.refinement is not None
     model = JointModel.of(load_hand_model())
     fewer = replace(settings, batch_size=settings.refinement_batch_size)
+    network.eval()  # what is frozen; `_steps` puts the refinement into training
     for rows, step in _steps(network.refinement, looks, fewer, settings.refinement_steps):
         told = looks.take(rows.numpy())
         with torch.no_grad():
-            coarse = network.eval().in_look(torch.from_numpy(told.said), [])[0]
+            coarse = network.in_look(torch.from_numpy(told.said), [])[0]
         maps = [torch.from_numpy(values.astype(np.float32)) for values in (told.map_28, told.map_14)]
         step(look_loss(network.mended(coarse, network.refinement.pyramid(maps)), told, model).mean())
+
+
+def _refuse_none(looks: Looks) -> None:
+    """Raise ValueError where no look shows a right hand."""
+    if not looks.right.any():
+        raise ValueError("no look shows a right hand: the shards hold no hand that is good enough to learn from")
 
 
 def look_loss(hand: Numbers, told: Looks, model: JointModel) -> Float[Tensor, "b"]:
@@ -152,7 +161,7 @@ def look_loss(hand: Numbers, told: Looks, model: JointModel) -> Float[Tensor, "b
 
 
 TO_KEYPOINTS = [FROM_KEYPOINTS.index(k) for k in range(21)]
-"""Of each of OpenPose's keypoints, its row among the points of `JointModel`."""
+"""Row of each of OpenPose's keypoints among the points of `JointModel`."""
 
 
 def _steps(network: nn.Module, looks: Looks, settings: HeadsSettings, num_steps: int) -> Iterator[tuple[Tensor, Callable[[Any], None]]]:
@@ -175,10 +184,15 @@ def _steps(network: nn.Module, looks: Looks, settings: HeadsSettings, num_steps:
 
 
 def chances(looks: Looks, real: float) -> Float[np.ndarray, "n"]:
-    """Chances of the looks to be drawn: real ones by their quality, so that they make up `real` of all where there are others."""
+    """Chances of the looks to be drawn: real ones by their quality, so that they make up `real` of all where there are others.
+
+    Raises ValueError where no look has a weight.
+    """
     of_kind = [np.where(looks.exact == exact, looks.weight, 0.0).astype(np.float64) for exact in (False, True)]
-    shares = [share if values.sum() else 0.0 for share, values in zip((real, 1 - real), of_kind, strict=True)]
-    total = sum(share * values / max(values.sum(), 1e-9) for share, values in zip(shares, of_kind, strict=True))
+    kinds = [(share, values) for share, values in zip((real, 1 - real), of_kind, strict=True) if values.any()]
+    if not kinds:
+        raise ValueError("no look has a weight: there is nothing to learn from")
+    total = sum((share if len(kinds) == 2 else 1.0) * values / values.sum() for share, values in kinds)
     return np.asarray(total / np.sum(total))
 
 

@@ -22,7 +22,7 @@ MAPS = {46: 40, 104: 112}
 SCREEN, WORLD = 161, 164
 NUM_SAID, HIDDEN, WIDTH = 1152 + 2 * 63, 512, 32
 _KNUCKLES = (5, 13)
-"""Of index and ring finger, whose middle with the middle finger's says where up is (`tracked_region`)."""
+"""Knuckles of index and ring finger, whose middle with the middle finger's says where up is (`tracked_region`)."""
 
 
 class Region(NamedTuple):

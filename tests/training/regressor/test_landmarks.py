@@ -16,7 +16,7 @@ from stages.detectors.mediapipe.hint import load_hint
 from studio.stills import Album
 from training.regressor.camera import project_to_crop
 from training.regressor.inference import SHIPPED, HandReconstructor
-from training.regressor.landmark_heads import HeadsSettings, chances, train_landmarks
+from training.regressor.landmark_heads import HeadsSettings, chances, train_coarse, train_landmarks, train_refinement
 from training.regressor.landmark_trunk import LandmarkTrunk, tracked
 from training.regressor.looks import Looks, looks_of
 from training.regressor.network import Regressor, RegressorSettings
@@ -102,7 +102,28 @@ def test_real_hands_have_their_share(looks: Looks) -> None:
     chance = chances(mixed, 0.25)
     assert chance[: len(looks)].sum() == pytest.approx(0.25)
     assert chance[0] == 0
-    assert chances(looks, 0.25).sum() == pytest.approx(1)
+    for real in (0.25, 1.0):  # there are no real ones
+        assert chances(looks, real).sum() == pytest.approx(1)
+    mixed.weight[:] = 0
+    with pytest.raises(ValueError, match="no look has a weight"):
+        chances(mixed, 0.25)
+
+
+def test_a_regressor_is_not_trained_on_no_hand(looks: Looks) -> None:
+    left, settings = looks.take(np.flatnonzero(~looks.right)), HeadsSettings(coarse_steps=1, refinement_steps=1)
+    network = Regressor(RegressorSettings(backbone="mediapipe", aggregation=("joints",)))
+    for train in (train_coarse, train_refinement):
+        with pytest.raises(ValueError, match="no look shows a right hand"):
+            train(network, left, settings)
+
+
+def test_the_refinement_learns_in_training_mode_and_what_is_frozen_does_not(shards: Path, tmp_path: Path) -> None:
+    mapped, modes = looks_of([shards], tmp_path, mapped=True), list[tuple[bool, bool]]()
+    network = Regressor(RegressorSettings(backbone="mediapipe", aggregation=("joints",)))
+    assert network.refinement is not None
+    network.refinement.register_forward_pre_hook(lambda module, _: modes.append((module.training, network.reader.training)))
+    train_refinement(network, mapped, HeadsSettings(refinement_steps=2, refinement_batch_size=4))
+    assert set(modes) == {(True, False)}
 
 
 def test_the_regressor_that_ships_sees_hands_it_never_saw() -> None:

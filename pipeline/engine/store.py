@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import socket
@@ -38,6 +39,8 @@ from stages.tables import Ledger as Lines
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
+
+_log = logging.getLogger(__name__)
 
 UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
 """What pyarrow was seen to raise over damaged files."""
@@ -153,12 +156,19 @@ class Store:
         return self._schemas[id(schema)][1]
 
     def write_ledger(self) -> None:
-        """Write down what footers said that the ledger did not know. For who holds the lock."""
+        """Write down what footers said that the ledger did not know. For who holds the lock.
+
+        Where it cannot be written that is told and no more: it decides nothing.
+        """
         if not self.ledger.fresh:
             return
         lines = self.ledger.lines()
-        with self.aside(self.part("", LEDGER)) as temporary:
-            write_part(_sealed(lines, {}), temporary)
+        try:
+            with self.aside(self.part("", LEDGER)) as temporary:
+                write_part(_sealed(lines, {}), temporary)
+        except (StoreError, OSError) as error:
+            _log.warning("%s is not written, so that the next plan takes longer: %s", self.part("", LEDGER), error)
+            return
         self.succeeded("", LEDGER)
         self.ledger = Ledger(lines)
 

@@ -98,6 +98,18 @@ def test_a_damaged_ledger_costs_time_alone_and_is_named(data: Path, footers: Foo
     assert (plan(data, "a", "b").pending, footers()) == ([], [])
 
 
+def test_a_ledger_that_cannot_be_written_ends_no_run(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = data / "ledger.parquet"
+    ledger.unlink()
+    ledger.mkdir()
+    graph = plan(data, "a", "b", offset=1)
+    assert len(graph.pending) > 0
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+    assert plan(data, "a", "b", offset=1).pending == []
+    assert all(str(ledger) in record.getMessage() and "\n" not in record.getMessage() for record in caplog.records)
+    assert caplog.records
+
+
 def test_parts_of_a_driver_that_died_are_taken_in_and_earlier_lines_stay(data: Path, footers: Footers) -> None:
     (data / "ledger.parquet").rename(data / "kept")
     finish(plan(data, "a", "b", offset=1), Where(local=True), on_outcome=lambda task, outcome: None)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitting.hand.mano import HandModel
 
 MOST_RATIO = 1.3
-"""Of the lengths of two palms: beyond it they are taken for those of two people. Ours: the shape of one hand alone errs by less."""
+"""Ratio of the lengths of two palms beyond which they are taken for those of two people. Ours: the shape of one hand alone errs by less."""
 
 Project = Callable[[Int64[np.ndarray, "m"], Float64[np.ndarray, "m points 3"]], Float64[np.ndarray, "m points 2"]]
 """Pixels of points in the axes of the cameras of some rows."""
@@ -39,7 +39,7 @@ def together(model: "HandModel", hands: Hands, fits: Fits, project: Project) -> 
     of_row[rows] = np.arange(len(rows))
     both = of_row[pairs][(of_row[pairs] >= 0).all(1)]
     place[both] = _apart(place[both])
-    return _with(fits, rows, betas, joints, outline, place, project, hands)
+    return _with(fits, rows, betas, joints, outline, place, both, project, hands)
 
 
 def _one_shape(hands: Hands, fits: Fits, pairs: Int64[np.ndarray, "k 2"]) -> tuple[Int64[np.ndarray, "m"], Float64[np.ndarray, "m 10"]]:
@@ -107,12 +107,17 @@ def _with(
     joints: Float64[np.ndarray, "m 21 3"],
     outline: Float64[np.ndarray, "m 778 3"],
     place: Float64[np.ndarray, "m 3"],
+    both: Int64[np.ndarray, "k 2"],
     project: Project,
     hands: Hands,
 ) -> Fits:
-    """Fits whose rows stand so, with all that hangs on it; where that is beyond the camera's sight they stay as they were."""
+    """Fits whose rows stand so, with all that hangs on it; where that is beyond the camera's sight they stay as they were.
+
+    `both`: which of the rows are a pair, that changes as a whole or not at all.
+    """
     pixels, border = project(rows, joints + place[:, None]), project(rows, outline + place[:, None])
     sound = np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)) & (place[:, 2] > 0)
+    sound[both[~sound[both].all(1)].ravel()] = False
     box = np.concatenate([border.min(1), border.max(1)], 1)
     confidence = np.nan_to_num(hands.keypoints[rows, :, 2].astype(np.float64)) * np.isfinite(hands.keypoints[rows, :, :2]).all(2)
     gap = np.linalg.norm(np.nan_to_num(hands.keypoints[rows, :, :2]) - pixels, axis=2)

@@ -95,6 +95,22 @@ def test_wrists_within_each_other_are_moved_apart_and_keep_their_order() -> None
         assert np.abs(before / before[:, 2:] - after / after[:, 2:]).max() < 1e-4
 
 
+def test_a_pair_is_changed_as_a_whole_or_not_at_all() -> None:
+    hands, fits, cameras = scene()
+    sight = Sight.of(hands, cameras)
+    assert sight is not None
+
+    def project(rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+        pixels = sight.project(rows, points)
+        pixels[rows == 3] = np.nan  # out of the camera's sight
+        return pixels
+
+    found = together(load_hand_model(), hands, fits, project)
+    assert same(found, fits, [2, 3])
+    assert not same(found, fits, [0])
+    assert same(found, placed(hands, fits, cameras), [0, 1, 4, 5])
+
+
 def test_hands_that_are_no_pair_stay_as_they_are() -> None:
     for person in (-1, np.arange(7)):
         hands, fits, cameras = scene(person=person)

@@ -51,7 +51,7 @@ class FitSettings:
     times as much. Ours, with the share below: of 499 hands of rendered albums that nobody trained on the mean PA-MPJPE falls from 9.9 to
     9.2 mm; half and twice as much change 0.1 mm."""
     hint_share: float = field(default=0.75, metadata={"least": 0, "most": 1} | _LATER)
-    """Of the way that landmarks are moved to where a hint's joints lie over them. Ours; 0.5 to 1 are alike."""
+    """Share of the way that landmarks are moved to where a hint's joints lie over them. Ours; 0.5 to 1 are alike."""
     depth_scale: float = field(default=0.05, metadata=_POSITIVE | _LATER)
     """Share of the box at which the depth loss turns from squared to linear. Ours."""
 

@@ -27,7 +27,7 @@ from stages.tables import PersonDetections, Table
 
 NETWORKS = ("pose_detection", "pose_landmark_full")
 MOST_TILES = 30
-"""Of a zoom: a strip of 5,000 x 3 pixels would have thousands, and a frame take minutes and gigabytes. Ours."""
+"""Tiles of a zoom: a strip of 5,000 x 3 pixels would have thousands, and a frame take minutes and gigabytes. Ours."""
 VISIBLE = 0.5
 FINGERTIPS = tuple((LANDMARKS.index(f"{side}_wrist"), LANDMARKS.index(f"{side}_index")) for side in ("left", "right"))
 SHOULDERS = [LANDMARKS.index("left_shoulder"), LANDMARKS.index("right_shoulder")]

@@ -35,7 +35,7 @@ class Pace:
 
 
 _LARGEST_MEMORY_BYTES = 2 << 30
-"""Of yt-dlp's process: what a page unfolds to beyond that is no description of a video."""
+"""Memory of yt-dlp's process: what a page unfolds to beyond that is no description of a video."""
 
 
 def attempt(request: Request, limit_s: float, pace: Pace | None = None) -> Answer | Failure:

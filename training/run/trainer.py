@@ -1,7 +1,8 @@
 """Ray Train's trainer of torch, changed in two things: where the ranks meet, and who hears Ctrl-C.
 
 Left to itself torch's store listens at every address of the machine, gloo and NCCL at that of the first network card; none asks
-who calls. Here all of them listen at the one address by which Ray knows a node, which is loopback where no other node can join.
+who calls. Here the store listens at the one address by which Ray knows a node. Where that is loopback, which no other node can reach,
+gloo and NCCL listen there as well; elsewhere they choose the interface. TPUs and the `init_method` of Ray's own trainer are left out.
 """
 
 import os

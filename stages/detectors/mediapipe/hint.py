@@ -42,9 +42,9 @@ def load_hint(path: Path | None = None) -> FindHints:
         mean, scale = (arrays[name].astype(np.float32) for name in ("mean", "scale"))
         layers = [tuple(arrays[f"{part}{k}"].astype(np.float32) for part in ("weight", "bias")) for k in range(NUM_LAYERS)]
     except KeyError as error:
-        raise ValueError(f"{path} holds no hint network ({error} is missing): train it anew by whim train hint") from error
+        raise ValueError(f"{path} holds no hint network ({error} is missing): train it anew by whim train landmarks") from error
     if [len(mean), *(len(bias) for _, bias in layers)] != [NUM_INPUTS, *(weight.shape[1] for weight, _ in layers[1:]), 84]:
-        raise ValueError(f"{path} holds a hint network of another shape: train it anew by whim train hint")
+        raise ValueError(f"{path} holds a hint network of another shape: train it anew by whim train landmarks")
 
     def find(looks: Sequence[Sequence[Landmarks]]) -> Float32[np.ndarray, "n 21 4"]:
         if not looks:

@@ -62,6 +62,7 @@ reviewed, and dropped with a reason when its fit is poor. {people}
 - Depth comes from the size of the hand model and the camera, of which is known: {cameras}. Where it is assumed depths are to scale
   alone, not metres; column `camera_from` says so of each frame.
 - How videos were read: {odd}.
+- Videos of the same content as another one, whose frames are here twice: {same}.
 - `ignore_boxes` are hands that were seen and not trusted. Count them neither as hands nor as background.
 - People are recognisable. Do not identify anyone, and do not infer health, origin or any other trait of a person.
 - Who wants to be left out is left out: remove the video from the manifest and run again; one shard is rewritten.
@@ -124,6 +125,7 @@ def dataset_card(
         pose_prior=pose_prior or "not stated",
         cameras=_counted(videos, "camera_from", CAMERAS) or "nothing",
         odd=_counted(videos, "odd", ODD) or "all as they are",
+        same=_same(videos) or "none",
         people=people,
         audits="".join(f"- **Audit**: {table_cell(line)}.\n" for line in audits),
         generators="; ".join(sorted({table_cell(e["generator"]) for e in entries})),
@@ -134,6 +136,13 @@ def dataset_card(
             for video, v in sorted(videos.items())
         ),
     )
+
+
+def _same(videos: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which videos have the same content as another one, in words; nothing is known of videos without a sha256."""
+    first: dict[str, str] = {}
+    pairs = [(name, first.setdefault(video.get("sha256") or name, name)) for name, video in sorted(videos.items())]
+    return ", ".join(f"{table_cell(later)} is {table_cell(one)}" for later, one in pairs if later != one)
 
 
 def _counted(videos: Mapping[str, Mapping[str, Any]], column: str, words: Mapping[str, str]) -> str:

@@ -38,6 +38,7 @@ _HAND_FIELDS = ("box", "side", "score", "quality", "error_px", "error_share", "s
 _FRAME_COLUMNS = ("video", "clip", "width", "height", "source", "title", "channel", "licence")
 _NAMED = ("odd", "camera_from")
 """Columns that the card counts videos by; shards of before lack them."""
+_CONTENT = "video_sha256"
 _MIRROR = np.tile(np.array([1.0, -1.0, -1.0]), 15)
 """What turns a left hand's axis-angle pose into the right hand's that it mirrors."""
 
@@ -178,14 +179,17 @@ def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any
     file = pq.ParquetFile(path)
     fields = [f"hands.list.element.{name}" for name in _HAND_FIELDS]
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[*_FRAME_COLUMNS, *_NAMED, *fields])
+        table = file.read_row_group(group, columns=[*_FRAME_COLUMNS, *_NAMED, _CONTENT, *fields])
         told = {name: table.column(name).to_pylist() for name in _NAMED if name in table.column_names}
         frames = {name: table.column(name).to_pylist() for name in _FRAME_COLUMNS}
+        contents = table.column(_CONTENT).to_pylist() if _CONTENT in table.column_names else [""] * table.num_rows
         lists = table.column("hands").combine_chunks()
         on_frame = lists.value_lengths().to_numpy()
         hands = lists.flatten()
         for i, video in enumerate(frames["video"]):
-            new = {"split": split, "frames": 0, "hands": 0} | {k: frames[k][i] for k in ("source", "title", "channel", "licence")}
+            new = {"split": split, "frames": 0, "hands": 0, "sha256": contents[i]} | {
+                k: frames[k][i] for k in ("source", "title", "channel", "licence")
+            }
             of_video = videos.setdefault(video, new)
             of_video["frames"] += 1
             for name, words in told.items():

@@ -191,6 +191,7 @@ def test_one_content_is_in_one_split(home: Path, tmp_path: Path) -> None:
     assert splits == {"val"}
     videos = {video for path in shard_bytes(tmp_path / "data") for video in pq.read_table(path, columns=["video"])["video"].to_pylist()}
     assert videos == {"asl_yes", "a_copy"}
+    assert "twice: asl_yes is a_copy." in (tmp_path / "data/shards/README.md").read_text()
 
 
 def test_a_fetched_video_that_is_gone_or_cut_is_fetched_again_when_it_is_wanted(home: Path, served: str, tmp_path: Path) -> None:

@@ -105,6 +105,21 @@ def test_card_names_licences_models_and_limits(shards: Path) -> None:
     assert json.loads((shards / "index.json").read_text())["pose_prior"] == "invented (licence: Apache-2.0)"
 
 
+def test_card_names_videos_of_the_same_content(sources: dict[str, ClipTables], tmp_path: Path) -> None:
+    stage = Pack(row_group_size=8, negatives=1.0)
+    path = tmp_path / "train/train-00000-of-00001.parquet"
+    path.parent.mkdir()
+    for name in "ac":
+        sources[name].videos.sha256[0] = "5" * 64
+    write_shard(stage, stage.build()(list(sources.values())), path, {"fingerprint": "a" * 64, "key": "train"})
+    write_index(tmp_path)
+    assert "as another one, whose frames are here twice: c is a." in (tmp_path / "README.md").read_text()
+    sources["c"].videos.sha256[0] = "6" * 64
+    write_shard(stage, stage.build()(list(sources.values())), path, {"fingerprint": "b" * 64, "key": "train"})
+    write_index(tmp_path)
+    assert "as another one, whose frames are here twice: none." in (tmp_path / "README.md").read_text()
+
+
 def test_shards_of_two_runs_are_not_indexed_as_one(shards: Path) -> None:
     shutil.copy(shards / "train" / "train-00000-of-00002.parquet", shards / "train" / "train-00000-of-00004.parquet")
     with pytest.raises(ValueError, match="00002 and of 00004"):

@@ -122,7 +122,7 @@ def _look(path: Path, videos: Videos, settings: Split, reading: Reading) -> _See
         seen.same_stream = stream is _first_stream(container)
         clock = _ClockBefore(stream)
         size: tuple[int, int] | None = None
-        part: int | None = None
+        part: tuple[int] | None = None
         for index, (time_s, score, frame) in enumerate(scene_scores(decode(path, reading))):
             seen.same_times &= clock(frame) == time_s
             if time_s < start_s:

@@ -61,7 +61,7 @@ def near_poses(store: Store, found: Found) -> Near:
 
 
 def near_frames(store: Store) -> Near:
-    """Stored frames that show nearly what a frame of another video shows; distances in bits of 64. None where the index is damaged."""
+    """Stored frames that show nearly what a frame of another video shows; distances in bits of 256. None where the index is damaged."""
     places, hashes = [], []
     for name, frame, told in _hashed_frames(store):
         places.append((name, frame, -1))

@@ -86,7 +86,7 @@ def _largest(container: Any) -> Any:
 
 
 def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Every frame that can be decoded from where the container stands; `opaque` of one after a change of the codec is its part."""
+    """Every frame that can be decoded from where the container stands; `opaque` of one after a change of the codec holds its part."""
     import av
 
     for packet in packets(container, stream):
@@ -96,7 +96,7 @@ def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
             continue
         if part := getattr(container, "part", 0):
             for frame in frames:
-                frame.opaque = part
+                frame.opaque = (part,)  # an object of its own: PyAV forgets one with the first of its frames that goes
         yield from frames
 
 

@@ -17,6 +17,7 @@ import pytest
 from pipeline.dataset.oddities import ODD, odd_lines
 from pipeline.manifest import read_listing
 from stages.download import Download
+from stages.media.film import find_film, open_video, raw_frames, stream_of
 from stages.media.frames import Reading, decode, images_of, read_frames
 from stages.media.probe import Probe, probe
 from stages.media.spliced import Spliced
@@ -273,6 +274,16 @@ def test_damage_in_a_film_of_several_codecs_is_passed_over(tmp_path: Path) -> No
     assert 20 <= len(frames) < 30
     path.write_bytes(b"".join(whole[:first][k * 188 : (k + 1) * 188] + whole[-first:][:188] for k in range(first // 188)))
     assert len(list(images_of(path))) <= 10
+
+
+def test_each_frame_tells_its_part_whatever_becomes_of_the_others(tmp_path: Path) -> None:
+    path = joined(*CODECS["ba"], suffix=".ts")(tmp_path, "ba.ts")
+    with open_video(path) as container:
+        film = find_film(path, container)
+        assert film is not None
+        frames = list(raw_frames(container, stream_of(container, film)))
+    del frames[12]
+    assert [frame.opaque for frame in frames] == [None] * 10 + [(1,)] * 9
 
 
 def test_an_error_in_a_later_part_ends_that_part_and_no_part_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Brings every part of a graph to an end, from what is pending to shards that hold nothing that is no longer wanted."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Executor, Local, OnRay, Summary, run
 from pipeline.engine.stopping import Stopping
+from pipeline.engine.store import StoreError
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
-from stages.shards import whole_of
+from stages.shards import SPLITS, whole_of
 from stages.stage import Prepares
 
 
@@ -39,8 +41,9 @@ def finish(
     """Run what is pending, in this process or on Ray; then remove the shards whose every video has come into another one, or left.
 
     `on_outcome` is called after each task. Where it is `stopping`, tasks stay pending. The shards' index is the caller's to renew
-    (`pipeline.dataset.index.renew_index`).
+    (`pipeline.dataset.index.renew_index`). Raises StoreError where the shards would be written into another data folder.
     """
+    _refuse_foreign(_folder(graph))
     summary, executor = Summary(), None
     graph.store.write_ledger()
     for _ in range(_MOST_PASSES):
@@ -141,6 +144,27 @@ def _recorded(graph: Graph, folder: Path) -> set[Path]:
     }
 
 
+def _refuse_foreign(folder: Path | None) -> None:
+    """Raise StoreError where the shards' folder, or one of a split, is a link into another data folder; on another disk it may lie."""
+    if folder is None:
+        return
+    ours = Path(os.path.realpath(folder.parent))
+    for path in (folder, *(folder / split for split in SPLITS)):
+        real = Path(os.path.realpath(path))  # of a link to itself as well
+        home = real.parent if path == folder else real.parent.parent
+        if path.is_symlink() and home != ours and (home / "run.json").is_file():
+            raise StoreError(f"{path} leads to the shards of another data folder, {home}: remove the link; nothing was changed there")
+
+
+def _is_ours(graph: Graph, shard: Path) -> bool:
+    """Whether a recorded shard was packed from this data folder: what lies behind a link is where each of its videos is known here."""
+    root = graph.store.root
+    if shard.resolve() == root.resolve() / shard.relative_to(root):
+        return True
+    held = graph.store.clips_in(shard)
+    return bool(held) and all(graph.store.part("videos", video).is_file() for video, _ in held)
+
+
 def _retired(graph: Graph) -> list[Path]:
     """Recorded shards that no task wants and whose frames are all in a committed one, or are no longer wanted."""
     folder = _folder(graph)
@@ -164,4 +188,5 @@ def _retired(graph: Graph) -> list[Path]:
     def is_wanted(path: Path) -> bool:
         return any(video in waiting or clip in unpacked for video, clip in graph.store.clips_in(path))
 
-    return [path for path in sorted(_recorded(graph, folder) - tasks.keys()) if path.is_file() and not is_wanted(path)]
+    earlier = sorted(path for path in _recorded(graph, folder) - tasks.keys() if path.is_file())
+    return [path for path in earlier if _is_ours(graph, path) and not is_wanted(path)]

@@ -15,7 +15,7 @@ from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.graph import Graph, State
-from pipeline.engine.store import Store
+from pipeline.engine.store import Store, StoreError
 from pipeline.remove import remove
 from stages import pack
 from stages.pack import Pack
@@ -226,6 +226,34 @@ def test_a_removal_lists_no_frame_twice(make: Make, tmp_path: Path) -> None:
     remove(graph.store, ["anna"])
     assert images(shards).keys() == {sample for sample in before if not sample.startswith("anna/")}
     assert not any("anna" in pq.read_table(path, columns=["video"])["video"].to_pylist() for path in shards.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("link", ["shards", "shards/train"])
+def test_the_shards_of_another_data_folder_are_left_alone(make: Make, tmp_path: Path, link: str) -> None:
+    make("anna", shard_mb=100)
+    other, before = tmp_path / "other", files(tmp_path / "data/shards")
+    (tmp_path / "data").rename(other)
+    Store(other).write_json("run.json", {})
+    (tmp_path / "data" / link).parent.mkdir(parents=True)
+    (tmp_path / "data" / link).symlink_to(other / link)
+    with pytest.raises(StoreError, match="another data folder"):
+        make("bert", shard_mb=100)
+    assert files(other / "shards") == before
+
+
+def test_shards_may_lie_on_another_disk_but_strangers_beside_them_stay(make: Make, tmp_path: Path) -> None:
+    make("anna", shard_mb=100)
+    disk = tmp_path / "disk"
+    (tmp_path / "data").rename(tmp_path / "other")
+    (tmp_path / "other/shards").rename(disk)
+    stranger, whole = disk / "train/train-00000-of-00001.parquet", "train-00000-of-00001.parquet"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/shards").symlink_to(disk)
+    make("bert", "long")
+    assert stranger.exists(), "no video of it was ever of this folder"
+    stranger.unlink()
+    make("bert", "long", shard_mb=100, min_quality=0.01)
+    assert [path.name for path in disk.rglob("*.parquet")] == [whole], "its own earlier files have gone"
 
 
 def test_a_name_stands_for_the_same_clips_whatever_else_the_list_has() -> None:

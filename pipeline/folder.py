@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.graph import Graph
+from pipeline.engine.plan.contents import Contents
 from pipeline.engine.store import Store
 from pipeline.manifest import Listing, read_listing, storable, withdrawn_in, without
 from pipeline.recipes import find_recipe
@@ -76,6 +77,8 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
         raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
     videos = [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
     listing = _listing(store, videos, given=asked.videos is not None)
+    if not asked.leave:
+        _refuse_others(store, listing.manifest)
     unlisted = _unlisted(store, listing)
     manifest = listing.manifest if asked.leave else Manifest.concat([listing.manifest, unlisted])
     plain = find_recipe(recipe)(manifest, store.root)
@@ -142,6 +145,26 @@ def _listing(store: Store, videos: list[str], *, given: bool) -> Listing:
             raise
         withdrawn = withdrawn_in(store.root / "removed.txt")
         return Listing(without(before, withdrawn), (), withdrawn)  # the videos were put away; what was made of them is here
+
+
+def _refuse_others(store: Store, manifest: Manifest) -> None:
+    """Raise ValueError where a known id now names another local file of other content: it would take the first video's place.
+
+    A file that changed where it lies is that video still, and so is a copy of it elsewhere.
+    """
+    known = _known(store)
+    before = {} if known is None else dict(zip(map(str, known.video), map(str, known.source), strict=True))
+    contents = Contents(store)
+    for video, source in zip(map(str, manifest.video), map(str, manifest.source), strict=True):
+        first = before.get(video, source)
+        if first == source or not (first.startswith("/") and source.startswith("/") and Path(source).is_file()):
+            continue
+        row = contents.row(video)
+        if row is not None and row.sha256[0] and not contents.is_of(video, Path(source)):
+            raise ValueError(
+                f"{source} would take the place of {first}: both are called {video}, and they are not the same content; "
+                f"give it a name of its own in a list, `{source} id=NAME`, or let the first one go with --leave"
+            )
 
 
 def _unlisted(store: Store, listing: Listing) -> Manifest:

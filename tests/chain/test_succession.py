@@ -194,6 +194,20 @@ def test_one_content_is_in_one_split(home: Path, tmp_path: Path) -> None:
     assert "twice: asl_yes is a_copy." in (tmp_path / "data/shards/README.md").read_text()
 
 
+def test_another_video_of_a_known_name_takes_no_place(home: Path, data: Path, tmp_path: Path) -> None:
+    before = shard_bytes(data)
+    first, other, listed = home / "videos/asl_bird.mkv", tmp_path / "b/asl_bird.mkv", tmp_path / "list.txt"
+    other.parent.mkdir()
+    shutil.copy2(home / "videos/asl_yes.mkv", other)
+    listed.write_text(f"{home}/videos/asl_yes.mkv split=train\n{other} split=train\n")
+    with pytest.raises(ValueError, match=f"{other} would take the place of {first}.* id=NAME.*--leave"):
+        load(data, Asked(videos=listed), remember=True)
+    assert load(data, Asked(videos=listed, leave=True)).graph.pending
+    shutil.copy2(first, other)
+    assert load(data, Asked(videos=listed)).graph.pending == [], "a copy of the same content"
+    assert shard_bytes(data) == before
+
+
 def test_a_fetched_video_that_is_gone_or_cut_is_fetched_again_when_it_is_wanted(home: Path, served: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{served}/videos/intel/asl_yes.mkv id=yes split=train\n")
     data = tmp_path / "data"

@@ -36,6 +36,7 @@ def test_an_error_of_a_user_comes_out_as_itself(shards: Callable[..., list[Path]
         launch(MeanColour(bad_steps=(0, 1, 2)), loader(shards(1)), settings, tmp_path)
 
 
+@pytest.mark.long  # it wants a process in which no Ray of another address ran
 def test_two_workers_train_as_one_and_listen_on_loopback_alone(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     paths, doors = shards(1), tmp_path / "doors"
     launch(MeanColour(norm=False, doors=doors), loader(paths), SETTINGS, tmp_path / "two", num_workers=2, join_ray=join)

@@ -33,7 +33,7 @@ class Assumed:
     media_gb_per_hour: float = 1.4
     """An hour of video without sound, 720 to 1080 lines: between 0.8 and 2."""
     shard_kb_per_frame: float = SHARD_KB_PER_FRAME
-    """The same that a run tells before it downloads."""
+    """Kilobytes of a stored frame: the figure by which a run tells the disk that it needs, before it downloads."""
     core_hour: float = 0.045
     """Dollars: a vCPU of AWS c7i in us-east-1, list price of 2025. Spot is about a third of it."""
     gb_month: float = 0.023

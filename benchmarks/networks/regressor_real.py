@@ -71,7 +71,7 @@ def scenes(seed: int, pictures_each: int = 4) -> Iterator[AlbumScene]:
 def _hidden(
     vertices: Float64[np.ndarray, "k 778 3"], faces: np.ndarray, truth: dict[str, np.ndarray], size: tuple[int, int]
 ) -> Int64[np.ndarray, "k 21"]:
-    """What hides each joint, from depth images of each hand alone."""
+    """Number in `KINDS` of what hides each joint, from depth images of each hand alone."""
     depths = []
     for points in vertices:
         focal, middle = float(truth["focal_px"][0]), np.array(size[::-1]) / 2
@@ -94,7 +94,7 @@ def _hidden(
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Regressed:
-    """What the network says of each found hand, as the hand of the side that was found."""
+    """Joints in space that the regressor says of each found hand, of the side that was found."""
 
     network: HandReconstructor
     coarse: list[np.ndarray] = field(default_factory=list)

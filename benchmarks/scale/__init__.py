@@ -1,1 +1,1 @@
-"""What a clip costs as a dataset grows, with stages that do next to nothing."""
+"""Cost of a clip as a dataset grows, with stages that do next to nothing."""

@@ -64,7 +64,7 @@ def _of(num_clips: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, num_clips: int) -> dict[str, Any]:
-    """What each step takes, and the most memory up to the status."""
+    """Seconds of each step by processor and by clock, and the most memory up to the status."""
     from benchmarks.scale.clips import manifest, recipe
     from pipeline.engine.finish import Where, finish
     from pipeline.engine.graph import Graph

@@ -97,7 +97,7 @@ def _nothing() -> str:
 
 
 def linked(content: str, link: str) -> str:
-    """What leads to a view of `whim browse` once the page is shown there, and to nothing before."""
+    """Content as a link to a view of `whim browse`, which leads there once the page is shown by it, and nowhere before."""
     return f'<a data-browse="{escape(link)}">{content}</a>' if link else content
 
 

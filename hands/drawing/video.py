@@ -41,7 +41,7 @@ def frames_of(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.nd
 
 
 def _camera_frames(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[np.ndarray, "h w 3"]]]:
-    """What a camera films until it ends: one that breaks off after its first frame has ended."""
+    """Frames that a camera films until it ends: one that breaks off after its first frame has ended."""
     attached = source.startswith("webcam")
     place = f"/dev/video{source.partition(':')[2] or 0}" if attached else source
     count = 0

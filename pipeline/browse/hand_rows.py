@@ -89,7 +89,7 @@ def _refused_rows(clip: int, refused: pa.Table) -> pa.Table:
 
 
 def _of_hands(clip: int, hands: pa.Table) -> dict[str, Any]:
-    """What the table of hands says, boxes by their corners, with sizes."""
+    """Columns of the table of hands, boxes by their corners, with sizes."""
     n = len(hands)
     box = hands["box"].combine_chunks().flatten().to_numpy().reshape(n, 4)
     size_px = (box[:, 2:] - box[:, :2]).max(1, initial=0)

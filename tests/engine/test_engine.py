@@ -154,6 +154,17 @@ def test_what_takes_many_times_as_long_as_others_is_told_once(tmp_path: Path, ca
     assert [record.getMessage() for record in caplog.records] == ["count a-0001 has taken 31 s where 2.0 s is usual, on here, pid 1"]
 
 
+def test_a_part_that_is_reported_and_does_not_lie_in_the_folder_is_not_believed(tmp_path: Path) -> None:
+    here, elsewhere, stages = tmp_path / "here", tmp_path / "elsewhere", toy.recipe()
+    graph, told = load(here, stages, "a"), []
+    worker = Local(elsewhere, stages)  # as on a node where another folder has the path of ours
+    summary = run(graph, worker, on_outcome=lambda task, outcome: told.append((outcome.state, outcome.reason, outcome.message)))
+    assert (elsewhere / "videos/a.parquet").is_file()
+    assert told == [(State.RETRY, "exception", f"reported done, but its part is not in {here}: does that node see the same folder?")]
+    assert states(summary) == {("fetch", "retry"): 1, ("cut", "blocked"): 1}
+    assert (summary.num_made, summary.found_other) == (0, True)
+
+
 def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
     with Store(tmp_path).lock():
         other = Store(tmp_path)

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from fitting.files import model_file, weights_folder
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.parcel import Parcel, adopt, pack, unpack
+from pipeline.engine.run import Local, run
+from pipeline.engine.store import Store
 from tests.engine import toy
 
 
@@ -101,3 +104,22 @@ def test_a_driver_without_weights_takes_the_data_folder_s(tmp_path: Path, monkey
     monkeypatch.setenv("WHIM_WEIGHTS", "/elsewhere")
     adopt(tmp_path)
     assert os.environ["WHIM_WEIGHTS"] == "/elsewhere"
+
+
+def test_a_worker_with_other_model_files_than_the_driver_s_makes_nothing(tmp_path: Path) -> None:
+    before: list[Any] = [toy.Fetch(), toy.Cut(num_clips=1)]
+    ordered, held = ([*before, Reader(hashes=(sha(b"one"), sha(other)))] for other in (b"two", b"too"))
+    outcomes = []
+    graph = Graph(ordered, toy.manifest("a"), Store(tmp_path)).load()
+    run(graph, Local(tmp_path, held), on_outcome=lambda task, outcome: outcomes.append(outcome))
+    *made, refused = outcomes
+    assert {outcome.state for outcome in made} == {"done"}
+    assert refused.state == "retry"
+    assert refused.message.startswith(f"model file file1 is {sha(b'too')[:12]} on ")
+    assert f" and {sha(b'two')[:12]} where the run was started: copy the weights folder there" in refused.message
+    error = Store(tmp_path).error("reviews", "a-0000")
+    assert error is not None
+    assert (error.message, error.permanent) == (refused.message, False)
+    assert not list((tmp_path / "reviews").glob("*.parquet"))
+    run(Graph(ordered, toy.manifest("a"), Store(tmp_path)).load(), Local(tmp_path, ordered))
+    assert [path.name for path in (tmp_path / "reviews").iterdir()] == ["a-0000.parquet"]

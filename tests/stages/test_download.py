@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.download import Download, Lane, is_offered
+from stages.download import Download, Lane, _request, is_offered
 from stages.stage import Failure, Reason
 from stages.tables import Manifest, Videos
 from stages.web.fetch import Request, classify
@@ -137,6 +137,19 @@ def test_a_video_arrives_whole_with_its_checksum(site: Site, tmp_path: Path) -> 
     assert (videos.width[0], videos.height[0], videos.frames_per_second[0], videos.codec[0]) == (640, 360, 25.0, "h264")
     assert videos.tool[0].startswith("yt-dlp 20")
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["-abc_DEF123.info.json", "-abc_DEF123.mp4"]
+
+
+def test_a_video_may_have_the_bytes_that_its_length_allows(tmp_path: Path) -> None:
+    def asked(num_frames: int, frames_per_second: float, **changes: Any) -> int:
+        rate, length = np.full(1, frames_per_second), np.full(1, num_frames, np.int64)
+        manifest = replace(line("http://host/clip.mp4"), num_frames=length, frames_per_second=rate)
+        return _request(manifest, "http://host/clip.mp4", settings(tmp_path, **changes)).largest_bytes
+
+    assert asked(24, 24.0) == 64 * 2**20 + 16_000_000
+    assert asked(240, 24.0) == 64 * 2**20 + 160_000_000
+    assert asked(24, 0.0) == 64 * 2**20 + 16_000_000, "an unknown rate counts as 24 a second"
+    assert asked(24, 24.0, largest_bytes=1_000_000) == 1_000_000, "no more than the setting allows"
+    assert asked(0, 24.0, largest_bytes=1 << 30) == 1 << 30, "nobody knows its length"
 
 
 def test_a_second_run_asks_for_nothing(site: Site, tmp_path: Path) -> None:

@@ -7,14 +7,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from pipeline.engine.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.graph import Seat
+from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus
-from pipeline.engine.worker import Worker
+from pipeline.engine.run import Lost, OnRay
+from pipeline.engine.worker import Order, Worker
+from stages.stage import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,6 +146,50 @@ def test_ray_lies_where_its_sockets_fit_and_this_user_may_write(told: pytest.Mon
 def test_shares_of_a_gpu_are_packed(shares: list[float], num_gpus: int, sizes: list[int]) -> None:
     seats = [Seat(1.0, share, "", str(number)) for number, share in enumerate(shares)]
     assert list(on_gpus(seats, num_gpus).values()) == sizes
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, dict[str, Any]]]:
+    """What Ray tells of a cluster that nobody started: `here` takes connections, `lost` takes none, though Ray holds both for alive."""
+    import ray
+
+    with socket.create_server(("127.0.0.1", 0)) as here, socket.socket() as lost:
+        lost.bind(("127.0.0.1", 0))  # its port is taken, so that no other program listens there
+        told: dict[str, dict[str, Any]] = {
+            name: {"NodeID": name, "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port, "Resources": {}}
+            for name, port in (("here", here.getsockname()[1]), ("lost", lost.getsockname()[1]))
+        }
+        told["here"]["Resources"] = {"CPU": 4.0, "GPU": 1.0}
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+        monkeypatch.setattr(ray, "nodes", lambda: list(told.values()))
+        monkeypatch.setattr(ray, "cluster_resources", lambda: told["here"]["Resources"])
+        monkeypatch.setattr(ray, "wait", lambda watched, **_: ([], watched))
+        monkeypatch.setattr(ray, "kill", lambda worker: None)
+        yield told
+
+
+@pytest.mark.usefixtures("nodes")
+def test_shares_of_a_gpu_that_no_device_holds_together_are_refused(tmp_path: Path) -> None:
+    seats = [Seat(1.0, 0.6, "", ""), Seat(1.0, 0.6, "", "mmpose")]
+    with pytest.raises(ValueError, match=r"workers of 0\.6 and 0\.6 GPU, and the cluster's 1 does not hold one of each: .* smaller shares"):
+        OnRay(tmp_path, [], seats)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_an_item_that_ran_over_its_limit_on_a_lost_node_is_not_held_against_it(tmp_path: Path) -> None:
+    executor, order = OnRay(tmp_path, [], []), Order("a-0000", (0,), ({},), "a")
+    ended: dict[str, Lost] = {}
+    for node in ("here", "lost"):
+        executor.places[node] = Place(node, f"host-{node}", 7)
+        executor.busy[f"answer of {node}"] = (Seat(1.0, 0.0, "", ""), node, order, time.monotonic() - 1.0, 60.0)
+        ((_, told),) = executor.wait()
+        assert isinstance(told, Lost)
+        ended[node] = told
+    assert ended["here"] == Lost(Reason.TIMEOUT, "ran over its limit of 60 s", counts=True, where="on host-here, pid 7")
+    assert ended["lost"] == Lost(Reason.WORKER_DIED, "node host-lost was lost", counts=False, where="on host-lost, pid 7")
+    assert not executor.busy
 
 
 def test_a_worker_that_did_not_begin_can_be_named() -> None:

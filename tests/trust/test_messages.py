@@ -115,6 +115,25 @@ def test_files_that_are_not_taken_are_named(videos: Path, tmp_path: Path, capsys
     assert {Path(one["name"]).name for one in as_json["left_out"]} == {"._one.mkv", "notes.txt"}
 
 
+def test_videos_that_the_list_names_no_longer_are_counted_and_the_way_out_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in "abcdefg":
+        (tmp_path / "videos" / f"{name}.mp4").touch()
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/videos/g.mp4\n")
+    data, run = tmp_path / "data", ("run", "--local", "--until", "download")
+    told(capsys, *run, "--videos", tmp_path / "videos", "--data", data, status=whim.ITEMS_FAILED)
+    where = "--videos", tmp_path / "list.txt", "--data", data
+    six = "6 videos of the last run are not in this list"
+    said = " ".join(told(capsys, "plan", *where, status=whim.DONE).split())
+    assert f"{six} and stay; --leave lets them go: a, b, c, d, e, ..." in said
+    for words, status in ((("plan",), whim.DONE), (run, whim.ITEMS_FAILED)):
+        said = " ".join(told(capsys, *words, "--leave", *where, status=status).split())
+        assert f"{six} and leave the dataset: a, b, c, d, e, ..." in said
+    assert "not in this list" not in told(capsys, "plan", *where, status=whim.DONE), "they have left"
+
+
 def test_a_run_in_which_every_video_failed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4"):

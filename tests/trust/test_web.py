@@ -221,6 +221,24 @@ def test_half_a_file_is_no_file(site: Hostile, tmp_path: Path) -> None:
     assert Path(again.path[0]) == media / "v.mp4", "a note led out of its folder"
 
 
+def test_a_video_its_note_and_their_folder_are_on_the_disk_before_it_counts(
+    site: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media, really = tmp_path / "media", os.fsync
+    flushed: list[tuple[Path, list[str]]] = []
+
+    def flush(descriptor: int) -> None:
+        really(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_relative_to(media.resolve()):
+            flushed.append((path.relative_to(media.resolve()), sorted(one.name for one in media.iterdir() if one.is_file())))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    assert isinstance(fetched(site.url("ok/clip.mp4"), media, socket_timeout_s=60), Videos)
+    whole = ["v.info.json", "v.mp4"]
+    assert flushed == [(Path("incoming/v/v.mp4"), []), (Path("incoming/v/info.json"), []), (Path(), whole)]
+
+
 def test_a_site_that_refuses_is_given_longer_and_longer_pauses(site: Hostile, tmp_path: Path) -> None:
     request = Request(url=site.url("429/x.mp4"), folder=str(tmp_path), stem="v", lines=360, frames_per_second=0, socket_timeout_s=3)
     patient = Download(folder=tmp_path, attempts=1, youtube_pause_s=2.0, youtube_pauses=2)

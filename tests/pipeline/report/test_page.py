@@ -241,3 +241,17 @@ def test_the_page_answers_what_a_person_asks_first(tmp_path: Path) -> None:
     page = (data / "report.html").read_text()
     assert all(f"{path} is corrupt" in page for path in bad)
     assert "1 videos have no hand that was kept" in page
+
+
+def test_files_that_were_not_taken_stand_in_the_page_with_why(tmp_path: Path) -> None:
+    folder, data = tmp_path / "videos", tmp_path / "data"
+    folder.mkdir()
+    for name in ("empty.mp4", "._one.mkv", "notes <1>.txt"):
+        (folder / name).touch()
+    words = ["-q", "--local", "--recipe", "fast", "--until", "download"]
+    assert whim.main(["run", *words, "--videos", str(folder), "--data", str(data)]) == whim.ITEMS_FAILED
+    assert whim.main(["report", "-q", "--data", str(data)]) == whim.DONE
+    page = (data / "report.html").read_text()
+    assert "<summary>2 files beside the videos were not taken</summary>" in page
+    assert f"<li>{folder}/._one.mkv: hidden</li>" in page
+    assert f"<li>{folder}/notes &lt;1&gt;.txt: no video by its name and content</li>" in page

@@ -195,10 +195,11 @@ class Fitter:
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         hint, seen_confidence = hint.to(like)[:, order], confidence.to(like)[:, order]
         share = self.settings.hint_share * torch.isfinite(deviation).all(1).to(like)
-        normalised = mended(normalised, seen_confidence, hint, share)
-        perspective = torch.zeros_like(side) if turned is None else side / turned.focal
-        deep = depth_cue(normalised, seen_confidence, hint, trust_in(deviation, self.settings).to(like)[:, order])
-        seen = Landmarks(normalised, seen_confidence, *deep, perspective.to(like))
+        perspective = (torch.zeros_like(side) if turned is None else side / turned.focal).to(like)
+        rays = None if turned is None else perspective
+        normalised = mended(normalised, seen_confidence, hint, share, rays)
+        deep = depth_cue(normalised, seen_confidence, hint, trust_in(deviation, self.settings).to(like)[:, order], rays)
+        seen = Landmarks(normalised, seen_confidence, *deep, perspective)
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint, side.log().to(like), tied)
         fitted = self._columns(best.state, seen, centre.to(like), side.to(like))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.media.heif import is_heif_photo
 from stages.media.probe import is_video
 from stages.media.sequence import IMAGE_SUFFIXES, films_among, is_pattern, name_of
 
@@ -17,6 +18,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 _UNFINISHED = frozenset(".part .partial .crdownload .download .ytdl .tmp .temp .bak .old .orig".split())  # noqa: SIM905
 """What is not there yet, or was put aside: not taken, whatever it holds."""
+_MAY_MOVE = frozenset({".webp", ".heic", ".heif", ".avif"})
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _LONGEST_ID_BYTES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -106,14 +108,19 @@ def _sort(path: Path, found: Found, folders: list[Path]) -> None:
         found.left_out.append(LeftOut(shown_name(path), "no file of the disk"))
     elif suffix in VIDEO_SUFFIXES:
         found.videos.append(path)
-    elif suffix in IMAGE_SUFFIXES and not (suffix == ".webp" and is_video(path)):
+    elif suffix in IMAGE_SUFFIXES and not _is_film(path, suffix):
         found.images.append(path)
     elif suffix in _UNFINISHED:
         found.left_out.append(LeftOut(shown_name(path), "unfinished or put aside, by its name"))
-    elif suffix == ".webp" or is_video(path):
+    elif suffix in IMAGE_SUFFIXES or is_video(path):
         found.videos.append(path)
     else:
         found.left_out.append(LeftOut(shown_name(path), "no video by its name and content"))
+
+
+def _is_film(path: Path, suffix: str) -> bool:
+    """Whether a file that has the name of an image moves."""
+    return suffix in _MAY_MOVE and is_video(path) and not is_heif_photo(path)
 
 
 def _is_text(name: str) -> bool:

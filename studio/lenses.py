@@ -1,7 +1,9 @@
 """A rendered image as another camera at the same place would have taken it: fisheye, full sphere, or turned."""
 
+from functools import lru_cache
+
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from fitting.camera import Camera
 
@@ -18,8 +20,14 @@ def taken_by(
     """The image of a camera that sees what a pinhole at its place saw, and grey around it."""
     import cv2
 
-    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    rays = camera.rays(np.stack([columns, rows], -1)) @ rotation
-    with np.errstate(invalid="ignore"):
-        pixels = np.nan_to_num(pinhole.project(rays) - 0.5, nan=-10.0).astype(np.float32)
+    pixels = _sampled(camera, rotation.astype(np.float64).tobytes(), pinhole)
     return np.asarray(cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(AROUND,) * 3), np.uint8)
+
+
+@lru_cache(maxsize=2)
+def _sampled(camera: Camera, rotation: bytes, pinhole: Camera) -> Float32[np.ndarray, "other_height other_width 2"]:
+    """Where each pixel of the camera lies in the pinhole's image, as cv2 counts: the images of a film share it."""
+    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    rays = camera.rays(np.stack([columns, rows], -1)) @ np.frombuffer(rotation).reshape(3, 3)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(pinhole.project(rays) - 0.5, nan=-10.0).astype(np.float32)

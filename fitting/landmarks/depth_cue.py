@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fitting.settings import FitSettings
 
+_NEAREST = 0.1
+"""Least share of the wrist's depth at which a point counts as seen."""
 MOST_MISFIT = 0.1
 """Root mean square, box sides, by which 3D landmarks may miss the 2D ones they lie behind. Ours; 99 of 100 rendered hands are below."""
 
@@ -22,19 +24,33 @@ class Laid(NamedTuple):
     believed: Bool[Tensor, "n"]  # the scale is positive and the two disagree by less than `MOST_MISFIT`
 
 
-def laid_over(keypoints: Float[Tensor, "n 21 2"], confidence: Float[Tensor, "n 21"], world: Float[Tensor, "n 21 3"]) -> Laid:
-    """World landmarks over those of the image."""
+def laid_over(
+    keypoints: Float[Tensor, "n 21 2"],
+    confidence: Float[Tensor, "n 21"],
+    world: Float[Tensor, "n 21 3"],
+    perspective: Float[Tensor, "n"] | None = None,  # as `fitting.objective.Landmarks`; None is weak perspective
+) -> Laid:
+    """World landmarks over those of the image.
+
+    With perspective x = (s X + t) / (1 + h s Z), Z behind the wrist; which is linear in s and t, x = s (X - h x Z) + t, with the x that is
+    seen on the right.
+    """
     known = torch.isfinite(world).all(-1) & (confidence > 0)
     known = known & known[:, :1]
     weight = torch.where(known, confidence, 0)
     share = (weight / weight.sum(1, keepdim=True).clamp_min(1e-9))[..., None]
     world = torch.where(known[..., None], world, 0)
-    middle = (share * keypoints).sum(1, keepdim=True)
-    flat, seen = world[..., :2] - (share * world[..., :2]).sum(1, keepdim=True), keypoints - middle
+    behind = torch.where(known, world[..., 2] - world[:, :1, 2], 0)
+    bent = world[..., :2] if perspective is None else world[..., :2] - perspective[:, None, None] * keypoints * behind[..., None]
+    middle, of_bent = (share * keypoints).sum(1, keepdim=True), (share * bent).sum(1, keepdim=True)
+    flat, seen = bent - of_bent, keypoints - middle
     scale = (share * flat * seen).sum((1, 2)) / (share * flat**2).sum((1, 2)).clamp_min(1e-12)
     misfit = (share * (seen - scale[:, None, None] * flat) ** 2).sum((1, 2)).sqrt()
     depth = scale[:, None] * (world[..., 2] - world[:, :1, 2])
-    return Laid(middle + scale[:, None, None] * flat, depth, weight, (scale > 0) & (misfit < MOST_MISFIT))
+    points = middle + scale[:, None, None] * (world[..., :2] - of_bent)
+    if perspective is not None:
+        points = points / (1 + perspective[:, None] * scale[:, None] * behind).clamp_min(_NEAREST)[..., None]
+    return Laid(points, depth, weight, (scale > 0) & (misfit < MOST_MISFIT))
 
 
 def depth_cue(
@@ -42,19 +58,24 @@ def depth_cue(
     confidence: Float[Tensor, "n 21"],
     world: Float[Tensor, "n 21 3"],  # metres, camera axes, in the same order, wrist first
     trust: Float[Tensor, "n 21"] | float = 1.0,  # factor of the depths' confidences
+    perspective: Float[Tensor, "n"] | None = None,
 ) -> tuple[Float[Tensor, "n 21"], Float[Tensor, "n 21"]]:
     """Depths behind the wrist, box sides, and their confidences: the landmarks' times `trust`, 0 where nothing is known or believed."""
-    laid = laid_over(keypoints, confidence, world)
+    laid = laid_over(keypoints, confidence, world, perspective)
     confidence = laid.weight * laid.believed[:, None] * trust
     confidence[:, 0] = 0  # the wrist lies at 0 by definition
     return torch.where(confidence > 0, laid.depth, 0), confidence
 
 
 def mended(
-    keypoints: Float[Tensor, "n 21 2"], confidence: Float[Tensor, "n 21"], hint: Float[Tensor, "n 21 3"], share: Float[Tensor, "n"]
+    keypoints: Float[Tensor, "n 21 2"],
+    confidence: Float[Tensor, "n 21"],
+    hint: Float[Tensor, "n 21 3"],
+    share: Float[Tensor, "n"],
+    perspective: Float[Tensor, "n"] | None = None,
 ) -> Float[Tensor, "n 21 2"]:
     """Landmarks moved by a share of the way to where a hint that is believed lies over them."""
-    laid = laid_over(keypoints, confidence, hint)
+    laid = laid_over(keypoints, confidence, hint, perspective)
     moves = (laid.weight > 0) & laid.believed[:, None]
     return torch.where(moves[..., None], keypoints + share[:, None, None] * (laid.points - keypoints), keypoints)
 

@@ -7,7 +7,10 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from stages.media.atoms import box_in
+from stages.media.upright import beside
 
 _DIAGONAL_MM = math.hypot(36, 24)
 _FOCAL_KEY = "focal_length.35mm"
@@ -17,7 +20,6 @@ _EQUIRECTANGULAR = 0
 _EXIF_FOCAL, _EXIF_FOLDER = 0xA405, 0x8769
 _LEAST_MM, _MOST_MM = 5.0, 2000.0
 _LEAST_DEG, _MOST_DEG = 10.0, 150.0
-_MOST_BOXES, _MOST_BYTES = 4096, 1 << 20
 
 
 def camera_tags(path: Path, container: Any, stream: Any, frame: Any, width: int, height: int) -> str:
@@ -44,34 +46,11 @@ def _gopro_deg(path: Path) -> float:
         with path.open("rb") as file:
             if file.read(8)[4:] != b"ftyp":
                 return 0.0
-            told = dict(_gpmf(_box(file, (b"moov", b"udta", b"GPMF"), 0, path.stat().st_size)))
+            told = dict(_gpmf(box_in(file, (b"moov", b"udta", b"GPMF"), 0, path.stat().st_size)))
         (degrees,) = struct.unpack(">f", told[b"ZFOV"][:4])
         return float(degrees) if told[b"VFOV"][:1] == b"L" and _LEAST_DEG <= degrees <= _MOST_DEG else 0.0
     except (OSError, KeyError, struct.error):
         return 0.0
-
-
-def _box(file: BinaryIO, names: tuple[bytes, ...], start: int, stop: int) -> bytes:
-    """The content of a box within boxes (ISO/IEC 14496-12); empty where there is none, or more than a camera writes."""
-    at = start
-    for _ in range(_MOST_BOXES):
-        file.seek(at)
-        head = file.read(16)
-        if at + 8 > stop or len(head) < 8:
-            return b""
-        size, name, first = struct.unpack(">I", head[:4])[0], head[4:8], at + 8
-        if size == 1 and len(head) == 16:
-            size, first = struct.unpack(">Q", head[8:])[0], at + 16
-        end = stop if size == 0 else at + size
-        if end <= first - 1 or end > stop:
-            return b""
-        if name == names[0] and len(names) == 1:
-            file.seek(first)
-            return file.read(end - first) if end - first <= _MOST_BYTES else b""
-        if name == names[0] and (found := _box(file, names[1:], first, end)):
-            return found
-        at = end
-    return b""
 
 
 def _gpmf(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -88,11 +67,8 @@ def _gpmf(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_sphere(frame: Any) -> bool:
-    try:
-        mapping = frame.side_data.get("SPHERICAL")
-    except ValueError:  # PyAV knows no name for what a camera wrote beside it
-        return False
-    return mapping is not None and struct.unpack("<i", bytes(mapping)[:4])[0] == _EQUIRECTANGULAR
+    mapping = beside(frame, "SPHERICAL")
+    return len(mapping) >= 4 and struct.unpack("<i", mapping[:4])[0] == _EQUIRECTANGULAR
 
 
 def _quicktime_mm(metadata: dict[str, str]) -> float:

@@ -5,6 +5,7 @@ them there is a guess. A missing stamp follows the one before by that frame's le
 (transport streams) a leap of its stamps is closed.
 """
 
+import math
 from typing import Any
 
 _MAY_LEAP = 0x0200
@@ -14,12 +15,25 @@ _NO_STAMPS = 0x0080
 _LEAP_S = 10.0
 """A leap forward, in seconds: ffmpeg's -dts_delta_threshold."""
 _LEAP_BACK_S = 0.1
+_MOST_REPEATED = 3
+"""A stamp that comes again more often is none."""
+
+
+_FASTEST = 10_000
+"""Frames a second beyond which an average is a fault of the container: of bare DV it is the length of its clock's tick."""
 
 
 def rate_of(container: Any, stream: Any) -> float:
-    """Frames a second on average, as a container says; of a bare stream as its codec does; 25 where nobody does."""
+    """Frames a second on average, as a container says; of a bare stream as its codec does; NaN where nobody does."""
     bare = container.format.flags & _NO_STAMPS
-    return float((stream.codec_context.framerate if bare else None) or stream.average_rate or 25)
+    told = (stream.codec_context.framerate if bare else None, stream.average_rate, stream.guessed_rate)
+    return next((float(rate) for rate in told if rate and rate <= _FASTEST), math.nan)
+
+
+def step_of(container: Any, stream: Any) -> float:
+    """Seconds from frame to frame on average; those of 25 frames a second where nobody says it."""
+    rate = rate_of(container, stream)
+    return 1 / rate if rate > 0 else 0.04
 
 
 class Clock:
@@ -27,7 +41,7 @@ class Clock:
 
     def __init__(self, container: Any, stream: Any, origin: int | None = None) -> None:
         self.tick_s = float(stream.time_base)
-        self._rate_step_s = 1.0 / rate_of(container, stream)
+        self._rate_step_s = step_of(container, stream)
         self._may_leap = bool(container.format.flags & _MAY_LEAP)
         self._stamped = not container.format.flags & _NO_STAMPS
         self._pts_guessed = container.format.name == "avi"
@@ -37,6 +51,7 @@ class Clock:
         self._length_s = self._rate_step_s
         self._shift_s = 0.0
         self._faulty_pts = self._faulty_dts = 0
+        self._repeated = 0  # how often the last stamp came again
         self._last_pts: int | None = None
         self._last_dts: int | None = None
 
@@ -54,11 +69,20 @@ class Clock:
                 if abs(leap_s) > _LEAP_S or time_s + _LEAP_BACK_S < before_s:
                     self._shift_s -= leap_s
                     time_s -= leap_s
+        self._repeated = self._repeated + 1 if stamp is not None and stamp == self._last_stamp else 0
         if time_s <= before_s + 1e-6:
-            time_s = before_s + self._rate_step_s
+            time_s = before_s + self._nudge_s(stamp, before_s - time_s)
         self._length_s = self._length_of(frame, time_s - before_s if self._last_stamp is not None else 0.0)
         self._last_s, self._last_stamp = time_s, stamp
         return time_s
+
+    def _nudge_s(self, stamp: int | None, late_s: float) -> float:
+        """How long after the frame before one is shown whose stamp is no later: where it only came again, so little that the next
+        frames keep their own times."""
+        step_s, before = self._rate_step_s, self._last_stamp
+        if stamp is None or before is None or stamp < before or late_s >= step_s or self._repeated > _MOST_REPEATED:
+            return step_s
+        return step_s / 2**self._repeated if self._repeated else min(step_s, max(self.tick_s, 1e-4))
 
     def _stamp(self, frame: Any) -> int | None:
         """libavcodec's guess_correct_pts."""

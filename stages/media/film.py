@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.media.heif import film_of_tiles, tiling_of
 from stages.media.spliced import Spliced, parts_of
 from stages.media.webp import film_of_webp, is_animated_webp
 
@@ -19,6 +20,8 @@ _MAX_READ_ERRORS = 1000
 """A container that only errs ends here: no file makes it spin."""
 _PEEK_PACKETS = 2000
 """How far a file with several streams is read to tell a film from a preview of one frame."""
+_CROPPED_TO_THE_PIXEL = 1
+"""AV_CODEC_FLAG_UNALIGNED, as ffmpeg's program: else what a film cuts off on its left side is shown."""
 _MOST_NAMED = 6
 """So many films are named, the rest counted."""
 
@@ -39,6 +42,8 @@ def open_video(path: Path) -> Any:
     av.logging.set_level(None)  # errors come as exceptions; libav would also print a line for every damaged block
     if is_animated_webp(path):
         return film_of_webp(path)
+    if tiling := tiling_of(path):
+        return film_of_tiles(path, tiling)
     if parts := parts_of(path):
         return Spliced(path, parts, _largest)
     # a playlist posing as a video must not reach the network
@@ -74,6 +79,7 @@ def stream_of(container: Any, film: Film) -> Any:
     """The film's stream, ready to be decoded."""
     stream = container.streams[film.stream]
     stream.codec_context.thread_count = 1  # what comes out of damaged files is then the same everywhere
+    stream.codec_context.flags |= _CROPPED_TO_THE_PIXEL
     grown = max(_MOST_PIXELS, 4 * _num_pixels(stream))
     stream.codec_context.options = {"max_pixels": str(grown)}
     return stream

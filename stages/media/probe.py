@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.cameras.tags import camera_tags
-from stages.media.clock import rate_of
+from stages.media.clock import rate_of, step_of
 from stages.media.film import Film, find_film, open_video, packet_ends_s, raw_frames, stream_of
 from stages.media.frames import LOOKED_AT
+from stages.media.heif import is_heif_photo, tiling_of
 from stages.media.sequence import IMAGE_SUFFIXES
 from stages.media.spliced import Spliced
 from stages.media.tone import transfer_of
@@ -118,7 +119,7 @@ def _is_marked(head: bytes, marks: Mapping[int, Sequence[bytes]]) -> bool:
 def is_image(path: Path) -> bool:
     """Whether a file is one image, of whatever name. Raises as `open_video`."""
     with open_video(path) as container:
-        return _is_image(container) and container.streams.video[0].frames <= 1
+        return (_is_image(container) or is_heif_photo(path)) and container.streams.video[0].frames <= 1
 
 
 def _is_image(container: Any) -> bool:
@@ -138,9 +139,9 @@ def _probe(path: Path, container: Any, stream: Any, film: Film, frames: list[Any
     return Probe(
         width=shape.width,
         height=shape.height,
-        frames_per_second=rate_of(container, stream) if stream.average_rate else math.nan,
+        frames_per_second=rate_of(container, stream),
         duration_s=_duration_s(path, container, stream),
-        codec="webp" if is_animated_webp(path) else stream.codec_context.codec.canonical_name,
+        codec="webp" if is_animated_webp(path) else "heif" if tiling_of(path) else stream.codec_context.codec.canonical_name,
         pixel_format=frames[0].format.name,
         rotation_deg=round(-frames[0].rotation / 90) * 90 % 360,
         film=film,
@@ -176,7 +177,7 @@ def _packets_s(path: Path, index: int, claimed_s: float) -> float:
             last_s = max(last_s, end_s)
             if packet.stream_index == index:
                 ends_s.append(end_s)
-        step_s = 1 / rate_of(container, stream)
+        step_s = step_of(container, stream)
     whole = claimed_s - (last_s - begins_s) < _CUT_OFF_S
     return max(ends_s) - min(ends_s) + step_s if ends_s and whole else math.inf
 

@@ -19,7 +19,7 @@ from stages.media.film import find_film, open_video, raw_frames, stream_of
 
 DEFAULT_RATE = 25.0
 """Images a second where nobody says it: ffmpeg's."""
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff".split())  # noqa: SIM905  one line reads better
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .heic .heif .avif".split())  # noqa: SIM905  one line reads better
 """A file of one of these names is a video of one frame, or one frame of a film; an image that poses as a video is none."""
 FEWEST = 5
 """So many numbered images of a folder are a film, fewer are images of their own. Ours."""

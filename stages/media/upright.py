@@ -5,8 +5,8 @@ mirrored as the file's display matrix says: sizes and boxes are those of the ima
 grey; high dynamic range and wide gamut are mapped to BT.709 (`stages.media.tone`).
 """
 
-import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from stages.media.tone import to_bt709, transfer_of
 
 GREY = 128
 """What lies behind transparent pixels."""
+_NAMELESS = range(28, 40)
+"""Numbers of what can lie beside a frame (libavutil/frame.h) from the first that PyAV 18 has no name for: views, displays, EXIF."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +43,35 @@ class Shape:
 
 
 def _display_matrix(frame: Any) -> tuple[float, float, float, float]:
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV knows no name for what a camera wrote beside it (EXIF); the turn alone can be had
-        turn = math.radians(frame.rotation)
-        return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
-    a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+    matrix = beside(frame, "DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(matrix, "<i4")[:5].tolist() if matrix else (1, 0, 0, 0, 1)
     return a, b, c, d
+
+
+def beside(frame: Any, name: str) -> bytes:
+    """What lies beside a frame by PyAV's name of it, such as DISPLAYMATRIX or SPHERICAL; empty where nothing does."""
+    try:
+        found = frame.side_data.get(name)
+    except ValueError:  # PyAV has no name for something else that lies there, such as EXIF, and then shows nothing
+        found = _without_nameless(frame).side_data.get(name)
+    return bytes(found) if found else b""
+
+
+def _without_nameless(frame: Any) -> Any:
+    """The frame without what PyAV has no name for."""
+    import av
+
+    graph = av.filter.Graph()
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+    for number in _NAMELESS:
+        cleared = graph.add("sidedata", f"mode=delete:type={number}")
+        last.link_to(cleared)
+        last = cleared
+    sink = graph.add("buffersink")
+    last.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def has_alpha(frame: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from fitting.fit import Fitter
 from fitting.hand.mano import HandModel
-from fitting.landmarks.depth_cue import depth_cue, mended
+from fitting.landmarks.depth_cue import depth_cue, laid_over, mended
 from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
@@ -74,3 +74,18 @@ def test_a_hint_mends_landmarks(invent: Callable[..., Any]) -> None:
     wrong = hint.clone()
     wrong[:, 5] = 1.0
     np.testing.assert_array_equal(mended(seen, sure, wrong, torch.ones(16, dtype=torch.float64)), seen)
+
+
+def test_before_a_known_camera_a_hint_lies_over_the_image_as_that_sees_it(invent: Callable[..., Any]) -> None:
+    joints, focal_px, distance_m = torch.as_tensor(invent(16).joints), 600.0, 0.4
+    joints = joints - joints[:, :1]
+    place = torch.tensor([0.01, -0.02, distance_m], dtype=torch.float64)
+    pixels = focal_px * (joints + place)[..., :2] / (joints + place)[..., 2:]
+    side = (pixels.amax(1) - pixels.amin(1)).amax(1)
+    keypoints, sure = pixels / side[:, None, None], torch.ones(16, 21, dtype=torch.float64)
+    true = laid_over(keypoints, sure, joints, side / focal_px)
+    torch.testing.assert_close(true.points, keypoints, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(true.depth, joints[..., 2] * (focal_px / distance_m / side)[:, None], rtol=1e-9, atol=1e-9)
+    assert (laid_over(keypoints, sure, joints).points - keypoints).norm(dim=-1).mean() > 0.01
+    for one, other in zip(laid_over(keypoints, sure, joints), laid_over(keypoints, sure, joints, torch.zeros(16).double()), strict=True):
+        assert torch.equal(one, other)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def repacked(codec: str, suffix: str, how: str = "-c copy") -> Callable[[Path, s
     return make
 
 
+def shown_as(how: str, suffix: str, filters: str = "") -> Callable[[Path, str], Path]:
+    """A file that is to be shown turned or mirrored."""
+
+    def make(folder: Path, out: str) -> Path:
+        ffmpeg(f"{{s:64x48}} {filters} {X264}", folder, f"first{suffix}")
+        return ffmpeg(f"{how} -i first{suffix} -c copy", folder, out)
+
+    return make
+
+
 RGB = "format=gbrp,setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr:range=pc"
 PLAIN = f"{RGB},zscale=m=bt709:r=tv,format=yuv420p"
 TO_HDR = f"{RGB},zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt2020:t={{}}:npl=203:m=bt2020nc:r=tv,format=yuv420p10le"
@@ -123,6 +134,14 @@ FILES: dict[str, File] = {
     "grows.vob": File(make=joined(f"{{s:64x48}} -r 25 {MPEG2}", f"{{s:96x72}} -r 25 {MPEG2} -output_ts_offset 1.54", suffix=".vob")),
     "turns.mkv": File(make=listed("{s:64x48} -c:v libvpx", "{s:48x64} -c:v libvpx", suffix=".mkv")),
     "turns.nut": File(make=listed("{s:64x48} -c:v mjpeg", "{s:48x64} -c:v mjpeg", suffix=".nut")),
+    "cropped.mp4": File(make=repacked(X264, ".mp4", "-c copy -bsf:v h264_metadata=crop_left=4:crop_right=6:crop_top=2:crop_bottom=8")),
+    "uneven_sides.webm": File(make="{s:65x49} -c:v libvpx"),
+    # turned and mirrored
+    "mirrored.mp4": File(make=shown_as("-display_hflip:v", ".mp4")),
+    "mirrored.mkv": File(make=shown_as("-display_hflip:v", ".mkv")),
+    "turned_mirrored.mp4": File(make=shown_as("-display_rotation:v 90 -display_hflip:v", ".mp4")),
+    "upside_down.mov": File(make=shown_as("-display_rotation:v 180 -display_vflip:v", ".mov")),
+    "turned_wide.mp4": File(make=shown_as("-display_rotation:v 90", ".mp4", "-vf setsar=4/3"), like="scale=iw:ih/sar", tolerance=15),
     # fields
     "top_first.mp4": File(make=f"{{s:64x48}} {INTERLACED} {X264} -x264-params tff=1", like=BWDIF),
     "top_first.mkv": File(make=f"{{s:64x48}} {INTERLACED} {MPEG2}".replace("top", "top,setfield=tff"), like=BWDIF),
@@ -132,6 +151,12 @@ FILES: dict[str, File] = {
     "pq.mp4": File(make=f"{{s:64x48}} -vf {TO_HDR.format('smpte2084')} -c:v libx265 -x265-params log-level=none", tolerance=255),
     "hlg.mkv": File(make=f"{{s:64x48}} -vf {TO_HDR.format('arib-std-b67')} -c:v libx265 -x265-params log-level=none", tolerance=255),
     "wide.ts": File(make=f"{{s:64x48}} -vf {WIDE} {X264}", tolerance=255),
+    # pixels
+    "deep.mov": File(make="{s:64x48} -c:v prores_ks -profile:v 3 -pix_fmt yuv422p10le"),
+    "green_blue_red.mkv": File(make="{s:64x48} -c:v ffv1 -pix_fmt gbrp10le"),
+    "red_green_blue.mp4": File(make="{s:64x48} -c:v libx264rgb -preset ultrafast -pix_fmt rgb24"),
+    "palette.avi": File(make="{s:64x48} -vf split[a][b];[a]palettegen[p];[b][p]paletteuse -c:v rawvideo -pix_fmt pal8"),
+    "cinema.mxf": File(make="{s:64x48} -r 25 -c:v jpeg2000 -pix_fmt yuv422p"),
     # what is transparent
     "alpha.mov": File(make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -c:v qtrle", like="grey"),
     "alpha.mkv": File(make="{s:64x48} -vf format=rgba,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a='4*X' -c:v ffv1 -pix_fmt bgra", like="grey"),
@@ -162,6 +187,13 @@ FILES: dict[str, File] = {
     "material.mxf": File(make="{s:64x48} -r 25 -c:v mpeg2video -bf 2"),
     "fragments.mp4": File(make=f"{{s:64x48}} {X264} -movflags frag_keyframe+empty_moov"),
     "disc.vob": File(make=f"{{s:64x48}} -r 25 {MPEG2}"),
+    "two_programmes.ts": File(
+        make=f"{{s:32x24}} {{s:64x48}} -map 0 -map 1 {MPEG2} -program title=a:st=0 -program title=b:st=1", stream=1, num_films=2,
+    ),
+    "two_films.mpg": File(make=two(f"{MPEG2} -r 25", first="{s:32x24}", second="{s:64x48}", flags="-f vob"), stream=1, num_films=2),
+    "before_nought.mp4": File(make=f"{{s:64x48}} {X264} -output_ts_offset -0.3 -avoid_negative_ts disabled"),
+    "pieces.mp4": File(make=f"{{s:64x48}} {X264} -movflags cmaf+frag_keyframe"),
+    "fine_clock.mp4": File(make=f"{{s:64x48}} {X264} -r 7.123457 -video_track_timescale 999983"),
     "old.avi": File(make="{s:64x48} -c:v mpeg4 -bf 2"),
 }  # fmt: skip
 
@@ -189,6 +221,37 @@ def shown(path: Path, stream: int, like: str) -> tuple[list[float], list[str], b
     found = re.findall(r"pts_time:(\S+).*? s:(\d+x\d+)", ran.stderr.decode(errors="replace"))
     times = [float(time) for time, _ in found]
     return [time - times[0] for time in times], [size for _, size in found], ran.stdout
+
+
+def test_the_rate_is_one_that_frames_can_have(tmp_path: Path) -> None:
+    for make, name, rate in (
+        ("{s:720x576} -r 25 -c:v dvvideo -pix_fmt yuv420p", "bare.dv", 25.0),
+        (FILES["cinema.mxf"].make, "cinema.mxf", 25.0),
+        ("{s:64x48} -c:v libvpx", "bare.ivf", 10.0),
+    ):
+        assert isinstance(make, str)
+        found = probe(ffmpeg(make, tmp_path, name))
+        assert isinstance(found, Probe)
+        assert found.frames_per_second == pytest.approx(rate), name
+
+
+def test_a_frame_whose_stamp_comes_again_leaves_the_next_ones_their_times(tmp_path: Path) -> None:
+    stamps = [0, 100, 100, 200, 250, 250, 250, 400, 401, 1000, 1100]
+    with av.open(str(tmp_path / "again.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts = number
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = stamp
+                packet.time_base = Fraction(1, 1000)
+                container.mux(packet)
+    times = [time_s for time_s, _ in images_of(tmp_path / "again.mkv")]
+    assert np.diff(times).min() > 0
+    own = [number for number, stamp in enumerate(stamps) if stamp not in stamps[:number]]
+    assert [times[number] for number in own] == pytest.approx([stamps[number] / 1000 for number in own], abs=1e-6)
+    assert len(set(stamps)) < len(times) == len(stamps)
 
 
 @pytest.mark.parametrize("name", FILES)

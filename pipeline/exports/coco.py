@@ -17,6 +17,7 @@ NAMES: Mapping[str, str] = {"left": "left_hand", "right": "right_hand", "unknown
 SKELETON = [[1 if k % 4 == 1 else k, k + 1] for k in range(1, 21)]
 """Bones, counted from 1 as COCO does: from the wrist to each finger's first joint, then along it."""
 MANO = ("betas", "global_orient", "hand_pose", "transl", "camera", "joints_3d", "joints_2d")
+PLACE = ("camera_from", "focal_px", "principal", "transl_world", "global_orient_world")
 MORE = (
     "hand",
     "track",
@@ -90,7 +91,7 @@ def _hands(frame: Frame) -> Iterator[dict[str, Any]]:
         "keypoints": plain(marked),
         "keypoint_confidence": plain(confidence.astype(np.float32)),
         "num_keypoints": known.sum(1).tolist(),
-        **{name: plain(hands[name]) for name in (*MORE, *MANO)},
+        **{name: plain(hands[name]) for name in (*MORE, *MANO, *PLACE)},
     }
     for row in range(len(frame)):
         side = side_name(hands["side"][row])

@@ -17,7 +17,8 @@ import numpy as np
 from pipeline.exports.source import Frame, Source, json_of, plain, seen, side_name
 from stages.tables import HAND_KEYPOINTS
 
-FIELDS = ("score", "quality", "track", "person", "error_px", "betas", "global_orient", "hand_pose", "transl", "camera")
+FIELDS = ("score", "quality", "track", "person", "error_px", "betas", "global_orient", "hand_pose", "transl", "camera",
+          "camera_from", "focal_px", "transl_world", "global_orient_world")  # fmt: skip
 EDGES = [[0 if k % 4 == 1 else k - 1, k] for k in range(1, 21)]
 
 

@@ -73,7 +73,8 @@ class Frame:
     def about_it(self) -> dict[str, Any]:
         """All that is known of it but its hands and its image, as plain values."""
         own = {"sample": self.sample, "video": self.video, "clip": self.clip, "frame": self.frame, "time_s": self.time_s}
-        return own | {"split": self.split, "scale": self.scale, **self.about, "extra": dict(self.extra)}
+        pose = {"world_from_camera": plain(self.world_from_camera)} if np.isfinite(self.world_from_camera).all() else {}
+        return own | {"split": self.split, "scale": self.scale, **self.about, "extra": dict(self.extra)} | pose
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -31,8 +31,19 @@ HAND: Mapping[str, list[str]] = {
     "camera": ["scale_px_per_m", "wrist_x_px", "wrist_y_px"],
 }
 """State of a hand, with names and units: `observation.left_hand.box` and so on. Camera axes: x right, y down, z forward."""
+WORLD: Mapping[str, list[str]] = {
+    "in_world": ["in_world"],
+    "wrist_world": ["wrist_x_world_m", "wrist_y_world_m", "wrist_z_world_m"],
+    "global_orient_world": ["orient_x_world_rad", "orient_y_world_rad", "orient_z_world_rad"],
+}
+"""Besides, where some hand of the data set is in the world; `in_world` says whether this one is."""
 STATE = ("present", "wrist", "global_orient", "hand_pose")
 """What `observation.state` holds of each hand, one after the other: what policies take."""
+
+
+def of_hand(plan: Plan) -> Mapping[str, list[str]]:
+    """The state of a hand in a data set."""
+    return {**HAND, **WORLD} if plan.in_world else HAND
 
 
 def features(plan: Plan, *, video: bool) -> dict[str, dict[str, Any]]:
@@ -47,7 +58,9 @@ def features(plan: Plan, *, video: bool) -> dict[str, dict[str, Any]]:
         facts = {"height": height, "width": width, "codec": "h264", "pix_fmt": "yuv420p", "is_depth_map": False, "fps": plan.fps}
         of_image["info"] = {f"video.{name}": value for name, value in (facts | {"channels": 3}).items()} | {"has_audio": False}
     both = [f"{side}_{name}" for side in SIDES for key in STATE for name in HAND[key]]
-    vectors = {"observation.state": both} | {f"observation.{side}_hand.{key}": names for side in SIDES for key, names in HAND.items()}
+    vectors = {"observation.state": both} | {
+        f"observation.{side}_hand.{key}": names for side in SIDES for key, names in of_hand(plan).items()
+    }
     told = {CAMERA: of_image} | {name: {"dtype": "float32", "shape": [len(of)], "names": of} for name, of in vectors.items()}
     single = {"source.time_s": "float64", "source.frame": "int64", "timestamp": "float32"}
     single |= dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")

@@ -20,6 +20,7 @@ class Plan:
     size: tuple[int, int]  # width and height of all images
     tracks: Mapping[tuple[str, int], int]  # of clip and side the track that is shown
     left_out: frozenset[str]  # clips of another rate
+    in_world: bool  # whether some hand is
 
 
 def planned(source: Source) -> Plan:
@@ -27,9 +28,11 @@ def planned(source: Source) -> Plan:
     sizes: Counter[tuple[int, int]] = Counter()
     seen_on: defaultdict[tuple[str, int], Counter[int]] = defaultdict(Counter)
     times: defaultdict[str, list[float]] = defaultdict(list)
+    in_world = False
     for frame in source.frames(images=False):
         sizes[frame.width, frame.height] += 1
         times[frame.clip].append(frame.time_s)
+        in_world = in_world or bool(np.isfinite(frame.hands["transl_world"]).all(1).any())
         for side, track in zip(frame.hands["side"].tolist(), frame.hands["track"].tolist(), strict=True):
             seen_on[frame.clip, side][track] += 1
     source.videos.clear()  # they are counted again by the reading that writes
@@ -41,7 +44,7 @@ def planned(source: Source) -> Plan:
     other = frozenset(clip for clip, step in steps.items() if abs(step * fps - 1) > RATE_TOLERANCE)
     tracks = {key: min(of, key=lambda track: (-of[track], track)) for key, of in seen_on.items()}
     size = max(sizes, key=lambda one: (sizes[one], one)) if sizes else (2, 2)
-    return Plan(fps=fps, size=(size[0] - size[0] % 2, size[1] - size[1] % 2), tracks=tracks, left_out=other)
+    return Plan(fps=fps, size=(size[0] - size[0] % 2, size[1] - size[1] % 2), tracks=tracks, left_out=other, in_world=in_world)
 
 
 def _round(rate: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from pipeline.exports.glb import place
-from pipeline.exports.lerobot.features import HAND, SIDES, STATE
+from pipeline.exports.lerobot.features import SIDES, STATE, of_hand
 from pipeline.exports.lerobot.plan import Plan
 from pipeline.exports.source import Frame, seen
 
@@ -31,12 +31,13 @@ def fitted(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> tuple[UI
 def state(frame: Frame, plan: Plan, scale: float, shift: np.ndarray) -> dict[str, Any]:
     """The two hands of a frame, and the vector of both."""
     row: dict[str, Any] = {}
+    known = of_hand(plan)
     vector: list[np.ndarray] = []
     for name, side in SIDES.items():
         track = plan.tracks.get((frame.clip, side))
         of = np.flatnonzero((frame.hands["side"] == side) & (frame.hands["track"] == track))
-        hand = _hand(frame, int(of[0]), plan, scale, shift) if len(of) else {key: np.zeros(len(names)) for key, names in HAND.items()}
-        row |= {f"observation.{name}_hand.{key}": hand[key].astype(np.float32) for key in HAND}
+        hand = _hand(frame, int(of[0]), plan, scale, shift) if len(of) else {key: np.zeros(len(names)) for key, names in known.items()}
+        row |= {f"observation.{name}_hand.{key}": hand[key].astype(np.float32) for key in known}
         vector += [hand[key].astype(np.float32) for key in STATE]
     return row | {"observation.state": np.concatenate(vector)}
 
@@ -48,7 +49,9 @@ def _hand(frame: Frame, row: int, plan: Plan, scale: float, shift: np.ndarray) -
     points[:, :2] = points[:, :2] * scale + shift
     points = np.where(seen(hands["keypoints"])[:, None], np.nan_to_num(points), 0)
     camera = np.concatenate([hands["camera"][:1] * scale, hands["camera"][1:] * scale + shift])
-    wrist = place(camera[None], np.array([plan.size], np.float64))[0]
+    told_place = hands["focal_px"] > 0 and np.isfinite(hands["transl"]).all()
+    wrist = hands["transl"] if told_place else place(camera[None], np.array([plan.size], np.float64))[0]
+    in_world = np.isfinite(hands["transl_world"]).all() and np.isfinite(hands["global_orient_world"]).all()
     told = {
         "present": np.ones(1),
         "quality": np.atleast_1d(hands["quality"]),
@@ -56,6 +59,9 @@ def _hand(frame: Frame, row: int, plan: Plan, scale: float, shift: np.ndarray) -
         "keypoints": points.ravel(),
         "wrist": wrist,
         "camera": camera,
+        "in_world": np.full(1, in_world),
+        "wrist_world": hands["transl_world"] * (1 if in_world else np.nan),
+        "global_orient_world": hands["global_orient_world"] * (1 if in_world else np.nan),
         **{name: hands[name].ravel() for name in ("global_orient", "hand_pose", "betas", "joints_3d")},
     }
-    return {name: np.nan_to_num(values).astype(np.float32) for name, values in told.items()}
+    return {name: np.nan_to_num(told[name]).astype(np.float32) for name in of_hand(plan)}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pyarrow.parquet as pq
 from benchmarks.exports.read_back import hand
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
-from stages.pack import Pack
+from stages.cameras.said import cameras_of
+from stages.fit import in_world as in_world_of
+from stages.pack import ClipTables, Pack
+from stages.tables import CameraPoses
 from tests.small_tables import clip_row, render_video, source_of, video_row
 
 SPLITS = {"a.b": "train", "b": "val", "c": "test"}
@@ -20,20 +24,45 @@ SIZE = np.array([320.0, 240.0])
 SIGNERS = {"a.b": "ann", "b": "ben", "c": "ann"}
 
 
-def write_small_shards(folder: Path, *, doubtful: bool = True, seeds: Sequence[int] = (0, 1, 2)) -> Path:
-    """A shard a split; with `doubtful` one hand in seven has a box and a side alone. Videos of one seed show the same."""
+def write_small_shards(folder: Path, *, doubtful: bool = True, seeds: Sequence[int] = (0, 1, 2), in_world: bool = False) -> Path:
+    """A shard a split; with `doubtful` one hand in seven has a box and a side alone. Videos of one seed show the same.
+
+    `in_world`: the hands' cameras are known, and of all frames but the first three where they stood.
+    """
     stage = Pack(row_group_size=8, negatives=1.0)
     for seed, (name, split) in zip(seeds, SPLITS.items(), strict=True):
         video = video_row(render_video(folder / "videos" / f"{name}.mp4", num_frames=24, seed=seed), name)
         source = source_of(video, clip_row(name, end_s=2.4, num_frames=24), seed=seed)
         source.clips.extra[0] = json.dumps({"signer": SIGNERS[name], "gloss": f"HAND-{seed}"})
         source.reviews.box_only[:] = doubtful & (np.arange(len(source.reviews)) % 7 == 3)
+        nowhere = np.full((len(source.fits), 3), np.nan, np.float32)
+        source = replace(source, fits=replace(source.fits, transl_world=nowhere, global_orient_world=nowhere))
+        if in_world:
+            source = placed_in_world(source)
         key = f"{split}/{split}-00000-of-00001"
         path = folder / "shards" / f"{key}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_shard(stage, stage.build()([source]), path, {"fingerprint": name.ljust(64, "0"), "key": key})
     write_index(folder / "shards", hand_model="standin")
     return folder
+
+
+def placed_in_world(source: ClipTables) -> ClipTables:
+    """A clip seen by a known camera that stands 5 m to the right of the world's origin and looks along its axis."""
+    count, pose = int(source.clips.num_frames[0]), np.eye(4)[:3]
+    pose[0, 3] = 5.0
+    frames = np.arange(3, count)
+    poses = CameraPoses(frame=frames, time_s=np.full(len(frames), np.nan), world_from_camera=np.tile(pose, (len(frames), 1, 1)))
+    said = json.dumps({"from": "manifest", "projection": "rectilinear", "focal_px": [400, 400]})
+    cameras = cameras_of(said, *SIZE.astype(int).tolist())
+    rng, n = np.random.default_rng(5), len(source.fits)
+    known = {
+        "focal_px": np.full(n, 400, np.float32),
+        "camera_from": np.full(n, "manifest", object),
+        "principal": np.tile(SIZE / 2, (n, 1)).astype(np.float32),
+    }
+    placed = replace(source.fits, transl=rng.uniform(0.2, 0.6, (n, 3)).astype(np.float32), **known)
+    return replace(source, fits=in_world_of(placed, source.hands, cameras, poses), cameras=cameras, poses=poses)
 
 
 def truth(data: Path, taken: Callable[[dict[str, Any], dict[str, Any]], bool] | None = None) -> dict[str, Any]:

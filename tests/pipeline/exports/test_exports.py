@@ -330,6 +330,77 @@ def test_a_damaged_shard_is_named_and_nothing_is_exported(data: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def worldly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_shards(tmp_path_factory.mktemp("worldly"), doubtful=False, in_world=True)
+
+
+PLACES = ("transl", "transl_world", "global_orient_world", "focal_px")
+
+
+def places(data: Path) -> dict[str, list[dict[str, Any]]]:
+    """Where the hands of every frame are, by the shards."""
+    rows = [(path, row) for path in sorted((data / "shards").glob("*/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return {f"{path.parent.name}/{row['video']}/{row['frame']:08d}": row["hands"] for path, row in rows}
+
+
+def placed_coco(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in folder.glob("annotations/*.json"):
+        told = json.loads(path.read_text())
+        names = {image["id"]: image["file_name"].removesuffix(".jpg") for image in told["images"]}
+        assert sum("world_from_camera" in image["whim"] for image in told["images"]) > len(names) / 2
+        found |= {name: [] for name in names.values()}
+        for note in told["annotations"]:
+            if not note["iscrowd"]:
+                found[names[note["image_id"]]].append(note)
+    return found
+
+
+def placed_webdataset(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {name: json.loads(files["json"])["hands"] for name, files in tars_of(folder)}
+
+
+def placed_fiftyone(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    samples = json.loads((folder / "samples.json").read_text())["samples"]
+    return {sample["filepath"].removeprefix("data/").removesuffix(".jpg"): sample["hands"]["detections"] for sample in samples}
+
+
+@pytest.mark.parametrize(("format", "read"), [("coco", placed_coco), ("webdataset", placed_webdataset), ("fiftyone", placed_fiftyone)])
+def test_hands_are_in_the_world_where_their_camera_is(format: str, read: Callable[..., Any], worldly: Path, tmp_path: Path) -> None:
+    exported(format, worldly, tmp_path / "out")
+    found, wanted = read(tmp_path / "out"), places(worldly)
+    assert found.keys() == wanted.keys()
+    in_world = 0
+    for name, hands in wanted.items():
+        for one, other in zip(found[name], hands, strict=True):
+            for column in PLACES:
+                np.testing.assert_allclose(np.array(one[column], float), np.array(other[column], float), rtol=1e-6, err_msg=name)
+            in_world += bool(np.isfinite(np.array(one["transl_world"], float)).all())
+    assert in_world > 20
+
+
+def test_lerobots_wrists_are_where_a_known_camera_says_and_in_the_world(worldly: Path, data: Path, tmp_path: Path) -> None:
+    exported("lerobot", worldly, tmp_path / "out")
+    wanted, count = places(worldly), [0, 0]
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    episodes = pq.read_table(next((tmp_path / "out").glob("meta/episodes/*/*.parquet"))).to_pylist()
+    for row in pq.read_table(next((tmp_path / "out").glob("data/*/*.parquet"))).to_pylist():
+        episode = episodes[row["episode_index"]]
+        for hand_of in wanted[f"{episode['split']}/{episode['video']}/{row['source.frame']:08d}"]:
+            told = f"observation.{('left', 'right')[hand_of['side']]}_hand."
+            assert np.allclose(row[told + "wrist"], hand_of["transl"])
+            known = np.isfinite(hand_of["transl_world"]).all()
+            count[int(known)] += 1
+            assert row[told + "in_world"] == known
+            assert np.allclose(row[told + "wrist_world"], np.nan_to_num(hand_of["transl_world"]))
+            assert np.allclose(row[told + "global_orient_world"], np.nan_to_num(hand_of["global_orient_world"]))
+    assert min(count) > 2
+    assert info["features"]["observation.left_hand.wrist_world"]["names"] == [f"wrist_{axis}_world_m" for axis in "xyz"]
+    exported("lerobot", data, tmp_path / "plain")
+    assert "world" not in (tmp_path / "plain/meta/info.json").read_text()
+
+
 @pytest.mark.parametrize("format", ["coco", "huggingface", "parquet"])
 def test_shards_of_before_cameras_were_known_are_exported_with_what_they_have(format: str, data: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.browse.hand_rows import batches, read_columns
@@ -107,6 +108,7 @@ def _poses(index: Any, store: Store, new: Sequence[str], all_new: bool) -> PoseM
     stated = str(index.execute("select poses from about").fetchone()[0])
     if stated and not all_new:
         return PoseMap.from_json(stated)
-    poses = learn_poses(read_columns(store, "fits", clip, ("side", "hand_pose")) for clip in new)
+    anywhere = [new[i] for i in np.random.default_rng(0).permutation(len(new))]
+    poses = learn_poses((read_columns(store, "fits", clip, ("side", "hand_pose")) for clip in anywhere), len(new))
     index.execute("update about set poses = ?, num_clips = ?", [poses.as_json() if poses else "", len(new)])
     return poses

@@ -13,7 +13,7 @@ from pipeline.dataset.poses import POSE_COLUMNS
 from pipeline.dataset.where import free_columns
 from pipeline.engine.store import UNREADABLE, Store
 
-VERSION = 2
+VERSION = 3
 """Raised when the columns below change: every index is made anew."""
 _FLOATS = (
     "score", "landmark_score", "quality", "error_px", "error_share", "inlier_ratio", "flip_margin", "violation_deg", "size_px",

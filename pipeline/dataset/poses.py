@@ -1,9 +1,13 @@
-"""A map of hand poses in two dimensions, on which rare and near-duplicate poses are found. Angles in radians, distances in degrees."""
+"""A map of hand poses in two dimensions, on which rare and near-duplicate poses are found. Angles in radians, distances in degrees.
+
+The map is scikit-learn's t-SNE of at most 4,000 hands; every other hand lies among the six of them whose poses are nearest to its own.
+"""
 
 import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,31 +20,45 @@ POSE_COLUMNS = ("map_x", "map_y", "rarity")
 """Place on the map, and how far the nearest of the reference poses is: root mean square over the 45 angles, degrees."""
 
 _MIRROR = np.tile(np.array([1, -1, -1], np.float32), 15)
-_MOST_LEARNED, _NUM_REFERENCES, _NUM_AXES = 20_000, 1024, 12
+_MOST_READ, _LEAST_OF_CLIP = 20_000, 50
+_NUM_REFERENCES, _NUM_AXES = 4000, 12
+_NUM_NEAREST, _SAME = 6, 1e-4
+_PERPLEXITY, _ITERATIONS, _ANGLE = 30.0, 500, 0.8
+"""Of t-SNE: more iterations and a smaller angle keep no more neighbours on the map (real hands) and take three times as long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PoseMap:
-    """Axes of the poses of a data folder (scikit-learn's PCA), and a sample of them to hold others against."""
+    """Reference poses of a data folder, where each lies on the map, and the main axes (scikit-learn's PCA) that neighbours are found by."""
 
-    mean: Float32[np.ndarray, "45"]
     axes: Float32[np.ndarray, "axes 45"]
-    references: Float32[np.ndarray, "n axes"]
+    references: Float32[np.ndarray, "n 45"]
+    places: Float32[np.ndarray, "n 2"]
 
     def place(self, side: np.ndarray, hand_pose: pa.ChunkedArray) -> dict[str, np.ndarray]:
         """The pose columns of hands; NaN where a hand was not fitted."""
         poses = _as_right(side, hand_pose)
-        placed = (poses - self.mean) @ self.axes.T
-        squared = (placed**2).sum(1)[:, None] - 2 * placed @ self.references.T + (self.references**2).sum(1)
-        nearest = np.sort(np.partition(np.maximum(squared, 0), 1, axis=1)[:, :2], axis=1) if len(placed) else np.zeros((0, 2))
-        itself = nearest[:, 0] < 1e-8  # a reference is held against the others
-        rarity = np.degrees(np.sqrt(np.where(itself, nearest[:, 1], nearest[:, 0]) / 45))
-        columns = {"map_x": placed[:, 0], "map_y": placed[:, 1] if self.axes.shape[0] > 1 else placed[:, 0] * 0, "rarity": rarity}
-        return {name: values.astype(np.float32) for name, values in columns.items()}
+        known = np.flatnonzero(np.isfinite(poses).all(1))
+        columns = np.full((len(POSE_COLUMNS), len(poses)), np.nan, np.float32)
+        if len(known):
+            nearest = self._tree.query(poses[known] @ self.axes.T, k=min(_NUM_NEAREST, len(self.references)), return_distance=False)
+            apart = np.linalg.norm(poses[known, None] - self.references[nearest], axis=2)
+            weight = 1 / (apart + _SAME) ** 2
+            columns[:2, known] = ((self.places[nearest] * weight[..., None]).sum(1) / weight.sum(1, keepdims=True)).T
+            apart.sort(axis=1)
+            itself = apart[:, 0] < _SAME  # a reference is held against the others
+            columns[2, known] = np.degrees(np.where(itself, apart[:, 1], apart[:, 0]) / np.sqrt(45))
+        return dict(zip(POSE_COLUMNS, columns, strict=True))
+
+    @cached_property
+    def _tree(self) -> Any:
+        from sklearn.neighbors import KDTree
+
+        return KDTree(self.references @ self.axes.T)
 
     def as_json(self) -> str:
         """The map as text, to be kept."""
-        arrays = {name: getattr(self, name) for name in ("mean", "axes", "references")}
+        arrays = {name: getattr(self, name) for name in ("axes", "references", "places")}
         return json.dumps({n: [a.shape, base64.b64encode(a.astype("<f4").tobytes()).decode()] for n, a in arrays.items()})
 
     @classmethod
@@ -50,27 +68,30 @@ class PoseMap:
         return cls(**{n: np.frombuffer(base64.b64decode(data), "<f4").reshape(shape) for n, (shape, data) in known.items()})
 
 
-def learn_poses(clips: Iterable[pa.Table | None]) -> PoseMap | None:
-    """The map of poses of clips' fits: `side` and `hand_pose`, of at most 20,000 hands of as many clips as give them; None of too few."""
+def learn_poses(clips: Iterable[pa.Table | None], num_clips: int) -> PoseMap | None:
+    """The map of poses of clips' fits: `side` and `hand_pose`; of as many clips, in their order, as give enough hands; None of too few."""
     from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
 
     rng = np.random.default_rng(0)
-    poses: list[np.ndarray] = []
+    most, poses, count = max(_LEAST_OF_CLIP, _MOST_READ // max(num_clips, 1)), list[np.ndarray](), 0
     for table in clips:
         if table is None or not len(table):
             continue
         rows = _as_right(table["side"].to_numpy(), table["hand_pose"])
         rows = rows[np.isfinite(rows).all(1)]
-        poses.append(rows[rng.permutation(len(rows))[:200]])
-        if sum(map(len, poses)) >= _MOST_LEARNED:
+        poses.append(rows[rng.permutation(len(rows))[:most]])
+        count += len(poses[-1])
+        if count >= _MOST_READ:
             break
-    learned = np.concatenate(poses) if poses else np.zeros((0, 45), np.float32)
-    if len(learned) < 3:
+    if count < 3:
         return None
-    pca = PCA(min(_NUM_AXES, len(learned) - 1), svd_solver="full").fit(learned)
-    axes, mean = pca.components_.astype(np.float32), pca.mean_.astype(np.float32)
-    chosen = learned[rng.permutation(len(learned))[:_NUM_REFERENCES]]
-    return PoseMap(mean, axes, ((chosen - mean) @ axes.T).astype(np.float32))
+    learned = np.concatenate(poses)
+    pca = PCA(min(_NUM_AXES, count - 1), svd_solver="full").fit(learned)
+    axes, references = pca.components_.astype(np.float32), learned[rng.permutation(count)[:_NUM_REFERENCES]]
+    settings = {"perplexity": min(_PERPLEXITY, (len(references) - 1) / 3), "max_iter": _ITERATIONS, "angle": _ANGLE}
+    map_of = TSNE(init="pca", random_state=0, n_jobs=1, **settings)  # threads wait for each other where a core is busy
+    return PoseMap(axes, references, map_of.fit_transform(references @ axes.T).astype(np.float32))
 
 
 def _as_right(side: np.ndarray, hand_pose: pa.ChunkedArray) -> Float32[np.ndarray, "n 45"]:

@@ -49,7 +49,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections, Views)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -81,8 +81,8 @@ class FuseHands:
     copy_distance: float = setting(0.2, above=0)
     """One source's hands whose landmarks are nearer than this many box sides on average are one hand seen twice. MediaPipe's own."""
     cover_share: float = setting(0.5, least=0, most=1)
-    """A hand that shares more of the smaller box with a surer one of its side, or whose wrist only the other has, is that one again.
-    Ours; worth 1 point of precision."""
+    """A hand that shares more of the smaller box with a surer one of its side, or whose wrist only the other has, or that would be its
+    person's third, is that one again. Ours; worth 1 point of precision."""
     nested_share: float = setting(0.9, least=0, most=1)
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
     they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
@@ -175,13 +175,14 @@ def fuse_hands(
     if strangers:
         raise ValueError(f"fuse_hands.detectors is {settings.detectors}, but there are hands of {sorted(strangers)}: name them")
     if views is not None and len(views) > 1:
-        seen = _seen_in_views(weigh(detections), people, views, settings, landmarks)
+        seen = _without_thirds(_seen_in_views(weigh(detections), people, views, settings, landmarks), settings)
         around = float(views.width[0]) if views.projection[0] == "equirectangular" else 0.0
         hands = _followed(several.swapped(accepted(seen)), settings, around)
         hands = replace(several.swapped(hands), person=several.as_numbered(hands.person))
         seen = replace(seen, person=several.as_numbered(seen.person))
     else:
-        seen = _seen(weigh(detections), people, (int(videos.width[0]), int(videos.height[0])), settings, landmarks)
+        size = (int(videos.width[0]), int(videos.height[0]))
+        seen = _without_thirds(_seen(weigh(detections), people, size, settings, landmarks), settings)
         hands = _followed(accepted(seen), settings)
     refused = seen.take(seen.reason != "")
     return hands, refused.take(np.lexsort((-refused.score, refused.frame)))
@@ -213,6 +214,14 @@ def _seen_in_views(
     seen = replace(seen, person=several.told_apart(seen.person, seen.view))
     standing = np.flatnonzero(seen.reason == "")
     seen.reason[standing[several.seen_before(seen.take(standing), views)]] = Refusal.OTHER_VIEW
+    return seen
+
+
+def _without_thirds(seen: RefusedHands, settings: FuseHands) -> RefusedHands:
+    """All with one reason more: a person's third hand is another's double."""
+    standing = np.flatnonzero(seen.reason == "")
+    again = tracks.third_hands(accepted(seen), share=settings.cover_share)
+    seen.reason[standing[again]] = Refusal.COVERED
     return seen
 
 

@@ -77,7 +77,7 @@ def paired(
     return np.clip(both, -VOTE, VOTE)
 
 
-def _one_person(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> bool:
+def is_one_person(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> bool:
     """Whether all of a clip's hands seem to be one person's: in some frames somebody has hands, and hardly ever do two people."""
     claims = np.unique(np.stack([frame, person], 1)[person >= 0], axis=0)
     per_frame = np.unique(claims[:, 0], return_counts=True)[1]
@@ -86,7 +86,7 @@ def _one_person(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) 
 
 def _pairs(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "p 2"], Float64[np.ndarray, "p"]]:
     """Rows of two hands that are one person's, and how sure that is, in [0, 1]; a hand is in one pair at most."""
-    alone = _one_person(frame, person)
+    alone = is_one_person(frame, person)
     found: list[tuple[int, int]] = []
     sure: list[float] = []
     edges = np.flatnonzero(np.diff(frame, prepend=-1, append=-1))
@@ -137,7 +137,7 @@ def of_tracks(frame: Int64[np.ndarray, "n"], track: Int32[np.ndarray, "n"], pers
     known = np.bincount(track, rows.side != UNKNOWN_SIDE)[track] > 0
     side = np.where(known, odds > 0, UNKNOWN_SIDE).astype(np.int8)
     side[_second_of_a_side(frame, person, side, np.abs(odds))] = UNKNOWN_SIDE
-    if _one_person(frame, person):
+    if is_one_person(frame, person):
         side[_second_of_a_side(frame, np.zeros_like(person), side, np.abs(odds))] = UNKNOWN_SIDE
     return Sides(side=side, log_odds=odds)
 
@@ -175,7 +175,7 @@ def _against(
 ) -> Float64[np.ndarray, "k k"]:
     """Log-odds against one side for each two pieces of tracks, by the frames in which both are seen and one person's."""
     against, together = np.zeros((2, *(piece.max() + 1,) * 2))
-    edges, alone = np.flatnonzero(np.diff(frame, prepend=-1, append=-1)), _one_person(frame, person)
+    edges, alone = np.flatnonzero(np.diff(frame, prepend=-1, append=-1)), is_one_person(frame, person)
     for start, end in pairwise(edges):
         rows = np.arange(start, end)
         theirs = person[rows]

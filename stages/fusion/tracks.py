@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int32, Int64
+from jaxtyping import Bool, Float, Float64, Int32, Int64
 
 from stages import boxes
 from stages.fusion import sides
@@ -20,6 +21,8 @@ CONFLICT = 0.5
 """Hand sizes that a hand of the other side, both votes sure, seems further away. Ours."""
 CONTRADICTION = 0.2
 """Product of two votes for opposite sides, each as a share of a sure one: above, a jump does not link them. Ours."""
+CRUMB, CRUMB_REACH = 2, 1.5
+"""Rows of a track, at most, that may be another's, and hand sizes from where that one must have passed. Ours."""
 
 
 @dataclass(slots=True)
@@ -120,19 +123,94 @@ def link(
     return track
 
 
+def _in_order(hands: Hands) -> Int64[np.ndarray, "n"]:
+    """Rows in order of frame and falling score."""
+    return np.lexsort((*hands.box.T, -hands.score, hands.frame))
+
+
+def _visible(hands: Hands, around: float) -> Float64[np.ndarray, "n 4"]:
+    """The part of each box within the frame, of what little lies within: how far a hand goes on beyond the border is a guess that jumps."""
+    box = hands.box.astype(np.float64)
+    size = np.stack([hands.width, hands.height, hands.width, hands.height], 1).astype(np.float64)
+    inside = np.clip(box, 0, size)
+    seen = ((inside[:, 2:] - inside[:, :2]) >= 1).all(1, keepdims=True)
+    return np.where(seen, inside, box) if not around else box
+
+
+def third_hands(hands: Hands, *, share: float) -> Bool[np.ndarray, "n"]:
+    """Hands that share more than `share` of the smaller box with a surer one of a person who has two surer ones in that frame: fingers
+    beside the hand, or the hand with what it holds, that vote for the other side."""
+    person = np.zeros_like(hands.person) if sides.is_one_person(hands.frame, hands.person) else hands.person
+    third = np.zeros(len(hands), bool)
+    order = _in_order(hands)
+    for rows in np.split(order, np.flatnonzero(np.diff(hands.frame[order])) + 1):
+        box = hands.box[rows].astype(np.float64)
+        smaller = np.minimum(boxes.area(box)[:, None], boxes.area(box)[None])
+        theirs = np.triu((person[rows][:, None] == person[rows][None]) & (person[rows] >= 0)[:, None], 1)  # surer hands of one's person
+        again = theirs & (boxes.intersection(box, box) > share * smaller)
+        third[rows] = (theirs.sum(0) >= 2) & again.any(0)
+    return third
+
+
+def _without_crumbs(
+    frame: Int64[np.ndarray, "n"],
+    time_s: Float64[np.ndarray, "n"],
+    box: Float64[np.ndarray, "n 4"],
+    track: Int32[np.ndarray, "n"],
+    max_gap_s: float,
+) -> Int32[np.ndarray, "n"]:
+    """Tracks without those of one or two rows that fill a gap of another where it must have passed: a blurred hand votes for any side."""
+    track, count = track.copy(), np.bincount(track)
+    rows_of = [np.flatnonzero(track == number) for number in range(len(count))]
+    for number in np.flatnonzero(count <= CRUMB):
+        rows = rows_of[number]
+        best, nearest = -1, CRUMB_REACH
+        for other in np.flatnonzero(count > CRUMB):
+            apart = _off_the_way(rows_of[other], rows, frame, time_s, box, max_gap_s)
+            if apart < nearest:
+                best, nearest = int(other), apart
+        if best >= 0:
+            track[rows] = best
+            rows_of[best] = np.sort(np.concatenate([rows_of[best], rows]))
+    return np.unique(track, return_inverse=True)[1].astype(np.int32)
+
+
+def _off_the_way(
+    track: Int64[np.ndarray, "m"],
+    rows: Int64[np.ndarray, "k"],
+    frame: Int64[np.ndarray, "n"],
+    time_s: Float64[np.ndarray, "n"],
+    box: Float64[np.ndarray, "n 4"],
+    max_gap_s: float,
+) -> float:
+    """Hand sizes, at most, of rows from the straight way between a track's row before and its row after them; infinite where it has none
+    within so many seconds, or is seen meanwhile."""
+    after = int(np.searchsorted(frame[track], frame[rows[0]]))
+    if not 0 < after < len(track) or frame[track[after]] <= frame[rows[-1]]:
+        return np.inf
+    a, b = track[after - 1], track[after]
+    if time_s[b] - time_s[a] > max_gap_s + 1e-6:
+        return np.inf
+    share = ((time_s[rows] - time_s[a]) / (time_s[b] - time_s[a]))[:, None]
+    way = box[a] * (1 - share) + box[b] * share
+    apart = np.linalg.norm(boxes.centre(way) - boxes.centre(box[rows]), axis=1)
+    return float((apart / np.sqrt(boxes.long_side(way) * boxes.long_side(box[rows]))).max())
+
+
 def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float, around: float = 0.0) -> Hands:
     """Hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
 
     Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides. `around`: width of an image
     that closes to a ring.
     """
-    hands = hands.take(np.lexsort((*hands.box.T, -hands.score, hands.frame)))
-    where = {name: getattr(hands, name) for name in ("frame", "time_s", "box")}
+    hands = hands.take(_in_order(hands))
+    where: dict[str, Any] = {"frame": hands.frame, "time_s": hands.time_s, "box": _visible(hands, around)}
     votes = sides.paired(**where, person=hands.person, log_odds=hands.side_log_odds)
     bounded_link = partial(link, **where, max_gap_s=max_gap_s, max_speed=max_speed, around=around)
     linked = bounded_link(log_odds=votes)
     told = sides.decide(**where, track=linked, person=hands.person, votes=votes, min_log_odds=min_side_log_odds)
     track = bounded_link(log_odds=told.log_odds * (told.side != UNKNOWN_SIDE), strict=True)
+    track = _without_crumbs(hands.frame, hands.time_s, where["box"], track, max_gap_s)
     told = sides.of_tracks(hands.frame, track, hands.person, told)
     first = np.searchsorted(hands.frame, hands.frame)
     return replace(

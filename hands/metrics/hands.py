@@ -45,7 +45,7 @@ def scale_translation_aligned(
 ) -> Float64[np.ndarray, "n 21 3"]:
     """HO3D's second alignment: the wrist where it is, and the bone to the middle finger's knuckle as long as it is. Joints only."""
     length, wanted = (np.linalg.norm(x[:, MIDDLE_KNUCKLE] - x[:, WRIST], axis=1)[:, None, None] for x in (prediction, target))
-    scale = np.where(length > 0, wanted / np.where(length > 0, length, 1), wanted)
+    scale = wanted / np.where(length > 0, length, 1)
     return (prediction - prediction[:, WRIST, None]).astype(np.float64) * scale + target[:, WRIST, None]
 
 

@@ -152,7 +152,7 @@ def match(
 def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Float[np.ndarray, "m"]) -> Match:
     """Which labels of a frame are found, by `match`, and which hands are false.
 
-    A hand without a label whose centre or greater part lies in an ignored region is not false.
+    A hand without a label whose centre lies in an ignored region is not false.
     """
     target = match(box, score, label.box)
     found = np.full(len(label.box), -1, np.int64)
@@ -163,8 +163,7 @@ def match_hands(label: LabelledFrame, box: Float[np.ndarray, "m 4"], score: Floa
 
 
 def in_ignored(label: LabelledFrame, box: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "m"]:
-    """Boxes whose centre or greater part lies in an ignored region."""
+    """Boxes whose centre lies in an ignored region, as it does wherever the greater part does."""
     middle = boxes.centre(box)[:, None]
-    covered = boxes.intersection(box.astype(np.float64), label.ignore) > 0.5 * boxes.area(box)[:, None]
     inside = ((middle >= label.ignore[None, :, :2]) & (middle <= label.ignore[None, :, 2:])).all(-1)
-    return np.asarray((covered | inside).any(-1).reshape(len(box)), np.bool_)
+    return np.asarray(inside.any(-1).reshape(len(box)), np.bool_)

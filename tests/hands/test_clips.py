@@ -63,6 +63,15 @@ def test_boxes_are_linear_between_keys_and_still_beyond(tmp_path: Path) -> None:
     assert labels.at(0, 2.0)[1][0].hand == "a-left"
 
 
+def test_what_is_ignored_begins_with_its_first_frame_and_ends_before_its_last(tmp_path: Path) -> None:
+    labels = clip(tmp_path, ignore(1.0, 2.0, [(1.0, *A), (2.0, *B)]), ignore(3.0, 4.0))
+    assert [len(labels.at(0, time_s)[0].ignore) for time_s in (0.9, 1.0, 1.9, 2.0, 3.0, 4.0)] == [0, 1, 1, 0, 1, 0]
+    assert labels.at(0, 1.5)[0].ignore.tolist() == [[200, 100, 300, 200]]
+    assert labels.at(0, 3.5)[0].ignore.tolist() == [[-1000, -500, 2000, 1000]], "the frame, and what lies across its border"
+    label = labels.at(7, 1.5)[0]
+    assert (label.name, label.frame, label.width, label.height, label.num_persons) == ("v.mp4#7", 7, 1000, 500, 2)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -76,9 +85,13 @@ def test_boxes_are_linear_between_keys_and_still_beyond(tmp_path: Path) -> None:
         (hand("other", person="b", boxes=[(0.0, 5, 5, 5, 9)]), r":4: a box must be"),
         (hand("other", person="b", boxes=[(1.0, *A), (0.5, *A)]), r":4: the key times of the boxes must rise"),
         (hand("other", person="b", start_s=1.0, boxes=[(0.0, *A)]), r":4: the boxes lie at 0.0 to 0.0 s, outside"),
+        (
+            hand("other", person="b", start_s=1.0, end_s=2.0, boxes=[(1.5, *A), (3.0, *A)]),
+            r":4: the boxes lie at 1.5 to 3.0 s, outside the stretch 1.0 to 2.0",
+        ),
         (hand("other", person="b", boxes=[]), r":4: a hand needs a box"),
         ({k: v for k, v in hand().items() if k != "end_s"}, r":4: 'end_s' is missing"),
-        (CLIP, r":4: v.mp4 is described twice"),
+        (CLIP, r":4: v.mp4 is described twice, first in .*:2"),
         ("{", r":4: not JSON"),
     ],
 )

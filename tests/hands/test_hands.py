@@ -68,6 +68,7 @@ def test_a_mirrored_hand_is_perfect_to_the_official_scripts_and_not_to_us() -> N
     assert metrics["pa_f5"] == pytest.approx(1)
     assert metrics["proper_pa_mpjpe_mm"] > 5
     assert metrics["proper_pa_f5"] < 0.999
+    assert metrics["root_mpjpe_mm"] > 5
     assert "camera_mpjpe_mm" not in metrics, "nothing is said of places that are not known"
 
 
@@ -118,6 +119,9 @@ def test_f_scores_by_hand() -> None:
     np.testing.assert_allclose(f_scores(prediction, target), [[2 * recall * precision / (recall + precision)] * 2])
     assert (f_scores(target + np.array([0, 0.005, 0]), target)[:, 0] == 0).all(), "nearer than 5 mm, not as near"
     assert (f_scores(prediction + 50, target) == 0).all()
+    here, beside = np.zeros((1, 2, 3)), np.array([[[0, 0, 0], [0.005, 0, 0.0]]])
+    for one, other in ((here, beside), (beside, here)):
+        np.testing.assert_allclose(f_scores(one, other), [[2 * 0.5 / 1.5, 1]])
 
 
 def test_errors_by_joint_and_by_hand() -> None:
@@ -129,6 +133,10 @@ def test_errors_by_joint_and_by_hand() -> None:
     assert evaluation.joint_mm["camera"][8] == pytest.approx(10)
     assert evaluation.hand_mm.argmax() == 1
     assert evaluation.hand_mm[0] == pytest.approx(0, abs=1e-6)
+    assert evaluation.hand_mm.mean() == pytest.approx(evaluation.metrics["proper_pa_mpjpe_mm"])
+    np.testing.assert_allclose(evaluation.joint_mm["scaled"], np.where(np.arange(21) == 8, 10, 0), atol=1e-6)
+    assert evaluation.metrics["scaled_mpjpe_mm"] == pytest.approx(10 / 21)
+    np.testing.assert_allclose(evaluation.curves["scaled_auc_j"][[1, -1]], [62 / 63, 1])
     np.testing.assert_allclose(distances(joints, target.joints)[1, 8], 0.03)
 
 

@@ -34,7 +34,7 @@ def test_motion_in_both_readings() -> None:
 def test_jitter_is_the_jerk() -> None:
     time = np.arange(8) / 30
     cubic = track(np.outer(time**3, [1, 0, 0]))
-    np.testing.assert_allclose(jitter(cubic, 30), 6 / 10, rtol=1e-6)
+    np.testing.assert_allclose(jitter(cubic, 30), [6 / 10] * 5, rtol=1e-6)
     np.testing.assert_allclose(jitter(track(np.outer(time**2, [5, 1, 0])), 30), 0, atol=1e-9)
 
 
@@ -50,8 +50,10 @@ def test_root_error_forgives_place_and_turn_but_not_size() -> None:
     target = np.cumsum(np.random.default_rng(1).normal(size=(20, 3)) / 100, 0)
     turned = target @ Rotation.from_rotvec([1, 2, 3]).as_matrix() + [5, 0, 0]
     np.testing.assert_allclose(root_translation_error(turned, target), 0, atol=1e-9)
-    line = np.outer(np.arange(3.0), [1, 0, 0])
+    line = np.outer(np.arange(3.0), [0.1, 0, 0])
     np.testing.assert_allclose(root_translation_error(2 * line, line), [50, 0, 50], atol=1e-9)
+    still = np.zeros((3, 3))
+    assert root_translation_error(still, still).tolist() == [0, 0, 0]
 
 
 def test_runs_end_where_a_frame_is_missing() -> None:
@@ -77,3 +79,8 @@ def test_figures_stand_beside_the_truths_own() -> None:
     assert same["error_of_motion_mm"] == pytest.approx(0, abs=1e-9)
     assert path_metrics(target, target, [np.arange(8)])["rte"] == pytest.approx(0, abs=1e-9)
     assert motion_metrics(prediction, target, [np.arange(3)], 30) == {}, "three frames have no jerk"
+    assert path_metrics(prediction, target, [np.arange(3)]) == {}
+    four = {**motion_metrics(prediction, target, [np.arange(4)], 30), **path_metrics(prediction, target, [np.arange(4)])}
+    assert all(np.isfinite(value) for value in four.values())
+    assert {"jitter", "true_jitter", "error_of_motion_mm", "rte", "wrist_mm", "true_wrist_mm"} <= four.keys()
+    assert four["wrist_mm"] == pytest.approx(motion_mm(prediction.joints[:4, :1]).mean())

@@ -25,7 +25,9 @@ import av
 from benchmarks.machine import describe
 from benchmarks.peer import landmarker
 from pipeline.engine.graph import Graph, seat_of
-from pipeline.engine.run import Executor, Local, OnRay, run
+from pipeline.engine.nodes.executor import Executor, Local
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim

@@ -102,7 +102,8 @@ def fit(device: str, small: bool) -> dict[str, float]:
 def chain(device: str, small: bool) -> dict[str, Any]:
     """Frames/s of the recipe `whim` in one process, from decoding to shards, on rendered video; seconds by stage."""
     from pipeline.engine.graph import Graph
-    from pipeline.engine.run import Local, run
+    from pipeline.engine.nodes.executor import Local
+    from pipeline.engine.run import run
     from pipeline.engine.store import Store
     from pipeline.manifest import read_manifest
     from pipeline.recipes import whim

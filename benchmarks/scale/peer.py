@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.scale.clips import Cut, Fetch, find, judge, manifest, recipe
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import OnRay, run
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.tables import Clips
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from pipeline.engine.cluster import join
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.metrics import Metrics
+from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
-from pipeline.engine.run import Executor, Local, OnRay, Summary, run
+from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import StoreError
 from pipeline.engine.worker import Outcome

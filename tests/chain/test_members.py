@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.members import hand_detectors, with_weights

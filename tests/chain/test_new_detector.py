@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe

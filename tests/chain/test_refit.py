@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.graph import Graph, State, tables_of
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim as whim_recipe

@@ -10,7 +10,8 @@ import pytest
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim

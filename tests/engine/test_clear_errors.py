@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.graph import Graph, State, Why, seat_of
-from pipeline.engine.run import Local, OnRay, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import run
 from pipeline.engine.store import ErrorRecord, Store
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_people_blazepose import DetectPeople

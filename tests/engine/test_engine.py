@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from pipeline.engine.graph import Graph, State, Why, seat_of
-from pipeline.engine.run import Local, OnRay, Stragglers, Summary, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import Stragglers, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store, StoreError
 from pipeline.engine.worker import Order

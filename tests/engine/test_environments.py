@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.graph import Graph, State, seat_of
-from pipeline.engine.run import Local, NoWorkers, OnRay, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.on_ray import NoWorkers, OnRay
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.stage import Resources
 from tests.engine import toy

@@ -11,8 +11,9 @@ import pytest
 
 from fitting.files import model_file, weights_folder
 from pipeline.engine.graph import Graph
+from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.parcel import Parcel, adopt, pack, unpack
-from pipeline.engine.run import Local, run
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from tests.engine import toy
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.engine.graph import Graph, State, Why
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.tables import Fits, Hands, RefusedHands
 from tests.engine import toy
@@ -59,7 +60,8 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from tests.engine import toy
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.engine.graph import Graph, State
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from stages import download

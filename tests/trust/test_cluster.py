@@ -15,9 +15,10 @@ import pytest
 
 from pipeline.engine.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.graph import Seat
+from pipeline.engine.nodes.executor import Lost
+from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus
-from pipeline.engine.run import Lost, OnRay
 from pipeline.engine.worker import Order, Worker
 from stages.stage import Reason
 

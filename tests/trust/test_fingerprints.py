@@ -6,7 +6,8 @@ from typing import Any
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph, Why
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.stage import setting
 from tests.engine import toy

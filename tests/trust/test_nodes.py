@@ -21,7 +21,8 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import OnRay, run
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import run
 from pipeline.engine.graph import seat_of
 from pipeline.engine.store import Store
 from tests.engine import toy

@@ -8,7 +8,8 @@ import pytest
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.stated import SUMS
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verify import verify

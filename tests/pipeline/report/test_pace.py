@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.engine.graph import Graph
-from pipeline.engine.run import Local, run
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.report import progress
 from pipeline.report.pace import in_words, pace_of

@@ -1,0 +1,101 @@
+"""Where items run: what a run asks of it, and the one that works in this process."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.engine.environments import check_environments
+from pipeline.engine.graph import Seat
+from pipeline.engine.worker import Order, Receipt, Worker
+from stages.stage import Reason, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An order came back without a receipt."""
+
+    reason: Reason
+    message: str
+    counts: bool = True
+    """Whether it counts as an attempt at the item: a node that is lost, or does not see the data folder, says nothing of the item."""
+    blind: bool = False
+    """Whether its node does not see the data folder: no other item is given to it."""
+    where: str = ""
+    """Node, process and log of the worker (`Place`)."""
+
+
+class Executor(Protocol):
+    """Where items run."""
+
+    def free(self, seat: Seat) -> bool:
+        """Whether a worker of that kind is idle."""
+        ...
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
+
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        """Hear how many items wait for a worker of each kind."""
+        ...
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        """Orders that workers are at, for how many seconds, and where."""
+        ...
+
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
+        """At least one finished order, with its receipt or with why its worker is gone."""
+        ...
+
+
+@dataclass(eq=False)
+class Local:
+    """One worker in this process: for tests and debugging. A crash of native code ends the run."""
+
+    root: Path
+    stages: Sequence[Stage]
+    finished: list[tuple[Order, Receipt | Lost]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_environments(self.stages, on_ray=False)
+        self.worker = Worker(self.root, self.stages)
+
+    def free(self, seat: Seat) -> bool:
+        return not self.finished
+
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        """There is one worker, whatever waits."""
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        """Nobody is while this process asks."""
+        return []
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        with _alarm(limit_s):
+            try:
+                self.finished.append((order, self.worker.do(order)))
+            except _Overtime:
+                self.finished.append((order, Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
+
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
+        finished, self.finished = self.finished, []
+        return finished
+
+
+class _Overtime(BaseException):
+    """Raised by the alarm; a BaseException so that no stage takes it for an error of its own."""
+
+
+@contextmanager
+def _alarm(limit_s: float) -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise _Overtime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

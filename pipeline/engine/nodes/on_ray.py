@@ -1,0 +1,312 @@
+"""Items on Ray: pools of actors that follow the queues, and what becomes of those whose worker or node is lost."""
+
+import itertools
+import math
+import re
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.cluster import cause_of, is_joined, join
+from pipeline.engine.environments import check_environments, runtime_env
+from pipeline.engine.graph import Seat
+from pipeline.engine.nodes.executor import Lost
+from pipeline.engine.nodes.parcel import pack
+from pipeline.engine.nodes.place import Place
+from pipeline.engine.nodes.pools import on_gpus, pool_sizes
+from pipeline.engine.store import Store
+from pipeline.engine.worker import Order, Receipt, Worker
+from stages.errors import UserError
+from stages.stage import Reason, Stage
+
+_NODE_DIED = re.compile(
+    r"node (has|was|is) (died|dead|terminated|preempted|removed)|its node|node .{0,80} (died|has been marked dead)", re.IGNORECASE
+)
+
+
+_NODE_ANSWERS_S = 5.0
+"""A node that is there takes a connection within this."""
+
+
+class NoWorkers(UserError):
+    """The cluster starts no worker: it is full, or smaller than a stage asks."""
+
+
+@dataclass(eq=False)
+class OnRay:
+    """Plain Ray actors, one pool a seat, one item in flight per worker; dead workers are replaced."""
+
+    root: Path
+    stages: Sequence[Stage]
+    seats: Sequence[Seat]
+    num_workers: int | None = None
+    """At most so many workers of each pool; None = what the cluster holds."""
+    items_per_worker: int = 200
+    """A worker is replaced after so many items, so that no leak of a library grows without end."""
+    start_limit_s: float = 180.0
+    """A cluster that starts no worker for so long is an error."""
+    refill_s: float = 10.0
+    """How often the cluster is asked whether it has grown."""
+    num_gpus: int | None = None
+    """At most so many GPUs; None = all that the cluster has."""
+    rebalance_s: float = 30.0
+    """How often a pool gives workers to another one, where work waits: a new worker first opens its networks."""
+
+    def __post_init__(self) -> None:
+        import ray
+
+        check_environments(self.stages, on_ray=True)
+        if not ray.is_initialized():
+            join()
+        self.ray = ray
+        self.actor = ray.remote(Worker)
+        self.starting: dict[Any, tuple[Seat, Any]] = {}
+        self.idle: dict[Seat, list[Any]] = defaultdict(list)
+        self.busy: dict[Any, tuple[Seat, Any, Order, float, float]] = {}
+        self.places: dict[Any, Place] = {}
+        """Of each worker that has started."""
+        self.lane_of: dict[Any, int] = {}
+        """Number of each worker in its pool: which address a lane is."""
+        self.blind: dict[str, str] = {}
+        """Nodes that do not see the data folder, with what they said."""
+        self.waiting: Mapping[Seat, int] | None = None
+        """Items that wait for a worker, by pool; None before anybody has told."""
+        self.surplus: Counter[Seat] = Counter()
+        """Workers that another pool is to have, as soon as they have done what they are at."""
+        self.rebalance_at = time.monotonic() + self.rebalance_s
+        self.turn = 0
+        self.token = Store(self.root).token()
+        self.parcel = pack(self.stages, ray.put) if is_joined() else None  # workers of a Ray of our own inherit what we see
+        self.own = str(ray.get_runtime_context().get_node_id())
+        self.served: Counter[Any] = Counter()
+        self.stillborn: Counter[Seat] = Counter()
+        self.quiet_since = self.fill_at = time.monotonic()
+        for seat, size in self._sizes().items():
+            if size == 0:
+                raise ValueError(self._no_gpu(seat))
+        asked, there = sum(s.cpus for s in set(self.seats) if not s.lane), float(ray.cluster_resources().get("CPU", 1))
+        if asked > there:
+            raise ValueError(f"a worker of each kind that the stages ask for takes {asked:g} CPUs, and the cluster has {there:g}")
+        self._fill()
+
+    def _sizes(self) -> dict[Seat, int]:
+        """Workers per pool as the cluster and the queues are now: a worker a lane, GPUs as they are shared, CPUs where work waits."""
+        nodes = self._nodes()
+        cpus, gpus = (sum(float(node["Resources"].get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+        seats, most = set(self.seats), self.num_workers or math.inf
+        num_gpus = math.floor(gpus if self.num_gpus is None else min(gpus, self.num_gpus))
+        by_gpu = on_gpus(sorted((s for s in seats if s.gpus and not s.lane), key=lambda s: (-s.gpus, -s.cpus, s.environment)), num_gpus)
+        fit = {s: min(by_gpu[s] if s.gpus else max(1, math.floor(cpus / max(s.cpus, 0.01))), most) for s in seats if not s.lane}
+        held, wanted = self._held(), None
+        if self.waiting is not None:
+            at_work = Counter(seat for seat, *_ in self.busy.values())
+            wanted = {seat: at_work[seat] + self.waiting.get(seat, 0) for seat in fit}
+        sizes = pool_sizes({seat: int(size) for seat, size in fit.items()}, cpus, wanted)
+        short = [seat for seat in sizes if sizes[seat] > held[seat]]
+        if wanted is not None and not short:  # nobody waits for their place: who is there stays
+            sizes = {seat: max(size, min(held[seat], int(fit[seat]))) for seat, size in sizes.items()}
+        lanes = {stage.resources.lane: stage.resources.lanes for stage in self.stages if stage.resources.lane}
+        return sizes | {seat: int(min(lanes.get(seat.lane, 1) if nodes else 0, most)) for seat in seats if seat.lane}
+
+    def _held(self) -> Counter[Seat]:
+        """Workers that are there or start, by pool."""
+        held: Counter[Seat] = Counter(seat for seat, *_ in self.starting.values())
+        held.update(seat for seat, *_ in self.busy.values())
+        held.update({seat: len(idle) for seat, idle in self.idle.items()})
+        return held
+
+    def _no_gpu(self, seat: Seat) -> str:
+        there = float(self.ray.cluster_resources().get("GPU", 0))
+        if seat.gpus > there:
+            return f"a stage asks for {seat.gpus} GPU a worker and the cluster has fewer: set its gpus to 0"
+        shares = " and ".join(f"{s.gpus:g}" for s in sorted(set(self.seats), key=lambda s: -s.gpus) if s.gpus)
+        return (
+            f"the stages ask for workers of {shares} GPU, and the cluster's {there:g} does not hold one of each: give them smaller shares"
+        )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that live and see the data folder."""
+        return [node for node in self.ray.nodes() if node["Alive"] and node["NodeID"] not in self.blind]
+
+    def _fill(self) -> None:
+        """Bring every pool to its size: lost workers are replaced at once, nodes that joined are used within `refill_s`."""
+        if time.monotonic() < self.fill_at:
+            return
+        self.fill_at = time.monotonic() + self.refill_s
+        if self._is_gone(self.own):
+            raise NoWorkers("the Ray that this run works on has died; nothing that was committed is lost: run again to go on")
+        sizes, held = self._sizes(), self._held()
+        if time.monotonic() >= self.rebalance_at:
+            self._give_way(sizes, held)
+            held = self._held()
+        left = sum(float(node["Resources"].get("CPU", 0)) for node in self._nodes()) - sum(
+            n * s.cpus for s, n in held.items() if not s.lane
+        )
+        for seat, size in sizes.items():
+            for _ in range(size - held[seat]):
+                if not seat.lane and held[seat] and seat.cpus > left + 1e-9:
+                    break  # a pool that has a worker waits until another one gives way
+                left -= 0 if seat.lane else seat.cpus
+                self._start(seat)
+
+    def _give_way(self, sizes: Mapping[Seat, int], held: Mapping[Seat, int]) -> None:
+        """Dismiss workers that another pool has more work for: idle ones at once, the others after their item."""
+        self.rebalance_at = time.monotonic() + self.rebalance_s
+        self.surplus.clear()
+        if all(held[seat] >= size for seat, size in sizes.items()):
+            return
+        for seat, size in sizes.items():
+            for _ in range(held[seat] - size):
+                if self.idle[seat]:
+                    self.ray.kill(self.idle[seat].pop())
+                else:
+                    self.surplus[seat] += 1
+
+    def _lanes_of(self, seat: Seat) -> set[int]:
+        """Numbers of the lanes that have a worker."""
+        there = [worker for one, worker, *_ in (*self.starting.values(), *self.busy.values()) if one == seat]
+        return {self.lane_of[worker] for worker in (*there, *self.idle[seat])}
+
+    def _start(self, seat: Seat) -> None:
+        options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
+        options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
+        lane = next(k for k in itertools.count() if k not in self._lanes_of(seat))
+        given = {"sees_gpus": seat.gpus > 0, "parcel": self.parcel, "lane": lane}
+        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, **given)
+        self.lane_of[worker] = lane
+        self.starting[worker.where.remote()] = (seat, worker)
+
+    def expect(self, waiting: Mapping[Seat, int]) -> None:
+        self.waiting = waiting
+
+    def at_work(self) -> list[tuple[Order, float, str]]:
+        now = time.monotonic()
+        return [(order, now - deadline + limit_s, str(self.places[worker])) for _, worker, order, deadline, limit_s in self.busy.values()]
+
+    def _strategy(self, seat: Seat) -> Any:
+        """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
+        if not self.blind:
+            return "SPREAD"
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        seeing = [node for node in self._nodes() if _holds(node, seat)]
+        if not seeing:
+            raise NoWorkers(f"no node sees the data folder: {'; '.join(sorted(self.blind.values()))}")
+        self.turn += 1
+        return NodeAffinitySchedulingStrategy(seeing[self.turn % len(seeing)]["NodeID"], soft=True)
+
+    def free(self, seat: Seat) -> bool:
+        return bool(self.idle[seat])
+
+    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+        worker = self.idle[seat].pop()
+        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s, limit_s)
+
+    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
+        finished: list[tuple[Order, Receipt | Lost]] = []
+        self._fill()
+        self._check_start()
+        watched = [*self.busy, *self.starting]
+        if not watched:
+            time.sleep(1.0)  # the pool that is asked for has lost its nodes: wait for others
+            return []
+        done, _ = self.ray.wait(watched, num_returns=1, timeout=1.0)
+        for ref in done:
+            if ref in self.starting:
+                self._welcome(*self.starting.pop(ref), ref)
+                continue
+            seat, worker, order, _, _ = self.busy.pop(ref)
+            receipt = self._answer(seat, worker, ref)
+            finished.append((order, receipt))
+        for ref, (_, worker, late, deadline, limit_s) in list(self.busy.items()):
+            if time.monotonic() > deadline:
+                del self.busy[ref]
+                self._dismiss(worker)
+                place = self.places[worker]
+                lost = Lost(Reason.WORKER_DIED, f"node {place.host} was lost", counts=False, where=str(place))
+                late_one = Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s", where=str(place))
+                finished.append((late, lost if self._is_gone(place.node) else late_one))
+        return finished
+
+    def _welcome(self, seat: Seat, worker: Any, ref: Any) -> None:
+        """Take a worker that has started into its pool."""
+        try:
+            self.places[worker] = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self.fill_at = 0.0
+            self._mourn(seat, error)
+        else:
+            self._keep(seat, worker)
+
+    def _answer(self, seat: Seat, worker: Any, ref: Any) -> Receipt | Lost:
+        """The receipt of a worker, or why there is none."""
+        try:
+            receipt: Receipt = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            self._dismiss(worker)
+            return self._lost(worker, error)
+        if receipt.blind:
+            self.blind[self.places[worker].node] = receipt.blind
+            self._dismiss(worker)
+            return Lost(Reason.WORKER_DIED, receipt.blind, counts=False, blind=True)
+        self._keep(seat, worker)
+        return receipt
+
+    def _lost(self, worker: Any, error: Exception) -> Lost:
+        """Whether a worker died by itself, by its item, or with its node."""
+        place = self.places[worker]
+        told = " ".join(str(error).split())
+        if getattr(error, "preempted", False) or _NODE_DIED.search(told) or self._is_gone(place.node, or_going=True):
+            return Lost(Reason.WORKER_DIED, f"node {place.host} was lost", counts=False, where=str(place))
+        return Lost(Reason.WORKER_DIED, f"its worker on {place.host} died: {cause_of(error)}", where=str(place))
+
+    def _is_gone(self, node: str, *, or_going: bool = False) -> bool:
+        """Whether a node is lost: Ray says so half a minute later. `or_going`: its workers die a moment before it."""
+        for pause_s in (0.0, 0.5) if or_going else (0.0,):
+            time.sleep(pause_s)
+            known = next((one for one in self.ray.nodes() if one["NodeID"] == node), None)
+            if known is None or not known["Alive"]:
+                return True
+            try:
+                socket.create_connection((known["NodeManagerAddress"], known["NodeManagerPort"]), _NODE_ANSWERS_S).close()
+            except OSError:
+                return True
+        return False
+
+    def _check_start(self) -> None:
+        """A cluster that gives no worker at all is an error, not a silent wait."""
+        if self.busy or any(self.idle.values()):
+            self.quiet_since = time.monotonic()
+        elif time.monotonic() - self.quiet_since > self.start_limit_s:
+            raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")
+
+    def _mourn(self, seat: Seat, error: Exception) -> None:
+        """A worker that dies as it starts is replaced; of a pool where none lives, the third is an error, not an endless try."""
+        self.stillborn[seat] += 1
+        if self.stillborn[seat] == 3:
+            where = f" in .env-{seat.environment}" if seat.environment else ""
+            raise NoWorkers(f"three workers{where} died as they started, the last so: {cause_of(error)}")
+
+    def _keep(self, seat: Seat, worker: Any) -> None:
+        del self.stillborn[seat]
+        self.served[worker] += 1
+        if self.surplus[seat] or self.served[worker] > self.items_per_worker:
+            self.surplus[seat] -= bool(self.surplus[seat])
+            self._dismiss(worker)
+        else:
+            self.idle[seat].append(worker)
+
+    def _dismiss(self, worker: Any) -> None:
+        self.ray.kill(worker)
+        self.fill_at = 0.0
+
+
+def _holds(node: Mapping[str, Any], seat: Seat) -> bool:
+    """Whether a node is large enough for a worker of a pool."""
+    return bool(seat.lane) or all(
+        float(node["Resources"].get(kind, 0)) >= wanted for kind, wanted in (("CPU", seat.cpus), ("GPU", seat.gpus))
+    )

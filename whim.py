@@ -275,7 +275,7 @@ def _flush() -> None:
 
 
 def _join_ray() -> None:
-    from pipeline.engine.cluster import join
+    from pipeline.engine.nodes.cluster import join
 
     join()
 

@@ -19,7 +19,7 @@ from rich.table import Column
 from rich.table import Table as Grid
 
 from fitting.files import sha256_of, weights_folder
-from pipeline.engine.store import room
+from pipeline.engine.durable import room
 from stages.detectors.weights import Weights, catalogue, find_weights
 
 PAUSES_S = (1.0, 4.0, 15.0, 60.0)

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.engine.cluster import join
+from pipeline.engine.durable import StoreError
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.nodes.cluster import join
 from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
-from pipeline.engine.store import StoreError
 from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
 from stages.shards import SPLITS, whole_of

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph, Item, Seat, State, Task, table_of
 from pipeline.engine.nodes.executor import Executor, Lost
 from pipeline.engine.stopping import Stopping
-from pipeline.engine.store import StoreError
 from pipeline.engine.worker import Order, Outcome, Receipt, record_failure
 from stages.digest import seal_line
+from stages.media.frames import Frames
 from stages.stage import Failure, Reason
 
 _log = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ def run(
     queues: dict[int, deque[Item]] = {g: deque() for g in range(len(graph.groups))}
     deaths: Counter[tuple[int, str]] = Counter()
     strayed: Counter[tuple[int, str]] = Counter()
-    flying: dict[tuple[int, str], Item] = {}
-    stragglers = Stragglers(graph)
+    flying: dict[tuple[int, str], tuple[Item, int]] = {}  # with how many go together
+    alone: set[tuple[int, str]] = set()  # items that were lost among others: the next time nobody pays for them
+    pace = Pace(graph)
     log = graph.store.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as journal:
@@ -60,21 +62,28 @@ def run(
             for item in graph.ready():
                 queues[item.group].append(item)
             for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
-                stages, seat = [graph.stages[p] for p in graph.groups[group]], graph.seats[group]
-                while queues[group] and executor.free(seat) and not (stopping and stopping.asked):
-                    item = queues[group].popleft()
-                    flying[item.group, item.key] = item
-                    executor.submit(seat, _order(graph, item), sum(s.resources.limit_s for s in stages))
+                stages, seat, queue = [graph.stages[p] for p in graph.groups[group]], graph.seats[group], queues[group]
+                while queue and executor.free(seat) and not (stopping and stopping.asked):
+                    items = [queue.popleft()]
+                    most = pace.most_at_once(group, len(queue) // (2 * max(executor.size(seat), 1)))
+                    while len(items) < most and queue and not alone & {(group, items[0].key), (group, queue[0].key)}:
+                        items.append(queue.popleft())
+                    flying |= {(group, item.key): (item, len(items)) for item in items}
+                    executor.submit(seat, [_order(graph, item) for item in items], sum(s.resources.limit_s for s in stages))
             waiting: Counter[Seat] = Counter()
             for group, queue in queues.items():
                 waiting[graph.seats[group]] += len(queue)
             executor.expect(waiting)
-            stragglers.tell(executor)
+            pace.tell(executor)
             if not flying and (not any(queues.values()) or (stopping and stopping.asked)):
                 break
             for order, result in executor.wait():
                 group = graph.group_of(order.stages[0])
-                item = flying.pop((group, order.key))
+                item, num_together = flying.pop((group, order.key))
+                if isinstance(result, Lost) and result.counts and num_together > 1:
+                    alone.add((group, item.key))
+                    queues[group].append(item)
+                    continue
                 if isinstance(result, Lost):
                     strayed[item.group, item.key] += not (result.counts or result.blind)
                     again = (
@@ -88,7 +97,7 @@ def run(
                 journal.write(seal_line(asdict(result)))
                 journal.flush()
                 on_receipt(result)
-                stragglers.seconds[group].append(result.wall_s)
+                pace.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
                     summary.found_other |= outcome.reason == Reason.CORRUPT or not _seen(graph, task, outcome)
                     summary.num_made += outcome.state is State.DONE
@@ -99,8 +108,8 @@ def run(
 
 
 @dataclass(eq=False)
-class Stragglers:
-    """Items that workers are at for much longer than others of their kind took; each is logged once."""
+class Pace:
+    """How long items take: how many of them a worker is given at once, and which it is at for much longer than the others took."""
 
     graph: Graph
     seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -108,8 +117,18 @@ class Stragglers:
     told: set[tuple[int, str]] = field(default_factory=set)
     at: float = 0.0
 
+    def most_at_once(self, group: int, fair: int) -> int:
+        """Items of a group for one worker: what it does in about a second, and no more than its `fair` part of those that wait.
+
+        One, where clips are decoded or an item takes long: a worker that is lost then takes nobody with it.
+        """
+        stages = [self.graph.stages[p] for p in self.graph.groups[group]]
+        if len(stages) > 1 or stages[0].key != "clip" or Frames in stages[0].reads or not self.seconds[group]:
+            return 1
+        return max(1, min(fair, int(_TOGETHER_S / max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3))))
+
     def tell(self, executor: Executor) -> None:
-        """Log those that are new; looks every ten seconds."""
+        """Log the ones that straggle, each once; looks every ten seconds."""
         if time.monotonic() < self.at:
             return
         self.at = time.monotonic() + 10.0
@@ -124,6 +143,9 @@ class Stragglers:
 
 _STRAGGLES_S, _STRAGGLES = 30.0, 5.0
 """An item straggles that has taken so many seconds, and so many times the median of its kind."""
+
+_TOGETHER_S, _LATELY = 1.0, 20
+"""Items go together that take so many seconds together, by the median of the latest."""
 
 _MOST_STRAYS = 20
 """An item that has been on so many lost nodes counts as one that kills them."""

@@ -8,7 +8,6 @@
 Written means: flushed, renamed, and the folder flushed. Read means: held against its digest.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -17,23 +16,22 @@ import logging
 import os
 import re
 import socket
-import stat
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.engine.durable import StoreError, Writer, flush, lock_file, room
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Ledger, Line, facts_of
 from stages import tables
 from stages.digest import CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
-from stages.errors import UserError
 from stages.shards import whole_of
 from stages.tables import Ledger as Lines
 from stages.tables import Table
@@ -57,10 +55,6 @@ OF_PEOPLE = ("verdicts", "audits")
 """Tables that no stage makes, and no run makes again."""
 
 
-class StoreError(UserError):
-    """The data folder cannot be used: another driver holds it, it is full or not writable."""
-
-
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
     """What stands in an error file."""
@@ -75,7 +69,7 @@ class ErrorRecord:
     """Node, process and log of the worker that failed."""
 
 
-class Store:
+class Store(Writer):
     """The parts below one folder. All writes are whole or not at all."""
 
     def __init__(self, root: Path) -> None:
@@ -198,7 +192,7 @@ class Store:
                 temporary = all_whole.enter_context(self.aside(self.part(table, key)))
                 write_part(_sealed(content.to_arrow(), recipe), temporary)
         for table in contents:
-            self.succeeded(table, key)
+            self.afterwards(partial(self.succeeded, table, key))
 
     def succeeded(self, table: str, key: str) -> None:
         """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
@@ -215,34 +209,6 @@ class Store:
             return
         with suppress(FileNotFoundError):  # another worker has found it as well
             path.replace(path.with_name(path.name + ".corrupt"))
-
-    @contextmanager
-    def aside(self, final: Path) -> Iterator[Path]:
-        """A temporary path beside `final` that takes its name when the block ends well, and goes when it does not.
-
-        Raises StoreError when the folder is full or cannot be written.
-        """
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-        if final.is_dir() and not final.is_symlink():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
-        except OSError as error:
-            raise StoreError(f"cannot write to {final.parent}: {error.strerror}") from error
-        try:
-            with room(final.parent):
-                yield temporary
-                flush(temporary)
-                temporary.replace(final)
-                flush(final.parent)
-        except OSError as error:
-            if error.errno and error.filename in (None, str(temporary)):  # of a write: it does not say where
-                raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
-            raise
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
@@ -383,21 +349,6 @@ def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
     return absent <= may_lack and same and version == wanted.metadata[b"schema_version"]
 
 
-def lock_file(path: Path) -> BinaryIO:
-    """The file that is locked: made here, or one of ours; never one that a link leads to. Raises StoreError, OSError."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise StoreError(f"{path} is no file of ours: remove it") from error
-        raise
-    file = os.fdopen(descriptor, "rb+", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_nlink > 1:
-        file.close()
-        raise StoreError(f"{path} is no file of ours: remove it")
-    return file
-
-
 def check_token(path: Path) -> str:
     """The word of a folder, whose end is a digest of its beginning; one of an earlier version has none. Raises CorruptFileError."""
     refuse_odd(path)
@@ -446,27 +397,7 @@ def read_sealed(path: Path) -> pa.Table:
     return table
 
 
-def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, reach the disk: what was renamed is there after a power loss."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _is_true(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe is the one that its fingerprint was taken of; some small parts carry an empty one."""
     without = {name: value for name, value in recipe.items() if name != "fingerprint"}
     return not recipe or recipe.get("fingerprint") == fingerprint_of(without)
-
-
-@contextmanager
-def room(folder: Path) -> Iterator[None]:
-    """Raises StoreError that names `folder` when the disk fills up within the block."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StoreError(f"no room left in {folder}: free some and run again; nothing that was committed is lost") from error

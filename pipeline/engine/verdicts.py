@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.engine.store import Store, StoreError, lock_file
+from pipeline.engine.durable import StoreError, lock_file
+from pipeline.engine.store import Store
 from stages.digest import CorruptFileError
 from stages.tables import Clips, Verdicts
 from stages.verdicts import digest, in_clip

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from fitting.files import sha256_of
+from pipeline.engine.durable import StoreError, room
 from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
-from pipeline.engine.store import ErrorRecord, Store, StoreError, room
+from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import as_ordered
 from stages.cameras.path import poses_said
 from stages.cameras.said import CameraError, cameras_of
@@ -121,6 +122,25 @@ class Worker:
     @cached_property
     def store(self) -> Store:
         return Store(self.root)
+
+    def do_all(self, orders: Sequence[Order]) -> list[Receipt]:
+        """Do small items one after another; their parts are flushed to the disk together.
+
+        Where that fails they are done one by one, so that a failure is recorded against the item whose it is.
+        """
+        if len(orders) == 1:
+            return [self.do(orders[0])]
+        try:
+            with self.store.together():
+                receipts = [self.do(order) for order in orders]
+                start = time.perf_counter()
+        except StoreError as error:
+            return [Receipt(order.key, [], time.time(), fatal=str(error)) for order in orders]
+        except OSError:
+            return [self.do(order) for order in orders]
+        for receipt in receipts:
+            receipt.wall_s += (time.perf_counter() - start) / len(orders)
+        return receipts
 
     def do(self, order: Order) -> Receipt:
         """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""

@@ -98,7 +98,7 @@ def _disk(data: Path) -> Finding:
 
 
 def _ray(data: Path) -> Finding:
-    from pipeline.engine.cluster import ADDRESS
+    from pipeline.engine.nodes.cluster import ADDRESS
 
     try:
         told = f"Ray {version('ray')}"

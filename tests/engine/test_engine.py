@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph, State, Why, seat_of
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
-from pipeline.engine.run import Stragglers, Summary, run
+from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
-from pipeline.engine.store import Store, StoreError
+from pipeline.engine.store import Store
 from pipeline.engine.worker import Order
 from stages.tables import Reviews
 from tests.engine import toy
@@ -146,7 +147,7 @@ def test_a_run_that_is_to_stop_ends_what_it_is_at_begins_nothing_new_and_the_nex
 
 def test_what_takes_many_times_as_long_as_others_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     graph = load(tmp_path, toy.recipe(), "a")
-    stragglers, executor = Stragglers(graph), Local(tmp_path, toy.recipe())
+    stragglers, executor = Pace(graph), Local(tmp_path, toy.recipe())
     stragglers.seconds[2] = [1.0, 2.0, 3.0]
     orders = {"a-0000": 9.0, "a-0001": 31.0}
     executor.at_work = lambda: [(Order(key, (2,), ({},), "a"), s, "on here, pid 1") for key, s in orders.items()]  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import weights
-from pipeline.engine.store import StoreError
+from pipeline.engine.durable import StoreError
 from pipeline.weights import DownloadError, Standing, fetch, standing
 from stages.detectors import weights as catalogue_module
 from stages.detectors.weights import BadWeights, MissingWeights, Weights, catalogue, weight_file, weight_sha256

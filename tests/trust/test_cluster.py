@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.engine.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.graph import Seat
+from pipeline.engine.nodes.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.place import Place
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 HOLD = """
 import sys
-from pipeline.engine.cluster import join
+from pipeline.engine.nodes.cluster import join
 join()
 import ray
 print(ray.get_runtime_context().gcs_address, flush=True)
@@ -184,7 +184,7 @@ def test_an_item_that_ran_over_its_limit_on_a_lost_node_is_not_held_against_it(t
     ended: dict[str, Lost] = {}
     for node in ("here", "lost"):
         executor.places[node] = Place(node, f"host-{node}", 7)
-        executor.busy[f"answer of {node}"] = (Seat(1.0, 0.0, "", ""), node, order, time.monotonic() - 1.0, 60.0)
+        executor.busy[f"answer of {node}"] = (Seat(1.0, 0.0, "", ""), node, [order], time.monotonic() - 1.0, 60.0)
         ((_, told),) = executor.wait()
         assert isinstance(told, Lost)
         ended[node] = told

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from fitting.files import below, read_arrays
 from hands.metrics.labels import FORMAT, load_labels
 from pipeline.dataset.card import table_cell
-from pipeline.engine.store import Store, StoreError
+from pipeline.engine.durable import StoreError
+from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts
 from stages.detectors.weights import BadWeights, load_checkpoint
 from stages.errors import one_line

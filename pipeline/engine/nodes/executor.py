@@ -34,7 +34,13 @@ class Executor(Protocol):
         """Whether a worker of that kind is idle."""
         ...
 
-    def submit(self, seat: Seat, order: Order, limit_s: float) -> None: ...
+    def size(self, seat: Seat) -> int:
+        """Workers of that kind that there are, or start."""
+        ...
+
+    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
+        """Have an idle worker do orders one after another, within the limit for all of them."""
+        ...
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
         """Hear how many items wait for a worker of each kind."""
@@ -64,6 +70,10 @@ class Local:
     def free(self, seat: Seat) -> bool:
         return not self.finished
 
+    def size(self, seat: Seat) -> int:
+        """There is one worker."""
+        return 1
+
     def expect(self, waiting: Mapping[Seat, int]) -> None:
         """There is one worker, whatever waits."""
 
@@ -71,12 +81,13 @@ class Local:
         """Nobody is while this process asks."""
         return []
 
-    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
         with _alarm(limit_s):
             try:
-                self.finished.append((order, self.worker.do(order)))
+                self.finished += zip(orders, self.worker.do_all(orders), strict=True)
             except _Overtime:
-                self.finished.append((order, Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")))
+                late = Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")
+                self.finished += [(order, late) for order in orders]
 
     def wait(self) -> list[tuple[Order, Receipt | Lost]]:
         finished, self.finished = self.finished, []

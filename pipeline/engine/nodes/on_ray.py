@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.cluster import cause_of, is_joined, join
 from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.graph import Seat
+from pipeline.engine.nodes.cluster import cause_of, is_joined, join
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.parcel import pack
 from pipeline.engine.nodes.place import Place
@@ -45,8 +45,8 @@ class OnRay:
     seats: Sequence[Seat]
     num_workers: int | None = None
     """At most so many workers of each pool; None = what the cluster holds."""
-    items_per_worker: int = 200
-    """A worker is replaced after so many items, so that no leak of a library grows without end."""
+    seconds_per_worker: float = 1800.0
+    """A worker is replaced after so many seconds of work, so that no leak of a library grows without end: a new one opens its networks."""
     start_limit_s: float = 180.0
     """A cluster that starts no worker for so long is an error."""
     refill_s: float = 10.0
@@ -66,7 +66,7 @@ class OnRay:
         self.actor = ray.remote(Worker)
         self.starting: dict[Any, tuple[Seat, Any]] = {}
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
-        self.busy: dict[Any, tuple[Seat, Any, Order, float, float]] = {}
+        self.busy: dict[Any, tuple[Seat, Any, Sequence[Order], float, float]] = {}
         self.places: dict[Any, Place] = {}
         """Of each worker that has started."""
         self.lane_of: dict[Any, int] = {}
@@ -82,7 +82,7 @@ class OnRay:
         self.token = Store(self.root).token()
         self.parcel = pack(self.stages, ray.put) if is_joined() else None  # workers of a Ray of our own inherit what we see
         self.own = str(ray.get_runtime_context().get_node_id())
-        self.served: Counter[Any] = Counter()
+        self.served_s: dict[Any, float] = defaultdict(float)
         self.stillborn: Counter[Seat] = Counter()
         self.quiet_since = self.fill_at = time.monotonic()
         for seat, size in self._sizes().items():
@@ -185,7 +185,9 @@ class OnRay:
 
     def at_work(self) -> list[tuple[Order, float, str]]:
         now = time.monotonic()
-        return [(order, now - deadline + limit_s, str(self.places[worker])) for _, worker, order, deadline, limit_s in self.busy.values()]
+        return [
+            (orders[0], now - deadline + limit_s, str(self.places[worker])) for _, worker, orders, deadline, limit_s in self.busy.values()
+        ]
 
     def _strategy(self, seat: Seat) -> Any:
         """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
@@ -202,9 +204,12 @@ class OnRay:
     def free(self, seat: Seat) -> bool:
         return bool(self.idle[seat])
 
-    def submit(self, seat: Seat, order: Order, limit_s: float) -> None:
+    def size(self, seat: Seat) -> int:
+        return self._held()[seat]
+
+    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
         worker = self.idle[seat].pop()
-        self.busy[worker.do.remote(order)] = (seat, worker, order, time.monotonic() + limit_s, limit_s)
+        self.busy[worker.do_all.remote(orders)] = (seat, worker, orders, time.monotonic() + limit_s, limit_s)
 
     def wait(self) -> list[tuple[Order, Receipt | Lost]]:
         finished: list[tuple[Order, Receipt | Lost]] = []
@@ -219,9 +224,8 @@ class OnRay:
             if ref in self.starting:
                 self._welcome(*self.starting.pop(ref), ref)
                 continue
-            seat, worker, order, _, _ = self.busy.pop(ref)
-            receipt = self._answer(seat, worker, ref)
-            finished.append((order, receipt))
+            seat, worker, orders, _, _ = self.busy.pop(ref)
+            finished += self._answers(seat, worker, orders, ref)
         for ref, (_, worker, late, deadline, limit_s) in list(self.busy.items()):
             if time.monotonic() > deadline:
                 del self.busy[ref]
@@ -229,7 +233,8 @@ class OnRay:
                 place = self.places[worker]
                 lost = Lost(Reason.WORKER_DIED, f"node {place.host} was lost", counts=False, where=str(place))
                 late_one = Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s", where=str(place))
-                finished.append((late, lost if self._is_gone(place.node) else late_one))
+                result = lost if self._is_gone(place.node) else late_one
+                finished += [(order, result) for order in late]
         return finished
 
     def _welcome(self, seat: Seat, worker: Any, ref: Any) -> None:
@@ -240,21 +245,23 @@ class OnRay:
             self.fill_at = 0.0
             self._mourn(seat, error)
         else:
-            self._keep(seat, worker)
+            self._keep(seat, worker, 0.0)
 
-    def _answer(self, seat: Seat, worker: Any, ref: Any) -> Receipt | Lost:
-        """The receipt of a worker, or why there is none."""
+    def _answers(self, seat: Seat, worker: Any, orders: Sequence[Order], ref: Any) -> list[tuple[Order, Receipt | Lost]]:
+        """Orders with the receipts of a worker, or with why there are none."""
         try:
-            receipt: Receipt = self.ray.get(ref)
+            receipts: list[Receipt] = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             self._dismiss(worker)
-            return self._lost(worker, error)
-        if receipt.blind:
-            self.blind[self.places[worker].node] = receipt.blind
+            lost = self._lost(worker, error)
+            return [(order, lost) for order in orders]
+        blind = next((receipt.blind for receipt in receipts if receipt.blind), "")
+        if blind:
+            self.blind[self.places[worker].node] = blind
             self._dismiss(worker)
-            return Lost(Reason.WORKER_DIED, receipt.blind, counts=False, blind=True)
-        self._keep(seat, worker)
-        return receipt
+            return [(order, Lost(Reason.WORKER_DIED, blind, counts=False, blind=True)) for order in orders]
+        self._keep(seat, worker, sum(receipt.wall_s for receipt in receipts))
+        return list(zip(orders, receipts, strict=True))
 
     def _lost(self, worker: Any, error: Exception) -> Lost:
         """Whether a worker died by itself, by its item, or with its node."""
@@ -291,10 +298,11 @@ class OnRay:
             where = f" in .env-{seat.environment}" if seat.environment else ""
             raise NoWorkers(f"three workers{where} died as they started, the last so: {cause_of(error)}")
 
-    def _keep(self, seat: Seat, worker: Any) -> None:
+    def _keep(self, seat: Seat, worker: Any, worked_s: float) -> None:
+        """Take a worker back that has started, or has worked for so many seconds."""
         del self.stillborn[seat]
-        self.served[worker] += 1
-        if self.surplus[seat] or self.served[worker] > self.items_per_worker:
+        self.served_s[worker] += worked_s
+        if self.surplus[seat] or self.served_s[worker] > self.seconds_per_worker:
             self.surplus[seat] -= bool(self.surplus[seat])
             self._dismiss(worker)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.cluster import join
+from pipeline.engine.nodes.cluster import join
 from tests.training.tiny import MeanColour, run
 from training.data.dataset import Dataset
 from training.data.loader import Loader

@@ -1,0 +1,153 @@
+"""Durable files: written aside, flushed, renamed, and their folder flushed; several at once wait for the disk as one does."""
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from stages.errors import UserError
+
+_FLUSHES = 8
+"""Files that are flushed at once: a disk takes them in one go."""
+
+
+class StoreError(UserError):
+    """The data folder cannot be used: another driver holds it, it is full or not writable."""
+
+
+class Written(NamedTuple):
+    """A file that is whole under a temporary name."""
+
+    temporary: Path
+    final: Path
+
+
+@dataclass(eq=False)
+class Writer:
+    """Writes files whole or not at all; within `together` many at once."""
+
+    together_now: "_Together | None" = None
+
+    @contextmanager
+    def aside(self, final: Path) -> Iterator[Path]:
+        """A temporary path beside `final` that takes its name when the block ends well, and goes when it does not.
+
+        Within `together` it takes its name at the end of that. Raises StoreError when the folder is full or cannot be written.
+        """
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+        if final.is_dir() and not final.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+        except OSError as error:
+            raise StoreError(f"cannot write to {final.parent}: {error.strerror}") from error
+        waits = False
+        try:
+            with room(final.parent):
+                yield temporary
+                if self.together_now is None:
+                    land([Written(temporary, final)])
+                else:
+                    self.together_now.files.append(Written(temporary, final))
+                    waits = True
+        except OSError as error:
+            if error.errno and error.filename in (None, str(temporary)):  # of a write: it does not say where
+                raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
+            raise
+        finally:
+            if not waits:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Files that are written within the block take their names at its end, flushed at once; none when it ends in an exception.
+
+        What was written is not to be read within it. Raises OSError, StoreError where one cannot be flushed: some may have names then.
+        """
+        waiting = self.together_now = _Together()
+        try:
+            yield
+            if waiting.files:
+                with room(waiting.files[0].final.parent):
+                    land(waiting.files)
+            self.together_now = None
+            for follow in waiting.afterwards:
+                follow()
+        finally:
+            self.together_now = None
+            for written in waiting.files:
+                with suppress(OSError):
+                    written.temporary.unlink(missing_ok=True)
+
+    def afterwards(self, follow: Callable[[], None]) -> None:
+        """Call what is to happen once what was written has its name: now, or at the end of `together`."""
+        if self.together_now is None:
+            follow()
+        else:
+            self.together_now.afterwards.append(follow)
+
+
+@dataclass(eq=False)
+class _Together:
+    files: list[Written] = field(default_factory=list)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+
+
+def land(files: Sequence[Written]) -> None:
+    """Give files their names once their content is on the disk, and flush the folders that hold the names."""
+    _flush_all([written.temporary for written in files])
+    for temporary, final in files:
+        temporary.replace(final)
+    _flush_all(sorted({written.final.parent for written in files}))
+
+
+def _flush_all(paths: Sequence[Path]) -> None:
+    if len(paths) == 1:
+        flush(paths[0])
+        return
+    with ThreadPoolExecutor(min(len(paths), _FLUSHES)) as pool:
+        for _ in pool.map(flush, paths):
+            pass
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk: what was renamed is there after a power loss."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def lock_file(path: Path) -> BinaryIO:
+    """The file that is locked: made here, or one of ours; never one that a link leads to. Raises StoreError, OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise StoreError(f"{path} is no file of ours: remove it") from error
+        raise
+    file = os.fdopen(descriptor, "rb+", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_nlink > 1:
+        file.close()
+        raise StoreError(f"{path} is no file of ours: remove it")
+    return file
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Raises StoreError that names `folder` when the disk fills up within the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(f"no room left in {folder}: free some and run again; nothing that was committed is lost") from error

@@ -1,0 +1,148 @@
+"""Small items go to a worker together and their parts reach the disk at once; what fails is still one item's."""
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine import durable
+from pipeline.engine.durable import Writer
+from pipeline.engine.graph import Graph, Seat
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.run import Summary, run
+from pipeline.engine.store import Store
+from pipeline.engine.worker import Order
+from stages.stage import Resources
+from tests.engine import toy
+
+
+@dataclass(eq=False)
+class Counting(Local):
+    """Writes down how many orders it is given at once, by stage."""
+
+    at_once: list[tuple[int, int]] = field(default_factory=list)
+
+    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
+        self.at_once.append((orders[0].stages[0], len(orders)))
+        super().submit(seat, orders, limit_s)
+
+
+def stages(**count: Any) -> list[Any]:
+    fetch, _, *rest = toy.recipe(**count)
+    return [fetch, toy.Cut(num_clips=40), *rest]
+
+
+def run_in(root: Path, recipe: list[Any], executor: type[Local] = Counting) -> tuple[Summary, Any]:
+    given = executor(root, recipe)
+    return run(Graph(recipe, toy.manifest("a"), Store(root)).load(), given), given
+
+
+def parts(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet")}
+
+
+def ended(summary: Summary, stage: str) -> dict[str, int]:
+    return {state: n for (name, state, _), n in summary.counts.items() if name == stage}
+
+
+def test_small_items_of_tables_go_together_and_give_the_bytes_of_each_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    true_flush = durable.flush
+
+    def flush(path: Path) -> None:
+        flushed.append(path)
+        true_flush(path)
+
+    monkeypatch.setattr(durable, "flush", flush)
+    _, together = run_in(tmp_path / "together", stages())
+    at_once, num_flushed = {p: max(n for q, n in together.at_once if q == p) for p in range(4)}, len(flushed)
+    assert at_once[0] == at_once[1] == 1  # of a video
+    assert at_once[2] > 5
+    monkeypatch.setattr("pipeline.engine.run._TOGETHER_S", 0.0)
+    _, alone = run_in(tmp_path / "alone", stages())
+    assert {n for _, n in alone.at_once} == {1}
+    assert parts(tmp_path / "together") == parts(tmp_path / "alone")
+    assert len(parts(tmp_path / "alone")) == 2 + 2 * 40
+    assert len(flushed) - num_flushed == 2 * (2 + 2 * 40)
+    assert 2 + 2 * 40 < num_flushed < 1.6 * (2 + 2 * 40)  # every part still is, most folders with others
+
+
+def test_a_part_that_cannot_be_flushed_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_flush = durable.flush
+
+    def flush(path: Path) -> None:
+        if path.name.startswith(".a-0023.parquet") and path.parent.name == "reviews":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        true_flush(path)
+
+    monkeypatch.setattr(durable, "flush", flush)
+    summary, executor = run_in(tmp_path, stages())
+    assert max(n for _, n in executor.at_once) > 5
+    assert ended(summary, "count") == {"done": 39, "retry": 1}
+    error = Store(tmp_path).error("reviews", "a-0023")
+    assert error is not None
+    assert error.message.startswith("OSError: [Errno 5] Input/output error")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_ends_the_run_with_those_that_were_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_flush = durable.flush
+
+    def flush(path: Path) -> None:
+        if path.parent.name == "reviews" and path.name.startswith(".a-0023"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        true_flush(path)
+
+    monkeypatch.setattr(durable, "flush", flush)
+    with pytest.raises(durable.StoreError, match=r"no room left in .*reviews"):
+        run_in(tmp_path, stages())
+    assert not list(tmp_path.rglob("*.tmp"))
+    monkeypatch.setattr(durable, "flush", true_flush)
+    summary, _ = run_in(tmp_path, stages())
+    assert ended(summary, "after") == {"done": 40}
+
+
+class Patient(toy.Count):
+    """A worker that has just started may be slow on a busy machine."""
+
+    resources = Resources(cpus=1.0, limit_s=60.0)
+
+
+def test_an_item_that_kills_its_worker_takes_none_of_those_beside_it(tmp_path: Path) -> None:
+    fetch, cut, _, after = stages()
+    recipe = [fetch, cut, Patient(segfaults="a-0023"), after]
+    graph = Graph(recipe, toy.manifest("a"), Store(tmp_path)).load()
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        summary = run(graph, OnRay(tmp_path, recipe, graph.seats))
+    finally:
+        ray.shutdown()
+    assert ended(summary, "count") == {"done": 39, "failed": 1}
+
+
+def test_a_block_that_ends_in_an_exception_names_nothing(tmp_path: Path) -> None:
+    writer = Writer()
+    told: list[str] = []
+
+    def begin() -> None:
+        with writer.together():
+            with writer.aside(tmp_path / "one") as temporary:
+                temporary.write_text("1")
+            writer.afterwards(lambda: told.append("one"))
+            assert not (tmp_path / "one").exists()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        begin()
+    assert not list(tmp_path.iterdir())
+    assert not told
+    with writer.aside(tmp_path / "two") as temporary:
+        temporary.write_text("2")
+    assert (tmp_path / "two").read_text() == "2"

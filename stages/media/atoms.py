@@ -7,26 +7,32 @@ from typing import BinaryIO
 _MOST_BOXES, _MOST_BYTES = 4096, 1 << 20
 
 
-def box_in(file: BinaryIO, names: tuple[bytes, ...], start: int, stop: int) -> bytes:
-    """The content of a box within boxes of a file; empty where there is none, or more than a camera writes."""
+def places_of(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Names of the boxes in a stretch of a file, and where their contents begin and end; ends at one that is damaged."""
     at = start
     for _ in range(_MOST_BOXES):
         file.seek(at)
         head = file.read(16)
         if at + 8 > stop or len(head) < 8:
-            return b""
+            return
         size, name, first = struct.unpack(">I", head[:4])[0], head[4:8], at + 8
         if size == 1 and len(head) == 16:
             size, first = struct.unpack(">Q", head[8:])[0], at + 16
         end = stop if size == 0 else at + size
-        if end <= first - 1 or end > stop:
-            return b""
+        if end < first or end > stop:
+            return
+        yield name, first, end
+        at = end
+
+
+def box_in(file: BinaryIO, names: tuple[bytes, ...], start: int, stop: int) -> bytes:
+    """The content of a box within boxes of a file; empty where there is none, or more than a camera writes."""
+    for name, first, end in places_of(file, start, stop):
         if name == names[0] and len(names) == 1:
             file.seek(first)
             return file.read(end - first) if end - first <= _MOST_BYTES else b""
         if name == names[0] and (found := box_in(file, names[1:], first, end)):
             return found
-        at = end
     return b""
 
 

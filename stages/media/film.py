@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.media.crop import cropper_of
 from stages.media.heif import film_of_tiles, tiling_of
 from stages.media.spliced import Spliced, parts_of
 from stages.media.webp import film_of_webp, is_animated_webp
@@ -95,11 +96,13 @@ def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
     """Every frame that can be decoded from where the container stands; `opaque` of one after a change of the codec holds its part."""
     import av
 
+    cropper = cropper_of(container, stream)
     for packet in packets(container, stream):
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             continue
+        frames = [cropper(frame) for frame in frames] if cropper else frames
         if part := getattr(container, "part", 0):
             for frame in frames:
                 frame.opaque = (part,)  # an object of its own: PyAV forgets one with the first of its frames that goes

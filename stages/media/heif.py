@@ -40,9 +40,9 @@ def is_heif_photo(path: Path) -> bool:
 
 def tiling_of(path: Path) -> Tiling | None:
     """How a photo is made of tiles; None of any other file, and of one whose tiling makes no sense. Raises OSError."""
+    if not is_heif_photo(path):
+        return None
     with path.open("rb") as file:
-        if file.read(8)[4:] != b"ftyp":
-            return None
         size = path.stat().st_size
         meta = dict(boxes_of(box_in(file, (b"meta",), 0, size)[4:]))
         try:

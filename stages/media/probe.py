@@ -155,7 +155,7 @@ def _probe(path: Path, container: Any, stream: Any, film: Film, frames: list[Any
 def _duration_s(path: Path, container: Any, stream: Any) -> float:
     """Length of the stream as claimed; of one that claims none beside others, how far its packets go.
 
-    Matroska claims the last time, not a length: timestamps may start at 100 s.
+    Matroska and NUT claim the last time, not a length: timestamps may start at 100 s.
     """
     if isinstance(container, Spliced):
         return container.length_s
@@ -164,7 +164,7 @@ def _duration_s(path: Path, container: Any, stream: Any) -> float:
     if container.duration is None or container.duration <= 0:
         return math.nan
     start = container.start_time or 0
-    claimed_s = float((container.duration - (start if "matroska" in container.format.name else 0)) / 1e6)
+    claimed_s = float((container.duration - (start if container.format.name.split(",")[0] in ("matroska", "nut") else 0)) / 1e6)
     return claimed_s if len(container.streams) == 1 else min(claimed_s, _packets_s(path, stream.index, claimed_s))
 
 

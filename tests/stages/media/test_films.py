@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,6 +93,25 @@ def repacked(codec: str, suffix: str, how: str = "-c copy") -> Callable[[Path, s
     return make
 
 
+def with_aperture(width: int, height: int, left: int, top: int) -> Callable[[Path, str], Path]:
+    """A film of 64 x 48 of which the container says that so much is to be shown."""
+
+    def make(folder: Path, out: str) -> Path:
+        data = ffmpeg(f"{{s:64x48}} {X264}", folder, out).read_bytes()
+        shift = 2 * left + width - 64, 2 * top + height - 48
+        box = struct.pack(">I4s8i", 40, b"clap", width, 1, height, 1, shift[0], 2, shift[1], 2)
+        entry = data.index(b"avc1", data.index(b"stsd")) - 4
+        end = entry + int.from_bytes(data[entry : entry + 4], "big")
+        grown = bytearray(data[:end] + box + data[end:])
+        for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+            place = data.rindex(name, 0, entry + 8) - 4
+            grown[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + len(box)).to_bytes(4, "big")
+        (folder / out).write_bytes(grown)
+        return folder / out
+
+    return make
+
+
 def shown_as(how: str, suffix: str, filters: str = "") -> Callable[[Path, str], Path]:
     """A file that is to be shown turned or mirrored."""
 
@@ -135,6 +155,15 @@ FILES: dict[str, File] = {
     "turns.mkv": File(make=listed("{s:64x48} -c:v libvpx", "{s:48x64} -c:v libvpx", suffix=".mkv")),
     "turns.nut": File(make=listed("{s:64x48} -c:v mjpeg", "{s:48x64} -c:v mjpeg", suffix=".nut")),
     "cropped.mp4": File(make=repacked(X264, ".mp4", "-c copy -bsf:v h264_metadata=crop_left=4:crop_right=6:crop_top=2:crop_bottom=8")),
+    "aperture.mp4": File(make=with_aperture(47, 39, 5, 3)),
+    "aperture.mkv": File(make=lambda folder, out: ffmpeg(f"-i {with_aperture(48, 40, 6, 2)(folder, 'cut.mp4').name} -c copy", folder, out)),
+    "aperture.mov": File(
+        make=lambda folder, out: ffmpeg(
+            f"-display_rotation:v 90 -i {with_aperture(48, 40, 6, 2)(folder, 'cut.mp4').name} -c copy", folder, out
+        )
+    ),
+    "whole_aperture.mp4": File(make=with_aperture(64, 48, 0, 0)),
+    "absurd_aperture.mp4": File(make=with_aperture(64, 48, 9, 0)),
     "uneven_sides.webm": File(make="{s:65x49} -c:v libvpx"),
     # turned and mirrored
     "mirrored.mp4": File(make=shown_as("-display_hflip:v", ".mp4")),
@@ -434,6 +463,13 @@ def test_high_dynamic_range_and_wide_gamut_look_like_the_film_they_were_made_of(
 def test_what_is_transparent_is_marked(folder: Path) -> None:
     assert row(made(folder, "alpha.mov", FILES["alpha.mov"])).transparent.tolist() == [True]
     assert row(made(folder, "ntsc.mp4", FILES["ntsc.mp4"])).transparent.tolist() == [False]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".nut", ".ts", ".mp4"])
+def test_a_film_that_begins_late_is_no_damage(tmp_path: Path, suffix: str) -> None:
+    videos = row(ffmpeg(f"{{s:64x48}} {X264} -output_ts_offset 4000", tmp_path, f"late{suffix}"))
+    assert videos.duration_s[0] == pytest.approx(1.0, abs=0.11)
+    assert clips_of(videos).ends_with.tolist() == ["end"]
 
 
 @pytest.mark.parametrize("tags", ["", "-fflags +bitexact"])

@@ -24,9 +24,10 @@ import av
 
 from benchmarks.machine import describe
 from benchmarks.peer import landmarker
-from pipeline.engine.graph import Graph, seat_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest

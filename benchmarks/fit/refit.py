@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.fit.problems import invent_track
 from fitting.objective import Objective
-from pipeline.engine.graph import Graph, State, Task, tables_of
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State, Task, tables_of
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim

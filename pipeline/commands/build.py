@@ -162,7 +162,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def retry(arguments: argparse.Namespace) -> None:
     """Forget failures, so that the next run tries them again."""
-    from pipeline.engine.graph import table_of
+    from pipeline.engine.plan.tasks import table_of
     from pipeline.report.status import failures
     from stages.settings import unknown
     from stages.stage import Reason

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pipeline.engine.durable import StoreError
 from pipeline.engine.environments import check_environments
-from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.cluster import join
 from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
+from pipeline.engine.plan.tasks import State, Task, table_of
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.worker import Outcome

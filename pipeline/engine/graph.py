@@ -5,177 +5,32 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.plan.former import Former
+from pipeline.engine.plan.seats import groups_of, seat_of_group
+from pipeline.engine.plan.tasks import Item, Line, State, Task, Why, difference, origin_of, table_of, tables_of
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED, identity_said, views_said
-from stages.digest import fingerprint_of
 from stages.media.frames import Frames
 from stages.media.sequence import images_of_pattern, is_pattern, listing_digest
 from stages.pack import Pack, expected_bytes
 from stages.shards import pieces, shard_of
-from stages.stage import Stage, settings_of, tables_written
-from stages.tables import CameraPoses, Cameras, Clips, Manifest, Table, Verdicts, Videos, Views
+from stages.stage import Stage, tables_written
+from stages.tables import CameraPoses, Cameras, Clips, Manifest, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
 from stages.web.address import without_secrets
-
-
-class Seat(NamedTuple):
-    """What a worker holds, as in `Resources`. Groups that ask for the same share a pool."""
-
-    cpus: float
-    gpus: float
-    lane: str
-    environment: str
-
 
 _NOTHING: Mapping[str, Any] = {}
 """The `item` of most tasks, in memory once."""
 
 _NOT_FOR_CLIPS = frozenset({"camera"})
 """Columns of `Videos` that no clip hangs on: a video that lacks them is looked at again, and what was made from it is as good as it was."""
-
-
-class State(StrEnum):
-    """Where a task stands. The last four are settled: nothing more happens to them in this run."""
-
-    PENDING = "pending"
-    DONE = "done"
-    FAILED = "failed"
-    RETRY = "retry"
-    BLOCKED = "blocked"
-
-
-class Why(StrEnum):
-    """Why a task is pending."""
-
-    NEW = "new"
-    SETTINGS = "settings changed"
-    CODE = "code version changed"
-    WEIGHTS = "weights changed"
-    UPSTREAM = "upstream changed"
-    CORRUPT = "corrupt"
-    MISSING = "its file is gone"
-    INPUT = "input changed"
-    PROBE = "more is asked of its file"
-    RETRY = "retry"
-
-
-def tables_of(stage: Stage) -> dict[type[Table], str]:
-    """Folders of a stage's parts by table: hand_detections/mediapipe."""
-    names = {kind: "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip("_") for kind in tables_written(stage)}
-    return {kind: f"{name}/{stage.detector}" if stage.detector else name for kind, name in names.items()}
-
-
-def table_of(stage: Stage) -> str:
-    """Folder of a stage's parts, of its first table where it writes several: its failures lie there, and its name goes by it."""
-    return next(iter(tables_of(stage).values()))
-
-
-def _origin(stage: Stage) -> dict[str, Any]:
-    """What of a stage decides its result: name, code version, settings, weights; as JSON would give it back."""
-    origin = {
-        "stage": stage.name,
-        "detector": stage.detector,
-        "version": stage.version,
-        "settings": identity_of(stage),
-        "weights": dict(stage.weights),
-    }
-    as_json: dict[str, Any] = json.loads(json.dumps(origin, default=str))
-    return as_json
-
-
-def identity_of(stage: Stage) -> dict[str, Any]:
-    """The settings that decide a stage's result, by name.
-
-    One that is younger than data folders (`later`) counts where it is not its default: parts made without it stay good.
-    """
-    return {
-        one.name: value
-        for one, value in settings_of(stage)
-        if one.metadata.get("identity", True) and not (one.metadata.get("later") and value == one.default)
-    }
-
-
-class Line(NamedTuple):
-    """A line of the manifest or of a clip list, where it lies: the tasks of a clip share it."""
-
-    table: Table
-    place: int
-    video: str
-
-    @property
-    def row(self) -> Table:
-        """The line as a table of one row."""
-        return self.table.take(slice(self.place, self.place + 1))
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """What one stage makes, or is to make, for one key: a part, or one of each table that it writes."""
-
-    stage: int
-    """Position in the recipe's list of stages."""
-    key: str
-    shard: str
-    origin: Mapping[str, Any]
-    """What of the stage decides the result, as all of its tasks have it."""
-    table: str
-    """Folder of its part, or of its first one."""
-    item: Mapping[str, Any]
-    """What of the video or clip decides the result."""
-    needs: tuple["Task", ...] = ()
-    line: "Line | None" = None
-    """The line of the manifest or of the clip list that the task is about."""
-    state: State = State.PENDING
-    why: Why | None = None
-    reason: str = ""
-    stale: bool = False
-    """Whether a part lies there that an earlier run made from something else: it stays until this one is committed."""
-    fingerprint: str = field(init=False)
-    """sha256 of what its parts are made from; all of them carry it."""
-
-    def __post_init__(self) -> None:
-        self.fingerprint = fingerprint_of(self._made_from())
-
-    def _made_from(self) -> dict[str, Any]:
-        upstream = {f"{need.table}/{need.key}": need.fingerprint for need in self.needs}
-        return {**self.origin, "key": self.key, "item": dict(self.item), "upstream": upstream}
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """Everything that its parts are made from, with its fingerprint; put together when it is asked for, as there are many tasks."""
-        return {**self._made_from(), "fingerprint": self.fingerprint}
-
-    @property
-    def row(self) -> Table | None:
-        """The line that the task is about, as a table of one row."""
-        return None if self.line is None else self.line.row
-
-    @property
-    def again(self) -> bool:
-        """Whether a video is only fetched or looked at again: what was made from it is as good as it was."""
-        return self.why in (Why.MISSING, Why.PROBE)
-
-    @property
-    def settled(self) -> bool:
-        return self.state is not State.PENDING
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """What a worker does in one go: the pending tasks of one group of stages for one key."""
-
-    group: int
-    key: str
-    tasks: tuple[Task, ...]
 
 
 @dataclass(eq=False)
@@ -195,13 +50,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         _check_order(self.stages)
-        self._origins = [_origin(stage) for stage in self.stages]
+        self._origins = [origin_of(stage) for stage in self.stages]
         folders = [tables_of(stage) for stage in self.stages]
         self._tables = [[(folder, kind.schema()) for kind, folder in tables.items()] for tables in folders]
         self._formers = self._versions_before()
         self._reads = [_read_by(self.stages, position) for position in range(len(self.stages))]
         self._pack = next((p for p, stage in enumerate(self.stages) if stage.key == "shard"), None)
-        self.groups = _groups(self.stages)
+        self.groups = groups_of(self.stages)
         self.seats = [seat_of_group([self.stages[p] for p in group]) for group in self.groups]
         """What a worker of each group holds; a run on a cluster with GPUs shares them out."""
         self._group_of = {position: g for g, group in enumerate(self.groups) for position in group}
@@ -414,7 +269,7 @@ class Graph:
         place = next(place for place, (_, fingerprint) in enumerate(parts) if fingerprint != task.fingerprint)
         folder, schema = self._tables[task.stage][place]
         other = None if parts[place][1] is None else self.store.made_by(folder, task.key, schema)
-        task.why = Why.NEW if other is None else _difference(other, task.recipe)
+        task.why = Why.NEW if other is None else difference(other, task.recipe)
 
     def _why_again(self, task: Task) -> Why | None:
         """Why a committed part is made again all the same: its file is gone and wanted, or the plan cannot read it."""
@@ -655,48 +510,3 @@ def _camera_identity(stage: Stage, said: str) -> dict[str, Any]:
         return {"camera": identity_said(said), "camera_version": getattr(stage, "camera_version", 1)}
     looks = views_said(said) if Frames in stage.reads or Views in stage.reads else ""
     return {"views": json.loads(looks)} if looks else {}
-
-
-def _groups(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
-    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them.
-
-    One that needs no GPU works in a group that holds one, so that it does not part two that do.
-    """
-    groups: list[list[int]] = []
-    for position, stage in enumerate(stages):
-        previous = stages[groups[-1][-1]] if groups else None
-        if previous and works_by_stretch(stage) and works_by_stretch(previous) and _sit_together(stage, [stages[p] for p in groups[-1]]):
-            groups[-1].append(position)
-        else:
-            groups.append([position])
-    return [tuple(g) for g in groups]
-
-
-def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:
-    """Whether a stage asks for the worker that a group has, or for one without that one's GPU, to be there without any."""
-    here, there = seat_of(stage), seat_of_group(group)
-    return here == there or (Frames not in stage.reads and here._replace(gpus=there.gpus) == there)
-
-
-def works_by_stretch(stage: Stage) -> bool:
-    """Whether a stage may be called with a stretch of a clip's frames at a time."""
-    return Frames in stage.reads or bool(getattr(stage, "by_frame", False))
-
-
-def seat_of(stage: Stage) -> Seat:
-    """What a worker of the stage holds."""
-    held = stage.resources
-    return Seat(held.cpus, held.gpus, held.lane, held.environment)
-
-
-def seat_of_group(stages: Sequence[Stage]) -> Seat:
-    """What a worker of stages that work together holds: the first one's seat, with the GPU that any of them asks for."""
-    return seat_of(stages[0])._replace(gpus=max(stage.resources.gpus for stage in stages))
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Why:
-    """The first thing that differs between the recipe of the part that lies there and the one wanted."""
-    for name, why in (("version", Why.CODE), ("settings", Why.SETTINGS), ("weights", Why.WEIGHTS), ("item", Why.INPUT)):
-        if old.get(name) != new.get(name):
-            return why
-    return Why.UPSTREAM

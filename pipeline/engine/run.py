@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.engine.durable import StoreError
-from pipeline.engine.graph import Graph, Item, Seat, State, Task, table_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
+from pipeline.engine.plan.seats import Seat
+from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.worker import Order, Outcome, Receipt, record_failure
 from stages.digest import seal_line

@@ -17,9 +17,9 @@ import numpy as np
 
 from fitting.files import sha256_of
 from pipeline.engine.durable import StoreError, room
-from pipeline.engine.graph import State, table_of, tables_of
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
+from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import as_ordered

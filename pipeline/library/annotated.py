@@ -17,7 +17,8 @@ import pyarrow as pa
 from rich.console import Console
 
 from pipeline.engine.finish import Where, finish
-from pipeline.engine.graph import Graph, Task, table_of
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import Task, table_of
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Outcome
 from pipeline.exports.mano import FRAME

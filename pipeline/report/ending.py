@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.engine.finish import shard_files
-from pipeline.engine.graph import Graph, State, tables_of
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State, tables_of
 from pipeline.report.status import all_done
 from stages.tables import Hands, Reviews
 

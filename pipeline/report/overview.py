@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.dataset.audits import card_lines
 from pipeline.engine.finish import shard_files
-from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State, Task, table_of
 from pipeline.report.status import failures, odd_of, status_rows
 from pipeline.stage_settings import in_words
 from stages.digest import CorruptFileError

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.dataset.oddities import camera_lines, image_lines, odd_lines, odd_videos, path_lines
-from pipeline.engine.graph import Graph, State, Task, table_of
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State, Task, table_of
 from pipeline.stage_settings import in_words
 from pipeline.video_files import LeftOut
 from stages.fit import Fit

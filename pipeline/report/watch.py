@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Grid
 
-from pipeline.engine.graph import Graph, State
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State
 from pipeline.report.pace import in_words, pace_of, read_receipts
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.graph import Graph, State, tables_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
+from pipeline.engine.plan.tasks import State, tables_of
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest

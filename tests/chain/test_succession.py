@@ -15,7 +15,8 @@ import pytest
 
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import Where, finish, shard_files
-from pipeline.engine.graph import Graph, State, Why
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.store import Store
 from pipeline.engine.verify import verify
 from pipeline.folder import Asked, load

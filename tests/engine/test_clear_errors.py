@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.graph import Graph, State, Why, seat_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.plan.seats import seat_of
+from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import run
 from pipeline.engine.store import ErrorRecord, Store
 from stages.detect_hands_mediapipe import DetectHands

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from pipeline.engine.durable import StoreError
-from pipeline.engine.graph import Graph, State, Why, seat_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.plan.seats import seat_of
+from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.graph import Graph, State, seat_of
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import NoWorkers, OnRay
+from pipeline.engine.plan.seats import seat_of
+from pipeline.engine.plan.tasks import State
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.stage import Resources

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.finish import Where, finish
-from pipeline.engine.graph import Graph, Why
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import Why
 from pipeline.engine.store import Store
 from pipeline.engine.verify import verify
 from stages.tables import Reviews, Videos

@@ -15,7 +15,8 @@ from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.durable import StoreError
 from pipeline.engine.finish import Where, finish, shard_files
-from pipeline.engine.graph import Graph, State
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.tasks import State
 from pipeline.engine.store import Store
 from pipeline.remove import remove
 from stages import pack

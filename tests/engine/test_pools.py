@@ -11,9 +11,10 @@ from urllib.request import urlopen
 import pytest
 
 from pipeline.engine.finish import Where, finish
-from pipeline.engine.graph import Graph, Seat
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
+from pipeline.engine.plan.seats import Seat
 from pipeline.engine.store import Store
 from pipeline.recipes import every_stage
 from stages.stage import Resources

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.engine import durable
 from pipeline.engine.durable import Writer
-from pipeline.engine.graph import Graph, Seat
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.plan.seats import Seat
 from pipeline.engine.run import Summary, run
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Order

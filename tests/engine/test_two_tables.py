@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.graph import Graph, State, Why
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
+from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.tables import Fits, Hands, RefusedHands

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.graph import Graph, State
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
+from pipeline.engine.plan.tasks import State
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest

@@ -16,7 +16,7 @@ from benchmarks.fit.tracks import jitter_mm, landmarks, studio_motion
 from fitting.files import STANDIN, sha256_of
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from fitting.settings import FitSettings
-from pipeline.engine.graph import identity_of
+from pipeline.engine.plan.tasks import identity_of
 from stages.fit import Fit
 from stages.tables import LEFT, RIGHT, Clips, Fits, Hands
 

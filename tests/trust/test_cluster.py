@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.engine.graph import Seat
 from pipeline.engine.nodes.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus
+from pipeline.engine.plan.seats import Seat
 from pipeline.engine.worker import Order, Worker
 from stages.stage import Reason
 

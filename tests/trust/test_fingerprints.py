@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fitting.files import sha256_of
-from pipeline.engine.graph import Graph, Why
+from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
+from pipeline.engine.plan.tasks import Why
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.stage import setting

@@ -23,7 +23,7 @@ from pathlib import Path
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.run import run
-from pipeline.engine.graph import seat_of
+from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.store import Store
 from tests.engine import toy
 

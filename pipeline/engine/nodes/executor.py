@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.engine.environments import check_environments
-from pipeline.engine.graph import Seat
+from pipeline.engine.plan.seats import Seat
 from pipeline.engine.worker import Order, Receipt, Worker
 from stages.stage import Reason, Stage
 

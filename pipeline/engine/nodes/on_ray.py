@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.environments import check_environments, runtime_env
-from pipeline.engine.graph import Seat
 from pipeline.engine.nodes.cluster import cause_of, is_joined, join
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.parcel import pack
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus, pool_sizes
+from pipeline.engine.plan.seats import Seat
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Order, Receipt, Worker
 from stages.errors import UserError

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.graph import Seat
+from pipeline.engine.plan.seats import Seat
 from stages.stage import Stage
 
 CUDA_MB = 700

@@ -1,0 +1,53 @@
+"""Which stages work together, and what their worker holds."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stages.media.frames import Frames
+from stages.stage import Stage
+
+
+class Seat(NamedTuple):
+    """What a worker holds, as in `Resources`. Groups that ask for the same share a pool."""
+
+    cpus: float
+    gpus: float
+    lane: str
+    environment: str
+
+
+def groups_of(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
+    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them.
+
+    One that needs no GPU works in a group that holds one, so that it does not part two that do.
+    """
+    groups: list[list[int]] = []
+    for position, stage in enumerate(stages):
+        previous = stages[groups[-1][-1]] if groups else None
+        if previous and works_by_stretch(stage) and works_by_stretch(previous) and _sit_together(stage, [stages[p] for p in groups[-1]]):
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    return [tuple(g) for g in groups]
+
+
+def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:
+    """Whether a stage asks for the worker that a group has, or for one without that one's GPU, to be there without any."""
+    here, there = seat_of(stage), seat_of_group(group)
+    return here == there or (Frames not in stage.reads and here._replace(gpus=there.gpus) == there)
+
+
+def works_by_stretch(stage: Stage) -> bool:
+    """Whether a stage may be called with a stretch of a clip's frames at a time."""
+    return Frames in stage.reads or bool(getattr(stage, "by_frame", False))
+
+
+def seat_of(stage: Stage) -> Seat:
+    """What a worker of the stage holds."""
+    held = stage.resources
+    return Seat(held.cpus, held.gpus, held.lane, held.environment)
+
+
+def seat_of_group(stages: Sequence[Stage]) -> Seat:
+    """What a worker of stages that work together holds: the first one's seat, with the GPU that any of them asks for."""
+    return seat_of(stages[0])._replace(gpus=max(stage.resources.gpus for stage in stages))

@@ -13,10 +13,10 @@ from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
+from pipeline.engine.orders import Outcome
 from pipeline.engine.plan.tasks import State, Task, table_of
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
-from pipeline.engine.worker import Outcome
 from stages.digest import CorruptFileError
 from stages.shards import SPLITS, whole_of
 from stages.stage import Prepares

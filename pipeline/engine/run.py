@@ -13,10 +13,11 @@ from typing import Any
 from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
+from pipeline.engine.orders import Order, Outcome, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
-from pipeline.engine.worker import Order, Outcome, Receipt, record_failure
+from pipeline.engine.worker import record_failure
 from stages.digest import seal_line
 from stages.media.frames import Frames
 from stages.stage import Failure, Reason

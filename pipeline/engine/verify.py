@@ -19,10 +19,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from fitting.files import sha256_of
+from pipeline.engine.orders import Receipt
 from pipeline.engine.shard_file import check_shard
 from pipeline.engine.stated import SUMS, stated_in
 from pipeline.engine.store import OF_PEOPLE, UNREADABLE, Store, check_token, read_sealed, write_part, written_by
-from pipeline.engine.worker import Receipt
 from stages import tables
 from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.shards import SPLITS

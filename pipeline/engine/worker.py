@@ -19,6 +19,7 @@ from fitting.files import sha256_of
 from pipeline.engine.durable import StoreError, room
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
+from pipeline.engine.orders import Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store
@@ -33,57 +34,6 @@ from stages.shards import whole_of
 from stages.stage import Failure, Prepares, Reason, Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
 from stages.verdicts import ON_HANDS
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """An item as it travels to a worker: names and fingerprints, never payload."""
-
-    key: str
-    stages: tuple[int, ...]
-    recipes: tuple[Mapping[str, Any], ...]
-    video: str
-    row: Table | None = None
-    """The manifest line or the clip."""
-    clips: tuple[tuple[str, str], ...] = ()
-    """Of a shard: (video, clip) of every clip it is made from."""
-    cameras: Mapping[str, str] = field(default_factory=dict)
-    """What is said of cameras, by video: see `stages.cameras.said`."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of one part."""
-
-    stage: int
-    state: State
-    reason: str = ""
-    message: str = ""
-    where: str = ""
-    """Of a failure: node, process and log (`Place`)."""
-    num_rows: int = 0
-    num_frames: int = 0
-    wall_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Receipt:
-    """What a worker sends back."""
-
-    key: str
-    outcomes: list[Outcome]
-    started_s: float = 0.0
-    """Unix time."""
-    wall_s: float = 0.0
-    decode_s: float = 0.0
-    peak_mb: float = 0.0
-    host: str = ""
-    """The machine that did it."""
-    pid: int = 0
-    fatal: str = ""
-    """The folder cannot be written: the run stops, nothing is recorded against the item."""
-    blind: str = ""
-    """This machine does not see the data folder: nothing was done, another one is to have the item."""
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
+from pipeline.engine.orders import Outcome
 from pipeline.engine.plan.tasks import Task, table_of
 from pipeline.engine.store import Store
-from pipeline.engine.worker import Outcome
 from pipeline.exports.mano import FRAME
 from pipeline.library.data import HandTable
 from pipeline.manifest import read_manifest

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from pipeline.engine.finish import prepared
 from pipeline.engine.graph import Graph
+from pipeline.engine.orders import Outcome
 from pipeline.engine.plan.tasks import State, Task
-from pipeline.engine.worker import Outcome
 from pipeline.report.pace import in_words, pace_of, read_receipts
 
 

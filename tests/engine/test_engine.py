@@ -18,12 +18,12 @@ from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.orders import Order
 from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store
-from pipeline.engine.worker import Order
 from stages.tables import Reviews
 from tests.engine import toy
 

@@ -14,10 +14,10 @@ from pipeline.engine.durable import Writer
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.orders import Order
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.run import Summary, run
 from pipeline.engine.store import Store
-from pipeline.engine.worker import Order
 from stages.stage import Resources
 from tests.engine import toy
 

@@ -18,8 +18,9 @@ from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus
+from pipeline.engine.orders import Order
 from pipeline.engine.plan.seats import Seat
-from pipeline.engine.worker import Order, Worker
+from pipeline.engine.worker import Worker
 from stages.stage import Reason
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.engine.environments import check_environments
+from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
-from pipeline.engine.worker import Order, Receipt, Worker
+from pipeline.engine.worker import Worker
 from stages.stage import Reason, Stage
 
 

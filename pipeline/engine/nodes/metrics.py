@@ -1,7 +1,7 @@
 """What a run does as Prometheus metrics, by Ray's own endpoint: `cluster/grafana.json` draws them."""
 
 from pipeline.engine.graph import Graph
-from pipeline.engine.worker import Receipt
+from pipeline.engine.orders import Receipt
 
 
 class Metrics:

@@ -17,9 +17,10 @@ from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.parcel import pack
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus, pool_sizes
+from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.store import Store
-from pipeline.engine.worker import Order, Receipt, Worker
+from pipeline.engine.worker import Worker
 from stages.errors import UserError
 from stages.stage import Reason, Stage
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from pipeline.dataset.index import renew_index
 from pipeline.engine.finish import Where, finish, shard_files
+from pipeline.engine.orders import Outcome
 from pipeline.engine.plan.tasks import Task
 from pipeline.engine.store import Store
-from pipeline.engine.worker import Outcome
 from pipeline.folder import Asked, load
 from stages.tables import Hands, RefusedHands
 

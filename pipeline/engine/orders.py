@@ -1,0 +1,59 @@
+"""What travels between a run and its workers: orders, and receipts for them. Tables go through the store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engine.plan.tasks import State
+from stages.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An item as it travels to a worker: names and fingerprints, never payload."""
+
+    key: str
+    stages: tuple[int, ...]
+    recipes: tuple[Mapping[str, Any], ...]
+    video: str
+    row: Table | None = None
+    """The manifest line or the clip."""
+    clips: tuple[tuple[str, str], ...] = ()
+    """Of a shard: (video, clip) of every clip it is made from."""
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    """What is said of cameras, by video: see `stages.cameras.said`."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one part."""
+
+    stage: int
+    state: State
+    reason: str = ""
+    message: str = ""
+    where: str = ""
+    """Of a failure: node, process and log (`Place`)."""
+    num_rows: int = 0
+    num_frames: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a worker sends back."""
+
+    key: str
+    outcomes: list[Outcome]
+    started_s: float = 0.0
+    """Unix time."""
+    wall_s: float = 0.0
+    decode_s: float = 0.0
+    peak_mb: float = 0.0
+    host: str = ""
+    """The machine that did it."""
+    pid: int = 0
+    fatal: str = ""
+    """The folder cannot be written: the run stops, nothing is recorded against the item."""
+    blind: str = ""
+    """This machine does not see the data folder: nothing was done, another one is to have the item."""

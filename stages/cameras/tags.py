@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.media.atoms import box_in
+from stages.media.heif import exif_of
 from stages.media.upright import beside
 
 _DIAGONAL_MM = math.hypot(36, 24)
@@ -79,15 +80,13 @@ def _quicktime_mm(metadata: dict[str, str]) -> float:
 
 
 def _exif_mm(path: Path) -> float:
-    """FocalLengthIn35mmFilm of a JPEG file; 0 where there is none."""
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        return 0.0
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    start = head.find(b"Exif\0\0")
-    if not 0 < start < 64:
-        return 0.0
-    tiff = head[start + 6 :]
+    """FocalLengthIn35mmFilm of a JPEG, HEIC or AVIF file; 0 where there is none."""
+    tiff = exif_of(path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+        start = head.find(b"Exif\0\0")
+        tiff = head[start + 6 :] if 0 < start < 64 else b""
     try:
         order = {b"II": "<", b"MM": ">"}[tiff[:2]]
         folder = _entries(tiff, order, struct.unpack_from(f"{order}I", tiff, 4)[0])

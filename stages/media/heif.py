@@ -7,7 +7,7 @@ import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,10 @@ _MOST_PIXELS = 1 << 26
 """A larger photo is refused: 8192 x 8192."""
 _PHOTOS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """Brands of files that are photos; those of image sequences are others."""
+
+
+_IN_IDAT = 1
+_MOST_EXIF_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +47,10 @@ def tiling_of(path: Path) -> Tiling | None:
     if not is_heif_photo(path):
         return None
     with path.open("rb") as file:
-        size = path.stat().st_size
-        meta = dict(boxes_of(box_in(file, (b"meta",), 0, size)[4:]))
+        meta = _index(file)
         try:
             (photo,) = struct.unpack_from(">H" if meta[b"pitm"][0] == 0 else ">I", meta[b"pitm"], 4)
-            tiles, start, length = _tiles(meta[b"iref"], photo), *_place(meta[b"iloc"], photo)
-            if b"idat" in meta and _is_within(meta[b"iloc"], photo):
-                grid = meta[b"idat"][start : start + length]
-            else:
-                file.seek(start)
-                grid = file.read(min(length, 16))
+            tiles, grid = _tiles(meta[b"iref"], photo), _content(file, meta, photo, 16)
             rows, columns = grid[2] + 1, grid[3] + 1
             width, height = struct.unpack_from(">II" if grid[1] & 1 else ">HH", grid, 4)
             turns = _turns(dict(boxes_of(meta[b"iprp"])), photo)
@@ -61,6 +59,25 @@ def tiling_of(path: Path) -> Tiling | None:
     if grid[0] or len(tiles) != rows * columns or min(width, height) < 1:
         return None
     return Tiling(tiles=tiles, columns=columns, width=width, height=height, turns=turns)
+
+
+def exif_of(path: Path) -> bytes:
+    """A photo's EXIF from its TIFF header on; empty where there is none. Raises OSError."""
+    if not is_heif_photo(path):
+        return b""
+    with path.open("rb") as file:
+        meta = _index(file)
+        try:
+            listed = meta[b"iinf"][6 if meta[b"iinf"][0] == 0 else 8 :]
+            for kind, entry in boxes_of(listed):
+                number = ">H" if entry[0] < 3 else ">I"
+                at = 4 + struct.calcsize(number) + 2
+                if kind == b"infe" and entry[0] >= 2 and entry[at : at + 4] == b"Exif":
+                    data = _content(file, meta, struct.unpack_from(number, entry, 4)[0], _MOST_EXIF_BYTES)
+                    return data[4 + struct.unpack_from(">I", data)[0] :]
+        except (KeyError, IndexError, struct.error):
+            return b""
+    return b""
 
 
 def film_of_tiles(path: Path, tiling: Tiling) -> Any:
@@ -137,13 +154,18 @@ def _items(locations: bytes) -> dict[int, tuple[int, int, int]]:
     return found
 
 
-def _place(locations: bytes, item: int) -> tuple[int, int]:
-    return _items(locations)[item][1:]
+def _index(file: BinaryIO) -> dict[bytes, bytes]:
+    """The boxes of what a file says of its items."""
+    return dict(boxes_of(box_in(file, (b"meta",), 0, file.seek(0, 2))[4:]))
 
 
-def _is_within(locations: bytes, item: int) -> bool:
-    """Whether an item lies in `idat`."""
-    return _items(locations)[item][0] == 1
+def _content(file: BinaryIO, meta: dict[bytes, bytes], item: int, most: int) -> bytes:
+    """The first bytes of an item, which lies in the file or in `idat`."""
+    how, start, length = _items(meta[b"iloc"])[item]
+    if how == _IN_IDAT:
+        return meta[b"idat"][start : start + min(length, most)]
+    file.seek(start)
+    return file.read(min(length, most))
 
 
 def _turns(properties: dict[bytes, bytes], photo: int) -> tuple[tuple[bytes, int], ...]:

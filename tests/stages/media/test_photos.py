@@ -1,5 +1,6 @@
 """Photos as cameras and phones write them: turned and mirrored by EXIF, of other colours, and HEIC of many tiles."""
 
+import json
 import struct
 import subprocess
 from pathlib import Path
@@ -90,7 +91,9 @@ def full(kind: bytes, version: int, *parts: bytes) -> bytes:
     return box(kind, struct.pack(">I", version << 24), *parts)
 
 
-def heic(path: Path, width: int, height: int, *turns: bytes, columns: int = 3, rows: int = 2) -> UInt8[np.ndarray, "height width 3"]:
+def heic(
+    path: Path, width: int, height: int, *turns: bytes, columns: int = 3, rows: int = 2, exif: bytes = b""
+) -> UInt8[np.ndarray, "height width 3"]:
     """A photo of tiles, each an HEVC picture, as phones write it; its image before it is turned."""
     whole = photo(path.with_suffix(".png"), f"{columns * TILE}x{rows * TILE}")
     count, tiles, configuration = columns * rows, list[bytes](), b""
@@ -104,12 +107,16 @@ def heic(path: Path, width: int, height: int, *turns: bytes, columns: int = 3, r
         configuration = data[head : head + int.from_bytes(data[head : head + 4], "big")]
         tiles.append(data[frame + 8 : frame + int.from_bytes(data[frame : frame + 4], "big")])
     items = [*enumerate(tiles, 1), (count + 1, struct.pack(">4BHH", 0, 0, rows - 1, columns - 1, width, height))]
-    named = [full(b"infe", 2, struct.pack(">HH", item, 0), b"grid" if item > count else b"hvc1", b"\0") for item, _ in items]
+    if exif:
+        items.append((count + 2, struct.pack(">I", 6) + b"Exif\0\0" + exif))
+    kinds = {count + 1: b"grid", count + 2: b"Exif"}
+    named = [full(b"infe", 2, struct.pack(">HH", item, 0), kinds.get(item, b"hvc1"), b"\0") for item, _ in items]
     sizes = [full(b"ispe", 0, struct.pack(">II", *size)) for size in ((TILE, TILE), (width, height))]
     uses = [
         bytes([0, item, 2, 0x81, 2]) if item <= count else bytes([0, item, 1 + len(turns), 3, *range(4, 4 + len(turns))])
         for item, _ in items
     ]
+    uses = uses[: count + 1]
     properties = box(b"iprp", box(b"ipco", configuration, *sizes, *turns), full(b"ipma", 0, struct.pack(">I", len(uses)), *uses))
     parts = struct.pack(f">HH{count}H", count + 1, count, *range(1, count + 1))
 
@@ -135,6 +142,15 @@ def test_a_photo_of_tiles_is_one_photo(tmp_path: Path) -> None:
     found = probe(tmp_path / "plain.heic", images=True)
     assert isinstance(found, Probe)
     assert (found.codec, found.film.num_films, found.width, found.height) == ("heif", 1, 160, 100)
+
+
+def test_a_photo_of_tiles_says_its_focal_length(tmp_path: Path) -> None:
+    entries = struct.pack(">HHHII", 1, 0x8769, 4, 1, 26) + struct.pack(">I", 0)
+    details = struct.pack(">HHHIHH", 1, 0xA405, 3, 1, 26, 0) + struct.pack(">I", 0)
+    heic(tmp_path / "photo.heic", 100, 60, columns=2, rows=1, exif=b"MM\0*" + struct.pack(">I", 8) + entries + details)
+    found = probe(tmp_path / "photo.heic", images=True)
+    assert isinstance(found, Probe)
+    assert json.loads(found.camera)["focal_px"][0] == pytest.approx(26 / np.hypot(36, 24) * np.hypot(100, 60), abs=0.01)
 
 
 @pytest.mark.parametrize("turns", [(("irot", 1),), (("irot", 3), ("imir", 1)), (("imir", 0), ("irot", 2))])

@@ -26,11 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 EQUAL = Path(__file__).with_name("equal_changes.json")
 """By module and change (the line before and after): why nothing can be seen of it."""
+FORMATS = "tests/pipeline/images/test_formats.py::test_"
 FUSION = ("tests/stages/fusion", "tests/stages/test_fuse_hands.py", "tests/stages/test_refused_hands.py")
 MODULES: Mapping[str, Sequence[str]] = {
     "hands/metrics/clip_labels.py": ("tests/hands/test_clips.py",),
     "hands/metrics/detections.py": ("tests/hands/test_detections.py",),
-    "hands/metrics/foreign_labels.py": ("tests/pipeline/images/test_formats.py",),
+    "hands/metrics/foreign_labels.py": ("tests/hands/test_foreign_labels.py", f"{FORMATS}coco_says_sides_and_keypoints", f"{FORMATS}coco"),
     "hands/metrics/hands.py": ("tests/hands/test_hands.py",),
     "hands/metrics/labelled_clips.py": ("tests/hands/test_clips.py",),
     "hands/metrics/labelled_frames.py": ("tests/hands/test_labels.py",),
@@ -42,7 +43,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "training/regressor/losses.py": ("tests/training/regressor/test_losses.py",),
     "training/regressor/objective.py": ("tests/training/regressor/test_losses.py",),
     "training/regressor/refinement.py": ("tests/training/regressor/test_refinement.py", "tests/training/regressor/test_network.py"),
-    "fitting/losses.py": ("tests/fitting/test_losses.py", "tests/fitting/test_fit.py"),
+    "fitting/losses.py": ("tests/fitting/test_losses.py",),
     "stages/fusion/association.py": FUSION,
     "stages/fusion/calibration.py": ("tests/pipeline/evaluate/test_calibrate.py", *FUSION),
     "stages/fusion/landmark_score.py": FUSION,

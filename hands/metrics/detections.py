@@ -151,7 +151,7 @@ def at_threshold(targets: ImageBoxes, predictions: ImageBoxes, threshold: float,
         found_of, false = matched(predictions.box[mine], predictions.score[mine], targets.box[hands], ignored, min_iou)
         side, told = targets.side[hands[found_of[found_of >= 0]]], predictions.side[mine[found_of >= 0]]
         found, wrong = found + len(side), wrong + int(false.sum())
-        sided, correct = sided + int((side >= 0).sum()), correct + int((side == told).sum())
+        sided, correct = sided + int((side >= 0).sum()), correct + int(((side >= 0) & (side == told)).sum())
     num_hands = int((targets.ignore == 0).sum())
     return {"precision": found / max(found + wrong, 1), "recall": found / max(num_hands, 1), "side": correct / max(sided, 1)}
 

@@ -1,5 +1,6 @@
 """Each loss: a value worked by hand, what must not change it, and its gradient."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -122,6 +123,8 @@ def test_distance_to_a_hull_against_dense_points_on_its_rim(seed: int) -> None:
     assert 0 < corner[outside].sum() < outside.sum()
     torch.testing.assert_close(offset.norm(dim=-1)[outside], distance[outside], atol=1e-3, rtol=0)
     assert outside_hulls(points - offset, hulls)[0].abs().max() < 1e-9
+    to_corner = ((points - offset)[..., None, :] - hulls).norm(dim=-1).amin(-1)
+    assert corner[outside].tolist() == (to_corner[outside] < 1e-9).tolist()
 
 
 def test_depth_by_hand_and_its_gradient() -> None:
@@ -189,6 +192,15 @@ def test_prior_by_hand(exact: HandModel, prior: Any) -> None:
     mesh = offset + bone_rotations(rotations) @ matrix.T
     residual = mesh - ((mesh - mean) @ basis.T @ basis + mean)
     torch.testing.assert_close(prior_loss(rotations, prior), (residual**2).sum(1), atol=1e-9, rtol=1e-6)
+
+
+def test_prior_is_never_negative(prior: Any) -> None:
+    """Whatever rounding leaves of a pose that the components hold whole."""
+    rotations = matrix_from_axis_angle(random(3, 15, 3, scale=0.4))
+    loss = prior_loss(rotations, prior)
+    less = dataclasses.replace(prior, constant=prior.constant - loss.mean())
+    torch.testing.assert_close(prior_loss(rotations, less), (loss - loss.mean()).clamp_min(0))
+    assert 0 < (prior_loss(rotations, less) == 0).sum() < 3
 
 
 def test_prior_prefers_plausible_poses_and_ignores_the_root(axes: Any, prior: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,42 @@ def test_a_hand_that_was_lost_or_away_may_come_back_as_another_track(tmp_path: P
     away = clip(tmp_path, hand(end_s=0.3), hand(start_s=0.35, boxes=[(0.35, *A)]))
     counts = count(away, found((0, A, LEFT, 0), (2, A, LEFT, 1)))
     assert (counts.identity_switches, counts.track_breaks) == (0, 0)
+
+
+def test_a_hand_is_lost_after_more_than_0_6_s(tmp_path: Path) -> None:
+    labels = clip(tmp_path, hand())
+    for frame, told in ((3, (1, 0)), (4, (0, 1))):
+        counts = count(labels, found((0, A, LEFT, 0), (frame, A, LEFT, 1)), 6)
+        assert (counts.identity_switches, counts.track_breaks) == told, frame
+
+
+def test_a_hand_of_no_known_side_is_found_and_its_side_not_judged(tmp_path: Path) -> None:
+    counts = count(clip(tmp_path, hand(side=None)), found((0, A, LEFT, 0), (1, A, -1, 0)), 2)
+    assert (counts.num_found, counts.num_judged, counts.num_wrong_side, counts.num_unknown_side) == (2, 0, 0, 0)
+
+
+def test_hands_are_dealt_by_the_sum_of_their_overlaps_of_0_3_or_more(tmp_path: Path) -> None:
+    assert count(clip(tmp_path, hand()), found((0, (100, 100, 130, 200), LEFT, 0)), 1).num_found == 1
+    two = clip(tmp_path, hand(boxes=[(0.0, 0, 0, 100, 100)]), hand("b-left", person="b", boxes=[(0.0, 0, 0, 31, 90)]))
+    counts = count(two, found((0, (0, 0, 100, 90), LEFT, 0), (0, (0, 68, 100, 100), LEFT, 1)), 1)  # .9 and .31; .32 and .13
+    assert (counts.num_found, counts.num_false) == (1, 1)
+
+
+def test_figures_by_hand() -> None:
+    nothing = ClipCounts()
+    assert set(asdict(nothing).values()) == {0}
+    assert set(nothing.figures().values()) == {None}
+    counts = ClipCounts(
+        num_frames=7, num_hands=5, num_found=3, num_false=1, num_judged=3, num_wrong_side=1, num_unknown_side=2, identity_switches=3
+    )
+    assert counts.figures() == {
+        "recall": 0.6,
+        "precision": 0.75,
+        "wrong_side": 0.3333,
+        "unknown_side": 0.6667,
+        "false_per_100": 14.2857,
+        "identity_switches_per_1000": 428.5714,
+    }
 
 
 def test_clips_add_up_and_each_stands_by_itself(tmp_path: Path) -> None:

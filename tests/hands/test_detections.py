@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hands.metrics.detections import ImageBoxes, at_threshold, average_precision, average_precision_by_size, matched
+from hands.metrics.detections import IOUS, RECALLS, ImageBoxes, at_threshold, average_precision, average_precision_by_size, matched
 from hands.metrics.labels import SIZES
 from stages.boxes import area, intersection, iou, long_side
 
@@ -177,3 +177,29 @@ def test_precision_recall_and_side_by_hand() -> None:
         )
     )
     assert at_threshold(targets, predictions, 0.3) == pytest.approx({"precision": 2 / 4, "recall": 2 / 3, "side": 1 / 2})
+
+
+def test_a_side_that_nobody_knows_is_not_counted() -> None:
+    box, other = [0.0, 0, 10, 10], [20.0, 0, 30, 10]
+    one = ImageBoxes.of(found((0, box, RIGHT, 1.0)))
+    assert at_threshold(one, one, 1.0) == {"precision": 1, "recall": 1, "side": 1}
+    two = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, RIGHT, 1.0)))
+    assert at_threshold(two, two, 0.3) == {"precision": 1, "recall": 1, "side": 1}
+    unknown = ImageBoxes.of(found((0, box, LEFT, 1.0), (0, other, -1, 1.0)))
+    for said, share in (((LEFT, -1), 1), ((LEFT, RIGHT), 1), ((RIGHT, -1), 0)):
+        predictions = ImageBoxes.of(found((0, box, said[0], 0.9), (0, other, said[1], 0.8)))
+        assert at_threshold(unknown, predictions, 0.3)["side"] == share
+
+
+def test_boxes_in_shares_of_an_image_and_of_no_size_are_ignored_or_not() -> None:
+    ignored = np.array([[0.0, 0, 0.5, 0.5]])
+    box = np.array([[0.1, 0.1, 0.2, 0.2], [0.6, 0.6, 0.7, 0.7], [0.3, 0.3, 0.3, 0.3]])
+    match, false = matched(box, np.ones(3), np.zeros((0, 4)), ignored, 0.5)
+    assert match.tolist() == [-1, -1, -1]
+    assert false.tolist() == [False, True, True]
+
+
+def test_overlaps_and_recalls_are_cocos() -> None:
+    np.testing.assert_allclose(IOUS, [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
+    np.testing.assert_allclose(RECALLS[[0, 1, 99, 100]], [0, 0.01, 0.99, 1])
+    assert len(RECALLS) == 101

@@ -70,7 +70,22 @@ def test_weights_set_the_shares_and_no_sample_comes_again_before_all_have_come()
     assert counts.max() <= 4
 
 
-@pytest.mark.parametrize("wrong", [{"counts": [0, 3]}, {"counts": []}, {"counts": [3], "weights": [1, 1]}, {"counts": [3], "weights": [0]}])
+def test_two_samples_come_in_either_order_and_a_dataset_may_weigh_nothing() -> None:
+    assert {tuple(shuffled(np.arange(2), 2, key).tolist()) for key in range(9)} == {(0, 1), (1, 0)}
+    assert shuffled(np.arange(1), 1, 5).tolist() == [0]
+    assert Mixture(counts=[3, 1], weights=[0, 0.5]).quotas.tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"counts": [0, 3]},
+        {"counts": []},
+        {"counts": [3], "weights": [1, 1]},
+        {"counts": [3], "weights": [0]},
+        {"counts": [3, 3], "weights": [-0.5, 3]},
+    ],
+)
 def test_senseless_mixtures_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"samples|weights"):
         Mixture(**wrong)

@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 from training.detector.assignment import Hands, assign
 from training.detector.losses import SIGMAS, complete_iou, distance_loss, keypoint_distance_loss, keypoint_loss, side_loss, visibility_loss
 from training.detector.network import Detections, Raw, anchors, decode
-from training.detector.objective import DetectorLossWeights, detector_loss, targets_of
+from training.detector.objective import DetectorLossWeights, Terms, detector_loss, targets_of
 
 
 def boxes(*rows: list[float]) -> torch.Tensor:
@@ -63,6 +63,33 @@ def test_keypoints_by_hand() -> None:
     assert keypoint_loss(said, truth, weight, area).item() == pytest.approx(wrong / 1.5)
     assert keypoint_distance_loss(said, truth, weight, area).item() == pytest.approx(25 / 10_000 / 1.5)
     assert keypoint_loss(said, truth, 0 * weight, area).item() == 0
+
+
+def test_a_side_behind_the_anchor_aims_at_the_first_bin() -> None:
+    logits = torch.randn(1, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    behind, at = (distance_loss(logits, torch.tensor([[x, 2.0, 3.0, 4.0]], dtype=torch.float64)) for x in (-2.5, 0.0))
+    assert behind.item() == pytest.approx(at.item())
+
+
+def test_keypoints_do_not_feel_the_unit_and_a_box_of_no_size_is_finite() -> None:
+    """In shares of a large image as in pixels; and weights that sum to less than one divide by their sum."""
+    generator = torch.Generator().manual_seed(0)
+    said, truth, weight = (torch.rand(1, 21, k, dtype=torch.float64, generator=generator) for k in (2, 2, 1))
+    said, weight, area = truth + (said - truth) / 20, weight[..., 0] / 50, torch.ones(1, dtype=torch.float64)
+    for loss in (keypoint_loss, keypoint_distance_loss):
+        in_pixels = loss(100 * said, 100 * truth, weight, 1e4 * area)
+        assert 1e-4 < in_pixels.item() < 1
+        torch.testing.assert_close(loss(0.1 * said, 0.1 * truth, weight, 0.01 * area), in_pixels)
+        torch.testing.assert_close(loss(said, truth, 100 * weight, area), in_pixels)
+        assert loss(said, truth, weight, 0 * area).isfinite().all()
+        assert loss(truth, truth, weight, 0 * area).item() == 0
+
+
+def test_sigmas_are_those_of_coco_wholebody() -> None:
+    assert len(SIGMAS) == 21
+    assert SIGMAS[0] == 0.029
+    assert [min(SIGMAS), max(SIGMAS)] == [0.017, 0.047]
+    assert sum(SIGMAS) == pytest.approx(0.553)
 
 
 def test_gradients() -> None:
@@ -225,6 +252,92 @@ def test_each_term_of_eq_5_counts_by_its_own_weight() -> None:
     assert raw.keypoints.grad is None or not raw.keypoints.grad.any()
     terms.keypoints.backward()
     assert raw.keypoints.grad.abs().max() > 0  # type: ignore[union-attr]
+
+
+def mixed_labels() -> dict[str, torch.Tensor]:
+    """Hands of both sides, of no known side and without keypoints, over two of three images; and boxes to ignore on the last two."""
+    generator = torch.Generator().manual_seed(3)
+    keypoints = torch.cat([torch.rand(4, 21, 2, generator=generator) * 60 + 10, torch.rand(4, 21, 1, generator=generator)], -1)
+    keypoints[0, 3:, 2], keypoints[1, :, 2] = 0, 0
+    return {
+        "image": torch.tensor([1, 0, 0, 1]),
+        "box": torch.tensor([[8.0, 8, 40, 44], [50, 50, 90, 80], [4, 30, 30, 70], [30, 20, 80, 90]]),
+        "side": torch.tensor([0, 1, -1, 1]),
+        "keypoints": keypoints,
+        "ignore_image": torch.tensor([2, 1, 2]),
+        "ignore": torch.tensor([[4.0, 4, 44, 28], [0, 0, 96, 96], [60, 60, 90, 92]]),
+    }
+
+
+def slow_detector_loss(raw: Raw, labels: dict[str, torch.Tensor], weights: DetectorLossWeights, num_anchors: int, widened: float) -> Any:
+    """Equation 5 one anchor at a time, by the terms that are worked by hand above."""
+    points, strides = anchors(96, 96, raw.box)
+    said = decode(raw, points, strides)
+    given = assign(said, points, targets_of(labels, 3).hands, num_anchors=num_anchors)
+    terms = dict.fromkeys(Terms._fields, torch.zeros(()))
+    num_with_points = 0
+    for i, a in np.ndindex(*given.taken.shape):
+        ignored = [box for image, box in zip(labels["ignore_image"], labels["ignore"], strict=True) if image == i]
+        blind = torch.tensor([any((box[:2] < points[a]).all() and (points[a] < box[2:]).all() for box in ignored)] * 2)
+        aim = torch.zeros(2)
+        if given.taken[i, a]:
+            k = int(torch.nonzero(labels["image"] == i)[given.hand[i, a]])
+            box, side, keypoints = (labels[name][k] for name in ("box", "side", "keypoints"))
+            blind = torch.tensor([False, False])
+            if side < 0:
+                side = raw.side[i, a].argmax()
+                blind[1 - side] = True
+            aim[side] = given.quality[i, a]
+            terms["box"] = terms["box"] + given.quality[i, a] * (1 - complete_iou(said.box[i, a], box))
+            corners = torch.cat([points[a] - box[:2], box[2:] - points[a]]) / strides[a]
+            terms["distance"] = terms["distance"] + given.quality[i, a] * distance_loss(raw.box[i, a][None], corners[None])[0]
+            if (keypoints[:, 2] > 0).any():
+                num_with_points += 1
+                one = (said.keypoints[i, a, None, :, :2], keypoints[None, :, :2], keypoints[None, :, 2])
+                area = (box[2:] - box[:2]).prod()[None]
+                similar = weights.keypoint_loss == "similarity"
+                spread = keypoint_loss(*one, area, widened) if similar else keypoint_distance_loss(*one, area)
+                seen = visibility_loss(raw.keypoints[i, a].reshape(1, 21, 3)[..., 2], (keypoints[None, :, 2] > 0).float())
+                terms["keypoints"], terms["visibility"] = terms["keypoints"] + spread[0], terms["visibility"] + seen[0]
+        terms["side"] = terms["side"] + side_loss(raw.side[None, i, a, None], aim[None, None], blind[None, None])[0, 0]
+    norms = {name: num_with_points if name in ("keypoints", "visibility") else given.quality.sum() for name in terms}
+    return {name: getattr(weights, name) * value / max(norms[name], 1) for name, value in terms.items()}
+
+
+@pytest.mark.parametrize(("kind", "num_anchors"), [("similarity", 10), ("distance", 1)])
+def test_the_loss_of_a_batch_is_that_of_its_anchors_one_by_one(kind: Any, num_anchors: int) -> None:
+    raw = Raw(*(values.detach() for values in raw_of(3)))
+    weights = DetectorLossWeights(keypoint_loss=kind, narrow_from=0.8)
+    terms = detector_loss(raw, targets_of(mixed_labels(), 3), (96, 96), weights, num_anchors, share_done=0.2)
+    wanted = slow_detector_loss(raw, mixed_labels(), weights, num_anchors, widened=8.0**0.75)
+    for name, value in wanted.items():
+        assert getattr(terms, name).item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_a_loss_that_is_told_nothing_is_that_of_ten_anchors_at_the_end_of_a_run() -> None:
+    raw, truth = Raw(*(values.detach() for values in raw_of(3))), targets_of(mixed_labels(), 3)
+    plain = detector_loss(raw, truth, (96, 96), DetectorLossWeights())
+    assert plain == detector_loss(raw, truth, (96, 96), DetectorLossWeights(widest=1), num_anchors=10, share_done=1.0)
+    assert plain != detector_loss(raw, truth, (96, 96), DetectorLossWeights(), num_anchors=9)
+
+
+def test_the_sigmas_narrow_evenly_in_the_logarithm_and_then_stay() -> None:
+    weights = DetectorLossWeights()
+    assert [weights.widened(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([8, 8**0.5, 1, 1, 1])
+    assert DetectorLossWeights(narrow_from=0).widened(0.0) == 1
+    assert DetectorLossWeights(narrow_from=1).widened(0.5) == pytest.approx(8**0.5)
+
+
+def test_anchors_on_the_border_of_an_ignored_box_are_background() -> None:
+    """Those of the finest grid stand at 4, 12, 20 ... pixels."""
+    nothing = {name: values[:0] for name, values in labels().items()} | {"ignore_image": torch.tensor([0])}
+    raw = raw_of(1)
+    detector_loss(
+        raw, targets_of(nothing | {"ignore": torch.tensor([[4.0, 12, 28, 36]])}, 1), (96, 96), DetectorLossWeights()
+    ).total().backward()
+    assert raw.side.grad is not None
+    silent = (raw.side.grad[0, :144] == 0).all(-1).reshape(12, 12)
+    assert torch.nonzero(silent).tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
 
 
 def vars_of(weights: DetectorLossWeights) -> dict[str, float]:

@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from fitting.hand.rotation import matrix_from_axis_angle
-from training.regressor.losses import adversarial_loss, betas_loss, discriminator_loss, matrices_loss, point_loss, shape_loss
+from training.regressor.losses import adversarial_loss, angles_loss, betas_loss, discriminator_loss, matrices_loss, point_loss, shape_loss
 from training.regressor.network import HandEstimate
 from training.regressor.objective import RegressorLossWeights, hand_terms, regressor_loss
 from training.regressor.targets import HandTargets
@@ -51,6 +51,9 @@ def test_terms_by_hand() -> None:
     half_turn, still = torch.eye(3).repeat(1, 16, 1, 1), torch.eye(3).repeat(1, 16, 1, 1)
     half_turn[0, 3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     assert matrices_loss(half_turn, still).item() == pytest.approx(2 * 4 / 144)
+    about_z = torch.zeros(2, 1, 16, 3)
+    about_z[0, 0, 3, 2], about_z[1, 0, 3, 2], about_z[1, 0, 7, 0] = 0.5, 0.1, 0.3
+    assert angles_loss(*matrix_from_axis_angle(about_z)).item() == pytest.approx((0.4**2 + 0.3**2) / 48, rel=1e-4)
     assert betas_loss(torch.full((1, 10), 3.0), torch.full((1, 10), 1.0)).item() == pytest.approx(4)
 
 
@@ -134,8 +137,21 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
 
 
 def test_a_bad_weight_is_named() -> None:
-    with pytest.raises(ValueError, match=r"regressor_loss_weights\.betas"):
-        RegressorLossWeights(betas=-1)
+    for bad in (-0.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=r"regressor_loss_weights\.betas"):
+            RegressorLossWeights(betas=bad)
+    assert RegressorLossWeights(betas=0).betas == 0
+
+
+def test_rotations_are_compared_as_matrices_or_as_angles() -> None:
+    truth = targets_of()
+    said = estimate_of(truth)._replace(rotations=matrix_from_axis_angle(draw(3, 16, 3, seed=11).float()))
+    for kind, loss in (("matrices", matrices_loss), ("angles", angles_loss)):
+        wanted = loss(said.rotations, truth.rotations)
+        torch.testing.assert_close(hand_terms(said, truth, kind).rotations, wanted)  # type: ignore[arg-type]
+        whole = regressor_loss([said], truth, RegressorLossWeights(rotation_loss=kind))  # type: ignore[arg-type]
+        torch.testing.assert_close(whole["rotations"], 1.5 * wanted.mean())
+    torch.testing.assert_close(hand_terms(said, truth).rotations, matrices_loss(said.rotations, truth.rotations))
 
 
 def test_the_weights_are_those_that_are_told() -> None:

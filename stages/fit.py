@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from fitting.fit import Fitter, HandFits
 
 
+_SHAPE_IS_KNOWN = 15.0
+"""Weight of the squared betas where the shape is known: a thousand times what leaves it free."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """MANO parameters for each hand before its camera, by the three losses of the paper: true rays where the camera is known, else the
@@ -37,7 +42,7 @@ class Fit:
 
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 7
-    camera_version: ClassVar[int] = 3
+    camera_version: ClassVar[int] = 4
     """Version of what is made where the camera is known."""
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras, CameraPoses)
@@ -115,7 +120,7 @@ class Fit:
                 fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
                 sight = Sight.of(hands, cameras)
                 if sight is not None and self.pairs == "together" and self.camera != "weak":
-                    fits = together(fitter.model, seen, fits, sight.project)
+                    fits = together(fitter.model, seen, fits, partial(of_known_shape, fitter, cameras), sight.project)
             return fits if poses is None or not len(poses) or cameras is None else in_world(fits, hands, cameras, poses)
 
         return run
@@ -171,6 +176,16 @@ def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float, cameras: Camer
     cost = np.nan_to_num(_total(both, fitter.settings), nan=np.inf)
     row[unknown] = np.where(cost[second] < cost[unknown], second, unknown)
     return both.take(row)
+
+
+def of_known_shape(fitter: "Fitter", cameras: Cameras | None, hands: Hands, betas: Float64[np.ndarray, "10"]) -> Fits:
+    """Fits of hands of one shape, before a known camera; what their betas add to it is next to nothing."""
+    import torch
+
+    from fitting.fit import Fitter
+
+    model = fitter.model.shaped(torch.as_tensor(betas))
+    return fit_hands(Fitter(model, replace(fitter.settings, shape_weight=_SHAPE_IS_KNOWN)), hands, 1.0, cameras)
 
 
 def in_world(fits: Fits, hands: Hands, cameras: Cameras, poses: CameraPoses) -> Fits:

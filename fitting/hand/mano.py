@@ -56,6 +56,10 @@ class HandModel:
                 moved[field.name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
         return replace(self, **moved)
 
+    def shaped(self, betas: Float[Tensor, "10"]) -> "HandModel":
+        """The model whose mean hand is the one of this shape: its betas count from there."""
+        return replace(self, v_template=self.v_template + torch.einsum("vcb,b->vc", self.shapedirs, betas.to(self.v_template)))
+
     def rest_joints(self) -> tuple[Float[Tensor, "16 3"], Float[Tensor, "5 3"]]:
         """Joints in MANO's order and tips (thumb, index, middle, ring, little) of the mean hand at rest."""
         return self.J_regressor @ self.v_template, self.v_template[list(TIP_VERTICES)]

@@ -1,9 +1,9 @@
 """Two hands of one person before a known camera, placed together after each was fitted alone: one shape, no wrist within the other.
 
 A camera tells a small hand from a far one by nothing but the hand's shape, and that of one hand alone is told badly. Both hands of a person
-have one shape, so they get one: the mean of what was found of both over their tracks. Each keeps its pose and stays as large in the image
-as it was, and so is as much nearer or farther as its shape is smaller or larger. What is in front then is what the sizes say; wrists within
-each other are moved apart along their rays, the nearer one towards the camera. Frame: as `fitting.lens`.
+have one shape, so they get one, the mean of what was found of both over their tracks, and are fitted again as hands of that shape. What is
+in front then is what the sizes say; wrists within each other are moved apart along their rays, the nearer one towards the camera. Frame: as
+`fitting.lens`.
 """
 
 from collections import Counter
@@ -27,19 +27,34 @@ Project = Callable[[Int64[np.ndarray, "m"], Float64[np.ndarray, "m points 3"]], 
 """Pixels of points in the axes of the cameras of some rows."""
 
 
-def together(model: "HandModel", hands: Hands, fits: Fits, project: Project) -> Fits:
+Refit = Callable[[Hands, Float64[np.ndarray, "10"]], Fits]
+"""Fits of hands whose shape is known, which their `betas` leave out."""
+
+
+def together(model: "HandModel", hands: Hands, fits: Fits, refit: Refit, project: Project) -> Fits:
     """Fits of which the two hands of a person have one shape and do not reach into each other; others as they are."""
     pairs = pairs_of(hands, fits)
     rows, betas = _one_shape(hands, fits, pairs)
     if not len(rows):
         return fits
-    joints, outline = _posed(model, fits, rows, betas)
-    place = _as_large(fits, rows, joints)
+    again = _refitted(hands, fits, rows, betas, refit)
+    joints, outline = _posed(model, again, betas)
+    place = again.transl.astype(np.float64)
     of_row = np.full(len(fits), -1)
     of_row[rows] = np.arange(len(rows))
     both = of_row[pairs][(of_row[pairs] >= 0).all(1)]
     place[both] = _apart(place[both])
-    return _with(fits, rows, betas, joints, outline, place, both, project, hands)
+    return _with(fits, rows, again, betas, joints, outline, place, both, project, hands)
+
+
+def _refitted(hands: Hands, fits: Fits, rows: Int64[np.ndarray, "m"], betas: Float64[np.ndarray, "m 10"], refit: Refit) -> Fits:
+    """Fits of hands of known shapes, in the order of their rows."""
+    sided = replace(hands.take(rows), side=fits.side[rows])
+    _, person = np.unique(betas, axis=0, return_inverse=True)
+    order = np.argsort(person, kind="stable")
+    of_people = [np.flatnonzero(person == one) for one in range(int(person.max()) + 1)]
+    found = Fits.concat([refit(sided.take(mine), betas[mine[0]]) for mine in of_people])
+    return found.take(np.argsort(order, kind="stable"))
 
 
 def _one_shape(hands: Hands, fits: Fits, pairs: Int64[np.ndarray, "k 2"]) -> tuple[Int64[np.ndarray, "m"], Float64[np.ndarray, "m 10"]]:
@@ -67,25 +82,17 @@ def _one_shape(hands: Hands, fits: Fits, pairs: Int64[np.ndarray, "k 2"]) -> tup
 
 
 def _posed(
-    model: "HandModel", fits: Fits, rows: Int64[np.ndarray, "m"], betas: Float64[np.ndarray, "m 10"]
+    model: "HandModel", fits: Fits, betas: Float64[np.ndarray, "m 10"]
 ) -> tuple[Float64[np.ndarray, "m 21 3"], Float64[np.ndarray, "m 778 3"]]:
-    """Joints and vertices about the wrist of the poses that were found, on another shape."""
+    """Joints and vertices about the wrist of the poses that were found, of a shape."""
     import torch
 
     from fitting.hand.mano import pose_either_hand
 
-    turns = [torch.as_tensor(getattr(fits, name)[rows]).to(model.v_template) for name in ("global_orient", "hand_pose")]
+    turns = [torch.as_tensor(getattr(fits, name)).to(model.v_template) for name in ("global_orient", "hand_pose")]
     with torch.no_grad():
-        hand = pose_either_hand(model, torch.as_tensor(fits.side[rows].astype(np.int64)), torch.as_tensor(betas).to(turns[0]), *turns)
+        hand = pose_either_hand(model, torch.as_tensor(fits.side.astype(np.int64)), torch.as_tensor(betas).to(turns[0]), *turns)
     return hand.joints.double().cpu().numpy(), hand.vertices.double().cpu().numpy()
-
-
-def _as_large(fits: Fits, rows: Int64[np.ndarray, "m"], joints: Float64[np.ndarray, "m 21 3"]) -> Float64[np.ndarray, "m 3"]:
-    """Where the wrists stand so that the hands are as large in the image as they were, about the same middle."""
-    before = fits.joints_3d[rows].astype(np.float64)
-    middle = before.mean(1)
-    spread = [np.linalg.norm(one - one.mean(1, keepdims=True), axis=(1, 2)) for one in (joints, before)]
-    return (fits.transl[rows] + middle) * (spread[0] / np.maximum(spread[1], 1e-9))[:, None] - joints.mean(1)
 
 
 def _apart(place: Float64[np.ndarray, "k 2 3"]) -> Float64[np.ndarray, "k 2 3"]:
@@ -103,6 +110,7 @@ def _apart(place: Float64[np.ndarray, "k 2 3"]) -> Float64[np.ndarray, "k 2 3"]:
 def _with(
     fits: Fits,
     rows: Int64[np.ndarray, "m"],
+    again: Fits,
     betas: Float64[np.ndarray, "m 10"],
     joints: Float64[np.ndarray, "m 21 3"],
     outline: Float64[np.ndarray, "m 778 3"],
@@ -111,7 +119,8 @@ def _with(
     project: Project,
     hands: Hands,
 ) -> Fits:
-    """Fits whose rows stand so, with all that hangs on it; where that is beyond the camera's sight they stay as they were.
+    """Fits whose rows are those that were fitted again, and stand so, with all that hangs on it; where that is beyond the camera's sight,
+    or could not be fitted, they stay as they were.
 
     `both`: which of the rows are a pair, that changes as a whole or not at all.
     """
@@ -134,7 +143,7 @@ def _with(
         "error_share": error_px / np.maximum((box[:, 2:] - box[:, :2]).max(1), 1e-6),
         "loss_shape": (betas**2).sum(1),
     }
-    columns = {name: getattr(fits, name).copy() for name in found}
-    for name, values in found.items():
-        columns[name][rows[sound]] = values[sound]
+    columns = {name: values.copy() for name, values in vars(fits).items() if name != "contradiction_m"}
+    for name, values in columns.items():
+        values[rows[sound]] = found.get(name, getattr(again, name))[sound]
     return replace(fits, **columns)

@@ -27,7 +27,8 @@ RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 EQUAL = Path(__file__).with_name("equal_changes.json")
 """By module and change (the line before and after): why nothing can be seen of it."""
 FORMATS = "tests/pipeline/images/test_formats.py::test_"
-FUSION = ("tests/stages/fusion", "tests/stages/test_fuse_hands.py", "tests/stages/test_refused_hands.py")
+ALONE = ("-k", "not another_process and not ranks_share")
+"""Without the tests that start processes of their own: what they hold of the numbers, others hold too."""
 MODULES: Mapping[str, Sequence[str]] = {
     "hands/metrics/clip_labels.py": ("tests/hands/test_clips.py",),
     "hands/metrics/detections.py": ("tests/hands/test_detections.py",),
@@ -37,24 +38,24 @@ MODULES: Mapping[str, Sequence[str]] = {
     "hands/metrics/labelled_frames.py": ("tests/hands/test_labels.py",),
     "hands/metrics/labels.py": ("tests/hands/test_labels.py", "tests/hands/test_detections.py"),
     "hands/metrics/motion.py": ("tests/hands/test_motion.py",),
-    "training/data/order.py": ("tests/training/data/test_order.py",),
-    "training/detector/losses.py": ("tests/training/detector/test_losses.py",),
-    "training/detector/objective.py": ("tests/training/detector/test_losses.py",),
+    "training/data/order.py": ("tests/training/data/test_order.py", *ALONE),
+    "training/detector/losses.py": ("tests/training/detector/test_losses.py", *ALONE),
+    "training/detector/objective.py": ("tests/training/detector/test_losses.py", *ALONE),
     "training/regressor/losses.py": ("tests/training/regressor/test_losses.py",),
     "training/regressor/objective.py": ("tests/training/regressor/test_losses.py",),
     "training/regressor/refinement.py": ("tests/training/regressor/test_refinement.py", "tests/training/regressor/test_network.py"),
     "fitting/losses.py": ("tests/fitting/test_losses.py",),
-    "stages/fusion/association.py": FUSION,
-    "stages/fusion/calibration.py": ("tests/pipeline/evaluate/test_calibrate.py", *FUSION),
-    "stages/fusion/landmark_score.py": FUSION,
-    "stages/fusion/pairs.py": FUSION,
-    "stages/fusion/people.py": FUSION,
-    "stages/fusion/sides.py": FUSION,
-    "stages/fusion/synchrony.py": FUSION,
-    "stages/fusion/together.py": FUSION,
-    "stages/fusion/tracks.py": FUSION,
-    "stages/fusion/views.py": FUSION,
-    "stages/fusion/wrists.py": FUSION,
+    "stages/fusion/association.py": ("tests/stages/fusion/test_association.py",),
+    "stages/fusion/calibration.py": ("tests/stages/fusion/test_calibration.py",),
+    "stages/fusion/landmark_score.py": ("tests/stages/fusion/test_landmark_score.py",),
+    "stages/fusion/pairs.py": ("tests/stages/test_two_hands.py", "-k", "not backends"),
+    "stages/fusion/people.py": ("tests/stages/fusion/test_people.py",),
+    "stages/fusion/sides.py": ("tests/stages/fusion/test_sides.py",),
+    "stages/fusion/synchrony.py": ("tests/stages/test_hands_of_whim.py", "-k", "by_hand or still_hand"),
+    "stages/fusion/together.py": ("tests/stages/test_two_hands.py", "-k", "not backends"),
+    "stages/fusion/tracks.py": ("tests/stages/fusion/test_links.py", "tests/stages/fusion/test_tracks.py"),
+    "stages/fusion/views.py": ("tests/stages/fusion/test_views.py",),
+    "stages/fusion/wrists.py": ("tests/stages/fusion/test_wrists.py",),
 }
 """The tests that answer for each module."""
 

@@ -5,7 +5,9 @@ that imports the module is loaded again. The quickest tests run first and the fi
 """
 
 import ast
+import contextlib
 import gc
+import importlib
 import json
 import os
 import resource
@@ -78,6 +80,16 @@ def _words() -> list[str]:
     return ["-x", "-q", "-p", "no:cacheprovider", "-m", _MARKS]
 
 
+class _Hasty:
+    """A plugin of pytest that ends the process where a test raises: a report of it would cost more than most tests."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """End, unless the test is skipped."""
+        if call.excinfo and not call.excinfo.errisinstance((pytest.skip.Exception, pytest.xfail.Exception)):
+            os._exit(1)
+
+
 class _Trials:
     """A plugin of pytest that, in place of running the tests, tries all changes on them."""
 
@@ -99,13 +111,16 @@ class _Trials:
             return True
         path = self.tree / self.module
         plain, times = path.read_text(), self.tree / "times.json"
-        gc.collect()
-        gc.freeze()  # what a fork collects would be copied
         failed, took_s = forked(lambda: _timed(session, times), _MOST_CPU_S)
         if failed:
             self.found = "its tests fail as it is"
             return True
-        cost = json.loads(times.read_text())
+        cost, late = json.loads(times.read_text())
+        for name in late:  # what the tests load as they run, once for all forks
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # what a fork collects would be copied
         session.items.sort(key=lambda item: cost[item.nodeid])
         limit_s = round(5 + 3 * took_s)
         again = lambda: _loaded_again(self.tree, self.module, [item.nodeid for item in session.items])  # noqa: E731
@@ -131,20 +146,22 @@ class _Trials:
 
 
 def _timed(session: pytest.Session, times: Path) -> bool:
-    """Run all tests, and write down what each takes."""
+    """Run all tests, and write down what each takes and what they load."""
     cost: dict[str, float] = {}
+    loaded = set(sys.modules)
 
     def told(item: pytest.Item, seconds: float) -> None:
         cost[item.nodeid] = seconds
 
     failed = _run(session, told)
-    times.write_text(json.dumps(cost))
+    times.write_text(json.dumps([cost, [name for name in sys.modules if name not in loaded]]))
     return failed
 
 
 def _swapped(swaps: Sequence[tuple[FunctionType, CodeType]], session: pytest.Session) -> bool:
     for function, code in swaps:
         function.__code__ = code
+    session.config.pluginmanager.register(_Hasty())
     return _run(session)
 
 
@@ -208,7 +225,7 @@ def _loaded_again(tree: Path, module: str, tests: Sequence[str]) -> bool:
         del sys.modules[key]
         if parent in sys.modules and hasattr(sys.modules[parent], last):
             delattr(sys.modules[parent], last)
-    return bool(pytest.main([*_words(), *_AGAIN, *tests]))
+    return bool(pytest.main([*_words(), *_AGAIN, *tests], plugins=[_Hasty()]))
 
 
 def _imports(path: Path) -> Iterator[str]:

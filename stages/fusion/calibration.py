@@ -77,9 +77,12 @@ def terms(detections: HandDetections) -> Float64[np.ndarray, "n 4"]:
 
 def calibration_of(entry: Mapping[str, Any]) -> Calibration:
     """One detector's calibration, of its entry in a file. Raises KeyError, TypeError or ValueError when it is none."""
+    extent, knots = np.array(entry["extent"], np.float64), np.array(entry["knots"], np.float64)
+    if extent.shape != (2,) or knots.shape[1:] != (2,):
+        raise ValueError(f"an extent has 2 numbers and a knot 2, got {entry['extent']} and {entry['knots']}")
     return Calibration(
-        extent=np.array(entry["extent"], np.float64),
-        knots=np.array(entry["knots"], np.float64),
+        extent=extent,
+        knots=knots,
         log_odds=entry.get("log_odds") and {term: float(entry["log_odds"][term]) for term in TERMS},
     )
 
@@ -92,8 +95,6 @@ def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no calibration: {error!r}; whim learn calibration writes one") from error
     for name, one in found.items():
-        if one.extent.shape != (2,) or one.knots.ndim != 2 or one.knots.shape[1:] != (2,) or not len(one.knots):
-            raise ValueError(f"{path}: {name} needs an extent of 2 numbers and knots of 2 each")
         rising = (np.diff(one.knots, axis=0) >= 0).all()
         if not (rising and (one.extent > 0).all() and (one.knots >= 0).all() and (one.knots <= 1).all()):
             raise ValueError(f"{path}: extents of {name} must be positive, knots must rise within [0, 1]")

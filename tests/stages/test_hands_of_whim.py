@@ -131,3 +131,25 @@ def test_a_still_hand_leaves_labels_as_they_are_told() -> None:
     box = np.array([[10.0, 10, 50, 50]])
     found = synchrony(dict.fromkeys(range(100), box), [(k / 5, box) for k in range(10)], 30.0, 1.0)
     assert found.told.overlap == found.best.overlap == pytest.approx(1.0)
+
+
+def test_labels_are_compared_with_what_is_seen_by_hand() -> None:
+    """Numbers 3, 4 ... of labels at 10 a second that lie on what is seen three labels later, one of them half covered."""
+    place = {number: np.array([[10.0 * number, 0, 10.0 * number + 8, 8]]) for number in range(40)}
+    labels = {number: box for number, box in place.items() if number != 5}
+    seen = [(k / 10, place[k + 3]) for k in range(12)]
+    seen[6] = (0.6, np.concatenate([place[9], place[30]]))
+    seen[7] = (0.7, np.zeros((0, 4)))
+    found = synchrony(labels, seen, 10.0, 0.4)
+    assert (found.told.rate, found.told.offset_s, found.told.overlap, found.told.num_frames) == (10.0, 0.0, 0.0, 10)
+    assert (found.best.rate, found.best.offset_s, found.best.num_frames) == (10.0, -0.3, 10)
+    assert found.best.overlap == pytest.approx(9.5 / 10)
+    assert found.best.number_at(0.2) == 5
+    assert str(found) == "overlap 0.00 as told (10.00 frames/s), at best 0.95 (10.00 frames/s, -0.30 s), of 10 and 10 frames"
+    assert synchrony(labels, seen, 10.0, 0.2).best.overlap < 0.5, "beyond the window"
+    later = [(k / 10, place[k - 3]) for k in range(3, 15)]
+    assert synchrony(place, later, 10.0, 0.3).best.offset_s == pytest.approx(0.3)
+    few = synchrony({0: place[0], **{k: place[k + 1] for k in range(10, 20)}}, [(k / 10, place[k]) for k in range(20)], 10.0, 0.1)
+    assert few.best.num_frames > 2, "one label that fits is no proof"
+    nothing = synchrony({}, seen, 10.0, 0.1)
+    assert (nothing.best.overlap, nothing.best.num_frames) == (0, 0)

@@ -14,9 +14,9 @@ from fitting.hand.mano import load_hand_model, pose_either_hand
 from fitting.settings import Backend, FitSettings
 from stages.cameras.said import cameras_of
 from stages.fit import Fit, Sight, of_known_shape
-from stages.fusion.pairs import WRIST_M, contradiction_m
+from stages.fusion.pairs import WRIST_M, contradiction_m, pairs_of
 from stages.fusion.together import together
-from stages.tables import Cameras, Clips, Fits, Hands
+from stages.tables import HAND_KEYPOINTS, Cameras, Clips, Fits, Hands
 from tests.small_tables import columns
 
 SAID = '{"focal_px": [900, 900], "from": "manifest", "projection": "rectilinear"}'
@@ -57,6 +57,30 @@ def scene(apart_m: float = 0.3, behind_m: float = 0.1, betas: float = 0.8, **cha
     assert isinstance(hands, Hands)
     assert isinstance(fits, Fits)
     return hands, fits, cameras_of(SAID, 1280, 960)
+
+
+def test_a_pair_is_two_known_hands_of_one_person_frame_and_view() -> None:
+    hands, fits, _ = scene()
+    assert pairs_of(hands, fits).tolist() == [[0, 1], [2, 3], [4, 5]]
+    unknown = replace(fits, focal_px=np.where(np.arange(7) == 0, np.nan, 900).astype(np.float32))
+    assert pairs_of(hands, unknown).tolist() == [[2, 3], [4, 5]]
+    lost = fits.transl.copy()
+    lost[3, 1] = np.nan
+    assert pairs_of(hands, replace(fits, transl=lost)).tolist() == [[0, 1], [4, 5]]
+    assert pairs_of(replace(hands, view=np.array([0, 0, 0, 1, 0, 0, 0], np.int16)), fits).tolist() == [[0, 1], [4, 5]]
+    assert pairs_of(replace(hands, person=np.array([0, 0, 0, 0, 0, 0, 0], np.int16)), fits).tolist() == [[2, 3], [4, 5]], "three are none"
+    assert pairs_of(replace(hands, person=np.array([-1, -1, 5, 5, 0, 1, 0], np.int16)), fits).tolist() == [[2, 3]]
+    assert len(pairs_of(hands, replace(fits, focal_px=np.full(7, np.nan, np.float32)))) == 0
+    assert len(pairs_of(hands.take(np.zeros(0, np.int64)), fits.take(np.zeros(0, np.int64)))) == 0
+
+
+def test_a_contradiction_is_what_wrists_share_and_palms_differ_by() -> None:
+    hands, fits, _ = scene()
+    transl, joints = np.zeros((7, 3), np.float32), np.zeros((7, 21, 3), np.float32)
+    transl[:, 2], transl[1, 0], transl[3, 0], transl[5, 1] = 0.5, 0.03, 0.05, 0.2
+    joints[:, HAND_KEYPOINTS.index("middle1"), 1] = [0.08, 0.09, 0.1, 0.1, 0.1, 0.07, 0.2]
+    told = contradiction_m(hands, replace(fits, transl=transl, joints_3d=joints))
+    np.testing.assert_allclose(told, [0.02 + 0.01, 0.03, 0, 0, 0.03, 0.03, np.nan], atol=1e-6)
 
 
 def placed(hands: Hands, fits: Fits, cameras: Cameras) -> Fits:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.fusion.calibration import calibrated
-from stages.fusion.landmark_score import features_of, judged, load_landmark_score
+from stages.fusion.landmark_score import LandmarkScore, features_of, is_inside, judged, load_landmark_score
 from stages.tables import HandDetections
 from tests.stages.fused_hands import SIZE, detection, fuse
 
@@ -81,6 +81,30 @@ def test_what_nobody_looked_at_twice_is_left_alone() -> None:
     raw = fuse(looked(0.01), mode="raw")
     assert np.isnan(raw.landmark_score[0])
     np.testing.assert_allclose(raw.keypoints[0, :, 2], 1)
+
+
+def test_features_and_scores_by_hand() -> None:
+    points = np.tile(np.linspace(0, 639, 21)[:, None], (3, 1, 2)).reshape(3, 21, 2)
+    points[..., 1] = np.linspace(0, 479, 21)
+    points[1, 5:] += 1000  # five are left in the frame
+    points[2, 4:] -= 1000  # four
+    spread = np.tile(np.where(np.arange(21) < 5, 0.01, 0.03), (3, 1))
+    features = features_of(points, spread, np.array([0.75, np.nan, 1.0]), *SIZE)
+    mean = (5 * 0.01 + 16 * 0.03) / 21
+    np.testing.assert_allclose(features[:, 0], np.log(np.array([mean, 0.01, mean]) + 0.003))
+    np.testing.assert_allclose(features[:, 1], [np.log(3), 2.77, np.log(9999)])
+    np.testing.assert_allclose(features_of(points, spread, np.zeros(3), *SIZE)[0, 1], -np.log(9999))
+    score = LandmarkScore(hand=np.array([0.5, -1.0, 0.25]), keypoint=np.array([0.1, -0.5, -0.75, 0.125]))
+    by_hand = 0.5 - features[:, 0] + 0.25 * features[:, 1]
+    np.testing.assert_allclose(score.of_hands(features), 1 / (1 + np.exp(-by_hand)), rtol=1e-5)
+    each = 0.1 - 0.5 * np.log(spread + 0.003) + (-0.75 * features[:, 0] + 0.125 * features[:, 1])[:, None]
+    np.testing.assert_allclose(score.of_keypoints(spread, features), 1 / (1 + np.exp(-each)), rtol=1e-5)
+
+
+def test_a_landmark_lies_in_the_frame_from_its_first_pixel_to_before_its_end() -> None:
+    points = np.full((21, 2), 9.0)
+    points[:6] = [(0, 0), (639.5, 479.5), (640, 9), (9, 480), (-0.5, 9), (9, -0.5)]
+    assert is_inside(points, *SIZE).tolist() == [True, True, False, False, False, False] + [True] * 15
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"hand": {"weights": [1, 2]}, "keypoint": {"weights": [1, 2, 3, 4]}})])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.fusion.people import groups, union_of_boxes, union_of_people
+from stages.fusion.people import groups, limbs_coincide, mean_box, union_of_boxes, union_of_people
 from stages.tables import PersonBoxes, PersonDetections
 
 
@@ -103,6 +103,37 @@ def test_a_body_without_limbs_joins_by_its_box() -> None:
     joined = union_of_people(people_table([0.9, 0.8], [(0, 0, 100, 200), (4, 0, 104, 200)], keypoints))
     assert len(joined) == 1
     assert np.isfinite(joined.keypoints).all()
+
+
+def test_boxes_join_the_mean_of_those_before_them_by_more_than_the_overlap_and_only_what_is_alike_to_all() -> None:
+    box = np.array([[0.0, 0, 100, 100], [0, 0, 100, 50], [0, 0, 100, 60]])
+    score, alike = np.array([0.9, 0.8, 0.7]), ~np.eye(3, dtype=bool)
+    assert [rows.tolist() for rows in groups(box, score, alike, min_iou=0.5)] == [[0], [1, 2]], "just the overlap is not more"
+    assert [rows.tolist() for rows in groups(box, score, alike, min_iou=0.45)] == [[0, 1, 2]]
+    alike[2, 1] = False
+    assert [rows.tolist() for rows in groups(box, score, alike, min_iou=0.45)] == [[0, 1], [2]]
+    assert [rows.tolist() for rows in groups(box, -score, ~np.eye(3, dtype=bool), min_iou=0.9)] == [[2], [1], [0]], "surest first"
+
+
+def test_nobody_is_sure_of_a_mean() -> None:
+    assert mean_box(np.array([[0.0, 0, 10, 10], [4, 0, 14, 10]]), np.zeros(2)).tolist() == [2, 0, 12, 10]
+    assert mean_box(np.array([[0.0, 0, 10, 10], [4, 0, 14, 10]]), np.array([0.03, 0.01])).tolist() == pytest.approx([1, 0, 11, 10])
+
+
+def test_limbs_coincide_within_a_tenth_of_the_larger_box_weighted_by_both_confidences() -> None:
+    boxes = [(0.0, 0.0, 100.0, 200.0), (0.0, 0.0, 100.0, 100.0)]
+    for apart, same in ((19.5, True), (20.5, False)):
+        table = people_table([0.9, 0.8], boxes, np.stack([standing(50), standing(50 + apart)]))
+        assert limbs_coincide(table).tolist() == [[True, same], [same, True]]
+    far = standing(50)
+    far[:9, 0], far[:9, 2] = 500, 0.01  # what neither is sure of
+    assert limbs_coincide(people_table([0.9, 0.8], boxes, np.stack([standing(50), far])))[0, 1]
+    far[:9, 2] = 0.9
+    assert not limbs_coincide(people_table([0.9, 0.8], boxes, np.stack([standing(50), far])))[0, 1]
+    faint = np.stack([standing(50, 1e-2), standing(90, 1e-2)])
+    assert not limbs_coincide(people_table([0.9, 0.8], boxes, faint))[0, 1]
+    unseen = np.stack([standing(50, 0.0), standing(90, 0.9)])
+    assert limbs_coincide(people_table([0.9, 0.8], boxes, unseen)).all()
 
 
 def test_nobody_stays_nobody() -> None:

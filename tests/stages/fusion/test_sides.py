@@ -1,9 +1,11 @@
 """Sides are decided over a clip: no track holds two hands, nobody has two hands of one side, and what nothing tells is unknown."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from stages.fusion.sides import VOTE, decide, paired
+from stages.fusion.sides import VOTE, Sides, _all_choices, _one_after_the_other, decide, is_one_person, of_tracks, paired, usual_step_s
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, HandDetections, PersonDetections
 from tests.stages.fused_hands import body, detection, fuse
 
@@ -97,3 +99,129 @@ def test_no_frame_has_two_hands_of_one_side_of_one_person(num_people: int) -> No
     known = told.side != UNKNOWN_SIDE
     slots = list(zip(frame[known], person[known], told.side[known], strict=True))
     assert len(slots) == len(set(slots)) > 40
+
+
+def votes_of(*rows: tuple[int, float, int, float], rate: float = 5.0) -> list[float]:
+    """What `paired` makes of rows (frame, x, person, log-odds), boxes of 80 pixels."""
+    frame, x, person, odds = (np.array(column) for column in zip(*rows, strict=True))
+    box = np.stack([x, 0 * x, x + 80, 0 * x + 80], 1).astype(np.float64)
+    told: list[float] = paired(frame, frame / rate, box, person.astype(np.int16), odds.astype(np.float64)).tolist()
+    return told
+
+
+def test_votes_of_a_pair_by_hand() -> None:
+    """Layout: differ x apart over 4 |apart| + 2 of the pairs nearby; it adds 12 times itself x apart."""
+    assert votes_of((0, 0, -1, 5.0), (1, 0, -1, -0.5), (2, 0, 0, -9.0)) == [2, -0.5, -2]
+    assert votes_of((0, 0, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2, -0.2]), "one above the other"
+    assert votes_of((0, 0, 0, 0.1), (0, 300, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.2 / 6, -0.6])
+    assert votes_of((0, 40, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.5 * 0.1 / 4, -0.35])
+    assert votes_of((0, 0, 0, -0.5), (0, 0, 0, 0.4)) == pytest.approx([-0.9, 0.9])
+    assert votes_of((0, 0, 0, 4.5), (0, 0, 0, 3.0)) == pytest.approx([1.5, -1.5]), "between two the surer one counts, up to 6"
+    assert votes_of((0, 0, 0, 9.0), (0, 0, 0, 5.0)) == pytest.approx([1, -1])
+    later = votes_of((0, 0, 0, 0.1), (0, 300, 0, -0.1), (10, 0, 0, 0.3), (10, 300, 0, 0.3))
+    far = np.exp(-1)
+    assert later[2:] == pytest.approx([12 * far * 0.2 / (4 * far + 6), -12 * far * 0.2 / (4 * far + 6)])
+
+
+def test_two_hands_that_nobody_claims_are_a_pair_by_three_tenths_and_three_are_none() -> None:
+    assert votes_of((0, 0, -1, 0.1), (0, 0, -1, -0.3)) == pytest.approx([0.7 * 0.1 + 0.3 * 0.4, -0.7 * 0.3 - 0.3 * 0.4])
+    assert votes_of((0, 0, -1, 0.1), (0, 0, 0, -0.3)) == pytest.approx([0.19, -0.33])
+    assert votes_of((0, 0, -1, 0.1), (0, 0, -1, -0.3), (0, 0, -1, 1.0)) == pytest.approx([0.1, -0.3, 1.0])
+    assert votes_of((0, 0, 0, 0.1), (0, 0, 1, -0.3)) == pytest.approx([0.1, -0.3]), "two people's"
+    assert votes_of((0, 0, 0, 0.1), (0, 0, 0, -0.3), (0, 0, 0, 1.0)) == pytest.approx([0.1, -0.3, 1.0])
+    one_persons = [(frame, 0, 0, 0.5) for frame in range(1, 4)]
+    assert votes_of((0, 0, -1, 0.1), (0, 0, -1, -0.3), *one_persons)[:2] == pytest.approx([0.4, -0.4])
+
+
+def test_a_clip_is_one_persons_where_hardly_ever_two_have_hands() -> None:
+    for num_frames, wanted in ((2, False), (3, True)):
+        assert is_one_person(np.arange(num_frames), np.zeros(num_frames, np.int16)) is wanted
+        assert is_one_person(np.repeat(np.arange(num_frames), 2), np.zeros(2 * num_frames, np.int16)) is wanted, "both hands are one claim"
+    for num_frames, wanted in ((10, True), (9, False)):
+        frame, person = np.append(np.arange(num_frames), 0), np.append(np.zeros(num_frames, np.int16), 1).astype(np.int16)
+        assert is_one_person(frame, person) is wanted
+    assert not is_one_person(np.arange(9), np.full(9, -1, np.int16))
+
+
+def told(
+    *rows: tuple[int, float, int, int, float], min_log_odds: float = 0.1, rate: float = 5.0, size: float = 100.0
+) -> tuple[list[int], Any]:
+    """Sides and log-odds of rows (frame, x, track, person, vote)."""
+    frame, x, track, person, votes = (np.array(column) for column in zip(*rows, strict=True))
+    box = np.stack([x, 0 * x, x + size, 0 * x + size], 1).astype(np.float64)
+    key = frame, frame / rate, box, track.astype(np.int32), person.astype(np.int16), votes.astype(np.float64)
+    found = decide(*key, min_log_odds=min_log_odds)
+    return found.side.tolist(), found.log_odds.tolist()
+
+
+def test_a_tracks_votes_add_up_and_repeat_each_other_by_hand() -> None:
+    """Rows 0.2 s apart count as their sum over 1 + (count - 1) / 4."""
+    three = [(frame, 0, 0, -1, 0.5) for frame in range(3)]
+    assert told(*three)[1] == pytest.approx([1.0] * 3)
+    assert told(*three, rate=10.0)[1] == pytest.approx([1.0 / 1.25] * 3), "twice as often, half of each but the last"
+    assert told(*three, rate=1.0)[1] == pytest.approx([1.0] * 3)
+    alone = [(0, 0, 0, -1, 0.5)]
+    assert told(*alone, min_log_odds=0.5) == ([RIGHT], [0.5])
+    assert told(*alone, min_log_odds=0.51)[0] == [UNKNOWN_SIDE]
+    assert told((0, 0, 0, -1, -0.5), min_log_odds=0.5)[0] == [LEFT]
+
+
+def test_a_smooth_track_turns_for_more_than_5_and_one_that_jumps_or_returns_for_more_than_1() -> None:
+    for each, sides in ((5, [UNKNOWN_SIDE] * 10), (6, [RIGHT] * 6 + [LEFT] * 6)):
+        assert told(*[(frame, 0, 0, -1, 1.0 if frame < each else -1.0) for frame in range(2 * each)])[0] == sides
+    for second, votes, sides in (
+        (79, (1.0, -1.0), [UNKNOWN_SIDE] * 4),
+        (81, (1.0, -1.0), [RIGHT] * 2 + [LEFT] * 2),
+        (81, (0.5, -0.5), [UNKNOWN_SIDE] * 4),
+        (81, (0.55, -0.55), [RIGHT] * 2 + [LEFT] * 2),
+    ):
+        rows = [(frame, 0 if frame < 2 else second, 0, -1, votes[frame // 2]) for frame in range(4)]
+        assert told(*rows)[0] == sides, (second, votes)
+    for gap, sides in ((1, [UNKNOWN_SIDE] * 6), (2, [RIGHT] * 3 + [LEFT] * 3)):
+        assert told(*[(frame if frame < 3 else frame + gap - 1, 0, 0, -1, 1.0 if frame < 3 else -1.0) for frame in range(6)])[0] == sides
+
+
+def test_two_hands_of_one_person_take_two_sides_by_hand() -> None:
+    assert told((0, 0, 0, 0, 1.0), (0, 300, 1, 0, 0.5)) == ([RIGHT, LEFT], pytest.approx([0.5, -0.5]))
+    assert told((0, 0, 0, 0, 0.5), (0, 300, 1, 0, 0.5), min_log_odds=0.0001)[0] == [UNKNOWN_SIDE] * 2
+    assert told((0, 0, 0, 0, 9.0), (0, 300, 1, 0, 8.0))[1] == pytest.approx([3.0, 2.0]), "each side against 6"
+    assert told((0, 0, 0, 0, 9.0), (0, 300, 1, 0, 8.0))[0] == [RIGHT, UNKNOWN_SIDE], "the less sure of two on one side"
+    assert told((0, 0, 0, -1, 2.0), (0, 300, 1, -1, 1.5)) == ([RIGHT, RIGHT], pytest.approx([1.0, 0.5])), "perhaps one person's: against 1"
+    assert told((0, 0, 0, 0, 2.0), (0, 300, 1, 1, 1.5)) == ([RIGHT, RIGHT], pytest.approx([2.0, 1.5])), "two people's"
+    assert told((0, 0, 0, -1, 2.0), (0, 300, 1, -1, 1.5), (0, 600, 2, -1, 1.5))[1] == pytest.approx([2.0, 1.5, 1.5])
+    rows = [row for frame in range(3) for row in ((frame, 0, 0, 0, 4.0), (frame, 300, 1, 0, 3.0))]
+    assert told(*rows)[1][:2] == pytest.approx([2.0, -2.0]), "8 and 6, against 12"
+    rows = [row for frame in range(3) for row in ((frame, 0, 0, 0, 8.0), (frame, 300, 1, 0, 7.0))]
+    assert told(*rows)[1][:2] == pytest.approx([4.0, 2.0]), "16 and 14, against 12"
+
+
+def test_sides_of_many_pieces_are_such_that_no_single_one_gains_by_turning() -> None:
+    rng = np.random.default_rng(5)
+    evidence, against = rng.normal(0, 2, 14), rng.uniform(0, 3, (14, 14)) * (rng.random((14, 14)) < 0.4)
+    against = np.triu(against, 1) + np.triu(against, 1).T
+    margin = _one_after_the_other(evidence, against)
+    np.testing.assert_allclose(margin, evidence - against @ np.sign(margin))
+    assert set(np.sign(margin)) == {-1, 1}
+    few, among = evidence[:6], against[:6, :6]
+    choices = 2.0 * (np.arange(64)[:, None] >> np.arange(6) & 1) - 1
+    worth = [side @ few / 2 - sum(among[i, j] for i in range(6) for j in range(i) if side[i] == side[j]) for side in choices]
+    best = [max(w for w, side in zip(worth, choices, strict=True) if side[k] == s) for s in (1, -1) for k in range(6)]
+    np.testing.assert_allclose(_all_choices(few, among), np.subtract(best[:6], best[6:]))
+
+
+def test_a_track_has_one_side_and_the_less_sure_of_two_on_one_is_unknown() -> None:
+    frame, track = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 2], np.int32)
+    rows = Sides(side=np.array([1, 1, -1, 0, -1], np.int8), log_odds=np.array([3.0, 2.0, -1.0, -1.0, 5.0]))
+    found = of_tracks(frame, track, np.array([0, 0, 0, -1, -1], np.int16), rows)
+    assert found.log_odds.tolist() == [1.0, 0.5, 1.0, 0.5, 5.0]
+    assert found.side.tolist() == [1, -1, 1, 1, -1]
+    two_people = of_tracks(frame, track, np.array([0, 1, 0, 1, 0], np.int16), rows)
+    assert two_people.side.tolist() == [1, 1, 1, 1, -1]
+    frame, track = np.array([0, 1, 2, 3, 3]), np.array([0, 0, 0, 0, 1], np.int32)
+    rows = Sides(side=np.ones(5, np.int8), log_odds=np.array([1.0, 1.0, 1.0, 1.0, 2.0]))
+    assert of_tracks(frame, track, np.array([0, 0, 0, 0, -1], np.int16), rows).side.tolist() == [1, 1, 1, -1, 1], "a clip of one person"
+
+
+def test_the_usual_step_is_that_of_most_frames() -> None:
+    assert usual_step_s(np.array([0.0, 0.25, 0.25, 0.5, 2.0])) == 0.25
+    assert usual_step_s(np.array([3.0, 3.0])) == 0.2

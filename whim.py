@@ -212,10 +212,10 @@ def _run(words: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever read us has seen enough: whim plan --json | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _on_stops(signal.SIG_IGN)
         exec("")  # one that met source text (dataclasses run some) stays marked as uncaught, and `python -m` would die of it
-        _say("stopped: what was committed stays; run again to go on")
+        _say(str(stop) or "stopped: what was committed stays; run again to go on")
         return STOPPED
     except Exception as error:
         line = one_line(error)

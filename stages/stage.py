@@ -34,6 +34,7 @@ class Reason(StrEnum):
     WORKER_DIED = "worker_died"
     CORRUPT = "corrupt"
     CAMERA = "camera"
+    DECIDED = "decided"
     EXCEPTION = "exception"
 
 
@@ -59,6 +60,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
     Reason.CORRUPT: "a file of the data folder was damaged and has been set aside; the next run makes it again",
     Reason.CAMERA: "correct focal=, hfov=, projection= or camera= in the list",
+    Reason.DECIDED: "somebody decided on its hands while it was worked on; run again",
     Reason.EXCEPTION: "an error of ours; the traceback is in the part's .error.json",
 }
 

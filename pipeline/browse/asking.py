@@ -127,7 +127,7 @@ class Asking:
     def of_clip(self, clip: str) -> list[Row]:
         """Every hand of a clip, in order of frames."""
         return self._ask(
-            "select frame, time_s, hand, side, track, keep, reason, quality, verdict, view from hands "
+            "select frame, time_s, hand, side, track, keep, reason, quality, verdict, view, [x0, y0, x1, y1] as box from hands "
             "where clip = ? and not refused order by frame, hand",
             [clip],
         )

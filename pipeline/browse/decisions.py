@@ -13,9 +13,10 @@ from pipeline.browse.detail import hand_of, refused_of, refused_with_box, verdic
 from pipeline.browse.hand_rows import FIRST_REFUSED
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
+from stages.boxes import iou
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, Verdicts
-from stages.verdicts import LOST, What, decided, in_clip, is_box, same_hands, standing
+from stages.verdicts import LOST, SAME_IOU, What, decided, in_clip, is_box, same_hands, standing
 
 NOWHERE = (float("nan"), float("nan"), float("nan"), float("nan"))
 NO_NUMBER = -1
@@ -31,6 +32,8 @@ class Subject(NamedTuple):
     frame: int
     hand: int = NO_NUMBER
     time_s: float = float("nan")
+    box: tuple[float, float, float, float] = NOWHERE
+    """Where whoever decides saw it; nowhere is held against nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,8 @@ def decide(store: Store, decision: Decision, subjects: Sequence[Subject]) -> str
     return name
 
 
-def undo(store: Store, who: str, decision: str = "") -> tuple[str, list[str]]:
-    """Take back a decision, by default the last one that stands; its id, and the videos that it was about.
+def undo(store: Store, who: str, decision: str = "") -> Verdicts:
+    """Take back a decision, by default the last one that stands; what it said.
 
     Raises UserError where there is none.
     """
@@ -81,15 +84,15 @@ def undo(store: Store, who: str, decision: str = "") -> tuple[str, list[str]]:
         if last is None:
             raise UserError("nothing is decided: there is nothing to undo")
         decision = last[1]
-    videos = [video for video, verdicts in held.items() if (verdicts.decision == decision).any()]
-    if not videos:
+    said = {video: verdicts.take(verdicts.decision == decision) for video, verdicts in held.items()}
+    said = {video: verdicts for video, verdicts in said.items() if len(verdicts)}
+    if not said:
         raise UserError(f"no decision {decision[:60]!r} stands")
     name, when_s = uuid.uuid4().hex, time.time()
-    for video in videos:
-        of = held[video].take(held[video].decision == decision).take(slice(0, 1))
-        taken_back = _verdict(of, what=What.UNDO, decision=name, who=who, when_s=when_s, undoes=decision)
+    for video, of in said.items():
+        taken_back = _verdict(of.take(slice(0, 1)), what=What.UNDO, decision=name, who=who, when_s=when_s, undoes=decision)
         change_verdicts(store, video, lambda known, row=taken_back: Verdicts.concat([known, row]))  # type: ignore[misc]
-    return decision, videos
+    return Verdicts.concat(list(said.values()))
 
 
 def said_of(store: Store, video: str) -> list[tuple[int, int, str]]:
@@ -168,6 +171,7 @@ def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: 
     if subject.hand <= FIRST_REFUSED:
         return _taken_after_all(store, decision, subject, known)
     hand = hand_of(store, subject.clip, subject.frame, subject.hand)
+    _refuse_another(subject, hand)
     to_side = UNKNOWN_SIDE
     if decision.what is What.SIDE:
         to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(store, subject, hand)
@@ -178,6 +182,7 @@ def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: 
 def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: Mapping[str, Any]) -> Verdicts:
     """The row that adds a candidate which fusion refused. Raises UserError for a decision that does not take it for a hand."""
     refused = refused_of(store, subject.clip, subject.frame, subject.hand)
+    _refuse_another(subject, refused)
     if decision.what not in (What.KEEP, What.SIDE, What.BOX):
         raise UserError("a candidate that was refused is no hand: keep it, put it on a side, or leave it")
     if refused.view[0] != 0:
@@ -189,6 +194,14 @@ def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: 
         raise UserError(f"the candidate on frame {subject.frame} is of unknown side: say left or right")
     box = decision.to_box if decision.what is What.BOX else tuple(refused.box[0].tolist())
     return _verdict(refused, what=What.ADD, hand=NO_NUMBER, side=side, box=box, to_box=box, to_side=side, **known)
+
+
+def _refuse_another(subject: Subject, found: Hands) -> None:
+    """Raises UserError where the hand of this number lies elsewhere than the one that was seen: a run may have numbered hands anew."""
+    seen = np.array([subject.box], np.float64)
+    if np.isfinite(seen).all() and iou(seen, found.box.astype(np.float64))[0, 0] < SAME_IOU:
+        where = f"frame {subject.frame} of {subject.video}"
+        raise UserError(f"a run has found the hands on {where} anew since they were shown: load the page again")
 
 
 def _other_side(store: Store, subject: Subject, hand: Hands) -> int:

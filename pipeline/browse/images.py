@@ -72,14 +72,17 @@ class Images:
             if row["view"] != view:
                 continue
             try:
-                return bytes(self._group(str(row["path"]), int(row["row_group"]))[row["row"]].as_py())
+                path = self.store.root / str(row["path"])
+                shown = self._group(path, int(row["row_group"]), path.stat().st_mtime_ns).slice(row["row"], 1).to_pylist()[0]
             except UNREADABLE:
                 continue
+            if (shown["video"], shown["frame"], shown.get("view", 0)) == (video, frame, view):  # else packed again since
+                return bytes(shown["image"])
         return self._of_video(video, frame, view)
 
-    def _read_group(self, path: str, group: int) -> Any:
-        shard = pq.ParquetFile(self.store.root / path, memory_map=True)
-        return shard.read_row_group(group, ["image"])["image"]
+    def _read_group(self, path: Path, group: int, written_ns: int) -> Any:
+        shard = pq.ParquetFile(path, memory_map=True)
+        return shard.read_row_group(group, [name for name in ("video", "frame", "view", "image") if name in shard.schema_arrow.names])
 
     def _of_video(self, video: str, frame: int, view: int) -> bytes:
         path = self._video(video)

@@ -146,7 +146,7 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
         Route("/image/frame", jpeg(lambda q: session.image(*_place(q), _whole(q, "look", 0))), methods=["GET"]),
         Route("/image/hand", jpeg(lambda q: session.thumb(*_place(q), _whole(q, "hand"))), methods=["GET"]),
         post("/api/decide", lambda body: _decide(session, body)),
-        post("/api/undo", lambda body: {"undone": session.undo(str(body.get("decision", "")))}),
+        post("/api/undo", lambda body: session.undo(str(body.get("decision", "")))),
         post("/api/audit", lambda body: session.draw(str(body.get("where", "")), _whole(body, "size"), _whole(body, "seed"))),
         Mount("/web", StaticFiles(directory=WEB)),
     ]
@@ -220,7 +220,8 @@ def _decide(session: Session, body: Mapping[str, Any]) -> Any:
         to_box=_box(body.get("to_box")),
         audit=str(body.get("audit", ""))[:80],
     )
-    return {"decision": session.decide(decision, [(*_place(hand), _whole(hand, "hand", added)) for hand in hands])}
+    places = [(*_place(hand), _whole(hand, "hand", added)) for hand in hands]
+    return {"decision": session.decide(decision, places, [_box(hand.get("box")) for hand in hands])}
 
 
 def _box(given: Any) -> tuple[float, float, float, float]:

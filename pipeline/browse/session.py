@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.browse.asking import Asking
-from pipeline.browse.decisions import Decision, Subject, added_on, decide, lost_verdicts, said_of, undo
+from pipeline.browse.decisions import NOWHERE, Decision, Subject, added_on, decide, lost_verdicts, said_of, undo
 from pipeline.browse.detail import clip_row, frame_detail, mesh, plain
 from pipeline.browse.images import Images
 from pipeline.browse.index import index_file, open_index, renew
 from pipeline.browse.landed import OF_HANDS
 from pipeline.dataset.audits import TABLE, audits_of, judged
 from pipeline.engine.store import Store
+from pipeline.engine.verdicts import TABLE as VERDICTS
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.digest import CorruptFileError
 from stages.errors import UserError
@@ -24,6 +25,7 @@ from stages.tables import Audits
 from stages.verdicts import What
 
 Json = dict[str, Any]
+Box = tuple[float, float, float, float]
 MOST_DRAWN = 2000
 
 
@@ -35,7 +37,8 @@ class Session:
         self.store, self.who, self.file = Store(root), who, file or index_file(root)
         if not (self.store.root / "hands").is_dir():
             raise UserError(f"{self.store.root} has no hands yet: whim run --videos FOLDER_OR_LIST --data {self.store.root}")
-        self._lock = Lock()
+        self._lock, self._noting = Lock(), Lock()
+        self.num_changes = 0
         self._open()
         self.images = Images(self.store, lambda: self.asking)
 
@@ -49,18 +52,28 @@ class Session:
         self.asking = Asking(open_index(self.file))
         for video in videos_with_verdicts(self.store):
             self._note(video)
-        self.stamp = self._stamp()
+        self.stamp, self.noted = self._stamp(), self._verdicts()
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever a part has landed: its name is new in the table's folder."""
         places = [self.store.root / name for name in (*OF_HANDS, "shards/index.json")]
         return tuple(place.stat().st_mtime_ns if place.exists() else 0 for place in places)
 
+    def _verdicts(self) -> dict[str, int]:
+        """When each video's verdicts were written last."""
+        paths = {video: self.store.part(VERDICTS, video) for video in videos_with_verdicts(self.store)}
+        return {video: path.stat().st_mtime_ns for video, path in paths.items() if path.exists()}
+
     def refresh(self) -> None:
-        """Take up what runs have made since."""
+        """Take up what runs have made since, and what was decided elsewhere: in another `whim browse`, or by `whim verdicts import`."""
         with self._lock:
             if self._stamp() != self.stamp:
                 self._open()
+                return
+            now = self._verdicts()
+            for video in {video for video in now | self.noted if now.get(video) != self.noted.get(video)}:
+                self._note(video)
+            self.noted = now
 
     def about(self) -> Json:
         """What there is to ask for."""
@@ -68,6 +81,7 @@ class Session:
         lost = lost_verdicts(self.store)
         return {
             "folder": self.store.root.name,
+            "revision": str(hash((self.stamp, *sorted(self.noted.items())))),
             "who": self.who,
             "report": self.report.is_file(),
             "columns": {name: str(kind) for name, kind in self.asking.columns.items()},
@@ -123,22 +137,27 @@ class Session:
         *box, width, view = place
         return self.images.thumb(video, frame, int(view), box, int(width))
 
-    def decide(self, decision: Decision, hands: Sequence[tuple[str, int, int]]) -> str:
-        """Decide on hands (video, frame, number); its id."""
+    def decide(self, decision: Decision, hands: Sequence[tuple[str, int, int]], boxes: Sequence[Box] | None = None) -> str:
+        """Decide on hands (video, frame, number), which were seen in these boxes; its id."""
         subjects = [
-            Subject(video, self._clip(video, frame), frame, hand, self._time(decision, video, frame)) for video, frame, hand in hands
+            Subject(video, self._clip(video, frame), frame, hand, self._time(decision, video, frame), box)
+            for (video, frame, hand), box in zip(hands, boxes or [NOWHERE] * len(hands), strict=True)
         ]
         name = decide(self.store, decision, subjects)
+        self.num_changes += 1
         for video in {subject.video for subject in subjects}:
             self._note(video)
         return name
 
-    def undo(self, decision: str = "") -> str:
-        """Take back a decision, or the last one that stands; its id."""
-        name, videos = undo(self.store, self.who, decision)
-        for video in videos:
-            self._note(video)
-        return name
+    def undo(self, decision: str = "") -> Json:
+        """Take back a decision, or the last one that stands: which it was."""
+        said = undo(self.store, self.who, decision)
+        self.num_changes += 1
+        for video in set(said.video.tolist()):
+            self._note(str(video))
+        hands = f"{len(said)} hands, the first" if len(said) > 1 else "a hand"
+        of = f"{said.what[0]} of {hands} on frame {said.frame[0]} of {said.video[0]}, by {said.who[0]}"
+        return {"undone": str(said.decision[0]), "of": of}
 
     def history(self, limit: int = 100) -> list[Json]:
         """The last decisions, the latest first, undone ones too."""
@@ -179,13 +198,15 @@ class Session:
             raise UserError(f"no audit {name[:60]!r}")
         drawn = self.store.read(Audits, TABLE, name)
         found = judged(self.store, drawn)
-        rows = zip(drawn.video, drawn.frame, drawn.hand, drawn.side, found.answers, strict=True)
+        rows = zip(drawn.video, drawn.frame, drawn.hand, drawn.side, plain(drawn.box), found.answers, strict=True)
         shares = {name: {"text": str(s), "num": s.num, "of": s.of} for name, s in (("precision", found.precision), ("side", found.side))}
         return {
             "name": found.name,
             "where": found.where,
             "population": found.population,
-            "hands": [{"video": str(v), "frame": int(f), "hand": int(h), "side": int(s), "answer": a} for v, f, h, s, a in rows],
+            "hands": [
+                {"video": str(v), "frame": int(f), "hand": int(h), "side": int(s), "box": box, "answer": a} for v, f, h, s, box, a in rows
+            ],
             **shares,
         }
 
@@ -209,6 +230,7 @@ class Session:
 
     def _note(self, video: str) -> None:
         try:
-            self.asking.set_said(video, said_of(self.store, video))
+            with self._noting:  # what was read first is noted first
+                self.asking.set_said(video, said_of(self.store, video))
         except CorruptFileError:
             self.unreadable = (*self.unreadable, f"verdicts/{video}.parquet")

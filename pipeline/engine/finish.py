@@ -66,7 +66,7 @@ def finish(
 
 
 _MOST_PASSES = 4
-"""How often a run goes on from a graph loaded anew, where it found damaged files or videos of the same content."""
+"""How often a run goes on from a graph loaded anew, where it found damaged files, new verdicts or videos of the same content."""
 
 
 def _executor(graph: Graph, where: Where) -> Executor:

@@ -102,7 +102,7 @@ def run(
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
-                    summary.found_other |= outcome.reason == Reason.CORRUPT or not _seen(graph, task, outcome)
+                    summary.found_other |= outcome.reason in (Reason.CORRUPT, Reason.DECIDED) or not _seen(graph, task, outcome)
                     summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)
                     on_outcome(task, outcome)

@@ -14,6 +14,10 @@ from stages.verdicts import digest, in_clip
 TABLE = "verdicts"
 
 
+class DecidedMeanwhileError(ValueError):
+    """Somebody decided on hands of a clip while it was worked on."""
+
+
 def videos_with_verdicts(store: Store) -> set[str]:
     """Ids of the videos of which people decided something."""
     return {path.stem for path in (store.root / TABLE).glob("*.parquet")}
@@ -33,10 +37,10 @@ def read_verdicts(store: Store, video: str) -> Verdicts:
 
 
 def as_ordered(store: Store, clip: Clips, kinds: Collection[str], recipe: Mapping[str, Any]) -> Verdicts:
-    """The verdicts on a clip that a recipe was written for. Raises ValueError where somebody has decided something since."""
+    """The verdicts on a clip that a recipe was written for. Raises DecidedMeanwhileError where somebody has decided something since."""
     found = in_clip(read_verdicts(store, str(clip.video[0])), clip)
     if digest(found, kinds) != recipe.get("item", {}).get("verdicts", ""):
-        raise ValueError(f"somebody decided on hands of {clip.clip[0]} while it was worked on: run again")
+        raise DecidedMeanwhileError(f"somebody decided on hands of {clip.clip[0]} while it was worked on: run again")
     return found
 
 

@@ -23,7 +23,7 @@ from pipeline.engine.orders import Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store
-from pipeline.engine.verdicts import as_ordered
+from pipeline.engine.verdicts import DecidedMeanwhileError, as_ordered
 from stages.cameras.path import poses_said
 from stages.cameras.said import CameraError, cameras_of
 from stages.cameras.views import through_views
@@ -327,6 +327,8 @@ class Worker:
                 self.store.set_corrupt_aside(error.path)
         elif isinstance(error, CameraError):
             reason, message = Reason.CAMERA, str(error)
+        elif isinstance(error, DecidedMeanwhileError):
+            reason, message = Reason.DECIDED, str(error)
         elif isinstance(error, OtherWeights):
             message = str(error)
         permanent = reason is Reason.CAMERA

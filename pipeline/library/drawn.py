@@ -50,7 +50,7 @@ def detect(
     written over, and where a table of another source of the same name lies already.
     """
     num_files = num_frames = num_hands = 0
-    with _filmed(source, max_frames) as file:
+    with _filmed(source, max_frames, console) as file:
         for one in annotated([str(file)], max_frames=max_frames, console=console, failed=failed):
             name = one.video if file.is_dir() else file.stem  # ids of a folder's files are all different
             origin = source if is_camera(source) else str(one.path)
@@ -189,7 +189,7 @@ def _listed(column: pa.ChunkedArray) -> list[object]:
 
 
 @contextmanager
-def _filmed(source: str, max_frames: int | None) -> Iterator[Path]:
+def _filmed(source: str, max_frames: int | None, console: Console | None) -> Iterator[Path]:
     """The source as a file or folder: what a camera films is recorded first, until Ctrl-C or for so many frames."""
     if not is_camera(source):
         if not Path(source).exists():
@@ -198,6 +198,10 @@ def _filmed(source: str, max_frames: int | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="whim-") as folder, ExitStack() as stack:
         path, video = Path(folder) / "webcam.mp4", None
+        if console is not None:
+            console.print(
+                f"filming {'for ' + str(max_frames) + ' frames' if max_frames else 'until Ctrl+C'}, then hands are looked for", markup=False
+            )
         with suppress(KeyboardInterrupt):  # how a person ends it
             for count, (_, rate, image) in enumerate(frames_of(source), 1):
                 video = video or stack.enter_context(VideoFile(path, rate or Fraction(25), image.shape))

@@ -50,4 +50,5 @@ def _next(graph: Graph, *, has_shards: bool) -> str:
         return f"whim run {data} (tries again what can be), whim status {data} (what failed, and how to mend it)"
     if not all_done(graph):
         return f"whim status {data} (what failed, and how to mend it), whim retry {data} once it is mended"
-    return f"whim report {data}" + (f", whim train detector --data {graph.store.root / 'shards'}" if has_shards else "")
+    look = f"whim browse {graph.store.root} (look and correct), whim report {data}"
+    return look + (f", whim train detector --data {graph.store.root / 'shards'}" if has_shards else "")

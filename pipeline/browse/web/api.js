@@ -44,10 +44,12 @@ export const number = (value) => Number(value).toLocaleString("en");
 
 // The hash holds the view and what it shows, so that a page can be kept, sent to oneself and gone back to.
 export const state = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+const hashed = (next) => `#${new URLSearchParams(Object.entries(next).filter(([, value]) => value !== "" && value !== undefined))}`;
+// Note what is shown, for whoever loads the page again.
+export const remember = (next) => history.replaceState(null, "", location.pathname + location.search + hashed(next));
 // With `replace` the page that is left is not gone back to.
 export function go(next, replace = false) {
-  const hash = `#${new URLSearchParams(Object.entries(next).filter(([, value]) => value !== "" && value !== undefined))}`;
-  if (!replace) { location.hash = hash; return; }
-  history.replaceState(null, "", location.pathname + location.search + hash);
+  if (!replace) { location.hash = hashed(next); return; }
+  remember(next);
   window.dispatchEvent(new HashChangeEvent("hashchange"));
 }

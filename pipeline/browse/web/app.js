@@ -55,5 +55,17 @@ document.addEventListener("keydown", (event) => {
   Promise.resolve(act(event)).catch((error) => say(error.message));
 });
 
+// Whoever comes back to this tab sees what was decided or made elsewhere meanwhile; a box that is being drawn stays.
+async function renew() {
+  if (document.hidden || !about) return;
+  try {
+    const before = about.revision;
+    about = await ask("about");
+    if (about.revision !== before) await (keys.renew ?? show)();
+  } catch (error) { say(error.message); }
+}
+
+window.addEventListener("focus", renew);
+document.addEventListener("visibilitychange", renew);
 window.addEventListener("hashchange", show);
 show();

@@ -28,9 +28,9 @@ export async function audit(main, about) {
   if (!name) return begin(main, about);
   const grid = new Grid("Hands drawn", opened);
   const figures = make("div", { class: "figures", id: "figures" }), head = make("p", {});
-  const load = async (keep) => {
+  const load = async (keep, choose = false) => {
     const found = await ask("audit", { name });
-    grid.show(found.hands.map((hand) => ({ ...hand, verdict: WORDS[hand.answer] })), { keep });
+    grid.show(found.hands.map((hand) => ({ ...hand, verdict: WORDS[hand.answer] })), { keep, choose });
     head.textContent = `${found.hands.length} of ${number(found.population)} hands${found.where ? ` where ${found.where}` : ""}; ${found.precision.of} looked at`;
     figures.replaceChildren(make("span", {}, "Hands: ", make("b", { id: "precision" }, found.precision.text)), make("span", {}, "On their side: ", make("b", { id: "side-accuracy" }, found.side.text)));
     return found;
@@ -39,5 +39,5 @@ export async function audit(main, about) {
   const { keys, bar } = actions({ chosen: () => grid.taken(), done, audit: () => name });
   main.replaceChildren(make("h2", {}, `Audit ${name}`), head, figures, make("p", {}, "Keep says correct. Reject, Swap side and Wrong landmarks say what is wrong, and correct it."), grid.element, bar);
   try { await load(false); grid.focus(); } catch (error) { head.textContent = error.message; say(error.message); return {}; }
-  return { ...grid.keys(), ...keys };
+  return { ...grid.keys(), ...keys, renew: () => load(true, true) };
 }

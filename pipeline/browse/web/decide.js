@@ -10,7 +10,8 @@ export const DECISIONS = [
   ["w", "Wrong landmarks", { what: "landmarks" }],
 ];
 
-const place = ({ video, frame, hand }) => ({ video, frame, hand });
+// The box says which hand was seen: a run may have numbered hands anew since.
+const place = ({ video, frame, hand, box, x0, y0, x1, y1 }) => ({ video, frame, hand, box: box ?? (x0 === undefined ? undefined : [x0, y0, x1, y1]) });
 
 // `view`: chosen() gives the hands, done() is called after; `audit` is the audit that is answered, or "".
 export function actions(view) {
@@ -24,7 +25,7 @@ export function actions(view) {
     } catch (error) { say(error.message); }
   };
   const undo = async () => {
-    try { await change("undo", {}); await view.done(false); say("undone"); } catch (error) { say(error.message); }
+    try { const { of } = await change("undo", {}); await view.done(false); say(`undone: ${of}`); } catch (error) { say(error.message); }
   };
   const keys = Object.fromEntries(DECISIONS.map(([key, name, decision]) => [key, () => decide(decision, name)]));
   keys.u = undo;

@@ -1,5 +1,5 @@
 // One frame: its image with all that is known of it, the clip to scrub through, the chosen hand in space and in numbers.
-import { SIDE, ask, change, go, image, make, say, short, state } from "./api.js";
+import { SIDE, ask, change, go, image, make, remember, say, short, state } from "./api.js";
 import { actions } from "./decide.js";
 import { drawFrame, drawStrip } from "./draw.js";
 import { Turn } from "./turn.js";
@@ -56,6 +56,7 @@ export async function frame(main) {
   };
   const every = () => [...detail.hands, ...detail.refused];
   const hand = () => every().find((one) => one.hand === chosen);
+  const seen = () => ({ ...here, hand: chosen, box: here.look < 0 ? undefined : hand().box });
   const draw = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, edited,
     meshes: LAYERS.mesh ? Object.fromEntries(Object.entries(meshes).filter(([, one]) => one)) : {} });
 
@@ -71,6 +72,7 @@ export async function frame(main) {
     side.replaceChildren(facts(hand()));
     drawStrip(strip, clip, here.frame);
     draw();
+    if (state().view === "frame" && state().video === now.video && state().frame === now.frame) remember({ ...state(), hand: chosen });
     space().catch((error) => say(error.message));
   }
   // Meshes come as they are made: nobody waits for them with a decision.
@@ -82,8 +84,8 @@ export async function frame(main) {
   }
   const reload = async () => { [detail, clip] = await Promise.all([ask("frame", here), ask("clip", here)]); await show(); };
 
-  const { keys, bar } = actions({ chosen: () => (hand() ? [{ ...here, hand: chosen }] : []), done: reload });
-  const track = () => clip.hands.filter((one) => one.track === hand()?.track && one.track >= 0).map((one) => ({ video: here.video, frame: one.frame, hand: one.hand }));
+  const { keys, bar } = actions({ chosen: () => (hand() ? [seen()] : []), done: reload });
+  const track = () => clip.hands.filter((one) => one.track === hand()?.track && one.track >= 0).map((one) => ({ video: here.video, frame: one.frame, hand: one.hand, box: one.box }));
   const swapTrack = async () => {
     const hands = track();
     if (!hands.length) { say("this hand is of no track"); return; }
@@ -104,7 +106,7 @@ export async function frame(main) {
     edited = null;
     hint.textContent = "";
     if (set) {
-      const body = adding ? { what: "add", hands: [here], to_box: box, to_side: addedSide } : { what: "box", hands: [{ ...here, hand: chosen }], to_box: box };
+      const body = adding ? { what: "add", hands: [here], to_box: box, to_side: addedSide } : { what: "box", hands: [seen()], to_box: box };
       try { await change("decide", body); await reload(); say(adding ? `added a ${SIDE[addedSide]} hand` : "box moved"); } catch (error) { say(error.message); }
     }
     draw();
@@ -148,7 +150,7 @@ export async function frame(main) {
   if (document.activeElement === document.body) canvas.focus();
   const pick = (by) => { const all = every().map((one) => one.hand); if (all.length) { chosen = all[(all.indexOf(chosen) + by + all.length) % all.length]; show(); } };
   const arrows = (dx, dy, otherwise) => (event) => (edited ? nudge(dx, dy, event) : otherwise());
-  return { ...keys, s: (event) => { if (edited && adding) { addedSide = 1 - addedSide; say(`${SIDE[addedSide]} hand`); } else keys.s(event); },
+  return { ...keys, renew: () => edited ?? reload(), s: (event) => { if (edited && adding) { addedSide = 1 - addedSide; say(`${SIDE[addedSide]} hand`); } else keys.s(event); },
     t: swapTrack, b: () => begin(false), a: () => begin(true), ArrowLeft: arrows(-1, 0, () => step(-1)), ArrowRight: arrows(1, 0, () => step(1)),
     ArrowUp: arrows(0, -1, () => pick(-1)), ArrowDown: arrows(0, 1, () => pick(1)), "[": () => pick(-1), "]": () => pick(1),
     Enter: () => edited && finish(true), Escape: () => (edited ? finish(false) : back()) };

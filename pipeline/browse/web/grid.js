@@ -16,13 +16,16 @@ export class Grid {
     this.element.addEventListener("dblclick", () => this.open(this.rows[this.at]));
   }
 
-  show(rows, { keep = false } = {}) {
-    const focused = this.element.contains(document.activeElement);
+  // `keep`: the place in the grid; `choose`: what is chosen too, where the rows are the same.
+  show(rows, { keep = false, choose = false } = {}) {
+    const focused = this.element.contains(document.activeElement), name = (row) => `${row.video}/${row.frame}/${row.hand}`;
+    const chosen = choose && String(rows.map(name)) === String(this.rows.map(name)) ? this.chosen : new Set();
     this.rows = rows;
     if (!keep) { this.at = 0; this.from = 0; }
-    this.chosen.clear();
+    this.chosen = chosen;
     this.at = Math.max(0, Math.min(this.at, rows.length - 1));
     this.element.replaceChildren(...rows.map((row, index) => this.tile(row, index)));
+    this.paint();
     if (focused) this.focus();
   }
 
@@ -34,7 +37,7 @@ export class Grid {
     const name = `${what} of ${row.video}, frame ${row.frame}${bad ? `, ${why}${row.reason}` : ""}${said ? `, ${said}` : ""}`;
     return make("div", { class: `tile${bad ? " dropped" : ""}${row.refused ? " refused" : ""}`, role: "option", tabindex: index === this.at ? 0 : -1, "data-index": index,
       "aria-selected": "false", "aria-label": name },
-    make("img", { loading: "lazy", alt: "", width: 144, height: 144, src: image("hand", { video: row.video, frame: row.frame, hand: row.hand }) }),
+    make("img", { loading: "lazy", alt: "", width: 144, height: 144, src: image("hand", { video: row.video, frame: row.frame, hand: row.hand, at: [row.x0, row.y0, ...row.box ?? []] }) }),
     make("span", { class: "what" }, make("span", { class: side }, side), row.refused || row.quality === undefined ? null : make("span", {}, short(row.quality))),
     bad && row.reason ? make("span", { class: "reason" }, row.refused ? `refused: ${row.reason}` : row.reason) : null,
     said ? make("span", { class: /reject|wrong/.test(said) ? "said bad" : "said" }, said) : null);

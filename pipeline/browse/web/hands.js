@@ -61,10 +61,10 @@ export async function hands(main) {
   const query = { where, sort: now.sort ?? "", descending: now.descending ?? "", offset, limit: PAGE };
   let total = 0;
   const page = (by) => { const next = offset + by * PAGE; if (next >= 0 && next < total) go({ ...now, offset: next || "" }); };
-  const load = async (keep) => {
+  const load = async (keep, choose = false) => {
     const found = await ask("hands", query);
     total = found.total;
-    grid.show(found.rows, { keep });
+    grid.show(found.rows, { keep, choose });
     count.textContent = `${counted(total, found.refused)}${where ? ` where ${where}` : ""}`;
     pager.replaceChildren(
       make("button", { type: "button", disabled: offset === 0, onclick: () => page(-1) }, "Before ", make("kbd", {}, "[")),
@@ -81,5 +81,5 @@ export async function hands(main) {
   }
   if (!document.activeElement || document.activeElement === document.body) grid.focus();
   facet();
-  return { ...grid.keys(), ...keys, "[": () => page(-1), "]": () => page(1), "/": () => filter.focus(), Escape: () => grid.focus() };
+  return { ...grid.keys(), ...keys, renew: async () => { await load(true, true); facet(); }, "[": () => page(-1), "]": () => page(1), "/": () => filter.focus(), Escape: () => grid.focus() };
 }

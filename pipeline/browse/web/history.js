@@ -9,11 +9,11 @@ export async function history(main) {
       make("td", {}, new Date(row.when_s * 1000).toLocaleString()), make("td", {}, row.who), make("td", {}, row.what), make("td", {}, String(row.num)),
       make("td", {}, make("a", { href: `#${new URLSearchParams({ view: "frame", video: row.video, frame: row.frame, back: "view=history" })}` }, `${row.video}, frame ${row.frame}`)),
       make("td", {}, row.what === "undo" ? "" : undone.has(row.decision) ? "taken back" : make("button", { type: "button", onclick: async () => {
-        try { await change("undo", { decision: row.decision }); say("undone"); await show(); } catch (error) { say(error.message); } } }, "Take back"))));
+        try { const { of } = await change("undo", { decision: row.decision }); await show(); say(`undone: ${of}`); } catch (error) { say(error.message); } } }, "Take back"))));
     const head = make("tr", {}, ...["when", "who", "what", "hands", "first of them", "take back"].map((name) => make("th", { scope: "col" }, name)));
     main.replaceChildren(make("h2", {}, "Decisions"), rows.length ? make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Decisions" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)))
       : make("p", {}, "nothing is decided yet"));
   };
   await show();
-  return { u: async () => { try { await change("undo", {}); say("undone"); await show(); } catch (error) { say(error.message); } }, Escape: () => go({ view: "hands" }) };
+  return { renew: show, u: async () => { try { const { of } = await change("undo", {}); await show(); say(`undone: ${of}`); } catch (error) { say(error.message); } }, Escape: () => go({ view: "hands" }) };
 }

@@ -274,6 +274,41 @@ def test_a_view_that_comes_late_is_not_shown_and_a_server_that_is_gone_is_named(
     elsewhere.told("whim browse does not answer any more")
 
 
+def test_two_tabs_show_what_each_decides_and_a_reload_in_mid_edit_decides_nothing(browser: Any, served: Served, data: Path) -> None:
+    one, other = (Reader(browser, served.address) for _ in range(2))
+    page = one.open("frame", video="asl_bird", frame=0)
+    other.open("hands", where="video = 'asl_bird'")
+    other.press("ArrowRight", " ", "ArrowRight", " ")
+    one.press("ArrowDown")
+    chosen = page.locator("[aria-pressed=true]").first.inner_text()
+    one.press("b", "ArrowRight")
+    page.reload()
+    one.shown("frame")
+    assert page.locator("[aria-pressed=true]").first.inner_text() == chosen
+    assert not (data / "verdicts").exists()
+    one.press("b", "ArrowRight")
+    edited = page.evaluate("document.querySelector('canvas.whole').toDataURL()")
+    other.press("r")
+    other.told("Reject: 2 hands")
+    page.evaluate("window.dispatchEvent(new Event('focus'))")  # whoever comes back to a box that is being moved finds it so
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.querySelector('canvas.whole').toDataURL()") == edited
+    one.press("Escape", "r")
+    one.told("Reject: 1 hand")
+    other.press("Home", " ")
+    other.page.evaluate("window.dispatchEvent(new Event('focus'))")
+    other.page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile')].filter(t => t.textContent.includes('rejected')).length >= 2"
+    )
+    assert other.page.locator(".tile[aria-selected=true]").count() == 1
+    other.press("u")
+    other.told("undone: reject of a hand on frame 0 of asl_bird, by ann")
+    other.press("u")
+    other.told("undone: reject of 2 hands, the first on frame ")
+    assert not [label for label in other.labels() if "rejected" in label]
+    assert not one.faults + other.faults
+
+
 def test_an_audit_states_its_figures(browser: Any, served: Served) -> None:
     reader = Reader(browser, served.address)
     page = reader.open("audit")

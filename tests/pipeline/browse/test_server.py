@@ -3,23 +3,32 @@
 import html
 import http.client
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.request import Request, urlopen
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.browse.decisions import Decision
 from pipeline.browse.server import Served
+from pipeline.browse.session import Session
 from pipeline.engine.store import Store
 from pipeline.report.page import write_report
 from stages.cameras.said import cameras_of
 from stages.cameras.views import Look
 from stages.tables import Fits, Hands, Manifest, Reviews
+from stages.verdicts import What
 from tests.pipeline.browse.small_run import run_again, with_refused
 
 CLIP = "asl_bird-0000"
@@ -45,6 +54,11 @@ class Client:
         status, content, _ = self.send("GET", f"{path}?{urlencode(query)}", X_Token=self.token)
         assert status == 200, content
         return json.loads(content)
+
+    def image(self, video: str, frame: int) -> bytes:
+        status, content, _ = self.send("GET", f"/image/frame?{urlencode({'video': video, 'frame': frame})}", X_Token=self.token)
+        assert status == 200, content
+        return content
 
     def refused(self, path: str, **query: Any) -> str:
         status, content, _ = self.send("GET", f"{path}?{urlencode(query)}", X_Token=self.token)
@@ -250,6 +264,75 @@ def test_decisions_are_seen_at_once_and_can_be_undone(client: Client) -> None:
     assert client.get("/api/frame", video=hands[0]["video"], frame=hands[0]["frame"])["added"][0]["box"] == [1, 2, 30, 40]
 
 
+def test_a_shard_that_was_packed_in_another_order_shows_no_other_frame(client: Client, data: Path) -> None:
+    """The index says where a frame lies; a run that ended since may have put another one there."""
+    (shard,) = (data / "shards").glob("*/*.parquet")
+    rows = pq.read_table(shard)
+    stored = {(row["video"], row["frame"]): row["image"] for row in rows.select(["video", "frame", "image"]).to_pylist()}
+    places = list(stored)
+
+    def packed(order: np.ndarray) -> None:
+        pq.write_table(rows.take(order), shard.with_name("aside"))
+        shard.with_name("aside").replace(shard)
+
+    packed(np.arange(len(rows))[::-1])  # unknown to the index
+    for place in places[::3]:
+        now, held = decoded(client.image(*place)), decoded(stored[place])
+        assert np.abs(now.astype(int) - held).mean() < 2, place  # as its video shows it
+    index = data / "shards" / "index.json"
+    index.touch()
+    client.get("/api/about")
+    assert client.image(*places[1]) == stored[places[1]]
+    packed(np.arange(len(rows)))
+    index.touch()
+    client.get("/api/about")
+    for place in places[2::3]:  # read before in the order that was
+        assert client.image(*place) == stored[place]
+
+
+def test_a_decision_on_a_hand_that_a_run_numbered_anew_is_refused(client: Client, data: Path) -> None:
+    seen = client.get("/api/hands", where="video = 'asl_bird'", limit=500)["rows"]
+    frame = next(row["frame"] for row in seen if [other["frame"] for other in seen].count(row["frame"]) > 1)
+    first, second = ({**row, "box": [row[c] for c in ("x0", "y0", "x1", "y1")]} for row in seen if row["frame"] == frame)
+    store = Store(data)
+    hands = store.read(Hands, "hands", CLIP)
+    here = np.flatnonzero(hands.frame == frame)
+    order = np.arange(len(hands))
+    order[here] = here[::-1]
+    store.commit("hands", CLIP, replace(hands.take(order), hand=hands.hand), store.made_by("hands", CLIP) or {})
+    for what in ("reject", "side"):
+        told = client.post("/api/decide", {"what": what, "hands": [first]}, 400)["error"]
+        assert told == f"a run has found the hands on frame {frame} of asl_bird anew since they were shown: load the page again"
+    assert client.get("/api/history") == []
+    client.post("/api/decide", {"what": "reject", "hands": [{**first, "hand": second["hand"]}]})
+    assert client.get("/api/history")[0]["num"] == 1
+
+
+def test_what_is_decided_elsewhere_is_seen_without_a_restart(client: Client, data: Path, tmp_path: Path) -> None:
+    before = client.get("/api/about")["revision"]
+    assert client.get("/api/about")["revision"] == before
+    (row,) = client.get("/api/hands", where="video = 'asl_bird'", limit=1)["rows"]
+    elsewhere = Session(data, "bob", file=tmp_path / "elsewhere.duckdb")
+    elsewhere.decide(Decision(what=What.REJECT, who="bob"), [(row["video"], row["frame"], row["hand"])])
+    assert client.get("/api/about")["revision"] != before
+    assert client.get("/api/hands", where="verdict = 'rejected'")["total"] == 1
+    told = client.post("/api/undo", {})
+    assert told["of"] == f"reject of a hand on frame {row['frame']} of asl_bird, by bob"
+    elsewhere.refresh()
+    assert elsewhere.hands("verdict is not null", "", descending=False, offset=0, limit=1)["total"] == 0
+
+
+def test_two_tabs_may_decide_at_the_same_moment(data: Path, tmp_path: Path) -> None:
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    rows = session.hands("video = 'asl_bird'", "", descending=False, offset=0, limit=16)["rows"]
+    places = [(row["video"], row["frame"], row["hand"]) for row in rows]
+    session.decide(Decision(what=What.KEEP, who="ann"), places)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda place: session.decide(Decision(what=What.REJECT, who="ann"), [place]), 4 * places))
+        assert len(set(pool.map(lambda _: session.about()["revision"], range(16)))) == 1
+    assert session.hands("verdict like '%rejected'", "", descending=False, offset=0, limit=1)["total"] == len(places)
+
+
 def test_refused_candidates_are_rows_that_a_filter_asks_for(client: Client, data: Path) -> None:
     found = client.get("/api/hands", limit=500)["total"]
     frame, boxes = with_refused(data)
@@ -366,3 +449,26 @@ def test_the_report_leads_to_its_hands_and_runs_nothing(client: Client, data: Pa
 def test_a_decision_that_says_nothing_leaves_nothing(body: dict[str, Any], told: str, reader: Client, same: Path) -> None:
     assert told in reader.post("/api/decide", body, 400)["error"]
     assert not list(same.glob("verdicts/*.parquet"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_ends_the_server_is_told_what_becomes_of_the_decisions(number: signal.Signals, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "browse", str(data), "--port", "0"]
+    own = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if "token=" in line).split()[-1]
+        decided = number is signal.SIGINT
+        if decided:
+            parts = urlsplit(address)
+            headers = {"X-Token": parts.query.removeprefix("token="), "Content-Type": "application/json"}
+            body = json.dumps({"what": "reject", "hands": [{"video": "asl_bird", "frame": 0, "hand": 0}]}).encode()
+            with urlopen(Request(f"http://{parts.netloc}/api/decide", body, headers), timeout=60) as answer:
+                assert answer.status == 200
+        else:
+            with urlopen(address, timeout=60) as answer:  # it serves
+                assert answer.status == 200
+        process.send_signal(number)
+        told = process.stderr.read() if process.stderr else ""
+    kept = f"what was decided is kept; whim run --data {data} takes it up"
+    assert (process.returncode, told) == (130, f"whim browse has ended: {kept if decided else 'nothing was decided'}\n")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from rich.console import Console
 
 from fitting.hand.mano import load_hand_model, pose_either_hand, project
@@ -20,6 +20,7 @@ from hands.drawing.hands import draw_hands
 from hands.drawing.sheets import write_image
 from hands.drawing.space import HandsInSpace, frame_focal, refuse_source_in, write_space
 from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
+from hands.metrics.motion import shaking_mm
 from pipeline.exports.source import plain
 from pipeline.library.annotated import Annotated, annotated
 from stages.errors import UserError
@@ -91,15 +92,31 @@ def reconstruct(
     shown = partial(_renumbered, one, numbers)
     if instead is not None:
         hands = instead(hands, shown())
+    if console is not None and (told := _steadiness(one, hands)):
+        console.print(told, markup=False)
     write_space(out, name, source, hands, shown, rate, meshes)
     return len(numbers), len(hands)
 
 
+def _steadiness(one: Annotated, hands: HandsInSpace) -> str:
+    """How much the hands shake beside the detector's own joints of each frame by itself; '' where no track has three frames in a row."""
+    rows = _fitted(one)
+    ours, theirs = (shaking_mm(joints, hands.track.astype(np.int64), hands.frame) for joints in (hands.joints_3d, one.hands.world[rows]))
+    if not np.isfinite([ours, theirs]).all():
+        return ""
+    return f"joints about the wrist accelerate by {ours:.1f} mm a frame squared, the detector's own, frame by frame, by {theirs:.1f}"
+
+
+def _fitted(one: Annotated) -> Int64[np.ndarray, "n"]:
+    """Rows of hands that the review keeps with a fit."""
+    fits, reviews = one.fits, one.reviews
+    fitted = np.isfinite(fits.hand_pose).all(1) & np.isfinite(fits.camera).all(1) & reviews.keep & ~reviews.box_only
+    return np.flatnonzero(fitted & (fits.side != UNKNOWN_SIDE))
+
+
 def in_space(one: Annotated, focal_px: float | None, numbers: Sequence[int]) -> HandsInSpace:
     """The hands that the review keeps, placed before a pinhole camera: where it sees the wrist, at the distance of the fitted size."""
-    hands, fits, reviews = one.hands, one.fits, one.reviews
-    fitted = np.isfinite(fits.hand_pose).all(1) & np.isfinite(fits.camera).all(1) & reviews.keep & ~reviews.box_only
-    rows = np.flatnonzero(fitted & (fits.side != UNKNOWN_SIDE))
+    hands, fits, rows = one.hands, one.fits, _fitted(one)
     size = np.stack([hands.width, hands.height], 1)[rows].astype(np.float64)
     focal = np.array([frame_focal((int(width), int(height)), focal_px) for width, height in size])
     columns = [torch.from_numpy(getattr(fits, name)[rows]) for name in ("betas", "global_orient", "hand_pose")]

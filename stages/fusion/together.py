@@ -2,7 +2,7 @@
 
 A camera tells a small hand from a far one by nothing but the hand's shape, and that of one hand alone is told badly. Both hands of a person
 have one shape, so they get one, the mean of what was found of both over their tracks, and are fitted again as hands of that shape. What is
-in front then is what the sizes say; wrists within each other are moved apart along their rays, the nearer one towards the camera. Frame: as
+in front then is what the sizes say; hands that reach into each other are moved apart along their rays until they touch. Frame: as
 `fitting.lens`.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from stages.fusion.pairs import WRIST_M, pairs_of, palm_m
-from stages.tables import Fits, Hands
+from stages.tables import HAND_KEYPOINTS, Fits, Hands
 
 if TYPE_CHECKING:
     from fitting.hand.mano import HandModel
@@ -43,7 +43,7 @@ def together(model: "HandModel", hands: Hands, fits: Fits, refit: Refit, project
     of_row = np.full(len(fits), -1)
     of_row[rows] = np.arange(len(rows))
     both = of_row[pairs][(of_row[pairs] >= 0).all(1)]
-    place[both] = _apart(place[both])
+    place[both] = apart(place[both], *(values[both] for values in balls(joints, outline)))
     return _with(fits, rows, again, betas, joints, outline, place, both, project, hands)
 
 
@@ -95,16 +95,71 @@ def _posed(
     return hand.joints.double().cpu().numpy(), hand.vertices.double().cpu().numpy()
 
 
-def _apart(place: Float64[np.ndarray, "k 2 3"]) -> Float64[np.ndarray, "k 2 3"]:
-    """Wrists at least two of their radii from each other: moved along their rays, the nearer one towards the camera."""
-    first, second = place[:, 0], place[:, 1]
-    near = np.where(np.linalg.norm(first, axis=1) <= np.linalg.norm(second, axis=1), -1.0, 1.0)
-    # |(1 + s e) a - (1 - s e) b|^2 = (2 r)^2, in e: s is -1 where a is nearer
-    gap, total = first - second, near[:, None] * (first + second)
-    a, b, c = (total**2).sum(1), 2 * (gap * total).sum(1), (gap**2).sum(1) - (2 * WRIST_M) ** 2
-    within = c < 0
-    share = np.where(within, (-b + np.sqrt(np.maximum(b * b - 4 * a * np.minimum(c, 0), 0))) / (2 * np.maximum(a, 1e-12)), 0)
-    return np.stack([first * (1 + near * share)[:, None], second * (1 - near * share)[:, None]], 1)
+def balls(
+    joints: Float64[np.ndarray, "m 21 3"], outline: Float64[np.ndarray, "m 778 3"]
+) -> tuple[Float64[np.ndarray, "m balls 3"], Float64[np.ndarray, "m balls"]]:
+    """Balls that fill hands, about the wrist: along the bones and between those of the palm, each as large as the skin lets it be."""
+    start = joints[:, [0 if k % 4 == 1 else k - 1 for k in range(1, 21)]]
+    bones = start[:, :, None] + ALONG[:, None] * (joints[:, 1:] - start)[:, :, None]
+    palm = bones[:, 4::4]
+    between = (palm[:, :-1] + palm[:, 1:]) / 2
+    across = joints[:, LITTLE] - joints[:, INDEX]
+    across = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+    beside = joints[:, :1] + ACROSS_M[:, None] * across[:, None]
+    centres = np.concatenate([joints[:, :1], beside, bones.reshape(len(joints), -1, 3), between.reshape(len(joints), -1, 3)], 1)
+    squared = (centres**2).sum(2)[:, :, None] + (outline**2).sum(2)[:, None] - 2 * centres @ outline.transpose(0, 2, 1)
+    radius = np.sqrt(np.maximum(squared.min(2), 0)) + BETWEEN_M
+    radius[:, 0] = np.maximum(radius[:, 0], WRIST_M)
+    return centres, radius
+
+
+ALONG = np.array([1 / 4, 1 / 2, 3 / 4, 1])
+"""Of a bone, where its balls are."""
+ACROSS_M = np.array([-0.02, -0.01, 0.01, 0.02])
+"""Beside the wrist, where the balls are that make it as wide as it is."""
+INDEX, LITTLE = (HAND_KEYPOINTS.index(name) for name in ("index1", "little1"))
+BETWEEN_M = 0.002
+"""By how much balls are larger than the vertices about them let them be: half of what is left out between two of them."""
+AGAINST = 2.0
+"""How much longer the way is by which the nearer hand becomes the farther one. Ours."""
+MOST_APART_M, NUM_WAYS, NUM_HALVINGS = 0.2, 16, 8
+"""How far hands are moved apart at most, in how many steps a way is looked for, and how often the last of them is halved."""
+
+
+def apart(
+    place: Float64[np.ndarray, "k 2 3"], centres: Float64[np.ndarray, "k 2 balls 3"], radius: Float64[np.ndarray, "k 2 balls"]
+) -> Float64[np.ndarray, "k 2 3"]:
+    """Wrists whose hands' balls are not within each other: moved along their rays, one towards the camera and the other away, as little
+    as that takes, the nearer one towards it where that is not `AGAINST` times as far; those for which `MOST_APART_M` is too little stay."""
+    reach = radius[:, 0, :, None] + radius[:, 1, None]
+
+    def within(rows: Int64[np.ndarray, "m"], share: Float64[np.ndarray, "m"]) -> np.ndarray:
+        first, second = (place[rows, k] * (1 + sign * share)[:, None] for k, sign in ((0, 1), (1, -1)))
+        one, other = centres[rows, 0] + first[:, None], centres[rows, 1] + second[:, None]
+        squared = (one**2).sum(2)[:, :, None] + (other**2).sum(2)[:, None] - 2 * one @ other.transpose(0, 2, 1)
+        return np.asarray((squared < reach[rows] ** 2).any((1, 2)))
+
+    moved = place.copy()
+    rows = np.flatnonzero(within(np.arange(len(place)), np.zeros(len(place))))
+    best, dear = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
+    order = np.sign(np.linalg.norm(place[rows, 0], axis=1) - np.linalg.norm(place[rows, 1], axis=1))
+    most = MOST_APART_M / np.linalg.norm(place[rows].sum(1), axis=1)
+    for sign in (-1.0, 1.0):
+        clear = np.stack([~within(rows, sign * most * step / NUM_WAYS) for step in range(1, NUM_WAYS + 1)], 1)
+        high = most * (clear.argmax(1) + 1) / NUM_WAYS
+        low = high - most / NUM_WAYS
+        for _ in range(NUM_HALVINGS):
+            middle = (low + high) / 2
+            inside = within(rows, sign * middle)
+            low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+        cost = high * np.where(order * sign < 0, AGAINST, 1)
+        better = clear.any(1) & (cost < dear)
+        best, dear = np.where(better, sign * high, best), np.where(better, cost, dear)
+    found = np.isfinite(best)
+    rows, best = rows[found], best[found]
+    moved[rows, 0] *= (1 + best)[:, None]
+    moved[rows, 1] *= (1 - best)[:, None]
+    return moved
 
 
 def _with(

@@ -15,7 +15,7 @@ from fitting.settings import Backend, FitSettings
 from stages.cameras.said import cameras_of
 from stages.fit import Fit, Sight, of_known_shape
 from stages.fusion.pairs import WRIST_M, contradiction_m, pairs_of
-from stages.fusion.together import together
+from stages.fusion.together import BETWEEN_M, balls, together
 from stages.tables import HAND_KEYPOINTS, Cameras, Clips, Fits, Hands
 from tests.small_tables import columns
 
@@ -114,15 +114,35 @@ def test_both_hands_have_one_shape_and_are_as_large_as_they_were() -> None:
     assert pixels == pytest.approx(900 / found.transl[:6, 2], rel=1e-5)
 
 
-def test_wrists_within_each_other_are_moved_apart_and_keep_their_order() -> None:
+def test_hands_within_each_other_are_moved_apart_until_they_touch_and_keep_their_order() -> None:
     for behind_m in (0.02, -0.02):
         hands, fits, cameras = scene(apart_m=0.01, behind_m=behind_m, betas=0.0)
         found = placed(hands, fits, cameras)
         first, second = found.transl[[0, 2, 4]], found.transl[[1, 3, 5]]
-        assert np.linalg.norm(first - second, axis=1) == pytest.approx(np.full(3, 2 * WRIST_M), rel=1e-3)
+        assert (np.linalg.norm(first - second, axis=1) >= 2 * WRIST_M * 0.999).all()
         assert (np.sign(second - first)[:, 2] == np.sign(behind_m)).all()
         before, after = refit(cameras)(hands.take(np.arange(6)), np.zeros(10)).transl, found.transl[:6]
         assert np.abs(before / before[:, 2:] - after / after[:, 2:]).max() < 1e-4
+        assert gap_m(fits) < -0.01
+        assert 0 <= gap_m(found) < 0.002
+
+
+def gap_m(fits: Fits) -> float:
+    """Between the balls that fill the first two hands, metres; below 0 where they are within each other."""
+    turns = [torch.from_numpy(getattr(fits, name)[:2]) for name in ("betas", "global_orient", "hand_pose")]
+    hand = pose_either_hand(load_hand_model(), torch.from_numpy(fits.side[:2].astype(np.int64)), *turns)
+    (one, other), radius = balls(hand.joints.double().numpy(), hand.vertices.double().numpy())
+    apart = np.linalg.norm((one + fits.transl[0])[:, None] - (other + fits.transl[1])[None], axis=2)
+    return float((apart - radius[0][:, None] - radius[1]).min())
+
+
+def test_the_balls_of_a_hand_lie_inside_its_skin() -> None:
+    hand = load_hand_model()
+    posed = pose_either_hand(hand, torch.tensor([1]), *(torch.zeros(1, n) for n in (10, 3, 45)))
+    centres, radius = balls(posed.joints.double().numpy(), posed.vertices.double().numpy())
+    apart = np.linalg.norm(centres[0][:, None] - posed.vertices.double().numpy()[0], axis=2)
+    assert (apart.min(1)[1:] >= radius[0][1:] - BETWEEN_M - 1e-9).all()
+    assert np.median(radius) > 0.005, "half a finger is 8 mm thick"
 
 
 def test_a_pair_is_changed_as_a_whole_or_not_at_all() -> None:

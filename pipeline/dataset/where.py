@@ -286,6 +286,7 @@ class _Reader:
         elif wanted is Kind.FLAG and kind == "word" and word in ("true", "false"):
             self.values.append(word == "true")
         else:
-            raise self._wrong({Kind.NUMBER: "a number", Kind.TEXT: "a text in 'quotes'"}.get(wanted, "true or false"))
+            wanted_words = "left, right or a number" if name == "side" else "a number"
+            raise self._wrong({Kind.NUMBER: wanted_words, Kind.TEXT: "a text in 'quotes'"}.get(wanted, "true or false"))
         self.at += 1
         return "?"

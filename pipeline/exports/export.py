@@ -43,8 +43,8 @@ def export(
 ) -> Exported:
     """Write the hands of a data folder that a filter takes in a format, unless they lie there already.
 
-    Raises UserError for a folder that is no export's, a filter that cannot be read, and where no hand is taken; CorruptFileError for a
-    shard that is not what was written.
+    Raises UserError for a folder that is no export's or one of another format's, a filter that cannot be read, and where no hand is
+    taken; CorruptFileError for a shard that is not what was written.
     """
     chosen = {**format.options, **(options or {})}
     source = open_source(data, where)
@@ -61,6 +61,8 @@ def export(
     before = made_of(out)
     if before and before.get("fingerprint") == fingerprint and all(fingerprint for *_, fingerprint in source.shards):
         return Exported(folder=out, num_frames=before["num_frames"], num_hands=before["num_hands"], up_to_date=True)
+    if before and before.get("format", format.name) != format.name:
+        raise UserError(f"{out} holds an export in another format ({before['format']}): name another folder, or remove that one first")
     for path, *_ in source.shards:
         check_shard(path)
     about: dict[str, Any] = {**made_from, "fingerprint": fingerprint}

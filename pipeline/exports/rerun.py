@@ -36,7 +36,10 @@ def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
     for (split, clip), frames in groupby(source.frames(), key=lambda frame: (frame.split, frame.clip)):
         path = folder / split / f"{clip}.rrd"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_clip(rerun, path, clip, frames)
+        try:
+            _write_clip(rerun, path, clip, frames)
+        except RuntimeError as error:  # its writer tells no more
+            raise UserError(f"{path} cannot be written ({error}): is there room on its disk?") from error
         rerun.bindings.flush_and_cleanup_orphaned_recordings()  # else each keeps its threads and buffers until the process ends
 
 

@@ -63,6 +63,7 @@ def test_a_filter_takes_what_it_says(text: str, taken: list[int], hands: pa.Tabl
         ("qualty > 1", "did you mean 'quality'"),
         ("quality >", "expected a number, got its end"),
         ("quality > 'much'", "expected a number"),
+        ("side = middle", "expected left, right or a number, got 'middle'"),
         ("video = a", "a text in 'quotes'"),
         ("quality > 1 side = 1", "expected and, or, or its end, got 'side' at character 13"),
         ("(keep", "a closing bracket"),

@@ -276,8 +276,12 @@ def test_a_foreign_folder_is_refused_and_an_export_replaced(data: Path, tmp_path
     before = (own / "data.yaml").stat().st_mtime_ns
     assert exported("yolo", data, own).up_to_date
     assert (own / "data.yaml").stat().st_mtime_ns == before
-    assert not exported("csv", data, own, where="side = left").up_to_date
-    assert sorted(path.name for path in own.iterdir()) == ["README.md", "hands.csv", ABOUT]
+    with pytest.raises(UserError, match=r"own holds an export in another format \(yolo\): name another folder"):
+        exported("csv", data, own)
+    assert (own / "data.yaml").stat().st_mtime_ns == before
+    labels = len(list(own.rglob("labels/*/*/*.txt")))
+    assert not exported("yolo", data, own, where="side = left").up_to_date
+    assert 0 < len(list(own.rglob("labels/*/*/*.txt"))) < labels
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "foreign", "own"]
 
 

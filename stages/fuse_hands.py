@@ -49,7 +49,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections, Views)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -85,7 +85,8 @@ class FuseHands:
     person's third, is that one again. Ours; worth 1 point of precision."""
     nested_share: float = setting(0.9, least=0, most=1)
     """So is one of two hands whose smaller box lies within the other's by more than this share, unless each has a wrist of its own and
-    they are of like size. Ours; of the labelled pairs none shares more than 0.66, even clasped."""
+    they are of like size; what two sources saw so is one hand, and its box their mean. Ours; of the labelled pairs none shares more than
+    0.66, even clasped."""
     min_score: float = setting(0.15, least=0, most=1)
     """Least score, the calibrated confidences averaged over the sources that looked and raised by a wrist nearby, in [0, 1]. Ours: 0.1,
     0.15, 0.2 find 0.90, 0.89, 0.87 of the hands of our labelled frames, each alone, at a precision of 0.97, 0.99, 0.99, and 0.896, 0.892,
@@ -311,7 +312,8 @@ def _fused(
     settings: FuseHands, detections: HandDetections
 ) -> tuple[list[Int64[np.ndarray, "_"]], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n 21 3"], Int16[np.ndarray, "n 21"]]:
     """Rows of each hand's members, its box (eq. 1), its landmarks and the members that each was joined from."""
-    clusters = associate(detections, match_iou=settings.match_iou, match_distance=settings.match_distance)
+    nested = {} if settings.mode == "raw" else {"nested_share": settings.nested_share}
+    clusters = associate(detections, match_iou=settings.match_iou, match_distance=settings.match_distance, **nested)
     stranger_iou = 0.0 if settings.mode == "raw" else settings.stranger_iou
     fused = [fuse_box(detections.box[c], detections.score[c], stranger_iou=stranger_iou) for c in clusters]
     clusters = [c[stays] for c, (_, stays) in zip(clusters, fused, strict=True)]

@@ -44,23 +44,32 @@ def without_copies(detections: Found, width: int, height: int, *, copy_iou: floa
     return ranked.take(boxes.each_once(copies))
 
 
+NESTED_IOU = 0.15
+"""Overlap of a box with a larger one that holds it, at least, to be the same hand: fingers are, and a hand with the cup it holds. Ours."""
+
+
 def _same_hand_cost(
     fused: Float[np.ndarray, "n 4"],
     box: Float[np.ndarray, "m 4"],
     conflict: Bool[np.ndarray, "n m"],
     match_iou: float,
     match_distance: float,
+    nested_share: float,
 ) -> Float[np.ndarray, "n m"]:
-    """1 - IoU, and half more for other sides; infinite where neither overlap nor nearness makes it one hand."""
+    """1 - IoU, and half more for other sides; infinite where neither overlap, nearness nor lying within makes it one hand."""
     overlap = boxes.iou(fused, box)
+    smaller = np.maximum(np.minimum(boxes.area(fused)[:, None], boxes.area(box)[None]), 1e-6)
+    nested = (boxes.intersection(fused, box) > nested_share * smaller) & (overlap >= NESTED_IOU)
     root = np.sqrt(np.maximum(boxes.area(fused), 1e-6)[:, None] / np.maximum(boxes.area(box), 1e-6)[None])  # ratio of sizes
     size = (np.sqrt(boxes.area(fused))[:, None] + np.sqrt(boxes.area(box))[None]) / 2
     distance = np.linalg.norm(boxes.centre(fused)[:, None] - boxes.centre(box)[None], axis=-1) / np.maximum(size, 1e-6)
     near = (distance <= match_distance) & (root**2 >= 1 / 3) & (root**2 <= 3)
-    return np.where((overlap >= match_iou) | near, 1 - overlap + 0.5 * conflict, np.inf)
+    return np.where((overlap >= match_iou) | near | nested, 1 - overlap + 0.5 * conflict, np.inf)
 
 
-def associate(detections: HandDetections, *, match_iou: float, match_distance: float) -> list[Int64[np.ndarray, "_"]]:
+def associate(
+    detections: HandDetections, *, match_iou: float, match_distance: float, nested_share: float = 1.0
+) -> list[Int64[np.ndarray, "_"]]:
     """Rows of one frame that are the same hand, at most one of each source, whatever side they claim.
 
     Source by source, the one with the surest hand first, detections join the clusters whose fused box they match by the
@@ -76,7 +85,7 @@ def associate(detections: HandDetections, *, match_iou: float, match_distance: f
             fused = np.stack([weighted_box(detections.box[c], detections.score[c]) for c in clusters])
             votes = np.array([np.sign(sides[c].sum()) for c in clusters])
             conflict = votes[:, None] * sides[rows][None] < 0
-            pairs = assign(_same_hand_cost(fused, detections.box[rows], conflict, match_iou, match_distance))
+            pairs = assign(_same_hand_cost(fused, detections.box[rows], conflict, match_iou, match_distance, nested_share))
         for i, j in pairs:
             clusters[i].append(int(rows[j]))
         joined = {j for _, j in pairs}

@@ -182,6 +182,14 @@ def test_half_of_a_hand_found_again_within_it_goes_though_both_wrists_claim_one(
     assert fuse(*found, people=body(left=(300, 400), right=(310, 435))).box.tolist() == [hand]
 
 
+def test_fingers_that_one_source_saw_within_the_hand_of_another_are_that_hand_and_half_way_its_box() -> None:
+    """Seen at a cup and a bottle: one network boxed the fingers, the other the hand with what it held; the surer box stood alone."""
+    whole, fingers = [100, 100, 200, 200], [110, 110, 160, 160]
+    hands = fuse(detection(whole, 0.8), detection(fingers, 0.8, source="b", p_right=0.2))
+    assert hands.num_agree.tolist() == [2]
+    assert hands.box[0].tolist() == pytest.approx([105, 105, 180, 180])
+
+
 def test_a_hand_without_a_body_in_view_is_kept() -> None:
     hands = fuse(detection([100, 100, 200, 200], 0.6))
     assert hands.person.tolist() == [-1]

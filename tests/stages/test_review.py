@@ -50,7 +50,6 @@ def test_a_well_seen_hand_is_kept_without_a_reason() -> None:
         ({"violation_deg": np.nan}, Drop.FIT_FAILED),
         ({"box": (100, 100, 110, 112)}, Drop.TOO_SMALL),
         ({"box": (-90, 100, 10, 200)}, Drop.OUT_OF_FRAME),
-        ({"error_share": 0.3}, Drop.REPROJECTION),
         ({"violation_deg": 60.0}, Drop.JOINT_LIMITS),
         ({"score": 0.1}, Drop.WEAK_SOURCE),
     ],
@@ -60,6 +59,14 @@ def test_each_defect_drops_a_hand_for_its_own_reason_and_lowers_the_quality(chan
     assert not found.keep.any()
     assert set(found.reason) == {str(reason)}
     assert np.all(found.quality < review(*good(5)).quality)
+
+
+def test_a_hand_whose_fit_misses_its_landmarks_is_kept_for_its_box_and_side_alone() -> None:
+    """A cup hides half of it: where it is and which it is are seen well enough."""
+    found = review(*good(5, error_share=[0.3, 0.01, 0.01, 0.01, 0.3]))
+    assert found.keep.all()
+    assert found.box_only.tolist() == [True, False, False, False, True]
+    assert found.quality[0] < found.quality[1]
 
 
 def test_a_hand_of_unknown_side_is_dropped_and_says_so() -> None:

@@ -165,7 +165,7 @@ def _meshes(fits: Fits) -> tuple[Float64[np.ndarray, "n 778 3"], np.ndarray, np.
 
 
 def _penetrations_m(fits: Fits, pairs: np.ndarray) -> Float64[np.ndarray, "k"]:
-    """Of each pair, the deeper of both."""
+    """Deeper reach of the two hands of each pair."""
     vertices, right, left = _meshes(fits)
     faces = {RIGHT: right, LEFT: left}
 

@@ -46,11 +46,15 @@ def browse(arguments: argparse.Namespace) -> None:
     served = listen(session, arguments.port)
     arguments.console.print(f"open {served.address}", markup=False)
     arguments.console.print("Ctrl+C ends it; what is decided is kept, and taken up by the next whim run", markup=False)
+    stopped = False
     try:
         served.run()
     except KeyboardInterrupt:  # how a person ends it
-        taken_up = f"what was decided is kept; whim run --data {root} takes it up" if session.num_changes else "nothing was decided"
-        raise KeyboardInterrupt(f"whim browse has ended: {taken_up}") from None
+        stopped = True
+    taken_up = f"what was decided is kept; whim run --data {root} takes it up" if session.num_changes else "nothing was decided"
+    if stopped:
+        raise KeyboardInterrupt(f"whim browse has ended: {taken_up}")
+    arguments.console.print(f"whim browse has ended: {taken_up}", markup=False)  # where Ctrl-C is ignored, the server alone heard it
 
 
 def verdicts_export(arguments: argparse.Namespace) -> None:

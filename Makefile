@@ -101,7 +101,7 @@ test-heavy: setup ## the tests that need an environment of their own (make env-m
 weights: setup ## fetch the larger networks that bind nobody to terms; whim weights list names the rest
 	$(BIN)/whim weights get
 
-test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync)
+test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync), and forty kills on three nodes
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 gpu-check: setup ## a machine with a GPU, in under eight minutes: networks and fit against the CPU, then their rates

@@ -44,7 +44,7 @@ _WRITES = {"report": "report.html", "evaluate": "truth_score.json"}
 
 def _words(bench: Bench, name: str, data: Path) -> tuple[str | Path, ...]:
     if name == "pack":
-        return "run", "--local", "--videos", bench.list, "--data", data
+        return *bench.asked(data), "--local"
     return ("report", "--data", data) if name == "report" else ("evaluate", "studio", "--data", data, "--truth", bench.work / "truth")
 
 

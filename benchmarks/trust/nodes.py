@@ -53,11 +53,11 @@ class Nodes:
                 raise RuntimeError(f"the node {host} does not start: {log.read_text()[-2000:]}")
             time.sleep(0.1)
 
-    def join(self, inside: Sequence[str] = ()) -> str:
-        """Have one more node with a CPU; its address."""
+    def join(self, *options: str, inside: Sequence[str] = ()) -> str:
+        """Have one more node with a CPU, and what else its `options` give; its address."""
         self.joined += 1
         host = f"127.0.0.{self.joined + 1}"
-        self.start(f"--address={self.address}", "--num-cpus=1", host=host, inside=inside)
+        self.start(f"--address={self.address}", "--num-cpus=1", *options, host=host, inside=inside)
         return host
 
     def family(self, host: str) -> list[psutil.Process]:

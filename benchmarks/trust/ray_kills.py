@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.trust.bench import Bench
 from benchmarks.trust.nodes import HEAD, Nodes, nodes
-from benchmarks.trust.runs import bring_to_end
+from benchmarks.trust.runs import bring_to_end, unfitted
 
 KILLS = {"worker": 45, "raylet": 14, "node": 14}
 DRIVER_ENDS_S = 240.0
@@ -25,16 +25,14 @@ def disturb(bench: Bench) -> None:
             data = bench.work / "on-ray/data"
             shutil.rmtree(data, ignore_errors=True)
             if bench.dice.random() < 0.5:
-                shutil.copytree(bench.reference, data)
-                for table in ("hands", "fits", "reviews", "refused_hands"):
-                    shutil.rmtree(data / table, ignore_errors=True)
+                unfitted(bench, data)
             {"worker": _workers, "raylet": _raylet, "node": _nodes}[name](bench, data)
             bring_to_end(bench, data)
             bench.keep()
 
 
 def _start(bench: Bench, data: Path, **more: str) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "pipeline", "run", "--videos", str(bench.list), "--data", str(data)]
+    words = [sys.executable, "-m", "pipeline", *map(str, bench.asked(data))]
     kept = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and not name.startswith("RAY_")}
     environment = kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"} | more  # on a machine that others load too
     with bench.log.open("ab") as log:

@@ -20,21 +20,30 @@ def disturb(bench: Bench) -> None:
     while bench.figures["kills.driver"] < kills or bench.figures["failed_calls.run"] < calls:
         data = bench.work / "killed/data"
         shutil.rmtree(data, ignore_errors=True)
+        if bench.dice.random() < 0.5:
+            unfitted(bench, data)
         for _ in range(12):
             if bench.figures["kills.driver"] / kills <= bench.figures["failed_calls.run"] / calls:
-                running = bench.whim("run", "--local", "--videos", bench.list, "--data", data)
+                running = bench.whim(*bench.asked(data), "--local")
                 time.sleep(bench.dice.uniform(0, 4) ** 1.5 / 2)
                 bench.count(kills__driver=running.kill())
             else:
                 nth, error = bench.dice.randrange(160), bench.dice.choice(ERRORS)
                 before = failing(data, nth, error)
-                running = bench.whim("run", "--local", "--videos", bench.list, "--data", data, before=before)
+                running = bench.whim(*bench.asked(data), "--local", before=before)
                 bench.count(failed_calls__run=running.wait() != 0)
             parts = sorted(data.glob("*/**/*.parquet"))
             for part in bench.dice.sample(parts, min(len(parts), 2)):
                 part.unlink()  # something to do for the next one
         bring_to_end(bench, data)
         bench.keep()
+
+
+def unfitted(bench: Bench, data: Path) -> None:
+    """Make a folder that lacks all tables from the hands on."""
+    shutil.copytree(bench.reference, data)
+    for table in ("hands", "fits", "reviews", "refused_hands"):
+        shutil.rmtree(data / table, ignore_errors=True)
 
 
 def failing(below: Path, nth: int, error: int) -> Callable[[], object]:

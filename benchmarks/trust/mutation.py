@@ -43,7 +43,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "training/detector/objective.py": ("tests/training/detector/test_losses.py", *ALONE),
     "training/regressor/losses.py": ("tests/training/regressor/test_losses.py",),
     "training/regressor/objective.py": ("tests/training/regressor/test_losses.py",),
-    "training/regressor/refinement.py": ("tests/training/regressor/test_refinement.py", "tests/training/regressor/test_network.py"),
+    "training/regressor/refinement.py": ("tests/training/regressor/test_refinement.py",),
     "fitting/losses.py": ("tests/fitting/test_losses.py",),
     "stages/fusion/association.py": ("tests/stages/fusion/test_association.py",),
     "stages/fusion/calibration.py": ("tests/stages/fusion/test_calibration.py",),

@@ -6,7 +6,7 @@ import torch
 from fitting.hand.rotation import matrix_from_axis_angle
 from training.regressor.camera import crop_translation, mirrored_camera, mirrored_points, project_to_crop
 from training.regressor.network import Regressor, RegressorSettings
-from training.regressor.refinement import Pyramid, Refinement, sample_map
+from training.regressor.refinement import PaperRefinement, Pyramid, Refinement, sample_map
 
 CAMERA = torch.tensor([[5.5, 0.02, -0.03]])
 PLACES = [(0, 0), (0, 11), (15, 0), (15, 11), (7, 5), (3, 9), (12, 2)]
@@ -121,6 +121,78 @@ def test_aggregations_are_what_they_are_called() -> None:
         torch.testing.assert_close(aggregated(kind, values, weights), wanted[None], atol=2e-3, rtol=1e-3)
     about = torch.stack([(each * weights[:, j]).sum() / weights[:, j].sum() for j in range(16)])
     torch.testing.assert_close(aggregated("joints", values, weights), about, atol=1e-3, rtol=1e-3)
+
+
+def given(num: int, seed: int = 2) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A map of 8 channels, vertices on it and the numbers of hands."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(num, 778, 2, generator=generator) / 2 - 0.25
+    return [torch.randn(num, 8, 16, 12, generator=generator)], points, torch.randn(num, 109, generator=generator)
+
+
+def test_a_refinement_says_nothing_at_first_then_what_its_layers_say_of_features_and_hand() -> None:
+    torch.manual_seed(0)
+    refinement = Refinement(16, (1,), ("mean",), torch.rand(778, 16))
+    assert not any(values.any() for values in refinement(*given(2)))
+    assert refinement.read.weight.shape == (512, 8 + 16 * 6 + 10 + 3)
+    assert refinement.say.weight.shape == (16 * 3 + 10 + 3, 512)
+    torch.nn.init.normal_(refinement.say.weight, std=0.05)
+    maps, points, numbers = given(2)
+    said = refinement(maps, points, numbers)
+    features = sample_map(maps[0], points).mean(1)
+    layers = refinement.say(torch.nn.functional.gelu(refinement.read(torch.cat([features, numbers], 1))))
+    torch.testing.assert_close(torch.cat([said.turns.flatten(1), said.betas, said.camera], 1), layers)
+    assert not torch.allclose(refinement(maps, points, -numbers).betas, said.betas), "it knows the hand as it is"
+
+
+def test_the_papers_refinement_is_an_mlp_for_the_pose_and_one_for_the_shape_of_the_features_alone() -> None:
+    torch.manual_seed(0)
+    refinement = PaperRefinement(16, (1,), ("mean", "max"), torch.rand(778, 16))
+    assert not any(values.any() for values in refinement(*given(2)))
+    for layers in (refinement.pose, refinement.shape):
+        torch.nn.init.normal_(layers[-1].weight, std=0.05)  # type: ignore[arg-type]
+    maps, points, numbers = given(2)
+    said, sampled = refinement(maps, points, numbers), sample_map(maps[0], points)
+    features = torch.cat([sampled.mean(1), sampled.amax(1)], 1)
+    torch.testing.assert_close(said.turns, refinement.pose(features).reshape(2, 16, 3))
+    torch.testing.assert_close(said.betas, refinement.shape(features))
+    assert said.camera.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert said.turns.abs().max() > 0.01
+    again = refinement(maps, points, -numbers)
+    torch.testing.assert_close((again.turns, again.betas), (said.turns, said.betas))
+
+
+def test_another_networks_maps_span_the_whole_crop() -> None:
+    refinement = Refinement(99, (4,), ("mean",), torch.rand(778, 16), pyramid=Pyramid(16, (1,)))
+    got = []
+    refinement.read.register_forward_pre_hook(lambda _, given: got.append(given[0]))
+    maps, points, numbers = given(1)
+    refinement(maps, points, numbers)
+    torch.testing.assert_close(got[0][:, :8], sample_map(maps[0], points, 1.0).mean(1))
+
+
+def test_maps_are_made_of_those_of_half_their_size_or_all_of_the_first() -> None:
+    """The release's way, without a chain, widens the first map by itself; a chain has no layers that nobody asks for."""
+    torch.manual_seed(0)
+    cells = torch.rand(1, 64, 16, 12)
+    chain = Pyramid(64, (1, 2, 4))
+    first, second, third = chain(cells)
+    torch.testing.assert_close(first, chain.first(cells))
+    torch.testing.assert_close(second, chain.wider["2"](first))
+    torch.testing.assert_close(third, chain.wider["4"](second))
+    apart = Pyramid(64, (1, 2, 4), chain=False)
+    first, second, third = apart(cells)
+    torch.testing.assert_close(second, apart.wider["2"](first))
+    torch.testing.assert_close(third, apart.wider["4"](first))
+    assert [len([*pyramid.wider["4"].children()]) for pyramid in (chain, apart)] == [1, 2]
+    for scales, chained, alone in (((1,), [], []), ((2,), ["2"], ["2"]), ((4,), ["2", "4"], ["4"]), ((1, 4), ["2", "4"], ["4"])):
+        assert [*Pyramid(64, scales).wider] == chained
+        assert [*Pyramid(64, scales, chain=False).wider] == alone
+    (block,) = chain.wider["2"].children()
+    widened, normed, _ = block.children()
+    assert widened.bias is None
+    assert normed.num_groups == 8
+    assert (second >= 0).all()
 
 
 @pytest.mark.parametrize("scales", [(1,), (2,), (4,), (1, 4), (1, 2, 4)])

@@ -60,10 +60,10 @@ def _same_hand_cost(
     overlap = boxes.iou(fused, box)
     smaller = np.maximum(np.minimum(boxes.area(fused)[:, None], boxes.area(box)[None]), 1e-6)
     nested = (boxes.intersection(fused, box) > nested_share * smaller) & (overlap >= NESTED_IOU)
-    root = np.sqrt(np.maximum(boxes.area(fused), 1e-6)[:, None] / np.maximum(boxes.area(box), 1e-6)[None])  # ratio of sizes
+    ratio = np.maximum(boxes.area(fused), 1e-6)[:, None] / np.maximum(boxes.area(box), 1e-6)[None]
     size = (np.sqrt(boxes.area(fused))[:, None] + np.sqrt(boxes.area(box))[None]) / 2
     distance = np.linalg.norm(boxes.centre(fused)[:, None] - boxes.centre(box)[None], axis=-1) / np.maximum(size, 1e-6)
-    near = (distance <= match_distance) & (root**2 >= 1 / 3) & (root**2 <= 3)
+    near = (distance <= match_distance) & (ratio >= 1 / 3) & (ratio <= 3)
     return np.where((overlap >= match_iou) | near | nested, 1 - overlap + 0.5 * conflict, np.inf)
 
 

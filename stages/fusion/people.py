@@ -85,4 +85,4 @@ def limbs_coincide(found: PersonDetections) -> Bool[np.ndarray, "n n"]:
     weight = sure[:, None] * sure[None]
     apart = (weight * np.linalg.norm(points[:, None] - points[None], axis=-1)).sum(-1) / np.maximum(weight.sum(-1), 1e-6)
     size = boxes.long_side(found.box)
-    return np.asarray((apart < 0.1 * np.maximum(size[:, None], size[None])) | (weight.sum(-1) <= 0), np.bool_)
+    return np.asarray(apart < 0.1 * np.maximum(size[:, None], size[None]), np.bool_)

@@ -73,6 +73,6 @@ def synchrony(labels: Mapping[int, Boxes], seen: Sequence[tuple[float, Boxes]], 
         for other in dict.fromkeys((rate, *RATES))
         for number in range(-round(window_s * rate), round(window_s * rate) + 1)
     ]
-    most = max((one.num_frames for one in steps), default=0)
+    most = max(one.num_frames for one in steps)
     best = max((one for one in (told, *steps) if 2 * one.num_frames >= most), key=lambda one: (one.overlap, one.num_frames))
     return Synchrony(told=told, best=best)

@@ -128,6 +128,15 @@ def test_every_figure_of_a_score_by_hand() -> None:
     assert score["routes"] == {}
 
 
+def test_no_frame_has_no_figures_and_two_hands_of_one_person_are_no_several_people() -> None:
+    nothing = score_hands([], [])
+    assert (nothing.num_hands, nothing.num_frames, nothing.num_found, nothing.num_false, nothing.num_sided) == (0, 0, 0, 0, 0)
+    assert np.isnan([nothing.recall, nothing.precision, nothing.side_accuracy, nothing.mean_iou]).all()
+    for num_persons in (0, 1):
+        one = replace(label((A, LEFT), (B, RIGHT)), num_persons=num_persons)
+        assert score_hands([one], [found()]).multi_person["num_hands"] == 0
+
+
 def test_what_is_written_is_rounded_and_null_where_nothing_was_counted() -> None:
     written = json.loads(score_hands([label((A, LEFT), (B, LEFT), (FAR, LEFT))], [found((A, 0.9, LEFT))]).to_json())
     assert written["recall"] == 0.3333
@@ -201,7 +210,10 @@ def test_a_bad_image_of_a_file_of_labels_is_named(tmp_path: Path, item: object) 
     path = tmp_path / "labels.json"
     image = {"id": "good", "width": 64, "height": 48, "hands": []}
     path.write_text(json.dumps({"format": "handmedia-bench/1", "images": [image, image | item if isinstance(item, dict) else item]}))
-    with pytest.raises(ValueError, match=r"labels\.json: image 1 "):
+    with pytest.raises(ValueError, match=r"labels\.json: image 1 \((good|7)\): "):
+        load_labels(path)
+    path.write_text(json.dumps({"format": "handmedia-bench/1", "images": [{"id": "x" * 200}]}))
+    with pytest.raises(ValueError, match=rf"image 0 \({'x' * 100}\)"):
         load_labels(path)
     for content, told in (([], r"has format None"), ({"format": "handmedia-bench/1", "images": {}}, r"'images' is no list")):
         path.write_text(json.dumps(content))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.fusion.synchrony import synchrony
+from stages.fusion.synchrony import RATES, synchrony
 from stages.hands_of_whim import HandsOfWhim, read_label
 from stages.media.frames import Frames
 from stages.stage import Failure, Reason
@@ -136,20 +136,23 @@ def test_a_still_hand_leaves_labels_as_they_are_told() -> None:
 def test_labels_are_compared_with_what_is_seen_by_hand() -> None:
     """Numbers 3, 4 ... of labels at 10 a second that lie on what is seen three labels later, one of them half covered."""
     place = {number: np.array([[10.0 * number, 0, 10.0 * number + 8, 8]]) for number in range(40)}
-    labels = {number: box for number, box in place.items() if number != 5}
+    labels = {number: box for number, box in place.items() if number != 5} | {1: np.zeros((0, 4))}
     seen = [(k / 10, place[k + 3]) for k in range(12)]
     seen[6] = (0.6, np.concatenate([place[9], place[30]]))
     seen[7] = (0.7, np.zeros((0, 4)))
     found = synchrony(labels, seen, 10.0, 0.4)
-    assert (found.told.rate, found.told.offset_s, found.told.overlap, found.told.num_frames) == (10.0, 0.0, 0.0, 10)
+    assert (found.told.rate, found.told.offset_s, found.told.overlap, found.told.num_frames) == (10.0, 0.0, 0.0, 9)
     assert (found.best.rate, found.best.offset_s, found.best.num_frames) == (10.0, -0.3, 10)
     assert found.best.overlap == pytest.approx(9.5 / 10)
     assert found.best.number_at(0.2) == 5
-    assert str(found) == "overlap 0.00 as told (10.00 frames/s), at best 0.95 (10.00 frames/s, -0.30 s), of 10 and 10 frames"
+    assert str(found) == "overlap 0.00 as told (10.00 frames/s), at best 0.95 (10.00 frames/s, -0.30 s), of 9 and 10 frames"
     assert synchrony(labels, seen, 10.0, 0.2).best.overlap < 0.5, "beyond the window"
     later = [(k / 10, place[k - 3]) for k in range(3, 15)]
     assert synchrony(place, later, 10.0, 0.3).best.offset_s == pytest.approx(0.3)
     few = synchrony({0: place[0], **{k: place[k + 1] for k in range(10, 20)}}, [(k / 10, place[k]) for k in range(20)], 10.0, 0.1)
     assert few.best.num_frames > 2, "one label that fits is no proof"
+    half = synchrony({0: place[30], 1: place[30], 2: place[0], 3: place[1]}, [(k / 10, place[k]) for k in range(4)], 10.0, 0.2)
+    assert (half.best.offset_s, half.best.overlap, half.best.num_frames) == (-0.2, 1.0, 2), "half of the frames are enough"
+    np.testing.assert_allclose(RATES, [15, 23.976024, 24, 25, 29.970030, 30, 50, 59.940060, 60], atol=1e-5)
     nothing = synchrony({}, seen, 10.0, 0.1)
     assert (nothing.best.overlap, nothing.best.num_frames) == (0, 0)

@@ -79,6 +79,7 @@ def test_a_contradiction_is_what_wrists_share_and_palms_differ_by() -> None:
     transl, joints = np.zeros((7, 3), np.float32), np.zeros((7, 21, 3), np.float32)
     transl[:, 2], transl[1, 0], transl[3, 0], transl[5, 1] = 0.5, 0.03, 0.05, 0.2
     joints[:, HAND_KEYPOINTS.index("middle1"), 1] = [0.08, 0.09, 0.1, 0.1, 0.1, 0.07, 0.2]
+    joints += 0.25  # wherever the wrist is
     told = contradiction_m(hands, replace(fits, transl=transl, joints_3d=joints))
     np.testing.assert_allclose(told, [0.02 + 0.01, 0.03, 0, 0, 0.03, 0.03, np.nan], atol=1e-6)
 

@@ -37,6 +37,9 @@ def test_copies_lie_at_one_place_by_their_landmarks() -> None:
         moved = (100.0 + shift, 100.0, 200.0 + shift, 200.0)
         assert kept(seen((moved, 0.8, "a"), (A, 0.9, "a"))) == wanted
         assert kept(seen((moved, 0.8, "a"), (A, 0.9, "b"))) == [0.9, 0.8], "another source's is no copy"
+    unsure = detection((112.5, 100.0, 212.5, 200.0), 0.8)
+    unsure.keypoints[..., 2] = 0
+    assert kept(HandDetections.concat([detection(A, 0.9), unsure])) == [0.9], "whatever their confidences"
     down = (100.0, 112.75, 200.0, 212.75)
     assert kept(seen((down, 0.8, "a"), (A, 0.9, "a"))) == [0.9, 0.8]
 
@@ -65,9 +68,10 @@ def test_one_hand_overlaps_enough_or_lies_near_and_is_as_large() -> None:
     assert groups(two, match_iou=0.34) == [[0], [1]]
     assert groups(two, match_iou=2, match_distance=0.5) == [[0, 1]]
     assert groups(two, match_iou=2, match_distance=0.49) == [[0], [1]]
-    for high, wanted in ((36.0, [[0, 1]]), (32.0, [[0], [1]])):  # areas as 2.8 and 3.1
-        strip = (100.0, 150 - high / 2, 200.0, 150 + high / 2)
-        for rows in (((A, 0.9, "a"), (strip, 0.8, "b")), ((A, 0.8, "a"), (strip, 0.9, "b"))):
+    whole = (0.0, 0.0, 90.0, 90.0)
+    for high, wanted in ((30.0, [[0, 1]]), (29.0, [[0], [1]])):  # a third of the area, and less
+        strip = (0.0, 45 - high / 2, 90.0, 45 + high / 2)
+        for rows in (((whole, 0.5, "a"), (strip, 0.25, "b")), ((whole, 0.25, "a"), (strip, 0.5, "b"))):
             assert groups(seen(*rows, landmarks=False), match_iou=2, match_distance=0.5) == wanted
     nothing = (150.0, 150.0, 150.0, 150.0)
     assert groups(seen((A, 0.9, "a"), (nothing, 0.8, "b"), landmarks=False), match_distance=9) == [[0], [1]]
@@ -138,6 +142,14 @@ def test_a_joint_of_no_confidence_still_has_a_place() -> None:
     fused, who = fuse_keypoints(found, np.array([0.8, 0.8, 0.0]), 100.0)
     assert fused[0, 0] == pytest.approx(4 / 3, abs=1e-4)
     assert (fused[0, 2], who[0]) == (1.0, 0b111), "as sure as its surest source"
+
+
+def test_a_joint_that_nobody_has_is_unknown() -> None:
+    found = keypoints(0, 4)
+    found[:, 3], found[0, 5] = np.nan, np.nan
+    fused, who = fuse_keypoints(found, np.array([0.8, 0.8]), 100.0)
+    assert np.isnan(fused[3]).all()
+    assert (who[3], who[5], fused[5].tolist()) == (0, 0b10, [4, 0, 1])
 
 
 def test_who_follows_arms_looked_within_a_persons_box_and_an_eighth_of_it_beyond() -> None:

@@ -78,6 +78,7 @@ def test_knots_may_stay_level_and_reach_both_ends(tmp_path: Path) -> None:
 def test_the_learned_calibration_is_taken_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "weights_folder", lambda: tmp_path)
     assert calibration_file() == EMBEDDED
+    assert "mediapipe" in load_calibrations()
     learned = write(tmp_path, a=ENTRY)
     assert calibration_file() == learned
 

@@ -107,7 +107,16 @@ def test_a_landmark_lies_in_the_frame_from_its_first_pixel_to_before_its_end() -
     assert is_inside(points, *SIZE).tolist() == [True, True, False, False, False, False] + [True] * 15
 
 
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"hand": {"weights": [1, 2]}, "keypoint": {"weights": [1, 2, 3, 4]}})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        json.dumps({"hand": {"weights": [1, 2]}, "keypoint": {"weights": [1, 2, 3, 4]}}),
+        json.dumps({"hand": {"weights": [1, 2, 3]}, "keypoint": {"weights": [1, 2, 3]}}),
+        json.dumps({"hand": {"weights": [1, 2, float("nan")]}, "keypoint": {"weights": [1, 2, 3, 4]}}),
+    ],
+)
 def test_a_file_that_is_no_score_is_told_in_one_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "landmark_score.json"
     path.write_text(content)

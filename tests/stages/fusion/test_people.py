@@ -115,6 +115,12 @@ def test_boxes_join_the_mean_of_those_before_them_by_more_than_the_overlap_and_o
     assert [rows.tolist() for rows in groups(box, -score, ~np.eye(3, dtype=bool), min_iou=0.9)] == [[2], [1], [0]], "surest first"
 
 
+def test_people_far_apart_are_two() -> None:
+    assert len(union_of_boxes(boxes_table([("a", 0.9, (0, 0, 100, 200)), ("b", 0.8, (300, 0, 400, 200))]))) == 2
+    far = people_table([0.9, 0.8], [(0, 0, 100, 200), (300, 0, 400, 200)], np.full((2, 17, 3), np.nan))
+    assert len(union_of_people(far)) == 2
+
+
 def test_nobody_is_sure_of_a_mean() -> None:
     assert mean_box(np.array([[0.0, 0, 10, 10], [4, 0, 14, 10]]), np.zeros(2)).tolist() == [2, 0, 12, 10]
     assert mean_box(np.array([[0.0, 0, 10, 10], [4, 0, 14, 10]]), np.array([0.03, 0.01])).tolist() == pytest.approx([1, 0, 11, 10])
@@ -132,6 +138,10 @@ def test_limbs_coincide_within_a_tenth_of_the_larger_box_weighted_by_both_confid
     assert not limbs_coincide(people_table([0.9, 0.8], boxes, np.stack([standing(50), far])))[0, 1]
     faint = np.stack([standing(50, 1e-2), standing(90, 1e-2)])
     assert not limbs_coincide(people_table([0.9, 0.8], boxes, faint))[0, 1]
+    sure = [np.stack([standing(50, 1.0), standing(50 + apart, 1.0)]) for apart in (19.99, 20.0)]
+    sure[0][1, :, 2] = 0.1
+    assert limbs_coincide(people_table([0.9, 0.8], boxes, sure[0]))[0, 1], "whatever their confidences"
+    assert not limbs_coincide(people_table([0.9, 0.8], boxes, sure[1]))[0, 1], "just a tenth is not within"
     unseen = np.stack([standing(50, 0.0), standing(90, 0.9)])
     assert limbs_coincide(people_table([0.9, 0.8], boxes, unseen)).all()
 

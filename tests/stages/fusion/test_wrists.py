@@ -18,6 +18,8 @@ def test_a_wrist_speaks_less_the_farther_it_is() -> None:
     nobody_saw = body((100, 100), (np.nan, np.nan), seen=1.5)
     witness = wrist_witness(np.array([[100.0, 100.0]]), np.array([40.0]), fuse_people(nobody_saw), reach=2.0)
     assert witness[0, 0].tolist() == [1, 0], "no confidence is above one, and an unknown wrist says nothing"
+    below = fuse_people(body((100, 100), (100, 100), seen=-0.5))
+    assert not wrist_witness(np.array([[100.0, 100.0]]), np.array([40.0]), below, reach=2.0).any()
 
 
 def test_hands_without_people_lean_as_the_detectors_say() -> None:
@@ -36,6 +38,13 @@ def test_hands_are_dealt_to_wrists_by_sides_wrists_and_scores() -> None:
     three = np.full((3, 1, 2), 0.5)
     person, side = share_out(three, np.array([0.3, 0.2, -0.1]), np.array([0.9, 0.5, 0.6]), side_weight=1.0)
     assert (person.tolist(), side.tolist()) == ([0, -1, 0], [RIGHT, RIGHT, LEFT]), "the least sure one goes to nobody, and leans as it did"
+    for odds, score, owner, sides in (
+        ((0.2, 0.5, 0.9), (0.1, 0.5, 0.9), [-1, 0, 0], [RIGHT, LEFT, RIGHT]),
+        ((-0.2, -0.5, -0.9), (0.1, 0.5, 0.9), [-1, 0, 0], [LEFT, RIGHT, LEFT]),
+        ((-0.2, -0.5, -0.9), (0.3, 0.5, 0.9), [0, -1, 0], [RIGHT, LEFT, LEFT]),
+    ):
+        person, side = share_out(three, np.array(odds), np.array(score), side_weight=1.0)
+        assert (person.tolist(), side.tolist()) == (owner, sides), "sides and scores weigh alike"
     far = np.array([[[0.0, 0.0], [0.2, 0.0]], [[0.0, 0.9], [0.0, 0.0]]])
     person, side = share_out(far, np.array([3.0, -3.0]), none, side_weight=0.1)
     assert (person.tolist(), side.tolist()) == ([1, 0], [RIGHT, LEFT]), (

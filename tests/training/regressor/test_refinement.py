@@ -136,6 +136,8 @@ def test_a_refinement_says_nothing_at_first_then_what_its_layers_say_of_features
     assert not any(values.any() for values in refinement(*given(2)))
     assert refinement.read.weight.shape == (512, 8 + 16 * 6 + 10 + 3)
     assert refinement.say.weight.shape == (16 * 3 + 10 + 3, 512)
+    assert "about_joints" not in refinement.state_dict(), "the hand model has it"
+    assert [*Refinement(64, (4,), ("mean",), torch.rand(778, 16)).pyramid.wider] == ["2", "4"], "a chain unless told otherwise"
     torch.nn.init.normal_(refinement.say.weight, std=0.05)
     maps, points, numbers = given(2)
     said = refinement(maps, points, numbers)

@@ -81,16 +81,24 @@ def sample(source: str, num: int, rng: random.Random) -> tuple[list[Change], int
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    places, plain = places_of(source), ast.dump(ast.parse(source))
+    places, plain = places_of(source), _meaning(source)
     rng.shuffle(places)
     chosen: list[Change] = []
     for name, number in places:
         if len(chosen) == num:
             break
         mutated = mutate_code(source, get_operator(name)(), number)
-        if mutated is None or ast.dump(ast.parse(mutated)) == plain:
+        if mutated is None or _meaning(mutated) in ("", plain):
             continue
         lines = zip(source.splitlines(), mutated.splitlines(), strict=False)
         line, (was, becomes) = next((k, pair) for k, pair in enumerate(lines, 1) if pair[0] != pair[1])
         chosen.append(Change(name.removeprefix("core/"), line, was.strip(), becomes.strip(), mutated))
     return chosen, len(places)
+
+
+def _meaning(source: str) -> str:
+    """The syntax tree; nothing for what is no Python, as a `*` before a mapping's items."""
+    try:
+        return ast.dump(ast.parse(source))
+    except SyntaxError:
+        return ""

@@ -197,7 +197,7 @@ def _off_the_way(
     return float((apart / np.sqrt(boxes.long_side(way) * boxes.long_side(box[rows]))).max())
 
 
-def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float, around: float = 0.0) -> Hands:
+def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float, around: float) -> Hands:
     """Hands with tracks, in order of frame and falling score; a side is decided over the whole clip, or unknown.
 
     Tracks are linked twice: first by places and single votes, to decide the sides, then by places and sides. `around`: width of an image

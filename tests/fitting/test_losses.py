@@ -53,6 +53,8 @@ def test_reprojection_by_hand() -> None:
     confidence = torch.tensor([[1.0, 0.5, 0.0]], dtype=torch.float64)
     loss = reprojection_loss(projected, keypoints, confidence, robust_scale=2.0)
     assert loss.tolist() == [pytest.approx((5 - 1) + 0.5 * 1 / 4)]
+    within = reprojection_loss(projected[:, :1] * 0.36, keypoints[:, :1], confidence[:, :1], robust_scale=2.0)
+    assert within.tolist() == [pytest.approx(1.8**2 / 4)]
 
 
 def test_reprojection_does_not_feel_where_and_how_the_image_is_turned() -> None:
@@ -125,6 +127,15 @@ def test_distance_to_a_hull_against_dense_points_on_its_rim(seed: int) -> None:
     assert outside_hulls(points - offset, hulls)[0].abs().max() < 1e-9
     to_corner = ((points - offset)[..., None, :] - hulls).norm(dim=-1).amin(-1)
     assert corner[outside].tolist() == (to_corner[outside] < 1e-9).tolist()
+
+
+def test_a_corner_that_a_polygon_has_twice_changes_nothing() -> None:
+    square = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
+    points = random(200, 1, 2, scale=1.5)
+    offset, corner = outside_hulls(points, square[None])
+    again, still = outside_hulls(points, square[None, [0, 1, 1, 2, 3]])
+    torch.testing.assert_close(again, offset)
+    assert still.tolist() == corner.tolist()
 
 
 def test_depth_by_hand_and_its_gradient() -> None:

@@ -1,5 +1,6 @@
 """Whole labelled clips: what is read, what is refused, and that every figure counts what it says."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -85,6 +86,7 @@ def test_what_is_ignored_begins_with_its_first_frame_and_ends_before_its_last(tm
         (hand("other", person="b", start_s=2.0, end_s=1.0), r":4: a stretch must start before it ends"),
         (hand("other", person="b", boxes=[(0.0, 5, 5, 5, 9)]), r":4: a box must be"),
         (hand("other", person="b", boxes=[(1.0, *A), (0.5, *A)]), r":4: the key times of the boxes must rise"),
+        (hand("other", person="b", boxes=[(1.0, *A), (1.0, *B)]), r":4: the key times of the boxes must rise"),
         (hand("other", person="b", start_s=1.0, boxes=[(0.0, *A)]), r":4: the boxes lie at 0.0 to 0.0 s, outside"),
         (
             hand("other", person="b", start_s=1.0, end_s=2.0, boxes=[(1.5, *A), (3.0, *A)]),
@@ -115,9 +117,14 @@ def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"v.mp4 is not there"):
         load_clips(path, tmp_path)
     (tmp_path / "v.mp4").write_bytes(b"another film")
-    with pytest.raises(ValueError, match="another file than the one that was labelled"):
+    with pytest.raises(ValueError, match=r"another file than the one that was labelled: its sha256 is not 0{12}\.\.\."):
         load_clips(path, tmp_path)
-    with pytest.raises(ValueError, match="whim-clips/1"):
+    digest = hashlib.sha256(b"another film").hexdigest()
+    two = write(tmp_path, hand(), CLIP | {"video": "w.mp4"}, header=None)
+    two.write_text(two.read_text().replace("0" * 64, digest))
+    with pytest.raises(ValueError, match=r"^[^\n]*:4: [^\n]*w\.mp4 is not there$"):
+        load_clips(two, tmp_path)
+    with pytest.raises(ValueError, match=r"whim-clips/1.* found \{'format': 'handmedia-bench/1'\}"):
         load_clips(write(tmp_path, header={"format": "handmedia-bench/1"}))
 
 
@@ -174,9 +181,9 @@ def test_a_hand_that_was_lost_or_away_may_come_back_as_another_track(tmp_path: P
 
 def test_a_hand_is_lost_after_more_than_0_6_s(tmp_path: Path) -> None:
     labels = clip(tmp_path, hand())
-    for frame, told in ((3, (1, 0)), (4, (0, 1))):
-        counts = count(labels, found((0, A, LEFT, 0), (frame, A, LEFT, 1)), 6)
-        assert (counts.identity_switches, counts.track_breaks) == told, frame
+    for first, then, told in ((0, 3, (1, 0)), (0, 4, (0, 1)), (2, 4, (1, 0))):
+        counts = count(labels, found((first, A, LEFT, 0), (then, A, LEFT, 1)), 6)
+        assert (counts.identity_switches, counts.track_breaks) == told, then
 
 
 def test_a_hand_of_no_known_side_is_found_and_its_side_not_judged(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_nothing_said_and_nothing_there_are_no_error() -> None:
     assert set(average_precision(targets, nothing, 1, by_side=False).values()) == {0.0}
     assert set(average_precision(nothing, targets, 1, by_side=True).values()) == {0.0}
     assert at_threshold(targets, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
+    assert at_threshold(nothing, nothing, 0.3) == {"precision": 0, "recall": 0, "side": 0}
 
 
 def test_precision_recall_and_side_by_hand() -> None:
@@ -197,6 +198,8 @@ def test_boxes_in_shares_of_an_image_and_of_no_size_are_ignored_or_not() -> None
     match, false = matched(box, np.ones(3), np.zeros((0, 4)), ignored, 0.5)
     assert match.tolist() == [-1, -1, -1]
     assert false.tolist() == [False, True, True]
+    half = np.array([[0.25, 0.0, 0.75, 0.5]])
+    assert not matched(half, np.ones(1), np.zeros((0, 4)), ignored, 0.5)[1].any(), "half of it is enough"
 
 
 def test_overlaps_and_recalls_are_cocos() -> None:

@@ -115,6 +115,26 @@ def test_both_hands_have_one_shape_and_are_as_large_as_they_were() -> None:
     assert pixels == pytest.approx(900 / found.transl[:6, 2], rel=1e-5)
 
 
+def test_what_hangs_on_a_place_is_told_anew() -> None:
+    """Errors are of the landmarks that are known, by their confidence, and a share of the longer side of the box."""
+    hands, fits, cameras = scene()
+    hands.keypoints[0, :10, 0] += 40
+    hands.keypoints[0, 10:, 2] = 0.3
+    hands.keypoints[1, 5] = np.nan
+    found = placed(hands, fits, cameras)
+    gap = np.linalg.norm(hands.keypoints[:6, :, :2] - found.joints_2d[:6], axis=2)
+    weight = np.where(np.isfinite(gap), hands.keypoints[:6, :, 2], 0)
+    error_px = np.where(np.isfinite(gap), gap * weight, 0).sum(1) / weight.sum(1)
+    assert found.error_px[:6] == pytest.approx(error_px, rel=1e-3)
+    assert error_px[0] > 5
+    longer = np.maximum(*(found.box[:6, 2:] - found.box[:6, :2]).T)
+    assert found.error_share[:6] == pytest.approx(error_px / longer, rel=1e-3)
+    np.testing.assert_allclose(found.camera[:6, 1:], found.joints_2d[:6, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.loss_shape[:6], (found.betas[:6] ** 2).sum(1), rtol=1e-4, atol=1e-9)
+    assert (found.box[:6, :2] <= found.joints_2d[:6].min(1) + 1).all()
+    assert (found.box[:6, 2:] >= found.joints_2d[:6].max(1) - 1).all()
+
+
 def test_hands_within_each_other_are_moved_apart_until_they_touch_and_keep_their_order() -> None:
     for behind_m in (0.02, -0.02):
         hands, fits, cameras = scene(apart_m=0.01, behind_m=behind_m, betas=0.0)

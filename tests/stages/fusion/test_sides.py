@@ -113,6 +113,7 @@ def test_votes_of_a_pair_by_hand() -> None:
     """Layout: differ x apart over 4 |apart| + 2 of the pairs nearby; it adds 12 times itself x apart."""
     assert votes_of((0, 0, -1, 5.0), (1, 0, -1, -0.5), (2, 0, 0, -9.0)) == [2, -0.5, -2]
     assert votes_of((0, 0, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2, -0.2]), "one above the other"
+    assert votes_of((1, 0, 0, 0.1), (1, 0, 0, -0.1)) == pytest.approx([0.2, -0.2]), "whatever frame is the first"
     assert votes_of((0, 0, 0, 0.1), (0, 300, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.2 / 6, -0.6])
     assert votes_of((0, 40, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.5 * 0.1 / 4, -0.35])
     assert votes_of((0, 0, 0, -0.5), (0, 0, 0, 0.4)) == pytest.approx([-0.9, 0.9])
@@ -169,6 +170,9 @@ def test_a_tracks_votes_add_up_and_repeat_each_other_by_hand() -> None:
 def test_a_smooth_track_turns_for_more_than_5_and_one_that_jumps_or_returns_for_more_than_1() -> None:
     for each, sides in ((5, [UNKNOWN_SIDE] * 10), (6, [RIGHT] * 6 + [LEFT] * 6)):
         assert told(*[(frame, 0, 0, -1, 1.0 if frame < each else -1.0) for frame in range(2 * each)])[0] == sides
+    sides, odds = told(*[(frame, 0, 0, -1, -1.0 if frame < 6 else 1.0) for frame in range(12)])
+    assert sides == [LEFT] * 6 + [RIGHT] * 6
+    assert odds == pytest.approx([-6 / 2.25] * 6 + [6 / 2.25] * 6)
     for second, votes, sides in (
         (79, (1.0, -1.0), [UNKNOWN_SIDE] * 4),
         (81, (1.0, -1.0), [RIGHT] * 2 + [LEFT] * 2),
@@ -207,6 +211,13 @@ def test_sides_of_many_pieces_are_such_that_no_single_one_gains_by_turning() -> 
     worth = [side @ few / 2 - sum(among[i, j] for i in range(6) for j in range(i) if side[i] == side[j]) for side in choices]
     best = [max(w for w, side in zip(worth, choices, strict=True) if side[k] == s) for s in (1, -1) for k in range(6)]
     np.testing.assert_allclose(_all_choices(few, among), np.subtract(best[:6], best[6:]))
+
+
+def test_twelve_pieces_are_chosen_among_all_choices() -> None:
+    evidence = np.linspace(-2, 3, 12)
+    odds = told(*[(0, 0, track, 0, float(vote)) for track, vote in enumerate(evidence.clip(-2, 2))])[1]
+    np.testing.assert_allclose(odds, _all_choices(evidence.clip(-2, 2), 6 * (1 - np.eye(12))))
+    assert _one_after_the_other(np.zeros(3), np.zeros((3, 3))).tolist() == [0, 0, 0], "it ends where nothing speaks for any side"
 
 
 def test_a_track_has_one_side_and_the_less_sure_of_two_on_one_is_unknown() -> None:

@@ -107,6 +107,15 @@ def test_what_is_unknown_neither_counts_nor_moves_anything() -> None:
     assert (said.points.grad[1] != 0).all(), "its points are known"  # type: ignore[index]
 
 
+def test_vertices_count_where_both_pose_and_shape_are_known() -> None:
+    known = torch.tensor([True, True, False, False])
+    truth = targets_of(4)._replace(has_mano=known, has_betas=known[[0, 2, 1, 3]])
+    terms = hand_terms(estimate_of(truth, 0.1), truth)
+    assert (terms.vertices > 0).tolist() == [True, False, False, False]
+    assert (terms.rotations > 0).tolist() == [True, True, False, False]
+    assert (terms.betas > 0).tolist() == [True, False, True, False]
+
+
 def test_weights_of_samples_terms_and_estimates() -> None:
     truth = targets_of()._replace(weight=torch.tensor([1.0, 0.5, 0.0]))
     coarse, refined = estimate_of(truth, 0.2, seed=20), estimate_of(truth, 0.1, seed=40)

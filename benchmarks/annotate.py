@@ -33,6 +33,7 @@ from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
 from stages.media.frames import images_of, read_frames
+from stages.media.probe import is_video
 from stages.tables import Clips, Hands, Videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ def decoding(videos: Path, passes: int = 5) -> dict[str, float]:
     """Frames a second of both readers, and their ratio."""
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {"ours": images_of, "pyav": plain_images}
     seconds, frames = dict.fromkeys(readers, 0.0), 0
-    for path in sorted(videos.iterdir()):
+    for path in filter(is_video, sorted(videos.iterdir())):
         fastest = dict.fromkeys(readers, math.inf)
         for _ in range(passes):
             counts = {}

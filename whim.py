@@ -295,6 +295,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     arguments.console = Heard(soft_wrap=True, quiet=arguments.quiet)
     level = logging.INFO if arguments.verbose else logging.ERROR if arguments.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
+    logging.getLogger("ray.train").setLevel(level)  # which tells of itself at INFO otherwise
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """A training can be watched: loss and rate from the first step, metrics as they come, and in a service where one is wanted."""
 
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -118,6 +119,7 @@ def test_fine_tuning_begins_with_the_checkpoint_and_its_network(shards: Shards, 
     assert (
         said.index("nothing is measured") < said.index("curves: ") < said.index("step 1 of ") < said.index("best.pt: nothing was measured")
     )
+    assert not logging.getLogger("ray.train.v2.api.config").isEnabledFor(logging.INFO)  # "please file a report at ..."
 
 
 def test_a_regressor_is_fine_tuned_with_the_network_of_its_checkpoint(tmp_path: Path) -> None:

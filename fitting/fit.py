@@ -20,7 +20,7 @@ from fitting.hand.kinematics import FROM_KEYPOINTS
 from fitting.hand.mano import HandModel, project
 from fitting.hand.rotation import axis_angle_from_matrix
 from fitting.initial import rebent, two_tilts
-from fitting.landmarks.depth_cue import depth_cue, mended, trust_in
+from fitting.landmarks.depth_cue import HINT_MISFIT, MOST_MISFIT, depth_cue, mended, trust_in
 from fitting.lens import Lens, Turned
 from fitting.objective import Landmarks, Objective, State
 from fitting.priors.prior import pose_prior
@@ -194,11 +194,13 @@ class Fitter:
         like, order = self.model.v_template, list(FROM_KEYPOINTS)
         normalised = ((pixels - centre[:, None]) / side[:, None, None]).to(like)[:, order]
         hint, seen_confidence = hint.to(like)[:, order], confidence.to(like)[:, order]
-        share = self.settings.hint_share * torch.isfinite(deviation).all(1).to(like)
+        hinted = torch.isfinite(deviation).all(1).to(like.device)
+        share = self.settings.hint_share * hinted.to(like)
         perspective = (torch.zeros_like(side) if turned is None else side / turned.focal).to(like)
         rays = None if turned is None else perspective
         normalised = mended(normalised, seen_confidence, hint, share, rays)
-        deep = depth_cue(normalised, seen_confidence, hint, trust_in(deviation, self.settings).to(like)[:, order], rays)
+        most_misfit = torch.where(hinted, HINT_MISFIT, MOST_MISFIT).to(like)
+        deep = depth_cue(normalised, seen_confidence, hint, trust_in(deviation, self.settings).to(like)[:, order], rays, most_misfit)
         seen = Landmarks(normalised, seen_confidence, *deep, perspective)
         tied = [Chain(*(values.to(like.device) for values in chain)) for chain in tied]
         best, margin, smooth = self._solve(seen, hint, side.log().to(like), tied)

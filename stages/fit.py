@@ -41,7 +41,7 @@ class Fit:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     camera_version: ClassVar[int] = 5
     """Version of what is made where the camera is known."""
     key: ClassVar[Key] = "clip"

@@ -74,7 +74,7 @@ def _landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of shards with fits: films, images, rendered ones")
     parser.add_argument("--out", type=Path, default=Path("runs/landmarks"), help="hint.npz and regressor.pt; what is there is gone on with")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="hint_steps, coarse_steps, real, ...; again for more"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="examples, coarse_steps, real, ...; again for more"
     )
     parser.add_argument("--settings", action="store_true", help="list the settings, and do nothing")
 

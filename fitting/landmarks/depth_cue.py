@@ -13,6 +13,9 @@ _NEAREST = 0.1
 """Least share of the wrist's depth at which a point counts as seen."""
 MOST_MISFIT = 0.1
 """Root mean square, box sides, by which 3D landmarks may miss the 2D ones they lie behind. Ours; 99 of 100 rendered hands are below."""
+HINT_MISFIT = 0.3
+"""The same of a hint, which is right more often than the landmarks where the two disagree. Ours, with the settings of the hint: of 1,104
+looks at hands of val albums the mean PA-MPJPE is 8.5 mm with 0.1, 8.2 with this."""
 
 
 class Laid(NamedTuple):
@@ -21,7 +24,12 @@ class Laid(NamedTuple):
     points: Float[Tensor, "n 21 2"]  # box sides
     depth: Float[Tensor, "n 21"]  # behind the wrist, box sides
     weight: Float[Tensor, "n 21"]  # confidence; 0 where a point or the wrist is unknown
-    believed: Bool[Tensor, "n"]  # the scale is positive and the two disagree by less than `MOST_MISFIT`
+    scale: Float[Tensor, "n"]  # box sides a metre
+    misfit: Float[Tensor, "n"]  # root mean square of what is between the two, box sides
+
+    def believed(self, most: "Float[Tensor, 'n'] | float") -> Bool[Tensor, "n"]:
+        """The scale is positive and the two disagree by less than so much."""
+        return (self.scale > 0) & (self.misfit < most)
 
 
 def laid_over(
@@ -50,7 +58,7 @@ def laid_over(
     points = middle + scale[:, None, None] * (world[..., :2] - of_bent)
     if perspective is not None:
         points = points / (1 + perspective[:, None] * scale[:, None] * behind).clamp_min(_NEAREST)[..., None]
-    return Laid(points, depth, weight, (scale > 0) & (misfit < MOST_MISFIT))
+    return Laid(points, depth, weight, scale, misfit)
 
 
 def depth_cue(
@@ -59,10 +67,11 @@ def depth_cue(
     world: Float[Tensor, "n 21 3"],  # metres, camera axes, in the same order, wrist first
     trust: Float[Tensor, "n 21"] | float = 1.0,  # factor of the depths' confidences
     perspective: Float[Tensor, "n"] | None = None,
+    most_misfit: Float[Tensor, "n"] | float = MOST_MISFIT,
 ) -> tuple[Float[Tensor, "n 21"], Float[Tensor, "n 21"]]:
     """Depths behind the wrist, box sides, and their confidences: the landmarks' times `trust`, 0 where nothing is known or believed."""
     laid = laid_over(keypoints, confidence, world, perspective)
-    confidence = laid.weight * laid.believed[:, None] * trust
+    confidence = laid.weight * laid.believed(most_misfit)[:, None] * trust
     confidence[:, 0] = 0  # the wrist lies at 0 by definition
     return torch.where(confidence > 0, laid.depth, 0), confidence
 
@@ -76,7 +85,7 @@ def mended(
 ) -> Float[Tensor, "n 21 2"]:
     """Landmarks moved by a share of the way to where a hint that is believed lies over them."""
     laid = laid_over(keypoints, confidence, hint, perspective)
-    moves = (laid.weight > 0) & laid.believed[:, None]
+    moves = (laid.weight > 0) & laid.believed(HINT_MISFIT)[:, None]
     return torch.where(moves[..., None], keypoints + share[:, None, None] * (laid.points - keypoints), keypoints)
 
 

@@ -5,7 +5,7 @@ of the folder are kept: an interrupted run goes on at the network it was at.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from fitting.hand.kinematics import FROM_KEYPOINTS, JointModel
 from fitting.hand.mano import load_hand_model
-from stages.detectors.mediapipe.hint import DEVIATION_M, NUM_LAYERS, STEP_M
+from stages.detectors.mediapipe.hand_landmarks import MAPS
+from stages.detectors.mediapipe.hint import LEAST_M, NUM_SAID, inputs_of
+from stages.detectors.mediapipe.kernel import Kernel
 from training.regressor.camera import project_to_crop
-from training.regressor.landmark_trunk import HIDDEN, NUM_SAID
+from training.regressor.landmark_kernel import KernelSettings, Solver, lay
 from training.regressor.looks import Looks, looks_of
 from training.regressor.losses import betas_loss, matrices_loss, point_loss
 from training.regressor.network import Numbers, Regressor, RegressorSettings
@@ -29,7 +31,12 @@ from training.run.checkpoint import Checkpoint, Progress, load_weights
 class HeadsSettings:
     """How long and on what the networks learn. All ours."""
 
-    hint_steps: int = 2500
+    examples: int = 8000
+    """Looks that the hint keeps, at most."""
+    real_trust: float = 0.5
+    """Weight of a real hand, whose truth is a fit, as an example beside a rendered one."""
+    kernel: KernelSettings = field(default_factory=KernelSettings)
+    """How the hint learns from them."""
     coarse_steps: int = 2000
     refinement_steps: int = 2500
     """0 leaves the refinement out."""
@@ -45,8 +52,6 @@ class HeadsSettings:
     """Deviation of what is added to each number that the networks read, in deviations of its own."""
     drop: float = 0.2
     """Share of the hidden numbers that are left out at each step; half as many of those that are read."""
-    certainty: float = 0.1
-    """Weight of the hint's log-likelihood of depths beside its distances in centimetres."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,62 +60,38 @@ class HeadsSettings:
                 raise ValueError(f"landmark_heads.{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
-class HintNetwork(nn.Module):
-    """What the landmark network says of looks to joints and the deviations of their depths, in the looks' axes."""
+def train_hint(looks: Looks, settings: HeadsSettings) -> Kernel:
+    """The function that hints joints and how far off depths may be, on looks that show a right hand. Raises ValueError where none does.
 
-    mean: Float[Tensor, "1278"]
-    scale: Float[Tensor, "1278"]
-
-    def __init__(self, drop: float = 0.2) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(NUM_SAID))
-        self.register_buffer("scale", torch.ones(NUM_SAID))
-        self.layers = nn.ModuleList([nn.Linear(NUM_SAID, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, 84)])
-        self.drop, self.drop_read = nn.Dropout(drop), nn.Dropout(drop / 2)
-        for values in self.layers[-1].parameters():
-            nn.init.zeros_(values)
-
-    def forward(self, said: Float[Tensor, "b 1278"]) -> tuple[Float[Tensor, "b 21 3"], Float[Tensor, "b 21"]]:
-        values = self.drop_read((said - self.mean) / self.scale)
-        for layer in list(self.layers)[:-1]:
-            values = self.drop(torch.relu(layer(values)))
-        values = self.layers[-1](values)
-        world = said[:, -63:].reshape(-1, 21, 3)
-        joints = world + STEP_M * values[:, :63].reshape(-1, 21, 3)
-        return joints - joints[:, :1], DEVIATION_M * values[:, 63:].clamp(-3, 3).exp()
-
-    def save(self, path: Path) -> None:
-        """Write the arrays that `load_hint` reads, in half precision."""
-        arrays: dict[str, Any] = {"mean": self.mean.numpy(), "scale": self.scale.numpy()}
-        for number, layer in enumerate(self.layers):
-            arrays[f"weight{number}"] = layer.weight.detach().numpy().astype(np.float16)  # type: ignore[operator]
-            arrays[f"bias{number}"] = layer.bias.detach().numpy().astype(np.float32)  # type: ignore[operator]
-        assert len(self.layers) == NUM_LAYERS
-        aside = path.with_suffix(".partial.npz")
-        np.savez_compressed(aside, **arrays)
-        aside.rename(path)
+    How far off a joint's depth may be is learned from what each look misses when the others say its hand.
+    """
+    _refuse_none(looks)
+    looks, own = looks.take(known_rows(looks, settings)), settings.kernel
+    world = looks.said[:, -63:].reshape(-1, 21, 3)
+    target = (looks.joints - (world - world[:, :1])).reshape(-1, 63)
+    laid = lay(inputs_of(looks.said, looks.near.astype(np.float32)), BLOCKS, own)
+    weight = (np.where(looks.exact, 1, settings.real_trust) * looks.weight).astype(np.float32)
+    solver = Solver(laid, weight, own, own.ridge)
+    missed = np.abs(solver.left_out(target).reshape(-1, 21, 3)[..., 2])
+    joints = solver.solve(target)
+    deviations = Solver(laid, weight, own, own.sure_ridge).solve(np.log(np.maximum(missed, LEAST_M)) + EULER)
+    both = {name: np.concatenate([getattr(one, name) for one in (joints, deviations)], -1) for name in ("gaussian", "linear", "constant")}
+    return replace(joints, **both)
 
 
-def hint_loss(
-    joints: Float[Tensor, "b 21 3"], deviation: Float[Tensor, "b 21"], target: Float[Tensor, "b 21 3"], certainty: float
-) -> Float[Tensor, "b"]:
-    """Mean distance along the axes, centimetres, and the Laplacian likelihood of the depths behind the wrist; one value a look."""
-    gap = (joints - target).abs()
-    unlikely = (gap[:, 1:, 2] / deviation[:, 1:]).clamp(max=20) + deviation[:, 1:].log()
-    return 100 * gap.mean((1, 2)) + certainty * unlikely.mean(1)
+EULER = 0.5772
+"""Of a Laplacian number the logarithm is on average so much less than that of its mean size."""
+BLOCKS = [NUM_SAID, 21 * (MAPS[46] + MAPS[104]), 21 * MAPS[143]]
+"""Of `inputs_of`: what is said, the maps that show where, the one that shows what."""
 
 
-def train_hint(looks: Looks, settings: HeadsSettings) -> HintNetwork:
-    """The hint network, on looks at hands of both sides."""
-    torch.manual_seed(settings.seed)
-    network = HintNetwork(settings.drop)
-    said, joints = torch.from_numpy(looks.said), torch.from_numpy(looks.joints)
-    network.mean, network.scale = said.mean(0), said.std(0) + 1e-3
-    for rows, step in _steps(network, looks, settings, settings.hint_steps):
-        shown = said[rows] + settings.noise * network.scale * torch.randn(len(rows), NUM_SAID)
-        predicted, deviation = network(shown)
-        step(hint_loss(predicted, deviation, joints[rows], settings.certainty).mean())
-    return network.eval()
+def known_rows(looks: Looks, settings: HeadsSettings) -> np.ndarray:
+    """Rows of the looks that are kept as examples: right hands', first one of each hand, by chance."""
+    rows, rng = np.flatnonzero(looks.right & (looks.weight > 0)), np.random.default_rng(settings.seed)
+    rows = rng.permutation(rows)
+    again = np.ones(len(rows), bool)
+    again[np.unique(looks.hand[rows], return_index=True)[1]] = False
+    return np.sort(rows[np.argsort(again, kind="stable")][: settings.examples])
 
 
 def train_coarse(network: Regressor, looks: Looks, settings: HeadsSettings) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.detectors.mediapipe.hand_landmarks import FEATURES, PALM_AND_KNUCKLES, SIZE
+from stages.detectors.mediapipe.hint import NUM_SAID
 from stages.detectors.mediapipe.models import find
 from stages.detectors.mediapipe.torch_modules import TfliteNetwork
 from training.regressor.hand import HandEstimate
@@ -20,7 +21,7 @@ from training.regressor.hand import HandEstimate
 MAPS = {46: 40, 104: 112}
 """Operators whose maps the refinement reads, of 28 x 28 and 14 x 14 cells, and their channels."""
 SCREEN, WORLD = 161, 164
-NUM_SAID, HIDDEN, WIDTH = 1152 + 2 * 63, 512, 32
+HIDDEN, WIDTH = 512, 32
 _KNUCKLES = (5, 13)
 """Knuckles of index and ring finger, whose middle with the middle finger's says where up is (`tracked_region`)."""
 

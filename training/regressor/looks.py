@@ -17,14 +17,13 @@ from torch import Tensor
 from fitting.hand.mano import LEFT
 from fitting.hand.rotation import matrix_from_axis_angle
 from stages.detectors.mediapipe.crops import Look, cut_all
-from stages.detectors.mediapipe.hand_landmarks import FEATURES, SIZE, Landmarks, read, tracked_region
+from stages.detectors.mediapipe.hand_landmarks import FEATURES, MAPS, SIZE, Landmarks, read_all, tracked_region
 from stages.detectors.mediapipe.models import Network, load
 from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, look_again, mirrored_back, mirrored_look
 from training.data.dataset import Dataset
 from training.data.order import key_of
 from training.data.samples import decode_jpeg
 from training.data.shard import Shard
-from training.regressor.landmark_trunk import MAPS
 
 LANDMARK_NOISE = 0.008
 """Deviation of the landmarks that a look is placed by, lengths of the hand: no two looks at video are placed alike. Ours."""
@@ -37,6 +36,7 @@ class Looks:
     """One row a look; `maps` where the network's maps are kept too."""
 
     said: Float32[np.ndarray, "n 1278"]  # by the network: `Landmarks.said`
+    near: Float16[np.ndarray, "n 21 344"]  # `Landmarks.near`
     joints: Float32[np.ndarray, "n 21 3"]
     points: Float32[np.ndarray, "n 21 2"]  # the joints in the look, shares of its side from its middle
     rotations: Float32[np.ndarray, "n 16 3 3"]  # of the hand as the look shows it, where that is a right one; else NaN
@@ -154,10 +154,9 @@ def _off(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _seen(network: Network, looks: Sequence[Look]) -> list[tuple[Landmarks, dict[str, np.ndarray]]]:
     """What the network says of looks, and its maps, channels first."""
-    screen, presence, side, world, features, wide, small = network(cut_all(looks, SIZE, border="repeat"))
-    regions = [region for _, region in looks]
-    found = [read(*of_look) for of_look in zip(screen, presence, side, world, features, regions, strict=True)]
-    first = [values.transpose(0, 3, 1, 2).astype(np.float16) for values in (wide, small)]
+    answers = network(cut_all(looks, SIZE, border="repeat"))
+    found = read_all(answers, looks)
+    first = [values.transpose(0, 3, 1, 2).astype(np.float16) for values in answers[-3:-1]]
     return [(look, {"map_28": a, "map_14": b}) for look, a, b in zip(found, *first, strict=True)]
 
 
@@ -167,6 +166,7 @@ NO_MAPS = {"map_28": np.zeros((40, 0, 0), np.float16), "map_14": np.zeros((112, 
 def _told(look: Landmarks, hand: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A hand as a look shows it."""
     assert look.said is not None
+    assert look.near is not None
     assert look.turn is not None
     turn, mirrored = look.turn, bool(np.linalg.det(look.turn) < 0)
     screen = look.said[1152 : 1152 + 63].reshape(21, 3)[:, :2].astype(np.float64)
@@ -179,6 +179,7 @@ def _told(look: Landmarks, hand: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         rotations = _rotations(hand, turn, mirrored)
     return {
         "said": look.said,
+        "near": look.near.astype(np.float16),
         "joints": np.concatenate([joints[:, :2] @ turn, joints[:, 2:]], 1).astype(np.float32),
         "points": points.astype(np.float32),
         "rotations": rotations.astype(np.float32),
@@ -206,7 +207,23 @@ def _rotations(hand: dict[str, np.ndarray], turn: np.ndarray, mirrored: bool) ->
 
 
 def _nothing() -> Looks:
-    shapes = {"said": (1278,), "joints": (21, 3), "points": (21, 2), "rotations": (16, 3, 3), "betas": (10,), "to_frame": (2, 2)}
+    shapes = {
+        "said": (1278,),
+        "near": (21, sum(MAPS.values())),
+        "joints": (21, 3),
+        "points": (21, 2),
+        "rotations": (16, 3, 3),
+        "betas": (10,),
+        "to_frame": (2, 2),
+    }
     shapes |= {name: values.shape for name, values in NO_MAPS.items()}
-    kinds = {"map_28": np.float16, "map_14": np.float16, "hand": np.int64, "right": np.bool_, "first": np.bool_, "exact": np.bool_}
+    kinds = {
+        "near": np.float16,
+        "map_28": np.float16,
+        "map_14": np.float16,
+        "hand": np.int64,
+        "right": np.bool_,
+        "first": np.bool_,
+        "exact": np.bool_,
+    }
     return Looks(**{field.name: np.zeros((0, *shapes.get(field.name, ())), kinds.get(field.name, np.float32)) for field in fields(Looks)})

@@ -1,8 +1,8 @@
-"""Where a hand's joints lie in space, by the landmark network's own features: better depths than its 3D landmarks, and how sure they are.
+"""Where a hand's joints lie in space, by what the landmark network computed: better than its 3D landmarks, and how sure each depth is.
 
-A small network of ours reads what the landmark network says of a look, its last features and its landmarks, and says the hand model's 21
-joints in the look's axes, of a hand of either side, with a deviation of each. Several looks at one hand are averaged, the surer ones
-weighing more. See docs/regressor_landmarks.md.
+A function of ours, learned from hands whose joints are known, reads what the network says of a look and its maps where the landmarks lie,
+and says the hand model's 21 joints in the look's axes, with a deviation of each. It knows looks that show an upright right hand, a mirrored
+left one among them. See docs/regressor_landmarks.md.
 
 Frame of reference: metres about the wrist, camera axes x right, y down, z forward; OpenPose's order.
 """
@@ -13,70 +13,74 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from fitting.files import read_arrays, weights_folder
-from stages.detectors.mediapipe.hand_landmarks import Landmarks
+from fitting.files import weights_folder
+from stages.detectors.mediapipe.hand_landmarks import MAPS, MIDDLE_KNUCKLE, WRIST, Landmarks
+from stages.detectors.mediapipe.kernel import read_kernel
 
 SHIPPED = Path(__file__).parent / "assets" / "hint.npz"
 NAME = "hint.npz"
 """Among the weights: what was trained here, which is taken in place of what ships."""
 
-NUM_INPUTS, NUM_LAYERS = 1152 + 2 * 63, 3
-STEP_M, DEVIATION_M = 0.01, 0.01
-"""Metres that 1 of the last layer stands for, and the deviation that its 0 does."""
+NUM_SAID = 1152 + 2 * 63
+NUM_INPUTS, NUM_OUTPUTS = NUM_SAID + 21 * sum(MAPS.values()), 63 + 21
+"""What the network says of a look and its maps at the landmarks; joints, and logarithms of the deviations of their depths."""
+LEAST_M, MOST_M = 0.0005, 0.2
+"""Between these lie deviations."""
 
 FindHints = Callable[[Sequence[Sequence[Landmarks]]], Float32[np.ndarray, "n 21 4"]]
-"""All looks at each of n hands in, joints and the deviation of each out."""
+"""All looks at each of n hands in, joints and the deviation of each out; NaN where no look shows a right one."""
 
 
 def hint_file() -> Path:
-    """The hint network in use."""
+    """The file in use."""
     learned = weights_folder() / NAME
     return learned if learned.exists() else SHIPPED
 
 
 def load_hint(path: Path | None = None) -> FindHints:
-    """The hint network of a file (default: `hint_file()`). Raises ValueError where the file holds something else."""
-    path = path or hint_file()
-    arrays = read_arrays(path, ("mean", "scale", *(f"{part}{k}" for k in range(NUM_LAYERS) for part in ("weight", "bias"))))
-    try:
-        mean, scale = (arrays[name].astype(np.float32) for name in ("mean", "scale"))
-        layers = [tuple(arrays[f"{part}{k}"].astype(np.float32) for part in ("weight", "bias")) for k in range(NUM_LAYERS)]
-    except KeyError as error:
-        raise ValueError(f"{path} holds no hint network ({error} is missing): train it anew by whim train landmarks") from error
-    if [len(mean), *(len(bias) for _, bias in layers)] != [NUM_INPUTS, *(weight.shape[1] for weight, _ in layers[1:]), 84]:
-        raise ValueError(f"{path} holds a hint network of another shape: train it anew by whim train landmarks")
+    """The function of a file (default: `hint_file()`). Raises ValueError where the file holds something else."""
+    say = read_kernel(path or hint_file(), NUM_INPUTS, NUM_OUTPUTS).ready()
 
     def find(looks: Sequence[Sequence[Landmarks]]) -> Float32[np.ndarray, "n 21 4"]:
-        if not looks:
-            return np.zeros((0, 21, 4), np.float32)
-        every = [look for of_hand in looks for look in of_hand]
-        said = np.stack([look.said for look in every if look.said is not None])
-        values = (said - mean) / scale
-        for number, (weight, bias) in enumerate(layers):
-            values = values @ weight.T + bias
-            values = np.maximum(values, 0) if number + 1 < len(layers) else values
-        joints, deviation = joints_of(values, said)
-        in_frame = [one.in_frame(points) for one, points in zip(every, joints, strict=True)]
-        ends = np.cumsum([len(of_hand) for of_hand in looks])[:-1]
-        parts = zip(np.split(np.stack(in_frame), ends), np.split(deviation, ends), strict=True)
-        return np.stack([agreed(points, apart) for points, apart in parts]).astype(np.float32)
+        hints = np.full((len(looks), 21, 4), np.nan, np.float32)
+        chosen = {row: look for row, of_hand in enumerate(looks) if (look := most_upright(of_hand)) is not None}
+        if chosen:
+            said = np.stack([look.said for look in chosen.values() if look.said is not None])
+            near = np.stack([look.near for look in chosen.values() if look.near is not None])
+            joints, deviation = joints_of(say(inputs_of(said, near)), said)
+            in_frame = [look.in_frame(points) for look, points in zip(chosen.values(), joints, strict=True)]
+            hints[list(chosen)] = np.concatenate([np.stack(in_frame), deviation[..., None]], 2)
+        return hints
 
     return find
 
 
+def most_upright(looks: Sequence[Landmarks]) -> Landmarks | None:
+    """The look at one hand that shows a right one, a plain one of a right hand or a mirrored one of a left; of several the one in which the
+    knuckles are straightest above the wrist. None without one: what was learned says nothing of others."""
+    is_right = np.mean([look.p_right for look in looks]) >= 0.5
+    shown = [look for look in looks if look.turn is not None and (np.linalg.det(look.turn) > 0) == is_right]
+    return max(shown, key=_uprightness, default=None)
+
+
+def _uprightness(look: Landmarks) -> float:
+    """Cosine of the angle by which the hand leans in the look."""
+    assert look.said is not None
+    screen = look.said[1152 : 1152 + 63].reshape(21, 3)[:, :2]
+    up = screen[MIDDLE_KNUCKLE] - screen[WRIST]
+    return float(-up[1] / max(np.linalg.norm(up), 1e-9))
+
+
+def inputs_of(said: Float32[np.ndarray, "n 1278"], near: Float32[np.ndarray, "n 21 344"]) -> Float32[np.ndarray, "n inputs"]:
+    """One row of numbers a look: what is said, then each map at the landmarks."""
+    ends = np.cumsum([*MAPS.values()])[:-1]
+    return np.concatenate([said, *(values.reshape(len(said), -1) for values in np.split(near, ends, 2))], 1).astype(np.float32)
+
+
 def joints_of(
-    values: Float32[np.ndarray, "n 84"], said: Float32[np.ndarray, "n inputs"]
+    values: Float32[np.ndarray, "n 84"], said: Float32[np.ndarray, "n 1278"]
 ) -> tuple[Float64[np.ndarray, "n 21 3"], Float64[np.ndarray, "n 21"]]:
-    """Joints in the look's axes and deviations of their depths, from the last layer: what is to be added to the 3D landmarks."""
+    """Joints in the look's axes and deviations of their depths, from what is to be added to the 3D landmarks."""
     world = said[:, -63:].reshape(-1, 21, 3).astype(np.float64)
-    joints = world - world[:, :1] + STEP_M * values[:, :63].reshape(-1, 21, 3)
-    return joints - joints[:, :1], DEVIATION_M * np.exp(np.clip(values[:, 63:].astype(np.float64), -3, 3))
-
-
-def agreed(joints: Float64[np.ndarray, "looks 21 3"], deviation: Float64[np.ndarray, "looks 21"]) -> Float64[np.ndarray, "21 4"]:
-    """The looks' mean, each joint weighed by its inverse variance, and its deviation: what looks say of theirs and how far they part."""
-    weight = deviation**-2
-    share = (weight / weight.sum(0))[..., None]
-    mean = (share * joints).sum(0)
-    apart = (share[..., 0] * (joints[..., 2] - mean[:, 2]) ** 2).sum(0)
-    return np.column_stack([mean, np.sqrt(len(joints) / weight.sum(0) + apart)])
+    joints = world + values[:, :63].reshape(-1, 21, 3)
+    return joints - joints[:, :1], np.clip(np.exp(values[:, 63:].astype(np.float64)), LEAST_M, MOST_M)

@@ -8,7 +8,7 @@ import torch
 
 from fitting.fit import Fitter
 from fitting.hand.mano import HandModel
-from fitting.landmarks.depth_cue import depth_cue, laid_over, mended
+from fitting.landmarks.depth_cue import HINT_MISFIT, MOST_MISFIT, depth_cue, laid_over, mended
 from fitting.settings import FitSettings
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
@@ -71,9 +71,21 @@ def test_a_hint_mends_landmarks(invent: Callable[..., Any]) -> None:
         (mended(seen, sure, hint, torch.full((16,), share, dtype=torch.float64)) - exact).norm(dim=-1).mean() for share in (0.0, 0.5, 1.0)
     ]
     assert error[0] > 1.5 * error[1] > 3 * error[2]
-    wrong = hint.clone()
-    wrong[:, 5] = 1.0
+    wrong = hint * torch.tensor([-1.0, -1.0, 1.0])
     np.testing.assert_array_equal(mended(seen, sure, wrong, torch.ones(16, dtype=torch.float64)), seen)
+
+
+def test_a_hint_is_believed_where_it_disagrees_with_the_landmarks_and_a_detectors_depths_are_not(invent: Callable[..., Any]) -> None:
+    hands = invent(16)
+    exact, sure = torch.as_tensor(hands.pixels / hands.size[:, None, None]), torch.ones(16, 21, dtype=torch.float64)
+    other = torch.as_tensor(hands.joints).clone()
+    other[:, 5:9] += torch.tensor([0.05, 0.05, 0.0])
+    misfit = laid_over(exact, sure, other).misfit
+    assert ((misfit > MOST_MISFIT) & (misfit < HINT_MISFIT)).all()
+    assert (depth_cue(exact, sure, other)[1] == 0).all()
+    assert (depth_cue(exact, sure, other, most_misfit=HINT_MISFIT)[1][:, 1:] > 0).all()
+    moved = mended(exact, sure, other, torch.ones(16, dtype=torch.float64))
+    assert (moved - exact).norm(dim=-1).mean() > 0.05
 
 
 def test_before_a_known_camera_a_hint_lies_over_the_image_as_that_sees_it(invent: Callable[..., Any]) -> None:

@@ -16,7 +16,16 @@ from stages.detectors.mediapipe.hint import load_hint
 from studio.stills import Album
 from training.regressor.camera import project_to_crop
 from training.regressor.inference import SHIPPED, HandReconstructor
-from training.regressor.landmark_heads import HeadsSettings, chances, train_coarse, train_landmarks, train_refinement
+from training.regressor.landmark_heads import (
+    HeadsSettings,
+    chances,
+    known_rows,
+    train_coarse,
+    train_hint,
+    train_landmarks,
+    train_refinement,
+)
+from training.regressor.landmark_kernel import KernelSettings, Solver, lay
 from training.regressor.landmark_trunk import LandmarkTrunk, tracked
 from training.regressor.looks import Looks, looks_of
 from training.regressor.network import Regressor, RegressorSettings
@@ -82,7 +91,7 @@ def test_looks_hold_the_hand_that_they_show(looks: Looks) -> None:
 
 
 def test_an_interrupted_training_goes_on(shards: Path, tmp_path: Path) -> None:
-    settings = HeadsSettings(hint_steps=6, coarse_steps=4, refinement_steps=3, batch_size=8, warmup_steps=2)
+    settings = HeadsSettings(kernel=KernelSettings(directions=16), coarse_steps=4, refinement_steps=3, batch_size=8, warmup_steps=2)
     told: list[str] = []
     train_landmarks([shards], tmp_path, settings, told.append)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
@@ -115,6 +124,31 @@ def test_a_regressor_is_not_trained_on_no_hand(looks: Looks) -> None:
     for train in (train_coarse, train_refinement):
         with pytest.raises(ValueError, match="no look shows a right hand"):
             train(network, left, settings)
+    with pytest.raises(ValueError, match="no look shows a right hand"):
+        train_hint(left, settings)
+
+
+def test_a_kernel_says_what_its_examples_say_and_knows_what_others_would_of_each() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(60, 8)).astype(np.float32)
+    target = np.stack([np.sin(inputs[:, 0]) + inputs[:, 1], inputs[:, 2] ** 2], 1).astype(np.float32)
+    settings = KernelSettings(directions=8, narrow=2, ridge=0.02)
+    laid = lay(inputs, [5, 3], settings)
+    solver = Solver(laid, np.ones(60, np.float32), settings, 0.02)
+    said = solver.solve(target).ready()
+    assert np.abs(said(inputs) - target).mean() < 0.25 * np.abs(target - target.mean(0)).mean()
+    lower = np.tril(solver.factor).astype(np.float64)
+    system, centred, rest = lower @ lower.T, target - target.mean(0), np.arange(60) != 7
+    others = np.linalg.solve(system[np.ix_(rest, rest)], centred[rest])
+    np.testing.assert_allclose(solver.left_out(target)[7], centred[7] - system[7, rest] @ others, atol=1e-3)
+
+
+def test_the_first_look_of_each_hand_is_kept_before_a_second(looks: Looks) -> None:
+    hands = np.unique(looks.hand[looks.right])
+    rows = known_rows(looks, HeadsSettings(examples=len(hands)))
+    assert sorted(looks.hand[rows]) == sorted(hands)
+    assert looks.right[known_rows(looks, HeadsSettings())].all()
+    assert len(known_rows(looks, HeadsSettings(examples=3))) == 3
 
 
 def test_the_refinement_learns_in_training_mode_and_what_is_frozen_does_not(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""A smooth function learned from examples: what it says of an input is what was true of the examples near it (kernel ridge regression, with
+a Gaussian and a linear kernel; Saunders, Gammerman and Vovk, 1998). `training.regressor.landmark_kernel` learns it.
+
+Convention. Inputs are centred and scaled, cut off at `MOST` deviations and laid on principal directions, in which examples are near or not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int8
+
+from fitting.files import read_arrays
+
+MOST = 6.0
+"""Deviations beyond which an input is no odder."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Kernel:
+    """What was learned. Directions and examples are whole numbers of steps, 127 at most, so that they fill a quarter of the room."""
+
+    mean: Float32[np.ndarray, "d"]
+    scale: Float32[np.ndarray, "d"]
+    directions: Int8[np.ndarray, "d k"]
+    step: Float32[np.ndarray, "k"]
+    examples: Int8[np.ndarray, "n k"]
+    example_step: Float32[np.ndarray, "k"]
+    narrow: Float32[np.ndarray, ""]  # an example at distance r counts exp(-narrow r^2)
+    gaussian: Float32[np.ndarray, "n out"]
+    linear: Float32[np.ndarray, "k out"]
+    constant: Float32[np.ndarray, "out"]
+
+    def ready(self) -> Callable[[Float32[np.ndarray, "m d"]], Float32[np.ndarray, "m out"]]:
+        """Inputs in, what is said of them out; with all numbers unpacked, 4 bytes each."""
+        directions, known = self.directions * self.step, self.examples * self.example_step
+        sizes = (known**2).sum(1)
+
+        def say(inputs: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "m out"]:
+            laid = np.clip((inputs - self.mean) / self.scale, -MOST, MOST) @ directions
+            return np.asarray(nearness(laid, known, self.narrow, sizes) @ self.gaussian + laid @ self.linear + self.constant)
+
+        return say
+
+    def save(self, path: Path) -> None:
+        """Write what `read_kernel` reads, whole or not at all; weights in half precision."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        halved = {name: values.astype(np.float16) if name in ("gaussian", "linear") else values for name, values in arrays.items()}
+        aside = path.with_suffix(".partial.npz")
+        np.savez_compressed(aside, **halved)
+        aside.rename(path)
+
+
+def nearness(
+    one: Float32[np.ndarray, "m k"],
+    other: Float32[np.ndarray, "n k"],
+    narrow: float | np.ndarray,
+    sizes: Float32[np.ndarray, "n"] | None = None,
+) -> Float32[np.ndarray, "m n"]:
+    """The Gaussian kernel of every pair; `sizes` are the squared lengths of the others, where they are known."""
+    squared = (one**2).sum(1)[:, None] + ((other**2).sum(1) if sizes is None else sizes) - 2 * (one @ other.T)
+    return np.asarray(np.exp(-narrow * np.maximum(squared, 0)), np.float32)
+
+
+def read_kernel(path: Path, num_inputs: int, num_outputs: int) -> Kernel:
+    """What `Kernel.save` wrote. Raises ValueError where the file holds something else, or what reads and says other numbers."""
+    names = [field.name for field in fields(Kernel)]
+    arrays: Mapping[str, np.ndarray] = read_arrays(path, names)
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path} is not what whim train landmarks writes ({', '.join(missing)} missing): train it anew")
+    k, n = arrays["step"].size, arrays["gaussian"].size // num_outputs
+    wanted = {
+        "mean": (num_inputs,), "scale": (num_inputs,), "directions": (num_inputs, k), "step": (k,), "examples": (n, k),
+        "example_step": (k,), "narrow": (), "gaussian": (n, num_outputs), "linear": (k, num_outputs), "constant": (num_outputs,),
+    }  # fmt: skip
+    if odd := [name for name, shape in wanted.items() if arrays[name].shape != shape]:
+        raise ValueError(f"{path}: {', '.join(odd)} of another shape: train it anew by whim train landmarks")
+    whole = ("directions", "examples")
+    return Kernel(**{name: values.astype(np.int8 if name in whole else np.float32) for name, values in arrays.items()})

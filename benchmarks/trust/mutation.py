@@ -81,7 +81,7 @@ def measure(module: str, tree: Path, num: int, rng: random.Random, end: float, b
     chosen, num_changes = sample(source, num, rng)
     others = [change for change in chosen if change.text not in equal]
     digest = hashlib.sha256(f"{num} {source}".encode()).hexdigest()[:16]
-    known = [change for change in others if before and before["digest"] == digest and str(change) not in before["survivors"]]
+    known = [change for change in others if before and before.get("digest") == digest and str(change) not in before["survivors"]]
     open_ones = [change for change in others if change not in known]
     noticed = trials(tree, module, open_ones, MODULES[module], end) if open_ones else []
     if isinstance(noticed, str) or (open_ones and not noticed):

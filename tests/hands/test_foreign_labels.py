@@ -91,10 +91,10 @@ def test_hands_of_a_body_without_a_box_are_none_and_those_of_a_crowd_are_ignored
     none = {"lefthand_box": [5, 6, 0, 20], "lefthand_valid": True, "righthand_box": [5, 6, 10, 0], "righthand_valid": False}
     path = tmp_path / "coco.json"
     image = {"id": 1, "file_name": "1.jpg", "width": 64, "height": 48, "license": 9}
-    path.write_text(json.dumps({"images": [image], "annotations": [body | seen, body | none | {"iscrowd": 1}]}))
+    path.write_text(json.dumps({"images": [image], "annotations": [body | seen, body | none | {"iscrowd": 1, "bbox": [2, 3, 50, 30]}]}))
     (found,) = coco_images(path)
     assert (found.width, found.height, found.licence) == (64, 48, "")
     assert (found.box.tolist(), found.side.tolist()) == ([[5, 6, 15, 26], [30, 6, 40, 26]], [LEFT, RIGHT])
-    assert found.ignore.tolist() == [[0, 0, 60, 40]]
+    assert found.ignore.tolist() == [[2, 3, 52, 33]]
     assert np.isfinite(found.keypoints[0]).all()
     assert np.isnan(found.keypoints[1]).all()

@@ -75,6 +75,7 @@ def test_one_hand_overlaps_enough_or_lies_near_and_is_as_large() -> None:
             assert groups(seen(*rows, landmarks=False), match_iou=2, match_distance=0.5) == wanted
     nothing = (150.0, 150.0, 150.0, 150.0)
     assert groups(seen((A, 0.9, "a"), (nothing, 0.8, "b"), landmarks=False), match_distance=9) == [[0], [1]]
+    assert groups(seen((nothing, 0.9, "a"), (nothing, 0.8, "b"), landmarks=False), match_distance=9) == [[0, 1]]
 
 
 def test_an_exact_overlap_is_one_and_the_size_between_two_is_their_mean() -> None:
@@ -126,6 +127,13 @@ def test_joints_agree_within_a_tenth_of_the_box() -> None:
     assert (fused[0].tolist(), who[0]) == ([0, 0, 0.5], 0b01)
 
 
+def test_those_who_agree_weigh_what_they_weigh_together() -> None:
+    fused, who = fuse_keypoints(keypoints(0, 50, 50, 50), np.array([0.8, 0.1, 0.5, 0.1]), 100.0)
+    assert (fused[0, 0], who[0]) == (0, 0b0001)
+    fused, who = fuse_keypoints(keypoints(0, 50, 50, 50), np.array([0.6, 0.1, 0.5, 0.1]), 100.0)
+    assert (fused[0, 0], who[0]) == (50, 0b1110)
+
+
 def test_a_joint_is_disputed_by_more_than_a_tenth_of_its_weight() -> None:
     for other, sure in ((0.09, 1.0), (0.11, 0.5)):
         fused, who = fuse_keypoints(keypoints(0, 50), np.array([1.0, other]), 100.0)
@@ -154,7 +162,7 @@ def test_a_joint_that_nobody_has_is_unknown() -> None:
 
 def test_who_follows_arms_looked_within_a_persons_box_and_an_eighth_of_it_beyond() -> None:
     person, arms = np.array([[100.0, 100, 200, 300]]), np.array([True, False])
-    middle = np.array([[88, 76], [87, 76], [88, 74], [212, 324], [213, 324], [212, 326], [150, 200]], np.float64)
+    middle = np.array([[87.5, 75], [87, 76], [88, 74], [212.5, 325], [213, 324], [212, 326], [150, 200]], np.float64)
     box = np.concatenate([middle - 10, middle + 10], 1)
     nobody = np.zeros((7, 2), bool)
     assert looked(box, nobody, arms, person)[:, 0].tolist() == [True, False, False, True, False, False, True]
@@ -190,6 +198,8 @@ def test_a_box_within_another_is_a_part_of_it_unless_two_wrists_claim_two_hands_
     assert gone((A, 0.9, LEFT, False), (most, 0.8, RIGHT, True)) == [False, True]
     assert gone((A, 0.9, LEFT, True), (most, 0.8, RIGHT, True)) == [False, False]
     assert gone((A, 0.9, LEFT, True), (part, 0.8, RIGHT, True)) == [False, True]
+    just = (100.0, 100.0, 200.0, 160.0)
+    assert gone((A, 0.9, LEFT, True), (just, 0.8, RIGHT, True)) == [False, False], "six tenths are not less"
     edge = (190.0, 100.0, 290.0, 200.0)
     assert gone((A, 0.9, LEFT, False), (edge, 0.8, RIGHT, False)) == [False, False]
     nine_tenths = (110.0, 100.0, 210.0, 200.0)

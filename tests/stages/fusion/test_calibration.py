@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.fusion import calibration
-from stages.fusion.calibration import EMBEDDED, Calibration, calibration_file, load_calibrations, terms, uncalibrated
+from stages.fusion.calibration import EMBEDDED, Calibration, calibrated, calibration_file, load_calibrations, terms, uncalibrated
 from stages.tables import HandDetections
 from tests.stages.fused_hands import detection
 
@@ -31,6 +31,14 @@ def test_a_score_lies_on_the_line_between_two_knots() -> None:
     one = Calibration(extent=np.ones(2), knots=np.array(ENTRY["knots"]))
     for own, share in ((0.0, 0.1), (0.25, 0.3), (0.5, 0.5), (0.75, 0.7), (1.0, 0.9)):
         assert one.score(detection([0, 0, 9, 9], own))[0] == pytest.approx(share)
+
+
+def test_a_box_is_scaled_about_its_centre_and_who_is_not_calibrated_is_taken_at_his_word() -> None:
+    table = {"a": Calibration(extent=np.array([1.5, 2.0]), knots=np.array(ENTRY["knots"]))}
+    found = calibrated(HandDetections.concat([detection([100, 120, 200, 180], 0.25, source=name) for name in "ab"]), table)
+    assert found.box.tolist() == [[75, 90, 225, 210], [100, 120, 200, 180]]
+    np.testing.assert_allclose(found.score, [0.3, 0.25])
+    np.testing.assert_allclose(found.score_raw, [0.25, 0.25])
 
 
 def test_terms_are_log_odds_and_the_logarithm_of_pixels_within_bounds() -> None:

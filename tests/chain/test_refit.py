@@ -159,7 +159,7 @@ def test_shards_follow_with_the_pictures_they_had(data: Path, whim: Whim, tmp_pa
 
 def test_frames_without_a_picture_are_left_out_and_counted(home: Path, data: Path, whim: Whim, tmp_path: Path) -> None:
     """Hands that an earlier review dropped left no picture behind."""
-    whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, "Review(max_error_share=0.012)"))
+    whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, "Review(min_side_px=32)"))
     strict = rows(data)
     with away(home):
         shown = whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, "Review()")).stdout

@@ -149,6 +149,9 @@ def test_labels_are_compared_with_what_is_seen_by_hand() -> None:
     assert synchrony(labels, seen, 10.0, 0.2).best.overlap < 0.5, "beyond the window"
     later = [(k / 10, place[k - 3]) for k in range(3, 15)]
     assert synchrony(place, later, 10.0, 0.3).best.offset_s == pytest.approx(0.3)
+    assert synchrony(place, later, 10.0, 0.2).best.overlap < 0.5, "beyond the window"
+    two_fifths = synchrony({k: place[k - 6] if k > 5 else place[30] for k in range(10)}, [(k / 10, place[k]) for k in range(10)], 10.0, 0.6)
+    assert two_fifths.best.num_frames >= 5, "fewer than half are not"
     few = synchrony({0: place[0], **{k: place[k + 1] for k in range(10, 20)}}, [(k / 10, place[k]) for k in range(20)], 10.0, 0.1)
     assert few.best.num_frames > 2, "one label that fits is no proof"
     half = synchrony({0: place[30], 1: place[30], 2: place[0], 3: place[1]}, [(k / 10, place[k]) for k in range(4)], 10.0, 0.2)

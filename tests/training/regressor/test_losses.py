@@ -58,9 +58,9 @@ def test_terms_by_hand() -> None:
 
 
 def test_the_two_players_want_opposite_things() -> None:
-    real, fake = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 2.0]])
-    assert adversarial_loss(fake).item() == pytest.approx((1 + 1) / 2)
-    assert discriminator_loss(real, fake).item() == pytest.approx(0.25 / 2 + 4 / 2)
+    real, fake = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 3.0]])
+    assert adversarial_loss(fake).item() == pytest.approx((1 + 4) / 2)
+    assert discriminator_loss(real, fake).item() == pytest.approx(0.25 / 2 + 9 / 2)
     assert adversarial_loss(torch.ones(1, 17)).item() == 0
     assert discriminator_loss(torch.ones(1, 17), torch.zeros(1, 17)).item() == 0
 
@@ -110,7 +110,10 @@ def test_what_is_unknown_neither_counts_nor_moves_anything() -> None:
 def test_vertices_count_where_both_pose_and_shape_are_known() -> None:
     known = torch.tensor([True, True, False, False])
     truth = targets_of(4)._replace(has_mano=known, has_betas=known[[0, 2, 1, 3]])
-    terms = hand_terms(estimate_of(truth, 0.1), truth)
+    said = estimate_of(truth, 0.1)
+    terms = hand_terms(said, truth)
+    torch.testing.assert_close(terms.betas, truth.has_betas * betas_loss(said.betas, truth.betas))
+    torch.testing.assert_close(terms.joints, shape_loss(said.joints, truth.joints, said.joints[:, 0], truth.joints[:, 0]))
     assert (terms.vertices > 0).tolist() == [True, False, False, False]
     assert (terms.rotations > 0).tolist() == [True, True, False, False]
     assert (terms.betas > 0).tolist() == [True, False, True, False]

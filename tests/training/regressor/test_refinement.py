@@ -137,7 +137,9 @@ def test_a_refinement_says_nothing_at_first_then_what_its_layers_say_of_features
     assert refinement.read.weight.shape == (512, 8 + 16 * 6 + 10 + 3)
     assert refinement.say.weight.shape == (16 * 3 + 10 + 3, 512)
     assert "about_joints" not in refinement.state_dict(), "the hand model has it"
-    assert [*Refinement(64, (4,), ("mean",), torch.rand(778, 16)).pyramid.wider] == ["2", "4"], "a chain unless told otherwise"
+    chain = Refinement(64, (4,), ("mean",), torch.rand(778, 16)).pyramid
+    assert isinstance(chain, Pyramid)
+    assert [*chain.wider] == ["2", "4"], "a chain unless told otherwise"
     torch.nn.init.normal_(refinement.say.weight, std=0.05)
     maps, points, numbers = given(2)
     said = refinement(maps, points, numbers)
@@ -158,6 +160,7 @@ def test_the_papers_refinement_is_an_mlp_for_the_pose_and_one_for_the_shape_of_t
     features = torch.cat([sampled.mean(1), sampled.amax(1)], 1)
     torch.testing.assert_close(said.turns, refinement.pose(features).reshape(2, 16, 3))
     torch.testing.assert_close(said.betas, refinement.shape(features))
+    assert said.betas.shape == (2, 10)
     assert said.camera.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert said.turns.abs().max() > 0.01
     again = refinement(maps, points, -numbers)

@@ -108,6 +108,7 @@ def test_gradients() -> None:
     )
     logits = draw(1, 5, 2).requires_grad_()
     assert gradcheck(lambda x: side_loss(x, quality, ignored), logits)
+    assert not side_loss(logits, quality, torch.ones_like(ignored)).any(), "nothing is said of what is ignored"
     side_loss(logits, quality, ignored).sum().backward()
     assert (logits.grad[ignored] == 0).all()  # type: ignore[index]
     flat = boxes([0, 0, 0, 0], [5, 5, 5, 9]).requires_grad_()

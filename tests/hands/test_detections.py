@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from hands.metrics.detections import IOUS, RECALLS, ImageBoxes, at_threshold, average_precision, average_precision_by_size, matched
+from hands.metrics.detections import (
+    IOUS,
+    RECALLS,
+    ImageBoxes,
+    at_threshold,
+    average_precision,
+    average_precision_by_size,
+    coco_curves,
+    matched,
+)
 from hands.metrics.labels import SIZES
 from stages.boxes import area, intersection, iou, long_side
 
@@ -206,3 +215,10 @@ def test_overlaps_and_recalls_are_cocos() -> None:
     np.testing.assert_allclose(IOUS, [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
     np.testing.assert_allclose(RECALLS[[0, 1, 99, 100]], [0, 0.01, 0.99, 1])
     assert len(RECALLS) == 101
+
+
+def test_a_crowd_of_hands_counts_whole_and_curves_keep_their_shape_where_nothing_is_said() -> None:
+    crowd = ImageBoxes.of(found(*[(0, [20.0 * k, 0, 20.0 * k + 10, 10], LEFT, 1.0) for k in range(12)]))
+    assert average_precision(crowd, crowd, 1, by_side=False) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "ar": 1})
+    precision, recall = coco_curves(crowd, ImageBoxes.of([]), 1, by_side=True)
+    assert (precision.shape, recall.shape) == ((10, 101, 2, 1), (10, 2, 1))

@@ -101,9 +101,10 @@ def test_forty_kills_lose_nothing_and_change_no_byte(tmp_path: Path) -> None:
                     cluster.kill(host)
                     joined = cluster.join(*(CARD if host == card else ()))
                     card = joined if host == card else card
-            for _ in range(4):  # what a killed worker was at is tried again
+            for _ in range(4):
                 if driver.wait(1800) == 0:
                     break
+                assert whim("retry", "--data", data, log=log).wait() == 0  # an item whose workers were killed twice waits for this word
                 driver = whim("run", "--data", data, *wanted, environment=environment, log=log)
             assert driver.wait(1800) == 0, log.read_text()[-3000:]
             before, after = rows(truth), rows(data)

@@ -30,7 +30,7 @@ FILTERS = (
     "video = 'video0003' and reason = 'weak_source'",
     "sources = 'whim' and size_px between 60 and 90 and signer = 's3' or error_px > 6",
 )
-REASONS = ("", "", "", "", "weak_source", "reprojection", "too_small")
+REASONS = ("", "", "", "", "weak_source", "joint_limits", "too_small")
 
 
 def main() -> None:

@@ -58,9 +58,9 @@ class DetectHands:
     """The landmark network's word that a hand is there. Ours; MediaPipe has 0.5."""
     min_score: float = setting(0.05, above=0, most=1)
     """Palm score x presence below which a hand is not listed; fusion decides on the rest. Ours."""
-    frame_shares: tuple[float, ...] = setting((1.0, 0.5), above=0, most=1)
-    """The whole frame is looked at as each of these shares of a view: a hand that fills the image is too large for the palm network. Ours:
-    0.5 finds one hand in a hundred more, and hardly a false one."""
+    frame_shares: tuple[float, ...] = setting((0.5,), above=0, below=1)
+    """Besides as a whole, the frame is looked at as each of these shares of a view: a hand that fills the image is too large for the palm
+    network. Ours: 0.5 finds one hand in a hundred more, and hardly a false one."""
     tile_zooms: tuple[float, ...] = setting((1.0, 2.0), least=1)
     """Besides the whole frame, look at square tiles of its short side divided by each of these. Ours: without 2 a tenth of the hands
     of frames that nobody tuned on is missed, 3 finds one more of 150 for twice the time."""

@@ -185,7 +185,9 @@ def of_known_shape(fitter: "Fitter", cameras: Cameras | None, hands: Hands, beta
     from fitting.fit import Fitter
 
     model = fitter.model.shaped(torch.as_tensor(betas))
-    return fit_hands(Fitter(model, replace(fitter.settings, shape_weight=_SHAPE_IS_KNOWN)), hands, 1.0, cameras)
+    known = Fitter(model, replace(fitter.settings, shape_weight=_SHAPE_IS_KNOWN))
+    known.batch_size = fitter.batch_size  # what was found to fit the memory
+    return fit_hands(known, hands, 1.0, cameras)
 
 
 def in_world(fits: Fits, hands: Hands, cameras: Cameras, poses: CameraPoses) -> Fits:

@@ -107,10 +107,10 @@ class Review:
             inside,
             np.where(lone, 0.5, np.maximum(hands.track_length, 1) / (np.maximum(hands.track_length, 1) + 1.0)),
         ]
-        doubtful = (hands.landmark_score < self.min_landmark_score) | (fits.error_share > self.max_error_share)
         reason = np.select(list(reasons.values()), [str(r) for r in reasons], "").astype(object)
         quality = np.where(failed, 0, np.prod(np.clip(terms, 0, 1), 0) ** (1 / len(terms)))
         kept, rejected = (said.keep == 1) & (hands.side != UNKNOWN_SIDE), said.keep == 0
+        doubtful = (hands.landmark_score < self.min_landmark_score) | ((fits.error_share > self.max_error_share) & ~kept)
         return Reviews(
             video=hands.video,
             frame=hands.frame,

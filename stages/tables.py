@@ -471,7 +471,7 @@ class Reviews(Table):
     keep: Bool[np.ndarray, "n"]
     reason: Text  # '' when kept
     box_only: Bool[np.ndarray, "n"] = dataclasses.field(metadata=young(False))  # only box and side can be trusted: the keypoints may be
-    # grossly wrong, and so what was fitted to them
+    # grossly wrong, and so what was fitted to them, or the fit does not meet them
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

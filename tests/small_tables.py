@@ -11,7 +11,7 @@ from stages.media.frames import read_frames
 from stages.pack import ClipTables
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
-REASONS = ("reprojection", "too_small", "weak_source")
+REASONS = ("joint_limits", "too_small", "weak_source")
 
 
 def render_video(

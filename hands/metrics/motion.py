@@ -42,9 +42,9 @@ def jitter(track: _Track, frames_per_second: float) -> Float64[np.ndarray, "step
 def shaking_mm(joints: Float[np.ndarray, "n 21 3"], track: Int64[np.ndarray, "n"], frame: Int64[np.ndarray, "n"]) -> float:
     """Mean acceleration of joints about their wrist along tracks, millimetres a frame squared; NaN where none has three in a row.
 
-    Rows of no track (-1) do not count.
+    Rows of no track (-1) do not count, nor those that are not finite.
     """
-    known = np.flatnonzero(track >= 0)
+    known = np.flatnonzero((track >= 0) & np.isfinite(joints).all((1, 2)))
     about = joints[known] - joints[known, :1]
     along = [np.diff(about[rows].astype(np.float64), n=2, axis=0) for rows in runs(track[known], frame[known]) if len(rows) > 2]
     return float(1000 * np.linalg.norm(np.concatenate(along)[:, 1:], axis=2).mean()) if along else float("nan")

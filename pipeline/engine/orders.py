@@ -7,6 +7,9 @@ from typing import Any
 from pipeline.engine.plan.tasks import State
 from stages.tables import Table
 
+TOGETHER_S = 1.0
+"""Items go together that take about so many seconds together. Ours: what a kill loses, and what a flush to the disk is shared by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:

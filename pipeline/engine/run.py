@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
-from pipeline.engine.orders import Order, Outcome, Receipt
+from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
@@ -83,6 +83,9 @@ def run(
             for order, result in executor.wait():
                 group = graph.group_of(order.stages[0])
                 item, num_together = flying.pop((group, order.key))
+                if result is None:
+                    queues[group].append(item)
+                    continue
                 if isinstance(result, Lost) and result.counts and num_together > 1:
                     alone.add((group, item.key))
                     queues[group].append(item)
@@ -128,7 +131,7 @@ class Pace:
         stages = [self.graph.stages[p] for p in self.graph.groups[group]]
         if len(stages) > 1 or stages[0].key != "clip" or Frames in stages[0].reads or not self.seconds[group]:
             return 1
-        return max(1, min(fair, int(_TOGETHER_S / max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3))))
+        return max(1, min(fair, int(TOGETHER_S / max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3))))
 
     def tell(self, executor: Executor) -> None:
         """Log the ones that straggle, each once; looks every ten seconds."""
@@ -147,8 +150,8 @@ class Pace:
 _STRAGGLES_S, _STRAGGLES = 30.0, 5.0
 """An item straggles that has taken so many seconds, and so many times the median of its kind."""
 
-_TOGETHER_S, _LATELY = 1.0, 20
-"""Items go together that take so many seconds together, by the median of the latest."""
+_LATELY = 20
+"""Items by whose median it is known how long the next ones take."""
 
 _MOST_STRAYS = 20
 """An item that has been on so many lost nodes counts as one that kills them."""

@@ -19,7 +19,7 @@ from fitting.files import sha256_of
 from pipeline.engine.durable import StoreError, room
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
-from pipeline.engine.orders import Order, Outcome, Receipt
+from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store
@@ -74,22 +74,28 @@ class Worker:
         return Store(self.root)
 
     def do_all(self, orders: Sequence[Order]) -> list[Receipt]:
-        """Do small items one after another; their parts are flushed to the disk together.
+        """Do small items one after another; their parts are flushed to the disk together. Receipts of the first ones, where they take
+        longer than was thought.
 
-        Where that fails they are done one by one, so that a failure is recorded against the item whose it is.
+        Where flushing fails they are done one by one, so that a failure is recorded against the item whose it is.
         """
         if len(orders) == 1:
             return [self.do(orders[0])]
+        receipts: list[Receipt] = []
+        until = time.monotonic() + 2 * TOGETHER_S
         try:
             with self.store.together():
-                receipts = [self.do(order) for order in orders]
+                for order in orders:
+                    receipts.append(self.do(order))
+                    if time.monotonic() > until:
+                        break
                 start = time.perf_counter()
         except StoreError as error:
             return [Receipt(order.key, [], time.time(), fatal=str(error)) for order in orders]
         except OSError:
-            return [self.do(order) for order in orders]
+            return [self.do(order) for order in orders[: len(receipts)]]
         for receipt in receipts:
-            receipt.wall_s += (time.perf_counter() - start) / len(orders)
+            receipt.wall_s += (time.perf_counter() - start) / len(receipts)
         return receipts
 
     def do(self, order: Order) -> Receipt:

@@ -101,7 +101,8 @@ def reconstruct(
 def _steadiness(one: Annotated, hands: HandsInSpace) -> str:
     """How much the hands shake beside the detector's own joints of each frame by itself; '' where no track has three frames in a row."""
     rows = _fitted(one)
-    ours, theirs = (shaking_mm(joints, hands.track.astype(np.int64), hands.frame) for joints in (hands.joints_3d, one.hands.world[rows]))
+    track = np.where(np.isfinite(one.hands.world[rows]).all((1, 2)), hands.track.astype(np.int64), -1)  # the same hands of both
+    ours, theirs = (shaking_mm(joints, track, hands.frame) for joints in (hands.joints_3d, one.hands.world[rows]))
     if not np.isfinite([ours, theirs]).all():
         return ""
     return f"joints about the wrist accelerate by {ours:.1f} mm a frame squared, the detector's own, frame by frame, by {theirs:.1f}"

@@ -158,6 +158,7 @@ def _without_crumbs(
     box: Float64[np.ndarray, "n 4"],
     track: Int32[np.ndarray, "n"],
     max_gap_s: float,
+    around: float,
 ) -> Int32[np.ndarray, "n"]:
     """Tracks without those of one or two rows that fill a gap of another where it must have passed: a blurred hand votes for any side."""
     track, count = track.copy(), np.bincount(track)
@@ -166,7 +167,7 @@ def _without_crumbs(
         rows = rows_of[number]
         best, nearest = -1, CRUMB_REACH
         for other in np.flatnonzero(count > CRUMB):
-            apart = _off_the_way(rows_of[other], rows, frame, time_s, box, max_gap_s)
+            apart = _off_the_way(rows_of[other], rows, frame, time_s, box, max_gap_s, around)
             if apart < nearest:
                 best, nearest = int(other), apart
         if best >= 0:
@@ -182,6 +183,7 @@ def _off_the_way(
     time_s: Float64[np.ndarray, "n"],
     box: Float64[np.ndarray, "n 4"],
     max_gap_s: float,
+    around: float,
 ) -> float:
     """Hand sizes, at most, of rows from the straight way between a track's row before and its row after them; infinite where it has none
     within so many seconds, or is seen meanwhile."""
@@ -192,9 +194,11 @@ def _off_the_way(
     if time_s[b] - time_s[a] > max_gap_s + 1e-6:
         return np.inf
     share = ((time_s[rows] - time_s[a]) / (time_s[b] - time_s[a]))[:, None]
-    way = box[a] * (1 - share) + box[b] * share
-    apart = np.linalg.norm(boxes.centre(way) - boxes.centre(box[rows]), axis=1)
-    return float((apart / np.sqrt(boxes.long_side(way) * boxes.long_side(box[rows]))).max())
+    size = boxes.long_side(box[a] * (1 - share) + box[b] * share)
+    here, there = boxes.centre(box[[a]]), boxes.centre(box[[b]])
+    way = here + share * _shortest(there - here, around)
+    apart = np.linalg.norm(_shortest(way - boxes.centre(box[rows]), around), axis=1)
+    return float((apart / np.sqrt(size * boxes.long_side(box[rows]))).max())
 
 
 def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odds: float, around: float) -> Hands:
@@ -210,7 +214,7 @@ def follow(hands: Hands, *, max_gap_s: float, max_speed: float, min_side_log_odd
     linked = bounded_link(log_odds=votes)
     told = sides.decide(**where, track=linked, person=hands.person, votes=votes, min_log_odds=min_side_log_odds)
     track = bounded_link(log_odds=told.log_odds * (told.side != UNKNOWN_SIDE), strict=True)
-    track = _without_crumbs(hands.frame, hands.time_s, where["box"], track, max_gap_s)
+    track = _without_crumbs(hands.frame, hands.time_s, where["box"], track, max_gap_s, around)
     told = sides.of_tracks(hands.frame, track, hands.person, told)
     first = np.searchsorted(hands.frame, hands.frame)
     return replace(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_small_items_of_tables_go_together_and_give_the_bytes_of_each_alone(tmp_
     at_once, num_flushed = {p: max(n for q, n in together.at_once if q == p) for p in range(4)}, len(flushed)
     assert at_once[0] == at_once[1] == 1  # of a video
     assert at_once[2] > 5
-    monkeypatch.setattr("pipeline.engine.run._TOGETHER_S", 0.0)
+    monkeypatch.setattr("pipeline.engine.run.TOGETHER_S", 0.0)
     _, alone = run_in(tmp_path / "alone", stages())
     assert {n for _, n in alone.at_once} == {1}
     assert parts(tmp_path / "together") == parts(tmp_path / "alone")
@@ -91,7 +92,7 @@ def test_a_part_that_cannot_be_flushed_fails_alone(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_full_disk_ends_the_run_with_those_that_were_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_flush = durable.flush
 
     def flush(path: Path) -> None:
@@ -108,6 +109,37 @@ def test_a_full_disk_ends_the_run_with_those_that_were_flushed(tmp_path: Path, m
     assert ended(summary, "after") == {"done": 40}
 
 
+class Sleepy(toy.Count):
+    """Quick until it is not."""
+
+    def build(self) -> Any:
+        count = toy.Count.build(self)
+
+        def slow(clips: Any) -> Any:
+            time.sleep(0.3 if str(clips.clip[0]) > "a-0020" else 0.0)
+            return count(clips)
+
+        return slow
+
+
+def test_items_that_take_longer_than_was_thought_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.worker.TOGETHER_S", 0.1)
+    fetch, cut, _, after = stages()
+    summary, executor = run_in(tmp_path, [fetch, cut, Sleepy(), after])
+    assert max(n for p, n in executor.at_once if p == 2) > 5
+    assert sum(n for p, n in executor.at_once if p == 2) > 40  # some were asked for again
+    assert ended(summary, "count") == ended(summary, "after") == {"done": 40}
+
+
+@dataclass(eq=False)
+class CountingOnRay(OnRay):
+    most: int = 0
+
+    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
+        self.most = max(self.most, len(orders))
+        super().submit(seat, orders, limit_s)
+
+
 class Patient(toy.Count):
     """A worker that has just started may be slow on a busy machine."""
 
@@ -122,9 +154,11 @@ def test_an_item_that_kills_its_worker_takes_none_of_those_beside_it(tmp_path: P
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        summary = run(graph, OnRay(tmp_path, recipe, graph.seats))
+        executor = CountingOnRay(tmp_path, recipe, graph.seats)
+        summary = run(graph, executor)
     finally:
         ray.shutdown()
+    assert executor.most > 1
     assert ended(summary, "count") == {"done": 39, "failed": 1}
 
 

@@ -14,6 +14,7 @@ from hands.metrics.motion import (
     path_metrics,
     root_translation_error,
     runs,
+    shaking_mm,
 )
 
 
@@ -36,6 +37,19 @@ def test_jitter_is_the_jerk() -> None:
     cubic = track(np.outer(time**3, [1, 0, 0]))
     np.testing.assert_allclose(jitter(cubic, 30), [6 / 10] * 5, rtol=1e-6)
     np.testing.assert_allclose(jitter(track(np.outer(time**2, [5, 1, 0])), 30), 0, atol=1e-9)
+
+
+def test_shaking_is_the_acceleration_of_joints_about_the_wrist_along_tracks() -> None:
+    joints = np.zeros((5, 21, 3))
+    joints[:, 1:, 0] = 0.001 * np.arange(5)[:, None] ** 2  # 2 mm a frame squared
+    joints += np.random.default_rng(0).normal(size=(5, 1, 3))  # where the wrist is does not count
+    frame, track = np.arange(5), np.zeros(5, np.int64)
+    assert shaking_mm(joints, track, frame) == pytest.approx(2)
+    assert shaking_mm(joints, track, 6 * frame) == pytest.approx(2), "every sixth frame was annotated"
+    assert np.isnan(shaking_mm(joints, track - 1, frame)), "no track"
+    assert np.isnan(shaking_mm(joints, np.array([0, 0, 1, 1, 2]), frame)), "none has three in a row"
+    joints[4] = np.nan
+    assert shaking_mm(joints, track, frame) == pytest.approx(2)
 
 
 def test_a_frozen_hand_is_smooth_and_wrong() -> None:

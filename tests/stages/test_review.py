@@ -69,6 +69,12 @@ def test_a_hand_whose_fit_misses_its_landmarks_is_kept_for_its_box_and_side_alon
     assert found.quality[0] < found.quality[1]
 
 
+def test_who_keeps_a_hand_keeps_its_pose_whatever_its_fit_misses() -> None:
+    clips, hands, fits = good(2, error_share=0.3)
+    found = review(clips, hands, fits, said(hands, 1, What.KEEP))
+    assert found.box_only.tolist() == [True, False]
+
+
 def test_a_hand_of_unknown_side_is_dropped_and_says_so() -> None:
     assert set(review(*good(5, side=UNKNOWN_SIDE)).reason) == {Drop.SIDE_UNKNOWN}
 

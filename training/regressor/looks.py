@@ -72,7 +72,8 @@ def looks_of(folders: Sequence[Path], cache: Path, split: str = "train", *, mapp
 
     Raises ValueError where no hand is good enough, and as `Dataset.open`.
     """
-    kind, network = ("mapped" if mapped else "looks"), None
+    columns = key_of(*sorted(field.name for field in fields(Looks)))
+    kind, network = f"{'mapped' if mapped else 'looks'}-{columns & 0xFFFF:04x}", None
     parts = []
     for shard in (shard for folder in folders for shard in Dataset.open(folder, split).shards):
         path = cache / f"{kind}-{key_of(shard.identity):016x}.npz"

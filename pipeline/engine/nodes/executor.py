@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,11 +49,11 @@ class Executor(Protocol):
         ...
 
     def at_work(self) -> list[tuple[Order, float, str]]:
-        """Orders that workers are at, for how many seconds, and where."""
+        """The first of the orders that each worker is at, for how many seconds, and where."""
         ...
 
-    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
-        """At least one finished order, with its receipt or with why its worker is gone."""
+    def wait(self) -> list[tuple[Order, Receipt | Lost | None]]:
+        """At least one finished order, with its receipt or with why its worker is gone; None of those that it did not come to."""
         ...
 
 
@@ -62,7 +63,7 @@ class Local:
 
     root: Path
     stages: Sequence[Stage]
-    finished: list[tuple[Order, Receipt | Lost]] = field(default_factory=list)
+    finished: list[tuple[Order, Receipt | Lost | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_environments(self.stages, on_ray=False)
@@ -85,12 +86,12 @@ class Local:
     def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
         with _alarm(limit_s):
             try:
-                self.finished += zip(orders, self.worker.do_all(orders), strict=True)
+                self.finished += zip_longest(orders, self.worker.do_all(orders))
             except _Overtime:
                 late = Lost(Reason.TIMEOUT, f"ran over its limit of {limit_s:g} s")
                 self.finished += [(order, late) for order in orders]
 
-    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
+    def wait(self) -> list[tuple[Order, Receipt | Lost | None]]:
         finished, self.finished = self.finished, []
         return finished
 

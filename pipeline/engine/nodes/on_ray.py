@@ -212,8 +212,8 @@ class OnRay:
         worker = self.idle[seat].pop()
         self.busy[worker.do_all.remote(orders)] = (seat, worker, orders, time.monotonic() + limit_s, limit_s)
 
-    def wait(self) -> list[tuple[Order, Receipt | Lost]]:
-        finished: list[tuple[Order, Receipt | Lost]] = []
+    def wait(self) -> list[tuple[Order, Receipt | Lost | None]]:
+        finished: list[tuple[Order, Receipt | Lost | None]] = []
         self._fill()
         self._check_start()
         watched = [*self.busy, *self.starting]
@@ -248,7 +248,7 @@ class OnRay:
         else:
             self._keep(seat, worker, 0.0)
 
-    def _answers(self, seat: Seat, worker: Any, orders: Sequence[Order], ref: Any) -> list[tuple[Order, Receipt | Lost]]:
+    def _answers(self, seat: Seat, worker: Any, orders: Sequence[Order], ref: Any) -> list[tuple[Order, Receipt | Lost | None]]:
         """Orders with the receipts of a worker, or with why there are none."""
         try:
             receipts: list[Receipt] = self.ray.get(ref)
@@ -262,7 +262,7 @@ class OnRay:
             self._dismiss(worker)
             return [(order, Lost(Reason.WORKER_DIED, blind, counts=False, blind=True)) for order in orders]
         self._keep(seat, worker, sum(receipt.wall_s for receipt in receipts))
-        return list(zip(orders, receipts, strict=True))
+        return list(itertools.zip_longest(orders, receipts))
 
     def _lost(self, worker: Any, error: Exception) -> Lost:
         """Whether a worker died by itself, by its item, or with its node."""

@@ -66,13 +66,13 @@ class Hand:
 
 
 def frame_views(
-    width: int, height: int, zooms: Sequence[float], *, shares: Sequence[float] = (1.0,), min_side: float = 1.0, most: int = 30
+    width: int, height: int, zooms: Sequence[float], *, shares: Sequence[float] = (), min_side: float = 1.0, most: int = 30
 ) -> list[View]:
-    """The whole frame, filling each of these shares of a view, and its tiles: squares of the short side divided by each zoom, none narrower
-    than `min_side`, `most` of a zoom."""
+    """The whole frame, once more as each of these shares of a view, and its tiles: squares of the short side divided by each zoom, none
+    narrower than `min_side`, `most` of a zoom."""
     frame = whole(width, height)
     found: list[View] = [("frame", -1, frame)]
-    found += [("frame", -1, _around((frame[:2] + frame[2:]) / 2, max(width, height) / share / 2)) for share in shares if share < 1]
+    found += [("frame", -1, _around((frame[:2] + frame[2:]) / 2, max(width, height) / share / 2)) for share in shares]
     for zoom in zooms:
         side = min(width, height) / zoom
         squares = list(few_tiles(width, height, side, most)) if side >= min_side else []

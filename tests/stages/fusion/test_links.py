@@ -154,11 +154,11 @@ def test_a_third_hand_shares_more_than_the_share_with_one_of_two_surer_ones() ->
     assert third_hands(table((0, left, 0.9, 0), (0, right, 0.8, 0), (0, over, 0.5, 0)), share=0.1).tolist() == [False, False, True]
 
 
-def crumbs(*rows: tuple[int, float, int], max_gap_s: float = 1.0) -> list[int]:
+def crumbs(*rows: tuple[int, float, int], max_gap_s: float = 1.0, around: float = 0.0) -> list[int]:
     """Tracks of (frame, x, track) without crumbs; boxes of 100 pixels, five frames a second."""
     frame, x, track = (np.array(column) for column in zip(*sorted(rows), strict=True))
     box = np.stack([x, 0 * x, x + 100, 0 * x + 100], 1).astype(np.float64)
-    return _without_crumbs(frame, frame / 5, box, track.astype(np.int32), max_gap_s).tolist()
+    return _without_crumbs(frame, frame / 5, box, track.astype(np.int32), max_gap_s, around).tolist()
 
 
 def test_a_crumb_on_the_way_of_a_track_is_of_it() -> None:
@@ -176,6 +176,13 @@ def test_a_crumb_on_the_way_of_a_track_is_of_it() -> None:
     for frame in (-1, 8):
         assert set(crumbs(*[(f + 1, x, t) for f, x, t in long], (frame + 1, 100.0 * frame, 1))) == {0, 1}, "before it or after it"
     assert set(crumbs(*long, (2, 250, 1), (3, 300, 1), (4, 400, 1))) == {0, 1}, "three rows are no crumb"
+
+
+def test_a_way_across_the_seam_is_the_shorter_one() -> None:
+    over = [(0, 900.0, 0), (1, 930.0, 0), (2, 960.0, 0), (4, 20.0, 0), (5, 50.0, 0)]
+    assert crumbs(*over, (3, 990.0, 1), around=1000.0) == [0] * 6
+    assert crumbs(*over, (3, 490.0, 1), around=1000.0) == [0, 0, 0, 1, 0, 0], "on the other side of the sphere"
+    assert crumbs(*over, (3, 490.0, 1)) == [0] * 6, "in an image that ends"
 
 
 def test_hands_come_by_frame_and_falling_score() -> None:

@@ -120,7 +120,7 @@ def _sort(path: Path, found: Found, folders: list[Path]) -> None:
 
 def _is_film(path: Path, suffix: str) -> bool:
     """Whether a file that has the name of an image moves."""
-    return suffix in _MAY_MOVE and is_video(path) and not is_heif_photo(path)
+    return suffix in _MAY_MOVE and not is_heif_photo(path) and is_video(path)
 
 
 def _is_text(name: str) -> bool:

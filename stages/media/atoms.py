@@ -4,7 +4,10 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-_MOST_BOXES, _MOST_BYTES = 4096, 1 << 20
+MOST_BYTES = 1 << 20
+"""A larger box is not read: what cameras say of a film or photo is some kilobytes."""
+_MOST_BOXES = 4096
+"""So many boxes in a row are looked at: films of fragments have thousands, behind what is looked for; damaged ones may have millions."""
 
 
 def places_of(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
@@ -30,7 +33,7 @@ def box_in(file: BinaryIO, names: tuple[bytes, ...], start: int, stop: int) -> b
     for name, first, end in places_of(file, start, stop):
         if name == names[0] and len(names) == 1:
             file.seek(first)
-            return file.read(end - first) if end - first <= _MOST_BYTES else b""
+            return file.read(end - first) if end - first <= MOST_BYTES else b""
         if name == names[0] and (found := box_in(file, names[1:], first, end)):
             return found
     return b""

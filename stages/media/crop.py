@@ -18,7 +18,9 @@ _SEGMENT, _TRACKS, _TRACK, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
 _CROPS = {0x54CC: 0, 0x54BB: 1, 0x54DD: 2, 0x54AA: 3}
 """Matroska's PixelCropLeft, Top, Right, Bottom."""
 _MOST_ELEMENTS = 4096
+"""So many elements in a row are looked at: tracks come before the clusters, of which a long film has thousands."""
 _MOST_CUT = 1 << 15
+"""A larger cut is taken for damage: films are at most half as wide."""
 
 
 class Crop(NamedTuple):
@@ -152,8 +154,6 @@ def _elements(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int,
             return
         bits = 7 * of_size
         length, first = int.from_bytes(told, "big") & (1 << bits) - 1, at + of_name + of_size
-        end = stop if length == (1 << bits) - 1 else first + length
-        if end > stop:
-            return
+        end = stop if length == (1 << bits) - 1 else min(first + length, stop)  # a file that was cut off ends early
         yield int.from_bytes(head[:of_name], "big"), first, end
         at = end

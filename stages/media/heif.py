@@ -5,6 +5,7 @@ The photo is put together as its file says (ISO/IEC 23008-12: `grid`, `irot`, `i
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,17 +13,23 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from stages.media.atoms import box_in, boxes_of
+from stages.media.atoms import MOST_BYTES, boxes_of, places_of
 from stages.media.upright import Shape, Upright
 
 _MOST_PIXELS = 1 << 26
-"""A larger photo is refused: 8192 x 8192."""
+"""A larger photo is refused: 8192 x 8192, more than phones take, is 192 MiB in memory."""
+_MOST_TILE_GROWTH = 4
+"""A tile whose codec says more than this many times the pixels that the file says is not decoded: codecs pad to whole blocks, no more."""
+_MOST_ITEMS = 1 << 15
+"""A longer index is refused: twice the tiles of the largest photo in the smallest tiles that encoders write, 64 x 64."""
+_MOST_EXIF_BYTES = 1 << 16
+"""Longer EXIF is cut: in a JPEG it has no more room than this, and the focal length lies at its front."""
 _PHOTOS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
 """Brands of files that are photos; those of image sequences are others."""
-
-
+_BOXES = (b"pitm", b"iinf", b"iref", b"iprp", b"iloc", b"idat")
+"""What is read of the index."""
 _IN_IDAT = 1
-_MOST_EXIF_BYTES = 1 << 16
+"""How an item's place is counted that lies in the index itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,37 +50,39 @@ def is_heif_photo(path: Path) -> bool:
 
 
 def tiling_of(path: Path) -> Tiling | None:
-    """How a photo is made of tiles; None of any other file, and of one whose tiling makes no sense. Raises OSError."""
+    """How a photo is made of tiles; None of any other file. Raises OSError, and av.error.InvalidDataError where it cannot be told."""
     if not is_heif_photo(path):
         return None
     with path.open("rb") as file:
-        meta = _index(file)
+        meta = _index(file, path)
         try:
             (photo,) = struct.unpack_from(">H" if meta[b"pitm"][0] == 0 else ">I", meta[b"pitm"], 4)
+            if (photo, b"grid") not in _kinds(meta[b"iinf"]):
+                return None
+        except (KeyError, IndexError, struct.error):
+            return None
+        try:
             tiles, grid = _tiles(meta[b"iref"], photo), _content(file, meta, photo, 16)
             rows, columns = grid[2] + 1, grid[3] + 1
             width, height = struct.unpack_from(">II" if grid[1] & 1 else ">HH", grid, 4)
             turns = _turns(dict(boxes_of(meta[b"iprp"])), photo)
         except (KeyError, IndexError, struct.error):
-            return None
+            raise _damaged(path, "what it says of its tiles is missing or makes no sense") from None
     if grid[0] or len(tiles) != rows * columns or min(width, height) < 1:
-        return None
+        raise _damaged(path, f"its {columns} x {rows} tiles for {width} x {height} pixels make no sense, {len(tiles)} are named")
     return Tiling(tiles=tiles, columns=columns, width=width, height=height, turns=turns)
 
 
 def exif_of(path: Path) -> bytes:
-    """A photo's EXIF from its TIFF header on; empty where there is none. Raises OSError."""
+    """A photo's EXIF from its TIFF header on; empty where there is none. Raises as `tiling_of`."""
     if not is_heif_photo(path):
         return b""
     with path.open("rb") as file:
-        meta = _index(file)
+        meta = _index(file, path)
         try:
-            listed = meta[b"iinf"][6 if meta[b"iinf"][0] == 0 else 8 :]
-            for kind, entry in boxes_of(listed):
-                number = ">H" if entry[0] < 3 else ">I"
-                at = 4 + struct.calcsize(number) + 2
-                if kind == b"infe" and entry[0] >= 2 and entry[at : at + 4] == b"Exif":
-                    data = _content(file, meta, struct.unpack_from(number, entry, 4)[0], _MOST_EXIF_BYTES)
+            for item, kind in _kinds(meta[b"iinf"]):
+                if kind == b"Exif":
+                    data = _content(file, meta, item, _MOST_EXIF_BYTES)
                     return data[4 + struct.unpack_from(">I", data)[0] :]
         except (KeyError, IndexError, struct.error):
             return b""
@@ -85,7 +94,7 @@ def film_of_tiles(path: Path, tiling: Tiling) -> Any:
     import av
 
     if tiling.width * tiling.height > _MOST_PIXELS:
-        raise av.error.InvalidDataError(1, f"its {tiling.width} x {tiling.height} pixels are too many", str(path))
+        raise _damaged(path, f"its {tiling.width} x {tiling.height} pixels are too many")
     image = _whole(path, tiling)
     memory = io.BytesIO()
     with av.open(memory, "w", format="nut") as film:
@@ -100,22 +109,59 @@ def film_of_tiles(path: Path, tiling: Tiling) -> Any:
 def _whole(path: Path, tiling: Tiling) -> UInt8[np.ndarray, "height width 3"]:
     import av
 
-    found: dict[int, np.ndarray] = {}
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(tiling.tiles):
+        places.setdefault(number, []).append(place)
+    image = np.empty((tiling.height, tiling.width, 3), np.uint8)
     with av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
-        wanted = [stream for stream in container.streams.video if stream.id in tiling.tiles]
-        for packet in container.demux(*wanted):
+        streams = {stream.id: stream for stream in container.streams.video if stream.id in places and stream.codec_context}
+        width, height = _tile_size(path, tiling, len(places), streams)
+        for stream in streams.values():
+            stream.codec_context.options = {"max_pixels": str(_MOST_TILE_GROWTH * max(width * height, 1 << 12))}
+        for packet in container.demux(*streams.values()):
             for frame in packet.decode():
-                plain = Shape(width=frame.width, height=frame.height, transposed=False, mirrored_x=False, mirrored_y=False)
-                found.setdefault(packet.stream.id, Upright(plain)(frame))
-    if found.keys() != set(tiling.tiles) or len({tile.shape for tile in found.values()}) != 1:
-        raise av.error.InvalidDataError(1, f"{len(set(tiling.tiles) - found.keys())} of its tiles cannot be decoded", str(path))
-    rows = [tiling.tiles[start : start + tiling.columns] for start in range(0, len(tiling.tiles), tiling.columns)]
-    image = np.concatenate([np.concatenate([found[tile] for tile in row], 1) for row in rows])[: tiling.height, : tiling.width]
-    if image.shape[:2] != (tiling.height, tiling.width):
-        raise av.error.InvalidDataError(1, "its tiles do not cover it", str(path))
+                if (frame.width, frame.height) != (width, height):
+                    raise _damaged(path, f"a tile is {frame.width} x {frame.height} where the file says {width} x {height}")
+                plain = Shape(width=width, height=height, transposed=False, mirrored_x=False, mirrored_y=False)
+                tile = Upright(plain)(frame)
+                for place in places.pop(packet.stream.id, ()):
+                    y, x = place // tiling.columns * height, place % tiling.columns * width
+                    image[y : y + height, x : x + width] = tile[: tiling.height - y, : tiling.width - x]
+    if places:
+        raise _damaged(path, f"{len(places)} of its tiles cannot be decoded")
     for kind, how in tiling.turns:
         image = np.rot90(image, how) if kind == b"irot" else image[:, ::-1] if how else image[::-1]
     return np.ascontiguousarray(image)
+
+
+def _tile_size(path: Path, tiling: Tiling, wanted: int, streams: dict[int, Any]) -> tuple[int, int]:
+    """Width and height of every tile by what the file says, before one is decoded: just as many as cover the photo."""
+    sizes = {(stream.width, stream.height) for stream in streams.values()}
+    if len(streams) != wanted:
+        raise _damaged(path, f"{wanted - len(streams)} of its tiles are missing")
+    if len(sizes) != 1 or min(min(sizes)) < 1:
+        raise _damaged(path, "its tiles are not of one size")
+    ((width, height),) = sizes
+    rows = len(tiling.tiles) // tiling.columns
+    if (tiling.columns, rows) != (-(-tiling.width // width), -(-tiling.height // height)):
+        told = f"its {tiling.columns} x {rows} tiles of {width} x {height} pixels"
+        raise _damaged(path, f"{told} are not those that cover {tiling.width} x {tiling.height}")
+    return width, height
+
+
+def _damaged(path: Path, why: str) -> Exception:
+    import av
+
+    return av.error.InvalidDataError(1, why, str(path))
+
+
+def _kinds(listed: bytes) -> Iterator[tuple[int, bytes]]:
+    """Numbers and kinds of a photo's items."""
+    for name, entry in boxes_of(listed[6 if listed[0] == 0 else 8 :]):
+        if name == b"infe" and len(entry) >= 12 and entry[0] >= 2:
+            number = ">H" if entry[0] == 2 else ">I"
+            at = 4 + struct.calcsize(number) + 2
+            yield struct.unpack_from(number, entry, 4)[0], entry[at : at + 4]
 
 
 def _tiles(references: bytes, photo: int) -> tuple[int, ...]:
@@ -128,12 +174,12 @@ def _tiles(references: bytes, photo: int) -> tuple[int, ...]:
     raise KeyError("dimg")
 
 
-def _items(locations: bytes) -> dict[int, tuple[int, int, int]]:
-    """Where items lie that are in one piece: how it is counted, offset, length."""
+def _place(locations: bytes, wanted: int) -> tuple[int, int, int]:
+    """Where an item lies that is in one piece: how it is counted, offset, length."""
     version, sizes = locations[0], locations[4:6]
     offset_size, length_size, base_size = sizes[0] >> 4, sizes[0] & 15, sizes[1] >> 4
     index_size = sizes[1] & 15 if version else 0
-    at, found = 6, dict[int, tuple[int, int, int]]()
+    at = 6
 
     def number(size: int) -> int:
         nonlocal at
@@ -142,26 +188,40 @@ def _items(locations: bytes) -> dict[int, tuple[int, int, int]]:
         at += size
         return int.from_bytes(locations[at - size : at], "big")
 
-    for _ in range(number(4 if version == 2 else 2)):
-        item, how = number(4 if version == 2 else 2), number(2) & 15 if version else 0
+    of_number = 4 if version == 2 else 2
+    for _ in range(min(number(of_number), _MOST_ITEMS)):
+        item, how = number(of_number), number(2) & 15 if version else 0
         number(2)
         base, pieces = number(base_size), number(2)
-        for piece in range(pieces):
+        if item == wanted and pieces:
             number(index_size)
-            place = how, base + number(offset_size), number(length_size)
-            if piece == 0:
-                found[item] = place
+            return how, base + number(offset_size), number(length_size)
+        at += pieces * (index_size + offset_size + length_size)
+    raise KeyError(wanted)
+
+
+def _index(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
+    """The boxes of what a file says of its items."""
+    size, found = file.seek(0, 2), dict[bytes, bytes]()
+    for name, start, stop in places_of(file, 0, size):
+        if name != b"meta":
+            continue
+        for kind, first, end in places_of(file, start + 4, stop):
+            if kind not in _BOXES:
+                continue
+            if end - first > MOST_BYTES:
+                raise _damaged(path, f"its box {kind.decode()} of {end - first} bytes is larger than a camera writes")
+            file.seek(first)
+            found[kind] = file.read(end - first)
+        break
     return found
 
 
-def _index(file: BinaryIO) -> dict[bytes, bytes]:
-    """The boxes of what a file says of its items."""
-    return dict(boxes_of(box_in(file, (b"meta",), 0, file.seek(0, 2))[4:]))
-
-
 def _content(file: BinaryIO, meta: dict[bytes, bytes], item: int, most: int) -> bytes:
-    """The first bytes of an item, which lies in the file or in `idat`."""
-    how, start, length = _items(meta[b"iloc"])[item]
+    """The first bytes of an item, which lies in the file or in `idat`. Raises IndexError where it lies beyond the end."""
+    how, start, length = _place(meta[b"iloc"], item)
+    if start + length > (len(meta[b"idat"]) if how == _IN_IDAT else file.seek(0, 2)):
+        raise IndexError
     if how == _IN_IDAT:
         return meta[b"idat"][start : start + min(length, most)]
     file.seek(start)

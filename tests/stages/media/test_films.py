@@ -562,3 +562,13 @@ def test_absurd_films_are_read_or_have_their_reason(tmp_path: Path) -> None:
     dot = ffmpeg("{s:16x16:0.5} -vf scale=1:1,format=rgb24 -c:v ffv1", tmp_path, "dot.mkv")
     assert {image.shape for _, image in images_of(dot)} == {(1, 1, 3)}
     assert clips_of(row(dot)).num_frames.tolist() == [5]
+
+
+def test_a_matroska_film_that_was_cut_off_keeps_its_crop(tmp_path: Path) -> None:
+    path = ffmpeg(f"-i {with_aperture(48, 40, 6, 2)(tmp_path, 'cut.mp4').name} -c copy", tmp_path, "film.mkv")
+    whole = probe(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    found = probe(path)
+    assert isinstance(whole, Probe)
+    assert isinstance(found, Probe)
+    assert (found.width, found.height) == (whole.width, whole.height) == (48, 40)

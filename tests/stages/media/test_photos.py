@@ -3,6 +3,8 @@
 import json
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -12,9 +14,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from pipeline.manifest import read_listing
+from pipeline.video_files import find_files
 from stages.media.frames import images_of
+from stages.media.heif import exif_of, film_of_tiles, tiling_of
 from stages.media.probe import Probe, is_image, probe
-from stages.stage import Failure
+from stages.stage import Failure, Reason
 
 TILE = 64
 
@@ -169,8 +173,79 @@ def test_a_photo_of_tiles_that_is_damaged_or_huge_has_its_reason(tmp_path: Path)
     for name, data in {
         "huge": whole.replace(grid, struct.pack(">4BHH", 0, 0, 0, 1, 65535, 65535)),
         "uncovered": whole.replace(grid, struct.pack(">4BHH", 0, 0, 0, 1, 1000, 60)),
+        "more tiles than it needs": whole.replace(grid, struct.pack(">4BHH", 0, 0, 0, 1, 60, 60)),
+        "fewer tiles than it names": whole.replace(grid, struct.pack(">4BHH", 0, 0, 0, 0, 60, 60)),
+        "another version": whole.replace(grid, struct.pack(">4BHH", 1, 0, 0, 1, 100, 60)),
+        "no reference": whole.replace(b"dimg", b"thmb"),
         "cut": whole[: len(whole) * 2 // 3],
     }.items():
         assert data != whole
         path.write_bytes(data)
-        assert isinstance(probe(path, images=True), Failure), name
+        found = probe(path, images=True)
+        assert isinstance(found, Failure), name
+        assert found.reason is Reason.BROKEN_FILE
+        assert "tile" in found.message or "pixels" in found.message
+
+
+def test_a_tile_is_used_in_several_places(tmp_path: Path) -> None:
+    path = tmp_path / "photo.heic"
+    plain = heic(path, 100, 60, columns=2, rows=1)
+    path.write_bytes(path.read_bytes().replace(struct.pack(">HHHH", 3, 2, 1, 2), struct.pack(">HHHH", 3, 2, 1, 1)))
+    assert near(read(path), np.hstack([plain[:, :TILE], plain[:, : 100 - TILE]]), 15)
+
+
+def hostile(path: Path, locations: bytes, *more: bytes) -> Path:
+    """A photo whose primary item is a grid, and of which hardly more is told than where its items lie."""
+    named = [full(b"infe", 2, struct.pack(">HH", item, 0), kind, b"\0") for item, kind in ((1, b"grid"), (2, b"Exif"))]
+    index = full(
+        b"meta", 0, full(b"pitm", 0, struct.pack(">H", 1)), full(b"iinf", 0, struct.pack(">H", 2), *named), locations,
+        full(b"iref", 0, box(b"dimg", struct.pack(">HHH", 1, 1, 3))), *more,
+    )  # fmt: skip
+    path.write_bytes(box(b"ftyp", b"heic", bytes(4), b"mif1heic") + index)
+    return path
+
+
+def test_items_of_many_pieces_that_use_no_bytes_cost_no_time(tmp_path: Path) -> None:
+    items = b"".join(struct.pack(">HHH", item, 0, 65535) for item in range(3, 153))
+    path = hostile(tmp_path / "photo.heic", full(b"iloc", 0, bytes(2), struct.pack(">H", 150), items))
+    start_s = time.process_time()
+    assert [one.name for one in find_files(tmp_path).images] == [path.name]
+    assert isinstance(probe(path, images=True), Failure)
+    assert exif_of(path) == b""
+    assert time.process_time() - start_s < 2  # minutes, where each piece is looked at
+
+
+@pytest.mark.parametrize("offset", [1 << 40, (1 << 63) - 1, (1 << 64) - 1])
+def test_items_beyond_the_end_of_the_file_are_not_looked_for(tmp_path: Path, offset: int) -> None:
+    items = b"".join(struct.pack(">HHHQI", item, 0, 1, offset, 8) for item in (1, 2))
+    path = hostile(tmp_path / "photo.heic", full(b"iloc", 0, b"\x84\0", struct.pack(">H", 2), items))
+    assert exif_of(path) == b""
+    found = probe(path, images=True)
+    assert isinstance(found, Failure)
+    assert "what it says of its tiles is missing or makes no sense" in found.message
+
+
+def test_an_index_larger_than_a_camera_writes_is_refused_and_one_with_room_to_grow_is_not(tmp_path: Path) -> None:
+    places = struct.pack(">HHHHII", 1, 1, 0, 1, 0, 8)
+    path = hostile(tmp_path / "photo.heic", full(b"iloc", 0, b"\x44\0", places), box(b"iprp", bytes(1 << 20), b"\0"))
+    found = probe(path, images=True)
+    assert isinstance(found, Failure)
+    assert "its box iprp of 1048577 bytes is larger" in found.message
+    properties = box(b"iprp", box(b"ipco"), full(b"ipma", 0, bytes(4)))
+    in_index = full(b"iloc", 1, b"\x44\0", struct.pack(">HHHHHII", 1, 1, 1, 0, 1, 0, 8))
+    grid = box(b"idat", struct.pack(">4BHH", 0, 0, 0, 0, 60, 50))
+    tiling = tiling_of(hostile(path, in_index, box(b"free", bytes(1 << 20)), properties, grid))
+    assert tiling is not None
+    assert (tiling.tiles, tiling.width, tiling.height) == ((3,), 60, 50)
+
+
+def test_a_photo_of_tiles_is_not_decoded_to_list_its_folder(tmp_path: Path) -> None:
+    path, called = tmp_path / "photo.heic", list[str]()
+    heic(path, 100, 60, columns=2, rows=1)
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        find_files(tmp_path)
+    finally:
+        sys.setprofile(None)
+    assert "is_heif_photo" in called
+    assert film_of_tiles.__name__ not in called

@@ -126,12 +126,20 @@ def same_hands(hands: Hands, verdicts: Verdicts) -> Int64[np.ndarray, "m"]:
         here = np.flatnonzero(hands.frame == verdicts.frame[i])
         if not len(here):
             continue
-        overlap = boxes.iou(verdicts.box[i : i + 1].astype(np.float64), hands.box[here].astype(np.float64))[0]
         alike = (hands.side[here] == verdicts.side[i]) + 0.5 * (hands.hand[here] == verdicts.hand[i])
-        best = max(range(len(here)), key=lambda j: (round(float(overlap[j]), 3), alike[j]))
-        if overlap[best] >= SAME_IOU:
+        best = same_box(verdicts.box[i], hands.box[here], alike)
+        if best is not None:
             rows[i] = here[best]
     return rows
+
+
+def same_box(box: np.ndarray, of_frame: np.ndarray, alike: np.ndarray) -> int | None:
+    """The box of a frame that overlaps another most, by half at least; of two that do the one that is more alike."""
+    if not len(of_frame):
+        return None
+    overlap = boxes.iou(np.asarray(box, np.float64)[None], of_frame.astype(np.float64))[0]
+    best = max(range(len(of_frame)), key=lambda j: (round(float(overlap[j]), 3), alike[j]))
+    return best if overlap[best] >= SAME_IOU else None
 
 
 def with_sides(hands: Hands, verdicts: Verdicts | None) -> Hands:

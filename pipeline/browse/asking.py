@@ -25,6 +25,7 @@ _HANDS = """
     select h.*, h.hand < 0 as refused, c.clip, v.* exclude (video_id), s.verdict
     from ix.hands h join ix.clips c using (clip_id) join ix.videos v using (video_id)
     left join said s on s.video = v.video and s.frame = h.frame and s.hand = h.hand"""
+_FRAMES = pa.schema([("video", pa.string()), ("frame", pa.int64())])
 _SAID = pa.schema([("video", pa.string()), ("frame", pa.int64()), ("hand", pa.int16()), ("verdict", pa.string())])
 
 Row = dict[str, Any]
@@ -132,6 +133,17 @@ class Asking:
             [clip],
         )
 
+    def on_frames(self, places: Sequence[tuple[str, int]]) -> list[Row]:
+        """Every hand of some frames (video, frame)."""
+        asked = pa.table({"video": [video for video, _ in places], "frame": [frame for _, frame in places]}, schema=_FRAMES)
+        with self.connection.cursor() as cursor:
+            cursor.register("asked_frames", asked)
+            found = cursor.execute(
+                "select v.video, h.frame, h.hand, [h.x0, h.y0, h.x1, h.y1] as box from ix.hands h join ix.clips using (clip_id) "
+                "join ix.videos v using (video_id) semi join asked_frames a on a.video = v.video and a.frame = h.frame where h.hand >= 0"
+            )
+            return _rows(found)
+
     def place_of(self, video: str, frame: int, hand: int) -> tuple[float, ...] | None:
         """A hand's box, the width of the image that it is measured in, and which view of the frame that is."""
         found = self._ask(
@@ -161,5 +173,9 @@ class Asking:
     def _ask(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
         with self.connection.cursor() as cursor:
             found = cursor.execute(query, list(values))
-            names = [column[0] for column in found.description]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            return _rows(found)
+
+
+def _rows(found: Any) -> list[Row]:
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

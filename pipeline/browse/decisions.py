@@ -5,23 +5,23 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.browse.detail import hand_of, refused_of, refused_with_box, verdict_words
+from pipeline.browse.detail import hands_on, refused_on, refused_with_box, verdict_words
 from pipeline.browse.hand_rows import FIRST_REFUSED
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
-from stages.boxes import iou
 from stages.errors import UserError
-from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, Verdicts
-from stages.verdicts import LOST, SAME_IOU, What, decided, in_clip, is_box, same_hands, standing
+from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, RefusedHands, Verdicts
+from stages.verdicts import LOST, What, decided, in_clip, is_box, same_box, same_hands, standing
 
 NOWHERE = (float("nan"), float("nan"), float("nan"), float("nan"))
 NO_NUMBER = -1
 """In place of a hand's number: the hand is added."""
 MOST_AT_ONCE = 5000
+_Found = TypeVar("_Found", Hands, RefusedHands)
 
 
 class Subject(NamedTuple):
@@ -170,8 +170,7 @@ def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: 
         return _verdict(None, what=What.ADD, **place, box=decision.to_box, to_box=decision.to_box, to_side=decision.to_side, **known)
     if subject.hand <= FIRST_REFUSED:
         return _taken_after_all(store, decision, subject, known)
-    hand = hand_of(store, subject.clip, subject.frame, subject.hand)
-    _refuse_another(subject, hand)
+    hand = _numbered(hands_on(store, subject.clip, subject.frame), subject, "no hand {} on")
     to_side = UNKNOWN_SIDE
     if decision.what is What.SIDE:
         to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(store, subject, hand)
@@ -181,8 +180,7 @@ def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: 
 
 def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: Mapping[str, Any]) -> Verdicts:
     """The row that adds a candidate which fusion refused. Raises UserError for a decision that does not take it for a hand."""
-    refused = refused_of(store, subject.clip, subject.frame, subject.hand)
-    _refuse_another(subject, refused)
+    refused = _numbered(refused_on(store, subject.clip, subject.frame), subject, "no candidate {} was refused on")
     if decision.what not in (What.KEEP, What.SIDE, What.BOX):
         raise UserError("a candidate that was refused is no hand: keep it, put it on a side, or leave it")
     if refused.view[0] != 0:
@@ -196,12 +194,23 @@ def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: 
     return _verdict(refused, what=What.ADD, hand=NO_NUMBER, side=side, box=box, to_box=box, to_side=side, **known)
 
 
-def _refuse_another(subject: Subject, found: Hands) -> None:
-    """Raises UserError where the hand of this number lies elsewhere than the one that was seen: a run may have numbered hands anew."""
-    seen = np.array([subject.box], np.float64)
-    if np.isfinite(seen).all() and iou(seen, found.box.astype(np.float64))[0, 0] < SAME_IOU:
-        where = f"frame {subject.frame} of {subject.video}"
-        raise UserError(f"a run has found the hands on {where} anew since they were shown: load the page again")
+def _numbered(of_frame: _Found, subject: Subject, none: str) -> _Found:
+    """The hand of a number on its frame.
+
+    Raises UserError where there is none, and where another one of its view, or none, lies where the hand was seen: a run may have
+    numbered hands anew.
+    """
+    found = of_frame.take(of_frame.hand == subject.hand)
+    if not len(found):
+        raise UserError(f"{none.format(subject.hand)} frame {subject.frame} of {subject.clip[:100]}")
+    beside = of_frame.take(of_frame.view == found.view[0])
+    seen, same = np.array(subject.box), beside.hand == subject.hand
+    if np.isfinite(seen).all():
+        best = same_box(seen, beside.box, same)
+        if best is None or not same[best]:
+            where = f"frame {subject.frame} of {subject.video}"
+            raise UserError(f"a run has found the hands on {where} anew since they were shown: load the page again")
+    return found
 
 
 def _other_side(store: Store, subject: Subject, hand: Hands) -> int:

@@ -82,9 +82,11 @@ def _shown(hands: Hands, frame: int, view: int) -> np.ndarray:
 
 
 def _in_whole_image(detail: Json) -> Json:
-    """Boxes where the video itself has them; nothing else of a view can be drawn there."""
+    """Boxes where the video itself has them, those of the views beside; nothing else of a view can be drawn there."""
     for one in (*detail["hands"], *detail["refused"]):
-        one |= {"box": one["box_source"], "source_boxes": []} | dict.fromkeys(("keypoints", "joints_2d", "box_mesh"))
+        one |= {"box_seen": one["box"], "box": one["box_source"], "source_boxes": []} | dict.fromkeys(
+            ("keypoints", "joints_2d", "box_mesh")
+        )
     return detail
 
 
@@ -112,22 +114,16 @@ def mesh(store: Store, clip: str, frame: int, hand: int) -> Json:
     }
 
 
-def hand_of(store: Store, clip: str, frame: int, hand: int) -> Hands:
-    """The row of a hand. Raises UserError where there is none."""
-    hands = _part(store, Hands, "hands", clip)
-    row = hands.take((hands.frame == frame) & (hands.hand == hand))
-    if not len(row):
-        raise UserError(f"no hand {hand} on frame {frame} of {clip[:100]}")
-    return row
+def hands_on(store: Store, clip: str, frame: int) -> Hands:
+    """The hands of a frame."""
+    hands: Hands = _part(store, Hands, "hands", clip)
+    return hands.take(hands.frame == frame)
 
 
-def refused_of(store: Store, clip: str, frame: int, hand: int) -> RefusedHands:
-    """The row of a candidate that fusion refused. Raises UserError where there is none."""
-    refused = _part(store, RefusedHands, "refused_hands", clip)
-    row = refused.take((refused.frame == frame) & (refused_numbers(refused.frame) == hand))
-    if not len(row):
-        raise UserError(f"no candidate {hand} was refused on frame {frame} of {clip[:100]}")
-    return row
+def refused_on(store: Store, clip: str, frame: int) -> RefusedHands:
+    """The candidates that fusion refused on a frame, under numbers of their own."""
+    refused: RefusedHands = _part(store, RefusedHands, "refused_hands", clip)
+    return dataclasses.replace(refused, hand=refused_numbers(refused.frame)).take(refused.frame == frame)
 
 
 def refused_with_box(store: Store, clip: str, frame: int, box: np.ndarray) -> int | None:

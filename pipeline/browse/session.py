@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -22,7 +23,7 @@ from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.digest import CorruptFileError
 from stages.errors import UserError
 from stages.tables import Audits
-from stages.verdicts import What
+from stages.verdicts import What, same_box
 
 Json = dict[str, Any]
 Box = tuple[float, float, float, float]
@@ -49,11 +50,12 @@ class Session:
         return self.store.root / "report.html"
 
     def _open(self) -> None:
+        stamp, noted = self._stamp(), self._verdicts()  # what lands while the tables are read is taken up the next time
         self.unreadable = renew(self.store, self.file)
         self.asking = Asking(open_index(self.file))
         for video in videos_with_verdicts(self.store):
             self._note(video)
-        self.stamp, self.noted = self._stamp(), self._verdicts()
+        self.stamp, self.noted = stamp, noted
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever a part has landed: its name is new in the table's folder."""
@@ -199,7 +201,8 @@ class Session:
             raise UserError(f"no audit {name[:60]!r}")
         drawn = self.store.read(Audits, TABLE, name)
         found = judged(self.store, drawn)
-        rows = zip(drawn.video, drawn.frame, drawn.hand, drawn.side, plain(drawn.box), found.answers, strict=True)
+        numbers, boxes = self._now(drawn)
+        rows = zip(drawn.video, drawn.frame, numbers, drawn.side, plain(boxes), found.answers, strict=True)
         shares = {name: {"text": str(s), "num": s.num, "of": s.of} for name, s in (("precision", found.precision), ("side", found.side))}
         return {
             "name": found.name,
@@ -210,6 +213,21 @@ class Session:
             ],
             **shares,
         }
+
+    def _now(self, drawn: Audits) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and boxes of hands that were drawn, as runs have found them since; of one that none finds any more as it was drawn."""
+        numbers, boxes = drawn.hand.copy(), drawn.box.copy()
+        places = list(zip(map(str, drawn.video), drawn.frame.tolist(), strict=True))
+        on_frames: dict[tuple[str, int], list[Json]] = defaultdict(list)
+        for row in self.asking.on_frames(list(dict.fromkeys(places))):
+            on_frames[row["video"], row["frame"]].append(row)
+        for i, place in enumerate(places):
+            hand = np.array([row["hand"] for row in on_frames[place]])
+            box = np.array([row["box"] for row in on_frames[place]], np.float32)
+            same = same_box(drawn.box[i], box, hand == drawn.hand[i])
+            if same is not None:
+                numbers[i], boxes[i] = hand[same], box[same]
+        return numbers, boxes
 
     def _clip(self, video: str, frame: int) -> str:
         """The clip of a frame that the index knows: no other name reaches a path. Raises UserError."""

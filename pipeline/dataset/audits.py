@@ -1,6 +1,7 @@
 """Audits: hands drawn by chance that a person looked at, and what that says of all of them."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts
 from stages.digest import CorruptFileError
 from stages.tables import Audits
-from stages.verdicts import What, standing
+from stages.verdicts import What, same_box, standing
 
 TABLE = "audits"
 
@@ -66,14 +67,23 @@ def audits_of(store: Store) -> list[Audit]:
 
 
 def judged(store: Store, drawn: Audits) -> Audit:
-    """What people said of the hands that were drawn. The last answer counts; an answer that was undone is none."""
+    """What people said of the hands that were drawn, found by their boxes: a run may have numbered hands anew since.
+
+    The last answer counts; an answer that was undone is none.
+    """
     name = str(drawn.audit[0]) if len(drawn) else ""
-    said: dict[tuple[str, int, int], str] = {}
+    on_frames: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for i, place in enumerate(zip(map(str, drawn.video), drawn.frame.tolist(), strict=True)):
+        on_frames[place].append(i)
+    said: dict[int, str] = {}
     for video in sorted(set(map(str, drawn.video))):
         held = standing(read_verdicts(store, video))
-        for row in np.flatnonzero(held.audit == name):
-            said[video, int(held.frame[row]), int(held.hand[row])] = str(held.what[row])
-    answers = tuple(said.get((str(v), int(f), int(h)), "") for v, f, h in zip(drawn.video, drawn.frame, drawn.hand, strict=True))
+        for row in np.flatnonzero((held.audit == name) & (held.what != What.ADD)):
+            here = on_frames.get((video, int(held.frame[row])), [])
+            same = same_box(held.box[row], drawn.box[here], drawn.hand[here] == held.hand[row])
+            if same is not None:
+                said[here[same]] = str(held.what[row])
+    answers = tuple(said.get(i, "") for i in range(len(drawn)))
     num_answers = sum(map(bool, answers))
     hands = num_answers - answers.count(What.REJECT)
     return Audit(

@@ -59,9 +59,8 @@ document.addEventListener("keydown", (event) => {
 async function renew() {
   if (document.hidden || !about) return;
   try {
-    const before = about.revision;
-    about = await ask("about");
-    if (about.revision !== before) await (keys.renew ?? show)();
+    const now = await ask("about");
+    if (now.revision !== about.revision && (await (keys.renew ?? show)()) !== false) about = now;
   } catch (error) { say(error.message); }
 }
 

@@ -56,7 +56,7 @@ export async function frame(main) {
   };
   const every = () => [...detail.hands, ...detail.refused];
   const hand = () => every().find((one) => one.hand === chosen);
-  const seen = () => ({ ...here, hand: chosen, box: here.look < 0 ? undefined : hand().box });
+  const seen = () => ({ ...here, hand: chosen, box: hand().box_seen ?? hand().box });
   const draw = () => drawFrame(canvas, picture, detail, { layers: LAYERS, chosen, edited,
     meshes: LAYERS.mesh ? Object.fromEntries(Object.entries(meshes).filter(([, one]) => one)) : {} });
 
@@ -83,6 +83,14 @@ export async function frame(main) {
     draw();
   }
   const reload = async () => { [detail, clip] = await Promise.all([ask("frame", here), ask("clip", here)]); await show(); };
+  // A run may have numbered hands anew: the chosen one is found by its box.
+  const renew = async () => {
+    const boxed = (one) => String(one?.box?.map(Math.round)), was = boxed(hand());
+    [detail, clip, picture] = await Promise.all([ask("frame", here), ask("clip", here), loaded(image("frame", { ...here, at: Date.now() }))]);
+    meshes = {};
+    if (boxed(hand()) !== was) chosen = every().find((one) => boxed(one) === was)?.hand;
+    await show();
+  };
 
   const { keys, bar } = actions({ chosen: () => (hand() ? [seen()] : []), done: reload });
   const track = () => clip.hands.filter((one) => one.track === hand()?.track && one.track >= 0).map((one) => ({ video: here.video, frame: one.frame, hand: one.hand, box: one.box }));
@@ -150,7 +158,7 @@ export async function frame(main) {
   if (document.activeElement === document.body) canvas.focus();
   const pick = (by) => { const all = every().map((one) => one.hand); if (all.length) { chosen = all[(all.indexOf(chosen) + by + all.length) % all.length]; show(); } };
   const arrows = (dx, dy, otherwise) => (event) => (edited ? nudge(dx, dy, event) : otherwise());
-  return { ...keys, renew: () => edited ?? reload(), s: (event) => { if (edited && adding) { addedSide = 1 - addedSide; say(`${SIDE[addedSide]} hand`); } else keys.s(event); },
+  return { ...keys, renew: () => (edited ? false : renew()), s: (event) => { if (edited && adding) { addedSide = 1 - addedSide; say(`${SIDE[addedSide]} hand`); } else keys.s(event); },
     t: swapTrack, b: () => begin(false), a: () => begin(true), ArrowLeft: arrows(-1, 0, () => step(-1)), ArrowRight: arrows(1, 0, () => step(1)),
     ArrowUp: arrows(0, -1, () => pick(-1)), ArrowDown: arrows(0, 1, () => pick(1)), "[": () => pick(-1), "]": () => pick(1),
     Enter: () => edited && finish(true), Escape: () => (edited ? finish(false) : back()) };

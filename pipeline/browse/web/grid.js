@@ -4,6 +4,9 @@ import { SIDE, go, image, make, short } from "./api.js";
 // Open the frame of a hand; Escape there comes back to this page.
 export const opened = ({ video, frame, hand, view }) => go({ view: "frame", video, frame, hand, look: view || "", back: location.hash.slice(1) });
 
+// A hand by its box as well: a run may have numbered hands anew.
+const named = ({ video, frame, hand, box, x0, y0, x1, y1 }) => `${video}/${frame}/${hand}/${(box ?? [x0, y0, x1, y1]).map(Math.round)}`;
+
 export class Grid {
   constructor(label, open) {
     this.rows = [];
@@ -16,14 +19,13 @@ export class Grid {
     this.element.addEventListener("dblclick", () => this.open(this.rows[this.at]));
   }
 
-  // `keep`: the place in the grid; `choose`: what is chosen too, where the rows are the same.
+  // `keep`: the hand that has the focus, or its place where it is gone; `choose`: what is chosen too, where the rows are the same.
   show(rows, { keep = false, choose = false } = {}) {
-    const focused = this.element.contains(document.activeElement), name = (row) => `${row.video}/${row.frame}/${row.hand}`;
-    const chosen = choose && String(rows.map(name)) === String(this.rows.map(name)) ? this.chosen : new Set();
+    const focused = this.element.contains(document.activeElement), names = rows.map(named), before = this.rows.map(named);
+    const place = (index) => (names.includes(before[index]) ? names.indexOf(before[index]) : Math.max(0, Math.min(index, rows.length - 1)));
+    this.chosen = choose && String(names) === String(before) ? this.chosen : new Set();
     this.rows = rows;
-    if (!keep) { this.at = 0; this.from = 0; }
-    this.chosen = chosen;
-    this.at = Math.max(0, Math.min(this.at, rows.length - 1));
+    [this.at, this.from] = keep ? [place(this.at), place(this.from)] : [0, 0];
     this.element.replaceChildren(...rows.map((row, index) => this.tile(row, index)));
     this.paint();
     if (focused) this.focus();

@@ -1,7 +1,9 @@
 """An audit states what was looked at with its interval, and the dataset's card says it."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import whim
@@ -10,6 +12,7 @@ from pipeline.browse.session import Session
 from pipeline.dataset.audits import Share
 from pipeline.engine.verify import verify
 from pipeline.remove import remove
+from stages.tables import Hands
 from stages.verdicts import What
 from tests.pipeline.browse.small_run import run_again
 
@@ -53,6 +56,29 @@ def test_what_a_person_said_of_a_sample_stands_in_the_card(data: Path, tmp_path:
     remove(session.store, ["asl_bird"])
     assert all(one["video"] == "asl_milk" for one in session.audit(drawn["name"])["hands"])
     assert not (data / "verdicts" / "asl_bird.parquet").exists()
+
+
+def test_a_hand_that_a_run_numbered_anew_is_still_the_one_that_was_drawn(data: Path, tmp_path: Path) -> None:
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    drawn = session.draw("video = 'asl_bird'", 500, 7)["hands"]
+    (name,) = session.about()["audits"]
+    frames = [one["frame"] for one in drawn]
+    first, second = [one for one in drawn if one["frame"] == next(f for f in frames if frames.count(f) == 2)]
+    places = [(one["video"], one["frame"], one["hand"]) for one in (first, second)]
+    session.decide(Decision(what=What.KEEP, who="ann", audit=name), places[:1], [tuple(first["box"])])
+    hands = session.store.read(Hands, "hands", "asl_bird-0000")
+    here, order = np.flatnonzero(hands.frame == first["frame"]), np.arange(len(hands))
+    order[here] = here[::-1]
+    made_by = session.store.made_by("hands", "asl_bird-0000") or {}
+    session.store.commit("hands", "asl_bird-0000", replace(hands.take(order), hand=hands.hand), made_by)
+    session.refresh()
+    found = {tuple(one["box"]): one for one in session.audit(name)["hands"] if one["frame"] == first["frame"]}
+    now = [found[tuple(one["box"])] for one in (first, second)]
+    assert [(one["hand"], one["answer"]) for one in now] == [(second["hand"], "keep"), (first["hand"], "")]
+    place = (now[1]["video"], now[1]["frame"], now[1]["hand"])
+    session.decide(Decision(what=What.REJECT, who="ann", audit=name), [place], [tuple(now[1]["box"])])
+    answers = {tuple(one["box"]): one["answer"] for one in session.audit(name)["hands"] if one["frame"] == first["frame"]}
+    assert [answers[tuple(one["box"])] for one in (first, second)] == ["keep", "reject"]
 
 
 def test_a_damaged_file_of_the_folder_is_named_and_the_rest_is_shown(data: Path, tmp_path: Path) -> None:

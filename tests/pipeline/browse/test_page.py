@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,27 @@ def test_two_tabs_show_what_each_decides_and_a_reload_in_mid_edit_decides_nothin
     other.told("undone: reject of 2 hands, the first on frame ")
     assert not [label for label in other.labels() if "rejected" in label]
     assert not one.faults + other.faults
+
+
+def test_whoever_comes_back_after_a_new_numbering_has_chosen_no_other_hand(browser: Any, served: Served, data: Path) -> None:
+    store = Store(data)
+    hands = store.read(Hands, "hands", CLIP)
+    frame = hands.frame[0]
+    here = np.flatnonzero(hands.frame == frame)
+    reader, opened = (Reader(browser, served.address) for _ in range(2))
+    page = reader.open("hands", where=f"video = 'asl_bird' and frame = {frame}")
+    page.locator(".tile").first.focus()
+    reader.press(" ")
+    in_frame = opened.open("frame", video="asl_bird", frame=frame, hand=hands.hand[here[0]])
+    order = np.arange(len(hands))
+    order[here] = here[::-1]
+    store.commit("hands", CLIP, replace(hands.take(order), hand=hands.hand), store.made_by("hands", CLIP) or {})
+    for one in (page, in_frame):
+        one.evaluate("window.dispatchEvent(new Event('focus'))")
+    other = hands.hand[here[-1]]
+    in_frame.wait_for_selector(f"button[data-hand='{other}'][aria-pressed=true]")
+    page.wait_for_function("() => !document.querySelector('.tile[aria-selected=true]')")
+    assert not reader.faults + opened.faults
 
 
 def test_an_audit_states_its_figures(browser: Any, served: Served) -> None:

@@ -20,7 +20,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.browse.session as session_module
 from pipeline.browse.decisions import Decision
+from pipeline.browse.index import renew
 from pipeline.browse.server import Served
 from pipeline.browse.session import Session
 from pipeline.engine.store import Store
@@ -308,6 +310,36 @@ def test_a_decision_on_a_hand_that_a_run_numbered_anew_is_refused(client: Client
     assert client.get("/api/history")[0]["num"] == 1
 
 
+def test_clasped_hands_that_swapped_their_numbers_are_not_taken_for_each_other(client: Client, data: Path) -> None:
+    store = Store(data)
+    hands = store.read(Hands, "hands", CLIP)
+    frames, counts = np.unique(hands.frame, return_counts=True)
+    frame = int(frames[counts > 1][0])
+    first, second = np.flatnonzero(hands.frame == frame)[:2]
+    clasped = hands.box.copy()
+    clasped[[first, second]] = [[100, 100, 200, 200], [110, 110, 210, 210]]  # IoU .68
+    store.commit("hands", CLIP, replace(hands, box=clasped), store.made_by("hands", CLIP) or {})
+    body = {"video": "asl_bird", "frame": frame, "hand": int(hands.hand[first])}
+    told = client.post("/api/decide", {"what": "reject", "hands": [{**body, "box": [110, 110, 210, 210]}]}, 400)["error"]
+    assert "anew since they were shown" in told
+    client.post("/api/decide", {"what": "reject", "hands": [{**body, "box": [101, 100, 200, 201]}]})
+
+
+def test_what_lands_while_the_tables_are_read_is_taken_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renew_beside_a_run(store: Store, file: Path) -> tuple[str, ...]:
+        unreadable = renew(store, file)
+        if not list((data / "refused_hands").glob("late")):
+            (data / "refused_hands" / "late").touch()
+            with_refused(data)
+        return unreadable
+
+    monkeypatch.setattr(session_module, "renew", renew_beside_a_run)
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    assert session.hands("refused", "", descending=False, offset=0, limit=9)["refused"] < 2
+    session.refresh()
+    assert session.hands("refused", "", descending=False, offset=0, limit=9)["refused"] == 2
+
+
 def test_what_is_decided_elsewhere_is_seen_without_a_restart(client: Client, data: Path, tmp_path: Path) -> None:
     before = client.get("/api/about")["revision"]
     assert client.get("/api/about")["revision"] == before
@@ -393,6 +425,7 @@ def test_frames_of_a_bent_camera_are_shown_through_its_views(client: Client, dat
     assert len(one["hands"]) == here.sum() > 0 == len(client.get("/api/frame", video="asl_bird", frame=frame)["hands"])
     whole = client.get("/api/frame", video="asl_bird", frame=frame, look=-1)
     np.testing.assert_allclose([hand["box"] for hand in whole["hands"]], hands.box[here] + 7, rtol=1e-4)
+    np.testing.assert_allclose([hand["box_seen"] for hand in whole["hands"]], hands.box[here], rtol=1e-4)
     assert (whole["size"], whole["hands"][0]["keypoints"]) == ([640, 480], None)
     address = f"video=asl_bird&frame={frame}"
     image, seen = (decoded(client.send("GET", f"/image/frame?{address}&look={look}", X_Token=client.token)[1]) for look in (-1, 1))

@@ -13,7 +13,7 @@ import pytest
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.on_ray import OnRay
-from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
+from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, emptiest, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.store import Store
 from pipeline.recipes import every_stage
@@ -54,6 +54,19 @@ def test_every_network_stage_says_what_it_takes_and_the_full_ensemble_fits_the_s
     assert all(stage.resources.gpu_mb for stage in networks)
     assert not any(type(stage)(device="cpu").resources.gpu_mb for stage in networks if stage.detector != "openpose")
     assert CUDA_MB + sum(stage.resources.gpu_mb for stage in networks) < 0.9 * min(GPU_MB.values())
+
+
+def test_a_worker_goes_where_there_is_room_and_leaves_gpus_to_those_that_need_them() -> None:
+    card = {"NodeID": "card", "Resources": {"CPU": 3.0, "GPU": 1.0}}
+    plain = [{"NodeID": name, "Resources": {"CPU": cpus}} for name, cpus in (("small", 1.0), ("large", 2.0))]
+    half = CPU._replace(gpus=0.5)
+    held: list[tuple[Seat, str]] = []
+    for wanted, seat in (("large", CPU), ("small", CPU), ("large", CPU), ("card", CPU), ("card", half), ("card", half)):
+        assert emptiest(seat, [card, *plain], held) == wanted
+        held.append((seat, wanted))
+    assert emptiest(CPU._replace(lane="egress"), [card, *plain], held) == "small", "a lane takes no CPU"
+    other = {"NodeID": "other", "Resources": {"CPU": 1.0, "GPU": 1.0}}
+    assert emptiest(half, [card, other], held) == "other", "no GPU is left on the one"
 
 
 def test_workers_are_where_work_waits() -> None:

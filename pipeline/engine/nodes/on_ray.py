@@ -16,7 +16,7 @@ from pipeline.engine.nodes.cluster import cause_of, is_joined, join
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.parcel import pack
 from pipeline.engine.nodes.place import Place
-from pipeline.engine.nodes.pools import on_gpus, pool_sizes
+from pipeline.engine.nodes.pools import emptiest, on_gpus, pool_sizes
 from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.store import Store
@@ -72,6 +72,8 @@ class OnRay:
         """Of each worker that has started."""
         self.lane_of: dict[Any, int] = {}
         """Number of each worker in its pool: which address a lane is."""
+        self.node_of: dict[Any, str] = {}
+        """Node of each worker, '' until it has started where Ray chose."""
         self.blind: dict[str, str] = {}
         """Nodes that do not see the data folder, with what they said."""
         self.waiting: Mapping[Seat, int] | None = None
@@ -79,7 +81,6 @@ class OnRay:
         self.surplus: Counter[Seat] = Counter()
         """Workers that another pool is to have, as soon as they have done what they are at."""
         self.rebalance_at = time.monotonic() + self.rebalance_s
-        self.turn = 0
         self.token = Store(self.root).token()
         self.parcel = pack(self.stages, ray.put) if is_joined() else None  # workers of a Ray of our own inherit what we see
         self.own = str(ray.get_runtime_context().get_node_id())
@@ -173,12 +174,17 @@ class OnRay:
         return {self.lane_of[worker] for worker in (*there, *self.idle[seat])}
 
     def _start(self, seat: Seat) -> None:
-        options = {"num_cpus": 0 if seat.lane else seat.cpus, "num_gpus": seat.gpus, "runtime_env": runtime_env(seat.environment)}
-        options |= {"max_restarts": 0, "scheduling_strategy": self._strategy(seat)}
+        options: dict[str, Any] = {
+            "num_cpus": 0 if seat.lane else seat.cpus,
+            "num_gpus": seat.gpus,
+            "runtime_env": runtime_env(seat.environment),
+        }
+        node = self._node_for(seat)
+        options |= {"max_restarts": 0, "scheduling_strategy": _on_node(node) if node else "SPREAD"}
         lane = next(k for k in itertools.count() if k not in self._lanes_of(seat))
         given = {"sees_gpus": seat.gpus > 0, "parcel": self.parcel, "lane": lane}
         worker = self.actor.options(**options).remote(self.root, self.stages, self.token, **given)
-        self.lane_of[worker] = lane
+        self.lane_of[worker], self.node_of[worker] = lane, node
         self.starting[worker.where.remote()] = (seat, worker)
 
     def expect(self, waiting: Mapping[Seat, int]) -> None:
@@ -190,17 +196,18 @@ class OnRay:
             (orders[0], now - deadline + limit_s, str(self.places[worker])) for _, worker, orders, deadline, limit_s in self.busy.values()
         ]
 
-    def _strategy(self, seat: Seat) -> Any:
-        """Spread over all nodes; where some are blind, by turns to the others that are large enough. Raises NoWorkers without any."""
-        if not self.blind:
-            return "SPREAD"
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+    def _node_for(self, seat: Seat) -> str:
+        """Where a new worker is to be: a node that sees the folder and has room for it beside our others, without GPUs if it needs none; ''
+        leaves it to Ray, where neither matters. Raises NoWorkers without any."""
+        if not self.blind and not any(one.gpus for one in self.seats):
+            return ""
         seeing = [node for node in self._nodes() if _holds(node, seat)]
         if not seeing:
-            raise NoWorkers(f"no node sees the data folder: {'; '.join(sorted(self.blind.values()))}")
-        self.turn += 1
-        return NodeAffinitySchedulingStrategy(seeing[self.turn % len(seeing)]["NodeID"], soft=True)
+            raise NoWorkers(f"no node sees the data folder: {'; '.join(sorted(self.blind.values()))}" if self.blind else self._no_gpu(seat))
+        workers = [(one, worker) for one, worker in self.starting.values()]
+        workers += [(one, worker) for one, worker, _, _, _ in self.busy.values()]
+        workers += [(one, worker) for one, idle in self.idle.items() for worker in idle]
+        return emptiest(seat, seeing, [(one, self.node_of[worker]) for one, worker in workers])
 
     def free(self, seat: Seat) -> bool:
         return bool(self.idle[seat])
@@ -242,6 +249,7 @@ class OnRay:
         """Take a worker that has started into its pool."""
         try:
             self.places[worker] = self.ray.get(ref)
+            self.node_of[worker] = self.places[worker].node
         except self.ray.exceptions.RayError as error:
             self.fill_at = 0.0
             self._mourn(seat, error)
@@ -312,6 +320,12 @@ class OnRay:
     def _dismiss(self, worker: Any) -> None:
         self.ray.kill(worker)
         self.fill_at = 0.0
+
+
+def _on_node(node: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=True)
 
 
 def _holds(node: Mapping[str, Any], seat: Seat) -> bool:

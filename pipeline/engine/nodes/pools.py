@@ -111,3 +111,17 @@ def pool_sizes(most: Mapping[Seat, int], cpus: float, wanted: Mapping[Seat, int]
                 sizes[seat] += 1
                 left -= seat.cpus
     return sizes
+
+
+def emptiest(seat: Seat, nodes: Sequence[Mapping[str, Any]], held: Sequence[tuple[Seat, str]]) -> str:
+    """The node, of those that Ray names, with room for a worker beside those that are `held`, each with its node; one without GPUs before
+    one with, for a worker that needs none; then the one of most free CPUs. Ray would let it wait at a full node."""
+
+    def order(node: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        here = [one for one, place in held if place == node["NodeID"]]
+        cpus = float(node["Resources"].get("CPU", 0)) - sum(one.cpus for one in here if not one.lane)
+        gpus = float(node["Resources"].get("GPU", 0)) - sum(one.gpus for one in here)
+        fits = cpus + 1e-9 >= (0 if seat.lane else seat.cpus) and gpus + 1e-9 >= seat.gpus
+        return fits, bool(seat.gpus) or not node["Resources"].get("GPU", 0), cpus
+
+    return str(max(nodes, key=order)["NodeID"])

@@ -25,7 +25,7 @@ from benchmarks.trust.trials import trials
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 EQUAL = Path(__file__).with_name("equal_changes.json")
-"""By module and change (the line before and after): why nothing can be seen of it."""
+"""Changes that no test can see, by module: the line before and after, and the reason."""
 FORMATS = "tests/pipeline/images/test_formats.py::test_"
 ALONE = ("-k", "not another_process and not ranks_share")
 """Without the tests that start processes of their own: what they hold of the numbers, others hold too."""

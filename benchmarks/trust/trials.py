@@ -28,7 +28,7 @@ _MARKS = "not gpu and not network and not heavy and not cluster and not long"
 _AGAIN = ("-o", "addopts=--import-mode=importlib --strict-markers", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 """Once more in one process: what checks the types is installed already, and so are pytest's plugins."""
 _MOST_CPU_S = 240
-"""Of the tests as they are; a changed module's may take thrice of what they took."""
+"""Processor time that the tests may take on the code as it is; those of a changed module may take thrice of what they took."""
 _MOST_BYTES = 8 << 30
 """A changed module may ask for any size."""
 

@@ -67,7 +67,7 @@ def audits_of(store: Store) -> list[Audit]:
 
 
 def judged(store: Store, drawn: Audits) -> Audit:
-    """What people said of the hands that were drawn, found by their boxes: a run may have numbered hands anew since.
+    """Judgements of the hands that an audit drew, found by their boxes: a run may have numbered hands anew since.
 
     The last answer counts; an answer that was undone is none.
     """

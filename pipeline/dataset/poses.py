@@ -24,7 +24,8 @@ _MOST_READ, _LEAST_OF_CLIP = 20_000, 50
 _NUM_REFERENCES, _NUM_AXES = 4000, 12
 _NUM_NEAREST, _SAME = 6, 1e-4
 _PERPLEXITY, _ITERATIONS, _ANGLE = 30.0, 500, 0.8
-"""Of t-SNE: more iterations and a smaller angle keep no more neighbours on the map (real hands) and take three times as long."""
+"""Iterations and angle of t-SNE: more of the one and less of the other keep no more neighbours on the map (real hands), in three times
+the time."""
 
 
 @dataclass(frozen=True)

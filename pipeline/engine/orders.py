@@ -1,4 +1,4 @@
-"""What travels between a run and its workers: orders, and receipts for them. Tables go through the store."""
+"""Orders that a run sends to its workers, and the receipts that come back. Tables go through the store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Order:
     row: Table | None = None
     """The manifest line or the clip."""
     clips: tuple[tuple[str, str], ...] = ()
-    """Of a shard: (video, clip) of every clip it is made from."""
+    """(video, clip) of every clip that a shard is made from; none of other items."""
     cameras: Mapping[str, str] = field(default_factory=dict)
     """What is said of cameras, by video: see `stages.cameras.said`."""
 

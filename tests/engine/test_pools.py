@@ -131,3 +131,10 @@ def test_a_pool_gives_its_workers_to_another_whose_work_waits(tmp_path: Path) ->
     while [len(executor.idle[seat]) for seat in (CPU, other)] != [2, 1] and time.monotonic() < until:
         executor.wait()
     assert [len(executor.idle[seat]) for seat in (CPU, other)] == [2, 1]
+    executor._start(CPU)  # has the room of the other pool's worker as soon as that one is lost
+    executor.ray.kill(executor.idle[other].pop())
+    assert executor.ray.wait([*executor.starting], timeout=240)[0]
+    executor._start(other)
+    while not executor.idle[other] and time.monotonic() < until:
+        executor.wait()
+    assert executor.idle[other], "a worker that waits for room is none that is there: who has too many gives way"

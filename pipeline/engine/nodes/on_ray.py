@@ -69,7 +69,7 @@ class OnRay:
         self.idle: dict[Seat, list[Any]] = defaultdict(list)
         self.busy: dict[Any, tuple[Seat, Any, Sequence[Order], float, float]] = {}
         self.places: dict[Any, Place] = {}
-        """Of each worker that has started."""
+        """Node, process and log of each worker that has started."""
         self.lane_of: dict[Any, int] = {}
         """Number of each worker in its pool: which address a lane is."""
         self.node_of: dict[Any, str] = {}
@@ -103,23 +103,29 @@ class OnRay:
         num_gpus = math.floor(gpus if self.num_gpus is None else min(gpus, self.num_gpus))
         by_gpu = on_gpus(sorted((s for s in seats if s.gpus and not s.lane), key=lambda s: (-s.gpus, -s.cpus, s.environment)), num_gpus)
         fit = {s: min(by_gpu[s] if s.gpus else max(1, math.floor(cpus / max(s.cpus, 0.01))), most) for s in seats if not s.lane}
-        held, wanted = self._held(), None
+        held, there, wanted = self._held(), self._there(), None
         if self.waiting is not None:
             at_work = Counter(seat for seat, *_ in self.busy.values())
             wanted = {seat: at_work[seat] + self.waiting.get(seat, 0) for seat in fit}
-        sizes = pool_sizes({seat: int(size) for seat, size in fit.items()}, cpus, wanted)
-        short = [seat for seat in sizes if sizes[seat] > held[seat]]
+        beside_gpus = sum(float(node["Resources"].get("CPU", 0)) for node in nodes if node["Resources"].get("GPU"))
+        most_of = {seat: int(size) for seat, size in fit.items()}
+        most_of |= pool_sizes({seat: size for seat, size in most_of.items() if seat.gpus}, beside_gpus, wanted)
+        sizes = pool_sizes(most_of, cpus, wanted)
+        short = [seat for seat in sizes if sizes[seat] > there[seat]]
         if wanted is not None and not short:  # nobody waits for their place: who is there stays
             sizes = {seat: max(size, min(held[seat], int(fit[seat]))) for seat, size in sizes.items()}
         lanes = {stage.resources.lane: stage.resources.lanes for stage in self.stages if stage.resources.lane}
         return sizes | {seat: int(min(lanes.get(seat.lane, 1) if nodes else 0, most)) for seat in seats if seat.lane}
 
+    def _there(self) -> Counter[Seat]:
+        """Workers that have started, by pool."""
+        there: Counter[Seat] = Counter(seat for seat, *_ in self.busy.values())
+        there.update({seat: len(idle) for seat, idle in self.idle.items()})
+        return there
+
     def _held(self) -> Counter[Seat]:
         """Workers that are there or start, by pool."""
-        held: Counter[Seat] = Counter(seat for seat, *_ in self.starting.values())
-        held.update(seat for seat, *_ in self.busy.values())
-        held.update({seat: len(idle) for seat, idle in self.idle.items()})
-        return held
+        return self._there() + Counter(seat for seat, _ in self.starting.values())
 
     def _no_gpu(self, seat: Seat) -> str:
         there = float(self.ray.cluster_resources().get("GPU", 0))
@@ -156,10 +162,12 @@ class OnRay:
                 self._start(seat)
 
     def _give_way(self, sizes: Mapping[Seat, int], held: Mapping[Seat, int]) -> None:
-        """Dismiss workers that another pool has more work for: idle ones at once, the others after their item."""
+        """Dismiss workers that another pool has more work for: idle ones at once, the others after their item. One that starts may be
+        waiting for their room."""
         self.rebalance_at = time.monotonic() + self.rebalance_s
         self.surplus.clear()
-        if all(held[seat] >= size for seat, size in sizes.items()):
+        there = self._there()
+        if all(there[seat] >= size for seat, size in sizes.items()):
             return
         for seat, size in sizes.items():
             for _ in range(held[seat] - size):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pipeline.cli
 import pipeline.commands.use
 import training.cli
-import training.commands
+import training.commands.use
 from stages.errors import UserError, one_line
 from stages.settings import unknown
 
@@ -169,15 +169,15 @@ def detect(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None and arguments.detector == "chain":
         return pipeline.commands.use.detect(arguments)
     arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
-    training.commands.detect(arguments)
+    training.commands.use.detect(arguments)
     return DONE
 
 
 def reconstruct(arguments: argparse.Namespace) -> int:
     """Reconstruct the hands of an image or a video in space: meshes, overlay, parameters; by the chain and the regressor that ships."""
     if arguments.regressor in ("ours", "fit"):
-        return pipeline.commands.use.reconstruct(arguments, training.commands.regressor_that_ships(arguments))
-    training.commands.reconstruct(arguments)
+        return pipeline.commands.use.reconstruct(arguments, training.commands.use.regressor_that_ships(arguments))
+    training.commands.use.reconstruct(arguments)
     return DONE
 
 

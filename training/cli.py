@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.errors import at_least_one, none_or_more, number
-from training import commands
+from training.commands import evaluate, train, use
 
 Handler = Callable[[argparse.Namespace], int | None]
 Add = Callable[[str, str, Handler], argparse.ArgumentParser]
@@ -24,21 +24,21 @@ def detector_named(name: str) -> Path:
     return SHIPPED if name == "ours" else Path(name)
 
 
-def add_commands(add: Add, detect: Handler = commands.detect, reconstruct: Handler = commands.reconstruct) -> None:
+def add_commands(add: Add, detect: Handler = use.detect, reconstruct: Handler = use.reconstruct) -> None:
     """Every command of training with its options; `detect` and `reconstruct` may be handlers that can do without a network."""
-    detector = _on_training(add("train", "train detector", commands.train_detector), "detector_s", Path("runs/detector"))
+    detector = _on_training(add("train", "train detector", train.train_detector), "detector_s", Path("runs/detector"))
     detector.add_argument("--held-out", type=Path, nargs="+", help="folders to measure on (default: those of --data)")
-    regressor = _on_training(add("train", "train regressor", commands.train_regressor), "regressor_h", Path("runs/regressor"))
+    regressor = _on_training(add("train", "train regressor", train.train_regressor), "regressor_h", Path("runs/regressor"))
     regressor.add_argument("--held-out", type=Path, help="folder to measure on (default: the first of --data); its split val")
     regressor.add_argument("--held-out-hands", type=at_least_one, default=1000, help="of it, the most that an epoch is measured on")
-    _landmarks(add("train", "train landmarks", commands.train_landmarks))
+    _landmarks(add("train", "train landmarks", train.train_landmarks))
     _evaluate_detector(add)
     _evaluate_regressor(add)
-    export = _on_checkpoint(add("train", "export detector", commands.export_detector))
+    export = _on_checkpoint(add("train", "export detector", use.export_detector))
     export.add_argument("--out", type=Path, required=True, help="file.onnx, file.pt2, or file.pt: its weights alone, in half precision")
     export.add_argument("--half", action="store_true", help="hold the weights of an ONNX file in half the bytes")
     export.add_argument("--hands", type=at_least_one, default=100, help="the most that an image can have")
-    write = add("train", "export regressor", commands.export_regressor)
+    write = add("train", "export regressor", use.export_regressor)
     write.add_argument("checkpoint", type=Path)
     write.add_argument("--out", type=Path, required=True, help="file.onnx")
     _detect(add, detect)
@@ -91,7 +91,7 @@ def _on_checkpoint(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _evaluate_detector(add: Add) -> None:
-    parser = _on_checkpoint(add("look", "evaluate detector", commands.evaluate_detector))
+    parser = _on_checkpoint(add("look", "evaluate detector", evaluate.evaluate_detector))
     on = parser.add_mutually_exclusive_group(required=True)
     on.add_argument("--data", type=Path, help="folder of shards")
     on.add_argument("--labels", type=Path, help="label file (docs/labels.md), COCO's or COCO-WholeBody's, or a folder of YOLO's")
@@ -107,7 +107,7 @@ def _evaluate_detector(add: Add) -> None:
 
 
 def _evaluate_regressor(add: Add) -> None:
-    parser = add("look", "evaluate regressor", commands.evaluate_regressor)
+    parser = add("look", "evaluate regressor", evaluate.evaluate_regressor)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--freihand", type=Path, metavar="DIR", help="official files of FreiHAND, with evaluation_xyz.json")
     parser.add_argument("--ho3d", type=Path, metavar="DIR", help="official files of HO3D, with evaluation_xyz.json")

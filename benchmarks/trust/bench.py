@@ -311,7 +311,9 @@ def _warm() -> None:
     import pipeline.recipes
     import pipeline.report.page
     import stages.fit
-    import training.commands
+    import training.commands.evaluate
+    import training.commands.train
+    import training.commands.use
     import training.detector.task
     import whim
 

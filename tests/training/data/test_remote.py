@@ -16,7 +16,8 @@ from moto.server import ThreadedMotoServer
 import whim
 from fitting.files import sha256_of
 from tests.training.conftest import rows, write
-from training.commands import held_out_frames, labelled_set
+from training.commands.common import held_out_frames
+from training.commands.evaluate import labelled_set
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.remote import limit_bytes, make_room

@@ -13,7 +13,7 @@ import torch
 import whim
 from stages.tables import SCHEMA_VERSION
 from tests.training.conftest import rows, write
-from training.commands import photographed
+from training.commands.train import photographed
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames

@@ -13,7 +13,7 @@ from rich.console import Console
 import whim
 from tests.training.detector.small import random_detector, save
 from tests.training.tiny import MeanColour, run
-from training.commands import _recipe
+from training.commands.train import _recipe
 from training.detector.network import DetectorSettings
 from training.recipes import REGRESSORS
 from training.run.watch import Follower, Screen

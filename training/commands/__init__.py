@@ -1,0 +1,1 @@
+"""Handlers of training's commands, from the options that `training.cli` reads."""

@@ -1,0 +1,58 @@
+"""What several handlers ask of the command line: where to compute, the network, the frames to measure on."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.data.samples import Frames
+    from training.detector.inference import HandDetector
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """Where to compute. Raises ValueError where a GPU is asked for and none is seen."""
+    import torch
+
+    if arguments.gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu: torch sees no GPU here: leave it out, or look at nvidia-smi and python -m torch.utils.collect_env")
+    return "cuda" if arguments.gpu else "cpu"
+
+
+def image_side(side_px: int | None) -> int | None:
+    if side_px is not None and (side_px <= 0 or side_px % 32):
+        raise ValueError(f"--image must be a multiple of 32, got {side_px}")
+    return side_px
+
+
+def detector_of(arguments: argparse.Namespace, threshold: float | None = None) -> "HandDetector":
+    from training.detector.inference import HandDetector
+
+    size, device = image_side(arguments.image), device_of(arguments)
+    return HandDetector.load(arguments.checkpoint, device, size=size, threshold=threshold or arguments.threshold)
+
+
+def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":
+    """Frames of val, else of test, of all folders that have any."""
+    from training.data.dataset import Dataset
+    from training.data.samples import Frames
+
+    dataset = Dataset.held_out(folders)
+    return Frames(dataset=dataset, size=size) if dataset else None
+
+
+def print_metrics(metrics: Mapping[str, float], title: str, console: Any, beside: Mapping[str, float | None] | None = None) -> None:
+    from rich.table import Table
+
+    if not metrics:
+        console.print(f"{title}: nothing was measured", markup=False)
+        return
+    grid = Table(title=title)
+    grid.add_column("metric")
+    grid.add_column("value", justify="right")
+    if beside:
+        grid.add_column("annotators", justify="right")
+    for name, value in metrics.items():
+        other = (beside or {}).get(name)
+        grid.add_row(name, f"{value:.4f}", *([] if other is None else [f"{other:.4f}"]))
+    console.print(grid)

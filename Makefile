@@ -12,7 +12,7 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -191,6 +191,9 @@ train-regressor: setup ## train the MANO regressor: make train-regressor DATA=fo
 
 bench-detector-real: setup ## the shipped detector on labelled frames of real video that it never saw, beside MediaPipe's loop
 	$(BIN)/python -m benchmarks.networks.detector_real $(OPTIONS)
+
+bench-detector-variants: setup ## other trainings of the detector, and other sizes of its images, on the same frames
+	$(BIN)/python -m benchmarks.networks.detector_variants $(OPTIONS)
 
 # Round one on what people drew, what the ensemble sees and the studio, at 256 px; round two on what the ensemble sees with round one's detector
 # in it, and on the films of VIDEOS where that is given. Every step goes on where it stopped. MINUTES of training a round; TIERS of

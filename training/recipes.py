@@ -35,6 +35,8 @@ class DetectorRecipe:
     """Share of the shards' images, always the same ones."""
     num_images: int | None = None
     """So many of the shards' images, always the same ones (paper, Table 2), in place of a share; fewer are refused."""
+    epoch_images: int | None = None
+    """Images seen between two measurements; none takes as many as there are. With `--epochs`, one budget whatever the data."""
     sets: tuple[str, ...] = ()
     """Published sets that it learns from and from nothing else, each named by `--sets` (paper, Table 2); none leaves the choice."""
     backbone_weights: Path | None = None
@@ -49,6 +51,8 @@ class DetectorRecipe:
             raise ValueError(f"detector.image_px must be a multiple of 32, got {self.image_px}")
         if self.num_images is not None and self.num_images < 1:
             raise ValueError(f"detector.num_images must be at least 1, got {self.num_images}")
+        if self.epoch_images is not None and self.epoch_images < self.batch_size:
+            raise ValueError(f"detector.epoch_images must be at least a batch, {self.batch_size}, got {self.epoch_images}")
         _check("detector", self.batch_size, self.share)
 
     def refuse_other_data(self, sets: Sequence[str], num_folders: int) -> None:

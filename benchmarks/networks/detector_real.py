@@ -27,7 +27,7 @@ from stages.detectors.found import FoundHands
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import confirm, each_once, frame_views, palm_starts
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
-from stages.detectors.whim import find_hands, open_network
+from stages.detectors.whim import WhimNetwork, find_hands, open_network
 from stages.media.frames import Frames
 from stages.tables import HandDetections, People
 from training.run.checkpoint import Checkpoint
@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "detector_real.json"
 PRECISIONS = (0.5, 0.8, 0.9, 0.95)
 ROUNDS = 3
+LEAST_SCORE = 0.02
+"""Boxes below are left out: with them no precision is worth reading."""
 MEDIAPIPE_CONFIDENCE = 0.5
 """Least palm score and presence: the package's own."""
 
@@ -54,7 +56,12 @@ Look = Callable[[np.ndarray], Seen]
 
 def one_pass(network: Path) -> Look:
     """The network alone."""
-    find = find_hands(open_network(network, device="cpu"), min_score=0.02, max_iou=DetectHandsWhim().max_iou, batch_size=1)
+    return network_look(open_network(network, device="cpu"))
+
+
+def network_look(network: WhimNetwork) -> Look:
+    """An open network as a way of looking at a frame."""
+    find = find_hands(network, min_score=LEAST_SCORE, max_iou=DetectHandsWhim().max_iou, batch_size=1)
 
     def look(image: np.ndarray) -> Seen:
         found: FoundHands = find([image], [People.empty()])
@@ -140,6 +147,11 @@ Folds = Sequence[tuple[Path, frozenset[str]]]
 """Networks, each with the videos that it never saw."""
 
 
+def read_folds(given: Sequence[Sequence[Path]]) -> Folds:
+    """Networks with the videos that a file lists for each, one a line."""
+    return [(network, frozenset(Path(line).name for line in listed.read_text().split())) for network, listed in given]
+
+
 def judges(frames: Sequence[LabelledFrame], network: Path, folds: Folds) -> list[Path]:
     """The network that judges each frame. Raises ValueError where folds leave a frame to none, or to several."""
     if not folds:
@@ -160,7 +172,7 @@ def by_judge(look_of: Callable[[Path], Look], networks: Sequence[Path]) -> list[
 def measure(labels: Path, media: Path, network: Path, folds: Folds = (), seen_before: int = 0) -> dict[str, Any]:
     """All figures, ready for JSON."""
     frames = load_labels(labels)
-    images = [_read(media / frame.image) for frame in frames]
+    images = [read_frame(media / frame.image) for frame in frames]
     networks = judges(frames, network, folds)
     looks = {
         "one_pass": by_judge(one_pass, networks),
@@ -206,7 +218,8 @@ def images_seen(checkpoint: Path) -> int | None:
     return int(saved.progress.num_steps * batch_size)
 
 
-def _read(path: Path) -> np.ndarray:
+def read_frame(path: Path) -> np.ndarray:
+    """A frame as RGB. Raises FileNotFoundError."""
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
@@ -226,8 +239,7 @@ def main() -> None:
     parser.add_argument("--seen-before", type=int, default=0, help="images that the trainings before, from which it went on, had seen")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    folds = [(network, frozenset(Path(line).name for line in listed.read_text().split())) for network, listed in given.fold]
-    figures = measure(given.labels, given.media, given.network, folds, given.seen_before)
+    figures = measure(given.labels, given.media, given.network, read_folds(given.fold), given.seen_before)
     before = json.loads(given.out.read_text()) if given.out.exists() else {}
     given.out.write_text(json.dumps(before | figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))

@@ -36,11 +36,12 @@ def train_detector(arguments: argparse.Namespace) -> None:
     folders, weights = frames(arguments, recipe)
     counts = [len(folder) for folder in folders]
     few = _LEAST_STEPS * recipe.batch_size if sum(counts) < _LEAST_STEPS * recipe.batch_size else None
+    num_samples = recipe.epoch_images or few
     loader = Loader(
         sources=folders,
         batch_size=recipe.batch_size,
-        weights=weights or (counts if few else None),
-        num_samples=few,
+        weights=weights or (counts if num_samples else None),
+        num_samples=num_samples,
         seed=arguments.seed,
         num_threads=arguments.threads,
     )

@@ -115,6 +115,10 @@ def test_the_command_trains_measures_and_goes_on(
     whim.main(
         ["evaluate", "detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"]
     )
+    assert whim.main([*words, "--epochs", "1", "--set", "epoch_images=12", "--out", str(tmp_path / "short")]) == 0
+    assert '"num_steps": 3, "epoch": 1' in (tmp_path / "short" / "log.jsonl").read_text(), "as many images as the recipe says"
+    assert whim.main([*words, "--set", "epoch_images=3"]) == 1
+    assert "detector.epoch_images must be at least a batch, 4, got 3" in capsys.readouterr().err
     assert whim.main([*words, "--set", "share=0"]) == 1
     assert "detector.share must lie in (0, 1], got 0.0" in capsys.readouterr().err
     assert whim.main([*words, "--held-out", str(tmp_path / "run")]) == 1

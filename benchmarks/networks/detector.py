@@ -211,19 +211,16 @@ def in_onnxruntime(size: str, folder: Path) -> Callable[[int], Callable[[], obje
 
 def train(size: str, frames: Frames) -> float:
     """Pictures a second of our training loop, from the end of the first step on."""
-    loader = Loader(sources=[frames], batch_size=TRAIN_BATCH, num_threads=THREADS)
+    num_samples = (1 + TRAIN_STEPS) * TRAIN_BATCH
+    loader = Loader(sources=[frames], batch_size=TRAIN_BATCH, weights=[1.0], num_samples=num_samples, num_threads=THREADS)
     task = DetectorTask(held_out=None, network_settings=DetectorSettings(size=size))  # type: ignore[arg-type]
     folder = Path(tempfile.mkdtemp())
     run = Run(task, loader, TrainSettings(), folder)
     run.network.train()
     ends = []
-    batches = loader.epoch(0)
-    for batch in batches:
+    for batch in loader.epoch(0):
         run._step(batch, 0.0)
         ends.append(time.perf_counter())
-        if len(ends) > TRAIN_STEPS:
-            break
-    batches.close()
     shutil.rmtree(folder)
     return TRAIN_STEPS * TRAIN_BATCH / (ends[-1] - ends[0])
 

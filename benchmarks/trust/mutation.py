@@ -1,8 +1,9 @@
 """`make test-mutation`: small changes of the code, one at a time, of which each should make a test fail.
 
-Written to `benchmarks/results/mutation.json`. The changes are cosmic-ray's, a seeded sample of each module's, tried by `trials.py` on a
-copy of the tree. One that no test notices is listed with its line, to be read: some change nothing that can be seen, and those that
-were found to are named with the reason in `equal_changes.json` and count neither way.
+Written to `benchmarks/results/mutation.json`, by the seed that the sample was drawn with. The changes are cosmic-ray's, a seeded sample of
+each module's, tried by `trials.py` on a copy of the tree. One that no test notices is listed with its line, to be read: some change nothing
+that can be seen, and those that were found to are named with the reason in `equal_changes.json` and count neither way. Tests that are
+written for what a sample showed say nothing of it any more: `at_first` keeps what was noticed of it when it was tried first.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.trust.changes import sample
+from benchmarks.trust.changes import Change, sample
 from benchmarks.trust.trials import trials
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,12 +53,14 @@ MODULES: Mapping[str, Sequence[str]] = {
     "stages/fusion/people.py": ("tests/stages/fusion/test_people.py",),
     "stages/fusion/sides.py": ("tests/stages/fusion/test_sides.py",),
     "stages/fusion/synchrony.py": ("tests/stages/test_hands_of_whim.py", "-k", "by_hand or still_hand"),
-    "stages/fusion/together.py": ("tests/stages/test_two_hands.py", "-k", "not backends"),
+    "stages/fusion/together.py": ("tests/stages/fusion/test_together.py", "tests/stages/test_two_hands.py", "-k", "not backends"),
     "stages/fusion/tracks.py": ("tests/stages/fusion/test_links.py", "tests/stages/fusion/test_tracks.py"),
     "stages/fusion/views.py": ("tests/stages/fusion/test_views.py",),
     "stages/fusion/wrists.py": ("tests/stages/fusion/test_wrists.py",),
 }
 """The tests that answer for each module."""
+NOTICED, UNNOTICED, EQUAL_TO_IT, UNTRIED = "+-=?"
+"""Verdicts on a change."""
 
 
 def copied(folder: Path) -> Path:
@@ -72,31 +75,72 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def measure(module: str, tree: Path, num: int, rng: random.Random, end: float, before: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The sample's changes of one module; where the same were tried before on the same code, those alone that no test noticed then.
+def verdicts_on(
+    changes: Sequence[Change], tree: Path, module: str, tests: Sequence[str], *, equal: Container[str], before: str, end: float
+) -> str:
+    """Verdicts on the changes of a module, a letter each, in their order.
 
-    None where the module's tests fail as it is, or the time is up.
+    What was noticed `before` stays so and is not tried again ('': nothing is known). Of all others, those first that no test noticed, as
+    many are tried as there is time for; those that are not reached are what they were. RuntimeError where the tests fail without a change.
     """
+    verdicts = [EQUAL_TO_IT if change.text in equal else UNTRIED for change in changes]
+    for k, was in enumerate(before):
+        verdicts[k] = was if verdicts[k] == UNTRIED and was != EQUAL_TO_IT else verdicts[k]
+    open_ones = [k for which in (UNNOTICED, UNTRIED) for k, verdict in enumerate(verdicts) if verdict == which]
+    seen = trials(tree, module, [changes[k] for k in open_ones], tests, end) if open_ones else []
+    if isinstance(seen, str):
+        raise RuntimeError(f"{module}: {seen}")
+    for k, noticed in zip(open_ones, seen, strict=False):
+        verdicts[k] = NOTICED if noticed else UNNOTICED
+    return "".join(verdicts)
+
+
+def measure(module: str, tree: Path, num: int, seed: int, end: float, before: Mapping[str, Any] | None, survivors: bool) -> dict[str, Any]:
+    """What is told of a module and its sample; `survivors`: what was noticed before, of the same code, is not tried again."""
     source, equal = (tree / module).read_text(), json.loads(EQUAL.read_text()).get(module, {})
-    chosen, num_changes = sample(source, num, rng)
-    others = [change for change in chosen if change.text not in equal]
+    changes, num_changes = sample(source, num, random.Random(f"{seed} {module}"))
     digest = hashlib.sha256(f"{num} {source}".encode()).hexdigest()[:16]
-    known = [change for change in others if before and before.get("digest") == digest and str(change) not in before["survivors"]]
-    open_ones = [change for change in others if change not in known]
-    noticed = trials(tree, module, open_ones, MODULES[module], end) if open_ones else []
-    if isinstance(noticed, str) or (open_ones and not noticed):
-        print(f"{module}: {noticed or 'no time left'}", file=sys.stderr)
-        return None
-    survivors = [str(change) for change, seen in zip(open_ones, noticed, strict=False) if not seen]
-    num_tried = len(known) + len(noticed)
-    print(f"{module}: {num_tried - len(survivors)} of {num_tried} noticed", *survivors, sep="\n  ", flush=True)
+    known = before["verdicts"] if survivors and before and before["digest"] == digest else ""
+    verdicts = verdicts_on(changes, tree, module, MODULES[module], equal=equal, before=known, end=end)
+    unnoticed = [str(change) for change, verdict in zip(changes, verdicts, strict=True) if verdict == UNNOTICED]
+    num_noticed, num_tried = verdicts.count(NOTICED), verdicts.count(NOTICED) + len(unnoticed)
+    print(f"{module}: {num_noticed} of {num_tried} noticed", *unnoticed, sep="\n  ", flush=True)
     return {
         "num_changes": num_changes,
         "num_tried": num_tried,
-        "num_noticed": num_tried - len(survivors),
-        "num_equal": len(chosen) - len(others),
-        "survivors": survivors,
+        "num_noticed": num_noticed,
+        "num_equal": verdicts.count(EQUAL_TO_IT),
+        "at_first": before["at_first"] if before else [num_noticed, num_tried],
+        "survivors": unnoticed,
+        "verdicts": verdicts,
         "digest": digest,
+    }
+
+
+def score(modules: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the changes tried that were noticed."""
+    return round(sum(of["num_noticed"] for of in modules) / max(sum(of["num_tried"] for of in modules), 1), 4)
+
+
+def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of the file: scores over all samples, and what was found of each."""
+    found = [of["modules"] for of in seeds.values()]
+    return {
+        "score": {name: score([of[name] for of in found if name in of]) for name in MODULES if any(name in of for of in found)},
+        "score_of_all": score([one for of in found for one in of.values()]),
+        "seeds": seeds,
+    }
+
+
+def of_seed(modules: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of one sample of all modules."""
+    noticed, tried = (sum(of["at_first"][k] for of in modules.values()) for k in (0, 1))
+    return {
+        "score_of_all": score([*modules.values()]),
+        "score_at_first": round(noticed / max(tried, 1), 4),
+        "sample": f"{sum(of['num_tried'] for of in modules.values())} of {sum(of['num_changes'] for of in modules.values())} changes",
+        "machine": machine,
+        "modules": modules,
     }
 
 
@@ -106,7 +150,7 @@ def main() -> None:
     parser.add_argument("--per-module", type=int, default=40, help="changes of each module, drawn at random")
     parser.add_argument("--minutes", type=float, default=45.0, help="begin no further change after so long")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--survivors", action="store_true", help="of a module that is as it was, try those alone that no test noticed")
+    parser.add_argument("--survivors", action="store_true", help="of a module that is as it was, try those alone that no test has noticed")
     parser.add_argument("modules", nargs="*", default=[], help="of the table (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT)
     asked = parser.parse_args()
@@ -116,24 +160,24 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    end, machine, modules = time.monotonic() + 60 * asked.minutes, describe(), asked.modules or list(MODULES)
-    before = json.loads(asked.out.read_text()) if (asked.modules or asked.survivors) and asked.out.exists() else {}
-    found: dict[str, Any] = before.get("modules", {})
+    end, seed, machine = time.monotonic() + 60 * asked.minutes, str(asked.seed), describe()
+    seeds: dict[str, Any] = json.loads(asked.out.read_text()).get("seeds", {}) if asked.out.exists() else {}
+    found: dict[str, Any] = dict(seeds[seed]["modules"]) if seed in seeds else {}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder).resolve())
-        for module in modules:
-            rng = random.Random(f"{asked.seed} {module}")
-            if measured := measure(module, tree, asked.per_module, rng, end, found.get(module) if asked.survivors else None):
-                found[module] = measured
-                tried, noticed = (sum(of[name] for of in found.values()) for name in ("num_tried", "num_noticed"))
-                content = {
-                    "score": {name: round(of["num_noticed"] / max(of["num_tried"], 1), 4) for name, of in found.items()},
-                    "score_of_all": round(noticed / max(tried, 1), 4),
-                    "sample": f"{tried} of {sum(of['num_changes'] for of in found.values())} changes, seed {asked.seed}",
-                    "machine": machine,
-                    "modules": found,
-                }
-                asked.out.write_text(json.dumps(content, indent=1) + "\n")
+        for module in asked.modules or list(MODULES):
+            if time.monotonic() > end:
+                sys.exit(f"the time was up before {module}: of it and those after it the file tells what it did")
+            try:
+                found[module] = measure(module, tree, asked.per_module, asked.seed, end, found.get(module), asked.survivors)
+            except RuntimeError as error:
+                failed.append(str(error))
+                continue
+            seeds[seed] = of_seed(found, machine)
+            asked.out.write_text(json.dumps(summary(seeds), indent=1) + "\n")
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ class _Trials:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
         gc.collect()
+        loaded = [one for one in gc.get_objects() if type(one) is FunctionType and one.__code__.co_filename == str(path)]
         gc.freeze()  # what a fork collects would be copied
         session.items.sort(key=lambda item: cost[item.nodeid])
         limit_s = round(5 + 3 * took_s)
@@ -130,7 +131,7 @@ class _Trials:
             for change in self.changes:
                 if time.monotonic() > self.end:
                     break
-                swaps = list(_swaps(path, plain, change.source))
+                swaps = list(_swaps(loaded, path, plain, change.source))
                 if not swaps and sound is None:
                     sound = not forked(again, 2 * limit_s)[0]
                     if not sound:
@@ -178,19 +179,18 @@ def _run(session: pytest.Session, told: Callable[[pytest.Item, float], None] | N
     return False
 
 
-def _swaps(path: Path, plain: str, changed: str) -> Iterator[tuple[FunctionType, CodeType]]:
-    """Functions that are loaded, and their new code; none where more than the inside of functions changes."""
+def _swaps(functions: Sequence[FunctionType], path: Path, plain: str, changed: str) -> Iterator[tuple[FunctionType, CodeType]]:
+    """Those of a module's functions that change, and their new code; none where more than the inside of functions changes."""
     pairs = list(_altered(compile(plain, str(path), "exec"), compile(changed, str(path), "exec")))
     loaded: dict[tuple[str, int], list[FunctionType]] = {}
-    for one in gc.get_objects():
-        if type(one) is FunctionType and one.__code__.co_filename == str(path):
-            loaded.setdefault((one.__code__.co_qualname, one.__code__.co_firstlineno), []).append(one)
+    for one in functions:
+        loaded.setdefault((one.__code__.co_qualname, one.__code__.co_firstlineno), []).append(one)
     found = []
     for old, new in pairs:
-        functions = loaded.get((old.co_qualname, old.co_firstlineno), []) if old.co_flags & 1 else []  # 1: of a function
-        if not functions or any(function.__code__.co_freevars != new.co_freevars for function in functions):
+        same = loaded.get((old.co_qualname, old.co_firstlineno), []) if old.co_flags & 1 else []  # 1: of a function
+        if not same or any(function.__code__.co_freevars != new.co_freevars for function in same):
             return
-        found += [(function, new) for function in functions]
+        found += [(function, new) for function in same]
     yield from found
 
 

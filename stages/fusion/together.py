@@ -104,11 +104,11 @@ def balls(
     palm = bones[:, 4::4]
     between = (palm[:, :-1] + palm[:, 1:]) / 2
     across = joints[:, LITTLE] - joints[:, INDEX]
-    across = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+    across = across / np.linalg.norm(across, axis=1, keepdims=True)
     beside = joints[:, :1] + ACROSS_M[:, None] * across[:, None]
     centres = np.concatenate([joints[:, :1], beside, bones.reshape(len(joints), -1, 3), between.reshape(len(joints), -1, 3)], 1)
     squared = (centres**2).sum(2)[:, :, None] + (outline**2).sum(2)[:, None] - 2 * centres @ outline.transpose(0, 2, 1)
-    radius = np.sqrt(np.maximum(squared.min(2), 0)) + BETWEEN_M
+    radius = np.sqrt(np.abs(squared.min(2))) + BETWEEN_M  # below 0 by rounding alone
     radius[:, 0] = np.maximum(radius[:, 0], WRIST_M)
     return centres, radius
 
@@ -180,13 +180,13 @@ def _with(
     `both`: which of the rows are a pair, that changes as a whole or not at all.
     """
     pixels, border = project(rows, joints + place[:, None]), project(rows, outline + place[:, None])
-    sound = np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)) & (place[:, 2] > 0)
+    sound = np.asarray(np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)))
     sound[both[~sound[both].all(1)].ravel()] = False
     box = np.concatenate([border.min(1), border.max(1)], 1)
     confidence = np.nan_to_num(hands.keypoints[rows, :, 2].astype(np.float64)) * np.isfinite(hands.keypoints[rows, :, :2]).all(2)
     gap = np.linalg.norm(np.nan_to_num(hands.keypoints[rows, :, :2]) - pixels, axis=2)
-    error_px = (confidence * gap).sum(1) / np.maximum(confidence.sum(1), 1e-9)
-    scale = fits.focal_px[rows] / np.maximum(place[:, 2], 1e-6)
+    error_px = (confidence * gap).sum(1) / confidence.sum(1)
+    scale = fits.focal_px[rows] / place[:, 2]
     found = {
         "betas": betas,
         "transl": place,
@@ -195,7 +195,7 @@ def _with(
         "box": box,
         "camera": np.concatenate([scale[:, None], pixels[:, 0]], 1),
         "error_px": error_px,
-        "error_share": error_px / np.maximum((box[:, 2:] - box[:, :2]).max(1), 1e-6),
+        "error_share": error_px / (box[:, 2:] - box[:, :2]).max(1),
         "loss_shape": (betas**2).sum(1),
     }
     columns = {name: values.copy() for name, values in vars(fits).items() if name != "contradiction_m"}

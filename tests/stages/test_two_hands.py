@@ -21,15 +21,18 @@ from tests.small_tables import columns
 
 SAID = '{"focal_px": [900, 900], "from": "manifest", "projection": "rectilinear"}'
 CAMERA = Camera.pinhole(1280, 960, 900)
+SHARED = np.array([0.0, 0.4, *[0.0] * 8])
+"""Of both hands of the scene: the mean of the two."""
 
 
 def scene(apart_m: float = 0.3, behind_m: float = 0.1, betas: float = 0.8, **changes: Any) -> tuple[Hands, Fits, Cameras]:
-    """Three frames of a left and a right hand of one person, of opposite shapes, and a hand of somebody else on the first."""
+    """Three frames of a left and a right hand of one person, of unlike shapes, and a hand of somebody else on the first."""
     model = load_hand_model()
     n = 7
     side = np.array([0, 1] * 3 + [1], np.int8)
     shape = np.zeros((n, 10), np.float32)
     shape[:, 0] = np.where(side == 0, betas, -betas)
+    shape[:, 1] = betas / 2
     shape[6, 0] = 0.3
     wrist = np.array([[-apart_m / 2, 0, 0.6], [apart_m / 2, 0.02, 0.6 + behind_m]] * 3 + [[0.3, -0.2, 0.9]], np.float32)
     orient, pose = np.tile(np.array([0.3, 0.2, 0.4], np.float32), (n, 1)), np.full((n, 45), 0.1, np.float32)
@@ -121,18 +124,23 @@ def test_what_hangs_on_a_place_is_told_anew() -> None:
     hands.keypoints[0, :10, 0] += 40
     hands.keypoints[0, 10:, 2] = 0.3
     hands.keypoints[1, 5] = np.nan
-    found = placed(hands, fits, cameras)
+    hands.keypoints[1, 7, 2] = np.nan
+    fits = replace(fits, contradiction_m=np.arange(7, dtype=np.float32))
+    found, again = placed(hands, fits, cameras), refit(cameras)(hands.take(np.arange(6)), SHARED)
     gap = np.linalg.norm(hands.keypoints[:6, :, :2] - found.joints_2d[:6], axis=2)
-    weight = np.where(np.isfinite(gap), hands.keypoints[:6, :, 2], 0)
+    weight = np.where(np.isfinite(gap), np.nan_to_num(hands.keypoints[:6, :, 2]), 0)
     error_px = np.where(np.isfinite(gap), gap * weight, 0).sum(1) / weight.sum(1)
     assert found.error_px[:6] == pytest.approx(error_px, rel=1e-3)
     assert error_px[0] > 5
     longer = np.maximum(*(found.box[:6, 2:] - found.box[:6, :2]).T)
     assert found.error_share[:6] == pytest.approx(error_px / longer, rel=1e-3)
     np.testing.assert_allclose(found.camera[:6, 1:], found.joints_2d[:6, 0], rtol=1e-5)
-    np.testing.assert_allclose(found.loss_shape[:6], (found.betas[:6] ** 2).sum(1), rtol=1e-4, atol=1e-9)
-    assert (found.box[:6, :2] <= found.joints_2d[:6].min(1) + 1).all()
-    assert (found.box[:6, 2:] >= found.joints_2d[:6].max(1) - 1).all()
+    np.testing.assert_allclose(found.betas[:6], np.tile(SHARED, (6, 1)), atol=1e-6)
+    np.testing.assert_allclose(found.loss_shape[:6], [(SHARED**2).sum()] * 6, rtol=1e-4)
+    np.testing.assert_array_equal(found.hand_pose[:6], again.hand_pose)
+    np.testing.assert_array_equal(found.contradiction_m, fits.contradiction_m)
+    np.testing.assert_allclose(found.joints_3d[:6], again.joints_3d, atol=1e-5)
+    np.testing.assert_allclose(found.box[:6], again.box, atol=0.5)
 
 
 def test_hands_within_each_other_are_moved_apart_until_they_touch_and_keep_their_order() -> None:
@@ -180,6 +188,19 @@ def test_a_pair_is_changed_as_a_whole_or_not_at_all() -> None:
     assert same(found, fits, [2, 3])
     assert not same(found, fits, [0])
     assert same(found, placed(hands, fits, cameras), [0, 1, 4, 5])
+
+
+def test_hands_of_two_people_get_their_own_shapes_as_if_each_were_alone() -> None:
+    hands, fits, cameras = scene(person=[1, 1, 0, 0, 0, 0, 2], track=[3, 4, 0, 1, 0, 1, 2])
+    fits.betas[:2, 1] = 1.0
+    found = placed(hands, fits, cameras)
+    np.testing.assert_allclose(found.betas[2:6], np.tile(SHARED, (4, 1)), atol=1e-6)
+    np.testing.assert_allclose(found.betas[:2, 1], 1.0, atol=1e-6)
+    for rows in (np.arange(2), np.arange(2, 6)):
+        alone = placed(hands.take(rows), fits.take(rows), cameras)
+        assert alone.frame.tolist() == found.frame[rows].tolist()
+        for name in ("transl", "hand_pose", "joints_2d", "box", "error_px"):
+            np.testing.assert_allclose(getattr(found, name)[rows], getattr(alone, name), rtol=1e-4, atol=1e-4)
 
 
 def test_hands_that_are_no_pair_stay_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """Links from frame to frame by hand: how far, how long after, how much larger, and of which side a hand may be; and the assignment."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,11 @@ def test_what_little_lies_within_the_frame_is_what_is_followed() -> None:
         (-50.0, 0.0, 1.0, 50.0),
         (-50.0, 0.0, 0.5, 50.0),
         (10.0, 10.0, 20.0, 20.0),
+        (650.0, 100.0, 750.0, 200.0),
+        (100.0, 490.0, 200.0, 590.0),
     ]
     hands = table(*[(0, box, 0.9, -1) for box in boxes])
-    assert _visible(hands, 0.0).tolist() == [[0, 0, 50, 60], [600, 400, 640, 480], [0, 0, 1, 50], [*boxes[3]], [*boxes[4]]]
+    assert _visible(hands, 0.0).tolist() == [[0, 0, 50, 60], [600, 400, 640, 480], [0, 0, 1, 50], *map(list, boxes[3:])]
     assert _visible(hands, 640.0).tolist() == [[*box] for box in boxes], "an image that closes to a ring has no border"
 
 
@@ -154,10 +157,11 @@ def test_a_third_hand_shares_more_than_the_share_with_one_of_two_surer_ones() ->
     assert third_hands(table((0, left, 0.9, 0), (0, right, 0.8, 0), (0, over, 0.5, 0)), share=0.1).tolist() == [False, False, True]
 
 
-def crumbs(*rows: tuple[int, float, int], max_gap_s: float = 1.0, around: float = 0.0) -> list[int]:
+def crumbs(*rows: tuple[int, float, int], y: Sequence[float] = (), max_gap_s: float = 1.0, around: float = 0.0) -> list[int]:
     """Tracks of (frame, x, track) without crumbs; boxes of 100 pixels, five frames a second."""
     frame, x, track = (np.array(column) for column in zip(*sorted(rows), strict=True))
-    box = np.stack([x, 0 * x, x + 100, 0 * x + 100], 1).astype(np.float64)
+    low = np.stack([x, np.array(y) if len(y) else 0 * x], 1).astype(np.float64)
+    box = np.concatenate([low, low + 100], 1)
     return _without_crumbs(frame, frame / 5, box, track.astype(np.int32), max_gap_s, around).tolist()
 
 
@@ -167,6 +171,8 @@ def test_a_crumb_on_the_way_of_a_track_is_of_it() -> None:
     assert set(crumbs(*long, (3, 300, 1), (4, 400, 1))) == {0}
     assert set(crumbs(*long, (3, 449, 1))) == {0}, "1.5 sizes off the way"
     assert set(crumbs(*long, (3, 451, 1))) == {0, 1}
+    assert set(crumbs(*long, (3, 390, 1), y=[0, 0, 0, 110, 0, 0, 0])) == {0}, "0.9 across and 1.1 down"
+    assert set(crumbs(*long, (3, 420, 1), y=[0, 0, 0, 110, 0, 0, 0])) == {0, 1}, "1.2 across and 1.1 down"
     assert crumbs(*long, *far, (3, 451, 2)).count(2) == 1, "one on no way stays itself"
     assert crumbs(*long, *far, (3, 2990, 2)).count(1) == 7
     assert set(crumbs(*long, (3, 300, 1), (4, 551, 1))) == {0, 1}, "with all of its rows"

@@ -9,11 +9,13 @@ import pytest
 
 from stages.cameras.said import cameras_of
 from stages.cameras.views import camera_of_view, in_view, rays_of, to_source
-from stages.fusion.views import as_numbered, in_video, placed, seen_before, swapped, told_apart
+from stages.fusion.views import _directions, as_numbered, in_video, placed, seen_before, swapped, told_apart
 from stages.tables import RefusedHands
 from tests.small_tables import columns
 
 SPHERE = cameras_of(json.dumps({"from": "manifest", "projection": "equirectangular"}), 2400, 1200)
+FISHEYE = cameras_of(json.dumps({"from": "manifest", "projection": "fisheye", "hfov_deg": 90}), 1600, 1200)
+"""Looked at through one view, wider than it is high."""
 VIEWS = [int(view) for view in SPHERE.view if view >= 0]
 
 
@@ -103,6 +105,55 @@ def test_two_hands_of_one_view_or_of_two_frames_stay_two_and_each_takes_one_of_a
     assert not seen_before(two_frames, SPHERE).any()
     pair = hands(at(near, degrees), at(near, degrees), at(far, degrees), at(far, degrees), at(far, degrees))
     assert seen_before(pair, SPHERE).tolist() == [False, False, True, True, False]
+
+
+def test_of_two_hands_that_one_could_be_it_is_the_nearer() -> None:
+    degrees, (near, far, *_) = between()
+    axis = np.degrees(np.arctan2(*rays_of(SPHERE, far, np.array([camera_of_view(SPHERE, far).principal]))[0, [0, 2]]))
+    on = 1 if (axis - degrees) % 360 < 180 else -1
+    four = hands(at(near, degrees), at(near, degrees + 2.0 * on), at(far, degrees + 0.3 * on), at(far, degrees - 2.2 * on))
+    assert seen_before(four, SPHERE).tolist() == [False, False, True, False], "the last could be the first alone, which has its own"
+
+
+def test_a_hand_is_where_and_as_large_as_its_view_shows_it() -> None:
+    """Its size is the larger of two angles; the middle of the pixels is not quite that of the angle."""
+    for degrees, size in ((3.0, 4.0), (25.0, 8.0), (-100.0, 6.0)):
+        view = showing(degrees)[0]
+        wide, high, narrow = at(view, degrees, size), at(view, degrees, size), at(view, degrees, size / 2)
+        wide[1][1::2], high[1][::2] = narrow[1][1::2], narrow[1][::2]
+        for one in (wide, high):
+            direction, found, _, off_axis = _directions(hands(one, at(view, degrees + 9, 1.0)), SPHERE)
+            np.testing.assert_allclose(direction[0], ray(degrees), atol=0.003)
+            assert np.degrees(found) == pytest.approx([size, 1.0], rel=0.01)
+            axis = rays_of(SPHERE, view, np.array([camera_of_view(SPHERE, view).principal]))[0]
+            assert np.degrees(off_axis) == pytest.approx(np.degrees(np.arccos([ray(degrees) @ axis, ray(degrees + 9) @ axis])), abs=0.2)
+
+
+def test_a_hand_is_whole_where_a_twentieth_of_it_is_free_on_every_side() -> None:
+    view = camera_of_view(FISHEYE, 0)
+    assert view.width > view.height
+    rows = []
+    for free in (9.0, 11.0):  # pixels, of boxes whose longer side is 200
+        rows += [[free, 300, free + 200, 400], [300, free, 400, free + 200]]
+        rows += [[view.width - free - 200, 300, view.width - free, 400], [300, view.height - free - 100, 500, view.height - free]]
+    assert _directions(hands(*[(0, [*map(float, box)]) for box in rows]), FISHEYE)[2].tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_hand_without_any_size_is_no_other() -> None:
+    degrees, (near, far, *_) = between()
+    for rows in ((at(near, degrees), at(far, degrees, 0.0)), (at(near, degrees, 0.0), at(far, degrees))):
+        assert not seen_before(hands(*rows), SPHERE).any()
+
+
+def test_an_image_that_ends_has_no_seam() -> None:
+    for middle in ((200.0, 500.0), (900.0, 300.0)):
+        box = [middle[0] - 80, middle[1] - 60, middle[0] + 80, middle[1] + 60]
+        found = placed(hands((0, box)), FISHEYE)
+        corners = to_source(FISHEYE, 0, np.array([box[:2], box[2:], [box[0], box[3]], [box[2], box[1]]]))
+        assert (found.box_source[0, :2] <= corners.min(0) + 1e-3).all()
+        assert (found.box_source[0, 2:] >= corners.max(0) - 1e-3).all()
+        assert found.box_source[0] == pytest.approx([*corners.min(0), *corners.max(0)], abs=6)
+        np.testing.assert_allclose(found.keypoints_source[0], to_source(FISHEYE, 0, found.keypoints[0, :, :2]), atol=1e-3)
 
 
 def test_a_box_in_the_videos_own_pixels_holds_its_border_also_across_the_seam() -> None:

@@ -49,7 +49,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections, Views)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -109,8 +109,6 @@ class FuseHands:
     """Log-odds that such a wrist adds for its side; a detector's vote is at most 3.9. Ours."""
     max_gap_s: float = setting(0.6, above=0)
     """A track ends when its hand is not seen for longer, seconds. Ours."""
-    max_speed: float = setting(5.0, above=0)
-    """A hand may leave its constant-velocity guess by this many hand sizes a second. Ours."""
     min_side_log_odds: float = setting(0.4, least=0)
     """A hand for whose side all evidence of the clip together says less is of unknown side. Ours."""
 
@@ -230,8 +228,7 @@ def _followed(hands: Hands, settings: FuseHands, around: float = 0.0) -> Hands:
     """Hands with tracks and sides."""
     if not len(hands):
         return hands
-    bounds = {"max_gap_s": settings.max_gap_s, "max_speed": settings.max_speed}
-    return tracks.follow(hands, **bounds, min_side_log_odds=settings.min_side_log_odds, around=around)
+    return tracks.follow(hands, max_gap_s=settings.max_gap_s, min_side_log_odds=settings.min_side_log_odds, around=around)
 
 
 def accepted(seen: RefusedHands) -> Hands:

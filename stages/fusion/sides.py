@@ -53,13 +53,14 @@ def paired(
     box: Float[np.ndarray, "n 4"],
     person: Shaped[np.ndarray, "n"],
     log_odds: Float[np.ndarray, "n"],
+    most: float = VOTE,
 ) -> Float64[np.ndarray, "n"]:
-    """Votes of rows in order of time, those of a person's two hands in one frame weighed against each other.
+    """Votes of rows in order of time, none surer than `most`, those of a person's two hands in one frame weighed against each other.
 
     Just one of them is right, and where the right one lies beside the left one says which: to its left in the image when the person
     faces the camera, to its right when it is the wearer's.
     """
-    votes = np.clip(log_odds.astype(np.float64), -VOTE, VOTE)
+    votes = np.clip(log_odds.astype(np.float64), -most, most)
     pairs, sure = _pairs(frame, person)
     if not len(pairs):
         return votes
@@ -68,13 +69,13 @@ def paired(
     apart = np.clip(apart / boxes.long_side(box[pairs]).mean(1), -1, 1).astype(np.float64)
     differ = votes[first] - votes[second]
     near = np.exp(-np.abs(time_s[first][:, None] - time_s[first][None]) / LAYOUT_S)
-    layout = near @ (sure * apart * differ) / (near @ (sure * np.abs(apart) * 2 * VOTE) + VOTE)
-    theirs = np.clip(log_odds.astype(np.float64), -SURE * VOTE, SURE * VOTE)  # between two the surer one counts
+    layout = near @ (sure * apart * differ) / (near @ (sure * np.abs(apart) * 2 * most) + most)
+    theirs = np.clip(log_odds.astype(np.float64), -SURE * most, SURE * most)  # between two the surer one counts
     told = sure * (theirs[first] - theirs[second] + 2 * LAYOUT * layout * apart)
     both = votes.copy()
     both[first] = (1 - sure) * votes[first] + told
     both[second] = (1 - sure) * votes[second] - told
-    return np.clip(both, -VOTE, VOTE)
+    return np.clip(both, -most, most)
 
 
 def is_one_person(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> bool:

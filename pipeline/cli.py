@@ -200,7 +200,7 @@ def _weights(add: Add) -> None:
 def _exports(add: Add) -> None:
     for format in FORMATS.values():
         parser = add("take", f"export {format.name}", use.exporter(format))
-        parser.add_argument("data", type=Path, help="data folder, or one of shards")
+        parser.add_argument("data", help="data folder, or one of shards")
         parser.add_argument("--out", type=Path, required=True, help="folder; an export that lies there is replaced, anything else refused")
         parser.add_argument(
             "--where", default="", metavar="FILTER", help='hands to take, such as "quality > .8 and side = right" (docs/exports.md)'

@@ -15,6 +15,7 @@ from rich.table import Table as Grid
 
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
+from pipeline.engine.durable import mirror_of, remove
 from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.stated import SUMS
 from pipeline.engine.stopping import Stopping
@@ -39,10 +40,12 @@ def make_studio(folder: Path) -> list[Path]:
     videos = [folder / f"studio-{seed}.mp4" for seed in range(len(SPLITS))]
     if not all(path.exists() and path.with_suffix(".truth.parquet").exists() for path in videos) or not (folder / "labels.json").exists():
         make_videos(folder, len(SPLITS), Film(seconds=6.0))
-        (folder / SUMS).unlink(missing_ok=True)
+        remove(folder / SUMS)
     if not (folder / SUMS).exists():
         made = sorted(path for path in folder.iterdir() if path.is_file())
         Store(folder).write_json(SUMS, {"files": {path.name: sha256_of(path) for path in made}})
+    if mirror := mirror_of(folder):
+        mirror.put_as_it_is(sorted(folder.iterdir()))
     return videos
 
 
@@ -92,7 +95,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Wh
     page = root / "report.html"
     write_report(store.root, page, overview=overview_of(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
-    console.print(f"shards: {store.root / 'shards'}\nreport: {page.absolute()}", soft_wrap=True)
+    console.print(f"shards: {store.name}/shards\nreport: {page.absolute()}", soft_wrap=True)
     for path in damaged:
         console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
     return 0 if all_done(graph) and not damaged else 2

@@ -65,7 +65,7 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     is none.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
-        raise ValueError(f"--data {root}: a data folder is a folder of this machine or one that all nodes mount, not an address")
+        raise ValueError(f"--data {root} is not an address of a data folder: that is a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")
     store = Store(root)
     standing = next(path for path in (store.root, *store.root.parents) if path.exists())
     if not standing.is_dir():
@@ -74,7 +74,7 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     recipe = _recipe(store, asked.recipe, last.get("recipe"))
     given = asked.videos if asked.videos is not None else last.get("videos")
     if not given:
-        raise ValueError(f"{store.root} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.root}")
+        raise ValueError(f"{store.name} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.name}")
     videos = [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
     listing = _listing(store, videos, given=asked.videos is not None)
     if not asked.leave:
@@ -123,7 +123,7 @@ def _recipe(store: Store, asked: str | None, last: Any) -> str:
         return f"{Path(file).expanduser().absolute()}{colon}{function}" if file.endswith(".py") else asked
     recipe = str(last or "whim")
     if recipe.partition(":")[0].endswith(".py"):
-        raise ValueError(f"{store.root} was made by the recipe file {recipe}, and a data folder runs no code: add --recipe {recipe}")
+        raise ValueError(f"{store.name} was made by the recipe file {recipe}, and a data folder runs no code: add --recipe {recipe}")
     return recipe
 
 

@@ -14,11 +14,12 @@ from fitting.files import hand_of, model_file, prior_source
 from pipeline.dataset.audits import TABLE as AUDITS
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.index import write_index
+from pipeline.engine.durable import remove as discard
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.shard_file import write_shard
-from pipeline.engine.store import Store
+from pipeline.engine.store import UNREADABLE, Store
 from pipeline.manifest import storable, withdrawn_in, without
-from stages.digest import UNREADABLE, CorruptFileError, fingerprint_of, seal_text
+from stages.digest import CorruptFileError, fingerprint_of, seal_text
 from stages.pack import Pack
 from stages.tables import Audits, Manifest
 from stages.web.address import without_secrets
@@ -57,7 +58,7 @@ def remove(store: Store, names: Collection[str]) -> Removal:
     gone = Removal(stays=_copies(store, ids, known))
     _withdraw(store, ids)
     for path in _files(store, ids):
-        path.unlink()
+        discard(path)
         gone.files.append(str(path.relative_to(store.root)))
     for folder in (store.root / "media/incoming" / video for video in ids):
         for path in sorted(folder.rglob("*"), reverse=True):
@@ -72,7 +73,7 @@ def remove(store: Store, names: Collection[str]) -> Removal:
         store.commit("", "manifest", storable(without(known, ids)), {})
     for page in (*_MADE_ANEW, *(f"{name}.corrupt" for name in _MADE_ANEW)):
         if (store.root / page).is_file():
-            (store.root / page).unlink()
+            discard(store.root / page)
             gone.files.append(page)
     sources = [str(source) for video, source in zip(known.video, known.source, strict=True) if video in ids]
     gone.stays += [f"your own file {source}" for source in sources if source.startswith("/")]
@@ -112,7 +113,7 @@ def _withdraw(store: Store, ids: Collection[str]) -> None:
 def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:
     """The parts, failures, media and notes of some videos: those named by the id, and by a clip of it (`id-0004`)."""
     of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
-    for path in sorted(store.root.rglob("*")):
+    for path in sorted({*store.root.rglob("*"), *(store.mirror.videos() if store.mirror else ())}):
         inside = path.relative_to(store.root).parts
         named = _PART.fullmatch(path.name)
         if len(inside) < 2 or path.is_dir() or (inside[0] in _NO_TABLES and inside[0] != "media"):
@@ -128,7 +129,7 @@ def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:
 def _leave_logs(store: Store, ids: Collection[str]) -> None:
     """Take the lines of some videos out of the runs' logs; damaged logs go whole."""
     for log in (store.root / "runs").glob("*.jsonl.corrupt"):
-        log.unlink()
+        discard(log)
     of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
     for log in sorted((store.root / "runs").glob("*.jsonl")):
         lines = log.read_text().splitlines(keepends=True)
@@ -162,7 +163,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
         if not leaving:
             continue
         if leaving == len(rows):
-            path.unlink()
+            discard(path)
         else:
             recipe = json.loads((shard.schema_arrow.metadata or {})[b"recipe"])
             recipe |= {"fingerprint": fingerprint_of({"of": recipe["fingerprint"], "without": sorted(ids)})}
@@ -172,7 +173,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
         gone.shards[str(path.relative_to(store.root))] = leaving
     for path in sorted(shards.glob("*/*-of-*.parquet.corrupt")):
         if _may_hold(path, ids):
-            path.unlink()
+            discard(path)
             gone.files.append(str(path.relative_to(store.root)))
     left = [path for path in sorted(shards.glob("*/*-of-*.parquet")) if not listed or path in listed]  # no frame is listed twice
     if gone.shards and left:
@@ -181,7 +182,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
         write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source(), audits=card_lines(store))
     elif gone.shards:
         for name in ("index.json", "stats.json", "README.md"):
-            (shards / name).unlink(missing_ok=True)
+            discard(shards / name)
 
 
 def _may_hold(shard: Path, ids: Collection[str]) -> bool:
@@ -198,7 +199,7 @@ def _leave_audits(store: Store, ids: Collection[str]) -> None:
         drawn = store.read(Audits, AUDITS, path.stem)
         stay = ~np.isin(drawn.video.astype(str), sorted(ids))
         if not stay.any():
-            path.unlink()
+            discard(path)
         elif not stay.all():
             store.commit(AUDITS, path.stem, drawn.take(stay), {})
 

@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.browse.landed import Clip
 from pipeline.dataset.poses import POSE_COLUMNS, PoseMap
-from pipeline.engine.store import Store
-from stages.digest import UNREADABLE
+from pipeline.engine.store import UNREADABLE, Store
 
 HANDS = (
     "frame", "time_s", "hand", "width", "height", "box", "score", "side", "landmark_score", "person", "track", "track_length",

@@ -13,9 +13,8 @@ import simplejpeg
 
 from pipeline.browse.asking import Asking
 from pipeline.dataset.cameras import cameras_of_clip
-from pipeline.engine.store import Store
+from pipeline.engine.store import UNREADABLE, Store
 from stages.cameras.views import Look
-from stages.digest import UNREADABLE
 from stages.errors import UserError
 from stages.media.frames import read_frames
 from stages.tables import Cameras, Clips, Videos
@@ -103,6 +102,8 @@ class Images:
             path = self.store.root / str(self.store.read(Videos, "videos", video).path[0])
         except FileNotFoundError:
             return None
+        if self.store.mirror and path.is_relative_to(self.store.root):
+            self.store.mirror.have_video(path)
         return path if path.is_file() else None
 
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     store = Store(data_folder(arguments))
-    if not store.root.exists():
+    if store.is_new:
         load_run(arguments)  # a typing error leaves no folder behind
     with store.lock(), stops_by_sigterm() as stopping:
         loaded = load_run(arguments, remember=True)
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     if stopping.asked and loaded.graph.pending:
         raise KeyboardInterrupt
     print_status(loaded.graph, arguments.console)
-    arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.root}")
+    arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.name}")
     print_ending(loaded.graph, arguments.console)
     for path in damaged:
         arguments.console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
@@ -108,7 +108,7 @@ def plan(arguments: argparse.Namespace) -> None:
         more |= {"odd": odd_videos(graph.clips), "cameras": graph.cameras}
         print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
-    grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.root}")
+    grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.name}")
     for stage, whys in by_why.items():
         for why, count in whys.items():
             grid.add_row(stage, why, str(count))
@@ -119,7 +119,7 @@ def plan(arguments: argparse.Namespace) -> None:
     print_duplicates(graph.duplicates, arguments.console)
     print_needs(graph, arguments.console)
     print_odd(graph, arguments.console)
-    arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.root}")
+    arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.name}")
     if graph.unknown_clips:
         arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")
 
@@ -162,6 +162,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def retry(arguments: argparse.Namespace) -> None:
     """Forget failures, so that the next run tries them again."""
+    from pipeline.engine.durable import remove
     from pipeline.engine.plan.tasks import table_of
     from pipeline.report.status import failures
     from stages.settings import unknown
@@ -173,7 +174,7 @@ def retry(arguments: argparse.Namespace) -> None:
     with graph.store.lock():
         for task in failures(graph):
             if arguments.reason in (None, task.reason):
-                graph.store.error_file(table_of(graph.stages[task.stage]), task.key).unlink(missing_ok=True)
+                remove(graph.store.error_file(table_of(graph.stages[task.stage]), task.key))
                 reopened += 1
     arguments.console.print(f"{reopened} parts will be tried again by the next run")
 
@@ -202,7 +203,7 @@ def refresh(arguments: argparse.Namespace) -> int:
     arguments.console.print(f"{len(looks)} videos asked for: {len(gone)} are gone, of {unknown} the site did not say", markup=False)
     if gone:
         words = " ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
-        arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.root}", markup=False)
+        arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.name}", markup=False)
     return 2 if gone else 0
 
 
@@ -213,7 +214,7 @@ def remove(arguments: argparse.Namespace) -> None:
 
     store = Store(data_folder(arguments))
     if not (store.root / "run.json").exists():
-        raise ValueError(f"{store.root} is no data folder: it has no run.json")
+        raise ValueError(f"{store.name} is no data folder: it has no run.json")
     with store.lock():
         gone = remove(store, arguments.names)
     for file in gone.files:
@@ -223,7 +224,7 @@ def remove(arguments: argparse.Namespace) -> None:
     elsewhere = "copies of the shards (uploads, exports, caches: ~/.cache/whim), networks trained on them, files of `whim detect`"
     for one in [*gone.stays, elsewhere]:
         arguments.console.print(f"not removed: {one}", markup=False)
-    arguments.console.print(f"withdrawn from every later run: {store.root / 'removed.txt'}", markup=False)
+    arguments.console.print(f"withdrawn from every later run: {store.name}/removed.txt", markup=False)
 
 
 def demo(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,11 @@ def verify(arguments: argparse.Namespace) -> int:
 
     from rich.progress import track
 
+    from pipeline.engine.roots.mirror import opened
     from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
 
-    root = Path(arguments.folder or arguments.data)
+    named = arguments.folder or arguments.data
+    root = opened(named, media=True)
     files = files_of(root)
     verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
     aside = set_damaged_aside(root, verdict) if arguments.repair else []
@@ -24,7 +26,11 @@ def verify(arguments: argparse.Namespace) -> int:
     else:
         for name, why in (verdict.corrupt | verdict.unknown).items():
             arguments.console.print(f"{name}: {why}", style="red", markup=False)
-        mend = f"{len(aside)} set aside, whim run makes them again" if aside else f"whim verify {root} --repair, then whim run"
+        mend = (
+            f"{len(aside)} set aside, whim run makes them again"
+            if aside
+            else f"whim verify {arguments.folder or arguments.data} --repair, then whim run"
+        )
         told = f"{len(verdict.corrupt)} files are damaged: {mend}" if verdict.corrupt else "all sound"
         unsealed = f", {verdict.num_unsealed} of an earlier version without a digest" if verdict.num_unsealed else ""
         foreign = f"; {len(verdict.foreign)} files are none of ours" if verdict.foreign else ""
@@ -36,9 +42,10 @@ def browse(arguments: argparse.Namespace) -> None:
     """Look through the hands of a data folder in a local web page, filter, judge and correct them."""
     from pipeline.browse.server import listen
     from pipeline.browse.session import Session
+    from pipeline.engine.roots.mirror import opened
 
-    root = Path(arguments.folder or arguments.data)
-    arguments.console.print(f"reading the tables of {root}", markup=False)
+    arguments.console.print(f"reading the tables of {arguments.folder or arguments.data}", markup=False)
+    root = opened(arguments.folder or arguments.data)
     session = Session(root, arguments.who)
     for part in session.unreadable:
         arguments.console.print(f"{part} cannot be read: whim verify says more", style="red", markup=False)
@@ -51,7 +58,9 @@ def browse(arguments: argparse.Namespace) -> None:
         served.run()
     except KeyboardInterrupt:  # how a person ends it
         stopped = True
-    taken_up = f"what was decided is kept; whim run --data {root} takes it up" if session.num_changes else "nothing was decided"
+    taken_up = (
+        f"what was decided is kept; whim run --data {session.store.name} takes it up" if session.num_changes else "nothing was decided"
+    )
     if stopped:
         raise KeyboardInterrupt(f"whim browse has ended: {taken_up}")
     arguments.console.print(f"whim browse has ended: {taken_up}", markup=False)  # where Ctrl-C is ignored, the server alone heard it

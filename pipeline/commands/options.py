@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 
 def data_folder(arguments: argparse.Namespace) -> Path:
-    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said."""
+    """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said. Of one in an object
+    store the mirror here, brought up to date. Raises StoreError.
+    """
+    from pipeline.engine.roots.mirror import opened
+
     videos = getattr(arguments, "videos", None)
     name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
-    return Path(arguments.data or Path("data") / Path(name).stem)
+    return opened(arguments.data or Path("data") / Path(name).stem)
 
 
 def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":
@@ -30,8 +34,9 @@ def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loade
         until=getattr(arguments, "until", None),
         leave=getattr(arguments, "leave", False),
     )
-    adopt(data_folder(arguments))
-    return load(data_folder(arguments), asked, remember=remember)
+    folder = data_folder(arguments)
+    adopt(folder)
+    return load(folder, asked, remember=remember)
 
 
 def _assignments(arguments: argparse.Namespace) -> list[str]:
@@ -49,8 +54,10 @@ def where_of(arguments: argparse.Namespace) -> "Where":
 
 def store_that_is(arguments: argparse.Namespace) -> "Store":
     """The data folder of `--data`. Raises ValueError where there is none: nothing would be found in it."""
+    from pipeline.engine.roots.mirror import opened
     from pipeline.engine.store import Store
 
-    if not Path(arguments.data).is_dir():
+    folder = opened(arguments.data)
+    if not folder.is_dir():
         raise ValueError(f"--data {arguments.data} is no folder: name the data folder of a run")
-    return Store(Path(arguments.data))
+    return Store(folder)

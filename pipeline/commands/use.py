@@ -14,10 +14,11 @@ def exporter(format: "Format") -> "Callable[[argparse.Namespace], None]":
     """The handler of the command that exports in a format, whose help is the format's line."""
 
     def write(arguments: argparse.Namespace) -> None:
+        from pipeline.engine.roots.mirror import opened
         from pipeline.exports.export import export
 
         options = {name: getattr(arguments, name) for name in format.options if hasattr(arguments, name)}
-        done = export(format, arguments.data, arguments.out, where=arguments.where, options=options, console=arguments.console)
+        done = export(format, opened(arguments.data), arguments.out, where=arguments.where, options=options, console=arguments.console)
         told = "was there already" if done.up_to_date else f"written to {done.folder}"
         arguments.console.print(f"{done.num_hands:,} hands on {done.num_frames:,} frames: {told}", markup=False)
 

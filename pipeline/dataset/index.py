@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.card import dataset_card
+from pipeline.engine.durable import remove
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.shard_file import check_shard
-from pipeline.engine.store import Store
-from stages.digest import HTML, UNREADABLE, CorruptFileError, seal_text
+from pipeline.engine.store import UNREADABLE, Store
+from stages.digest import HTML, CorruptFileError, seal_text
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
 
@@ -79,7 +80,7 @@ def renew_index(shards: ShardFiles | None) -> list[Path]:
         else:
             return damaged
     for name in ("index.json", "stats.json", CARD):  # the last video left: nothing may go on naming it
-        (shards.folder / name).unlink(missing_ok=True)
+        remove(shards.folder / name)
     return damaged
 
 

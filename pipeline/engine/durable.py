@@ -2,23 +2,31 @@
 
 import errno
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from stages.errors import UserError
 
 _FLUSHES = 8
 """Files that are flushed at once: a disk takes them in one go."""
 
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files that are being written."""
+
 
 class StoreError(UserError):
     """The data folder cannot be used: another driver holds it, it is full or not writable."""
+
+
+class TakenError(Exception):
+    """An object of a store is not the one that it was to take the place of."""
 
 
 class Written(NamedTuple):
@@ -26,6 +34,90 @@ class Written(NamedTuple):
 
     temporary: Path
     final: Path
+
+
+class MirrorOfStore(Protocol):
+    """A folder that stands for one in an object store (`pipeline.engine.roots`)."""
+
+    asks: bool
+
+    def put(self, files: Sequence[Written]) -> None:
+        """Write files as objects, before they have their names here."""
+        ...
+
+    def put_as_it_is(self, paths: Sequence[Path]) -> None:
+        """Write files that have their names here as objects."""
+        ...
+
+    def delete(self, path: Path) -> None:
+        """Remove the object of a file."""
+        ...
+
+    def drop_damaged(self, path: Path) -> bool:
+        """Whether a file was damaged here alone."""
+        ...
+
+    def have(self, path: Path) -> None:
+        """Have the newest version of a file here."""
+        ...
+
+    def have_all(self, folder: Path) -> None:
+        """Have all files of a folder here."""
+        ...
+
+    def have_video(self, path: Path) -> None:
+        """Have a video here."""
+        ...
+
+    def videos(self) -> list[Path]:
+        """Where the videos of the store lie once they are here."""
+        ...
+
+    def size_of(self, path: Path) -> int | None:
+        """Bytes of a video in the store."""
+        ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder in the store for one driver."""
+        ...
+
+    def is_driven(self) -> bool:
+        """Whether some driver holds the folder in the store."""
+        ...
+
+    def check(self) -> None:
+        """Raise StoreError where this driver no longer holds it."""
+        ...
+
+    @property
+    def token(self) -> str:
+        """Token of the lease that this process holds; '' without one."""
+        ...
+
+    @property
+    def whole(self) -> str:
+        """The address as another process needs it."""
+        ...
+
+    def __str__(self) -> str:
+        """The address in words."""
+        ...
+
+
+MIRRORS: dict[Path, MirrorOfStore] = {}
+"""Mirrors that this process has opened, by their folders."""
+
+
+def mirror_of(path: Path) -> MirrorOfStore | None:
+    """The mirror that a path lies in; None on a disk, as most do."""
+    return next((mirror for folder, mirror in MIRRORS.items() if path.is_relative_to(folder)), None) if MIRRORS else None
+
+
+def remove(path: Path) -> None:
+    """Remove a file of a data folder, wherever that lies; nothing where there is none."""
+    if mirror := mirror_of(path):
+        mirror.delete(path)
+    path.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
@@ -104,6 +196,8 @@ class _Together:
 def land(files: Sequence[Written]) -> None:
     """Give files their names once their content is on the disk, and flush the folders that hold the names."""
     _flush_all([written.temporary for written in files])
+    for mirror in {id(one): one for _, final in files if (one := mirror_of(final))}.values():
+        mirror.put([written for written in files if mirror_of(written.final) is mirror])
     for temporary, final in files:
         temporary.replace(final)
     _flush_all(sorted({written.final.parent for written in files}))

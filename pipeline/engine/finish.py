@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.engine.durable import StoreError
+from pipeline.engine.durable import StoreError, remove
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.cluster import join
@@ -61,7 +61,7 @@ def finish(
         graph.reload()
     graph.remember()
     for path in _retired(graph):
-        path.unlink()
+        remove(path)
     return summary
 
 

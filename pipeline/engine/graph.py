@@ -19,8 +19,9 @@ from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.media.frames import Frames
 from stages.media.sequence import images_of_pattern, is_pattern, listing_digest
+from stages.pack import Pack, expected_bytes
 from stages.shards import pieces, shard_of
-from stages.stage import ShardStage, Stage, tables_written
+from stages.stage import Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
 from stages.web.address import without_secrets
@@ -304,7 +305,7 @@ class Graph:
     def _is_here(self, video: str) -> bool:
         """Whether the file of a video lies there to be read."""
         row = self._contents.row(video)
-        return row is not None and (self.store.root / row.path[0]).is_file()
+        return row is not None and self.store.size_of(self.store.root / row.path[0]) is not None
 
     def _close_shard(self, shard: str) -> None:
         """Add the shard's own task once all of its videos are settled: it is made from what there is."""
@@ -345,12 +346,13 @@ class Graph:
         assert self._pack is not None
         stage, last = self.stages[self._pack], self._upstream(self._pack)[-1]
         clips = sorted((task for task in self._shards[shard] if task.stage == last), key=lambda task: task.key)
-        assert isinstance(stage, ShardStage)
+        if not isinstance(stage, Pack):
+            return {shard: clips}
         videos, sizes = [self.video_of(task) for task in clips], []
         for task, video in zip(clips, videos, strict=True):
             row = self._contents.row(video)
             assert isinstance(task.row, Clips)
-            sizes.append(0 if row is None else stage.expected_bytes(task.row, row))
+            sizes.append(0 if row is None else expected_bytes(task.row, int(row.width[0]), int(row.height[0]), stage))
         return {key: [clips[place] for place in places] for key, places in pieces(shard, videos, sizes, stage.shard_mb).items()}
 
     def _would_lose(self, shard: str, made: Collection[str]) -> list[str]:
@@ -395,6 +397,10 @@ class Graph:
             for dependent in self._dependents[task]:
                 self.settle(dependent, State.BLOCKED, "upstream failed")
         self._close_shard(task.shard)
+
+    def refresh(self, task: Task) -> None:
+        """See the parts of a task as they are now, where a worker may have another mirror of the folder. Raises StoreError."""
+        self.store.refresh([folder for folder, _ in self._tables[task.stage]], task.key)
 
     def is_made(self, task: Task) -> bool:
         """Whether the parts of a task lie in the folder, as this process sees it."""

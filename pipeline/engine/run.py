@@ -6,8 +6,10 @@ import os
 import statistics
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.engine.durable import StoreError
@@ -17,6 +19,7 @@ from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
+from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
 from stages.digest import seal_line
 from stages.media.frames import Frames
@@ -60,8 +63,9 @@ def run(
     pace = Pace(graph)
     log = graph.store.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as journal:
+    with _logged(graph.store, log) as write:
         while True:
+            graph.store.still_held()
             for item in graph.ready():
                 queues[item.group].append(item)
             for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
@@ -100,8 +104,7 @@ def run(
                     continue
                 if result.fatal:
                     raise StoreError(result.fatal)
-                journal.write(seal_line(asdict(result)))
-                journal.flush()
+                write(seal_line(asdict(result)))
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
@@ -111,6 +114,32 @@ def run(
                     on_outcome(task, outcome)
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
+
+
+@contextmanager
+def _logged(store: Store, log: Path) -> Iterator[Callable[[str], None]]:
+    """A log that is written line by line; in an object store, which appends nothing, whole every so often, and at the end."""
+    next_s, mirror = time.monotonic() + _LOG_S, store.mirror
+    with log.open("a") as journal:
+
+        def write(line: str) -> None:
+            nonlocal next_s
+            journal.write(line)
+            journal.flush()
+            if mirror and (start := time.monotonic()) > next_s:
+                mirror.put_as_it_is([log])
+                next_s = time.monotonic() + max(_LOG_S, 20 * (time.monotonic() - start))
+
+        try:
+            yield write
+        finally:
+            with suppress(StoreError):  # what ended the run tells it
+                if mirror:
+                    mirror.put_as_it_is([log])
+
+
+_LOG_S = 10.0
+"""How often a log is written to an object store."""
 
 
 @dataclass(eq=False)
@@ -162,7 +191,10 @@ def _seen(graph: Graph, task: Task, outcome: Outcome) -> bool:
 
     A video that was fetched again and has changed is there, by another fingerprint than planned.
     """
-    if outcome.state is not State.DONE or graph.is_made(task):
+    if outcome.state is not State.DONE:
+        return True
+    graph.refresh(task)
+    if graph.is_made(task):
         return True
     if not (task.again and graph.is_there(task)):
         outcome.state, outcome.reason = State.RETRY, Reason.EXCEPTION

@@ -17,8 +17,8 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -27,11 +27,11 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.engine.durable import StoreError, Writer, flush, lock_file, room
+from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Ledger, Line, facts_of
 from stages import tables
-from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
+from stages.digest import CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Ledger as Lines
 from stages.tables import Table
@@ -40,8 +40,8 @@ T = TypeVar("T", bound=Table)
 
 _log = logging.getLogger(__name__)
 
-_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""Names of files that are being written."""
+UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
+"""What pyarrow was seen to raise over damaged files."""
 
 FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 """Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
@@ -73,6 +73,43 @@ class Store(Writer):
         self.root = Path(root).absolute()
         self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
 
+    @property
+    def mirror(self) -> MirrorOfStore | None:
+        """What stands between this folder and the object store whose mirror it is; None for a folder of a disk."""
+        return mirror_of(self.root)
+
+    @property
+    def name(self) -> str:
+        """The data folder as a person names it: its path or its address."""
+        return str(self.mirror or self.root)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever written there."""
+        return not self.root.exists() if self.mirror is None else all(path.name == ".lock" for path in self.root.iterdir())
+
+    def _have(self, path: Path) -> None:
+        """In a worker's mirror of an object store: ask for a file before it is read."""
+        if (mirror := self.mirror) and mirror.asks:
+            mirror.have(path)
+
+    def size_of(self, video: Path) -> int | None:
+        """Bytes of a video of this folder, wherever it lies; None where it is gone."""
+        if (mirror := self.mirror) and (size := mirror.size_of(video)) is not None:
+            return size
+        return video.stat().st_size if video.is_file() else None
+
+    def still_held(self) -> None:
+        """Raise StoreError where this driver has lost the folder to another one."""
+        if mirror := self.mirror:
+            mirror.check()
+
+    def refresh(self, tables: Iterable[str], key: str) -> None:
+        """See what a worker wrote that may have another mirror. Raises StoreError."""
+        if mirror := self.mirror:
+            for table in tables:
+                mirror.have(self.part(table, key))
+
     def part(self, table: str, key: str) -> Path:
         """Where the part of `key` lies in `table` (which may name a sub-folder: person_detections/blazepose)."""
         return self._folder(table) / f"{key}.parquet"
@@ -90,6 +127,7 @@ class Store(Writer):
         `schema`: the columns it must have, with their version as metadata (`Table.schema()`); None for any. A part whose footer
         cannot be read or whose recipe is not what its fingerprint says counts as none.
         """
+        self._have(self.part(table, key))
         try:
             refuse_odd(self.part(table, key))
             found = pq.read_schema(self.part(table, key))
@@ -124,6 +162,7 @@ class Store(Writer):
     def _line(self, table: str, key: str, schema: pa.Schema) -> Line | None:
         """What the ledger or else its footer says of a part; `fits` is '' where it does not. None of what `made_by` takes for none."""
         path, wanted = self.part(table, key), self._digest(schema)
+        self._have(path)
         try:
             stat = refuse_odd(path)
             line = self.ledger.find(table, key)
@@ -168,6 +207,7 @@ class Store(Writer):
 
         Raises CorruptFileError that names the part when it is not what was written, FileNotFoundError when there is none.
         """
+        self._have(self.part(table, key))
         arrow = read_sealed(self.part(table, key))
         name, _, detector = table.partition("/")
         if name in FORMERLY and "source" not in arrow.column_names:
@@ -193,8 +233,9 @@ class Store(Writer):
 
     def succeeded(self, table: str, key: str) -> None:
         """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
-        self.error_file(table, key).unlink(missing_ok=True)
-        self.corrupt_file(table, key).unlink(missing_ok=True)
+        for stood_in in (self.error_file(table, key), self.corrupt_file(table, key)):
+            if self.mirror is None or self.mirror.asks or stood_in.exists():
+                remove(stood_in)
 
     def corrupt_file(self, table: str, key: str) -> Path:
         """Where a corrupt part waits for its successor."""
@@ -204,8 +245,14 @@ class Store(Writer):
         """Take a corrupt part out of the way of its successor; it is kept until that is committed. What people said has none: it stays."""
         if path.parent.name in OF_PEOPLE and path.parent.parent == self.root:
             return
+        if self.mirror and self.mirror.drop_damaged(path):
+            return
         with suppress(FileNotFoundError):  # another worker has found it as well
-            path.replace(path.with_name(path.name + ".corrupt"))
+            corrupt = path.with_name(path.name + ".corrupt")
+            path.replace(corrupt)
+            if self.mirror:
+                self.mirror.put_as_it_is([corrupt])
+                self.mirror.delete(path)
 
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
@@ -213,6 +260,7 @@ class Store(Writer):
 
     def error(self, table: str, key: str) -> ErrorRecord | None:
         """The recorded failure of `key`, if there is one that can be read."""
+        self._have(self.error_file(table, key))
         try:
             return ErrorRecord(**unseal(self.error_file(table, key)))
         except (OSError, CorruptFileError, TypeError):
@@ -239,6 +287,7 @@ class Store(Writer):
 
     def is_the_one(self, token: str) -> bool:
         """Whether this is the folder that a token was taken of, as this machine sees it."""
+        self._have(self.root / ".folder")
         try:
             refuse_odd(self.root / ".folder")
             return (self.root / ".folder").read_text().strip() == token
@@ -287,7 +336,7 @@ class Store(Writer):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies."""
+        """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies; in a store its lease ends."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = lock_file(self.root / ".lock")
@@ -299,14 +348,15 @@ class Store(Writer):
             except OSError as error:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another driver"
-                raise StoreError(f"{self.root} is in use by {holder}; wait for it or stop it") from error
-            with room(self.root):
+                raise StoreError(f"{self.name} is in use by {holder}; wait for it or stop it") from error
+            with room(self.root), self.mirror.held() if self.mirror else nullcontext():
                 file.truncate(0)
                 file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
                 for leftover in self.root.rglob(".*.tmp"):
-                    if _ASIDE.fullmatch(leftover.name) and leftover.is_file():  # nothing of others
+                    if ASIDE.fullmatch(leftover.name) and leftover.is_file():  # nothing of others
                         leftover.unlink(missing_ok=True)
-                self._take_over()
+                if self.mirror is None:
+                    self._take_over()
                 yield
 
     def _take_over(self) -> None:

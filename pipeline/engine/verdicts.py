@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.engine.durable import StoreError, lock_file
+from pipeline.engine.durable import StoreError, TakenError, lock_file
 from pipeline.engine.store import Store
 from stages.digest import CorruptFileError
 from stages.tables import Clips, Verdicts
@@ -47,12 +47,21 @@ def as_ordered(store: Store, clip: Clips, kinds: Collection[str], recipe: Mappin
 def change_verdicts(store: Store, video: str, change: Callable[[Verdicts], Verdicts]) -> Verdicts:
     """Write what `change` makes of a video's verdicts; one writer at a time. Raises CorruptFileError, StoreError."""
     with _writing(store):
-        verdicts = change(read_verdicts(store, video))
-        try:
-            store.commit(TABLE, video, verdicts, {})
-        except FileNotFoundError:  # a run that began just now cleared away what was being written
-            store.commit(TABLE, video, verdicts, {})
-        return verdicts
+        for _ in range(_MOST_TRIES):
+            if store.mirror:
+                store.mirror.have(store.part(TABLE, video))
+            verdicts = change(read_verdicts(store, video))
+            try:
+                store.commit(TABLE, video, verdicts, {})
+            except FileNotFoundError:  # a run that began just now cleared away what was being written
+                store.commit(TABLE, video, verdicts, {})
+            except TakenError:  # somebody decided on another machine
+                continue
+            return verdicts
+    raise StoreError(f"others decide on {video} in {store.name} all the time: try again")
+
+
+_MOST_TRIES = 20
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.roots.mirror import opened
+from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import DecidedMeanwhileError, as_ordered
 from stages.cameras.path import poses_said
@@ -29,16 +30,19 @@ from stages.cameras.said import CameraError, cameras_of
 from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
+from stages.pack import ClipTables, Pack
 from stages.shards import whole_of
-from stages.stage import Failure, Prepares, Reason, ShardStage, Stage, tables_written
-from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
+from stages.stage import Failure, Prepares, Reason, Stage, tables_written
+from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
+from stages.verdicts import ON_HANDS
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
 class Worker:
     """Builds a stage when its first item comes and keeps it."""
 
-    root: Path
+    root: Path | str
+    """The data folder; of one in an object store its address."""
     stages: Sequence[Stage]
     token: str = ""
     """What stands in the data folder that is meant; '' asks for nothing."""
@@ -48,6 +52,10 @@ class Worker:
     """The model files that it is to read; None = those that it finds."""
     lane: int = 0
     """Its number in its pool: which address of several a download lane is."""
+    driver: str = ""
+    """Token of the lease by which its driver holds a folder in an object store."""
+    mirror: Path | None = None
+    """The driver's mirror of a folder in an object store: what stages write there they write into the one of this machine."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
     sound: dict[Path, tuple[int, int]] = field(default_factory=dict)
@@ -62,14 +70,16 @@ class Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if self.lane:
             os.environ["WHIM_LANE"] = str(self.lane)
+        if self.mirror and self.mirror != self.store.root:
+            self.stages = [_moved(stage, self.mirror, self.store.root) for stage in self.stages]
         if self.parcel:
             import ray
 
-            unpack(self.parcel, self.root, ray.get)
+            unpack(self.parcel, self.store.root, ray.get)
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.root)
+        return Store(opened(self.root, asks=True, driver=self.driver))
 
     def do_all(self, orders: Sequence[Order]) -> list[Receipt]:
         """Do small items one after another; their parts are flushed to the disk together. Receipts of the first ones, where they take
@@ -98,8 +108,8 @@ class Worker:
 
     def do(self, order: Order) -> Receipt:
         """Run the stages of one order. Every failure is caught here, once, and recorded beside the part."""
-        if self.token and not self.store.is_the_one(self.token):
-            return Receipt(order.key, [], time.time(), blind=f"{socket.gethostname()} does not see {self.root}: mount it there")
+        if self.token and (why := self._is_blind()):
+            return Receipt(order.key, [], time.time(), blind=why)
         self._prepare(order.stages[-1] + 1)
         start = time.perf_counter()
         outcomes = [Outcome(position, State.PENDING) for position in order.stages]
@@ -119,6 +129,14 @@ class Worker:
         receipt.wall_s = time.perf_counter() - start
         receipt.peak_mb = self._peak_mb()
         return receipt
+
+    def _is_blind(self) -> str:
+        """Why this machine does not see the data folder that is meant; '' where it does."""
+        try:
+            seen = self.store.is_the_one(self.token)
+        except StoreError as error:
+            return f"{socket.gethostname()}: {error}"
+        return "" if seen else f"{socket.gethostname()} does not see {self.root}: mount it there"
 
     def _prepare(self, first: int) -> None:
         """Have what later stages need made ready on this machine, once a worker. Failing that they make it themselves."""
@@ -162,9 +180,16 @@ class Worker:
     def _on_table(self, position: int, order: Order, recipe: Mapping[str, Any], outcome: Outcome) -> None:
         stage = self.stages[position]
         with self._recording(position, order.key, recipe, outcome):
-            if stage.key == "shard":
-                assert isinstance(stage, ShardStage)
-                self._write_shard(stage, position, order, recipe, outcome)
+            if isinstance(stage, Pack):
+                left_out: list[str] = []
+                batches = self._function(position, recipe)(self._sources(order, stage), left_out)
+                with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
+                    outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
+                self.store.succeeded(table_of(stage), order.key)
+                outcome.state = State.DONE
+                if left_out:
+                    why = "no video and no image in the earlier shard, or a hand was added where nobody looks any more"
+                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: {why}"
             else:
                 inputs = [self._input(kind, order, position) for kind in stage.reads]
                 apart = getattr(stage, "by_frame", False) and isinstance(order.row, Clips) and len(self._cameras(order, order.row)) > 1
@@ -234,10 +259,13 @@ class Worker:
         if order.row is not None and isinstance(order.row, kind):
             return order.row
         if kind is Videos:
-            return self._videos(order.video)
+            videos = self._videos(order.video)
+            self._video_file(videos)
+            return videos
         if kind is Verdicts:
+            stage, recipe = self.stages[position], order.recipes[order.stages.index(position)]
             assert isinstance(order.row, Clips)
-            return as_ordered(self.store, order.row, *self._honouring(order, position))
+            return as_ordered(self.store, order.row, getattr(stage, "honours", ()), recipe)
         if kind in (Cameras, Views):
             assert isinstance(order.row, Clips)
             return self._cameras(order, order.row)
@@ -247,14 +275,6 @@ class Worker:
         key = order.video if makers and makers[0].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
         return kind.concat(tables) if tables else None
-
-    def _honouring(self, order: Order, position: int) -> tuple[tuple[str, ...], Mapping[str, Any]]:
-        """Which verdicts a stage honours, and the recipe that says what they were; of a shard those of the tables that it is made from."""
-        stage = self.stages[position]
-        if stage.key == "clip":
-            return getattr(stage, "honours", ()), order.recipes[order.stages.index(position)]
-        last = next((one for one in reversed(self.stages[:position]) if Verdicts in one.reads), None)
-        return ((), {}) if last is None else (getattr(last, "honours", ()), self.store.made_by(table_of(last), order.key) or {})
 
     def _cameras(self, order: Order, clip: Clips) -> Cameras:
         """The camera of a clip and its views. Raises CameraError."""
@@ -270,12 +290,19 @@ class Worker:
         videos = self.store.read(Videos, "videos", video)
         return dataclasses.replace(videos, path=np.array([str(self.store.root / p) for p in videos.path], object))
 
+    def _video_file(self, videos: Videos) -> Path:
+        """A video's file; of a data folder in an object store it is fetched when it is wanted."""
+        path = Path(videos.path[0])
+        if (mirror := self.store.mirror) and path.is_relative_to(self.store.root):
+            mirror.have_video(path)
+        return path
+
     def _check_content(self, videos: Videos) -> None:
         """Hold a video's file against the sha256 of its row, once while it stays as it is; one that is gone passes.
 
         Raises CorruptFileError.
         """
-        path = Path(videos.path[0])
+        path = self._video_file(videos)
         if not path.is_file():
             return
         stat = path.stat()
@@ -285,24 +312,30 @@ class Worker:
                 raise CorruptFileError(path, "its content is not that of the video that was read before")
             self.sound[path] = facts
 
-    def _write_shard(self, stage: ShardStage, position: int, order: Order, recipe: Mapping[str, Any], outcome: Outcome) -> None:
-        """Make a shard of the tables of its clips, and say what of them it lacks."""
-        table, notes = table_of(stage), list[str]()
-        path = self.store.part(table, order.key)
-        before = [path, *(one for one in self.store.pieces_of(table, whole_of(order.key)) if one != path)]
-        batches = self._function(position, recipe)(stage.gather(self._tables_of_clips(order, position), before), notes)
-        with self.store.aside(path) as temporary:
-            outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
-        self.store.succeeded(table, order.key)
-        outcome.state, outcome.message = State.DONE, "; ".join(notes)
-
-    def _tables_of_clips(self, order: Order, position: int) -> Iterator[list[Table | None]]:
-        """The tables that a stage of key `shard` reads, of one clip after another."""
+    def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
+        """The clips of a shard, one at a time."""
+        earlier: Earlier | None = None
         for video, clip in order.clips:
-            clips = self.store.read(Clips, "clips", video)
-            self._check_content(self._videos(video))
-            of_clip = dataclasses.replace(order, key=clip, video=video, row=clips.take(clips.clip == clip))
-            yield [self._input(kind, of_clip, position) for kind in self.stages[position].reads]
+            clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
+            self._check_content(videos)
+            of_clip = clips.take(clips.clip == clip)
+            if earlier is None and not Path(videos.path[0]).exists():
+                if self.store.mirror and self.store.mirror.asks:
+                    self.store.mirror.have_all(self.store.root / table_of(stage))
+                earlier = earlier_of(
+                    stage, self.store.part(table_of(stage), order.key), self.store.pieces_of(table_of(stage), whole_of(order.key))
+                )
+            yield ClipTables(
+                videos=videos,
+                clips=of_clip,
+                cameras=self._cameras(order, of_clip),
+                poses=poses_said(order.cameras.get(video, "")),
+                hands=self.store.read(Hands, "hands", clip),
+                fits=self.store.read(Fits, "fits", clip),
+                reviews=self.store.read(Reviews, "reviews", clip),
+                verdicts=as_ordered(self.store, of_clip, ON_HANDS, self.store.made_by("reviews", clip) or {}),
+                earlier=earlier and earlier(clip, videos.sha256[0]),
+            )
 
     @contextmanager
     def _recording(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome) -> Iterator[None]:
@@ -363,10 +396,24 @@ class Worker:
             return
         if isinstance(result, Videos):
             result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
+            if self.store.mirror:  # before the part that names them
+                inside = [self.store.root / p for p in result.path if not Path(p).is_absolute()]
+                self.store.mirror.put_as_it_is([file for p in inside for file in (p, p.with_name(f"{key}.info.json"))])
             recipe = self._with_content(key, recipe, result)
         tables = dict(zip(tables_of(self.stages[position]).values(), _tables(result), strict=True))
         self.store.commit_together(tables, key, recipe)
         outcome.state, outcome.num_rows = State.DONE, len(_tables(result)[0])
+
+
+def _moved(stage: Stage, before: Path, now: Path) -> Stage:
+    """A stage whose folders below one place lie below another."""
+    settings: Any = stage
+    inside = {
+        one.name: now / value.relative_to(before)
+        for one in dataclasses.fields(settings)
+        if isinstance(value := getattr(stage, one.name), Path) and value.is_relative_to(before)
+    }
+    return dataclasses.replace(settings, **inside) if inside else stage
 
 
 class OtherWeights(Exception):

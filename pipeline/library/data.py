@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.engine.roots.mirror import opened
 from pipeline.exports.mano import schema_of, tables
 from pipeline.exports.source import Frame, open_source
 from stages.tables import to_numpy
@@ -66,4 +67,4 @@ class Data:
 
 def open(folder: str | Path) -> Data:
     """A data folder of `whim run`, or a folder of shards. Raises UserError where there are no shards."""
-    return Data(open_source(Path(folder)).folder)
+    return Data(open_source(opened(folder)).folder)

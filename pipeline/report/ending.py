@@ -45,10 +45,10 @@ def hands_of(graph: Graph) -> tuple[int, int, int]:
 
 
 def _next(graph: Graph, *, has_shards: bool) -> str:
-    data = f"--data {graph.store.root}"
+    data = f"--data {graph.store.name}"
     if any(task.state is State.RETRY for task in graph.tasks):
         return f"whim run {data} (tries again what can be), whim status {data} (what failed, and how to mend it)"
     if not all_done(graph):
         return f"whim status {data} (what failed, and how to mend it), whim retry {data} once it is mended"
-    look = f"whim browse {graph.store.root} (look and correct), whim report {data}"
-    return look + (f", whim train detector --data {graph.store.root / 'shards'}" if has_shards else "")
+    look = f"whim browse {graph.store.name} (look and correct), whim report {data}"
+    return look + (f", whim train detector --data {graph.store.name}/shards" if has_shards else "")

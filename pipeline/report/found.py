@@ -127,6 +127,9 @@ def load_clip(store: Store, run: Run, clip: str) -> ClipTables:
     clips = run.clips[clip]
     hands, fits, reviews = _tables(store, clip)
     videos = run.videos[clips.video[0]]
-    videos = replace(videos, path=np.array([str(store.root / videos.path[0])], object))
+    path = store.root / videos.path[0]
+    if store.mirror and path.is_relative_to(store.root):
+        store.mirror.have_video(path)
+    videos = replace(videos, path=np.array([str(path)], object))
     cameras = cameras_of_clip(store, videos, clips)
     return ClipTables(videos=videos, clips=clips, hands=hands, fits=fits, reviews=reviews, cameras=cameras)

@@ -96,7 +96,7 @@ def focal_share(stages: Sequence[Stage]) -> float:
 
 def print_status(graph: Graph, console: Console) -> None:
     """The status as a table, then every failure with its message."""
-    grid = Grid("stage", "state", "reason", "parts", "what to do", title=str(graph.store.root))
+    grid = Grid("stage", "state", "reason", "parts", "what to do", title=graph.store.name)
     for row in status_rows(graph):
         style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
         grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)

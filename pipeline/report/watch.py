@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.engine.durable import mirror_of
 from pipeline.engine.graph import Graph
 from pipeline.engine.plan.tasks import State
 from pipeline.report.pace import in_words, pace_of, read_receipts
@@ -17,12 +18,12 @@ from pipeline.report.pace import in_words, pace_of, read_receipts
 def watch(load: Callable[[], Graph], console: Console, every_s: float) -> None:
     """Show the run every so often until no driver holds its folder; a folder that takes long to plan is looked at less often."""
     while True:
-        at_work, start = is_driven(root := (graph := load()).store.root), time.monotonic()
+        at_work, start = is_driven((graph := load()).store.root), time.monotonic()
         if console.is_terminal:
             console.clear()
         show(graph, console)
         if not at_work:
-            console.print(f"no run is at work on {root}", markup=False)
+            console.print(f"no run is at work on {graph.store.name}", markup=False)
             return
         if console.quiet:  # nobody reads any more
             return
@@ -30,7 +31,9 @@ def watch(load: Callable[[], Graph], console: Console, every_s: float) -> None:
 
 
 def is_driven(root: Path) -> bool:
-    """Whether some driver on this machine holds the folder; the lock is only felt for."""
+    """Whether some driver holds the folder, on this machine or, of an object store, anywhere; the lock is only felt for."""
+    if mirror := mirror_of(root):
+        return mirror.is_driven()
     try:
         with (root / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -45,7 +48,7 @@ def show(graph: Graph, console: Console) -> None:
     """Stages with rate and time left, nodes with their memory, and what took many times as long as others."""
     pace = pace_of(read_receipts(graph.store.root))
     states = Counter((task.stage, task.state) for task in graph.tasks)
-    grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=str(graph.store.root))
+    grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=graph.store.name)
     remaining = {}
     for position, stage in enumerate(graph.stages):
         done, failed = states[position, State.DONE], sum(states[position, s] for s in (State.FAILED, State.RETRY, State.BLOCKED))

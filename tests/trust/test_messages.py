@@ -52,7 +52,8 @@ def test_what_cannot_be_is_told_in_one_line(videos: Path, tmp_path: Path, capsys
         (["run", "--videos", videos, "--data", tmp_path / "d", "--workers", "-1"], "--workers: must be 1 or more, got -1"),
         (["run", "--videos", videos, "--data", tmp_path / "d", "--max-pixels", "0"], "--max-pixels: must be 1 or more"),
         (["train", "detector", "--data", tmp_path, "--epochs", "0"], "--epochs: must be 1 or more"),
-        (["run", "--videos", videos, "--data", "s3://bucket/x"], "not an address"),
+        (["run", "--videos", videos, "--data", "ftp://bucket/x"], "not an address"),
+        (["run", "--videos", videos, "--data", "s3://bucket"], "name one as s3://BUCKET/FOLDER"),
         (["run", "--videos", "s3://bucket/x.mp4", "--data", tmp_path / "d"], "no http or https address"),
     ]
     for words, said in refused:

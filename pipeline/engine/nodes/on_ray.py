@@ -81,7 +81,11 @@ class OnRay:
         self.surplus: Counter[Seat] = Counter()
         """Workers that another pool is to have, as soon as they have done what they are at."""
         self.rebalance_at = time.monotonic() + self.rebalance_s
-        self.token = Store(self.root).token()
+        store = Store(self.root)
+        self.token = store.token()
+        self.named: Path | str = store.mirror.whole if store.mirror else self.root
+        self.mirror = store.root if store.mirror else None
+        self.driver = store.mirror.token if store.mirror else ""
         self.parcel = pack(self.stages, ray.put) if is_joined() else None  # workers of a Ray of our own inherit what we see
         self.own = str(ray.get_runtime_context().get_node_id())
         self.served_s: dict[Any, float] = defaultdict(float)
@@ -190,8 +194,8 @@ class OnRay:
         node = self._node_for(seat)
         options |= {"max_restarts": 0, "scheduling_strategy": _on_node(node) if node else "SPREAD"}
         lane = next(k for k in itertools.count() if k not in self._lanes_of(seat))
-        given = {"sees_gpus": seat.gpus > 0, "parcel": self.parcel, "lane": lane}
-        worker = self.actor.options(**options).remote(self.root, self.stages, self.token, **given)
+        given = {"sees_gpus": seat.gpus > 0, "parcel": self.parcel, "lane": lane, "mirror": self.mirror, "driver": self.driver}
+        worker = self.actor.options(**options).remote(self.named, self.stages, self.token, **given)
         self.lane_of[worker], self.node_of[worker] = lane, node
         self.starting[worker.where.remote()] = (seat, worker)
 

@@ -45,8 +45,7 @@ class Contents:
         row = self.row(video)
         if row is None or Path(row.path[0]).is_absolute():
             return False
-        path = self.store.root / row.path[0]
-        return not path.is_file() or path.stat().st_size != row.size_bytes[0]
+        return self.store.size_of(self.store.root / row.path[0]) != row.size_bytes[0]
 
     def is_of(self, video: str, path: Path) -> bool:
         """Whether a local file has the content that a video's row was made of."""

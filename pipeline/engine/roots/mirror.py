@@ -1,0 +1,331 @@
+"""The folder of this machine that stands for a data folder in an object store: the store is the truth, the mirror what is read of it here.
+
+    <cache>/roots/<digest of the address>/          files as in any data folder; media come when they are asked for
+    <cache>/roots/<digest of the address>.sqlite    which object of the store each of them is
+
+A file that is written counts once its object is there: written aside, put, renamed. What another machine wrote is found by its ETag: a
+command lists the store first and fetches or drops what differs; a worker asks for each part that it reads.
+"""
+
+import errno
+import fcntl
+import filecmp
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.engine.durable import ASIDE, MIRRORS, StoreError, Written
+from pipeline.engine.roots.address import Address, is_address
+from pipeline.engine.roots.known import Known, facts
+from pipeline.engine.roots.lease import CLOCK, Lease, holder_of, is_held
+from pipeline.engine.roots.objects import Meta, Objects
+
+_AT_ONCE = 16
+"""Requests at once: a store's answers take long, not our bytes."""
+_MEDIA = "media/"
+_OURS_ALONE = ("media/", "runs/", "studio/", "weights/")
+"""Folders in which files of this machine may lie that the store does not have yet."""
+_OF_SEVERAL = "verdicts/"
+"""Tables that people write on several machines: each writing takes the place of the one that was read, and of no other."""
+_MEDIA_GB, _LEASE_S = 50.0, 60.0
+
+
+@dataclass(eq=False)
+class Mirror:
+    """What lies at an address, as far as it is needed on this machine."""
+
+    address: Address
+    folder: Path
+    objects: Objects
+    known: Known
+    asks: bool = False
+    """Whether the store is asked for each part that is read: in a worker, beside whose driver others write."""
+    lease: Lease | None = None
+    driver: str = ""
+    """In a worker, token of the lease by which its driver holds the folder: without it the worker writes nothing."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of the store's videos, as they were listed or written last."""
+
+    def name_of(self, path: Path) -> str:
+        """Name of a file's object; '' for what is never in the store: locks, halves, what is being written."""
+        name = path.relative_to(self.folder).as_posix()
+        is_ours = path.name == ".lock" or path.name.startswith(CLOCK) or ASIDE.fullmatch(path.name) or name.startswith("media/incoming/")
+        return "" if is_ours else name
+
+    def sync(self, *, media: bool = False) -> None:
+        """Fetch what the store has and drop what it has no more; videos are not fetched unless asked for. Raises StoreError."""
+        known, here = self.known.all(), dict(self._files())  # before the listing: what is written meanwhile is none of either
+        there = {name: meta for name, meta in self.objects.listed().items() if self.name_of(self.folder / name)}
+        self.sizes = {name: meta.size_bytes for name, meta in there.items() if _is_medium(name)}
+        written_beside = _is_driven(self.folder) and self.lease is None
+        for name in here.keys() - there.keys():
+            if name in known or not name.startswith(_OURS_ALONE):
+                self._drop(name)
+        wanted = []
+        for name, meta in there.items():
+            same = name in here and name in known and known[name] == (meta.etag, here[name])
+            if same or (name.startswith("runs/") and name in here and written_beside):
+                continue
+            if _is_medium(name) and not media:
+                if name in known:
+                    self._drop(name)
+                continue
+            wanted.append((name, known.get(name)))
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+            for _ in pool.map(lambda one: self._fetch(*one), wanted):
+                pass
+
+    def have(self, path: Path) -> None:
+        """Have the newest version of a file here, or none where the store has none. Raises StoreError."""
+        if name := self.name_of(path):
+            self._fetch(name, self.known.find(name), ask=True)
+
+    def have_all(self, folder: Path) -> None:
+        """Have all files of a folder."""
+        names = self.objects.listed(self.name_of(folder))
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+            for _ in pool.map(lambda name: self.have(self.folder / name), names):
+                pass
+
+    def have_video(self, path: Path) -> None:
+        """Have a video here; others make room, those first that were used longest ago. Nothing where the store has none."""
+        name, found = self.name_of(path), self.known.find(self.name_of(path))
+        if not path.is_file() or (found and found[1] != facts(path.stat())):
+            self._fetch(name, found)
+        with suppress(FileNotFoundError):
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        self.make_room(keep=path)
+
+    def videos(self) -> list[Path]:
+        """Where the videos of the store lie once they are here."""
+        return [self.folder / name for name in self.sizes]
+
+    def size_of(self, path: Path) -> int | None:
+        """Bytes of a video in the store, as it was listed or written last; None where it has none."""
+        name = self.name_of(path)
+        if name not in self.sizes and (meta := self.objects.head(name)):
+            self.sizes[name] = meta.size_bytes
+        return self.sizes.get(name)
+
+    def put(self, files: Sequence[Written]) -> None:
+        """Write files that are whole under another name as objects.
+
+        Raises StoreError, where the lease is lost too; TakenError where somebody else wrote one of those that several people write.
+        """
+        self.check()
+        with ThreadPoolExecutor(min(len(files), _AT_ONCE), thread_name_prefix="put") as pool:
+            for _ in pool.map(self._put, files):
+                pass
+
+    def _put(self, written: Written) -> None:
+        name = self.name_of(written.final)
+        if not name:
+            return
+        if self.lease:
+            self.lease.check()
+        if name.startswith(_OF_SEVERAL):
+            before = self.known.find(name)
+            etag = self.objects.put_over(name, written.temporary.read_bytes(), before[0] if before else "")
+        else:
+            etag = self.objects.put(name, written.temporary)
+        self.known.note(name, etag, written.temporary.stat())
+        if _is_medium(name):
+            self.sizes[name] = written.temporary.stat().st_size
+
+    def put_as_it_is(self, paths: Iterable[Path]) -> None:
+        """Write files that lie here under their names, where the store does not have them so."""
+        self.check()
+        for path in paths:
+            name = self.name_of(path)
+            found = self.known.find(name) if name else None
+            if name and path.is_file() and (found is None or found[1] != facts(path.stat())):
+                self._put(Written(path, path))
+
+    def drop_damaged(self, path: Path) -> bool:
+        """Whether a file was damaged here alone: it is then what the store has again."""
+        name = self.name_of(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            meta = self.objects.get(name, temporary)
+            if meta is None or filecmp.cmp(path, temporary, shallow=False):
+                return False
+            with self.known.alone():
+                self.known.note(name, meta.etag, temporary.stat())
+                temporary.replace(path)
+            return True
+        except FileNotFoundError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, path: Path) -> None:
+        """Remove a file's object. Raises StoreError, where the lease is lost too."""
+        if name := self.name_of(path):
+            if self.lease:
+                self.lease.check()
+            self.objects.delete(name)
+            self.known.forget(name)
+            self.sizes.pop(name, None)
+
+    def is_driven(self) -> bool:
+        """Whether some driver on any machine holds the folder in the store."""
+        return is_held(self.objects)
+
+    def check(self) -> None:
+        """Raise StoreError where this process was the driver, or works for one, that no longer holds the folder."""
+        if self.lease:
+            self.lease.check()
+        elif self.driver and holder_of(self.objects) != self.driver:
+            raise StoreError(f"{self.address}: the run that this worker works for no longer holds it")
+
+    @property
+    def token(self) -> str:
+        """Token of the lease that this process holds; '' without one."""
+        return self.lease.token if self.lease else ""
+
+    @property
+    def whole(self) -> str:
+        return self.address.whole
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the store's folder for one driver; who enters holds this mirror. Raises StoreError that names another driver."""
+        seconds = _number("WHIM_LEASE_S", _LEASE_S)
+        soon = Objects(self.address, timeout_s=max(1.0, seconds / 6), tries=1)
+        holder = f"pid {os.getpid()} on {socket.gethostname()}"
+        lease = Lease(soon, holder, self._own_name(), seconds)
+        lease.take()
+        self.lease = lease
+        try:
+            self.sync()
+            yield
+        finally:
+            self.lease = None
+            lease.release()
+
+    def _own_name(self) -> str:
+        path = self.folder.with_suffix(".name")
+        with suppress(FileExistsError), path.open("x") as file:
+            file.write(uuid.uuid4().hex)
+        return path.read_text()
+
+    def _files(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        for folder, _, names in os.walk(self.folder):
+            for path in (Path(folder) / name for name in names):
+                with suppress(FileNotFoundError):
+                    if name := self.name_of(path):
+                        yield name, facts(path.stat())
+
+    def _fetch(self, name: str, before: tuple[str, tuple[int, int, int]] | None, *, ask: bool = False) -> None:
+        """Fetch an object, unless the file here is it. `before`: what was known of the file; where that has changed it stays."""
+        path = self.folder / name
+        is_here = before is not None and path.is_file() and before[1] == facts(path.stat())
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            meta: Meta | None = self.objects.get(name, temporary, unless=before[0] if before and is_here and ask else "")
+            if meta is None:
+                return
+            with self.known.alone():
+                if self.known.find(name) == before:
+                    self.known.note(name, meta.etag, temporary.stat())
+                    temporary.replace(path)
+        except FileNotFoundError as error:
+            if error.errno is not None:
+                raise
+            self._drop(name)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreError(f"no room left for the mirror of {self.address} in {self.folder}: free some, or set WHIM_CACHE") from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _drop(self, name: str) -> None:
+        with self.known.alone():
+            self.known.forget(name)
+            (self.folder / name).unlink(missing_ok=True)
+
+    def make_room(self, keep: Path) -> None:
+        """Drop videos that the store has, those used longest ago, until the others fit into $WHIM_MEDIA_GB (50)."""
+        held = []
+        for path in (self.folder / "media").glob("*"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found = self.known.find(self.name_of(path)) if path != keep and path.is_file() else None
+                if found and found[1] == facts(stat) and _is_medium(self.name_of(path)):
+                    held.append((stat.st_atime_ns, stat.st_size, path))
+        left = _number("WHIM_MEDIA_GB", _MEDIA_GB) * 1e9 - sum(size for _, size, _ in held)
+        with suppress(FileNotFoundError):
+            left -= keep.stat().st_size
+        for _, size, path in sorted(held):
+            if left >= 0:
+                return
+            self._drop(self.name_of(path))
+            left += size
+
+
+def _is_medium(name: str) -> bool:
+    """Whether an object is a video, and no note on one."""
+    return name.startswith(_MEDIA) and not name.endswith((".json", ".corrupt"))
+
+
+def _is_driven(folder: Path) -> bool:
+    """Whether a driver of this machine works in a mirror."""
+    try:
+        with (folder / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _number(name: str, usual: float) -> float:
+    """A setting of the environment. Raises StoreError for one that is no number above 0."""
+    told = os.environ.get(name) or str(usual)
+    try:
+        value = float(told)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e12:
+        raise StoreError(f"{name} must be a number above 0, got {told!r}")
+    return value
+
+
+def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver: str = "") -> Path:
+    """The folder of a data folder: itself, or of one in an object store its mirror here, which has all that is there now.
+
+    `asks`: for a worker, which asks for each part that it reads instead; `driver`: token of the lease that it works under. `media`: the
+    videos too. Raises StoreError, UserError.
+    """
+    if not is_address(root):
+        return Path(root)
+    address = Address.of(str(root))
+    folder = _cache() / "roots" / address.digest
+    mirror = MIRRORS.get(folder)
+    if not isinstance(mirror, Mirror):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"no mirror of {address} can be made in {folder}: {error.strerror}; set WHIM_CACHE") from error
+        mirror = MIRRORS[folder] = Mirror(address, folder, Objects(address), Known(folder.with_suffix(".sqlite")), asks, driver=driver)
+    if mirror.lease is None and not asks:
+        mirror.sync(media=media)
+    return folder
+
+
+def _cache() -> Path:
+    """$WHIM_CACHE, else the user's cache folder."""
+    named = os.environ.get("WHIM_CACHE")
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whim").absolute()

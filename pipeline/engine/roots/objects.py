@@ -1,0 +1,256 @@
+"""What is asked of an object store, tried again where that can help; what cannot succeed is told in one line.
+
+The store's own client (object_store, by obstore) tries a request again that failed on its way. What fails as a whole, a body that was
+cut off among them, is tried again here, after waits that double and vary by chance.
+"""
+
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pipeline.engine.durable import StoreError, TakenError
+from pipeline.engine.roots.address import Address
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_PIECE = 16 << 20
+"""Bytes of one request: the limit on its time holds for all of its body."""
+
+_KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (GOOGLE_APPLICATION_CREDENTIALS for gs://) to one that may read and write there"
+_EXPIRED = "the key has expired: renew it and run again, it goes on"
+_UNKNOWN = f"the store does not know this key: {_KEY}"
+_REGION = "the bucket lies in another region: set AWS_REGION to it"
+
+_ADVICE: Mapping[str, str] = {
+    "NoSuchBucket": "there is no such bucket: make it, or mend its name in --data",
+    "InvalidBucketName": "no bucket can be called so: mend its name in --data",
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "RequestExpired": _EXPIRED,
+    "InvalidAccessKeyId": _UNKNOWN,
+    "InvalidToken": _UNKNOWN,
+    "SignatureDoesNotMatch": _UNKNOWN,
+    "AuthFailure": _UNKNOWN,
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "NotImplemented": "the store knows no conditional writes, by which one driver keeps another out: use one that does",
+}
+"""What a person can do about a refusal, by the store's code for it."""
+
+_DENIED = "this key has no right to {}: grant it reading, writing and deleting below the prefix, and listing of the bucket"
+
+
+class Meta(NamedTuple):
+    """What a store says of an object."""
+
+    etag: str
+    size_bytes: int
+    modified: datetime
+
+
+@dataclass(eq=False)
+class Objects:
+    """The objects below an address, by their names under it."""
+
+    address: Address
+    timeout_s: float = 60.0
+    """A request that takes longer is made again."""
+    tries: int = 9
+    """How often a request is made that fails by what may pass: nine times in about a minute."""
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 10.0
+    pause: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    @cached_property
+    def store(self) -> Any:
+        from obstore.store import GCSStore, S3Store
+
+        endpoint = self.address.endpoint
+        client: dict[str, Any] = {"timeout": timedelta(seconds=self.timeout_s), "connect_timeout": timedelta(seconds=10)}
+        if endpoint.startswith("http://"):
+            client["allow_http"] = True
+        retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=2 * self.timeout_s)}
+        given: dict[str, Any] = {"prefix": self.address.prefix, "client_options": client, "retry_config": retry}
+        if self.address.scheme == "gs":
+            return GCSStore(self.address.bucket, **given)
+        region = dict(self.address.options).get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if endpoint:
+            given["endpoint"] = endpoint
+        return S3Store(self.address.bucket, region=region or "us-east-1", **given, **_own_keys())
+
+    def listed(self, below: str = "") -> dict[str, Meta]:
+        """All objects, or those below a folder, by name."""
+        import obstore
+
+        def ask() -> dict[str, Meta]:
+            found = {}
+            for batch in obstore.list(self.store, below or None):
+                found.update({one["path"]: _meta(one) for one in batch})
+            return found
+
+        return self._trying("list", below, ask)
+
+    def head(self, name: str) -> Meta | None:
+        """What the store says of an object; None without one."""
+        import obstore
+
+        try:
+            return self._trying("read", name, lambda: _meta(obstore.head(self.store, name)))
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str) -> tuple[bytes, Meta] | None:
+        """The content of a small object; None without one."""
+        import obstore
+
+        def ask() -> tuple[bytes, Meta]:
+            answer = obstore.get(self.store, name)
+            return bytes(answer.bytes()), _meta(answer.meta)
+
+        try:
+            return self._trying("read", name, ask)
+        except FileNotFoundError:
+            return None
+
+    def get(self, name: str, to: Path, unless: str = "") -> Meta | None:
+        """Write an object into a file; None where it is still the one of the ETag `unless`. Raises FileNotFoundError without one."""
+        import obstore
+        from obstore.exceptions import NotModifiedError
+
+        def ask() -> Meta | None:
+            try:
+                answer = obstore.get(self.store, name, options={"if_none_match": unless} if unless else None)
+            except NotModifiedError:
+                return None
+            meta = _meta(answer.meta)
+            with to.open("wb") as file:
+                if meta.size_bytes <= _PIECE:
+                    file.write(answer.bytes())
+                else:
+                    for start in range(0, meta.size_bytes, _PIECE):
+                        span = (start, min(start + _PIECE, meta.size_bytes))
+                        file.write(self._piece(name, span, meta.etag))
+                if file.tell() != meta.size_bytes:
+                    raise ConnectionError(f"{file.tell()} of {meta.size_bytes} bytes came")
+            return meta
+
+        return self._trying("read", name, ask)
+
+    def _piece(self, name: str, span: tuple[int, int], etag: str) -> Any:
+        import obstore
+
+        return self._trying("read", name, lambda: obstore.get(self.store, name, options={"range": span, "if_match": etag}).bytes())
+
+    def put(self, name: str, file: Path) -> str:
+        """Write a file as an object, whole or not at all; its ETag."""
+        import obstore
+
+        size = file.stat().st_size
+        content: Any = file.read_bytes() if size <= _PIECE else file
+        options: dict[str, Any] = {"use_multipart": size > _PIECE, "chunk_size": _PIECE, "max_concurrency": 4}
+        return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, **options)["e_tag"]))
+
+    def put_over(self, name: str, content: bytes, etag: str) -> str:
+        """Write a small object in the place of the one of an ETag, or of none where that is ''; its ETag.
+
+        Raises TakenError where another one lies there, or the answer to an earlier try was lost.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = {"e_tag": etag} if etag else "create"
+        try:
+            return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, mode=mode, use_multipart=False)["e_tag"]))
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+            raise TakenError(name) from error
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing where there is none."""
+        import obstore
+
+        try:
+            self._trying("delete", name, lambda: obstore.delete(self.store, name))
+        except FileNotFoundError:
+            return
+
+    def _trying(self, doing: str, name: str, ask: Callable[[], T]) -> T:
+        """What the store answers. Raises StoreError in one line, and what its caller reads: FileNotFoundError, of conditions obstore's."""
+        from obstore.exceptions import AlreadyExistsError, NotModifiedError, PreconditionError
+
+        for attempt in range(1, self.tries + 1):
+            try:
+                return ask()
+            except (AlreadyExistsError, NotModifiedError, PreconditionError):
+                raise
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise StoreError(f"{self.address}: {_ADVICE['NoSuchBucket']}") from None
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:  # of a file here
+                    raise
+                advice = _advice(error, doing)
+                if advice:
+                    raise StoreError(f"{self.address}: {advice}") from None
+                if attempt == self.tries:
+                    raise StoreError(f"{self.address} does not answer ({_brief(error)}): nothing is lost, run again, it goes on") from None
+                _log.info("%s: %s of %s failed, tried again: %s", self.address, doing, name, _brief(error))
+                self.pause(min(self.first_wait_s * 2 ** (attempt - 1), self.longest_wait_s) * random.uniform(0.5, 1.5))
+        raise AssertionError("the last try has ended")
+
+
+def _own_keys() -> dict[str, Any]:
+    """Keys of a profile of the AWS command line, where the environment names none and boto3 can read it."""
+    named = "AWS_PROFILE" in os.environ or (Path.home() / ".aws" / "credentials").is_file()
+    if "AWS_ACCESS_KEY_ID" in os.environ or not named:
+        return {}
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        raise StoreError("the keys of a profile are read by boto3: pip install boto3, or set AWS_ACCESS_KEY_ID") from None
+    return {"credential_provider": Boto3CredentialProvider()}
+
+
+def _meta(told: Any) -> Meta:
+    return Meta(str(told["e_tag"]), int(told["size"]), told["last_modified"])
+
+
+def _advice(error: Exception, doing: str) -> str:
+    """What a person can do about an error; '' for one that may pass."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    text = str(error)
+    code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
+    if code in _ADVICE:
+        return _ADVICE[code]
+    if re.search(r"token .{0,40}expired|expired.{0,20}token", text, re.IGNORECASE):
+        return _EXPIRED
+    if isinstance(error, PermissionDeniedError) or code in ("AccessDenied", "AllAccessDisabled"):
+        return _DENIED.format(doing)
+    if isinstance(error, UnauthenticatedError):
+        return _UNKNOWN
+    if re.search(r"169\.254\.169\.254|metadata\.google|credential", text, re.IGNORECASE):
+        return f"there is no key here: {_KEY}"
+    status = re.search(r"status code: (4\d\d)", text)
+    if status and status[1] not in ("408", "429"):
+        return f"it refuses to {doing} ({code or status[1]})"
+    return ""
+
+
+def _brief(error: Exception) -> str:
+    """An error of the client in a few words: without addresses of requests, answers, and what only its authors read."""
+    text = str(error).partition("Debug source")[0].partition("<?xml")[0]
+    status = re.search(r"status code: (\d+ [\w ]+)", text)
+    return status[1].strip() if status else " ".join(text.rsplit(" - ", 1)[-1].split())[:150] or type(error).__name__

@@ -17,9 +17,9 @@ from pipeline.dataset.index import write_index
 from pipeline.engine.durable import remove as discard
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.shard_file import write_shard
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
 from pipeline.manifest import storable, withdrawn_in, without
-from stages.digest import CorruptFileError, fingerprint_of, seal_text
+from stages.digest import UNREADABLE, CorruptFileError, fingerprint_of, seal_text
 from stages.pack import Pack
 from stages.tables import Audits, Manifest
 from stages.web.address import without_secrets

@@ -19,6 +19,10 @@ HTML = ("<!-- ", " -->")
 """Marks around a comment of a page."""
 
 
+UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
+"""What pyarrow was seen to raise over damaged files."""
+
+
 class CorruptFileError(ValueError):
     """A file of ours is not what was written."""
 

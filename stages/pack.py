@@ -5,11 +5,11 @@ Frame of reference: pixels of the stored image, see `stages.shards`.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, UInt8
 from stages.cameras.path import world_from_view
 from stages.cameras.views import in_view, rays_of, through_views
 from stages.media.frames import read_frames
+from stages.packed import Earlier, Picture, earlier_of
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
 from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
@@ -30,18 +31,6 @@ Row = dict[str, Any]
 
 
 Found = TypeVar("Found", Hands, Fits)
-
-
-class Picture(NamedTuple):
-    """A frame as it is stored."""
-
-    frame: int
-    time_s: float
-    width: int
-    height: int
-    scale: float
-    image: bytes  # JPEG
-    view: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -70,7 +59,7 @@ class Pack:
     name: ClassVar[str] = "pack"
     version: ClassVar[int] = 3
     key: ClassVar[Key] = "shard"
-    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews, Verdicts)
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews, Verdicts, Cameras, CameraPoses)
     writes: ClassVar[type[Table]] = Shards
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
@@ -108,29 +97,48 @@ class Pack:
         encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
         return partial(pack, settings=self, encode=encode)
 
+    def expected_bytes(self, clip: Clips, videos: Videos) -> int:
+        """What the frames of a clip take, if all that are looked at have hands."""
+        sized = clip if clip.width[0] else videos
+        width, height = int(sized.width[0]), int(sized.height[0])
+        scale = min(1.0, self.max_side / max(width, height, 1)) if self.max_side else 1.0
+        rate, num_frames = float(clip.frames_per_second[0]), int(clip.num_frames[0])
+        looked_at = min(num_frames, math.ceil((clip.end_s[0] - clip.start_s[0]) * rate)) if rate else num_frames
+        return math.ceil(looked_at * width * height * scale**2 * _BYTES_PER_PIXEL)
+
+    def gather(self, clips: Iterable[Sequence[Any]], before: Sequence[Path]) -> Iterator[ClipTables]:
+        """The clips of a shard as `pack` takes them; the shards before speak for a video that was put away."""
+        earlier: Earlier | None = None
+        for videos, clip, hands, fits, reviews, verdicts, cameras, poses in clips:
+            if earlier is None and not Path(videos.path[0]).exists():
+                stored_by = {"version": self.version, "jpeg_quality": self.jpeg_quality, "max_side": self.max_side}
+                earlier = earlier_of(before, stored_by)
+            yield ClipTables(
+                videos=videos,
+                clips=clip,
+                hands=hands,
+                fits=fits,
+                reviews=reviews,
+                verdicts=verdicts,
+                cameras=cameras,
+                poses=poses,
+                earlier=earlier and earlier(clip.clip[0], videos.sha256[0]),
+            )
+
 
 _BYTES_PER_PIXEL = 0.065
 """What a JPEG takes: 60 kB a frame of 1280 x 720 pixels. Ours, measured."""
 
 
-def expected_bytes(clip: Clips, width: int, height: int, settings: Pack) -> int:
-    """What the frames of a clip take, if all that are looked at have hands; `width` and `height` are its video's."""
-    width, height = (int(clip.width[0]), int(clip.height[0])) if clip.width[0] else (width, height)
-    scale = min(1.0, settings.max_side / max(width, height, 1)) if settings.max_side else 1.0
-    rate, num_frames = float(clip.frames_per_second[0]), int(clip.num_frames[0])
-    looked_at = min(num_frames, math.ceil((clip.end_s[0] - clip.start_s[0]) * rate)) if rate else num_frames
-    return math.ceil(looked_at * width * height * scale**2 * _BYTES_PER_PIXEL)
-
-
 def pack(
-    sources: Iterable[ClipTables], left_out: list[str] | None = None, *, settings: Pack, encode: Callable[[np.ndarray], bytes]
+    sources: Iterable[ClipTables], notes: list[str] | None = None, *, settings: Pack, encode: Callable[[np.ndarray], bytes]
 ) -> Iterator[pa.RecordBatch]:
     """Rows of all clips, in record batches that become the row groups; no more than one batch and one stretch of frames in memory.
 
-    Samples with hands of which no picture is left, in the video or in the earlier shard, are added to `left_out`.
+    Where of samples with hands no picture is left, in the video or in the earlier shard, `notes` gets a sentence that says so.
     Raises ValueError when tables contradict each other or the video, FileNotFoundError when there is neither video nor earlier shard.
     """
-    left_out = [] if left_out is None else left_out
+    left_out: list[str] = []
     rows: list[Row] = []
     size_bytes = 0
     for source in sources:
@@ -142,6 +150,9 @@ def pack(
                 rows, size_bytes = [], 0
     if rows:
         yield _batch(rows)
+    if left_out and notes is not None:
+        why = "no video and no image in the earlier shard, or a hand was added where nobody looks any more"
+        notes.append(f"{len(left_out)} frames left out, the first {left_out[0]}: {why}")
 
 
 def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Callable[[np.ndarray], bytes]) -> Iterator[Row]:

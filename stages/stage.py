@@ -1,10 +1,11 @@
 """The protocol of a stage: settings now, models later; tables in, tables or a reason out."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, runtime_checkable
 
 from stages.tables import Table
@@ -254,6 +255,38 @@ class Stage(Protocol):
         ...
 
     def build(self) -> Callable[..., Any]: ...
+
+
+@runtime_checkable
+class ShardStage(Stage, Protocol):
+    """A stage of key `shard`: the rows of one file, of the tables that it reads of many clips.
+
+    Its function is given what `gather` yields, and a list that takes sentences for the user on what was left out. It gives record batches
+    of `writes`, in order: the row groups of the file.
+    """
+
+    @property
+    def num_shards(self) -> int:
+        """Files of each split, at least."""
+        ...
+
+    @property
+    def shard_mb(self) -> int:
+        """Megabytes above which a shard becomes several files, by `expected_bytes`."""
+        ...
+
+    @property
+    def row_group_size(self) -> int:
+        """Most rows of a row group."""
+        ...
+
+    def expected_bytes(self, clip: Any, videos: Any) -> int:
+        """What the rows of a clip will take; `clip` and `videos` are single rows."""
+        ...
+
+    def gather(self, clips: Iterable[Sequence[Any]], before: Sequence[Path]) -> Iterator[Any]:
+        """The clips of a shard as the function takes them: of each its tables of `reads`, in that order; and the files before."""
+        ...
 
 
 def tables_written(stage: Any) -> tuple[type[Table], ...]:

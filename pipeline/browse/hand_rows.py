@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from pipeline.browse.landed import Clip
 from pipeline.dataset.poses import POSE_COLUMNS, PoseMap
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
+from stages.digest import UNREADABLE
 
 HANDS = (
     "frame", "time_s", "hand", "width", "height", "box", "score", "side", "landmark_score", "person", "track", "track_length",

@@ -13,8 +13,9 @@ import simplejpeg
 
 from pipeline.browse.asking import Asking
 from pipeline.dataset.cameras import cameras_of_clip
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
 from stages.cameras.views import Look
+from stages.digest import UNREADABLE
 from stages.errors import UserError
 from stages.media.frames import read_frames
 from stages.tables import Cameras, Clips, Videos

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from pipeline.browse.landed import OF_VIDEOS, Clip, Landed
 from pipeline.dataset.poses import POSE_COLUMNS
 from pipeline.dataset.where import free_columns
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
+from stages.digest import UNREADABLE
 
 VERSION = 3
 """Raised when the columns below change: every index is made anew."""

@@ -19,8 +19,8 @@ from pipeline.dataset.card import dataset_card
 from pipeline.engine.durable import remove
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.shard_file import check_shard
-from pipeline.engine.store import UNREADABLE, Store
-from stages.digest import HTML, CorruptFileError, seal_text
+from pipeline.engine.store import Store
+from stages.digest import HTML, UNREADABLE, CorruptFileError, seal_text
 from stages.shards import SPLITS, Shards
 from stages.tables import LEFT, SCHEMA_VERSION
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import Store
-from stages.pack import ClipTables, Pack, Picture
+from stages.pack import ClipTables, Pack
+from stages.packed import Picture
 from stages.shards import SPLITS, shard_of
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 from studio.stills import Album, render_album

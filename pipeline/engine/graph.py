@@ -19,9 +19,8 @@ from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED, identity_said, views_said
 from stages.media.frames import Frames
 from stages.media.sequence import images_of_pattern, is_pattern, listing_digest
-from stages.pack import Pack, expected_bytes
 from stages.shards import pieces, shard_of
-from stages.stage import Stage, tables_written
+from stages.stage import ShardStage, Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Verdicts, Videos, Views
 from stages.verdicts import digest, in_clip
 from stages.web.address import without_secrets
@@ -346,13 +345,12 @@ class Graph:
         assert self._pack is not None
         stage, last = self.stages[self._pack], self._upstream(self._pack)[-1]
         clips = sorted((task for task in self._shards[shard] if task.stage == last), key=lambda task: task.key)
-        if not isinstance(stage, Pack):
-            return {shard: clips}
+        assert isinstance(stage, ShardStage)
         videos, sizes = [self.video_of(task) for task in clips], []
         for task, video in zip(clips, videos, strict=True):
             row = self._contents.row(video)
             assert isinstance(task.row, Clips)
-            sizes.append(0 if row is None else expected_bytes(task.row, int(row.width[0]), int(row.height[0]), stage))
+            sizes.append(0 if row is None else stage.expected_bytes(task.row, row))
         return {key: [clips[place] for place in places] for key, places in pieces(shard, videos, sizes, stage.shard_mb).items()}
 
     def _would_lose(self, shard: str, made: Collection[str]) -> list[str]:

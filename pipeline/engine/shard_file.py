@@ -8,38 +8,36 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.engine.store import UNREADABLE
-from stages.digest import CorruptFileError
-from stages.pack import Pack, Picture
-from stages.shards import Shards
+from stages.digest import UNREADABLE, CorruptFileError
+from stages.stage import ShardStage, tables_written
 
 _DIGEST, _UNSET = "file_sha256", "(here stands the sha256 of this file, taken with these words in)"
 _BUFFER_BYTES = 1 << 20
 
 
-def write_shard(stage: Pack, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
+def write_shard(stage: ShardStage, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
     """Write record batches as the row groups of one Parquet file and return its number of rows; one batch in memory.
 
     Images lie plain, uncompressed and without statistics, so that a reader may map them; annotations are compressed. Every page
     carries a checksum. `recipe` (what the shard is made by, with its `fingerprint`) becomes metadata; the folder names the split.
     The same batches and recipe give the same bytes. The file is synced; naming it at the end is the caller's part.
     """
-    schema = Shards.schema()
+    (kind,) = tables_written(stage)
+    schema = kind.schema()
     annotations = [leaf for leaf in _leaves(schema) if leaf != "image"]
     facts = {
         "split": path.parent.name,
         "fingerprint": str(recipe["fingerprint"]),
         "recipe": json.dumps(recipe, sort_keys=True, default=str),
-        "generator": f"{_distribution('whim-builder')}, pack {stage.version}, {_distribution('simplejpeg')}",
+        "generator": f"{_distribution('whim-builder')}, {stage.name} {stage.version}, {_distribution('simplejpeg')}",
         "sealed": _DIGEST,  # a second mark: no single flip makes a sealed shard one of an earlier version
     }
     num_rows = 0
@@ -117,65 +115,6 @@ def _sha256_without(path: Path, place: int) -> bytes:
         while chunk := file.read(_BUFFER_BYTES):
             running.update(chunk)
     return running.hexdigest().encode()
-
-
-Earlier = Callable[[str, str], Iterator[Picture]]
-"""From clip and sha256 of its video to the pictures that earlier shards hold of it."""
-
-
-def earlier_of(stage: Pack, path: Path, others: Iterable[Path]) -> Earlier | None:
-    """The pictures of the first of several shards that has a clip: of the one that is made anew, then of those of another dealing.
-
-    None when there is none, or none whose pictures were stored by the settings of the stage.
-    """
-    shards = [earlier for one in (path, *(one for one in others if one != path)) if (earlier := earlier_pictures(stage, one))]
-
-    def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
-        for earlier in shards:
-            found = earlier(clip, video_sha256)
-            first = next(found, None)
-            if first is not None:
-                yield first
-                yield from found
-                return
-
-    return pictures if shards else None
-
-
-def earlier_pictures(stage: Pack, path: Path) -> Earlier | None:
-    """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory; sound pages of a damaged one too.
-
-    None when there is no shard, or one whose pictures were stored by other settings than the stage's.
-    """
-    aside = path.with_name(f"{path.name}.corrupt")
-    try:
-        shard = pq.ParquetFile(path if path.exists() else aside, memory_map=True, page_checksum_verification=True)
-        recipe = json.loads((shard.schema_arrow.metadata or {}).get(b"recipe", b"{}"))
-    except UNREADABLE:
-        return None
-    before = recipe.get("settings", {})
-    if recipe.get("version") != stage.version or any(before.get(name) != getattr(stage, name) for name in ("jpeg_quality", "max_side")):
-        return None
-    clips = [_clips_of(shard, group) for group in range(shard.num_row_groups)]
-    stored = [name for name in Picture._fields if name in shard.schema_arrow.names]
-
-    def pictures(clip: str, video_sha256: str) -> Iterator[Picture]:
-        for group in (group for group, present in enumerate(clips) if clip in present):
-            try:
-                rows = shard.read_row_group(group, [*stored, "clip", "video_sha256"])
-            except UNREADABLE:  # a damaged page: its frames are missing, and `pack` says so
-                continue
-            same = pc.and_(pc.equal(rows["clip"], clip), pc.equal(rows["video_sha256"], video_sha256))
-            yield from (Picture(**row) for row in rows.filter(same).select(stored).to_pylist())
-
-    return pictures
-
-
-def _clips_of(shard: pq.ParquetFile, group: int) -> set[str]:
-    try:
-        return set(shard.read_row_group(group, ["clip"])["clip"].to_pylist())
-    except UNREADABLE:
-        return set()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

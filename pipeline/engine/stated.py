@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.engine.shard_file import check_shard
-from pipeline.engine.store import UNREADABLE, Store, read_sealed
+from pipeline.engine.store import Store, read_sealed
+from stages.digest import UNREADABLE
 from stages.tables import Videos
 from stages.web.note import read_note
 

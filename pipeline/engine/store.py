@@ -31,7 +31,7 @@ from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, fl
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Ledger, Line, facts_of
 from stages import tables
-from stages.digest import CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
+from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Ledger as Lines
 from stages.tables import Table
@@ -39,9 +39,6 @@ from stages.tables import Table
 T = TypeVar("T", bound=Table)
 
 _log = logging.getLogger(__name__)
-
-UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, LookupError, TypeError, OverflowError)
-"""What pyarrow was seen to raise over damaged files."""
 
 FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 """Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever

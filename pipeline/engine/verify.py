@@ -22,9 +22,9 @@ from fitting.files import sha256_of
 from pipeline.engine.orders import Receipt
 from pipeline.engine.shard_file import check_shard
 from pipeline.engine.stated import SUMS, stated_in
-from pipeline.engine.store import OF_PEOPLE, UNREADABLE, Store, check_token, read_sealed, write_part, written_by
+from pipeline.engine.store import OF_PEOPLE, Store, check_token, read_sealed, write_part, written_by
 from stages import tables
-from stages.digest import HTML, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
+from stages.digest import HTML, UNREADABLE, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.shards import SPLITS
 from stages.tables import Table
 from stages.web.note import read_note

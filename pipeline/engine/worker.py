@@ -22,7 +22,7 @@ from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.roots.mirror import opened
-from pipeline.engine.shard_file import Earlier, earlier_of, write_shard
+from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import DecidedMeanwhileError, as_ordered
 from stages.cameras.path import poses_said
@@ -30,11 +30,9 @@ from stages.cameras.said import CameraError, cameras_of
 from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
-from stages.pack import ClipTables, Pack
 from stages.shards import whole_of
-from stages.stage import Failure, Prepares, Reason, Stage, tables_written
-from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos, Views
-from stages.verdicts import ON_HANDS
+from stages.stage import Failure, Prepares, Reason, ShardStage, Stage, tables_written
+from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
@@ -180,16 +178,9 @@ class Worker:
     def _on_table(self, position: int, order: Order, recipe: Mapping[str, Any], outcome: Outcome) -> None:
         stage = self.stages[position]
         with self._recording(position, order.key, recipe, outcome):
-            if isinstance(stage, Pack):
-                left_out: list[str] = []
-                batches = self._function(position, recipe)(self._sources(order, stage), left_out)
-                with self.store.aside(self.store.part(table_of(stage), order.key)) as temporary:
-                    outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
-                self.store.succeeded(table_of(stage), order.key)
-                outcome.state = State.DONE
-                if left_out:
-                    why = "no video and no image in the earlier shard, or a hand was added where nobody looks any more"
-                    outcome.message = f"{len(left_out)} frames left out, the first {left_out[0]}: {why}"
+            if stage.key == "shard":
+                assert isinstance(stage, ShardStage)
+                self._write_shard(stage, position, order, recipe, outcome)
             else:
                 inputs = [self._input(kind, order, position) for kind in stage.reads]
                 apart = getattr(stage, "by_frame", False) and isinstance(order.row, Clips) and len(self._cameras(order, order.row)) > 1
@@ -263,9 +254,8 @@ class Worker:
             self._video_file(videos)
             return videos
         if kind is Verdicts:
-            stage, recipe = self.stages[position], order.recipes[order.stages.index(position)]
             assert isinstance(order.row, Clips)
-            return as_ordered(self.store, order.row, getattr(stage, "honours", ()), recipe)
+            return as_ordered(self.store, order.row, *self._honouring(order, position))
         if kind in (Cameras, Views):
             assert isinstance(order.row, Clips)
             return self._cameras(order, order.row)
@@ -275,6 +265,14 @@ class Worker:
         key = order.video if makers and makers[0].key == "video" else order.key
         tables: list[Any] = [self.store.read(kind, tables_of(maker)[kind], key) for maker in makers]
         return kind.concat(tables) if tables else None
+
+    def _honouring(self, order: Order, position: int) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """Which verdicts a stage honours, and the recipe that says what they were; of a shard those of the tables that it is made from."""
+        stage = self.stages[position]
+        if stage.key == "clip":
+            return getattr(stage, "honours", ()), order.recipes[order.stages.index(position)]
+        last = next((one for one in reversed(self.stages[:position]) if Verdicts in one.reads), None)
+        return ((), {}) if last is None else (getattr(last, "honours", ()), self.store.made_by(table_of(last), order.key) or {})
 
     def _cameras(self, order: Order, clip: Clips) -> Cameras:
         """The camera of a clip and its views. Raises CameraError."""
@@ -297,6 +295,10 @@ class Worker:
             mirror.have_video(path)
         return path
 
+    def _is_gone(self, video: str) -> bool:
+        """Whether a video's file is nowhere."""
+        return self.store.size_of(Path(self._videos(video).path[0])) is None
+
     def _check_content(self, videos: Videos) -> None:
         """Hold a video's file against the sha256 of its row, once while it stays as it is; one that is gone passes.
 
@@ -312,30 +314,26 @@ class Worker:
                 raise CorruptFileError(path, "its content is not that of the video that was read before")
             self.sound[path] = facts
 
-    def _sources(self, order: Order, stage: Pack) -> Iterator[ClipTables]:
-        """The clips of a shard, one at a time."""
-        earlier: Earlier | None = None
+    def _write_shard(self, stage: ShardStage, position: int, order: Order, recipe: Mapping[str, Any], outcome: Outcome) -> None:
+        """Make a shard of the tables of its clips, and say what of them it lacks."""
+        table, notes = table_of(stage), list[str]()
+        path = self.store.part(table, order.key)
+        if self.store.mirror and self.store.mirror.asks and any(self._is_gone(video) for video, _ in order.clips):
+            self.store.mirror.have_all(path.parent)
+        before = [path, *(one for one in self.store.pieces_of(table, whole_of(order.key)) if one != path)]
+        batches = self._function(position, recipe)(stage.gather(self._tables_of_clips(order, position), before), notes)
+        with self.store.aside(path) as temporary:
+            outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})
+        self.store.succeeded(table, order.key)
+        outcome.state, outcome.message = State.DONE, "; ".join(notes)
+
+    def _tables_of_clips(self, order: Order, position: int) -> Iterator[list[Table | None]]:
+        """The tables that a stage of key `shard` reads, of one clip after another."""
         for video, clip in order.clips:
-            clips, videos = self.store.read(Clips, "clips", video), self._videos(video)
-            self._check_content(videos)
-            of_clip = clips.take(clips.clip == clip)
-            if earlier is None and not Path(videos.path[0]).exists():
-                if self.store.mirror and self.store.mirror.asks:
-                    self.store.mirror.have_all(self.store.root / table_of(stage))
-                earlier = earlier_of(
-                    stage, self.store.part(table_of(stage), order.key), self.store.pieces_of(table_of(stage), whole_of(order.key))
-                )
-            yield ClipTables(
-                videos=videos,
-                clips=of_clip,
-                cameras=self._cameras(order, of_clip),
-                poses=poses_said(order.cameras.get(video, "")),
-                hands=self.store.read(Hands, "hands", clip),
-                fits=self.store.read(Fits, "fits", clip),
-                reviews=self.store.read(Reviews, "reviews", clip),
-                verdicts=as_ordered(self.store, of_clip, ON_HANDS, self.store.made_by("reviews", clip) or {}),
-                earlier=earlier and earlier(clip, videos.sha256[0]),
-            )
+            clips = self.store.read(Clips, "clips", video)
+            self._check_content(self._videos(video))
+            of_clip = dataclasses.replace(order, key=clip, video=video, row=clips.take(clips.clip == clip))
+            yield [self._input(kind, of_clip, position) for kind in self.stages[position].reads]
 
     @contextmanager
     def _recording(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome) -> Iterator[None]:

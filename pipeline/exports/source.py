@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from fitting.files import below
 from pipeline.dataset.where import ALL, Where, columns_of, flat, free_columns, matching, read_where
-from pipeline.engine.store import UNREADABLE, Store
-from stages.digest import CorruptFileError
+from pipeline.engine.store import Store
+from stages.digest import UNREADABLE, CorruptFileError
 from stages.errors import UserError
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, SPLITS, Shards
 from stages.tables import LEFT, RIGHT, to_numpy

@@ -22,10 +22,11 @@ from fitting.files import sha256_of
 from hands.images import decoded
 from pipeline.dataset.index import write_index
 from pipeline.engine.shard_file import write_shard
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
 from pipeline.evaluate.annotators import finders_and_fusion
 from pipeline.images.formats import LabelledImage
 from pipeline.images.labelling import Taught, Teach, Trust, teacher
+from stages.digest import UNREADABLE
 from stages.pack import Pack
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Stage

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
-from pipeline.engine.store import UNREADABLE, Store
+from pipeline.engine.store import Store
 from pipeline.report.found import Found
-from stages.digest import CorruptFileError
+from stages.digest import UNREADABLE, CorruptFileError
 from stages.tables import LEFT, Fits
 
 NEAR_DEG = 4.0

@@ -49,6 +49,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "stages/fusion/association.py": ("tests/stages/fusion/test_association.py",),
     "stages/fusion/calibration.py": ("tests/stages/fusion/test_calibration.py",),
     "stages/fusion/landmark_score.py": ("tests/stages/fusion/test_landmark_score.py",),
+    "stages/fusion/links.py": ("tests/stages/fusion/test_links.py", "tests/stages/fusion/test_tracks.py"),
     "stages/fusion/pairs.py": ("tests/stages/test_two_hands.py", "-k", "not backends"),
     "stages/fusion/people.py": ("tests/stages/fusion/test_people.py",),
     "stages/fusion/sides.py": ("tests/stages/fusion/test_sides.py",),

@@ -138,10 +138,8 @@ def yolo_hands(file: Path, size: tuple[float, float], sides: Mapping[int, int]) 
             x, y, width, height, *points = map(float, rest)
             box = [(x - width / 2) * size[0], (y - height / 2) * size[1], (x + width / 2) * size[0], (y + height / 2) * size[1]]
             table = np.array(points, np.float64)
-            if table.size not in (0, 42, 63):
-                table = np.zeros(0)  # keypoints of something else
-            table = table.reshape(21, -1) if table.size else np.zeros((21, 0))
-            scaled = [[row[0] * size[0], row[1] * size[1], *(row[2:] or [2.0])] for row in table.tolist() if row]
+            rows = table.reshape(21, -1).tolist() if table.size in (42, 63) else []  # others are keypoints of something else
+            scaled = [[row[0] * size[0], row[1] * size[1], *(row[2:] or [2.0])] for row in rows]
             hands.append((box, sides.get(int(float(kind)), UNKNOWN_SIDE), marked([v for row in scaled for v in row])))
     except ValueError as error:
         raise ValueError(f"{file} is no file of YOLO's boxes ({error}): class, centre and size a line are wanted") from error

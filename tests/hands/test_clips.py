@@ -96,6 +96,7 @@ def test_what_is_ignored_begins_with_its_first_frame_and_ends_before_its_last(tm
         ({k: v for k, v in hand().items() if k != "end_s"}, r":4: 'end_s' is missing"),
         (CLIP, r":4: v.mp4 is described twice, first in .*:2"),
         ("{", r":4: not JSON"),
+        ("[1]", r":4: not a JSON object"),
     ],
 )
 def test_a_bad_line_is_named_in_one_line(tmp_path: Path, line: str, message: str) -> None:
@@ -103,6 +104,12 @@ def test_a_bad_line_is_named_in_one_line(tmp_path: Path, line: str, message: str
     with pytest.raises(ValueError, match=message) as raised:
         load_clips(path)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_an_empty_line_says_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, hand())
+    path.write_text(path.read_text().replace("\n", "\n\n"))
+    assert [one.video for one in load_clips(path)] == ["v.mp4"]
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def track(path: np.ndarray, points: int = 21) -> np.ndarray:
 def test_motion_in_both_readings() -> None:
     steady = track(np.outer(np.arange(5), [0.003, 0, 0.004]))
     np.testing.assert_allclose(motion_mm(steady), 5)
+    np.testing.assert_allclose(motion_mm(track(np.outer([0, 0.001, 0.003, 0.006], [0, 1, 0]))), [1, 2, 3])
     np.testing.assert_allclose(motion_frobenius(steady), 100 * 0.005 * np.sqrt(21))
     ratio = motion_frobenius(track(np.outer(np.arange(5), [1, 0, 0]), 778)) / motion_frobenius(track(np.outer(np.arange(5), [1, 0, 0])))
     np.testing.assert_allclose(ratio, 6.087, atol=1e-3)

@@ -40,6 +40,7 @@ def test_the_order_is_that_of_every_version_and_machine() -> None:
     assert shuffled(np.arange(10), 10, 12345).tolist() == [0, 2, 1, 7, 4, 5, 8, 3, 6, 9]
     mixture = Mixture(counts=[5, 3], weights=[0.25, 0.5], num_samples=6, seed=2, fingerprint="x")
     assert [of.tolist() for of in mixture.at(1, np.arange(6))] == [[0, 1, 1, 1, 1, 0], [1, 0, 2, 1, 2, 0]]
+    assert Mixture(counts=[9]).at(0, np.arange(9))[1].tolist() == Mixture(counts=[9], seed=0).at(0, np.arange(9))[1].tolist()
 
 
 def test_unshuffled_datasets_follow_each_other_and_go_on_where_the_last_epoch_left_them() -> None:

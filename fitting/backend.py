@@ -44,7 +44,7 @@ def computer(backend: Backend, like: Tensor, num_threads: int = 1) -> Computer:
     return Computer(
         solve=partial(solver.solve, num_threads=num_threads),
         measure=solver.measure,
-        tracks=Arithmetic(solver.losses, solver.normal_equations, banded.solve_banded, torch.float32),
+        tracks=Arithmetic(solver.losses, banded.joint_step),
     )
 
 

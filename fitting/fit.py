@@ -85,6 +85,10 @@ class HandFits:
     num_points: Int[Tensor, "n"]
     num_iterations: Int[Tensor, "n"]
 
+    def take(self, rows: slice) -> "HandFits":
+        """The rows of a slice."""
+        return HandFits(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+
     @classmethod
     def unfitted(cls, num_hands: int, num_points: Int[Tensor, "n"]) -> "HandFits":
         """Zeros for every hand."""

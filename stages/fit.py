@@ -1,10 +1,10 @@
 """Fit the hand model to the landmarks of every hand of a clip (WiLoR, section 3, eq. 2-4)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -94,8 +94,8 @@ class Fit:
             return ""
         return "the fit is compiled for this machine beside detection: once, about a minute (make setup does it ahead)"
 
-    def build(self) -> Callable[..., Fits]:
-        """Load the hand model and its prior; the returned function fits the hands of one clip."""
+    def build(self) -> "FitClips":
+        """Load the hand model and its prior; the returned function fits the hands of one clip, or of many at once."""
         import torch
 
         from fitting.fit import Fitter
@@ -104,26 +104,58 @@ class Fit:
         device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         with _one_thread():
             fitter = Fitter(load_hand_model(device=device), self.settings)
-        offsets = load_offsets() if self.landmark_offsets else {}
+        return FitClips(stage=self, fitter=fitter, offsets=load_offsets() if self.landmark_offsets else {})
 
-        def run(
-            clips: Clips,
-            hands: Hands,
-            verdicts: Verdicts | None = None,
-            cameras: Cameras | None = None,
-            poses: CameraPoses | None = None,
-        ) -> Fits:
-            with _one_thread():
-                told = hands if self.hint else replace(hands, hint=np.full_like(hands.hint, np.nan))
-                seen = on_joints(with_sides(told, verdicts), offsets)
-                fits = fit_hands(fitter, seen, self.focal_share, cameras, weak=self.camera == "weak")
-                fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
-                sight = Sight.of(hands, cameras)
-                if sight is not None and self.pairs == "together" and self.camera != "weak":
-                    fits = together(fitter.model, seen, fits, partial(of_known_shape, fitter, cameras), sight.project)
-            return fits if poses is None or not len(poses) or cameras is None else in_world(fits, hands, cameras, poses)
 
-        return run
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class FitClips:
+    """Fits the hands of clips: a `stages.stage.AtOnce`."""
+
+    stage: Fit
+    fitter: "Fitter"
+    offsets: Mapping[str, Offsets]
+
+    def __call__(
+        self,
+        clips: Clips,
+        hands: Hands,
+        verdicts: Verdicts | None = None,
+        cameras: Cameras | None = None,
+        poses: CameraPoses | None = None,
+    ) -> Fits:
+        """Fits of the hands of one clip."""
+        return self.many([(clips, hands, verdicts, cameras, poses)])[0]
+
+    def many(self, items: Sequence[tuple[Any, ...]]) -> list[Fits]:
+        """Fits of the hands of several clips, solved together: those of each are what they are alone, to the bit."""
+        with _one_thread():
+            clips = [_Clip(*given) for given in items]
+            seen = [on_joints(with_sides(self._told(clip.hands), clip.verdicts), self.offsets) for clip in clips]
+            cameras, weak = [clip.cameras for clip in clips], self.stage.camera == "weak"
+            fitted = fit_clips(self.fitter, seen, self.stage.focal_share, cameras, weak=weak)
+            return [self._placed(*one) for one in zip(clips, seen, fitted, strict=True)]
+
+    def _told(self, hands: Hands) -> Hands:
+        return hands if self.stage.hint else replace(hands, hint=np.full_like(hands.hint, np.nan))
+
+    def _placed(self, clip: "_Clip", seen: Hands, fits: Fits) -> Fits:
+        """Fits with what the hands of a person, and a camera's path, add to them."""
+        hands, cameras, poses = clip.hands, clip.cameras, clip.poses
+        fits = replace(fits, contradiction_m=contradiction_m(hands, fits))
+        sight = Sight.of(hands, cameras)
+        if sight is not None and self.stage.pairs == "together" and self.stage.camera != "weak":
+            fits = together(self.fitter.model, seen, fits, partial(of_known_shape, self.fitter, cameras), sight.project)
+        return fits if poses is None or not len(poses) or cameras is None else in_world(fits, hands, cameras, poses)
+
+
+class _Clip(NamedTuple):
+    """What the fit reads of a clip, in the order of `Fit.reads`."""
+
+    clips: Clips
+    hands: Hands
+    verdicts: Verdicts | None = None
+    cameras: Cameras | None = None
+    poses: CameraPoses | None = None
 
 
 @contextmanager
@@ -160,20 +192,42 @@ def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float, cameras: Camer
 
     `cameras`: of the clip, None where nobody knows. `weak`: fit by weak perspective all the same.
     """
-    if not len(hands):
-        return Fits.empty()
-    sight = Sight.of(hands, cameras)
+    return fit_clips(fitter, [hands], focal_share, [cameras], weak=weak)[0]
+
+
+def fit_clips(
+    fitter: "Fitter", clips: Sequence[Hands], focal_share: float, cameras: Sequence[Cameras | None], *, weak: bool = False
+) -> list[Fits]:
+    """`fit_hands` of several clips, in one batch those that a known camera sees, and in one the others."""
+    sights = [Sight.of(hands, known) for hands, known in zip(clips, cameras, strict=True)]
+    tries = [_with_both_sides(hands, sight) for hands, sight in zip(clips, sights, strict=True)]
+    fitted = [Fits.empty()] * len(clips)
+    for known in (False, True):
+        some = [k for k, hands in enumerate(clips) if len(hands) and (sights[k] is not None) == known]
+        for k, fits in zip(some, _fit_sided(fitter, [tries[k] for k in some], focal_share, weak), strict=True):
+            fitted[k] = _of_better_side(clips[k], fits, fitter.settings)
+    return fitted
+
+
+def _with_both_sides(hands: Hands, sight: "Sight | None") -> "tuple[Hands, Sight | None]":
+    """Hands, those of unknown side as left ones and, after all the others, once more as right ones."""
     unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
     if not len(unknown):
-        return _fit_sided(fitter, hands, focal_share, sight, weak)
+        return hands, sight
     apart = np.where((hands.side == UNKNOWN_SIDE) & (hands.track >= 0), hands.track + hands.track.max() + 1, hands.track)
     as_left = replace(hands, side=np.where(hands.side == UNKNOWN_SIDE, LEFT, hands.side).astype(np.int8), track=apart.astype(np.int32))
     as_right = replace(as_left.take(unknown), side=np.full(len(unknown), RIGHT, np.int8))
     seen_by = None if sight is None else sight.take(np.append(np.arange(len(hands)), unknown))
-    both = _fit_sided(fitter, Hands.concat([as_left, as_right]), focal_share, seen_by, weak)
-    row = np.arange(len(hands))
-    second = np.arange(len(hands), len(both))
-    cost = np.nan_to_num(_total(both, fitter.settings), nan=np.inf)
+    return Hands.concat([as_left, as_right]), seen_by
+
+
+def _of_better_side(hands: Hands, both: Fits, settings: FitSettings) -> Fits:
+    """Of the fits that `_with_both_sides` led to, one a hand."""
+    unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
+    if not len(unknown):
+        return both
+    row, second = np.arange(len(hands)), np.arange(len(hands), len(both))
+    cost = np.nan_to_num(_total(both, settings), nan=np.inf)
     row[unknown] = np.where(cost[second] < cost[unknown], second, unknown)
     return both.take(row)
 
@@ -271,27 +325,75 @@ def _straight(camera: Camera) -> Camera:
     return replace(camera, distortion=(), focal_px=(camera.focal_px[0],) * 2)
 
 
-def _fit_sided(fitter: "Fitter", hands: Hands, focal_share: float, sight: Sight | None, weak: bool) -> Fits:
-    """Fits of hands whose sides are known."""
-    from fitting.lens import Lens
+def _fit_sided(fitter: "Fitter", clips: Sequence[tuple[Hands, Sight | None]], focal_share: float, weak: bool) -> list[Fits]:
+    """Fits of hands whose sides are known, of clips that known cameras see, or of clips that none does."""
+    if not clips:
+        return []
+    asked = [_Asked.of(hands, sight, weak) for hands, sight in clips]
+    ends = np.cumsum([len(hands) for hands, _ in clips])
+    fitted = _Asked.concat(asked).fit(fitter)
+    of_clips = [fitted.take(slice(end - len(hands), end)) for end, (hands, _) in zip(ends.tolist(), clips, strict=True)]
+    return [_as_table(*one, focal_share, weak) for one in zip(of_clips, clips, strict=True)]
 
-    sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)[:, None, None]
-    mirror = np.concatenate([sign, np.ones_like(sign), np.ones_like(sign)], 2)
-    track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)
-    track += np.where(track < 0, 0, hands.view * (track.max() + 1))  # axes are a view's own
-    keypoints, lens = hands.keypoints, None
-    if sight is not None:
-        keypoints = sight.keypoints
-        lens = None if weak else Lens(sight.focal_px, sight.principal * mirror[:, 0, :2].astype(np.float64))
-    hinted = np.isfinite(hands.hint).all((1, 2)) & (hands.hint[..., 3] > 0).all(1)
-    world = np.where(hinted[:, None, None], hands.hint[..., :3], hands.world)
-    deviation = hands.hint[..., 3] * np.where(hinted, 1, np.nan)[:, None]
-    fitted = fitter.fit(keypoints * mirror, world * mirror, deviation=deviation, track=track, time_s=hands.time_s, lens=lens)
+
+class _Asked(NamedTuple):
+    """What a `Fitter` is asked, of right hands."""
+
+    keypoints: Float32[np.ndarray, "n 21 3"]
+    world: Float32[np.ndarray, "n 21 3"]
+    deviation: Float32[np.ndarray, "n 21"]
+    track: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    focal_px: Float64[np.ndarray, "n"]
+    """0 where projection is weak perspective, of all hands."""
+    principal: Float64[np.ndarray, "n 2"]
+
+    @classmethod
+    def of(cls, hands: Hands, sight: Sight | None, weak: bool) -> "_Asked":
+        """Hands of a clip, left ones mirrored."""
+        mirror = _mirror(hands)[:, None]
+        track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)
+        track += np.where(track < 0, 0, hands.view * (track.max() + 1))  # axes are a view's own
+        keypoints, focal, principal = hands.keypoints, np.zeros(len(hands)), np.zeros((len(hands), 2))
+        if sight is not None:
+            keypoints = sight.keypoints
+            if not weak:
+                focal, principal = sight.focal_px, sight.principal * mirror[:, 0, :2].astype(np.float64)
+        hinted = np.isfinite(hands.hint).all((1, 2)) & (hands.hint[..., 3] > 0).all(1)
+        world = np.where(hinted[:, None, None], hands.hint[..., :3], hands.world)
+        deviation = hands.hint[..., 3] * np.where(hinted, np.float32(1), np.float32(np.nan))[:, None]
+        return cls(keypoints * mirror, world * mirror, deviation, track, hands.time_s, focal, principal)
+
+    @classmethod
+    def concat(cls, clips: Sequence["_Asked"]) -> "_Asked":
+        """Hands of several clips, none of one in a track of another's."""
+        if len(clips) == 1:
+            return clips[0]
+        ends = np.cumsum([int(clip.track.max()) + 1 for clip in clips])
+        apart = [np.where(one.track < 0, -1, one.track + before) for one, before in zip(clips, (0, *ends[:-1]), strict=True)]
+        return cls(*(np.concatenate(columns) for columns in zip(*clips, strict=True)))._replace(track=np.concatenate(apart))
+
+    def fit(self, fitter: "Fitter") -> "HandFits":
+        from fitting.lens import Lens
+
+        lens = Lens(self.focal_px, self.principal) if self.focal_px.any() else None
+        return fitter.fit(self.keypoints, self.world, deviation=self.deviation, track=self.track, time_s=self.time_s, lens=lens)
+
+
+def _mirror(hands: Hands) -> Float32[np.ndarray, "n 3"]:
+    """What turns the axes of a hand into those of a right one."""
+    sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)
+    return np.stack([sign, np.ones_like(sign), np.ones_like(sign)], 1)
+
+
+def _as_table(fitted: "HandFits", of_clip: tuple[Hands, Sight | None], focal_share: float, weak: bool) -> Fits:
+    """The fits of a clip's hands as its table."""
+    hands, sight = of_clip
     return Fits(
         **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "hand", "side")},
         outcome=np.array([str(outcome) for outcome in fitted.outcome], dtype=object),
         num_points=fitted.num_points.numpy().astype(np.int16),
-        **_unknown_where_unfitted(_columns(fitted, hands, mirror[:, 0], focal_share, sight, weak), fitted.outcome),
+        **_unknown_where_unfitted(_columns(fitted, hands, _mirror(hands), focal_share, sight, weak), fitted.outcome),
         **_camera_columns(sight),
     )
 

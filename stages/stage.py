@@ -214,6 +214,19 @@ class Prepares(Protocol):
         ...
 
 
+@runtime_checkable
+class AtOnce(Protocol):
+    """A function of a stage (what `build` gives) that does several items in one call for less than one after another."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What it gives of one item."""
+        ...
+
+    def many(self, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What it gives of each item: what each would get alone. An exception is one of any of them, and they are then done alone."""
+        ...
+
+
 Key = Literal["video", "clip", "shard"]
 """What one part of a stage is about."""
 
@@ -223,6 +236,7 @@ class Stage(Protocol):
 
     `build()` runs once on each worker: it imports and loads what is heavy and returns a plain function
     over the tables named in `reads`, in that order; it gives the table of `writes`, or a tuple of them in that order, or a `Failure`.
+    Where several items cost less together the function is an `AtOnce`.
     A stage that reads `Frames` is called once per stretch of frames, with the rows of its other tables on those frames, and must not
     remember. One that reads tables alone may say `by_frame = True` if it makes each frame's rows of that frame's rows: it is then
     called so too, between stages that read `Frames`, and does not part them into two decodes.

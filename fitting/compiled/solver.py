@@ -37,7 +37,7 @@ def solve(
     num_threads: int = 1,
 ) -> Solution:
     """Twin of `fitting.solver.solve` on CPU tensors; a step longer than a million radians or units counts as one that cannot be taken."""
-    states, landmarks = _packed(start, seen)
+    states, landmarks = packed(start, seen)
     n = len(states)
     damped = np.full(n, FIRST_DAMPING, np.float32) if damping is None else damping.float().numpy().copy()
     total, converged, used = np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.int64)
@@ -48,7 +48,7 @@ def solve(
 
         def work(rows: slice) -> None:
             hands, results = (states[rows], landmarks[rows], damped[rows]), (total[rows], converged[rows], used[rows])
-            compiled_loop.solve_queue(SOURCES, *hands, fixed, *_room(fixed), empty(LANE_ROWS), num_iterations, tolerance, *results)
+            compiled_loop.solve_queue(SOURCES, *hands, fixed, *room(fixed), empty(LANE_ROWS), num_iterations, tolerance, *results)
 
         _in_threads(work, n, num_threads)
     return Solution(_unpacked(states), *(torch.as_tensor(values) for values in (total, converged, damped, used)))
@@ -67,11 +67,11 @@ def normal_equations(objective: Objective, state: State, seen: Landmarks) -> tup
 
 def measure(model: HandModel, objective: Objective, state: State, seen: Landmarks) -> Measures:
     """Twin of `fitting.measures.measure` on CPU tensors, without keeping the mesh."""
-    states, landmarks = _packed(state, seen)
+    states, landmarks = packed(state, seen)
     fixed = constants(objective, bool(seen.perspective.any()))
     points = np.empty((len(states), 63), np.float32)
     values = np.empty((len(states), len(Losses._fields) + 5), np.float32)
-    compiled_loop.measure(SOURCES, states, landmarks, fixed, mesh_of(model), _room(fixed)[0], points, values)
+    compiled_loop.measure(SOURCES, states, landmarks, fixed, mesh_of(model), room(fixed)[0], points, values)
     columns = torch.as_tensor(values)
     joints = torch.as_tensor(points).reshape(-1, 21, 3)[:, _TO_OPENPOSE]
     return Measures(Losses(*columns[:, :6].unbind(1)), joints, columns[:, 6:10], columns[:, 10])
@@ -80,19 +80,19 @@ def measure(model: HandModel, objective: Objective, state: State, seen: Landmark
 def _evaluated(
     objective: Objective, state: State, seen: Landmarks, num_equations: int
 ) -> tuple[Float[Tensor, "m 61 61"], Float[Tensor, "m 61"], Losses, Points]:
-    states, landmarks = _packed(state, seen)
+    states, landmarks = packed(state, seen)
     fixed = constants(objective, bool(seen.perspective.any()))
     matrix = np.empty((num_equations, NUM_UNKNOWNS, NUM_UNKNOWNS), np.float32)
     gradient = np.empty((num_equations, NUM_UNKNOWNS), np.float32)
     values = np.empty((len(states), len(Losses._fields)), np.float32)
     posed = [np.empty((len(states), *shape), np.float32) for shape in ((21, 3), (5, 3, 3, 3), (5, 4, 3))]
     flat = [part.reshape(len(states), -1) for part in posed]
-    compiled_loop.evaluate(SOURCES, states, landmarks, fixed, *_room(fixed), matrix, gradient, values, *flat)
+    compiled_loop.evaluate(SOURCES, states, landmarks, fixed, *room(fixed), matrix, gradient, values, *flat)
     whole = Losses(*torch.as_tensor(values).unbind(1)), Points(*(torch.as_tensor(part) for part in posed))
     return torch.as_tensor(matrix), torch.as_tensor(gradient), *whole
 
 
-def _packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 106"]]:
+def packed(state: State, seen: Landmarks) -> tuple[Float32[np.ndarray, "n 157"], Float32[np.ndarray, "n 106"]]:
     """Hands as rows, in the order of `fitting.compiled.layout`."""
     scale = state.log_scale.exp()[:, None]
     states = torch.cat([state.rotations.flatten(1), state.root.flatten(1), state.betas, scale, state.shift], 1)
@@ -112,7 +112,7 @@ def _unpacked(states: Float32[np.ndarray, "n 157"]) -> State:
     )
 
 
-def _room(fixed: Constants) -> tuple[Float32[np.ndarray, "rows lanes"], Float32[np.ndarray, "entries lanes"]]:
+def room(fixed: Constants) -> tuple[Float32[np.ndarray, "rows lanes"], Float32[np.ndarray, "entries lanes"]]:
     """A work array, and one for the normal equations."""
     return empty(COMPONENTS + COMPONENT_ROWS * len(fixed.prior.explained)), empty((NUM_UNKNOWNS + 1) * NUM_UNKNOWNS)
 

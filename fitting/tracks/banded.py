@@ -7,7 +7,7 @@ number of frames only.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -22,7 +22,6 @@ class Banded(NamedTuple):
     shared: Float[Tensor, "k s s"]
     right: Float[Tensor, "k t f"]
     right_shared: Float[Tensor, "k s"]
-    lengths: Int[Tensor, "k"]  # of the tracks; what lies beyond need not be solved
 
 
 def solve_banded(system: Banded) -> tuple[Float[Tensor, "k t f"], Float[Tensor, "k s"]]:

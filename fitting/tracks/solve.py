@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fitting.hand.kinematics import Points
@@ -32,16 +32,32 @@ class Arithmetic(NamedTuple):
     """The functions that compute the parts of a joint step: `PLAIN` in float64, or their compiled twins."""
 
     losses: Callable[[Objective, State, Landmarks], tuple[Losses, Points]]
-    equations: Callable[[Objective, State, Landmarks], tuple[Tensor, Tensor]]
-    solve: Callable[[Banded], tuple[Tensor, Tensor]]
-    dtype: torch.dtype  # of the linear system
+    step: Callable[[Objective, State, Landmarks, tuple[Tensor, ...], Chain, Tensor, Tensor], Tensor]
+    """See `joint_step`."""
 
 
-def _equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Tensor, Tensor]:
-    return objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
+def joint_step(
+    objective: Objective,
+    state: State,
+    seen: Landmarks,
+    smooth: tuple[Float[Tensor, "k t 51"], ...],  # weighted: gradient and the three diagonals
+    chain: Chain,
+    damping: Float[Tensor, "k"],
+    active: Bool[Tensor, "k"],
+) -> Float[Tensor, "m 61"]:
+    """A damped Gauss-Newton step of tracks, in float64; 0 for those that are not `active`, not finite where there is none."""
+    own, shared = own_and_shared(objective.settings)
+    _, track, place = chain.member()
+    matrix, gradient = objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
+    frames, together = solve_banded(_system(matrix.double(), gradient.double(), smooth, chain, objective.settings, damping))
+    step = torch.zeros_like(gradient)
+    step[:, list(own)] = frames[track, place].to(step)
+    if shared:
+        step[:, list(shared)] = together[track].to(step)
+    return torch.where(active[track][:, None], step, 0)
 
 
-PLAIN = Arithmetic(Objective.losses, _equations, solve_banded, torch.float64)
+PLAIN = Arithmetic(Objective.losses, joint_step)
 
 
 def solve_tracks(
@@ -63,25 +79,22 @@ def solve_tracks(
     smoothness = Smoothness.of(chain, log_size, settings)
     if settings.share_shape:
         state = _one_shape(objective, state, track, k)
+    of_triple = torch.arange(k, device=track.device).repeat_interleave(max(chain.rows.shape[1] - 2, 0))
+    """Added one after the other: a sum over a row of the rectangle would round by how long the other tracks are."""
 
     def totals(state: State) -> Float[Tensor, "k"]:
         frames = objective.total(arithmetic.losses(objective, state, seen)[0]).double()
+        bends = smoothness.loss(state).double()
         together = torch.zeros(k, dtype=torch.float64, device=frames.device).index_add_(0, track, frames)
-        return together + settings.smooth_weight * smoothness.loss(state).double().sum(1)
+        return together.index_add_(0, of_triple, settings.smooth_weight * bends.flatten())
 
     total = totals(state)
     damping = torch.full_like(total, _FIRST_DAMPING)
     converged = torch.zeros_like(total, dtype=torch.bool)
     used = torch.zeros(k, dtype=torch.int64, device=total.device)
     for _ in range(settings.track_iterations):
-        matrix, gradient = arithmetic.equations(objective, state, seen)
-        system = _system(matrix, gradient, smoothness.equations(state), chain, settings, damping, arithmetic.dtype)
-        system = system._replace(lengths=torch.where(converged, 0, system.lengths))
-        frames, shared = arithmetic.solve(system)
-        step = torch.zeros_like(gradient)
-        step[:, list(_own(settings))] = frames[track, place].to(step)
-        if settings.share_shape:
-            step[:, _BETAS] = shared[track].to(step)
+        smooth = tuple(settings.smooth_weight * part for part in smoothness.equations(state))
+        step = arithmetic.step(objective, state, seen, smooth, chain, damping, ~converged)
         sound = torch.isfinite(step).all(1)
         trial = state.moved(torch.where(sound[:, None], step, 0))
         value = totals(trial)
@@ -109,9 +122,10 @@ def _one_shape(objective: Objective, state: State, track: Int[Tensor, "n"], num_
     return shared._replace(log_scale=state.log_scale + (size / new).log())
 
 
-def _own(settings: FitSettings) -> tuple[int, ...]:
-    """Unknowns that each frame has for itself: those of `Smoothness.equations` first."""
-    return _OWN if settings.share_shape else (*_OWN, *range(_BETAS.start, _BETAS.stop))
+def own_and_shared(settings: FitSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Unknowns that each frame has for itself, those of `Smoothness.equations` first, and those that are its track's."""
+    betas = tuple(range(_BETAS.start, _BETAS.stop))
+    return (_OWN, betas) if settings.share_shape else ((*_OWN, *betas), ())
 
 
 def _system(
@@ -121,14 +135,13 @@ def _system(
     chain: Chain,
     settings: FitSettings,
     damping: Float[Tensor, "k"],
-    dtype: torch.dtype,
 ) -> Banded:
     """The damped equations of all tracks; identity blocks beyond a track's end."""
     _, track, place = chain.member()
-    own, common = list(_own(settings)), list(range(_BETAS.start, _BETAS.stop)) if settings.share_shape else []
+    own, common = map(list, own_and_shared(settings))
     (k, t), f, s = chain.rows.shape, len(own), len(common)
-    matrix, gradient, damping = matrix.to(dtype), gradient.to(dtype), damping.to(dtype)
-    slope, here, ahead, further = (torch.nn.functional.pad(settings.smooth_weight * v.to(dtype), (0, f - v.shape[2])) for v in smooth)
+    damping = damping.to(matrix)
+    slope, here, ahead, further = (torch.nn.functional.pad(part.to(matrix), (0, f - part.shape[2])) for part in smooth)
     blocks, border, right = matrix.new_zeros(k, t, f, f), matrix.new_zeros(k, t, f, s), matrix.new_zeros(k, t, f)
     blocks.diagonal(dim1=2, dim2=3)[~chain.there] = 1
     rows = matrix[:, own]
@@ -140,6 +153,4 @@ def _system(
     blocks.diagonal(dim1=2, dim2=3).add_(here)
     for diagonal, share in ((blocks.diagonal(dim1=2, dim2=3), damping[:, None, None]), (shared.diagonal(dim1=1, dim2=2), damping[:, None])):
         diagonal.add_(share * diagonal + FLOOR)
-    return Banded(
-        blocks, ahead, further, border, shared, right - slope, matrix.new_zeros(k, s).index_add_(0, track, lean), chain.there.sum(1)
-    )
+    return Banded(blocks, ahead, further, border, shared, right - slope, matrix.new_zeros(k, s).index_add_(0, track, lean))

@@ -131,6 +131,42 @@ def test_items_that_take_longer_than_was_thought_are_given_back(tmp_path: Path, 
     assert ended(summary, "count") == ended(summary, "after") == {"done": 40}
 
 
+class AtOnce(toy.Count):
+    """Counts several clips in one call, and fails at one of them."""
+
+    def build(self) -> Any:
+        return Counted(toy.Count.build(self))
+
+
+@dataclass
+class Counted:
+    one: Any
+    several: list[list[str]] = field(default_factory=list)
+
+    def __call__(self, clips: Any) -> Any:
+        if str(clips.clip[0]) == "a-0023":
+            raise ValueError("this clip cannot be counted")
+        return self.one(clips)
+
+    def many(self, items: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self.several.append([str(clips.clip[0]) for (clips,) in items])
+        return [self(*item) for item in items]
+
+
+def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_itself_alone(tmp_path: Path) -> None:
+    fetch, cut, count, after = stages()
+    summary, executor = run_in(tmp_path / "at once", [fetch, cut, AtOnce(), after])
+    several = executor.worker.functions[2].several
+    assert max(map(len, several)) > 5
+    assert ended(summary, "count") == {"done": 39, "retry": 1}
+    error = Store(tmp_path / "at once").error("reviews", "a-0023")
+    assert error is not None
+    assert error.message == "ValueError: this clip cannot be counted"
+    run_in(tmp_path / "alone", [fetch, cut, count, after])
+    alone = {name: content for name, content in parts(tmp_path / "alone").items() if "a-0023" not in name}
+    assert parts(tmp_path / "at once") == alone
+
+
 @dataclass(eq=False)
 class CountingOnRay(OnRay):
     most: int = 0

@@ -267,3 +267,22 @@ def test_a_hint_stands_in_for_the_detectors_depths(seen: Any) -> None:
     assert gap[0] < 0.7 * gap[1], "left and right"
     unknown = replace(hands, hint=np.full_like(hint, np.nan))
     np.testing.assert_array_equal(Fit(device="cpu").build()(CLIP, unknown).hand_pose, told[1].hand_pose)
+
+
+def test_clips_that_are_fitted_at_once_are_what_each_is_alone_to_the_bit(fit: Any, seen: Any) -> None:
+    """Of tracks and without, of unknown side, of none, and one whose landmarks are lost."""
+    side, keypoints, _ = seen
+    lost = keypoints.copy()
+    lost[4] = np.nan
+    clips = [
+        hands_of(keypoints[[0] * 7 + [1]], [0] * 7 + [1], track=[3] * 7 + [-1]),
+        hands_of(keypoints[:0], side[:0]),
+        hands_of(lost, side, track=side),
+        hands_of(keypoints[::-1].copy(), np.where(side == LEFT, -1, side)[::-1], track=np.arange(12) // 4),
+    ]
+    together = fit.many([(CLIP, hands) for hands in clips])
+    for hands, fits in zip(clips, together, strict=True):
+        alone = fit(CLIP, hands)
+        assert len(fits) == len(hands)
+        for name, column in vars(alone).items():
+            np.testing.assert_array_equal(getattr(fits, name), column, err_msg=name)

@@ -57,6 +57,10 @@ class MirrorOfStore(Protocol):
         """Whether a file was damaged here alone."""
         ...
 
+    def sync(self) -> None:
+        """Have what is there now, and nothing else."""
+        ...
+
     def have(self, path: Path) -> None:
         """Have the newest version of a file here."""
         ...

@@ -89,6 +89,8 @@ class Graph:
 
     def reload(self) -> "Graph":
         """Every task anew, after a run that found something other than it was planned on."""
+        if self.store.mirror:
+            self.store.mirror.sync()
         self._contents = Contents(self.store)
         return self.load()
 

@@ -55,8 +55,11 @@ def change_verdicts(store: Store, video: str, change: Callable[[Verdicts], Verdi
                 store.commit(TABLE, video, verdicts, {})
             except FileNotFoundError:  # a run that began just now cleared away what was being written
                 store.commit(TABLE, video, verdicts, {})
-            except TakenError:  # somebody decided on another machine
-                continue
+            except TakenError:  # somebody decided on another machine, or the answer to a try was lost
+                if store.mirror:
+                    store.mirror.have(store.part(TABLE, video))
+                if not read_verdicts(store, video).to_arrow().equals(verdicts.to_arrow()):
+                    continue
             return verdicts
     raise StoreError(f"others decide on {video} in {store.name} all the time: try again")
 

@@ -3,71 +3,21 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of, remove
-from pipeline.engine.graph import Graph
-from pipeline.engine.nodes.executor import Local
 from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.lease import Lease
 from pipeline.engine.roots.mirror import Mirror, opened
 from pipeline.engine.roots.objects import Objects
-from pipeline.engine.run import Summary, run
 from pipeline.engine.store import ErrorRecord, Store
 from stages.errors import UserError
 from stages.tables import Reviews
-from tests.engine import toy
-from tests.object_store import ObjectStore, object_store
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
-    with object_store() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """The object store, with a key, and a cache of this test's own."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
-    server.fault, server.number = (lambda number, method, name: ""), 0
-    server.requests.clear()
-    yield server
-    server.fault = lambda number, method, name: ""
-    MIRRORS.clear()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """Name of a data folder in the store that is this test's own."""
-    return tmp_path.name
-
-
-def on_another_machine(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """From here on this process is as one of a machine that has another cache."""
-    MIRRORS.clear()
-    monkeypatch.setenv("WHIM_CACHE", str(cache))
-
-
-def run_at(root: str | Path, *videos: str, stages: list[Any] | None = None) -> Summary:
-    """What a driver does, in process."""
-    stages = stages or toy.recipe()
-    store = Store(opened(root))
-    with store.lock():
-        graph = Graph(stages, toy.manifest(*videos), store).load()
-        summary = run(graph, Local(store.root, stages))
-        graph.remember()
-    return summary
-
-
-def parts(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.parquet") if p.name != "ledger.parquet"}
+from tests.engine.roots import on_another_machine, parts, run_at
+from tests.object_store import ObjectStore
 
 
 def test_a_run_leaves_the_same_parts_in_a_store_as_on_a_disk(store: ObjectStore, folder: str, tmp_path: Path) -> None:
@@ -189,7 +139,7 @@ def test_a_dead_drivers_lease_ends_and_the_next_one_takes_it(
 ) -> None:
     monkeypatch.setenv("WHIM_LEASE_S", "3")
     objects = Objects(Address.of(store.address(folder)))
-    dead = Lease(objects, "pid 1 on elsewhere", "mirror of elsewhere", 3.0)
+    dead = Lease(objects, objects, "pid 1 on elsewhere", "mirror of elsewhere", 3.0)
     dead.take()
     dead.stop.set()  # it renews nothing any more
     start = time.monotonic()

@@ -32,7 +32,8 @@ class Lease:
     """The right of this process to write, for `seconds` from each renewal."""
 
     objects: Objects
-    """That gives up soon: a renewal that hangs is one that comes too late."""
+    hasty: Objects
+    """The same, given up soon: a renewal that hangs comes too late."""
     holder: str
     """This process in words."""
     mirror: str
@@ -57,7 +58,7 @@ class Lease:
                     self.etag = self.objects.put_over(NAME, self._content(), found[1].etag if found else "")
                     self.renewed_at = start
                     break
-                if self._is_mine():  # the answer to a try was lost
+                if self._is_mine(self.objects):  # the answer to a try was lost
                     break
                 self.lost_to = ""
                 continue
@@ -81,16 +82,16 @@ class Lease:
         told = {"holder": "" if free else self.holder, "mirror": self.mirror, "token": self.token, "lease_s": self.seconds}
         return json.dumps({**told, "written": uuid.uuid4().hex}).encode()  # each writing has an ETag of its own
 
-    def _is_mine(self) -> bool:
+    def _is_mine(self, objects: Objects) -> bool:
         """Whether the lease lies there with this token, of whichever try; takes over its ETag."""
         start = _now()
-        found = self.objects.read(NAME)
+        found = objects.read(NAME)
         told = _told(found)
         if found is None or told is None or told.get("token") != self.token or not told.get("holder"):
             self.lost_to = str((told or {}).get("holder") or "another driver")
             return False
         self.lost_to, self.etag = "", found[1].etag
-        self.renewed_at = max(self.renewed_at, start - _age_s(self.objects, found[1]) - _RESOLUTION_S)
+        self.renewed_at = max(self.renewed_at, start - _age_s(objects, found[1]) - _RESOLUTION_S)
         return True
 
     def _renew(self) -> None:
@@ -98,11 +99,11 @@ class Lease:
         while not self.stop.wait(wait_s):
             start, wait_s = _now(), self.seconds / 4
             try:
-                self.etag = self.objects.put_over(NAME, self._content(), self.etag)
+                self.etag = self.hasty.put_over(NAME, self._content(), self.etag)
                 self.renewed_at = start
             except TakenError:
                 with suppress(StoreError):
-                    if not self._is_mine():
+                    if not self._is_mine(self.hasty):
                         return
             except StoreError as error:
                 _log.info("the lease of %s is not renewed yet: %s", self.objects.address, error)
@@ -122,7 +123,7 @@ class Lease:
             self.thread.join()
         if not self.lost_to:
             with suppress(TakenError, StoreError):
-                self.objects.put_over(NAME, self._content(free=True), self.etag)
+                self.hasty.put_over(NAME, self._content(free=True), self.etag)
 
 
 def holder_of(objects: Objects) -> str:
@@ -145,7 +146,7 @@ def _has_ended(objects: Objects, told: Mapping[str, Any], meta: Meta) -> bool:
 def _age_s(objects: Objects, meta: Meta) -> float:
     """How long ago an object was written, by the store's clock."""
     name = f"{CLOCK}{uuid.uuid4().hex}"
-    objects.put_over(name, b"", "")
+    objects.put_over(name, b"", None)
     now = objects.head(name)
     objects.delete(name)
     return (now.modified - meta.modified).total_seconds() if now else 0.0

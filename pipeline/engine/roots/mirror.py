@@ -200,9 +200,9 @@ class Mirror:
     def held(self) -> Iterator[None]:
         """Hold the store's folder for one driver; who enters holds this mirror. Raises StoreError that names another driver."""
         seconds = _number("WHIM_LEASE_S", _LEASE_S)
-        soon = Objects(self.address, timeout_s=max(1.0, seconds / 6), tries=1)
+        hasty = Objects(self.address, timeout_s=max(1.0, seconds / 6), tries=1)
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
-        lease = Lease(soon, holder, self._own_name(), seconds)
+        lease = Lease(self.objects, hasty, holder, self._own_name(), seconds)
         lease.take()
         self.lease = lease
         try:
@@ -240,9 +240,10 @@ class Mirror:
                     self.known.note(name, meta.etag, temporary.stat())
                     temporary.replace(path)
         except FileNotFoundError as error:
-            if error.errno is not None:
-                raise
-            self._drop(name)
+            if error.errno is None:
+                self._drop(name)
+            else:  # a run that began just now cleared away what was being written
+                self._fetch(name, before, ask=ask)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(f"no room left for the mirror of {self.address} in {self.folder}: free some, or set WHIM_CACHE") from error

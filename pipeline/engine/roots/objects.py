@@ -162,15 +162,15 @@ class Objects:
         options: dict[str, Any] = {"use_multipart": size > _PIECE, "chunk_size": _PIECE, "max_concurrency": 4}
         return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, **options)["e_tag"]))
 
-    def put_over(self, name: str, content: bytes, etag: str) -> str:
-        """Write a small object in the place of the one of an ETag, or of none where that is ''; its ETag.
+    def put_over(self, name: str, content: bytes, etag: str | None) -> str:
+        """Write a small object in the place of the one of an ETag, of none where that is '', of any where it is None; its ETag.
 
         Raises TakenError where another one lies there, or the answer to an earlier try was lost.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        mode: Any = {"e_tag": etag} if etag else "create"
+        mode: Any = {"e_tag": etag} if etag else "overwrite" if etag is None else "create"
         try:
             return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, mode=mode, use_multipart=False)["e_tag"]))
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:

@@ -57,8 +57,9 @@ def test_of_copies_one_that_its_crop_cuts_comes_last() -> None:
     assert kept(HandDetections.concat([cut, whole])) == [0.5]
 
 
-def groups(found: HandDetections, match_iou: float = 0.3, match_distance: float = 0.0) -> list[list[int]]:
-    return sorted(sorted(rows.tolist()) for rows in associate(found, match_iou=match_iou, match_distance=match_distance))
+def groups(found: HandDetections, match_iou: float = 0.3, match_distance: float = 0.0, nested_share: float = 1.0) -> list[list[int]]:
+    told = associate(found, match_iou=match_iou, match_distance=match_distance, nested_share=nested_share)
+    return sorted(sorted(rows.tolist()) for rows in told)
 
 
 def test_one_hand_overlaps_enough_or_lies_near_and_is_as_large() -> None:
@@ -76,6 +77,18 @@ def test_one_hand_overlaps_enough_or_lies_near_and_is_as_large() -> None:
     nothing = (150.0, 150.0, 150.0, 150.0)
     assert groups(seen((A, 0.9, "a"), (nothing, 0.8, "b"), landmarks=False), match_distance=9) == [[0], [1]]
     assert groups(seen((nothing, 0.9, "a"), (nothing, 0.8, "b"), landmarks=False), match_distance=9) == [[0, 1]]
+
+
+def test_a_box_that_lies_within_anothers_is_of_that_hand_unless_it_is_a_crumb_of_it() -> None:
+    for inner, wanted in (
+        ((110.0, 110.0, 150.0, 150.0), [[0, 1]]),  # 0.16 of the box around it
+        ((110.0, 110.0, 150.0, 145.0), [[0], [1]]),  # 0.14
+        ((154.0, 110.0, 204.0, 160.0), [[0, 1]]),  # 0.92 of it lies within
+        ((156.0, 110.0, 206.0, 160.0), [[0], [1]]),  # 0.88
+    ):
+        for rows in (((A, 0.9, "a"), (inner, 0.8, "b")), ((inner, 0.9, "a"), (A, 0.8, "b"))):
+            assert groups(seen(*rows, landmarks=False), nested_share=0.9) == wanted
+            assert groups(seen(*rows, landmarks=False)) == [[0], [1]], "unless boxes within others count"
 
 
 def test_an_exact_overlap_is_one_and_the_size_between_two_is_their_mean() -> None:

@@ -99,6 +99,12 @@ def test_the_way_of_all_hands_together_is_the_shortest() -> None:
     assert by_sides((0, 300, -1), (0, 400, -1), (1, 390, -1), (2, 300, -1)) == [0, 1, 1, 0], "the other one is seen again"
 
 
+def test_a_frame_in_which_a_hand_is_not_seen_costs_a_fifth_of_its_size() -> None:
+    """Half a size and a frame that is left out, against six tenths or three quarters without one."""
+    assert by_sides((0, 300, LEFT), (1, 410, RIGHT), (2, 350, -1)) == [0, 1, 1]
+    assert by_sides((0, 300, LEFT), (1, 425, RIGHT), (2, 350, -1)) == [0, 1, 0]
+
+
 def test_tracks_of_decided_sides_hold_one_side() -> None:
     assert by_sides((0, 300, LEFT), (1, 300, RIGHT)) == [0, 1]
     assert by_sides((0, 300, LEFT), (1, 300, -1), (2, 300, LEFT)) == [0, 0, 0]

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import random
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import whim
+from pipeline.demo import SPLITS
 from pipeline.engine.durable import MIRRORS
+from tests.chain.conftest import ROOT, command, environment, served_folder
 from tests.object_store import ObjectStore, object_store
 
 FEW = ("--local", "--set", "split.frames_per_second=2", "--set", "pack.num_shards=1")
@@ -89,3 +94,44 @@ def test_the_chain_with_faults_gives_the_shards_of_a_disk_and_every_command_read
         mirror = next((tmp_path / machine / "roots").glob("*/"))
         here = {path.relative_to(mirror).as_posix() for path in mirror.rglob("*") if path.is_file() and path.name != ".lock"}
         assert here == left - {".lock"}, f"the mirror of {machine} forgets what was removed"
+
+
+def killed_after_parts(store: ObjectStore, words: list[str], machine: dict[str, str], dice: random.Random) -> bool:
+    """Start a driver and kill it a moment after it has written something more; whether it died of that."""
+    driver = subprocess.Popen(words, env=machine, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begin, wanted = time.monotonic(), sum(method == "PUT" for method, _ in store.requests) + dice.randrange(6, 30)
+    while driver.poll() is None and time.monotonic() - begin < 300 and sum(method == "PUT" for method, _ in store.requests) < wanted:
+        time.sleep(0.1)
+    driver.kill()
+    return driver.wait() == -9
+
+
+@pytest.mark.long  # the test above, with the demo's recipe and films, on Ray, and kills
+def test_the_demos_chain_on_ray_with_faults_and_kills(store: ObjectStore, tmp_path: Path, whim_at: Command) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    dice, films, data, address = random.Random(seed), tmp_path / "films", tmp_path / "data", store.address("demo")
+    whim_at("disk", "render", "videos", "--out", films, "--num-videos", "2", "--seconds", "6")
+    with served_folder(films) as here:
+        (tmp_path / "list.txt").write_text(
+            "".join(f"{here}/studio-{k}.mp4 id=studio-{k} split={split}\n" for k, split in enumerate(SPLITS))
+        )
+        wanted = ["--recipe", "demo", "--videos", str(tmp_path / "list.txt")]
+        whim_at("disk", "run", "--local", "--data", data, *wanted)
+        store.fails_with(drop=19, cut=23, lost=29, slow=31, **{"500": 13, "503": 17})
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "SECRETKEY", "WHIM_LEASE_S": "10"}
+        kills = 0
+        for number in range(12):
+            machine = environment() | keys | {"WHIM_CACHE": str(tmp_path / f"machine-{number % 2}")}
+            words = command("run", "--data", address, *wanted, *(["--local"] if number % 3 else []))
+            kills += killed_after_parts(store, words, machine, dice)
+            if kills == 4:
+                break
+        assert kills == 4, f"too few kills landed (seed {seed})"
+        ended = subprocess.run(
+            command("run", "--data", address, *wanted), env=machine, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    assert shards_far(store, "demo") == shards_near(data)
+    names = {name for name in store.names("demo") if name.endswith(".parquet")}
+    assert names == {path.relative_to(data).as_posix() for path in data.rglob("*.parquet")}

@@ -20,7 +20,11 @@ LABELS = "a label file (docs/labels.md), COCO's or COCO-WholeBody's, or a folder
 
 def add_commands(add: Add) -> None:
     """Every command of the pipeline with its options."""
-    _on_run(add("build", "run", build.run)).add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run_ = _on_run(add("build", "run", build.run))
+    run_.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run_.add_argument(
+        "--drop-media", action="store_true", help="remove fetched videos once packed: to find hands anew they have to be fetched again"
+    )
     plan_ = _on_settings(_on_data(add("build", "plan", build.plan)))
     _on_videos(plan_)
     plan_.add_argument("--leave", action="store_true", help=LEAVE)

@@ -4,9 +4,15 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.commands.look import report
 from pipeline.commands.options import data_folder, load_run, where_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.engine.graph import Graph
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,9 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
         print_unlisted(loaded.unlisted, arguments.console, leave=arguments.leave)
         print_duplicates(loaded.graph.duplicates, arguments.console)
         print_needs(loaded.graph, arguments.console)
+        if getattr(arguments, "drop_media", False):
+            arguments.console.print(f"--drop-media: {_DROP_MEDIA}", markup=False)
         with Bars(loaded.graph, arguments.console) as bars:
             summary = finish(loaded.graph, where_of(arguments), on_outcome=bars, stopping=stopping)
         damaged = renew_index(shard_files(loaded.graph))
+        if getattr(arguments, "drop_media", False) and not damaged:
+            _drop_media(loaded.graph, arguments.console)
     if stopping.asked and loaded.graph.pending:
         raise KeyboardInterrupt
     print_status(loaded.graph, arguments.console)
@@ -50,6 +60,24 @@ def run(arguments: argparse.Namespace) -> int:
     for path in damaged:
         arguments.console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
     return 0 if all_done(loaded.graph) and not damaged else 2
+
+
+_DROP_MEDIA = (
+    "fetched videos go once their shards are packed. Hands can be fitted, reviewed and packed again without them; to find hands anew, by "
+    "another detector or setting of one, they have to be fetched again, and some may be gone by then"
+)
+
+
+def _drop_media(graph: "Graph", console: "Console") -> None:
+    """Remove the videos that nothing reads any more, and say how much that was."""
+    from pipeline.engine.durable import remove
+    from pipeline.engine.finish import packed_videos
+
+    files = packed_videos(graph)
+    size = sum(graph.store.size_of(path) or 0 for path in files)
+    for path in files:
+        remove(path)
+    console.print(f"{len(files)} videos dropped, {size / 1e9:.1f} GB: their hands and frames are in tables and shards", markup=False)
 
 
 def import_whim(arguments: argparse.Namespace) -> int:

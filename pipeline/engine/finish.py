@@ -20,6 +20,7 @@ from pipeline.engine.stopping import Stopping
 from stages.digest import CorruptFileError
 from stages.shards import SPLITS, whole_of
 from stages.stage import Prepares
+from stages.tables import Videos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,17 @@ def prepared(graph: Graph) -> list[str]:
         return []
     to_come = graph.stages[min(task.stage for task in graph.pending) + 1 :]  # clips of a new video are not known yet
     return [line for stage in to_come if isinstance(stage, Prepares) and (line := stage.prepare())]
+
+
+def packed_videos(graph: Graph) -> list[Path]:
+    """Files of fetched videos of which everything is made and in the shards: nothing that is planned reads them again."""
+    tasks = _tasks(graph).values()
+    packed = {graph.video_of(need) for task in tasks if task.state is State.DONE for need in task.needs}
+    undone = {graph.video_of(task) for task in graph.tasks if task.state is not State.DONE}
+    undone |= {graph.video_of(need) for task in tasks if task.state is not State.DONE for need in task.needs}
+    rows = [graph.store.read(Videos, "videos", video) for video in sorted(packed - undone)]
+    files = [graph.store.root / str(row.path[0]) for row in rows if not Path(row.path[0]).is_absolute()]
+    return [path for path in files if graph.store.size_of(path) is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,12 @@ def test_the_chain_with_faults_gives_the_shards_of_a_disk_and_every_command_read
     assert (found["corrupt"], found["foreign"]) == ({}, [])
     assert found["num_sound"] == len(store.names("chain") - {".lock"})
 
+    said = whim_at("one", "run", "--data", address, "--drop-media", "--local")
+    assert said.index("to find hands anew") < said.index("1 videos dropped")
+    assert "media/yes.mkv" not in store.names("chain")
+    assert not list((tmp_path / "one/roots").glob("*/media/yes.mkv"))
+    assert "nothing to do in s3://hands/chain" in whim_at("one", "plan", "--data", address)
+
     whim_at("three", "remove", "yes", "--data", address)
     left = store.names("chain")
     assert not [name for name in left if "yes" in Path(name).name or name.startswith("shards/")]

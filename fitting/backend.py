@@ -14,7 +14,10 @@ from fitting.measures import Measures, measure
 from fitting.objective import Landmarks, Objective, State
 from fitting.settings import Backend
 from fitting.solver import Solution, solve
-from fitting.tracks.solve import PLAIN, Arithmetic
+from fitting.tracks.solve import PLAIN, Arithmetic, joint_step, step_by_length
+
+MOST_FRAMES = 640
+"""Of a track that is solved in a lane: a frame of all lanes takes 0.4 MB, however few tracks there are."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -38,13 +41,14 @@ def computer(backend: Backend, like: Tensor, num_threads: int = 1) -> Computer:
         return Computer(solve=solve, measure=measure, tracks=PLAIN)
     from fitting.compiled import banded, solver  # numba, which the plain fit does not need
 
+    long = partial(joint_step, equations=solver.normal_equations)
     folder = code_folder()
     if folder is not None:
         machine_code.wait_until_made(folder)
     return Computer(
         solve=partial(solver.solve, num_threads=num_threads),
         measure=solver.measure,
-        tracks=Arithmetic(solver.losses, banded.joint_step),
+        tracks=Arithmetic(solver.losses, step_by_length(banded.joint_step, long, MOST_FRAMES)),
     )
 
 

@@ -222,7 +222,7 @@ def _with_both_sides(hands: Hands, sight: "Sight | None") -> "tuple[Hands, Sight
 
 
 def _of_better_side(hands: Hands, both: Fits, settings: FitSettings) -> Fits:
-    """Of the fits that `_with_both_sides` led to, one a hand."""
+    """One of the fits of each hand that `_with_both_sides` had fitted as both."""
     unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
     if not len(unknown):
         return both

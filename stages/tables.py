@@ -142,7 +142,7 @@ class Table:
     @classmethod
     def young_columns(cls) -> dict[str, Any]:
         """Columns that parts of earlier versions lack, with what they say there."""
-        return {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if "before" in f.metadata}
+        return dict(_young_columns(cls))  # type: ignore[arg-type]  # classes are hashable, whatever their instances are
 
     def to_arrow(self) -> pa.Table:
         """The Arrow table of these columns, in the derived schema."""
@@ -152,7 +152,8 @@ class Table:
     @classmethod
     def empty(cls: type[_T]) -> _T:
         """A table without rows."""
-        return cls.from_arrow(cls.schema().empty_table())
+        found: _T = _empty(cls)  # type: ignore[arg-type]
+        return found
 
     @classmethod
     def concat(cls: type[_T], tables: Sequence[_T]) -> _T:
@@ -167,11 +168,22 @@ class Table:
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     def __len__(self) -> int:
-        return len(getattr(self, dataclasses.fields(self)[0].name))
+        return len(getattr(self, next(iter(self.__dataclass_fields__))))
 
     def rows(self: _T) -> Iterator[_T]:
         """One-row tables, in order."""
         return (self.take(slice(i, i + 1)) for i in range(len(self)))
+
+
+@cache
+def _young_columns(kind: type[Table]) -> dict[str, Any]:
+    return {f.name: f.metadata["before"] for f in dataclasses.fields(kind) if "before" in f.metadata}
+
+
+@cache
+def _empty(kind: type[Table]) -> Any:
+    """Made once: a stage asks for one in every clip in which it has nothing to say."""
+    return kind.from_arrow(kind.schema().empty_table())
 
 
 @cache

@@ -90,6 +90,8 @@ def in_clip(verdicts: Verdicts, clip: Clips) -> Verdicts:
 
 def digest(verdicts: Verdicts, kinds: Collection[str]) -> str:
     """sha256 of what stands decided, of these kinds: who and when do not count. '' where nothing is."""
+    if not len(verdicts):
+        return ""
     held = standing(verdicts)
     held = held.take(np.isin(held.what.astype(str), [str(kind) for kind in kinds]))
     if not len(held):

@@ -162,8 +162,12 @@ def show(methods: Mapping[str, Row], result: Mapping[str, Any]) -> None:
         f"{result['limit_hands_per_s']:,.0f} hands/s at the {result['sgemm_gflops']:.0f} GFLOP/s that a matrix product reaches here"
     )
     console.print(f"objective {result['objective_ratio']:.3f} of the best peer's")
-    for size, run in result.get("refit", {}).items():
+    refitted = result.get("refit", {})
+    for size, run in ((size, run) for size, run in refitted.items() if isinstance(run, dict)):
         console.print(f"{size} hands refit by one command: {run['hands_per_s']:,.0f}/s, {run['peak_mb_worker']:.0f} MB a worker")
+    if refitted:
+        beyond, alone = refitted["hands_per_s_beyond_start"], refitted["cpu_us_per_hand"]
+        console.print(f"beyond the command's start {beyond:,.0f} hands/s; in one process {alone:.0f} us of the processor a hand")
 
 
 def rounded(value: Any) -> float:

@@ -28,12 +28,23 @@ _OWN = (*range(48), 58, 59, 60)
 _FIRST_DAMPING = 1e-3
 
 
+Step = Callable[[Objective, State, Landmarks, tuple[Tensor, ...], Chain, Tensor, Tensor], Tensor]
+"""A damped step of tracks: see `joint_step`."""
+
+
 class Arithmetic(NamedTuple):
     """The functions that compute the parts of a joint step: `PLAIN` in float64, or their compiled twins."""
 
     losses: Callable[[Objective, State, Landmarks], tuple[Losses, Points]]
-    step: Callable[[Objective, State, Landmarks, tuple[Tensor, ...], Chain, Tensor, Tensor], Tensor]
-    """See `joint_step`."""
+    step: Step
+
+
+Equations = Callable[[Objective, State, Landmarks], tuple[Tensor, Tensor]]
+"""Gauss-Newton matrix and gradient of each hand."""
+
+
+def _equations(objective: Objective, state: State, seen: Landmarks) -> tuple[Tensor, Tensor]:
+    return objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
 
 
 def joint_step(
@@ -44,17 +55,43 @@ def joint_step(
     chain: Chain,
     damping: Float[Tensor, "k"],
     active: Bool[Tensor, "k"],
+    *,
+    equations: Equations = _equations,
 ) -> Float[Tensor, "m 61"]:
     """A damped Gauss-Newton step of tracks, in float64; 0 for those that are not `active`, not finite where there is none."""
     own, shared = own_and_shared(objective.settings)
     _, track, place = chain.member()
-    matrix, gradient = objective.normal_equations(state, seen, objective.joints.pose(state.root, state.rotations, state.betas))
+    matrix, gradient = equations(objective, state, seen)
     frames, together = solve_banded(_system(matrix.double(), gradient.double(), smooth, chain, objective.settings, damping))
     step = torch.zeros_like(gradient)
     step[:, list(own)] = frames[track, place].to(step)
     if shared:
         step[:, list(shared)] = together[track].to(step)
     return torch.where(active[track][:, None], step, 0)
+
+
+def step_by_length(short: Step, long: Step, most_frames: int) -> Step:
+    """A joint step that takes tracks of more than `most_frames` by `long`, one after another, and the others by `short`."""
+
+    def step(
+        objective: Objective,
+        state: State,
+        seen: Landmarks,
+        smooth: tuple[Tensor, ...],
+        chain: Chain,
+        damping: Float[Tensor, "k"],
+        active: Bool[Tensor, "k"],
+    ) -> Float[Tensor, "m 61"]:
+        length = chain.there.sum(1)
+        found = short(objective, state, seen, smooth, chain, damping, active & (length <= most_frames))
+        _, track, _ = chain.member()
+        for number in torch.nonzero(active & (length > most_frames))[:, 0]:
+            rows, one = torch.nonzero(track == number)[:, 0], torch.arange(len(length)) == number
+            of_track = tuple(part[one] for part in smooth)
+            found[rows] = long(objective, state.take(rows), seen.take(rows), of_track, chain.only(one), damping[one], active[one])
+        return found
+
+    return step
 
 
 PLAIN = Arithmetic(Objective.losses, joint_step)

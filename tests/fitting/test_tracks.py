@@ -22,7 +22,7 @@ from fitting.tracks.banded import Banded, solve_banded
 from fitting.tracks.chains import chains, segments, whole_tracks
 from fitting.tracks.paths import cheapest_path, mend_jumps
 from fitting.tracks.smoothness import Smoothness
-from fitting.tracks.solve import joint_step, solve_tracks
+from fitting.tracks.solve import joint_step, solve_tracks, step_by_length
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 
 # Which rows belong together
@@ -239,6 +239,24 @@ def test_a_tracks_step_is_the_same_to_the_bit_beside_any_others(fitter: Fitter) 
         moved = torch.as_tensor(active)[track]
         assert torch.equal(some[moved], whole[moved])
         assert (some[~moved] == 0).all()
+
+
+def test_long_tracks_are_stepped_without_lanes_and_alike(fitter: Fitter) -> None:
+    """Lanes of a long track would take gigabytes."""
+    lengths = [9, 12, 7, 12, 8]
+    lanes, track = steps_of_tracks(fitter, lengths)
+    taken: list[int] = []
+
+    def long(*args: Any) -> torch.Tensor:
+        taken.append(len(args[1].root))
+        return joint_step(*args)
+
+    step, _ = steps_of_tracks(fitter, lengths, step=step_by_length(joint_step_compiled, long, 9))
+    assert taken == [12, 12]
+    short = torch.isin(track, torch.tensor([k for k, length in enumerate(sorted(lengths, reverse=True)) if length <= 9]))
+    assert torch.equal(step[short], lanes[short])
+    torch.testing.assert_close(step, lanes, rtol=0.02, atol=2e-3)
+    assert fitter._arithmetic.step is not joint_step_compiled
 
 
 def test_a_track_without_a_step_gives_nan_for_itself_alone(fitter: Fitter) -> None:

@@ -270,7 +270,7 @@ def test_a_hint_stands_in_for_the_detectors_depths(seen: Any) -> None:
 
 
 def test_clips_that_are_fitted_at_once_are_what_each_is_alone_to_the_bit(fit: Any, seen: Any) -> None:
-    """Of tracks and without, of unknown side, of none, and one whose landmarks are lost."""
+    """Hands of tracks and without, of unknown side, none at all, and one whose landmarks are lost."""
     side, keypoints, _ = seen
     lost = keypoints.copy()
     lost[4] = np.nan

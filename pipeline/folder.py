@@ -160,7 +160,7 @@ def _refuse_others(store: Store, manifest: Manifest) -> None:
         if first == source or not (first.startswith("/") and source.startswith("/") and Path(source).is_file()):
             continue
         row = contents.row(video)
-        if row is not None and row.sha256[0] and not contents.is_of(video, Path(source)):
+        if row is not None and row.sha256 and not contents.is_of(video, Path(source)):
             raise ValueError(
                 f"{source} would take the place of {first}: both are called {video}, and they are not the same content; "
                 f"give it a name of its own in a list, `{source} id=NAME`, or let the first one go with --leave"

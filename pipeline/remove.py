@@ -83,7 +83,7 @@ def remove(store: Store, names: Collection[str]) -> Removal:
 def _copies(store: Store, ids: Collection[str], known: Manifest) -> list[str]:
     """Videos of the same content under other names, in words: who is in one of them is in all."""
     contents = Contents(store)
-    content = {str(video): row.sha256[0] for video in known.video if (row := contents.row(str(video))) is not None and row.sha256[0]}
+    content = {str(video): row.sha256 for video in known.video if (row := contents.row(str(video))) is not None and row.sha256}
     leaving = {content[video] for video in ids if video in content}
     return [
         f"{video}, the same video under another name: remove it too"

@@ -5,13 +5,18 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from stages.tables import flattened
+
+_FIXED_LIST, _STRUCT = pa.list_(pa.int8(), 1).id, pa.struct([]).id
+_LISTS, _TEXTS = (pa.list_(pa.int8()).id, pa.large_list(pa.int8()).id), (pa.string().id, pa.binary().id)
 
 _LARGEST_JSON_CHARACTERS = 256 << 20
 
@@ -57,34 +62,68 @@ def fingerprint_of(recipe: Mapping[str, Any]) -> str:
 
 def digest_of(table: pa.Table) -> str:
     """sha256 of a table's columns, names and values, and of its metadata but for the digest itself; chunks and encodings do not count."""
-    stated = {key: value for key, value in (table.schema.metadata or {}).items() if key in (b"table", b"schema_version")}
-    running = hashlib.sha256(repr((table.column_names, sorted(stated.items()))).encode())
+    running = _begun(table.column_names, table.schema.metadata)
     for column in table.columns:
-        _feed(running, pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type))
+        _feed(running, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
     return running.hexdigest()
+
+
+def digest_of_stream(schema: pa.Schema, num_rows: int, stream: Callable[[str], Iterable[pa.Array]]) -> str:
+    """`digest_of` a table of numbers and texts too large to be held: `stream` gives a column piece by piece, as often as it is asked."""
+    running = _begun(schema.names, schema.metadata)
+    for field in schema:
+        running.update(num_rows.to_bytes(8, "little"))
+        if field.type.id in _TEXTS:  # lengths come first
+            running.update(num_rows.to_bytes(8, "little"))
+            for piece in stream(field.name):
+                running.update(np.diff(_places(piece)).tobytes())
+        for piece in stream(field.name):
+            if field.type.id in _TEXTS:
+                running.update(text_of(piece))
+            else:
+                running.update(np.ascontiguousarray(piece.to_numpy(zero_copy_only=False)).data.cast("B"))
+    return running.hexdigest()
+
+
+def _begun(names: Sequence[str], metadata: Mapping[bytes, bytes] | None) -> Any:
+    stated = {key: value for key, value in (metadata or {}).items() if key in (b"table", b"schema_version")}
+    return hashlib.sha256(repr((list(names), sorted(stated.items()))).encode())
+
+
+def _places(texts: pa.Array) -> np.ndarray:
+    """Where each text begins in the bytes of all of them, and where the last one ends."""
+    if not len(texts):
+        return np.zeros(1, np.int32)
+    return np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+
+
+def text_of(texts: pa.Array) -> memoryview:
+    """All texts of an array one after another, without a copy."""
+    places, data = _places(texts), texts.buffers()[2]
+    return memoryview(b"" if data is None else data)[places[0] : places[-1]]
 
 
 def _feed(running: Any, array: pa.Array) -> None:
     running.update(len(array).to_bytes(8, "little"))
     if array.null_count:
         running.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    kind = array.type
-    if pa.types.is_struct(kind):
+    kind = array.type.id
+    if kind == _FIXED_LIST:
+        _feed(running, flattened(array))
+    elif kind == _STRUCT:
         for child in array.flatten():
             _feed(running, child)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    elif kind in _LISTS:
         _feed(running, array.value_lengths())
         _feed(running, array.flatten())
-    elif pa.types.is_fixed_size_list(kind):
-        _feed(running, array.flatten())
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        _feed(running, pc.binary_length(array))
-        _, offsets, data = array.buffers()
-        if data is not None and len(array):
-            places = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-            running.update(memoryview(data)[places[0] : places[-1]])
+    elif kind in _TEXTS:
+        if array.null_count:
+            _feed(running, pc.binary_length(array))
+        else:
+            running.update(len(array).to_bytes(8, "little") + np.diff(_places(array)).tobytes())
+        running.update(text_of(array))
     else:
-        running.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).tobytes())
+        running.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).data.cast("B"))
 
 
 def seal(value: Mapping[str, Any]) -> str:

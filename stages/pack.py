@@ -97,10 +97,9 @@ class Pack:
         encode = partial(simplejpeg.encode_jpeg, quality=self.jpeg_quality, colorspace="RGB", colorsubsampling="420")
         return partial(pack, settings=self, encode=encode)
 
-    def expected_bytes(self, clip: Clips, videos: Videos) -> int:
-        """What the frames of a clip take, if all that are looked at have hands."""
-        sized = clip if clip.width[0] else videos
-        width, height = int(sized.width[0]), int(sized.height[0])
+    def expected_bytes(self, clip: Clips, width: int, height: int) -> int:
+        """What the frames of a clip take, if all that are looked at have hands; `width` and `height` are its video's."""
+        width, height = (int(clip.width[0]), int(clip.height[0])) if clip.width[0] else (width, height)
         scale = min(1.0, self.max_side / max(width, height, 1)) if self.max_side else 1.0
         rate, num_frames = float(clip.frames_per_second[0]), int(clip.num_frames[0])
         looked_at = min(num_frames, math.ceil((clip.end_s[0] - clip.start_s[0]) * rate)) if rate else num_frames

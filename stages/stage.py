@@ -294,8 +294,8 @@ class ShardStage(Stage, Protocol):
         """Most rows of a row group."""
         ...
 
-    def expected_bytes(self, clip: Any, videos: Any) -> int:
-        """What the rows of a clip will take; `clip` and `videos` are single rows."""
+    def expected_bytes(self, clip: Any, width: int, height: int) -> int:
+        """What the rows of a clip, a single row, will take; `width` and `height` are its video's."""
         ...
 
     def gather(self, clips: Iterable[Sequence[Any]], before: Sequence[Path]) -> Iterator[Any]:

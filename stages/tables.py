@@ -80,14 +80,22 @@ def _to_arrow(values: np.ndarray, arrow: pa.DataType) -> pa.Array:
     return pa.array(values, arrow)
 
 
+def flattened(lists: pa.FixedSizeListArray) -> pa.Array:
+    """The items of lists of one size, one after another, without a copy: `flatten` alone takes longer than all else for a small column."""
+    size, items = lists.type.list_size, lists.values
+    if lists.null_count:
+        return lists.flatten()
+    return items if len(items) == size * len(lists) else items.slice(size * lists.offset, size * len(lists))
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """The values of a column, with the sizes of its lists as further axes; ragged lists and texts as objects."""
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if pa.types.is_fixed_size_list(array.type):
         shape = [len(array)]
         while pa.types.is_fixed_size_list(array.type):
             shape.append(array.type.list_size)
-            array = array.flatten()
+            array = flattened(array)
         return array.to_numpy(zero_copy_only=False).reshape(shape)
     if pa.types.is_list(array.type):
         ragged = np.empty(len(array), object)
@@ -105,8 +113,9 @@ class Table:
     def __post_init__(self) -> None:
         """Fill the `later` columns that nobody gave."""
         absent = {name: before for name, before in self.young_columns().items() if getattr(self, name) is None}
-        for name, values in self._filled(absent, len(self)).items():
-            object.__setattr__(self, name, values)
+        if absent:
+            for name, values in self._filled(absent, len(self)).items():
+                object.__setattr__(self, name, values)
 
     @classmethod
     def _filled(cls, columns: dict[str, Any], count: int) -> dict[str, np.ndarray]:
@@ -123,6 +132,14 @@ class Table:
     def from_arrow(cls: type[_T], table: pa.Table) -> _T:
         """Columns of an Arrow table, young ones filled; raises ValueError that names what is missing when the schema differs."""
         wanted = cls.schema()
+        if not table.schema.equals(wanted):
+            table = cls._fitted(table)
+        return cls(**{name: to_numpy(column) for name, column in zip(_names(cls), table.columns, strict=True)})  # type: ignore[arg-type]
+
+    @classmethod
+    def _fitted(cls, table: pa.Table) -> pa.Table:
+        """The columns of this table alone, in their order, young ones filled. Raises ValueError."""
+        wanted = cls.schema()
         for name, before in cls.young_columns().items():
             if name not in table.column_names:
                 table = table.append_column(wanted.field(name), pa.array([before] * len(table), wanted.field(name).type))
@@ -132,7 +149,7 @@ class Table:
                     f"table {cls.__name__} needs a column {field.name}: {field.type}; this file was written by another "
                     f"schema version ({(table.schema.metadata or {}).get(b'schema_version', b'?').decode()}, ours {SCHEMA_VERSION})"
                 )
-        return cls(**{field.name: to_numpy(table.column(field.name)) for field in wanted})
+        return table.select(wanted.names)
 
     @classmethod
     def of(cls: type[_T], **columns: Any) -> _T:
@@ -160,19 +177,24 @@ class Table:
         """One table of all rows, in order."""
         if len(tables) == 1:
             return tables[0]
-        columns = [f.name for f in dataclasses.fields(cls)]
+        columns = _names(cls)  # type: ignore[arg-type]
         return cls(**{c: np.concatenate([getattr(t, c) for t in tables]) for c in columns}) if tables else cls.empty()
 
     def take(self: _T, rows: Any) -> _T:
         """The rows of a mask, an index array or a slice."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+        return type(self)(**{name: getattr(self, name)[rows] for name in _names(type(self))})  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        return len(getattr(self, next(iter(self.__dataclass_fields__))))
+        return len(getattr(self, _names(type(self))[0]))  # type: ignore[arg-type]
 
     def rows(self: _T) -> Iterator[_T]:
         """One-row tables, in order."""
         return (self.take(slice(i, i + 1)) for i in range(len(self)))
+
+
+@cache
+def _names(kind: type[Table]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 @cache

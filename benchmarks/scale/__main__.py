@@ -1,14 +1,19 @@
 """`make bench-scale`: what a clip costs the engine as a dataset grows, in time, files, bytes and memory; beside Ray Data.
 
 Stages are trivial (`benchmarks.scale.clips`), so that what is measured is the engine: plan, commit, ledger, status, report. A run works
-in its own process, each part flushed to the disk as ever; what a second command takes is measured in a fresh one. `seconds_per_clip` are of
-the processor, `wall_seconds_per_clip` of the clock. `vs_ray_data` (`benchmarks.scale.peer`): the same clips and functions through Ray Data.
+in its own process, each part flushed to the disk as ever; what a second command takes is measured in a fresh one. `seconds_per_clip` are
+of the processor, `wall_seconds_per_clip` of the clock. `planned`: a folder too large to be run here, as a run would leave it, but that
+the parts of its clips are empty files of which the ledger speaks (`benchmarks.scale.planned`): plan and status open none of them.
+`vs_before`: the same clips by an earlier checkout, one after the other. `vs_ray_data` (`benchmarks.scale.peer`): the same clips and
+functions through Ray Data.
 
-    python -m benchmarks.scale [--clips 100,1000,10000] [--peer 500]
+    python -m benchmarks.scale [--clips 100,1000,10000] [--planned 1000000] [--before CHECKOUT] [--peer 500]
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -22,7 +27,8 @@ from benchmarks.machine import describe
 
 _T = TypeVar("_T")
 
-OUT = Path(__file__).resolve().parents[1] / "results" / "scale.json"
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "benchmarks" / "results" / "scale.json"
 STEPS = ("run", "plan", "status", "report")
 NUM_TABLES = 2
 """Tables of clips."""
@@ -32,6 +38,8 @@ def main() -> None:
     """Measure each size in processes of its own, then the peers."""
     parser = argparse.ArgumentParser(description="what a clip costs as a dataset grows")
     parser.add_argument("--clips", default="100,1000,10000", help="numbers of clips, parted by commas")
+    parser.add_argument("--planned", type=int, default=0, help="clips of a folder that is planned alone; 0 = none")
+    parser.add_argument("--before", type=Path, help="an earlier checkout with this benchmark, that does the largest of --clips as well")
     parser.add_argument("--peer", type=int, default=500, help="clips that Ray Data works on as well; 0 = none")
     parser.add_argument("--steps", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -42,6 +50,10 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": describe()}
     sizes = {int(num_clips): _of(int(num_clips)) for num_clips in arguments.clips.split(",")}
     figures |= summary(sizes)
+    if arguments.before:
+        figures["vs_before"] = versus(arguments.before, max(sizes), sizes[max(sizes)])
+    if arguments.planned:
+        figures["planned"] = _planned(arguments.planned)
     if arguments.peer:
         from benchmarks.scale.peer import rates
 
@@ -50,11 +62,42 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
 
 
-def _of(num_clips: int) -> dict[str, Any]:
+def _steps(folder: str, num_clips: int, checkout: Path = ROOT) -> dict[str, Any]:
+    """What the steps take in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--steps", folder, str(num_clips)]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment).stdout
+    return dict(json.loads(told.splitlines()[-1]))
+
+
+def versus(checkout: Path, num_clips: int, ours: dict[str, Any]) -> dict[str, Any]:
+    """How many times longer an earlier checkout takes for the same clips, by processor and by clock."""
+    theirs = _of(num_clips, checkout)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, stdout=subprocess.PIPE, text=True, cwd=checkout).stdout
+    seconds = {clock: {step: round(theirs[clock][step] / num_clips, 7) for step in STEPS} for clock in ("cpu_s", "wall_s")}
+    times = {clock: {step: round(theirs[clock][step] / ours[clock][step], 2) for step in STEPS} for clock in ("cpu_s", "wall_s")}
+    peaks = {"driver_peak_mb": theirs["peak_mb"]}
+    return {"commit": commit.strip(), "num_clips": num_clips, "seconds_per_clip": seconds, "times_ours": times} | peaks
+
+
+def _planned(num_clips: int) -> dict[str, Any]:
+    """The figures of plan and status of a folder that nobody ran."""
+    from benchmarks.scale.planned import pretend
+
+    with tempfile.TemporaryDirectory(prefix="whim-scale-") as folder:
+        maker = multiprocessing.get_context("spawn").Process(target=pretend, args=(Path(folder), num_clips))
+        maker.start()
+        maker.join()
+        again = _steps(folder, num_clips)
+    seconds = {clock: {step: round(again[clock][step] / num_clips, 7) for step in ("plan", "status")} for clock in ("cpu_s", "wall_s")}
+    made = "as a run leaves it, but that parts of clips are empty files; the ledger and the parts of videos are real"
+    return {"num_clips": num_clips, "folder": made, "seconds_per_clip": seconds, "driver_peak_mb": again["peak_mb"]}
+
+
+def _of(num_clips: int, checkout: Path = ROOT) -> dict[str, Any]:
     """The figures of a dataset of so many clips: the first process runs all of it, the second finds all of it done."""
     with tempfile.TemporaryDirectory(prefix="whim-scale-") as folder:
-        command = [sys.executable, "-m", "benchmarks.scale", "--steps", folder, str(num_clips)]
-        run, again = (json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(2))
+        run, again = (_steps(folder, num_clips, checkout) for _ in range(2))
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         in_parts = [path for path in files if path.parent.name in ("hands", "reviews")]
         told = {"files": len(in_parts), "bytes": sum(path.stat().st_size for path in files), "peak_mb": again["peak_mb"]}
@@ -66,6 +109,7 @@ def _of(num_clips: int) -> dict[str, Any]:
 def measure(folder: Path, num_clips: int) -> dict[str, Any]:
     """Seconds of each step by processor and by clock, and the most memory up to the status."""
     from benchmarks.scale.clips import manifest, recipe
+    from benchmarks.scale.planned import PLANNED_ONLY
     from pipeline.engine.finish import Where, finish
     from pipeline.engine.graph import Graph
     from pipeline.engine.store import Store
@@ -74,12 +118,15 @@ def measure(folder: Path, num_clips: int) -> dict[str, Any]:
     store, stages, listed = Store(folder), recipe(num_clips), manifest(num_clips)
     timed = Timed()
     graph = timed("plan", lambda: Graph(stages, listed, store).load())
+    if is_planned_only := (folder / PLANNED_ONLY).exists():
+        assert not graph.pending
     timed("run", lambda: finish(graph, Where(local=True), on_outcome=lambda task, outcome: None))
     timed("status", lambda: as_json(graph))
     peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    from pipeline.report.page import write_report  # after the peak: it loads much, whatever the size
+    if not is_planned_only:
+        from pipeline.report.page import write_report  # after the peak: it loads much, whatever the size
 
-    timed("report", lambda: write_report(folder, folder / "report.html", num_pictures=0))
+        timed("report", lambda: write_report(folder, folder / "report.html", num_pictures=0))
     return {"cpu_s": timed.cpu_s, "wall_s": timed.wall_s, "peak_mb": peak_mb}
 
 

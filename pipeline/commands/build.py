@@ -133,7 +133,7 @@ def plan(arguments: argparse.Namespace) -> None:
         known = {"num_pending": num_pending, "by_stage": by_why, "num_videos_without_clips": len(graph.unknown_clips)}
         left_out = [{"name": one.name, "why": one.why} for one in loaded.left_out]
         more = {"unlisted": loaded.unlisted, "duplicates": graph.duplicates, "num_stale": len(graph.stale)}
-        more |= {"odd": odd_videos(graph.clips), "cameras": graph.cameras}
+        more |= {"odd": odd_videos(graph.odd), "cameras": graph.cameras}
         print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
     grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.name}")

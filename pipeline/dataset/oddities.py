@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from stages.cameras.path import num_within
 from stages.media.sequence import DEFAULT_RATE, is_pattern
@@ -23,14 +23,13 @@ ODD: Mapping[str, str] = {
 KNOWN: Mapping[str, str] = {"manifest": "as the list says", "metadata": "as their files' tags say"}
 
 
-def odd_videos(clips: Iterable[Clips]) -> dict[str, list[str]]:
-    """Videos that are read in another way than plain ones, by what is odd of them (`Clips.odd`), in the order of the clips."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
-    for some in clips:
-        for video, words in zip(some.video, some.odd, strict=True):
-            for word in words.split():
-                found[word][str(video)] = None
-    return {word: list(found[word]) for word in sorted(found)}
+def odd_videos(odd: Mapping[str, str]) -> dict[str, list[str]]:
+    """Videos that are read in another way than plain ones, by what is odd of them; `odd`: the words on each (`Clips.odd`)."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for video, words in sorted(odd.items()):
+        for word in dict.fromkeys(words.split()):
+            found[word].append(video)
+    return {word: found[word] for word in sorted(found)}
 
 
 def odd_lines(odd: Mapping[str, Sequence[str]]) -> list[str]:

@@ -140,8 +140,11 @@ class Writer:
         if final.is_dir() and not final.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
+            try:
+                temporary.open("xb").close()
+            except FileNotFoundError:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                temporary.open("xb").close()
         except OSError as error:
             raise StoreError(f"cannot write to {final.parent}: {error.strerror}") from error
         waits = False

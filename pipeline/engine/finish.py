@@ -14,7 +14,7 @@ from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.orders import Outcome
-from pipeline.engine.plan.tasks import State, Task, table_of
+from pipeline.engine.plan.tasks import BAD, State, Task, table_of
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
 from stages.digest import CorruptFileError
@@ -55,9 +55,9 @@ def finish(
             break
         executor = executor or _executor(graph, where)
         on_receipt = Metrics(graph) if isinstance(executor, OnRay) else lambda receipt: None
-        one, known = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping), graph.duplicates
+        one = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping)
         summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
-        if not one.found_other and graph.same_contents(known) and graph.same_cameras():
+        if not one.found_other and graph.same_contents() and graph.same_cameras():
             break
         graph.reload()
     graph.remember()
@@ -103,7 +103,7 @@ def packed_videos(graph: Graph) -> list[Path]:
     """Files of fetched videos of which everything is made and in the shards: nothing that is planned reads them again."""
     tasks = _tasks(graph).values()
     packed = {graph.video_of(need) for task in tasks if task.state is State.DONE for need in task.needs}
-    undone = {graph.video_of(task) for task in graph.tasks if task.state is not State.DONE}
+    undone = set(map(graph.video_of, graph.in_state(State.PENDING, *BAD)))
     undone |= {graph.video_of(need) for task in tasks if task.state is not State.DONE for need in task.needs}
     rows = [graph.store.read(Videos, "videos", video) for video in sorted(packed - undone)]
     files = [graph.store.root / str(row.path[0]) for row in rows if not Path(row.path[0]).is_absolute()]
@@ -141,8 +141,8 @@ def _folder(graph: Graph) -> Path | None:
 
 def _tasks(graph: Graph) -> dict[Path, Task]:
     """The shards that are wanted, by their files."""
-    shards = [task for task in graph.tasks if graph.stages[task.stage].key == "shard"]
-    return {graph.store.part(table_of(graph.stages[task.stage]), task.key): task for task in shards}
+    shards = [position for position, stage in enumerate(graph.stages) if stage.key == "shard"]
+    return {graph.store.part(task.table, task.key): task for position in shards for task in graph.tasks_of(position)}
 
 
 def _recorded(graph: Graph, folder: Path) -> set[Path]:
@@ -186,14 +186,16 @@ def _retired(graph: Graph) -> list[Path]:
     if folder is None:
         return []
     tasks = _tasks(graph)
+    earlier = sorted(path for path in _recorded(graph, folder) - tasks.keys() if path.is_file())
+    if not earlier:
+        return []
     packed, undone = (
         {graph.video_of(need) for task in tasks.values() if (task.state is State.DONE) is done for need in task.needs}
         for done in (True, False)
     )
     waiting = set(graph.manifest.video) - packed
     if graph.leave:  # what failed goes
-        ended = (State.FAILED, State.RETRY, State.BLOCKED)
-        waiting -= {graph.video_of(task) for task in graph.tasks if task.state in ended} - {graph.video_of(task) for task in graph.pending}
+        waiting -= set(map(graph.video_of, graph.in_state(*BAD))) - set(map(graph.video_of, graph.pending))
     waiting |= undone
     unpacked: set[str] = set()
     if not graph.leave:  # of a long video one file may lack all of its clips, where the others are there
@@ -203,5 +205,4 @@ def _retired(graph: Graph) -> list[Path]:
     def is_wanted(path: Path) -> bool:
         return any(video in waiting or clip in unpacked for video, clip in graph.store.clips_in(path))
 
-    earlier = sorted(path for path in _recorded(graph, folder) - tasks.keys() if path.is_file())
     return [path for path in earlier if _is_ours(graph, path) and not is_wanted(path)]

@@ -8,15 +8,20 @@ the folder's lock. Bytes that change on the disk without a trace are found by wh
 """
 
 import os
+import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from stages.digest import CorruptFileError, digest_of_stream, refuse_odd, text_of
 from stages.tables import Ledger as Lines
 
 NAME = "ledger"
@@ -49,36 +54,114 @@ def facts_of(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
+_FEW = ("table", "fits", "lacks", "item")
+"""Columns that say few things in many lines."""
+_SHA256_BYTES = 32
+_PIECE = 1 << 16
+"""Lines that are read at once."""
+
+
+def read_lines(path: Path) -> pa.Table:
+    """The lines of a ledger's file in brief, held against their digest. It is read piece by piece: whole, it takes three times the memory.
+
+    Raises what pyarrow does of a file that is none, CorruptFileError, KeyError where it lacks a column.
+    """
+    refuse_odd(path)
+    with pq.ParquetFile(path) as file:
+
+        def stream(name: str) -> Iterator[pa.Array]:
+            return (batch.column(0) for batch in file.iter_batches(_PIECE, columns=[name], use_threads=False))
+
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        if (schema.metadata or {}).get(b"digest", b"").decode(errors="replace") != digest_of_stream(schema, num_rows, stream):
+            raise CorruptFileError(path, "its content is not what its digest says")
+        lines = pa.table({field.name: _in_brief(field, num_rows, stream(field.name)) for field in Lines.schema()})
+    pa.default_memory_pool().release_unused()
+    return lines
+
+
+def _in_brief(field: pa.Field, num_rows: int, pieces: Iterable[pa.Array]) -> pa.Array:
+    """A column of lines in half of its memory: a sha256 is bytes, what is said often is there once, numbers are as wide as they must be."""
+    if field.name == "fingerprint":
+        prints = np.zeros((num_rows, _SHA256_BYTES), np.uint8)
+        start = 0
+        for piece in pieces:
+            prints[start : start + len(piece)] = _as_bytes(piece)
+            start += len(piece)
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(_SHA256_BYTES), num_rows, [None, pa.py_buffer(prints)])
+    if field.name in _FEW:
+        said = pa.chunked_array([piece.dictionary_encode() for piece in pieces], pa.dictionary(pa.int32(), pa.string())).combine_chunks()
+        return pa.DictionaryArray.from_arrays(_narrow(said.indices), said.dictionary) if len(said) else said
+    column = pa.chunked_array(pieces, field.type).combine_chunks()
+    return _narrow(column) if pa.types.is_integer(column.type) else column
+
+
+def _narrow(numbers: pa.Array) -> pa.Array:
+    """Whole numbers in the narrowest type that holds them."""
+    least, most = pc.min_max(numbers).values() if len(numbers) else (pa.scalar(0), pa.scalar(0))
+    kinds = (np.int8, np.int16, np.int32, np.uint32, np.int64, np.uint64)
+    kind = next(kind for kind in kinds if np.iinfo(kind).min <= least.as_py() and most.as_py() <= np.iinfo(kind).max)
+    return numbers.cast(pa.from_numpy_dtype(kind))
+
+
+def _as_bytes(prints: pa.Array) -> np.ndarray:
+    """Fingerprints as rows of bytes; zeros for what is no sha256, and equals none."""
+    with suppress(ValueError):
+        return np.frombuffer(bytes.fromhex(bytes(text_of(prints)).decode()), np.uint8).reshape(len(prints), _SHA256_BYTES)
+    rows = np.zeros((len(prints), _SHA256_BYTES), np.uint8)
+    for row, text in zip(rows, prints.to_pylist(), strict=True):
+        if re.fullmatch("[0-9a-f]{64}", text):
+            row[:] = np.frombuffer(bytes.fromhex(text), np.uint8)
+    return rows
+
+
+def _as_text(sha256: bytes) -> str:
+    return sha256.hex() if any(sha256) else ""
+
+
+def _in_full(field: pa.Field, column: pa.Array) -> pa.Array:
+    """A column of lines as it is written."""
+    if field.name == "fingerprint":
+        return pa.array(map(_as_text, column.to_pylist()), pa.string())
+    return column.cast(field.type)
+
+
 @dataclass(eq=False)
 class Ledger:
     """Lines by table and key: those of the file, and those taken since."""
 
     known: pa.Table = field(default_factory=lambda: Lines.schema().empty_table())
-    """Lines of the file, in order of table and key."""
+    """Lines of the file, in order of table and key; kept in brief."""
     fresh: dict[tuple[str, str], Line] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._columns = [self.known[name].combine_chunks() for name in self.known.column_names]
+        if self.known.schema.field("fingerprint").type == pa.string():
+            columns = {field.name: _in_brief(field, len(self.known), self.known[field.name].chunks) for field in Lines.schema()}
+            self.known = pa.table(columns)
+        self._columns = [column.chunk(0) for column in self.known.columns]
         self._keys = self._columns[1]
         self._spans = dict(_spans(self._columns[0]))
-        self._next = 0
+        self._next: dict[str, int] = {}
 
     def find(self, table: str, key: str) -> Line | None:
         """The line of a part, if there is one."""
         if (table, key) in self.fresh:
             return self.fresh[table, key]
         place = self._place(table, key)
-        return None if place is None else Line(*(column[place].as_py() for column in self._columns[2:]))
+        if place is None:
+            return None
+        told = (column[place].as_py() for column in self._columns[2:])
+        return Line._make(_as_text(value) if isinstance(value, bytes) else value for value in told)
 
     def _place(self, table: str, key: str) -> int | None:
         """Where the line of a part stands among those of the file."""
         start, end = self._spans.get(table, (0, 0))
-        place = self._next  # keys are asked for in their order, mostly
+        place = self._next.get(table, start)  # keys are asked for in their order, mostly
         if not (start <= place < end and self._keys[place].as_py() == key):
             place = bisect_left(range(end), key, lo=start, key=lambda at: self._keys[at].as_py())
             if place >= end or self._keys[place].as_py() != key:
                 return None
-        self._next = place + 1
+        self._next[table] = place + 1
         return place
 
     def note(self, table: str, key: str, line: Line) -> None:
@@ -90,16 +173,18 @@ class Ledger:
         stays = np.ones(len(self.known), bool)
         stays[[place for name in self.fresh if (place := self._place(*name)) is not None]] = False
         columns = zip(*((*name, *line) for name, line in self.fresh.items()), strict=True) if self.fresh else [[] for _ in self._columns]
-        schema = self.known.schema
+        schema = Lines.schema()
+        kept = (column.filter(pa.array(stays)) for column in self._columns)
+        known = pa.table([_in_full(field, column) for field, column in zip(schema, kept, strict=True)], schema)
         fresh = pa.Table.from_arrays([pa.array(values, one.type) for values, one in zip(columns, schema, strict=True)], schema=schema)
-        both = pa.concat_tables([self.known.filter(pa.array(stays)), fresh])
+        both = pa.concat_tables([known, fresh])
         return both.take(pc.sort_indices(both, [("table", "ascending"), ("key", "ascending")])).combine_chunks()
 
 
 def _spans(tables: pa.Array) -> Iterator[tuple[str, tuple[int, int]]]:
     """Where the lines of each table begin and end."""
-    ends = pc.run_end_encode(tables)
+    ends = pc.run_end_encode(tables.indices)
     start = 0
-    for name, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-        yield name, (start, end)
+    for number, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
+        yield tables.dictionary[number].as_py(), (start, end)
         start = end

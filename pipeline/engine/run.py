@@ -8,14 +8,14 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
-from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
+from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt, as_line
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
@@ -104,7 +104,7 @@ def run(
                     continue
                 if result.fatal:
                     raise StoreError(result.fatal)
-                write(seal_line(asdict(result)))
+                write(seal_line(as_line(result)))
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):

@@ -29,16 +29,18 @@ import pyarrow.parquet as pq
 
 from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
-from pipeline.engine.ledger import Ledger, Line, facts_of
+from pipeline.engine.ledger import Ledger, Line, facts_of, read_lines
 from stages import tables
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
-from stages.tables import Ledger as Lines
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
 
 _log = logging.getLogger(__name__)
+
+_SMALL_BYTES = 1 << 14
+"""A part of fewer bytes is small. Ours."""
 
 FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 """Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
@@ -69,6 +71,7 @@ class Store(Writer):
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
         self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
+        self._folders: dict[str, Path] = {}
 
     @property
     def mirror(self) -> MirrorOfStore | None:
@@ -113,10 +116,13 @@ class Store(Writer):
 
     def _folder(self, table: str) -> Path:
         """Where a table lies: under its name of before in a data folder that no run has taken over yet."""
-        name, _, detector = table.partition("/")
-        if name in FORMERLY and not (self.root / table).is_dir() and (self.root / FORMERLY[name] / detector).is_dir():
-            return self.root / FORMERLY[name] / detector
-        return self.root / table
+        if table not in self._folders:
+            name, _, detector = table.partition("/")
+            if name in FORMERLY:
+                before = self.root / FORMERLY[name] / detector
+                return before if before.is_dir() and not (self.root / table).is_dir() else self.root / table
+            self._folders[table] = self.root / table
+        return self._folders[table]
 
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
@@ -152,13 +158,13 @@ class Store(Writer):
     def ledger(self) -> Ledger:
         """What is known of the footers; nothing where there is no ledger, or a damaged one."""
         try:
-            return Ledger(read_sealed(self.part("", LEDGER)).select(Lines.schema().names))
+            return Ledger(read_lines(self.part("", LEDGER)))
         except UNREADABLE:
             return Ledger()
 
     def _line(self, table: str, key: str, schema: pa.Schema) -> Line | None:
         """What the ledger or else its footer says of a part; `fits` is '' where it does not. None of what `made_by` takes for none."""
-        path, wanted = self.part(table, key), self._digest(schema)
+        path, wanted = self.part(table, key), self.digest_of_schema(schema)
         self._have(path)
         try:
             stat = refuse_odd(path)
@@ -171,13 +177,15 @@ class Store(Writer):
         recipe = _recipe_in(found, schema, table)
         if not recipe:
             return None if recipe is None else Line(0, 0, 0, 0, "", "", "", "{}")
-        lacks = " ".join(name for name in schema.names if name not in found.names)
+        there = set(found.names)
+        lacks = " ".join(name for name in schema.names if name not in there)
         told = (str(recipe.get("fingerprint", "")), lacks, json.dumps(recipe.get("item", {}), sort_keys=True))
         line = Line(*facts_of(stat), wanted, *told)
         self.ledger.note(table, key, line)
         return line
 
-    def _digest(self, schema: pa.Schema) -> str:
+    def digest_of_schema(self, schema: pa.Schema) -> str:
+        """What lines of the ledger say of the schema that a part fits."""
         if id(schema) not in self._schemas:
             self._schemas[id(schema)] = schema, hashlib.sha256(schema.serialize()).hexdigest()[:16]
         return self._schemas[id(schema)][1]
@@ -384,12 +392,14 @@ def _recipe_in(found: pa.Schema, schema: pa.Schema | None, table: str) -> dict[s
 
 def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
     """Whether a part has the wanted columns, of their types and version. Others beside them do no harm."""
+    version = (found.metadata or {}).get(b"schema_version")
+    if found.equals(wanted):  # mostly
+        return version == wanted.metadata[b"schema_version"]
     may_lack = {"source"} if table.partition("/")[0] in FORMERLY else set()
     kind = getattr(tables, wanted.metadata[b"table"].decode(), None)
     may_lack |= set(kind.young_columns()) if kind else set()
     absent = {field.name for field in wanted if field.name not in found.names}
     same = all(found.field(field.name).equals(field) for field in wanted if field.name not in absent)
-    version = (found.metadata or {}).get(b"schema_version")
     return absent <= may_lack and same and version == wanted.metadata[b"schema_version"]
 
 
@@ -409,9 +419,13 @@ def _sealed(table: pa.Table, recipe: Mapping[str, Any]) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **stated, b"written_by": written_by().encode()})
 
 
-def write_part(table: pa.Table, path: Path | BinaryIO) -> None:
-    """Write a table as parts are written: the same bytes from the same table and the same pyarrow."""
-    pq.write_table(table, path, compression="zstd")
+def write_part(table: pa.Table, path: Path | BinaryIO, codec: str = "") -> None:
+    """Write a table as parts are written: the same bytes from the same table and the same pyarrow.
+
+    A small one is not compressed: its columns of some bytes become no smaller, and it takes twice as long. `codec` is that of a part
+    that is there.
+    """
+    pq.write_table(table, path, compression=codec or ("none" if table.nbytes < _SMALL_BYTES else "zstd"))
 
 
 @cache
@@ -429,8 +443,9 @@ def read_sealed(path: Path) -> pa.Table:
     """
     refuse_odd(path)
     try:
-        with pa.memory_map(str(path)) as mapped, pq.ParquetFile(mapped) as file:  # `read_table` takes four times as long for a small part
-            table = file.read(use_threads=False)
+        is_small = path.stat().st_size < _SMALL_BYTES  # mapped, it would be read by another thread, which takes longer than reading
+        with pa.BufferReader(path.read_bytes()) if is_small else pa.memory_map(str(path)) as content, pq.ParquetFile(content) as file:
+            table = file.read(use_threads=False)  # `read_table` takes four times as long for a small part
     except FileNotFoundError:
         raise
     except UNREADABLE as error:

@@ -152,14 +152,15 @@ def _check_part(path: Path) -> str:
         return "foreign"
     if b"digest" not in metadata and metadata.keys() <= {b"table", b"schema_version", b"recipe"}:
         return "unsealed"
-    writer = str(pq.read_metadata(path).created_by)
+    footer = pq.read_metadata(path)
+    writer, is_small = str(footer.created_by), footer.num_row_groups and footer.row_group(0).column(0).compression == "UNCOMPRESSED"
     if b"written_by" in metadata and metadata[b"written_by"].decode(errors="replace") != writer:
         raise CorruptFileError(path, "it names two libraries that wrote it")
     if writer != written_by():
         return "sealed"  # the digest is held; bytes of another library's encoding cannot be compared
     again = io.BytesIO()
     columns = [name for name in kind.schema().names if name in arrow.column_names]  # without those that are younger
-    write_part(kind.from_arrow(arrow).to_arrow().select(columns).replace_schema_metadata(metadata), again)
+    write_part(kind.from_arrow(arrow).to_arrow().select(columns).replace_schema_metadata(metadata), again, "none" if is_small else "zstd")
     if again.getvalue() != path.read_bytes():
         raise CorruptFileError(path, "its bytes are not those of its content")
     return "sealed"

@@ -23,7 +23,7 @@ def print_ending(graph: Graph, console: Console) -> None:
     doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""
     console.print(f"hands: {found:,} found, {kept:,} kept{doubtful}{lies}", markup=False)
     for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):
-        reasons = Counter(task.reason for task in graph.tasks if task.state is state)
+        reasons = Counter(task.reason for task in graph.in_state(state))
         if reasons:
             which = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
             console.print(f"{words}: {reasons.total():,} ({which})", markup=False)
@@ -46,7 +46,7 @@ def hands_of(graph: Graph) -> tuple[int, int, int]:
 
 def _next(graph: Graph, *, has_shards: bool) -> str:
     data = f"--data {graph.store.name}"
-    if any(task.state is State.RETRY for task in graph.tasks):
+    if graph.in_state(State.RETRY):
         return f"whim run {data} (tries again what can be), whim status {data} (what failed, and how to mend it)"
     if not all_done(graph):
         return f"whim status {data} (what failed, and how to mend it), whim retry {data} once it is mended"

@@ -76,7 +76,6 @@ UNPLANNED = Overview()
 def overview_of(graph: Graph) -> Overview:
     """The overview of a run's folder."""
     store, shards = graph.store, shard_files(graph)
-    downloads = [task for task in graph.tasks if graph.stages[task.stage].name == "download"]
     stale = [f"{graph.stages[task.stage].name} {task.key}" for task in graph.stale]
     damaged: list[str] = []
 
@@ -90,7 +89,7 @@ def overview_of(graph: Graph) -> Overview:
     return Overview(
         status=status_rows(graph),
         num_listed=len(graph.manifest),
-        num_here=sum(task.state is State.DONE for task in downloads),
+        num_here=graph.counts()["download", State.DONE, ""],
         failed=[_failed(graph, task) for task in failures(graph)],
         splits=_splits(listed("shards/index.json", "shards", split=str, bytes=int, rows=int, hands=int)),
         duplicates=graph.duplicates,

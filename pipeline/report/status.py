@@ -36,7 +36,7 @@ def as_json(graph: Graph) -> dict[str, Any]:
 
 def all_done(graph: Graph) -> bool:
     """Whether every part is there: none failed, none is left for the next run."""
-    return all(task.state is State.DONE for task in graph.tasks)
+    return all(state is State.DONE for _, state, _ in graph.counts())
 
 
 def print_settings(settings: Mapping[str, Any], console: Console) -> None:
@@ -79,7 +79,7 @@ def print_duplicates(duplicates: Mapping[str, str], console: Console) -> None:
 
 def odd_of(graph: Graph) -> list[str]:
     """A line on each thing that is odd of videos, on whose cameras are known, and on their paths."""
-    lines = [*image_lines(graph.manifest), *odd_lines(odd_videos(graph.clips))]
+    lines = [*image_lines(graph.manifest), *odd_lines(odd_videos(graph.odd))]
     return [*lines, *camera_lines(graph.cameras, focal_share(graph.stages)), *path_lines(graph.paths)]
 
 
@@ -116,4 +116,5 @@ def print_status(graph: Graph, console: Console) -> None:
 
 def failures(graph: Graph) -> list[Task]:
     """Tasks that ended without a part of their own fault."""
-    return [task for task in graph.tasks if task.state in (State.FAILED, State.RETRY) or (not task.settled and task.reason)]
+    ended = graph.in_state(State.FAILED, State.RETRY, State.PENDING)
+    return [task for task in ended if task.settled or task.reason]

@@ -2,7 +2,6 @@
 
 import fcntl
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def is_driven(root: Path) -> bool:
 def show(graph: Graph, console: Console) -> None:
     """Stages with rate and time left, nodes with their memory, and what took many times as long as others."""
     pace = pace_of(read_receipts(graph.store.root))
-    states = Counter((task.stage, task.state) for task in graph.tasks)
+    states = graph.states()
     grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=graph.store.name)
     remaining = {}
     for position, stage in enumerate(graph.stages):

@@ -62,6 +62,10 @@ class Former:
             else:
                 yield need
 
+    def forget(self) -> None:
+        """Let go of what is known: the tasks of a video hang on those of no other."""
+        self.known.clear()
+
     def fingerprints(self, task: Made) -> dict[str, str]:
         """The fingerprint then of each of a task's parts, by the folder where it lies now; empty where there was no such part."""
         if task not in self.known:

@@ -1,14 +1,16 @@
 """What is to be made: a task is one stage for one key, with what it is made from, where it stands and why."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from stages.digest import fingerprint_of
 from stages.stage import Stage, settings_of, tables_written
 from stages.tables import Table
+
+if TYPE_CHECKING:
+    from pipeline.engine.plan.columns import Columns
 
 
 class State(StrEnum):
@@ -19,6 +21,10 @@ class State(StrEnum):
     FAILED = "failed"
     RETRY = "retry"
     BLOCKED = "blocked"
+
+
+BAD = (State.FAILED, State.RETRY, State.BLOCKED)
+"""States of tasks that ended without a part."""
 
 
 class Why(StrEnum):
@@ -72,69 +78,119 @@ def identity_of(stage: Stage) -> dict[str, Any]:
     }
 
 
-class Line(NamedTuple):
-    """A line of the manifest or of a clip list, where it lies: the tasks of a clip share it."""
-
-    table: Table
-    place: int
-    video: str
+class Source(Protocol):
+    """The plan that tasks are of: what is to be known of each is asked of it by the task's number."""
 
     @property
-    def row(self) -> Table:
-        """The line as a table of one row."""
-        return self.table.take(slice(self.place, self.place + 1))
+    def columns(self) -> "Columns": ...
+    def origin(self, number: int) -> Mapping[str, Any]: ...
+    def table(self, number: int) -> str: ...
+    def item(self, number: int) -> Mapping[str, Any]: ...
+    def fingerprint(self, number: int) -> str: ...
+    def recipe(self, number: int) -> dict[str, Any]: ...
+    def row(self, number: int) -> Table | None: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Task:
-    """What one stage makes, or is to make, for one key: a part, or one of each table that it writes."""
+    """What one stage makes, or is to make, for one key: a part, or one of each table that it writes.
 
-    stage: int
-    """Position in the recipe's list of stages."""
-    key: str
-    shard: str
-    origin: Mapping[str, Any]
-    """What of the stage decides the result, as all of its tasks have it."""
-    table: str
-    """Folder of its part, or of its first one."""
-    item: Mapping[str, Any]
-    """What of the video or clip decides the result."""
-    needs: tuple["Task", ...] = ()
-    line: "Line | None" = None
-    """The line of the manifest or of the clip list that the task is about."""
-    state: State = State.PENDING
-    why: Why | None = None
-    reason: str = ""
-    stale: bool = False
-    """Whether a part lies there that an earlier run made from something else: it stays until this one is committed."""
-    fingerprint: str = field(init=False)
-    """sha256 of what its parts are made from; all of them carry it."""
+    It is a number in the columns of its plan, and holds nothing: there are many tasks, and few are asked for.
+    """
 
-    def __post_init__(self) -> None:
-        self.fingerprint = fingerprint_of(self._made_from())
+    source: Source = field(repr=False, hash=False)
+    number: int
 
-    def _made_from(self) -> dict[str, Any]:
-        upstream = {f"{need.table}/{need.key}": need.fingerprint for need in self.needs}
-        return {**self.origin, "key": self.key, "item": dict(self.item), "upstream": upstream}
+    @property
+    def stage(self) -> int:
+        """Position in the recipe's list of stages."""
+        return self.source.columns.stage[self.number]
+
+    @property
+    def key(self) -> str:
+        return self.source.columns.key(self.number)
+
+    @property
+    def shard(self) -> str:
+        return self.source.columns.shards[self.source.columns.shard(self.number)]
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What of the stage decides the result, as all of its tasks have it."""
+        return self.source.origin(self.number)
+
+    @property
+    def table(self) -> str:
+        """Folder of its part, or of its first one."""
+        return self.source.table(self.number)
+
+    @property
+    def item(self) -> Mapping[str, Any]:
+        """What of the video or clip decides the result."""
+        return self.source.item(self.number)
+
+    @property
+    def needs(self) -> tuple["Task", ...]:
+        return tuple(Task(self.source, number) for number in self.source.columns.needs(self.number))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what its parts are made from; all of them carry it."""
+        return self.source.fingerprint(self.number)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that its parts are made from, with its fingerprint; put together when it is asked for, as there are many tasks."""
-        return {**self._made_from(), "fingerprint": self.fingerprint}
+        """Everything that its parts are made from, with its fingerprint."""
+        return self.source.recipe(self.number)
 
     @property
     def row(self) -> Table | None:
-        """The line that the task is about, as a table of one row."""
-        return None if self.line is None else self.line.row
+        """The line of the manifest or of the clip list that the task is about, as a table of one row; None of a shard."""
+        return self.source.row(self.number)
+
+    @property
+    def state(self) -> State:
+        return self.source.columns.state(self.number)
+
+    @property
+    def why(self) -> Why | None:
+        return self.source.columns.why(self.number)
+
+    @property
+    def reason(self) -> str:
+        return self.source.columns.reason(self.number)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a part lies there that an earlier run made from something else: it stays until this one is committed."""
+        return bool(self.source.columns.stale[self.number])
 
     @property
     def again(self) -> bool:
         """Whether a video is only fetched or looked at again: what was made from it is as good as it was."""
-        return self.why in (Why.MISSING, Why.PROBE)
+        return self.source.columns.again(self.number)
 
     @property
     def settled(self) -> bool:
         return self.state is not State.PENDING
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks(Sequence[Task]):
+    """All tasks of a plan, each made when it is asked for."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source.columns)
+
+    @overload
+    def __getitem__(self, place: int) -> Task: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Task]: ...
+    def __getitem__(self, place: int | slice) -> Task | list[Task]:
+        numbers = range(len(self))[place]
+        return Task(self.source, numbers) if isinstance(numbers, int) else [Task(self.source, number) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def test_what_is_no_file_is_no_image_and_one_that_goes_stops_no_plan(tmp_path: P
     assert [one.number for one in images] == list(range(1, 13))
     assert len(Graph([stage], manifest, store).load().pending) == 1
     (tmp_path / "walk" / "005.png").unlink()
-    monkeypatch.setattr("pipeline.engine.graph.images_of_pattern", lambda _: images)  # as if it went after they were listed
+    monkeypatch.setattr("pipeline.engine.plan.inputs.images_of_pattern", lambda _: images)  # as if it went after they were listed
     assert len(Graph([stage], manifest, store).load().pending) == 1
 
 

@@ -42,7 +42,7 @@ class Fit:
 
     name: ClassVar[str] = "fit"
     version: ClassVar[int] = 8
-    camera_version: ClassVar[int] = 5
+    camera_version: ClassVar[int] = 6
     """Version of what is made where the camera is known."""
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Clips, Hands, Verdicts, Cameras, CameraPoses)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from stages.fusion.pairs import WRIST_M, pairs_of, palm_m
 from stages.tables import HAND_KEYPOINTS, Fits, Hands
@@ -43,7 +43,9 @@ def together(model: "HandModel", hands: Hands, fits: Fits, refit: Refit, project
     of_row = np.full(len(fits), -1)
     of_row[rows] = np.arange(len(rows))
     both = of_row[pairs][(of_row[pairs] >= 0).all(1)]
-    place[both] = apart(place[both], *(values[both] for values in balls(joints, outline)))
+    near = both[_within_reach(joints[both], place[both])]
+    if len(near):
+        place[near] = apart(place[near], *_balls_of(near, joints, outline, model.faces.cpu().numpy()))
     return _with(fits, rows, again, betas, joints, outline, place, both, project, hands)
 
 
@@ -95,20 +97,60 @@ def _posed(
     return hand.joints.double().cpu().numpy(), hand.vertices.double().cpu().numpy()
 
 
+def _balls_of(
+    pairs: Int64[np.ndarray, "k 2"], joints: Float64[np.ndarray, "m 21 3"], outline: Float64[np.ndarray, "m 778 3"], faces: np.ndarray
+) -> tuple[Float64[np.ndarray, "k 2 balls 3"], Float64[np.ndarray, "k 2 balls"]]:
+    """Balls of both hands of pairs, some pairs at a time."""
+    parts = [balls(joints[rows], outline[rows], faces) for rows in np.array_split(pairs.ravel(), len(pairs) // AT_ONCE + 1)]
+    centres, radius = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return centres.reshape(*pairs.shape, *centres.shape[1:]), radius.reshape(*pairs.shape, -1)
+
+
+def _within_reach(joints: Float64[np.ndarray, "k 2 21 3"], place: Float64[np.ndarray, "k 2 3"]) -> Bool[np.ndarray, "k"]:
+    """Pairs of which two joints are so near that their skins may meet."""
+    one, other = (joints[:, side] + place[:, side, None] for side in (0, 1))
+    return np.asarray(np.linalg.norm(one[:, :, None] - other[:, None], axis=3).min((1, 2)) < REACH_M)
+
+
 def balls(
+    joints: Float64[np.ndarray, "m 21 3"], outline: Float64[np.ndarray, "m 778 3"], faces: Int64[np.ndarray, "f 3"]
+) -> tuple[Float64[np.ndarray, "m balls 3"], Float64[np.ndarray, "m balls"]]:
+    """Balls that fill hands, about the wrist: along the bones and between those of the palm, each as large as the skin lets it be, and
+    beneath the skin."""
+    along, below = _along_bones(joints, outline), _beneath(outline, faces)
+    return np.concatenate([along[0], below[0]], 1), np.concatenate([along[1], below[1]], 1)
+
+
+def _beneath(
+    outline: Float64[np.ndarray, "m 778 3"], faces: Int64[np.ndarray, "f 3"]
+) -> tuple[Float64[np.ndarray, "m balls 3"], Float64[np.ndarray, "m balls"]]:
+    """Balls that touch the skin from within at every sixth vertex, as large as the other vertices let them be, `MOST_BALL_M` at most."""
+    corners, normals = outline[:, faces], np.zeros_like(outline)
+    across = np.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    for corner in faces.T:
+        np.add.at(normals.swapaxes(0, 1), corner, across.swapaxes(0, 1))
+    outwards = np.sign((normals * (outline - outline.mean(1, keepdims=True))).sum((1, 2)))  # faces of left hands are wound the other way
+    normals *= outwards[:, None, None] / np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), 1e-12)
+    touched, normal = outline[:, ::EVERY], normals[:, ::EVERY]
+    behind = (touched * normal).sum(2)[:, :, None] - normal @ outline.transpose(0, 2, 1)
+    squared = (touched**2).sum(2)[:, :, None] + (outline**2).sum(2)[:, None] - 2 * touched @ outline.transpose(0, 2, 1)
+    radius = np.where(behind > LEAST_BEHIND_M, squared / np.maximum(2 * behind, LEAST_BEHIND_M), np.inf).min(2).clip(max=MOST_BALL_M)
+    return touched - radius[:, :, None] * normal, radius - SPARED_M
+
+
+def _along_bones(
     joints: Float64[np.ndarray, "m 21 3"], outline: Float64[np.ndarray, "m 778 3"]
 ) -> tuple[Float64[np.ndarray, "m balls 3"], Float64[np.ndarray, "m balls"]]:
-    """Balls that fill hands, about the wrist: along the bones and between those of the palm, each as large as the skin lets it be."""
     start = joints[:, [0 if k % 4 == 1 else k - 1 for k in range(1, 21)]]
     bones = start[:, :, None] + ALONG[:, None] * (joints[:, 1:] - start)[:, :, None]
     palm = bones[:, 4::4]
     between = (palm[:, :-1] + palm[:, 1:]) / 2
     across = joints[:, LITTLE] - joints[:, INDEX]
-    across = across / np.linalg.norm(across, axis=1, keepdims=True)
+    across = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
     beside = joints[:, :1] + ACROSS_M[:, None] * across[:, None]
     centres = np.concatenate([joints[:, :1], beside, bones.reshape(len(joints), -1, 3), between.reshape(len(joints), -1, 3)], 1)
     squared = (centres**2).sum(2)[:, :, None] + (outline**2).sum(2)[:, None] - 2 * centres @ outline.transpose(0, 2, 1)
-    radius = np.sqrt(np.abs(squared.min(2))) + BETWEEN_M  # below 0 by rounding alone
+    radius = np.sqrt(np.maximum(squared.min(2), 0)) + BETWEEN_M
     radius[:, 0] = np.maximum(radius[:, 0], WRIST_M)
     return centres, radius
 
@@ -118,6 +160,14 @@ ALONG = np.array([1 / 4, 1 / 2, 3 / 4, 1])
 ACROSS_M = np.array([-0.02, -0.01, 0.01, 0.02])
 """Beside the wrist, where the balls are that make it as wide as it is."""
 INDEX, LITTLE = (HAND_KEYPOINTS.index(name) for name in ("index1", "little1"))
+EVERY, MOST_BALL_M, LEAST_BEHIND_M = 6, 0.009, 1e-4
+"""Vertices for one ball beneath the skin; its largest radius, half a finger; what lies less far behind the skin bounds none. Ours."""
+SPARED_M = 0.003
+"""By how much those balls are smaller than the skin lets them be: hands that touch press each other flat. Ours, by pairs of other seeds."""
+AT_ONCE = 32
+"""Pairs whose balls are sought together."""
+REACH_M = 0.08
+"""Joints of hands that are farther apart than this have no skin in common."""
 BETWEEN_M = 0.002
 """By how much balls are larger than the vertices about them let them be: half of what is left out between two of them."""
 AGAINST = 2.0
@@ -180,13 +230,13 @@ def _with(
     `both`: which of the rows are a pair, that changes as a whole or not at all.
     """
     pixels, border = project(rows, joints + place[:, None]), project(rows, outline + place[:, None])
-    sound = np.asarray(np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)))
+    sound = np.isfinite(pixels).all((1, 2)) & np.isfinite(border).all((1, 2)) & (place[:, 2] > 0)
     sound[both[~sound[both].all(1)].ravel()] = False
     box = np.concatenate([border.min(1), border.max(1)], 1)
     confidence = np.nan_to_num(hands.keypoints[rows, :, 2].astype(np.float64)) * np.isfinite(hands.keypoints[rows, :, :2]).all(2)
     gap = np.linalg.norm(np.nan_to_num(hands.keypoints[rows, :, :2]) - pixels, axis=2)
-    error_px = (confidence * gap).sum(1) / confidence.sum(1)
-    scale = fits.focal_px[rows] / place[:, 2]
+    error_px = (confidence * gap).sum(1) / np.maximum(confidence.sum(1), 1e-9)
+    scale = fits.focal_px[rows] / np.maximum(place[:, 2], 1e-6)
     found = {
         "betas": betas,
         "transl": place,
@@ -195,7 +245,7 @@ def _with(
         "box": box,
         "camera": np.concatenate([scale[:, None], pixels[:, 0]], 1),
         "error_px": error_px,
-        "error_share": error_px / (box[:, 2:] - box[:, :2]).max(1),
+        "error_share": error_px / np.maximum((box[:, 2:] - box[:, :2]).max(1), 1e-6),
         "loss_shape": (betas**2).sum(1),
     }
     columns = {name: values.copy() for name, values in vars(fits).items() if name != "contradiction_m"}

@@ -117,7 +117,7 @@ def test_the_demos_chain_on_ray_with_faults_and_kills(store: ObjectStore, tmp_pa
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     dice, films, data, address = random.Random(seed), tmp_path / "films", tmp_path / "data", store.address("demo")
-    whim_at("disk", "render", "videos", "--out", films, "--num-videos", "2", "--seconds", "6")
+    whim_at("disk", "render", "videos", "--out", films, "--num-videos", "2", "--seconds", "2")
     with served_folder(films) as here:
         (tmp_path / "list.txt").write_text(
             "".join(f"{here}/studio-{k}.mp4 id=studio-{k} split={split}\n" for k, split in enumerate(SPLITS))

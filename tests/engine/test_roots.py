@@ -172,6 +172,17 @@ def test_a_driver_that_lost_its_lease_writes_nothing_more(
     assert b"pid 7 on elsewhere" in store.content(folder, ".lock"), "nor does it give back what is another's"
 
 
+def test_a_worker_whose_driver_lost_the_folder_writes_nothing(store: ObjectStore, folder: str) -> None:
+    objects = Objects(Address.of(store.address(folder)))
+    theirs = Store(opened(store.address(folder), asks=True, driver="the token of its driver"))
+    objects.put_over(".lock", b'{"holder": "pid 7 on elsewhere", "token": "the token of its driver", "lease_s": 60}', None)
+    theirs.write_json("before.json", {})
+    objects.put_over(".lock", b'{"holder": "pid 8 on elsewhere", "token": "another", "lease_s": 60}', None)
+    with pytest.raises(StoreError, match="the run that this worker works for no longer holds it"):
+        theirs.write_json("after.json", {})
+    assert store.names(folder) == {".lock", "before.json"}
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

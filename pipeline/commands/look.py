@@ -13,7 +13,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     from rich.progress import track
 
-    from pipeline.engine.roots.mirror import opened
+    from pipeline.engine.roots.opening import opened
     from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
 
     named = arguments.folder or arguments.data
@@ -42,7 +42,7 @@ def browse(arguments: argparse.Namespace) -> None:
     """Look through the hands of a data folder in a local web page, filter, judge and correct them."""
     from pipeline.browse.server import listen
     from pipeline.browse.session import Session
-    from pipeline.engine.roots.mirror import opened
+    from pipeline.engine.roots.opening import opened
 
     arguments.console.print(f"reading the tables of {arguments.folder or arguments.data}", markup=False)
     root = opened(arguments.folder or arguments.data)

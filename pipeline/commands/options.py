@@ -14,7 +14,7 @@ def data_folder(arguments: argparse.Namespace) -> Path:
     """`--data`, or a folder of `data/` by the name of the recipe or of the list; data/demo when nothing is said. Of one in an object
     store the mirror here, brought up to date. Raises StoreError.
     """
-    from pipeline.engine.roots.mirror import opened
+    from pipeline.engine.roots.opening import opened
 
     videos = getattr(arguments, "videos", None)
     name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
@@ -54,7 +54,7 @@ def where_of(arguments: argparse.Namespace) -> "Where":
 
 def store_that_is(arguments: argparse.Namespace) -> "Store":
     """The data folder of `--data`. Raises ValueError where there is none: nothing would be found in it."""
-    from pipeline.engine.roots.mirror import opened
+    from pipeline.engine.roots.opening import opened
     from pipeline.engine.store import Store
 
     folder = opened(arguments.data)

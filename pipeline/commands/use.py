@@ -14,7 +14,7 @@ def exporter(format: "Format") -> "Callable[[argparse.Namespace], None]":
     """The handler of the command that exports in a format, whose help is the format's line."""
 
     def write(arguments: argparse.Namespace) -> None:
-        from pipeline.engine.roots.mirror import opened
+        from pipeline.engine.roots.opening import opened
         from pipeline.exports.export import export
 
         options = {name: getattr(arguments, name) for name in format.options if hasattr(arguments, name)}

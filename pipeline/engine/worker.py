@@ -21,7 +21,7 @@ from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
-from pipeline.engine.roots.mirror import opened
+from pipeline.engine.roots.opening import opened
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import DecidedMeanwhileError, as_ordered

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine.roots.mirror import opened
+from pipeline.engine.roots.opening import opened
 from pipeline.exports.mano import schema_of, tables
 from pipeline.exports.source import Frame, open_source
 from stages.tables import to_numpy

@@ -8,7 +8,7 @@ import pytest
 from pipeline.engine.durable import MIRRORS
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
-from pipeline.engine.roots.mirror import opened
+from pipeline.engine.roots.opening import opened
 from pipeline.engine.run import Summary, run
 from pipeline.engine.store import Store
 from tests.engine import toy

@@ -11,8 +11,9 @@ import pytest
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of, remove
 from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.lease import Lease
-from pipeline.engine.roots.mirror import Mirror, opened
+from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.objects import Objects
+from pipeline.engine.roots.opening import opened
 from pipeline.engine.store import ErrorRecord, Store
 from stages.errors import UserError
 from stages.tables import Reviews
@@ -197,6 +198,13 @@ def test_what_cannot_succeed_is_one_line_at_once(store: ObjectStore, folder: str
         opened(store.address(folder))
     assert time.monotonic() - start < 2
     assert "SECRETKEYID" not in str(caught.value)
+
+
+def test_a_name_that_leads_elsewhere_is_refused(store: ObjectStore, folder: str, tmp_path: Path) -> None:
+    store.client().put_object(Bucket="hands", Key=f"{folder}/../../evil.json", Body=b"{}")
+    with pytest.raises(StoreError, match=rf"^s3://hands/{folder}: an object is called '{folder}/../../evil.json', which no file can be"):
+        opened(store.address(folder))
+    assert not list(tmp_path.rglob("evil.json"))
 
 
 def test_a_bucket_that_is_not_there_is_named(store: ObjectStore) -> None:

@@ -18,7 +18,7 @@ from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.plan.tasks import State
-from pipeline.engine.roots.mirror import opened
+from pipeline.engine.roots.opening import opened
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts

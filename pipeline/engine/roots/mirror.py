@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.engine.durable import ASIDE, MIRRORS, StoreError, Written
-from pipeline.engine.roots.address import Address, is_address
+from pipeline.engine.durable import ASIDE, StoreError, Written
+from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.known import Known, facts
 from pipeline.engine.roots.lease import CLOCK, Lease, holder_of, is_held
 from pipeline.engine.roots.objects import Meta, Objects
@@ -63,7 +63,7 @@ class Mirror:
         known, here = self.known.all(), dict(self._files())  # before the listing: what is written meanwhile is none of either
         there = {name: meta for name, meta in self.objects.listed().items() if self.name_of(self.folder / name)}
         self.sizes = {name: meta.size_bytes for name, meta in there.items() if _is_medium(name)}
-        written_beside = _is_driven(self.folder) and self.lease is None
+        written_beside = self.lease is None and _is_driven(self.folder)
         for name in here.keys() - there.keys():
             if name in known or not name.startswith(_OURS_ALONE):
                 self._drop(name)
@@ -302,31 +302,3 @@ def _number(name: str, usual: float) -> float:
     if not 0 < value < 1e12:
         raise StoreError(f"{name} must be a number above 0, got {told!r}")
     return value
-
-
-def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver: str = "") -> Path:
-    """The folder of a data folder: itself, or of one in an object store its mirror here, which has all that is there now.
-
-    `asks`: for a worker, which asks for each part that it reads instead; `driver`: token of the lease that it works under. `media`: the
-    videos too. Raises StoreError, UserError.
-    """
-    if not is_address(root):
-        return Path(root)
-    address = Address.of(str(root))
-    folder = _cache() / "roots" / address.digest
-    mirror = MIRRORS.get(folder)
-    if not isinstance(mirror, Mirror):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"no mirror of {address} can be made in {folder}: {error.strerror}; set WHIM_CACHE") from error
-        mirror = MIRRORS[folder] = Mirror(address, folder, Objects(address), Known(folder.with_suffix(".sqlite")), asks, driver=driver)
-    if mirror.lease is None and not asks:
-        mirror.sync(media=media)
-    return folder
-
-
-def _cache() -> Path:
-    """$WHIM_CACHE, else the user's cache folder."""
-    named = os.environ.get("WHIM_CACHE")
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whim").absolute()

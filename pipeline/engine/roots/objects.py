@@ -91,7 +91,7 @@ class Objects:
         return S3Store(self.address.bucket, region=region or "us-east-1", **given, **_own_keys())
 
     def listed(self, below: str = "") -> dict[str, Meta]:
-        """All objects, or those below a folder, by name."""
+        """All objects, or those below a folder, by name; one whose name would lead elsewhere as a path is refused."""
         import obstore
 
         def ask() -> dict[str, Meta]:
@@ -243,6 +243,9 @@ def _advice(error: Exception, doing: str) -> str:
         return _UNKNOWN
     if re.search(r"169\.254\.169\.254|metadata\.google|credential", text, re.IGNORECASE):
         return f"there is no key here: {_KEY}"
+    odd = re.search(r'Error parsing Path "([^"]*)"', text)
+    if odd:
+        return f"an object is called {odd[1][-100:]!r}, which no file can be: remove it"
     status = re.search(r"status code: (4\d\d)", text)
     if status and status[1] not in ("408", "429"):
         return f"it refuses to {doing} ({code or status[1]})"

@@ -1,0 +1,38 @@
+"""Opens a data folder, wherever it lies: by its path, or by the mirror of its address."""
+
+import os
+from pathlib import Path
+
+from pipeline.engine.durable import MIRRORS, StoreError
+from pipeline.engine.roots.address import Address, is_address
+from pipeline.engine.roots.known import Known
+from pipeline.engine.roots.mirror import Mirror
+from pipeline.engine.roots.objects import Objects
+
+
+def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver: str = "") -> Path:
+    """The folder of a data folder: itself, or of one in an object store its mirror here, which has all that is there now.
+
+    `asks`: for a worker, which asks for each part that it reads instead; `driver`: token of the lease that it works under. `media`: the
+    videos too. Raises StoreError, UserError.
+    """
+    if not is_address(root):
+        return Path(root)
+    address = Address.of(str(root))
+    folder = _cache() / "roots" / address.digest
+    mirror = MIRRORS.get(folder)
+    if not isinstance(mirror, Mirror):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"no mirror of {address} can be made in {folder}: {error.strerror}; set WHIM_CACHE") from error
+        mirror = MIRRORS[folder] = Mirror(address, folder, Objects(address), Known(folder.with_suffix(".sqlite")), asks, driver=driver)
+    if mirror.lease is None and not asks:
+        mirror.sync(media=media)
+    return folder
+
+
+def _cache() -> Path:
+    """$WHIM_CACHE, else the user's cache folder."""
+    named = os.environ.get("WHIM_CACHE")
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "whim").absolute()

@@ -49,6 +49,8 @@ class Fit:
     honours: ClassVar[tuple[str, ...]] = ON_SIDES
     writes: ClassVar[type[Table]] = Fits
     detector: ClassVar[str] = ""
+    at_once: ClassVar[int] = 16
+    """Clips whose tracks fill the lanes of the compiled fit."""
 
     settings: FitSettings = setting(FitSettings(), group=True)
     """How the hand model is fitted: weights, prior, iterations, tracks. Each can be given as a setting of this stage."""

@@ -236,7 +236,7 @@ class Stage(Protocol):
 
     `build()` runs once on each worker: it imports and loads what is heavy and returns a plain function
     over the tables named in `reads`, in that order; it gives the table of `writes`, or a tuple of them in that order, or a `Failure`.
-    Where several items cost less together the function is an `AtOnce`.
+    Where several items cost less together the function is an `AtOnce`, and the stage says `at_once = 16`, or how many are enough.
     A stage that reads `Frames` is called once per stretch of frames, with the rows of its other tables on those frames, and must not
     remember. One that reads tables alone may say `by_frame = True` if it makes each frame's rows of that frame's rows: it is then
     called so too, between stages that read `Frames`, and does not part them into two decodes.
@@ -307,3 +307,8 @@ def tables_written(stage: Any) -> tuple[type[Table], ...]:
     """The tables that a stage makes, in the order in which its function gives them."""
     written: type[Table] | tuple[type[Table], ...] = stage.writes
     return written if isinstance(written, tuple) else (written,)
+
+
+def at_once_of(stage: Any) -> int:
+    """Items that a stage is given in one call where so many wait; 1 of most stages."""
+    return int(getattr(stage, "at_once", 1))

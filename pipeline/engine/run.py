@@ -23,7 +23,7 @@ from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
 from stages.digest import seal_line
 from stages.media.frames import Frames
-from stages.stage import Failure, Reason
+from stages.stage import Failure, Reason, at_once_of
 
 _log = logging.getLogger(__name__)
 
@@ -155,12 +155,15 @@ class Pace:
     def most_at_once(self, group: int, fair: int) -> int:
         """Items of a group for one worker: what it does in about a second, and no more than its `fair` part of those that wait.
 
-        One, where clips are decoded or an item takes long: a worker that is lost then takes nobody with it.
+        One, where clips are decoded or an item takes long: a worker that is lost then takes nobody with it. As many as a stage does at
+        once, where one of them does not take as long: alone each of them costs more.
         """
         stages = [self.graph.stages[p] for p in self.graph.groups[group]]
         if len(stages) > 1 or stages[0].key != "clip" or Frames in stages[0].reads or not self.seconds[group]:
             return 1
-        return max(1, min(fair, int(TOGETHER_S / max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3))))
+        usual = max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3)
+        least = at_once_of(stages[0]) if usual < TOGETHER_S else 1
+        return max(1, min(fair, max(least, int(TOGETHER_S / usual))))
 
     def tell(self, executor: Executor) -> None:
         """Log the ones that straggle, each once; looks every ten seconds."""

@@ -31,11 +31,8 @@ from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.shards import whole_of
-from stages.stage import AtOnce, Failure, Prepares, Reason, ShardStage, Stage, tables_written
+from stages.stage import AtOnce, Failure, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
-
-AT_ONCE = 16
-"""Items in one call of a stage that does several at once: more save little, and take memory. Ours."""
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
@@ -91,15 +88,15 @@ class Worker:
         if len(orders) == 1:
             return [self.do(orders[0])]
         receipts: list[Receipt] = []
-        until = time.monotonic() + 2 * TOGETHER_S
+        until, at_once = time.monotonic() + 2 * TOGETHER_S, at_once_of(self.stages[orders[0].stages[0]])
         try:
             with self.store.together():
                 made: dict[str, _Made] = {}
                 for place, order in enumerate(orders):
                     if receipts and not made and time.monotonic() > until:
                         break
-                    if place % AT_ONCE == 0:
-                        made = self._made_at_once(orders[place : place + AT_ONCE])
+                    if place % at_once == 0:
+                        made = self._made_at_once(orders[place : place + at_once])
                     receipts.append(self.do(order, made.pop(order.key, None)))
                 start = time.perf_counter()
         except StoreError as error:

@@ -134,6 +134,8 @@ def test_items_that_take_longer_than_was_thought_are_given_back(tmp_path: Path, 
 class AtOnce(toy.Count):
     """Counts several clips in one call, and fails at one of them."""
 
+    at_once = 8
+
     def build(self) -> Any:
         return Counted(toy.Count.build(self))
 
@@ -157,7 +159,8 @@ def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_its
     fetch, cut, count, after = stages()
     summary, executor = run_in(tmp_path / "at once", [fetch, cut, AtOnce(), after])
     several = executor.worker.functions[2].several
-    assert max(map(len, several)) > 5
+    assert max(map(len, several)) == 8
+    assert max(n for p, n in executor.at_once if p == 2) >= 8
     assert ended(summary, "count") == {"done": 39, "retry": 1}
     error = Store(tmp_path / "at once").error("reviews", "a-0023")
     assert error is not None
@@ -165,6 +168,20 @@ def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_its
     run_in(tmp_path / "alone", [fetch, cut, count, after])
     alone = {name: content for name, content in parts(tmp_path / "alone").items() if "a-0023" not in name}
     assert parts(tmp_path / "at once") == alone
+
+
+def test_items_that_cost_less_together_go_so_where_one_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is given what the stage does at once, though fewer fill the second: on a busy machine that would be one clip."""
+    monkeypatch.setattr("pipeline.engine.run.TOGETHER_S", 0.1)
+
+    def slow(self: Counted, clips: Any) -> Any:
+        time.sleep(0.05)
+        return self.one(clips)
+
+    monkeypatch.setattr(Counted, "__call__", slow)
+    fetch, cut, _, after = stages()
+    _, executor = run_in(tmp_path, [fetch, cut, AtOnce(), after])
+    assert max(n for p, n in executor.at_once if p == 2) == 8
 
 
 @dataclass(eq=False)

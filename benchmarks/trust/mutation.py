@@ -145,6 +145,16 @@ def of_seed(modules: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]
     }
 
 
+def seeds_of(file: Path) -> dict[str, Any]:
+    """What a file tells, by seed."""
+    return json.loads(file.read_text()).get("seeds", {}) if file.exists() else {}
+
+
+def told_of(file: Path, seed: str) -> dict[str, Any]:
+    """What a file tells of modules, of one seed."""
+    return dict(seeds_of(file).get(seed, {}).get("modules", {}))
+
+
 def main() -> None:
     """Measure, and write the file after every module."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -162,8 +172,6 @@ def main() -> None:
 
     torch.set_num_threads(1)
     end, seed, machine = time.monotonic() + 60 * asked.minutes, str(asked.seed), describe()
-    seeds: dict[str, Any] = json.loads(asked.out.read_text()).get("seeds", {}) if asked.out.exists() else {}
-    found: dict[str, Any] = dict(seeds[seed]["modules"]) if seed in seeds else {}
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder).resolve())
@@ -171,12 +179,12 @@ def main() -> None:
             if time.monotonic() > end:
                 sys.exit(f"the time was up before {module}: of it and those after it the file tells what it did")
             try:
-                found[module] = measure(module, tree, asked.per_module, asked.seed, end, found.get(module), asked.survivors)
+                told = measure(module, tree, asked.per_module, asked.seed, end, told_of(asked.out, seed).get(module), asked.survivors)
             except RuntimeError as error:
                 failed.append(str(error))
                 continue
-            seeds[seed] = of_seed(found, machine)
-            asked.out.write_text(json.dumps(summary(seeds), indent=1) + "\n")
+            known = of_seed(told_of(asked.out, seed) | {module: told}, machine)  # another run may have written meanwhile
+            asked.out.write_text(json.dumps(summary(seeds_of(asked.out) | {seed: known}), indent=1) + "\n")
     if failed:
         sys.exit("\n".join(failed))
 

@@ -22,7 +22,7 @@ def assign(cost: Float[np.ndarray, "n m"]) -> list[tuple[int, int]]:
     if not allowed.any():
         return []
     span = 1 + np.ptp(cost[allowed])
-    forbidden = span * (1 + min(cost.shape))  # dearer than any set of allowed pairs
+    forbidden = span * min(cost.shape)  # dearer than any set of allowed pairs
     rows, columns = linear_sum_assignment(np.where(allowed, cost - cost[allowed].min(), forbidden))
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if allowed[i, j]]
 

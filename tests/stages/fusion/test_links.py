@@ -51,6 +51,7 @@ def test_assignment_makes_as_many_pairs_as_can_be_and_of_those_the_cheapest() ->
     assert assign(np.array([[1.0, 2.0], [2.0, 2.5]])) == [(0, 0), (1, 1)]
     assert assign(np.array([[-5.0, -1.0, inf], [-4.0, inf, inf], [inf, inf, 7.0]])) == [(0, 1), (1, 0), (2, 2)]
     assert assign(np.array([[3.0], [2.0], [inf]])) == [(1, 0)]
+    assert assign(np.array([[inf, 1000.0], [1000.0, 1000.0]])) == [(0, 1), (1, 0)], "though one pair would cost half"
 
 
 def test_a_hand_is_looked_for_as_long_as_its_gap() -> None:
@@ -260,7 +261,7 @@ def test_a_crumb_on_the_way_of_a_track_is_of_it() -> None:
     far = [(frame, 3000.0, 1) for frame in (0, 1, 2, 5, 6, 7)]
     assert set(crumbs(*long, (3, 300, 1), (4, 400, 1))) == {0}
     assert set(crumbs(*long, (3, 449, 1))) == {0}, "1.5 sizes off the way"
-    assert set(crumbs(*long, (3, 451, 1))) == {0, 1}
+    assert set(crumbs(*long, (3, 450, 1))) == {0, 1}
     assert set(crumbs(*long, (3, 390, 1), y=[0, 0, 0, 110, 0, 0, 0])) == {0}, "0.9 across and 1.1 down"
     assert set(crumbs(*long, (3, 420, 1), y=[0, 0, 0, 110, 0, 0, 0])) == {0, 1}, "1.2 across and 1.1 down"
     assert crumbs(*long, *far, (3, 451, 2)).count(2) == 1, "one on no way stays itself"
@@ -271,7 +272,15 @@ def test_a_crumb_on_the_way_of_a_track_is_of_it() -> None:
     assert set(crumbs(*long, (4, 400, 1), (5, 500, 1))) == {0, 1}, "the track is seen meanwhile"
     for frame in (-1, 8):
         assert set(crumbs(*[(f + 1, x, t) for f, x, t in long], (frame + 1, 100.0 * frame, 1))) == {0, 1}, "before it or after it"
-    assert set(crumbs(*long, (2, 250, 1), (3, 300, 1), (4, 400, 1))) == {0, 1}, "three rows are no crumb"
+    assert set(crumbs(*long, (3, 300, 1), (5, 500, 1))) == {0, 1}
+    without_one = [(frame, 100.0 * frame, 0) for frame in (0, 1, 2, 4, 6, 7)]
+    assert set(crumbs(*without_one, (3, 300, 1), (5, 500, 1))) == {0, 1}, "or between two of its rows"
+    parted = [(frame, 100.0 * frame, 0) for frame in (0, 1, 2, 6, 7, 8)]
+    assert set(crumbs(*parted, (3, 300, 1), (4, 400, 1), (5, 500, 1))) == {0, 1}, "three rows are no crumb"
+    assert set(crumbs(*parted, (3, 300, 1), (5, 500, 1))) == {0}
+    assert crumbs((0, 0, 0), (1, 100, 1), (2, 200, 0)) == [0, 1, 0], "and none of another crumb"
+    assert set(crumbs((0, 0, 0), (1, 100, 1), (2, 200, 0), (3, 300, 0))) == {0}, "from its first row on"
+    assert set(crumbs((0, 0, 0), (1, 100, 0), (2, 200, 1), (3, 300, 0))) == {0}, "up to its last"
 
 
 def test_a_way_across_the_seam_is_the_shorter_one() -> None:

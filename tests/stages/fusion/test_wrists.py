@@ -42,6 +42,8 @@ def test_hands_are_dealt_to_wrists_by_sides_wrists_and_scores() -> None:
         ((0.2, 0.5, 0.9), (0.1, 0.5, 0.9), [-1, 0, 0], [RIGHT, LEFT, RIGHT]),
         ((-0.2, -0.5, -0.9), (0.1, 0.5, 0.9), [-1, 0, 0], [LEFT, RIGHT, LEFT]),
         ((-0.2, -0.5, -0.9), (0.3, 0.5, 0.9), [0, -1, 0], [RIGHT, LEFT, LEFT]),
+        ((-0.2, -0.9, 0.5), (0.5, 0.5, 0.5), [-1, 0, 0], [LEFT, LEFT, RIGHT]),
+        ((-0.9, -0.2, 0.5), (0.5, 0.5, 0.5), [0, -1, 0], [LEFT, LEFT, RIGHT]),
     ):
         person, side = share_out(three, np.array(odds), np.array(score), side_weight=1.0)
         assert (person.tolist(), side.tolist()) == (owner, sides), "sides and scores weigh alike"

@@ -21,7 +21,7 @@ from pipeline.engine.plan.tasks import Item, State, Task, table_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
-from stages.digest import seal_line
+from stages.digest import CorruptFileError, seal_line
 from stages.media.frames import Frames
 from stages.stage import Failure, Reason, at_once_of
 
@@ -75,8 +75,11 @@ def run(
                     most = pace.most_at_once(group, len(queue) // (2 * max(executor.size(seat), 1)))
                     while len(items) < most and queue and not alone & {(group, items[0].key), (group, queue[0].key)}:
                         items.append(queue.popleft())
-                    flying |= {(group, item.key): (item, len(items)) for item in items}
-                    executor.submit(seat, [_order(graph, item) for item in items], sum(s.resources.limit_s for s in stages))
+                    orders = {item.key: order for item in items if (order := _order(graph, item))}
+                    summary.found_other |= len(orders) < len(items)
+                    if orders:
+                        flying |= {(group, item.key): (item, len(orders)) for item in items if item.key in orders}
+                        executor.submit(seat, list(orders.values()), sum(s.resources.limit_s for s in stages))
             waiting: Counter[Seat] = Counter()
             for group, queue in queues.items():
                 waiting[graph.seats[group]] += len(queue)
@@ -205,13 +208,20 @@ def _seen(graph: Graph, task: Task, outcome: Outcome) -> bool:
     return False
 
 
-def _order(graph: Graph, item: Item) -> Order:
+def _order(graph: Graph, item: Item) -> Order | None:
+    """What a worker is told of an item; None where the clip list that it is about was damaged since the plan read it: it is made anew."""
     first = item.tasks[0]
+    try:
+        row = first.row
+    except (CorruptFileError, FileNotFoundError):
+        for task in item.tasks:
+            graph.settle(task, State.RETRY, Reason.CORRUPT)
+        return None
     clips = tuple((graph.video_of(need), need.key) for need in first.needs) if graph.stages[first.stage].key == "shard" else ()
     recipes: tuple[Mapping[str, Any], ...] = tuple(t.recipe for t in item.tasks)
     videos = {video for video, _ in clips} or {graph.video_of(first)}
     cameras = {video: said for video in videos if video and (said := graph.camera_of(video))}
-    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), first.row, clips, cameras)
+    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), row, clips, cameras)
 
 
 def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]) -> Item | None:

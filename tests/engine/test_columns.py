@@ -9,9 +9,11 @@ import pytest
 
 from benchmarks.scale.clips import manifest, recipe
 from benchmarks.scale.planned import pretend
+from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
-from pipeline.engine.plan.tasks import State
+from pipeline.engine.orders import Outcome
+from pipeline.engine.plan.tasks import State, Task
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from stages.digest import fingerprint_of
@@ -61,6 +63,20 @@ def test_counts_are_those_of_the_tasks(graph: Graph) -> None:
         ("a-0002", "new"),
         ("a-0002", "upstream changed"),
     ]
+
+
+def test_a_clip_list_that_is_damaged_while_a_run_goes_on_is_made_anew(tmp_path: Path) -> None:
+    graph, told = Graph(toy.recipe(), toy.manifest("a"), Store(tmp_path)).load(), list[str]()
+
+    def damage(task: Task, outcome: Outcome) -> None:
+        told.append(task.key)
+        if told == ["a", "a"]:
+            (tmp_path / "clips/a.parquet").write_bytes(b"nothing")
+            graph._contents.lists.clear()  # the lists of many videos were read since
+
+    finish(graph, Where(local=True), on_outcome=damage)
+    assert {task.state for task in graph.tasks} == {State.DONE}
+    assert (told.count("a"), len(graph.tasks)) == (3, 10)
 
 
 def test_memory_of_a_plan_grows_by_bytes_a_clip(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def make_up(folder: Path, num_hands: int) -> None:
     num_clips = -(-num_hands // HANDS_OF_CLIP)
     for number in range(-(-num_clips // CLIPS_OF_VIDEO)):
         video = f"video{number:04d}"
-        if store.part("clips", video).exists():
+        if store.has("clips", video):
             continue
         count = min(CLIPS_OF_VIDEO, num_clips - number * CLIPS_OF_VIDEO)
         for clip in range(count):

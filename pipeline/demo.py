@@ -110,8 +110,8 @@ def score_folder(store: Store, truths: Path) -> dict[str, dict[str, float]]:
     if not columns:
         raise ValueError(f"no *.truth.parquet in {truths}: name the studio's folder with --truth")
     videos = sorted({str(name) for one in columns for name in one["video"]})
-    clips = Clips.concat([store.read(Clips, "clips", video) for video in videos if store.part("clips", video).exists()])
-    keys = [str(key) for key in clips.clip if store.part("reviews", str(key)).exists()]
+    clips = Clips.concat([store.read(Clips, "clips", video) for video in videos if store.has("clips", video)])
+    keys = [str(key) for key in clips.clip if store.has("reviews", str(key))]
     hands = Hands.concat([store.read(Hands, "hands", key) for key in keys])
     fits = Fits.concat([store.read(Fits, "fits", key) for key in keys])
     reviews = Reviews.concat([store.read(Reviews, "reviews", key) for key in keys])

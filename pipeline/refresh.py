@@ -36,7 +36,7 @@ def refresh(store: Store, settings: Download) -> Iterator[Look]:
     ask = is_offered(settings)
     for row in manifest.rows():
         video, source = str(row.video[0]), str(row.source[0])
-        if source.startswith("/") or not store.part("videos", video).exists():
+        if source.startswith("/") or not store.has("videos", video):
             continue
         found = ask(row)
         if found is None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from fitting.files import hand_of, model_file, prior_source
 from pipeline.dataset.audits import TABLE as AUDITS
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.index import write_index
+from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
+from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import remove as discard
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.shard_file import write_shard
@@ -60,6 +63,8 @@ def remove(store: Store, names: Collection[str]) -> Removal:
     for path in _files(store, ids):
         discard(path)
         gone.files.append(str(path.relative_to(store.root)))
+    for table in _bundled_tables(store):
+        gone.files += [f"{table}/{key}.parquet" for key in Compaction(store).leave(table, partial(_is_of, table, ids))]
     for folder in (store.root / "media/incoming" / video for video in ids):
         for path in sorted(folder.rglob("*"), reverse=True):
             path.unlink() if not path.is_dir() or path.is_symlink() else path.rmdir()
@@ -96,7 +101,7 @@ def _id_of(name: str, known: Manifest, store: Store) -> str:
     for video, source in zip(map(str, known.video), map(str, known.source), strict=True):
         if name in (video, source) or without_secrets(name) == source or ("/" in name and str(Path(name).resolve()) == source):
             return video
-    if name in withdrawn_in(store.root / "removed.txt") or any(True for _ in _files(store, {name})):
+    if name in withdrawn_in(store.root / "removed.txt") or any(True for _ in _files(store, {name})) or _is_bundled(store, name):
         return name
     raise ValueError(f"{store.root} knows no video {name[:100]!r}: name it by its id or its source, as in {store.root}/shards/README.md")
 
@@ -112,18 +117,33 @@ def _withdraw(store: Store, ids: Collection[str]) -> None:
 
 def _files(store: Store, ids: Collection[str]) -> Iterator[Path]:
     """The parts, failures, media and notes of some videos: those named by the id, and by a clip of it (`id-0004`)."""
-    of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
     for path in sorted({*store.root.rglob("*"), *(store.mirror.videos() if store.mirror else ())}):
         inside = path.relative_to(store.root).parts
         named = _PART.fullmatch(path.name)
-        if len(inside) < 2 or path.is_dir() or (inside[0] in _NO_TABLES and inside[0] != "media"):
+        if len(inside) < 2 or path.is_dir() or path.parent.name == BUNDLES or (inside[0] in _NO_TABLES and inside[0] != "media"):
             continue
         if inside[0] == "media":
             name = path.name.removesuffix(".corrupt")
             if len(inside) == 2 and (Path(name).stem in ids or name.removesuffix(".info.json") in ids):
                 yield path
-        elif named and (named["key"] in ids or (inside[0] not in _OF_VIDEOS and of.fullmatch(named["key"]))):
+        elif named and _is_of(inside[0], ids, named["key"]):
             yield path
+
+
+def _bundled_tables(store: Store) -> list[str]:
+    """Tables with parts in bundles."""
+    folders = (path.parent.relative_to(store.root) for path in store.root.rglob(BUNDLES) if path.is_dir())
+    return sorted(str(folder) for folder in folders if folder.parts and folder.parts[0] not in _NO_TABLES)
+
+
+def _is_of(table: str, ids: Collection[str], key: str) -> bool:
+    """Whether a key is one of a video, or of a clip of it (`id-0004`)."""
+    video, clip = key, re.fullmatch(r"(.+)-\d{4,}", key)
+    return video in ids or (clip is not None and table not in _OF_VIDEOS and clip[1] in ids)
+
+
+def _is_bundled(store: Store, name: str) -> bool:
+    return any(_is_of(table, {name}, key) for table in _bundled_tables(store) for key, _ in store.bundles(table).places())
 
 
 def _leave_logs(store: Store, ids: Collection[str]) -> None:

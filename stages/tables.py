@@ -561,3 +561,5 @@ class Ledger(Table):
     fingerprint: Text  # of its recipe
     lacks: Text  # columns of that schema which it was written without, parted by spaces
     item: Text  # `item` of its recipe, as JSON
+    bundle: Text  # file name of the bundle that it lies in; '' of a part that has a file of its own
+    row_group: Int32[np.ndarray, "n"]

@@ -153,16 +153,13 @@ def _columns(table: Table, names: Iterable[str], rows: np.ndarray) -> list[Json]
 
 def _part(store: Store, kind: Any, table: str, clip: str) -> Any:
     """A part, held against its digest once while it stays as it is; empty where there is none."""
-    try:
-        stat = store.part(table, clip).stat()
-    except OSError:
-        return kind.empty()
-    return _read(store.root, kind, table, clip, (stat.st_size, stat.st_mtime_ns))
+    stamp = store.stamp(table, clip)
+    return _read(store, kind, table, clip, stamp) if stamp else kind.empty()
 
 
 @lru_cache(32)
-def _read(root: Any, kind: Any, table: str, clip: str, stamp: tuple[int, int]) -> Any:
-    return Store(root).read(kind, table, clip)
+def _read(store: Store, kind: Any, table: str, clip: str, stamp: str) -> Any:
+    return store.read(kind, table, clip)
 
 
 @lru_cache(1)

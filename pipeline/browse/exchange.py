@@ -105,7 +105,7 @@ def _checked(store: Store, row: Row, place: str) -> Row:
     """A row that says something. Raises UserError that names the place."""
     if row["what"] not in set(What):
         raise UserError(f"{place}: what must be one of {', '.join(What)}, got {str(row['what'])[:40]!r}")
-    if not (store.root / "clips" / f"{Path(row['video']).name}.parquet").exists() or Path(row["video"]).name != row["video"]:
+    if not store.has("clips", Path(row["video"]).name) or Path(row["video"]).name != row["video"]:
         raise UserError(f"{place}: the data folder has no video {str(row['video'])[:80]!r}")
     boxes = [row["box"]] + ([row["to_box"]] if row["what"] in (What.BOX, What.ADD) else [])
     if not all(map(is_box, boxes)):

@@ -1,16 +1,14 @@
 """Rows of hands as the index holds them: a clip's hands beside their fits and reviews, and the candidates that fusion refused."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.browse.landed import Clip
 from pipeline.dataset.poses import POSE_COLUMNS, PoseMap
 from pipeline.engine.store import Store
-from stages.digest import UNREADABLE
 
 HANDS = (
     "frame", "time_s", "hand", "width", "height", "box", "score", "side", "landmark_score", "person", "track", "track_length",
@@ -31,14 +29,12 @@ def batches(store: Store, clips: Iterable[Clip], poses: PoseMap | None, unreadab
     tables: list[pa.Table] = []
     for clip in clips:
         name = str(clip.row.clip[0])
-        hands = read_columns(store, "hands", name, HANDS)
+        hands = store.columns("hands", name, HANDS)
         if hands is None:
             unreadable.append(f"hands/{name}.parquet")
             continue
-        tables.append(
-            _rows(clip.number, hands, read_columns(store, "fits", name, FITS), read_columns(store, "reviews", name, REVIEWS), poses)
-        )
-        refused = read_columns(store, "refused_hands", name, (*HANDS, "reason"))
+        tables.append(_rows(clip.number, hands, store.columns("fits", name, FITS), store.columns("reviews", name, REVIEWS), poses))
+        refused = store.columns("refused_hands", name, (*HANDS, "reason"))
         if refused is not None and len(refused):
             tables.append(_refused_rows(clip.number, refused))
         if sum(map(len, tables)) >= _BATCH_ROWS:
@@ -46,15 +42,6 @@ def batches(store: Store, clips: Iterable[Clip], poses: PoseMap | None, unreadab
             tables = []
     if tables:
         yield pa.concat_tables(tables)
-
-
-def read_columns(store: Store, table: str, clip: str, columns: Sequence[str]) -> pa.Table | None:
-    """Some columns of a part; None where there is none that can be read."""
-    try:
-        part = pq.ParquetFile(store.part(table, clip), memory_map=True)
-        return part.read([name for name in columns if name in part.schema_arrow.names])
-    except UNREADABLE:
-        return None
 
 
 def refused_numbers(frame: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.browse.hand_rows import batches, read_columns
+from pipeline.browse.hand_rows import batches
 from pipeline.browse.index_tables import VERSION, make_tables, version_of, write_landed
 from pipeline.browse.landed import Landed, look
 from pipeline.dataset.poses import PoseMap, learn_poses
@@ -109,6 +109,6 @@ def _poses(index: Any, store: Store, new: Sequence[str], all_new: bool) -> PoseM
     if stated and not all_new:
         return PoseMap.from_json(stated)
     anywhere = [new[i] for i in np.random.default_rng(0).permutation(len(new))]
-    poses = learn_poses((read_columns(store, "fits", clip, ("side", "hand_pose")) for clip in anywhere), len(new))
+    poses = learn_poses((store.columns("fits", clip, ("side", "hand_pose")) for clip in anywhere), len(new))
     index.execute("update about set poses = ?, num_clips = ?", [poses.as_json() if poses else "", len(new)])
     return poses

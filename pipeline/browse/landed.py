@@ -1,10 +1,8 @@
 """What has landed in a data folder: its videos and clips, known by sizes and times of their parts before a hand is read."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.engine.store import Store
@@ -41,11 +39,11 @@ class Landed:
 def look(store: Store) -> Landed:
     """The videos and clips that landed; parts that cannot be read are named."""
     found = Landed()
-    stamps = {table: _stamps(store.root / table) for table in OF_HANDS}
+    stamps = {table: store.stamps(table) for table in OF_HANDS}
     splits = _splits(store, found.unreadable)
-    for path in sorted((store.root / "videos").glob("*.parquet")):
-        row = _sound(store, found.unreadable, partial(store.read, Videos, "videos", path.stem))
-        clips = _sound(store, found.unreadable, partial(store.read, Clips, "clips", path.stem)) if row else None
+    for key in store.keys("videos"):
+        row = _sound(store, found.unreadable, partial(store.read, Videos, "videos", key))
+        clips = _sound(store, found.unreadable, partial(store.read, Clips, "clips", key)) if row else None
         if row is None or clips is None:
             continue
         video = str(row.video[0])
@@ -82,12 +80,3 @@ def _splits(store: Store, unreadable: list[str]) -> dict[str, str]:
         else {}
     )
     return listed | {str(video): str(split) for video, split in known.items()}
-
-
-def _stamps(folder: Path) -> dict[str, str]:
-    """Size and time of each part of a table, by clip."""
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        parts = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".parquet")]
-    return {name.removesuffix(".parquet"): f"{stat.st_size}/{stat.st_mtime_ns}" for name, stat in parts}

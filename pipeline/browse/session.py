@@ -59,13 +59,12 @@ class Session:
 
     def _stamp(self) -> tuple[int, ...]:
         """Changes whenever a part has landed: its name is new in the table's folder."""
-        places = [self.store.root / name for name in (*OF_HANDS, "shards/index.json")]
-        return tuple(place.stat().st_mtime_ns if place.exists() else 0 for place in places)
+        index = self.store.root / "shards" / "index.json"
+        return (*map(self.store.changed_ns, OF_HANDS), index.stat().st_mtime_ns if index.exists() else 0)
 
-    def _verdicts(self) -> dict[str, int]:
-        """When each video's verdicts were written last."""
-        paths = {video: self.store.part(VERDICTS, video) for video in videos_with_verdicts(self.store)}
-        return {video: path.stat().st_mtime_ns for video, path in paths.items() if path.exists()}
+    def _verdicts(self) -> dict[str, str]:
+        """What changes whenever a video's verdicts are written."""
+        return self.store.stamps(VERDICTS)
 
     def refresh(self) -> None:
         """Take up what runs have made since, and what was decided elsewhere: in another `whim browse`, or by `whim verdicts import`."""
@@ -197,7 +196,7 @@ class Session:
 
     def audit(self, name: str) -> Json:
         """An audit: the hands drawn, what was said of each, and what that says of all."""
-        if name not in {path.stem for path in (self.store.root / TABLE).glob("*.parquet")}:
+        if name not in self.store.keys(TABLE):
             raise UserError(f"no audit {name[:60]!r}")
         drawn = self.store.read(Audits, TABLE, name)
         found = judged(self.store, drawn)

@@ -58,9 +58,9 @@ class Audit:
 def audits_of(store: Store) -> list[Audit]:
     """The audits of a data folder, the earliest first; damaged ones are left to `whim verify`."""
     found = []
-    for path in sorted((store.root / TABLE).glob("*.parquet")):
+    for name in store.keys(TABLE):
         try:
-            found.append(judged(store, store.read(Audits, TABLE, path.stem)))
+            found.append(judged(store, store.read(Audits, TABLE, name)))
         except CorruptFileError:
             continue
     return found

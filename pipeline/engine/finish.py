@@ -1,10 +1,11 @@
 """Brings every part of a graph to an end, from what is pending to shards that hold nothing that is no longer wanted."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.engine.bundles.compaction import MOST_LOOSE, Compaction
 from pipeline.engine.durable import StoreError, remove
 from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph
@@ -14,7 +15,7 @@ from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.orders import Outcome
-from pipeline.engine.plan.tasks import BAD, State, Task, table_of
+from pipeline.engine.plan.tasks import BAD, State, Task, table_of, tables_of
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
 from stages.digest import CorruptFileError
@@ -41,29 +42,60 @@ def finish(
     *,
     on_outcome: Callable[[Task, Outcome], None],
     stopping: Stopping | None = None,
+    most_loose: int = MOST_LOOSE,
 ) -> Summary:
     """Run what is pending, in this process or on Ray; then remove the shards whose every video has come into another one, or left.
 
-    `on_outcome` is called after each task. Where it is `stopping`, tasks stay pending. The shards' index is the caller's to renew
-    (`pipeline.dataset.index.renew_index`). Raises StoreError where the shards would be written into another data folder.
+    Of tables with more than `most_loose` parts that have files of their own the parts come into bundles, while it runs and at the end.
+    For who holds the folder's lock. `on_outcome` is called after each task. Where it is `stopping`, tasks stay pending. The shards'
+    index is the caller's to renew (`pipeline.dataset.index.renew_index`). Raises StoreError where the shards would be written into
+    another data folder.
     """
     _refuse_foreign(_folder(graph))
-    summary, executor = Summary(), None
     graph.store.write_ledger()
+    compaction, tables = Compaction(graph.store, most_loose), _tables_to_compact(graph)
+    with graph.store.sole():
+        compaction.mend(tables)
+        summary = _run_all(graph, where, compaction, on_outcome, stopping)
+        if not (stopping and stopping.asked):
+            compaction.end(tables, _settled(graph))
+    graph.remember()
+    for path in _retired(graph):
+        remove(path)
+    return summary
+
+
+def _run_all(
+    graph: Graph, where: Where, compaction: Compaction, on_outcome: Callable[[Task, Outcome], None], stopping: Stopping | None
+) -> Summary:
+    """Run until nothing is other than it was planned on."""
+    summary, executor = Summary(), None
     for _ in range(_MOST_PASSES):
         if not graph.pending or (stopping and stopping.asked):
             break
         executor = executor or _executor(graph, where)
         on_receipt = Metrics(graph) if isinstance(executor, OnRay) else lambda receipt: None
-        one = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping)
+        one = run(graph, executor, on_outcome=on_outcome, on_receipt=on_receipt, stopping=stopping, compaction=compaction)
         summary = Summary(summary.num_made + one.num_made, one.counts, summary.started_s or one.started_s, summary.wall_s + one.wall_s)
         if not one.found_other and graph.same_contents() and graph.same_cameras():
             break
+        compaction.mend(_tables_to_compact(graph))
         graph.reload()
-    graph.remember()
-    for path in _retired(graph):
-        remove(path)
     return summary
+
+
+def _tables_to_compact(graph: Graph) -> list[str]:
+    """The tables of parts; none of a folder in an object store, where parts stay objects of their own."""
+    return [table for stage in graph.stages if stage.key != "shard" and not graph.store.mirror for table in tables_of(stage).values()]
+
+
+def _settled(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Tables and keys of the parts that are as they are wanted."""
+    tables = [tuple(tables_of(stage).values()) if stage.key != "shard" else () for stage in graph.stages]
+    for task in graph.tasks:
+        if task.state is State.DONE:
+            for table in tables[task.stage]:
+                yield table, task.key
 
 
 _MOST_PASSES = 4
@@ -177,7 +209,7 @@ def _is_ours(graph: Graph, shard: Path) -> bool:
     if shard.resolve() == root.resolve() / shard.relative_to(root):
         return True
     held = graph.store.clips_in(shard)
-    return bool(held) and all(graph.store.part("videos", video).is_file() for video, _ in held)
+    return bool(held) and all(graph.store.has("videos", video) for video, _ in held)
 
 
 def _retired(graph: Graph) -> list[Path]:

@@ -2,7 +2,8 @@
 
 <root>/ledger.parquet     a line a part: which file, what it was made from
 
-A line stands for a part while size, times and inode of its file are those of the line; of any other file the footer is read. So the
+A line stands for a part while size, times and inode of its file, or of its bundle, are those of the line; of any other file the footer
+is read. So the
 ledger saves time and decides nothing: without it, or with a damaged one, a plan is the same and takes longer. It is written by who holds
 the folder's lock. Bytes that change on the disk without a trace are found by whoever reads the part, and by `whim verify`.
 """
@@ -26,6 +27,10 @@ from stages.tables import Ledger as Lines
 
 NAME = "ledger"
 """The ledger's file, without its ending."""
+_FACTS = ("size_bytes", "modified_ns", "changed_ns", "inode")
+
+Facts = tuple[int, int, int, int]
+"""Size, times and inode of a file."""
 
 
 class Line(NamedTuple):
@@ -43,18 +48,21 @@ class Line(NamedTuple):
     """Columns of that schema which the part was written without, parted by spaces."""
     item: str
     """What of its list decides it, as JSON (`item` of its recipe)."""
+    bundle: str = ""
+    """File name of the bundle that it lies in; '' of a part that has a file of its own."""
+    row_group: int = 0
 
     def is_of(self, stat: os.stat_result) -> bool:
         """Whether a file is the one that the line was taken of."""
         return self[:4] == facts_of(stat)
 
 
-def facts_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+def facts_of(stat: os.stat_result) -> Facts:
     """What tells a file from the one that lies in its place later, however alike they are."""
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-_FEW = ("table", "fits", "lacks", "item")
+_FEW = ("table", "fits", "lacks", "item", "bundle")
 """Columns that say few things in many lines."""
 _SHA256_BYTES = 32
 _PIECE = 1 << 16
@@ -126,6 +134,17 @@ def _in_full(field: pa.Field, column: pa.Array) -> pa.Array:
     return column.cast(field.type)
 
 
+class Bundled(NamedTuple):
+    """Where the parts of a table lie in bundles, in order of their keys."""
+
+    facts: dict[str, Facts]
+    """What the disk said of each bundle."""
+    keys: pa.Array
+    bundle: np.ndarray
+    """Which of `facts` holds each part."""
+    group: np.ndarray
+
+
 @dataclass(eq=False)
 class Ledger:
     """Lines by table and key: those of the file, and those taken since."""
@@ -152,6 +171,22 @@ class Ledger:
             return None
         told = (column[place].as_py() for column in self._columns[2:])
         return Line._make(_as_text(value) if isinstance(value, bytes) else value for value in told)
+
+    def bundled(self, table: str) -> Bundled | None:
+        """What the file's lines say of a table's bundles; None where they name none."""
+        start, end = self._spans.get(table, (0, 0))
+        columns = dict(zip(self.known.column_names, (column[start:end] for column in self._columns), strict=True))
+        bundles = columns["bundle"]
+        which = bundles.indices.to_numpy()
+        there = np.isin(which, [number for number, name in enumerate(bundles.dictionary.to_pylist()) if name])
+        if not there.any():
+            return None
+        numbers, firsts, which = np.unique(which[there], return_index=True, return_inverse=True)
+        lines = {name: columns[name].filter(pa.array(there)) for name in ("key", "row_group", *_FACTS)}
+        told = [lines[name].to_numpy()[firsts].tolist() for name in _FACTS]
+        names = [bundles.dictionary[number].as_py() for number in numbers]
+        facts = dict(zip(names, zip(*told, strict=True), strict=True))
+        return Bundled(facts, lines["key"], which.astype(np.int32), lines["row_group"].to_numpy().astype(np.int32))
 
     def _place(self, table: str, key: str) -> int | None:
         """Where the line of a part stands among those of the file."""

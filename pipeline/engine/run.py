@@ -9,15 +9,17 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt, as_line
 from pipeline.engine.plan.seats import Seat
-from pipeline.engine.plan.tasks import Item, State, Task, table_of
+from pipeline.engine.plan.tasks import Item, State, Task, table_of, tables_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
@@ -49,6 +51,7 @@ def run(
     on_outcome: Callable[[Task, Outcome], None] = lambda task, outcome: None,
     on_receipt: Callable[[Receipt], None] = lambda receipt: None,
     stopping: Stopping | None = None,
+    compaction: Compaction | None = None,
 ) -> Summary:
     """Bring every task of the graph to an end, or those that are begun where it is `stopping`.
 
@@ -115,6 +118,10 @@ def run(
                     summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)
                     on_outcome(task, outcome)
+                    if compaction and not graph.store.mirror and outcome.state is State.DONE and graph.stages[task.stage].key != "shard":
+                        compaction.note(tables_of(graph.stages[task.stage]).values(), task.key)
+            if compaction:
+                compaction.step(partial(_busy, graph, flying))
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
 
@@ -143,6 +150,12 @@ def _logged(store: Store, log: Path) -> Iterator[Callable[[str], None]]:
 
 _LOG_S = 10.0
 """How often a log is written to an object store."""
+
+
+def _busy(graph: Graph, flying: Mapping[tuple[int, str], tuple[Item, int]]) -> set[str]:
+    """Keys of the parts that running items read or write."""
+    tasks = {task for item, _ in flying.values() for one in item.tasks for task in (one, *one.needs)}
+    return {task.key for task in tasks} | {graph.video_of(task) for task in tasks}
 
 
 @dataclass(eq=False)

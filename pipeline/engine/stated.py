@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.engine.shard_file import check_shard
-from pipeline.engine.store import Store, read_sealed
+from pipeline.engine.store import Store
 from stages.digest import UNREADABLE
 from stages.tables import Videos
 from stages.web.note import read_note
@@ -68,16 +68,18 @@ def _by_notes_and_tables(store: Store, stated: Stated) -> None:
                 stated.sha256[path] = kept["video_sha256"]
         except UNREADABLE:
             damaged.add(note.name.removesuffix(".info.json"))
-    for part in sorted((store.root / "videos").glob("*.parquet")):
+    if store.bundles("videos").damaged:
+        damaged |= {path.stem for path in media.glob("*") if not path.name.endswith(".info.json")}
+    for video in store.keys("videos"):
         try:
-            row = Videos.from_arrow(read_sealed(part))
+            row = store.read(Videos, "videos", video)
         except UNREADABLE:
-            damaged.add(part.stem)
+            damaged.add(video)
             continue
         for path, sha256 in zip(row.path, row.sha256, strict=True):
             if not Path(path).is_absolute() and (store.root / path).exists():  # a video may have been put away
                 stated.sha256[_inside(store.root, path)] = sha256
-    untold = {path: video for video in damaged for path in media.glob("*") if path.stem == video and path not in stated.sha256}
+    untold = {path: path.stem for path in media.glob("*") if path.stem in damaged and path not in stated.sha256}
     by_shards = dict(_by_frames(store, set(untold.values()))) if untold else {}
     for path, video in untold.items():
         if video in by_shards:

@@ -1,16 +1,17 @@
 """Durable tables: every (stage, item) commits one Parquet file a table that the stage writes, written aside and renamed.
 
 <root>/<table>/<key>.parquet          metadata: fingerprint, the recipe it was made by, the digest of its content
+<root>/<table>/bundles/*.parquet      many parts in one file: see `pipeline.engine.bundles`; a part with a file of its own comes first
 <root>/<table>/<key>.error.json       why there is none: reason, message, attempts, permanent or not, traceback
-<root>/<table>/<key>.parquet.corrupt  a part whose content is not what its digest says, until it has a successor
+<root>/<table>/<key>.parquet.corrupt  a part whose content is not what its digest says, until it has a successor; a bundle's counts as none
 <root>/ledger.parquet                 what the footers say, for plans: see `pipeline.engine.ledger`
 
 Written means: flushed, renamed, and the folder flushed. Read means: held against its digest.
 """
 
+import errno
 import fcntl
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,16 +21,20 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
+from pipeline.engine.bundles.bundle import Held, Part, written_by
+from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
-from pipeline.engine.ledger import Ledger, Line, facts_of, read_lines
+from pipeline.engine.ledger import Facts, Ledger, Line, facts_of, read_lines
 from stages import tables
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
@@ -72,6 +77,8 @@ class Store(Writer):
         self.root = Path(root).absolute()
         self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
         self._folders: dict[str, Path] = {}
+        self._bundles: dict[Path, Bundles] = {}  # by folder: a table may come by another name
+        self._is_sole = False
 
     @property
     def mirror(self) -> MirrorOfStore | None:
@@ -111,7 +118,7 @@ class Store(Writer):
                 mirror.have(self.part(table, key))
 
     def part(self, table: str, key: str) -> Path:
-        """Where the part of `key` lies in `table` (which may name a sub-folder: person_detections/blazepose)."""
+        """The part's own file in `table` (which may name a sub-folder: person_detections/blazepose), where it lies in no bundle."""
         return self._folder(table) / f"{key}.parquet"
 
     def _folder(self, table: str) -> Path:
@@ -124,6 +131,139 @@ class Store(Writer):
             self._folders[table] = self.root / table
         return self._folders[table]
 
+    def has(self, table: str, key: str) -> bool:
+        """Whether there is a part, whatever it holds."""
+        return self.part(table, key).exists() or self.place(table, key) is not None
+
+    def keys(self, table: str) -> list[str]:
+        """Keys of all parts of a table, sorted."""
+        return sorted(self.stamps(table))
+
+    def loose(self, table: str) -> dict[str, os.stat_result]:
+        """What the disk says of the parts that have files of their own."""
+        found = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder(table)) as entries:
+            for entry in entries:
+                if entry.name.endswith(".parquet"):
+                    with suppress(FileNotFoundError):  # it has just come into a bundle
+                        found[entry.name.removesuffix(".parquet")] = _stat_of(entry)
+        return found
+
+    def bundles(self, table: str) -> Bundles:
+        """The bundles of a table, as they are now."""
+        return self._bundles_of(table).fresh(sole=self._is_sole)
+
+    def _bundles_of(self, table: str) -> Bundles:
+        folder = self._folder(table) / BUNDLES
+        if folder not in self._bundles:
+            if (mirror := self.mirror) and mirror.asks:
+                mirror.have_all(folder)
+            self._bundles[folder] = Bundles(folder, lambda: self.ledger, table)
+        return self._bundles[folder]
+
+    @contextmanager
+    def sole(self) -> Iterator[None]:
+        """Within the block nobody else changes bundles: this process holds the lock."""
+        self._is_sole = True
+        try:
+            yield
+        finally:
+            self._is_sole = False
+
+    def place(self, table: str, key: str) -> Place | None:
+        """Where a part lies in a bundle; None where it does not, or was found to be corrupt. One that has its own file comes before it."""
+        found = self.bundles(table).find(key)
+        if found is None:
+            return None
+        self._have(self.corrupt_file(table, key))
+        return None if self.corrupt_file(table, key).exists() else found
+
+    def held(self, table: str, key: str) -> tuple[Held, pa.Schema] | None:
+        """What the footer of its bundle says of a part, and the bundle's schema; None without one that can be read."""
+        for _ in range(_TRIES):
+            place = self.place(table, key)
+            if place is None:
+                return None
+            try:
+                bundle = self._bundles_of(table).open(place.name)
+                held = bundle.parts[place.group]
+            except FileNotFoundError:
+                continue  # its parts have come into another one
+            except UNREADABLE:
+                return None
+            return (held, bundle.schema) if held.key == key else None
+        return None
+
+    def _in_bundle(self, table: str, key: str, columns: Collection[str] | None = None) -> pa.Table:
+        """A part out of a bundle, held against its digest unless for some `columns` alone.
+
+        Raises CorruptFileError that names the part, FileNotFoundError.
+        """
+        for attempt in range(_TRIES):
+            place = self.place(table, key)
+            if place is None and attempt:
+                break
+            if place is None:
+                self._bundles_of(table).fresh(sought=True)
+                continue
+            try:
+                bundle = self._bundles_of(table).open(place.name)
+                if bundle.parts[place.group].key != key:
+                    raise CorruptFileError(bundle.path, f"it holds no part {key} where the ledger says")
+                return bundle.read(place.group, columns)
+            except FileNotFoundError:
+                continue  # its parts have come into another one
+            except UNREADABLE as error:
+                why = error.why if isinstance(error, CorruptFileError) else str(error)
+                raise CorruptFileError(self.part(table, key), f"{BUNDLES}/{place.name}: {why}") from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.part(table, key)))
+
+    def num_rows(self, table: str, key: str) -> int:
+        """Rows of a part, as its footer says. Raises FileNotFoundError."""
+        try:
+            return int(pq.read_metadata(self.part(table, key)).num_rows)
+        except FileNotFoundError:
+            if (found := self.held(table, key)) is None:
+                raise
+            return found[0].rows
+
+    def columns(self, table: str, key: str, names: Collection[str]) -> pa.Table | None:
+        """Some columns of a part as they lie there, those that it has; None where there is none that can be read."""
+        try:
+            with pa.memory_map(str(self.part(table, key))) as mapped, pq.ParquetFile(mapped) as file:
+                return file.read([name for name in names if name in file.schema_arrow.names])
+        except FileNotFoundError:
+            with suppress(*UNREADABLE):
+                return self._in_bundle(table, key, names)
+        except UNREADABLE:
+            pass
+        return None
+
+    def stamp(self, table: str, key: str) -> str:
+        """A text that is another one once a part has been written anew; '' without a part."""
+        try:
+            return _stamp_of(self.part(table, key).stat())
+        except OSError:
+            place = self.place(table, key)
+            return _stamp_of(place) if place else ""
+
+    def stamps(self, table: str) -> dict[str, str]:
+        """The stamp of each part of a table."""
+        loose = self.loose(table)  # first: what lies in no file any more is in a bundle by now
+        bundled = {key: _stamp_of(place) for key, place in self.bundles(table).places()}
+        for key in self.corrupt(table) if bundled else ():
+            bundled.pop(key, None)
+        return bundled | {key: _stamp_of(stat) for key, stat in loose.items()}
+
+    def corrupt(self, table: str) -> list[str]:
+        """Keys of the corrupt parts that wait for their successors."""
+        return [path.name.removesuffix(".parquet.corrupt") for path in self._folder(table).glob("*.parquet.corrupt")]
+
+    def changed_ns(self, table: str) -> int:
+        """When a part of a table has landed last, or gone, or moved into a bundle; 0 where there is no table."""
+        folder = self._folder(table)
+        return sum(one.stat().st_mtime_ns for one in (folder, folder / BUNDLES) if one.exists())
+
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
         """The recipe (with its fingerprint) a committed part carries; empty when its columns are another version's; None without one.
 
@@ -134,6 +274,9 @@ class Store(Writer):
         try:
             refuse_odd(self.part(table, key))
             found = pq.read_schema(self.part(table, key))
+        except FileNotFoundError:
+            held = self.held(table, key)
+            return None if held is None else _recipe_of(held, schema, table)
         except UNREADABLE:
             return None
         return _recipe_in(found, schema, table)
@@ -169,18 +312,32 @@ class Store(Writer):
         try:
             stat = refuse_odd(path)
             line = self.ledger.find(table, key)
-            if line and line.fits == wanted and line.is_of(stat):
+            if line and line.fits == wanted and not line.bundle and line.is_of(stat):
                 return line
             found = pq.read_schema(path)
+        except FileNotFoundError:
+            return self._line_in_bundle(table, key, schema)
         except UNREADABLE:
             return None
         recipe = _recipe_in(found, schema, table)
         if not recipe:
-            return None if recipe is None else Line(0, 0, 0, 0, "", "", "", "{}")
-        there = set(found.names)
-        lacks = " ".join(name for name in schema.names if name not in there)
-        told = (str(recipe.get("fingerprint", "")), lacks, json.dumps(recipe.get("item", {}), sort_keys=True))
-        line = Line(*facts_of(stat), wanted, *told)
+            return None if recipe is None else _NO_FIT
+        line = _line_of(facts_of(stat), found, recipe, schema, wanted)
+        self.ledger.note(table, key, line)
+        return line
+
+    def _line_in_bundle(self, table: str, key: str, schema: pa.Schema) -> Line | None:
+        place, wanted = self.place(table, key), self.digest_of_schema(schema)
+        if place is None:
+            return None
+        line, facts = self.ledger.find(table, key), self._bundles_of(table).files.get(place.name)
+        if line and line.fits == wanted and line.bundle == place.name and line[:4] == facts:
+            return line
+        held = self.held(table, key)
+        recipe = None if held is None else _recipe_of(held, schema, table)
+        if held is None or not recipe or facts is None:
+            return None if recipe is None else _NO_FIT
+        line = _line_of(facts, held[1], recipe, schema, wanted, place)
         self.ledger.note(table, key, line)
         return line
 
@@ -195,9 +352,10 @@ class Store(Writer):
 
         Where it cannot be written that is told and no more: it decides nothing.
         """
+        self._complete_ledger()
         if not self.ledger.fresh:
             return
-        lines = self.ledger.lines()
+        lines = self._on_disk(self.ledger.lines())
         try:
             with self.aside(self.part("", LEDGER)) as temporary:
                 write_part(_sealed(lines, {}), temporary)
@@ -207,17 +365,38 @@ class Store(Writer):
         self.succeeded("", LEDGER)
         self.ledger = Ledger(lines)
 
+    def _complete_ledger(self) -> None:
+        """See that the ledger names all parts of the bundles that it names: where one lies is looked up there."""
+        for bundles in self._bundles.values():
+            for key, place in bundles.untold():
+                line = self.ledger.find(bundles.table, key)
+                if line is None or (line.bundle != place.name and (line.bundle or not self.part(bundles.table, key).exists())):
+                    self.ledger.note(bundles.table, key, Line(*bundles.files[place.name], "", "", "", "{}", *place))
+
+    def _on_disk(self, lines: pa.Table) -> pa.Table:
+        """Lines but for those of bundles that are gone."""
+        named = lines.filter(pc.not_equal(lines["bundle"], "")).group_by(["table", "bundle"]).aggregate([]).to_pylist()
+        gone = [one["bundle"] for one in named if not (self._folder(one["table"]) / BUNDLES / one["bundle"]).exists()]
+        return lines.filter(pc.invert(pc.is_in(lines["bundle"], pa.array(gone, pa.string())))) if gone else lines
+
     def read(self, kind: type[T], table: str, key: str) -> T:
         """The columns of a committed part, held against its digest.
 
         Raises CorruptFileError that names the part when it is not what was written, FileNotFoundError when there is none.
         """
-        self._have(self.part(table, key))
-        arrow = read_sealed(self.part(table, key))
+        arrow = self.read_arrow(table, key)
         name, _, detector = table.partition("/")
         if name in FORMERLY and "source" not in arrow.column_names:
             arrow = arrow.append_column("source", pa.array([detector] * len(arrow), pa.string()))
         return kind.from_arrow(arrow)
+
+    def read_arrow(self, table: str, key: str) -> pa.Table:
+        """A committed part as it was written, held against its digest. Raises as `read` does."""
+        self._have(self.part(table, key))
+        try:
+            return read_sealed(self.part(table, key))
+        except FileNotFoundError:
+            return self._in_bundle(table, key)
 
     def commit(self, table: str, key: str, content: Table, recipe: Mapping[str, Any]) -> None:
         """Write a part whole: aside, flushed, renamed; its error file and a corrupt predecessor go."""
@@ -252,12 +431,32 @@ class Store(Writer):
             return
         if self.mirror and self.mirror.drop_damaged(path):
             return
-        with suppress(FileNotFoundError):  # another worker has found it as well
-            corrupt = path.with_name(path.name + ".corrupt")
+        corrupt = path.with_name(path.name + ".corrupt")
+        try:
             path.replace(corrupt)
-            if self.mirror:
-                self.mirror.put_as_it_is([corrupt])
-                self.mirror.delete(path)
+        except FileNotFoundError:  # it lies in a bundle, or another worker has found it as well
+            if path.suffix == ".parquet" and path.is_relative_to(self.root):
+                self._set_bundled_aside(str(path.parent.relative_to(self.root)), path.stem)
+            return
+        if self.mirror:
+            self.mirror.put_as_it_is([corrupt])
+            self.mirror.delete(path)
+
+    def _set_bundled_aside(self, table: str, key: str) -> None:
+        """Have a corrupt part of a bundle count as none: what lies of it there is copied; the others stand."""
+        place, content = self.place(table, key), b""
+        if place is None or (self.mirror and self.mirror.drop_damaged(self._bundles_of(table).folder / place.name)):
+            return
+        try:
+            bundle = self._bundles_of(table).open(place.name)
+            content = bundle.raw(place.group)
+            bundle.read(place.group)
+            if bundle.parts[place.group].key == key:
+                return  # it has a successor by now
+        except UNREADABLE:
+            pass
+        with self.aside(self.corrupt_file(table, key)) as temporary:
+            temporary.write_bytes(content)
 
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
@@ -376,6 +575,42 @@ class Store(Writer):
                     flush(folder.parent)
 
 
+def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:
+    """What the disk says of an entry of a folder, or of the link that leads nowhere. Raises FileNotFoundError."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return entry.stat(follow_symlinks=False)
+
+
+def _stamp_of(where: os.stat_result | Place) -> str:
+    return f"{where.name}/{where.group}" if isinstance(where, Place) else f"{where.st_size}/{where.st_mtime_ns}"
+
+
+_TRIES = 5
+"""How often a part is looked for whose bundle has just been written anew."""
+
+_NO_FIT = Line(0, 0, 0, 0, "", "", "", "{}")
+"""What is said of a part whose columns are another version's."""
+
+
+def _line_of(facts: Facts, found: pa.Schema, recipe: Mapping[str, Any], schema: pa.Schema, wanted: str, place: Place | None = None) -> Line:
+    there = set(found.names)
+    lacks = " ".join(name for name in schema.names if name not in there)
+    told = (str(recipe.get("fingerprint", "")), lacks, json.dumps(recipe.get("item", {}), sort_keys=True))
+    return Line(*facts, wanted, *told, *(place or ("", 0)))
+
+
+def _recipe_of(held: tuple[Held, pa.Schema], schema: pa.Schema | None, table: str) -> dict[str, Any] | None:
+    """The recipe of a part in a bundle: see `Store.made_by`."""
+    part, found = held
+    if schema and not _fits(found, schema, table):
+        return {}
+    return None if part.digest is not None and not _is_true(part.recipe) else part.recipe
+
+
 def _recipe_in(found: pa.Schema, schema: pa.Schema | None, table: str) -> dict[str, Any] | None:
     """The recipe in a footer: see `Store.made_by`."""
     metadata = found.metadata or {}
@@ -428,14 +663,6 @@ def write_part(table: pa.Table, path: Path | BinaryIO, codec: str = "") -> None:
     pq.write_table(table, path, compression=codec or ("none" if table.nbytes < _SMALL_BYTES else "zstd"))
 
 
-@cache
-def written_by() -> str:
-    """What pyarrow calls itself in the files that it writes."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"a": [0]}), buffer)
-    return str(pq.read_metadata(buffer).created_by)
-
-
 def read_sealed(path: Path) -> pa.Table:
     """The table of a part, held against the digest that it carries; one of an earlier version carries none.
 
@@ -454,6 +681,16 @@ def read_sealed(path: Path) -> pa.Table:
     if stated is not None and stated.decode(errors="replace") != digest_of(table):
         raise CorruptFileError(path, "its content is not what its digest says")
     return table
+
+
+def part_of(path: Path, key: str) -> Part:
+    """A part out of its own file, to be written into a bundle. Raises as `read_sealed` does, ValueError for a recipe that is none."""
+    table = read_sealed(path)
+    metadata = table.schema.metadata or {}
+    recipe, digest = json.loads(metadata.get(b"recipe", b"{}")), metadata.get(b"digest")
+    if not isinstance(recipe, dict):
+        raise CorruptFileError(path, "its recipe is none")
+    return Part(key, table, recipe, None if digest is None else digest.decode())
 
 
 def _is_true(recipe: Mapping[str, Any]) -> bool:

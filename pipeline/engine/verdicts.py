@@ -20,7 +20,7 @@ class DecidedMeanwhileError(ValueError):
 
 def videos_with_verdicts(store: Store) -> set[str]:
     """Ids of the videos of which people decided something."""
-    return {path.stem for path in (store.root / TABLE).glob("*.parquet")}
+    return set(store.keys(TABLE))
 
 
 def read_verdicts(store: Store, video: str) -> Verdicts:

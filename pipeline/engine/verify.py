@@ -1,7 +1,8 @@
 """Checks that every file of a data folder is, bit for bit, what was written.
 
 Parts, small files, pages, lists and each line of a log carry the digest of their content; a part is moreover encoded anew and compared
-byte by byte, where the same pyarrow wrote it. Shards carry the sha256 of their file, which the index states too. Videos are held against
+byte by byte, where the same pyarrow wrote it. A bundle is held against the digest of each of its parts: where one is corrupt the others
+stand. Shards carry the sha256 of their file, which the index states too. Videos are held against
 the sha256 that `download` took of them (in the note beside them, in their table, in every frame of the shards), the demo's own videos
 against its `sums.json`. Where all that state a file's sha256 are damaged themselves, the file is named as one of which nobody can tell.
 
@@ -19,10 +20,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from fitting.files import sha256_of
+from pipeline.engine.bundles.bundle import Bundle, Part, is_bundle, write_bundle, written_by
+from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.orders import Receipt
 from pipeline.engine.shard_file import check_shard
 from pipeline.engine.stated import SUMS, stated_in
-from pipeline.engine.store import OF_PEOPLE, Store, check_token, read_sealed, write_part, written_by
+from pipeline.engine.store import OF_PEOPLE, Store, check_token, read_sealed, write_part
 from stages import tables
 from stages.digest import HTML, UNREADABLE, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.shards import SPLITS
@@ -92,13 +95,19 @@ def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
 def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
     """Take what `verify` found damaged out of the way of its successors, which the next run makes; kept as `*.corrupt`.
 
+    Of a bundle's parts the sound ones stay, in another bundle.
+
     Left alone is what a person has to say again (`run.json`, `removed.txt`, verdicts and audits), and what every run writes anew.
     """
     store, aside = Store(root), list[Path]()
     with store.lock():
         for name in verdict.corrupt:
             path = store.root / name
-            if path.is_file() and name not in _TOLD and path.name not in _BESIDE and name.split("/")[0] not in OF_PEOPLE:
+            if path.is_file() and is_bundle(path):
+                with store.sole():
+                    Compaction(store).repair(path)
+                aside.append(path)
+            elif path.is_file() and name not in _TOLD and path.name not in _BESIDE and name.split("/")[0] not in OF_PEOPLE:
                 store.set_corrupt_aside(path)
                 aside.append(path)
     return aside
@@ -122,6 +131,8 @@ def _check(path: Path, sha256: str | None) -> str:
             raise CorruptFileError(path, "its bytes are not those of its sha256")
         return "sealed"
     if path.suffix == ".parquet":
+        if is_bundle(path):
+            return _check_bundle(path)
         return "sealed" if path.parent.name in SPLITS and check_shard(path) else _check_part(path)
     if path.name.endswith(".info.json") and path.parent.name == "media":
         return "sealed" if "sha256" not in read_note(path) else "unsealed"
@@ -164,6 +175,26 @@ def _check_part(path: Path) -> str:
     if again.getvalue() != path.read_bytes():
         raise CorruptFileError(path, "its bytes are not those of its content")
     return "sealed"
+
+
+def _check_bundle(path: Path) -> str:
+    """A bundle is held against its parts' digests, each of them, and encoded anew."""
+    bundle, parts, corrupt = Bundle.open(path), list[Part](), list[CorruptFileError]()
+    for group in range(len(bundle.parts)):
+        try:
+            parts.append(bundle.part(group))
+        except CorruptFileError as error:
+            corrupt.append(error)
+    if corrupt:
+        raise CorruptFileError(path, f"{corrupt[0].why} ({len(parts)} of its {len(bundle.parts)} parts are sound)")
+    if bundle.footer.created_by != bundle.written_by:
+        raise CorruptFileError(path, "it names two libraries that wrote it")
+    if bundle.written_by == written_by():
+        again = io.BytesIO()
+        write_bundle(parts, again)
+        if again.getvalue() != path.read_bytes():
+            raise CorruptFileError(path, "its bytes are not those of its content")
+    return "sealed" if all(part.digest for part in parts) else "unsealed"
 
 
 def _check_log(path: Path) -> str:

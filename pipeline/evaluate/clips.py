@@ -69,7 +69,7 @@ def _manifest(clips: Sequence[LabelledClip], media: Path) -> Manifest:
 
 def _looked_at(store: Store, video: str, path: Path) -> Looked:
     """Indices and times of the frames that the chain looked at."""
-    if not store.part("clips", video).exists():
+    if not store.has("clips", video):
         raise ValueError(f"{path} could not be annotated: {store.error_file('clips', video).name} or that of its video says why")
     clips, taken = store.read(Clips, "clips", video), []
     times = np.array([time_s for time_s, _ in decode(path, Reading.of(clips))])
@@ -85,7 +85,7 @@ def _hands(store: Store, video: str, *, kept: bool) -> Hands:
     """Hands of all clips of a video, tracks numbered through; only those that the review keeps where `kept`."""
     found, first = [], 0
     for clip in store.read(Clips, "clips", video).clip:
-        if not store.part("reviews", clip).exists():
+        if not store.has("reviews", clip):
             raise ValueError(f"clip {clip} has no reviewed hands: whim status on its videos says why")
         hands, reviews = store.read(Hands, "hands", clip), store.read(Reviews, "reviews", clip)
         numbered = replace(hands, track=(hands.track + first).astype(np.int32))

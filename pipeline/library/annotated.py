@@ -95,7 +95,7 @@ def annotated(
         bars: AbstractContextManager[Callable[[Task, Outcome], None]] = Bars(graph, console) if console else nullcontext(_silent)
         with bars as told:
             finish(graph, Where(local=True), on_outcome=told)
-        done = [video for video in map(str, manifest.video) if store.part("clips", video).exists()]
+        done = [video for video in map(str, manifest.video) if store.has("clips", video)]
         if not done:
             raise UserError("; ".join(_why(graph, task) for task in failures(graph)) or "nothing to look at")
         for why in (_why(graph, task) for task in failures(graph)):
@@ -147,7 +147,7 @@ def _shortened(manifest: Manifest, max_frames: int | None) -> Manifest:
 def _read(store: Store, graph: Graph, video: str) -> Annotated:
     """The tables of a video; a clip that failed has no rows."""
     videos, clips = store.read(Videos, "videos", video), store.read(Clips, "clips", video)
-    whole = [clip for clip in map(str, clips.clip) if all(store.part(table, clip).exists() for table in ("hands", "fits", "reviews"))]
+    whole = [clip for clip in map(str, clips.clip) if all(store.has(table, clip) for table in ("hands", "fits", "reviews"))]
     tables: Mapping[type, list[Any]] = {
         kind: [store.read(kind, name, clip) for clip in whole] for kind, name in ((Hands, "hands"), (Fits, "fits"), (Reviews, "reviews"))
     }

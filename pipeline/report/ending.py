@@ -36,7 +36,7 @@ def hands_of(graph: Graph) -> tuple[int, int, int]:
     for task in graph.tasks:
         tables = tables_of(graph.stages[task.stage]) if task.state is State.DONE else {}
         if Hands in tables:
-            found += pq.read_metadata(graph.store.part(tables[Hands], task.key)).num_rows
+            found += graph.store.num_rows(tables[Hands], task.key)
         if Reviews in tables:
             reviews = graph.store.read(Reviews, tables[Reviews], task.key)
             kept += int(reviews.keep.sum())

@@ -66,15 +66,15 @@ def gather(store: Store) -> Run:
     clips: dict[str, Clips] = {}
     sources: list[set[str]] = []
     columns: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(Found)}
-    for part in sorted((store.root / "videos").glob("*.parquet")):
+    for video in store.keys("videos"):
         try:
-            videos[part.stem] = store.read(Videos, "videos", part.stem)
-            if store.part("clips", part.stem).exists():
-                clips |= {clip.clip[0]: clip for clip in store.read(Clips, "clips", part.stem).rows()}
+            videos[video] = store.read(Videos, "videos", video)
+            if store.has("clips", video):
+                clips |= {clip.clip[0]: clip for clip in store.read(Clips, "clips", video).rows()}
         except CorruptFileError as error:
             damaged.append(str(error))
     for clip in clips:
-        if not store.part("hands", clip).exists():
+        if not store.has("hands", clip):
             continue
         try:
             tables = _tables(store, clip)
@@ -95,12 +95,12 @@ def _tables(store: Store, clip: str) -> tuple[Hands, Fits, Reviews]:
     hands = store.read(Hands, "hands", clip)
     key = {"video": hands.video, "frame": hands.frame, "time_s": hands.time_s, "hand": hands.hand}
     n = len(hands)
-    fits = store.read(Fits, "fits", clip) if store.part("fits", clip).exists() else None
+    fits = store.read(Fits, "fits", clip) if store.has("fits", clip) else None
     if fits is None or len(fits) != n:
         blank = Fits.empty()
         nan = {f.name: np.full((n, *getattr(blank, f.name).shape[1:]), np.nan, np.float32) for f in fields(Fits) if f.name != "camera_from"}
         fits = Fits(**{**nan, **key, "side": hands.side, "outcome": np.full(n, "", object), "num_points": np.zeros(n, np.int16)})
-    reviews = store.read(Reviews, "reviews", clip) if store.part("reviews", clip).exists() else None
+    reviews = store.read(Reviews, "reviews", clip) if store.has("reviews", clip) else None
     if reviews is None or len(reviews) != n:
         nothing = np.zeros(n, bool)
         verdict = {"quality": np.full(n, np.nan, np.float32), "reason": np.full(n, NOT_REVIEWED, object)}

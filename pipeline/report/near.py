@@ -99,7 +99,7 @@ def _poses(store: Store, found: Found, rows: np.ndarray) -> Float32[np.ndarray, 
     poses = np.full((len(rows), 45), np.nan, np.float32)
     for clip in np.unique(found.clip[rows].astype(str)).tolist():
         here = np.flatnonzero(found.clip[rows] == clip)
-        fits = store.read(Fits, "fits", clip) if store.part("fits", clip).exists() else Fits.empty()
+        fits = store.read(Fits, "fits", clip) if store.has("fits", clip) else Fits.empty()
         wanted = found.row[rows[here]]
         if len(wanted) and wanted.max() < len(fits):
             of_clip = fits.hand_pose[wanted]

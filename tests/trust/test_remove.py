@@ -8,6 +8,7 @@ import pytest
 
 import whim
 from pipeline.dataset.index import write_index
+from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import Store
 from pipeline.exports.source import open_source
@@ -123,3 +124,26 @@ def test_what_was_set_aside_goes_too_and_copies_are_told(data: Path, capsys: pyt
     assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
     assert [path for path in aside if path.exists()] == []
     assert "not removed: anna-0001, the same video under another name: remove it too" in capsys.readouterr().out
+
+
+def test_a_removed_video_is_gone_from_bundles(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, tables = Store(data), ("videos", "clips", "hands", "fits", "reviews")
+    parts = [(table, key) for table in tables for key in store.keys(table)]
+    Compaction(store, most_loose=0).end(tables, parts)
+    assert [path for table in tables for path in (data / table).glob("*.parquet")] == []
+    assert len(list(data.rglob("bundles/*.parquet"))) == len(tables)
+    (data / "hands/bundles/000000009-2-abcdef01.parquet.corrupt").write_bytes(b"anna")
+    stays = {(table, key): store.read_arrow(table, key) for table, key in parts if key in ("anna-0001", "anna-0001-0000")}
+    assert len(stays) == len(tables)
+    assert whim.main(["remove", "https://example.org/anna.mp4", "--data", str(data)]) == whim.DONE
+    said = capsys.readouterr().out
+    for table, key in parts:
+        assert (f"removed {table}/{key}.parquet\n" in said) is ((table, key) not in stays)
+    everything = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != "removed.txt")
+    assert b"anna" not in everything.replace(b"anna-0001", b"")
+    left = Store(data)
+    assert {(table, key) for table in tables for key in left.keys(table)} == stays.keys()
+    assert all(left.read_arrow(*place).equals(rows) for place, rows in stays.items())
+    assert whim.main(["remove", "anna-0001", "--data", str(data)]) == whim.DONE
+    assert [key for table in tables for key in Store(data).keys(table)] == []
+    assert list(data.rglob("bundles/*")) == []

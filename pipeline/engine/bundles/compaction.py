@@ -1,0 +1,276 @@
+"""Compaction: parts that lie loose come into bundles, and bundles of which half is dead are written anew. For who holds the lock.
+
+A bundle is written aside, flushed, renamed, read back and held against its parts' digests; then only do the files go that it stands for,
+each if it still is the one that was read. So a kill at any moment leaves every part in one place at least; where it is in two, both are the
+same, and the next compaction takes one away. Nothing is taken away that this process has not seen whole where it lies now.
+
+Parts that a running item reads or writes stay where they are: who commits one puts it beside its bundle, never into it.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.engine.bundles.bundle import PARTS, Bundle, Part, parts_of, write_bundle
+from pipeline.engine.bundles.places import Bundles, Place
+from pipeline.engine.durable import StoreError, flush, remove
+from pipeline.engine.ledger import Facts, Line, facts_of
+from pipeline.engine.store import Store, part_of
+from stages.digest import UNREADABLE, CorruptFileError, digest_of
+
+_log = logging.getLogger(__name__)
+
+MOST_LOOSE = 256
+"""Parts of a table that stay loose, so that a small folder is as plain as it can be."""
+
+_SHARE_LOOSE = 0.02
+"""Part of a table with bundles that may stay loose until a later run."""
+
+
+class _Source(NamedTuple):
+    """A part to write into a bundle."""
+
+    part: Part
+    facts: Facts | None
+    """Of its own file; None of one out of a bundle."""
+
+
+@dataclass(eq=False)
+class Compaction:
+    """Compacts the tables of a data folder while parts land, and at the end."""
+
+    store: Store
+    most_loose: int = MOST_LOOSE
+    parts: int = PARTS
+    """Parts of a bundle."""
+    landed: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+    """Keys of the parts that landed in this run and are loose, by table."""
+
+    def note(self, tables: Iterable[str], key: str) -> None:
+        """Take down that the parts of a task have landed.
+
+        Those that are made again stay beside their bundle until the end: no reader that sees a folder late is to read an earlier one.
+        """
+        for table in tables:
+            if self.store.bundles(table).find(key) is None:
+                self.landed[table][key] = None
+
+    def step(self, busy: Callable[[], Collection[str]]) -> None:
+        """Write one bundle, where enough has landed; without the parts of the `busy` keys, which items read or write just now."""
+        for table, keys in self.landed.items():
+            if len(keys) < self.most_loose + self.parts:
+                continue
+            at_work = busy()
+            taken = list(islice((key for key in keys if key not in at_work), self.parts))
+            if len(taken) == self.parts:
+                with self._or_told(table):
+                    self._pack(table, taken)
+                for key in taken:
+                    del keys[key]
+                return
+
+    def end(self, tables: Iterable[str], settled: Iterable[tuple[str, str]]) -> None:
+        """Compact tables of which nothing is read or written any more; `settled`: tables and keys of the parts that are as wanted."""
+        loose = {table: self.store.loose(table) for table in tables}
+        wanted: dict[str, list[str]] = {table: [] for table in loose}
+        for table, key in settled:
+            if key in loose[table]:
+                wanted[table].append(key)
+        for table, keys in wanted.items():
+            living = self._living(table, loose[table])
+            several = sum(living.values())
+            if len(keys) <= self.most_loose and (not several or len(keys) <= _SHARE_LOOSE * (several + len(loose[table]))):
+                keys = []
+            most = self.parts if keys else 0
+            anew = [name for name, num in living.items() if 2 * num < max(parts_of(name), most)]
+            with self._or_told(table):
+                self._pack(table, keys, anew)
+        self.landed.clear()
+
+    def mend(self, tables: Iterable[str]) -> None:
+        """Write bundles anew in which a corrupt part was found, without it."""
+        for table in tables:
+            bundles = self.store.bundles(table)
+            places = [place for key in self.store.corrupt(table) if (place := bundles.find(key))] if bundles.files else []
+            with self._or_told(table):
+                self._pack(table, [], sorted({place.name for place in places}))
+
+    @contextmanager
+    def _or_told(self, table: str) -> Iterator[None]:
+        """What cannot be written is told and no more: every part is where it was."""
+        try:
+            yield
+        except (StoreError, CorruptFileError, OSError) as error:
+            _log.warning("parts of %s stay in files of their own: %s", table, error)
+
+    def _living(self, table: str, loose: Collection[str]) -> dict[str, int]:
+        """How many parts of each bundle neither a loose one nor a later bundle stands for."""
+        bundles = self.store.bundles(table)
+        living = bundles.living()
+        for key in loose if living else ():
+            if (place := bundles.find(key)) is not None:
+                living[place.name] -= 1
+        return living
+
+    def leave(self, table: str, leaves: Callable[[str], bool]) -> list[str]:
+        """Take parts out of the bundles of a table for good; their keys. What cannot be read may hold them, and goes whole.
+
+        Raises StoreError, CorruptFileError, where a bundle cannot be written anew.
+        """
+        bundles, gone = self.store.bundles(table), set[str]()
+        for path in sorted(bundles.folder.glob("*.parquet.corrupt")):
+            remove(path)
+        for name in sorted(bundles.files):
+            try:
+                leaving = {held.key for held in bundles.open(name).parts if leaves(held.key)}
+            except UNREADABLE:
+                bundles.leave(name)
+                continue
+            if leaving:
+                self._pack(table, [], [name], leaves)
+                if name in bundles.files:
+                    raise CorruptFileError(bundles.folder / name, "it cannot be written anew: remove it, then run again")
+                gone |= leaving
+        return sorted(gone)
+
+    def repair(self, path: Path) -> None:
+        """Write the sound parts of a damaged bundle into another one; of a corrupt part, or a footer that cannot be read, a copy stays."""
+        table = str(path.parent.parent.relative_to(self.store.root))
+        self._pack(table, [], [path.name])
+        if path.exists():
+            self.store.set_corrupt_aside(path)
+
+    def _pack(
+        self, table: str, loose: Collection[str], anew: Sequence[str] = (), leaves: Callable[[str], bool] = lambda key: False
+    ) -> None:
+        """Write loose parts, and the living ones of some bundles, into new bundles; then take away what these stand for."""
+        if not loose and not anew:
+            return
+        bundles = self.store.bundles(table)
+        waiting: dict[bytes, list[_Source]] = defaultdict(list)  # by schema: a bundle has one
+        for source in self._sources(table, bundles, loose, dict(_living_in(self.store, table, bundles, anew, leaves))):
+            of_schema = waiting[source.part.schema_text()]
+            of_schema.append(source)
+            if len(of_schema) == self.parts:
+                self._bundle(table, bundles, of_schema)
+                of_schema.clear()
+        for rest in waiting.values():
+            if rest:
+                self._bundle(table, bundles, rest)
+        for name in anew:
+            take_away(self.store, table, name, leaves)
+
+    def _sources(self, table: str, bundles: Bundles, loose: Collection[str], living: Mapping[str, Place]) -> Iterator[_Source]:
+        """Parts to write, in order of their keys; what cannot be read stays where it is, or is set aside in a bundle."""
+        for key in sorted({*loose, *living}):
+            path = self.store.part(table, key)
+            if key not in living or path.exists():
+                with suppress(*UNREADABLE):
+                    facts = facts_of(path.stat())
+                    part = part_of(path, key)
+                    if key not in living and _is_bundled(bundles, part):
+                        self._unlink(table, key, facts)
+                    elif key in loose:
+                        yield _Source(part, facts)
+                continue
+            try:
+                yield _Source(bundles.open(living[key].name).part(living[key].group), None)
+            except CorruptFileError:
+                self.store.set_corrupt_aside(path)
+
+    def _bundle(self, table: str, bundles: Bundles, sources: Sequence[_Source]) -> None:
+        """Write one bundle, look at it, and take away the loose files that it stands for.
+
+        Raises CorruptFileError where what is read there is not what was written, StoreError, OSError.
+        """
+        parts = [source.part for source in sources]
+        path = bundles.new_path(len(parts))
+        if not path.parent.is_dir():
+            path.parent.mkdir()
+            flush(path.parent.parent)
+        with self.store.aside(path) as temporary:
+            write_bundle(parts, temporary)
+        try:
+            written = Bundle.open(path)
+            sound = len(written.parts) == len(parts) and all(_same(written.part(at), part) for at, part in enumerate(parts))
+        except (CorruptFileError, FileNotFoundError):
+            sound = False
+        if not sound:
+            path.unlink(missing_ok=True)
+            raise CorruptFileError(path, "what was read there is not what was written, and it is removed: is the disk sound?")
+        bundles.came(written)
+        for group, source in enumerate(sources):
+            self._note(table, source.part, Place(path.name, group), written.facts)
+            if source.facts is not None:
+                self._unlink(table, source.part.key, source.facts)
+
+    def _note(self, table: str, part: Part, place: Place, facts: Facts) -> None:
+        """Tell the ledger where a part lies now."""
+        line = self.store.ledger.find(table, part.key)
+        same = line is not None and line.fingerprint == part.recipe.get("fingerprint")
+        self.store.ledger.note(table, part.key, Line(*facts, *(line[4:8] if line and same else ("", "", "", "{}")), *place))
+
+    def _unlink(self, table: str, key: str, facts: Facts) -> None:
+        """Remove a loose file whose part is in a bundle, if it is the one that was read; what stood in for the part goes before."""
+        path = self.store.part(table, key)
+        with suppress(FileNotFoundError):
+            if facts_of(path.stat()) == facts:
+                self.store.corrupt_file(table, key).unlink(missing_ok=True)
+                path.unlink()
+
+
+def take_away(store: Store, table: str, name: str, leaves: Callable[[str], bool]) -> None:
+    """Remove a bundle, if for each of its parts another one stands, whole, or it was set aside as corrupt, or leaves."""
+    bundles = store.bundles(table)
+    try:
+        all_stand = all(leaves(held.key) or _stands_elsewhere(store, table, held.key, name) for held in bundles.open(name).parts)
+    except UNREADABLE:
+        return
+    if all_stand:
+        bundles.leave(name)
+
+
+def _stands_elsewhere(store: Store, table: str, key: str, name: str) -> bool:
+    """Whether a part lies, whole, elsewhere than in a bundle, or was set aside. Raises what `UNREADABLE` lists."""
+    if store.part(table, key).exists():
+        return part_of(store.part(table, key), key).key == key
+    bundles = store.bundles(table)
+    place = bundles.find(key)
+    if store.corrupt_file(table, key).exists():
+        return True
+    if place is None or place.name == name:
+        return False
+    return place.name in bundles.written or bundles.open(place.name).part(place.group).key == key
+
+
+def _is_bundled(bundles: Bundles, part: Part) -> bool:
+    """Whether a loose part lies in a bundle as well, whole: a kill left it."""
+    place = bundles.find(part.key)
+    if place is None:
+        return False
+    with suppress(*UNREADABLE):
+        return _same(bundles.open(place.name).part(place.group), part)
+    return False
+
+
+def _same(one: Part, other: Part) -> bool:
+    """Whether two parts that were held against their digests are the same."""
+    if (one.key, one.recipe, one.digest) != (other.key, other.recipe, other.digest) or one.schema_text() != other.schema_text():
+        return False
+    return one.digest is not None or digest_of(one.content) == digest_of(other.content)
+
+
+def _living_in(
+    store: Store, table: str, bundles: Bundles, names: Iterable[str], leaves: Callable[[str], bool]
+) -> Iterator[tuple[str, Place]]:
+    """Keys and places of the parts of some bundles that are the ones of their keys, as far as bundles go."""
+    for name in names:
+        with suppress(*UNREADABLE):
+            for group, held in enumerate(bundles.open(name).parts):
+                if bundles.find(held.key) == (name, group) and not leaves(held.key) and not store.corrupt_file(table, held.key).exists():
+                    yield held.key, Place(name, group)

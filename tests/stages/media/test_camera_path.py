@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.dataset.oddities import path_lines
 from pipeline.engine.finish import Where, finish
-from pipeline.engine.graph import Graph, _camera_identity
+from pipeline.engine.graph import Graph
+from pipeline.engine.plan.inputs import _camera_identity
 from pipeline.engine.store import Store
 from pipeline.exports.glb import PLACED, standing
 from pipeline.exports.source import hand_columns

@@ -2,9 +2,10 @@
 
 The labelled videos are among its training data (docs/detector_palm.md): `--fold NETWORK VIDEOS`, once for each half, has the frames of
 the videos that VIDEOS lists judged by a NETWORK of the same training that never saw them. A hand is found at IoU 0.3, for the labels
-are drawn by eye. `one_pass` is the network alone; `second_look` adds the landmark network at its boxes, which tells sides. The peer is
-the whole-frame route of the same palm and landmark networks as MediaPipe's package runs them. Speeds are frames of these videos on one
-core, by turns.
+are drawn by eye. `one_pass` is the network alone; `second_look` adds the landmark network at its boxes, which tells sides, and is
+matched by these boxes or, `at_landmarks`, by where the landmarks lie: of hands that lie on each other a box may be about both. The peer
+is the whole-frame route of the same palm and landmark networks as MediaPipe's package runs them. Speeds are frames of these videos on
+one core, by turns.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.machine import describe
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_whim import SHIPPED, DetectHandsWhim
-from stages.detectors.found import FoundHands
+from stages.detectors.found import HAND_EXTENT, FoundHands, hull_boxes
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import confirm, each_once, frame_views, palm_starts
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
@@ -49,6 +50,8 @@ class Seen:
     box: Float[np.ndarray, "n 4"]
     score: Float[np.ndarray, "n"]
     side: Int64[np.ndarray, "n"]
+    hull: Float[np.ndarray, "n 4"] | None = None
+    """Boxes about the landmarks, where a hand is taken to be where they lie."""
 
 
 Look = Callable[[np.ndarray], Seen]
@@ -76,7 +79,8 @@ def second_look(network: Path) -> Look:
 
     def look(image: np.ndarray) -> Seen:
         found: HandDetections = detect(_frames(image), People.empty())
-        return Seen(box=found.box, score=found.score, side=(found.p_right >= 0.5).astype(np.int64))
+        hull = hull_boxes(found.keypoints, min_score=0.0, extent=HAND_EXTENT)
+        return Seen(box=found.box, score=found.score, side=(found.p_right >= 0.5).astype(np.int64), hull=hull)
 
     return look
 
@@ -191,6 +195,8 @@ def measure(labels: Path, media: Path, network: Path, folds: Folds = (), seen_be
     for name in looks:
         points = curve(frames, seen[name])
         figures[name] = {**summary(points), "frames_per_s": round(len(frames) / spent_s[name], 2)}
+    looked = [replace(one, box=one.hull) for one in seen["second_look"] if one.hull is not None]
+    figures["second_look"]["at_landmarks"] = summary(curve(frames, looked))
     alone = points[0]
     figures["mediapipe"] |= {name: round(alone[name], 3) for name in ("recall", "precision", "side_accuracy")}
     speed = {name: figures[name]["frames_per_s"] / figures["mediapipe"]["frames_per_s"] for name in ("one_pass", "second_look")}

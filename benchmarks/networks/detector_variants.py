@@ -1,7 +1,7 @@
 """`make bench-detector-variants`: detectors that differ in one thing on the frames of `make bench-detector-real`.
 
 `--training CHECKPOINT DATA`, once for each: what it learned from. `--sizes PX ...`: the size of its images, with the `--fold`s of
-`detector_real` as checkpoints. What other calls measured stays in the file.
+`detector_real` as checkpoints, and with `--speed` frames a second too. What other calls measured stays in the file.
 """
 
 import argparse
@@ -74,6 +74,10 @@ def _whole(folder: Path) -> Dataset:
     return dataset
 
 
+def _look(size: int, checkpoint: Path) -> Look:
+    return partial(_seen_by, HandDetector.load(checkpoint, size=size, threshold=LEAST_SCORE))
+
+
 def _seen_by(detector: HandDetector, image: np.ndarray) -> Seen:
     (hands,) = detector([image])
     return Seen(box=hands.box, score=hands.score, side=hands.side)
@@ -82,36 +86,36 @@ def _seen_by(detector: HandDetector, image: np.ndarray) -> Seen:
 def by_size(
     frames: Sequence[LabelledFrame], images: Sequence[np.ndarray], network: Path, folds: Folds, sizes: Sequence[int]
 ) -> dict[str, Any]:
-    """Recall and frames a second of checkpoints exported for images of each size, by each engine, with MediaPipe's loop by turns.
-
-    OpenVINO computes in the arithmetic that it chooses for the processor (bfloat16 where there is such), as it does unless told otherwise.
-    """
-    networks = judges(frames, network, folds)
-    found: dict[str, Any] = {}
-    with TemporaryDirectory() as folder:
-        looks: dict[tuple[str, str], list[Look]] = {}
-        for size in sizes:
-            files = {one: Path(folder) / f"{size}-{number}.onnx" for number, one in enumerate(sorted(set(networks)))}
-            for one, file in files.items():
-                export(file, one, size=size)
-            for engine, opened in ENGINES.items():
-                looks[str(size), engine] = by_judge(partial(_look, files, opened), networks)
-        looks["mediapipe", "litert"] = [mediapipe_loop()] * len(frames)
-        spent_s = dict.fromkeys(looks, np.inf)
-        for turn in range(ROUNDS):
-            for (name, engine), look in looks.items():
-                began = time.process_time()
-                seen = [look_at(image) for look_at, image in zip(look, images, strict=True)]
-                spent_s[name, engine] = min(spent_s[name, engine], time.process_time() - began)
-                if turn == 0:
-                    found.setdefault(name, {})[engine] = summary(curve(frames, seen))
-    for (name, engine), seconds in spent_s.items():
-        found[name][engine]["frames_per_s"] = round(len(frames) / seconds, 1)
+    """Recall of checkpoints for images of each size."""
+    networks, found = judges(frames, network, folds), {}
+    for size in sizes:
+        looks = by_judge(partial(_look, size), networks)
+        found[str(size)] = summary(curve(frames, [look(image) for look, image in zip(looks, images, strict=True)]))
     return found
 
 
-def _look(files: Mapping[Path, Path], opened: Callable[[Path], WhimNetwork], checkpoint: Path) -> Look:
-    return network_look(opened(files[checkpoint]))
+def speed_by_size(images: Sequence[np.ndarray], network: Path, sizes: Sequence[int]) -> dict[str, Any]:
+    """Frames a second of a checkpoint exported for images of each size, by each engine on one thread, with MediaPipe's loop by turns.
+
+    OpenVINO computes in the arithmetic that it chooses for the processor (bfloat16 where there is such), as it does unless told otherwise.
+    """
+    looks: dict[tuple[str, str], Look] = {("mediapipe", "litert"): mediapipe_loop()}
+    with TemporaryDirectory() as folder:
+        for size in sizes:
+            file = Path(folder) / f"{size}.onnx"
+            export(file, network, size=size)
+            looks |= {(str(size), engine): network_look(opened(file)) for engine, opened in ENGINES.items()}
+        spent_s = dict.fromkeys(looks, np.inf)
+        for _ in range(ROUNDS):
+            for which, look in looks.items():
+                began = time.process_time()
+                for image in images:
+                    look(image)
+                spent_s[which] = min(spent_s[which], time.process_time() - began)
+    found: dict[str, Any] = {}
+    for (name, engine), seconds in spent_s.items():
+        found.setdefault(name, {})[engine] = round(len(images) / seconds, 1)
+    return found
 
 
 def by_onnxruntime(path: Path) -> WhimNetwork:
@@ -158,7 +162,8 @@ def main() -> None:
     by = "a checkpoint that saw none of the videos, and what it learned from, such as 'a + studio'; again for more"
     parser.add_argument("--training", nargs=2, action="append", default=[], metavar=("CHECKPOINT", "DATA"), help=by)
     parser.add_argument("--held-out", type=Path, help="shards of images for the AP50 of each --training")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[], metavar="PX", help="recall and speed of exports at these sizes")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[], metavar="PX", help="recall for images of these sizes")
+    parser.add_argument("--speed", action="store_true", help="frames a second at these sizes as well")
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="the network of --sizes where there is no --fold")
     parser.add_argument("--fold", nargs=2, type=Path, action="append", default=[], metavar=("CHECKPOINT", "VIDEOS"))
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -169,6 +174,7 @@ def main() -> None:
     figures = {
         "by_training": by_training(frames, images, trainings, given.held_out),
         "by_size": by_size(frames, images, given.checkpoint, read_folds(given.fold), given.sizes) if given.sizes else {},
+        "frames_per_s_by_size": speed_by_size(images, given.checkpoint, given.sizes) if given.speed else {},
     }
     before = json.loads(given.out.read_text()) if given.out.exists() else {}
     given.out.write_text(json.dumps(before | {name: before.get(name, {}) | of for name, of in figures.items() if of}, indent=1) + "\n")

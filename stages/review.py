@@ -123,19 +123,23 @@ class Review:
         )
 
 
-OWN_SCORE, TRACK_SCORE, ALWAYS = 0.54, 1.07, -1.0
-"""Weights of the log-odds of a hand's score, of their mean along its track, and a constant: logistic regression on 1,008 hands of the
-labelled clips. A second family, landmarks, the length of a track and what the fit says added nothing on clips that the weights were
-not learned on."""
+TRUST = np.array([0.54, 1.07, -1.0])
+"""Weights of `trust_terms`: logistic regression on 1,008 hands of the labelled clips. A second family, landmarks, the length of a track and
+what the fit says added nothing on clips that the weights were not learned on."""
 
 
-def trust(hands: Hands) -> Float64[np.ndarray, "n"]:
+def trust(hands: Hands, weights: Float64[np.ndarray, "3"] = TRUST) -> Float64[np.ndarray, "n"]:
     """Probability that each hand is one, by its own score and its track's."""
+    return np.asarray(1 / (1 + np.exp(-(trust_terms(hands) @ weights))), np.float64)
+
+
+def trust_terms(hands: Hands) -> Float64[np.ndarray, "n 3"]:
+    """Log-odds of each hand's score, their mean along its track, and a constant."""
     score = np.clip(hands.score.astype(np.float64), 0.01, 0.99)
     odds = np.log(score / (1 - score))
     of_track = np.unique(np.where(hands.track < 0, -1 - np.arange(len(hands)), hands.track), return_inverse=True)[1]
     along = (np.bincount(of_track, odds) / np.maximum(np.bincount(of_track), 1))[of_track] if len(hands) else odds
-    return 1 / (1 + np.exp(-(OWN_SCORE * odds + TRACK_SCORE * along + ALWAYS)))
+    return np.stack([odds, along, np.ones(len(odds))], 1)
 
 
 def _sampled_frames(clips: Clips) -> int:

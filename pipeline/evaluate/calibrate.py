@@ -67,10 +67,16 @@ def learn(labels: Sequence[LabelledFrame], detections: HandDetections, people: P
             **_log_odds(term, hit, bodies),
             "num_detections": len(score),
             "num_hands": int(hit.sum()),
-            "brier": {name: round(float(np.nanmean((p - hit) ** 2)), 4) for name, p in
+            "brier": {name: _brier(p, hit) for name, p in
                       (("held_out", held_out), ("raw", score), ("constant", np.full(len(hit), hit.mean())))},
         }  # fmt: skip
     return found
+
+
+def _brier(p: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"]) -> float:
+    """Mean of squared errors where somebody said something; NaN where nobody did, as of the only video held out."""
+    known = np.isfinite(p)
+    return round(float(((p - hit)[known] ** 2).mean()), 4) if known.any() else float("nan")
 
 
 def _on(detections: HandDetections, label: LabelledFrame) -> Bool[np.ndarray, "n"]:

@@ -1,30 +1,38 @@
 """Evaluate a recipe on whole labelled clips: sides, identities and false hands over all frames, before and after the review."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jaxtyping import Float64, Int64
 
 from hands.metrics.clip_labels import LabelledClip, load_clips
 from hands.metrics.labelled_clips import ClipScore, score_clips
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
+from pipeline.evaluate.clips_by_others import Looked, Watched, at_half_the_rate, by_others
 from pipeline.evaluate.folds import Fold, by_recipe
 from pipeline.recipes import Recipe
+from stages.fit import Fit
+from stages.fuse_hands import FuseHands
 from stages.media.frames import Reading, decode, grid_point
+from stages.review import Review
 from stages.split import Split
-from stages.tables import Clips, Hands, Manifest, Reviews
+from stages.tables import Clips, HandDetections, Hands, Manifest, People, Reviews, Videos
 
 RATE = 10.0
 """Frames a second that are looked at: the labels were drawn at this rate."""
 
 
-Looked = tuple[Int64[np.ndarray, "n"], Float64[np.ndarray, "n"]]
-"""Indices and times of the frames that the chain looked at."""
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Annotated:
+    """What a recipe makes of a labelled clip."""
+
+    watched: Watched
+    found: Hands
+    kept: Hands  # of those, what the review keeps
 
 
 def evaluate_clips(
@@ -32,29 +40,56 @@ def evaluate_clips(
 ) -> dict[str, ClipScore]:
     """Scores of the clips of a label file, `found` and, after the review, `kept`; the chain runs in this process, in a folder of its own.
 
+    `half_rate`: what is found with every second frame alone. `others_found` and `others_kept`: by what the other videos teach.
     With `folds` each clip is annotated by the fold that lists its video. `tick` is told of each part that is made. Raises ValueError for
     a label file with faults or a video that ends without hands.
     """
     clips = load_clips(labels, media)
-    annotated = [one for judge, group in by_recipe(clips, recipe, folds) for one in _annotated(group, media, judge, tick)]
-    frames, found, kept = zip(*annotated, strict=True)
-    return {"found": score_clips(clips, frames, found), "kept": score_clips(clips, frames, kept)}
+    return scores_of([one for judge, group in by_recipe(clips, recipe, folds) for one in _annotated(group, media, judge, tick)], recipe)
 
 
-def _annotated(
-    clips: Sequence[LabelledClip], media: Path, recipe: Recipe, tick: Callable[[str], None]
-) -> list[tuple[Looked, Hands, Hands]]:
-    """What a recipe makes of each clip: the frames that were looked at, the hands found, and those that the review keeps."""
+def scores_of(annotated: Sequence[Annotated], recipe: Recipe) -> dict[str, ClipScore]:
+    """The scores that `evaluate_clips` tells, of what a recipe made of its clips."""
+    watched = [one.watched for one in annotated]
+    labels, looked = [one.label for one in watched], [one.looked for one in watched]
+    stages = recipe(Manifest.empty(), Path())
+    fuse = next(stage for stage in stages if isinstance(stage, FuseHands))
+    fit = next((stage.build() for stage in stages if isinstance(stage, Fit)), None)
+    review = next((stage for stage in stages if isinstance(stage, Review)), None)
+    return {
+        "found": score_clips(labels, looked, [one.found for one in annotated]),
+        "kept": score_clips(labels, looked, [one.kept for one in annotated]),
+        "half_rate": at_half_the_rate(watched, fuse),
+        **{f"others_{name}": score for name, score in by_others(watched, fuse, fit, review).items()},
+    }
+
+
+def _annotated(clips: Sequence[LabelledClip], media: Path, recipe: Recipe, tick: Callable[[str], None]) -> list[Annotated]:
+    """What a recipe makes of each clip."""
     manifest = _manifest(clips, media)
     with TemporaryDirectory(prefix="whim-clips-") as folder:
         store = Store(Path(folder))
         stages = [replace(s, frames_per_second=RATE) if isinstance(s, Split) else s for s in recipe(manifest, store.root)]
         graph = Graph([stage for stage in stages if stage.key != "shard"], manifest, store).load()
         finish(graph, Where(local=True), on_outcome=lambda task, _: tick(f"{graph.stages[task.stage].name} {task.key}"))
-        return [
-            (_looked_at(store, video, media / clip.video), _hands(store, video, kept=False), _hands(store, video, kept=True))
-            for video, clip in zip(manifest.video, clips, strict=True)
-        ]
+        detectors = next(stage.detectors for stage in stages if isinstance(stage, FuseHands))
+        return [annotated(store, video, clip, media, detectors) for video, clip in zip(manifest.video, clips, strict=True)]
+
+
+def annotated(store: Store, video: str, clip: LabelledClip, media: Path, detectors: Sequence[str]) -> Annotated:
+    """What a data folder holds of a labelled clip."""
+    looked = _looked_at(store, video, media / clip.video)
+    found, kept = (_hands(store, video, kept=kept) for kept in (False, True))
+    parts = [
+        (
+            part,
+            store.read(People, "people", part.clip[0]),
+            HandDetections.concat([store.read(HandDetections, f"hand_detections/{name}", part.clip[0]) for name in detectors]),
+        )
+        for part in store.read(Clips, "clips", video).rows()
+    ]
+    watched = Watched(label=clip, looked=looked, videos=store.read(Videos, "videos", video), parts=tuple(parts))
+    return Annotated(watched=watched, found=found, kept=kept)
 
 
 def _manifest(clips: Sequence[LabelledClip], media: Path) -> Manifest:

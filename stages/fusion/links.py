@@ -5,6 +5,7 @@ hands go, in hand sizes, less what each link is worth. A hand that was not seen 
 choice frame by frame cannot see. A clip holds no shot cut.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,12 @@ FARTHEST, LARGEST = 5.0, 2.5
 """Hand sizes that a hand may move from one sight to the next, at most, and how many times as large it may become. Ours."""
 GROWTH = 0.25
 """Hand sizes further away that a hand e times as large seems. Ours."""
-WORTH_UNSIDED, WORTH = 2.0, 4.0
+WORTH_UNSIDED, WORTH = 2.0, 8.0
 """What a link is worth, in hand sizes: while sides are open, and between hands of decided sides. Ours."""
-SKIPPED_UNSIDED, SKIPPED = 0.4, 0.2
-"""The same that each frame costs in which the hand is not seen. Ours."""
+SKIPPED_UNSIDED, SKIPPED = 0.4, 1.5
+"""The same that each frame costs in which the hand is not seen. Ours: where that is cheap, a hand that goes up and down is two hands."""
+DETOUR = 4.5
+"""Hand sizes that a track goes out of its way for a hand, at most: a foot may be taken for a hand for a moment. Ours."""
 ODDS_UNIT = 0.25
 """Hand sizes that a log-odds of a frame's vote weighs against the way. Ours."""
 SURE = 6.0
@@ -149,7 +152,21 @@ def tracks_by_sides(hands: Hands, steps: Steps, side: Int8[np.ndarray, "n"]) -> 
     rows, columns = min_weight_full_bipartite_matching(graph)
     then = np.full(n, -1, np.int64)
     then[rows] = np.where(columns < n, columns, -1)
-    return numbered(then, side)
+    ways = dict(zip(zip(earlier.tolist(), later.tolist(), strict=True), steps.way[allowed].tolist(), strict=True))
+    return numbered(_without_detours(then, ways), side)
+
+
+def _without_detours(then: Int64[np.ndarray, "n"], ways: Mapping[tuple[int, int], float]) -> Int64[np.ndarray, "n"]:
+    """Links that leave out each hand for which a track goes far out of its way and comes back: it is none of that track's."""
+    then = then.copy()
+    for hand in range(len(then)):
+        between = int(then[hand])
+        after = int(then[between]) if between >= 0 else -1
+        if after < 0 or (hand, after) not in ways:
+            continue
+        if ways[hand, between] + ways[between, after] - ways[hand, after] > DETOUR:
+            then[hand], then[between] = after, -1
+    return then
 
 
 def numbered(then: Int64[np.ndarray, "n"], side: Int8[np.ndarray, "n"] | None = None) -> Int32[np.ndarray, "n"]:

@@ -89,21 +89,32 @@ def test_a_hand_that_was_not_seen_for_a_frame_is_robbed_of_no_other() -> None:
     """Seen in a video of a man who juggles: his knee, taken for a hand once, took the track of the hand above it."""
     swing = [(f, 300, LEFT) for f in (0, 1, 2)] + [(3, 700, LEFT)] + [(f, 300, LEFT) for f in (4, 5, 6)]
     assert by_sides(*swing) == [0, 0, 0, 1, 0, 0, 0]
-    assert by_sides(*[(f, x, side) for f, x, side in swing if f != 4 and f != 5], (6, 700, LEFT)) == [0, 0, 0, 1, 0, 1]
     alone = [(0, 300, LEFT), (1, 700, LEFT)]
     assert by_sides(*alone) == [0, 0], "a hand that drops is no other"
+
+
+def test_what_a_track_would_go_far_out_of_its_way_for_is_no_hand_of_it() -> None:
+    for away, wanted in ((520, [0, 0, 0]), (530, [0, 1, 0])):  # 4.4 and 4.6 hand sizes there and back
+        assert by_sides((0, 300, LEFT), (1, away, LEFT), (2, 300, LEFT)) == wanted
+    assert by_sides((0, 300, LEFT), (1, 530, LEFT), (2, 530, LEFT)) == [0, 0, 0], "it stays there"
+    assert by_sides((0, 300, LEFT), (1, 530, LEFT)) == [0, 0]
+
+
+def test_a_hand_that_goes_up_and_down_is_one() -> None:
+    """Seen in a video of a girl who jumps on a bed: where a skipped frame cost little, one track was above and one below."""
+    assert by_sides(*[(f, 300 + 140 * (f % 2), RIGHT) for f in range(8)]) == [0] * 8
 
 
 def test_the_way_of_all_hands_together_is_the_shortest() -> None:
     assert by_sides((0, 300, -1), (0, 400, -1), (1, 390, -1), (1, 500, -1)) == [0, 1, 0, 1]
     assert by_sides((0, 300, -1), (0, 400, -1), (1, 390, -1)) == [0, 1, 1]
-    assert by_sides((0, 300, -1), (0, 400, -1), (1, 390, -1), (2, 300, -1)) == [0, 1, 1, 0], "the other one is seen again"
+    assert by_sides((0, 300, -1), (0, 400, -1), (1, 460, -1), (2, 290, -1)) == [0, 1, 1, 0], "the other one is seen again"
 
 
-def test_a_frame_in_which_a_hand_is_not_seen_costs_a_fifth_of_its_size() -> None:
-    """Half a size and a frame that is left out, against six tenths or three quarters without one."""
-    assert by_sides((0, 300, LEFT), (1, 410, RIGHT), (2, 350, -1)) == [0, 1, 1]
-    assert by_sides((0, 300, LEFT), (1, 425, RIGHT), (2, 350, -1)) == [0, 1, 0]
+def test_a_frame_in_which_a_hand_is_not_seen_costs_one_and_a_half_of_its_size() -> None:
+    """Half a size and a frame that is left out, against 1.9 or 2.1 sizes without one."""
+    assert by_sides((0, 300, LEFT), (1, 540, RIGHT), (2, 350, -1)) == [0, 1, 1]
+    assert by_sides((0, 300, LEFT), (1, 560, RIGHT), (2, 350, -1)) == [0, 1, 0]
 
 
 def test_tracks_of_decided_sides_hold_one_side() -> None:
@@ -158,8 +169,9 @@ def test_long_clips_are_chosen_a_piece_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_links_are_the_best_of_all(seed: int) -> None:
+def test_links_are_the_best_of_all(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every way to link a handful of hands, with every choice of sides."""
+    monkeypatch.setattr(links, "DETOUR", np.inf)  # what is left out afterwards
     draw = np.random.default_rng(seed)
     n = 5
     frame = np.sort(draw.integers(0, 4, n))
@@ -167,7 +179,7 @@ def test_links_are_the_best_of_all(seed: int) -> None:
     found, votes, side = possible_steps(hands, max_gap_s=1.0, around=0.0), draw.uniform(-8, 8, n), draw.integers(-1, 2, n).astype(np.int8)
     weight = min(usual_step_s(hands.time_s) / FULL_S, 1.0)
     open_cost = dict(zip(pairs_of(found), found.way + 0.4 * found.skipped - 2, strict=True))
-    sided_cost = dict(zip(pairs_of(found), found.way + 0.2 * found.skipped - 4, strict=True))
+    sided_cost = dict(zip(pairs_of(found), found.way + 1.5 * found.skipped - 8, strict=True))
     right = 0.25 * weight * np.clip(votes, -6, 6)
     best_open = best_sided = 0.0
     for taken in each_linking(pairs_of(found)):

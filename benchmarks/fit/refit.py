@@ -74,7 +74,7 @@ def _measure_one(exact: Objective, num_hands: int) -> dict[str, float]:
         if driver.returncode:
             raise RuntimeError(f"{' '.join(command)}: {shown.read_text()[-2000:]}")
         receipts = [json.loads(line) for log in (data / "runs").iterdir() for line in log.read_text().splitlines()]
-        num_clips = len(list((data / "reviews").glob("*.parquet")))
+        num_clips = len(Store(data).keys("reviews"))
     return {
         "num_clips": num_clips,
         "wall_s": wall_s,

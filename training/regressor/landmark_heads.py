@@ -18,7 +18,7 @@ from fitting.hand.kinematics import FROM_KEYPOINTS, JointModel
 from fitting.hand.mano import load_hand_model
 from stages.detectors.mediapipe.hand_landmarks import MAPS
 from stages.detectors.mediapipe.hint import LEAST_M, NUM_SAID, inputs_of
-from stages.detectors.mediapipe.kernel import Kernel
+from stages.detectors.mediapipe.kernel import Kernel, placed
 from training.regressor.camera import project_to_crop
 from training.regressor.landmark_kernel import KernelSettings, Solver, lay
 from training.regressor.looks import Looks, looks_of
@@ -32,7 +32,7 @@ class HeadsSettings:
     """How long and on what the networks learn. All ours."""
 
     examples: int = 8000
-    """Looks that the hint keeps, at most."""
+    """Looks that the hint keeps, at most; it learns from all of them."""
     real_trust: float = 0.5
     """Weight of a real hand, whose truth is a fit, as an example beside a rendered one."""
     kernel: KernelSettings = field(default_factory=KernelSettings)
@@ -63,20 +63,26 @@ class HeadsSettings:
 def train_hint(looks: Looks, settings: HeadsSettings) -> Kernel:
     """The function that hints joints and how far off depths may be, on looks that show a right hand. Raises ValueError where none does.
 
-    How far off a joint's depth may be is learned from what each look misses when the others say its hand.
+    How far off a joint's depth may be is learned from what each half of the hands misses of the other.
     """
     _refuse_none(looks)
-    looks, own = looks.take(known_rows(looks, settings)), settings.kernel
+    looks, own = looks.take(np.flatnonzero(looks.right & (looks.weight > 0))), settings.kernel
+    laid = lay(_inputs(looks.take(known_rows(looks, settings))), BLOCKS, own)
+    place = placed(laid.mean, laid.scale, laid.directions, laid.step)
+    values = np.concatenate([place(_inputs(looks.take(rows))) for rows in np.array_split(np.arange(len(looks)), len(looks) // 2000 + 1)])
     world = looks.said[:, -63:].reshape(-1, 21, 3)
     target = (looks.joints - (world - world[:, :1])).reshape(-1, 63)
-    laid = lay(inputs_of(looks.said, looks.near.astype(np.float32)), BLOCKS, own)
     weight = (np.where(looks.exact, 1, settings.real_trust) * looks.weight).astype(np.float32)
-    solver = Solver(laid, weight, own, own.ridge)
-    missed = np.abs(solver.left_out(target).reshape(-1, 21, 3)[..., 2])
-    joints = solver.solve(target)
-    deviations = Solver(laid, weight, own, own.sure_ridge).solve(np.log(np.maximum(missed, LEAST_M)) + EULER)
+    solver = Solver(laid, values, looks.hand, weight, own)
+    missed = np.abs(solver.missed(target, own.ridge).reshape(-1, 21, 3)[..., 2])
+    joints = solver.solve(target, own.ridge)
+    deviations = solver.solve(np.log(np.maximum(missed, LEAST_M)) + EULER, own.sure_ridge)
     both = {name: np.concatenate([getattr(one, name) for one in (joints, deviations)], -1) for name in ("gaussian", "linear", "constant")}
     return replace(joints, **both)
+
+
+def _inputs(looks: Looks) -> Float[np.ndarray, "n inputs"]:
+    return inputs_of(looks.said, looks.near.astype(np.float32))
 
 
 EULER = 0.5772
@@ -86,9 +92,8 @@ BLOCKS = [NUM_SAID, 21 * (MAPS[46] + MAPS[104]), 21 * MAPS[143]]
 
 
 def known_rows(looks: Looks, settings: HeadsSettings) -> np.ndarray:
-    """Rows of the looks that are kept as examples: right hands', first one of each hand, by chance."""
-    rows, rng = np.flatnonzero(looks.right & (looks.weight > 0)), np.random.default_rng(settings.seed)
-    rows = rng.permutation(rows)
+    """Rows of the looks that are kept as examples: first one of each hand, by chance."""
+    rows = np.random.default_rng(settings.seed).permutation(len(looks))
     again = np.ones(len(rows), bool)
     again[np.unique(looks.hand[rows], return_index=True)[1]] = False
     return np.sort(rows[np.argsort(again, kind="stable")][: settings.examples])

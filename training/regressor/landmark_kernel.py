@@ -1,4 +1,5 @@
-"""Kernel ridge regression on what the landmark network says of looks: no steps, one system of equations.
+"""Kernel ridge regression on what the landmark network says of looks: no steps, one system of equations (that of Nystrom's method, where
+it learns from more looks than it keeps as examples; Williams and Seeger, 2001).
 
 `stages.detectors.mediapipe.kernel` is what comes of it.
 """
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int8
+from jaxtyping import Float32, Int8, Int64
 
 from stages.detectors.mediapipe.kernel import MOST, Kernel, nearness
 
@@ -15,6 +16,10 @@ LEAST_WEIGHT = 0.05
 """Of an example: the ridge of others is beyond all measure."""
 LAID_BY = 3000
 """Examples, about, by which directions are found."""
+GUARD = 1e-3
+"""Added to the ridge's diagonal, where examples may be alike."""
+AT_ONCE = 2000
+"""Looks whose nearness to all examples is in memory."""
 OVERSAMPLED = 60
 """Directions that are looked for beside those that are kept (Halko, Martinsson and Tropp, 2011)."""
 
@@ -36,7 +41,7 @@ class KernelSettings:
 
 
 class Laid(NamedTuple):
-    """Examples in their principal directions, as `Kernel` holds them."""
+    """Principal directions, and the examples laid on them, as `Kernel` holds them."""
 
     mean: Float32[np.ndarray, "d"]
     scale: Float32[np.ndarray, "d"]
@@ -59,47 +64,80 @@ def lay(inputs: Float32[np.ndarray, "n d"], blocks: list[int], settings: KernelS
         basis = some @ (some.T @ np.linalg.qr(basis)[0])
     found = np.linalg.svd(np.linalg.qr(basis)[0].T @ some, full_matrices=False)[2][:k].T
     directions, step = in_steps(found / size[:, None])
-    examples, example_step = in_steps(values @ (directions * step * size[:, None]))
+    laid = values @ (directions * step * size[:, None])
+    examples, example_step = in_steps(laid, np.full(k, np.abs(laid).max() / 127, np.float32))
     some = (examples * example_step)[:: max(len(examples) // 200, 1)]
     squared = ((some[:, None] - some) ** 2).sum(2)
     narrow = np.float32(settings.narrow / max(float(np.median(squared[np.triu_indices(len(some), 1)])) if len(some) > 1 else 1.0, 1e-9))
     return Laid(mean, scale, directions, step, examples, example_step, np.asarray(narrow))
 
 
-def in_steps(values: Float32[np.ndarray, "n k"]) -> tuple[Int8[np.ndarray, "n k"], Float32[np.ndarray, "k"]]:
-    """Columns as whole numbers of steps, 127 at most, and each column's step."""
-    step = np.maximum(np.abs(values).max(0), 1e-9).astype(np.float32) / 127
+def in_steps(
+    values: Float32[np.ndarray, "n k"], step: Float32[np.ndarray, "k"] | None = None
+) -> tuple[Int8[np.ndarray, "n k"], Float32[np.ndarray, "k"]]:
+    """Columns as whole numbers of steps, 127 at most, and each column's step: the least that it can be, where none is told."""
+    step = np.maximum(np.abs(values).max(0) / 127 if step is None else step, 1e-11).astype(np.float32)
     return np.round(values / step).astype(np.int8), step
 
 
 class Solver:
-    """The equations of some examples with one ridge, for any targets."""
+    """The equations of a kernel, for any targets of the looks that it learns from; and of each half of the hands alone."""
 
-    def __init__(self, laid: Laid, weight: Float32[np.ndarray, "n"], settings: KernelSettings, ridge: float) -> None:
-        from scipy.linalg import cho_factor
+    def __init__(
+        self,
+        laid: Laid,
+        looks: Float32[np.ndarray, "n k"],
+        hand: Int64[np.ndarray, "n"],
+        weight: Float32[np.ndarray, "n"],
+        settings: KernelSettings,
+    ) -> None:
+        """`looks` are laid on the directions; none of weight 0 counts for nothing."""
+        from scipy.linalg.blas import ssyrk
 
-        self.laid, self.settings, self.weight = laid, settings, np.maximum(weight, LEAST_WEIGHT)
+        self.laid, self.looks, self.settings, self.weight = laid, looks, settings, np.maximum(weight, LEAST_WEIGHT)
         self.known = laid.examples * laid.example_step
-        matrix = nearness(self.known, self.known, laid.narrow) + settings.linear * self.known @ self.known.T
-        matrix[np.diag_indices(len(matrix))] += ridge / self.weight
-        self.factor, _ = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        self.half = hand % 2
+        count = len(self.known) + looks.shape[1]
+        self.sums = [np.zeros((count, count), np.float32, order="F") for _ in range(2)]
+        for half, sums in enumerate(self.sums):
+            for rows in self._parts(np.flatnonzero(self.half == half)):
+                ssyrk(1.0, self._numbers(rows) * np.sqrt(self.weight[rows, None]), beta=1.0, c=sums, trans=1, lower=1, overwrite_c=1)
 
-    def solve(self, target: Float32[np.ndarray, "n out"]) -> Kernel:
+    def solve(self, target: Float32[np.ndarray, "n out"], ridge: float) -> Kernel:
         """What says this of other inputs."""
-        weights, mean = self._weights(target)
-        linear = self.settings.linear * self.known.T @ weights
-        return Kernel(**self.laid._asdict(), gaussian=weights, linear=linear, constant=mean)
-
-    def left_out(self, target: Float32[np.ndarray, "n out"]) -> Float32[np.ndarray, "n out"]:
-        """What is missing in what all other examples say of each: its weight over its place in the inverse (Allen, 1974)."""
-        from scipy.linalg.lapack import spotri
-
-        inverse, _ = spotri(self.factor, lower=1)
-        return np.asarray(self._weights(target)[0] / np.diag(inverse)[:, None], np.float32)
-
-    def _weights(self, target: Float32[np.ndarray, "n out"]) -> tuple[Float32[np.ndarray, "n out"], Float32[np.ndarray, "out"]]:
-        """Weights of the examples, and the targets' mean, about which they are told."""
-        from scipy.linalg import cho_solve
-
         mean = np.average(target, 0, self.weight).astype(np.float32)
-        return cho_solve((self.factor, True), target - mean, check_finite=False), mean
+        both = self._solved(self.sums[0] + self.sums[1], np.arange(len(target)), target - mean, ridge)
+        gaussian, linear = np.split(both, [len(self.known)])
+        return Kernel(**self.laid._asdict(), gaussian=gaussian, linear=linear, constant=mean)
+
+    def missed(self, target: Float32[np.ndarray, "n out"], ridge: float) -> Float32[np.ndarray, "n out"]:
+        """What is missing in what the other half of the hands says of each look."""
+        gap = np.array(target, np.float32)
+        for half, sums in enumerate(self.sums):
+            learned, others = np.flatnonzero(self.half == half), np.flatnonzero(self.half != half)
+            if not len(learned):
+                continue
+            mean = np.average(target[learned], 0, self.weight[learned]).astype(np.float32)
+            both = self._solved(sums, learned, target[learned] - mean, ridge)
+            for rows in self._parts(others):
+                gap[rows] -= self._numbers(rows) @ both + mean
+        return gap
+
+    def _solved(self, sums: np.ndarray, rows: np.ndarray, target: np.ndarray, ridge: float) -> Float32[np.ndarray, "m out"]:
+        from scipy.linalg import cho_factor, cho_solve
+
+        matrix, m = np.array(sums, order="F"), len(self.known)
+        matrix[:m, :m] += ridge * nearness(self.known, self.known, self.laid.narrow)
+        matrix[np.diag_indices(m)] += ridge * GUARD
+        matrix[np.arange(m, len(matrix)), np.arange(m, len(matrix))] += ridge / self.settings.linear
+        right = np.zeros((len(matrix), target.shape[1]), np.float32)
+        for part in self._parts(np.arange(len(rows))):
+            right += self._numbers(rows[part]).T @ (self.weight[rows[part], None] * target[part])
+        return np.asarray(cho_solve(cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), right), np.float32)
+
+    def _numbers(self, rows: np.ndarray) -> Float32[np.ndarray, "n m"]:
+        """How near looks are to each example, and where they lie."""
+        return np.concatenate([nearness(self.looks[rows], self.known, self.laid.narrow), self.looks[rows]], 1)
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        return np.array_split(rows, max(len(rows) // AT_ONCE, 1)) if len(rows) else []

@@ -19,7 +19,7 @@ from fitting.hand.rotation import matrix_from_axis_angle
 from stages.detectors.mediapipe.crops import Look, cut_all
 from stages.detectors.mediapipe.hand_landmarks import FEATURES, MAPS, SIZE, Landmarks, read_all, tracked_region
 from stages.detectors.mediapipe.models import Network, load
-from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, look_again, mirrored_back, mirrored_look
+from stages.detectors.mediapipe.second_looks import Change, hint_look, look_again, mirrored_back, mirrored_look
 from training.data.dataset import Dataset
 from training.data.order import key_of
 from training.data.samples import decode_jpeg
@@ -67,13 +67,13 @@ class Looks:
 
 
 def looks_of(folders: Sequence[Path], cache: Path, split: str = "train", *, mapped: bool = False, min_quality: float = 0.4) -> Looks:
-    """Looks at the hands of a split of some folders of shards, four at each; those of a shard that are in the cache are read. `mapped`:
+    """Looks at the hands of a split of some folders of shards, two at each; those of a shard that are in the cache are read. `mapped`:
     with the network's maps, one look at each that shows a right hand.
 
     Raises ValueError where no hand is good enough, and as `Dataset.open`.
     """
     columns = key_of(*sorted(field.name for field in fields(Looks)))
-    kind, network = f"{'mapped' if mapped else 'looks'}-{columns & 0xFFFF:04x}", None
+    kind, network = f"{'mapped' if mapped else 'asked'}-{columns & 0xFFFF:04x}", None
     parts = []
     for shard in (shard for folder in folders for shard in Dataset.open(folder, split).shards):
         path = cache / f"{kind}-{key_of(shard.identity):016x}.npz"
@@ -113,7 +113,8 @@ def _looks_of(shard: Shard, network: Network, min_quality: float, mapped: bool) 
             for hand in here.tolist():
                 told = {name: np.asarray(columns[name][hand]) for name in WANTED}
                 points = columns["keypoints"][hand, :, :2].astype(np.float64)
-                seen = _right(image, points, bool(told["side"] == LEFT), network, rng) if mapped else _four(image, points, network, rng)
+                is_left = bool(told["side"] == LEFT)
+                seen = _right(image, points, is_left, network, rng) if mapped else _asked(image, points, is_left, network, rng)
                 for number, (look, maps) in enumerate(seen):
                     if look.presence >= LEAST_PRESENCE:
                         rows.append(_told(look, told) | maps | {"hand": np.array(hand), "first": np.array(not number)})
@@ -124,18 +125,16 @@ def _looks_of(shard: Shard, network: Network, min_quality: float, mapped: bool) 
 WANTED = ("side", "quality", "joints_3d", "joints_2d", "global_orient", "hand_pose", "betas")
 
 
-def _four(
-    image: UInt8[np.ndarray, "h w 3"], points: np.ndarray, network: Network, rng: np.random.Generator
+def _asked(
+    image: UInt8[np.ndarray, "h w 3"], points: np.ndarray, is_left: bool, network: Network, rng: np.random.Generator
 ) -> Iterator[tuple[Landmarks, dict[str, np.ndarray]]]:
-    """Two looks placed a little off, and the detector's two second looks."""
+    """The looks by which a hint is asked for, placed a little off."""
 
     def find(looks: Sequence[Look]) -> list[Landmarks]:
         return [look for look, _ in _seen(network, looks)]
 
-    noisy = _off(points, rng)
-    region = tracked_region(noisy)
-    off = np.array([*(0.04 * region[2] * rng.normal(size=2)), region[2] * rng.normal(0.04, 0.08), rng.normal(0, 0.2)])
-    for look in [*find([(image, region), (image, region + off)]), *look_again(image, [noisy], find, SECOND_LOOKS)[0]]:
+    changes = [Change(mirrored=is_left), hint_look(is_left=is_left)]
+    for look in look_again(image, [_off(points, rng)], find, changes)[0]:
         yield look, NO_MAPS
 
 

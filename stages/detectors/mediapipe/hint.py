@@ -24,6 +24,9 @@ NAME = "hint.npz"
 NUM_SAID = 1152 + 2 * 63
 NUM_INPUTS, NUM_OUTPUTS = NUM_SAID + 21 * sum(MAPS.values()), 63 + 21
 """What the network says of a look and its maps at the landmarks; joints, and logarithms of the deviations of their depths."""
+NUM_ASKED, MOST_LEAN_RAD = 2, 0.3
+"""Looks at a hand whose hints are averaged, and how far the second may lean. Ours: of 573 hands found in rendered albums the hint is 9.5 mm
+off with a second one, 9.7 without; one that leans by 0.4 is 12.6 off alone."""
 LEAST_M, MOST_M = 0.0005, 0.2
 """Between these lie deviations."""
 
@@ -43,24 +46,35 @@ def load_hint(path: Path | None = None) -> FindHints:
 
     def find(looks: Sequence[Sequence[Landmarks]]) -> Float32[np.ndarray, "n 21 4"]:
         hints = np.full((len(looks), 21, 4), np.nan, np.float32)
-        chosen = {row: look for row, of_hand in enumerate(looks) if (look := most_upright(of_hand)) is not None}
-        if chosen:
-            said = np.stack([look.said for look in chosen.values() if look.said is not None])
-            near = np.stack([look.near for look in chosen.values() if look.near is not None])
+        chosen = [asked(of_hand) for of_hand in looks]
+        every = [look for of_hand in chosen for look in of_hand]
+        num = np.array([len(of_hand) for of_hand in chosen])
+        if every:
+            said = np.stack([look.said for look in every if look.said is not None])
+            near = np.stack([look.near for look in every if look.near is not None])
             joints, deviation = joints_of(say(inputs_of(said, near)), said)
-            in_frame = [look.in_frame(points) for look, points in zip(chosen.values(), joints, strict=True)]
-            hints[list(chosen)] = np.concatenate([np.stack(in_frame), deviation[..., None]], 2)
+            in_frame = np.stack([look.in_frame(points) for look, points in zip(every, joints, strict=True)])
+            told = np.concatenate([in_frame, deviation[..., None]], 2)
+            found = num > 0
+            hints[found] = np.add.reduceat(told, (np.cumsum(num) - num)[found]) / num[found, None, None]
         return hints
 
     return find
 
 
-def most_upright(looks: Sequence[Landmarks]) -> Landmarks | None:
-    """The look at one hand that shows a right one, a plain one of a right hand or a mirrored one of a left; of several the one in which the
-    knuckles are straightest above the wrist. None without one: what was learned says nothing of others."""
-    is_right = np.mean([look.p_right for look in looks]) >= 0.5
+def asked(looks: Sequence[Landmarks]) -> list[Landmarks]:
+    """The looks at one hand that its hint is the mean of: of those that show a right one, plain ones of a right hand or mirrored ones of a
+    left, the one in which the knuckles are straightest above the wrist, and the next where it leans little. What was learned says
+    nothing of others."""
+    is_right = is_right_hand(looks)
     shown = [look for look in looks if look.turn is not None and (np.linalg.det(look.turn) > 0) == is_right]
-    return max(shown, key=_uprightness, default=None)
+    best = sorted(shown, key=_uprightness, reverse=True)[:NUM_ASKED]
+    return best[:1] + [look for look in best[1:] if _uprightness(look) >= np.cos(MOST_LEAN_RAD)]
+
+
+def is_right_hand(looks: Sequence[Landmarks]) -> bool:
+    """What all looks at a hand say together."""
+    return bool(np.mean([look.p_right for look in looks]) >= 0.5)
 
 
 def _uprightness(look: Landmarks) -> float:

@@ -34,11 +34,11 @@ class Kernel:
 
     def ready(self) -> Callable[[Float32[np.ndarray, "m d"]], Float32[np.ndarray, "m out"]]:
         """Inputs in, what is said of them out; with all numbers unpacked, 4 bytes each."""
-        directions, known = self.directions * self.step, self.examples * self.example_step
+        place, known = placed(self.mean, self.scale, self.directions, self.step), self.examples * self.example_step
         sizes = (known**2).sum(1)
 
         def say(inputs: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "m out"]:
-            laid = np.clip((inputs - self.mean) / self.scale, -MOST, MOST) @ directions
+            laid = place(inputs)
             return np.asarray(nearness(laid, known, self.narrow, sizes) @ self.gaussian + laid @ self.linear + self.constant)
 
         return say
@@ -50,6 +50,14 @@ class Kernel:
         aside = path.with_suffix(".partial.npz")
         np.savez_compressed(aside, **halved)
         aside.rename(path)
+
+
+def placed(
+    mean: Float32[np.ndarray, "d"], scale: Float32[np.ndarray, "d"], directions: Int8[np.ndarray, "d k"], step: Float32[np.ndarray, "k"]
+) -> Callable[[Float32[np.ndarray, "m d"]], Float32[np.ndarray, "m k"]]:
+    """Where inputs lie on the directions, as a function."""
+    unpacked = directions * step
+    return lambda inputs: np.asarray(np.clip((inputs - mean) / scale, -MOST, MOST) @ unpacked)
 
 
 def nearness(

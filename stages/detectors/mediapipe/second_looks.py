@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 
 from stages.detectors.mediapipe.crops import Look, Region
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
-from stages.detectors.mediapipe.hint import FindHints
+from stages.detectors.mediapipe.hint import FindHints, is_right_hand
 from stages.fusion.landmark_score import is_inside
 
 
@@ -28,6 +28,8 @@ class Change:
 SECOND_LOOKS: tuple[Change, ...] = (Change(mirrored=True), Change(mirrored=True, turn=-0.4, scale=0.9))
 """The two of ten that were tried whose spread tells wrong landmarks best beside what they say of single ones. Ours: areas under ROC on
 videos that they were not chosen on, in docs/landmarks.md."""
+HINT_LOOK = Change(turn=-0.2, scale=1.05)
+"""The further look at a right hand by which its hint is asked for; a left one is looked at in the mirror. Ours."""
 HAND_M = 0.18
 """Length of an adult's hand, metres: what a spread is a share of, so that a fist's counts as an open hand's."""
 
@@ -51,12 +53,24 @@ def judged(
     image: UInt8[np.ndarray, "height width 3"], hands: Sequence[Landmarks], find_landmarks: FindLandmarks, find_hints: FindHints, num: int
 ) -> dict[str, Float32[np.ndarray, "n *shape"]]:
     """Columns of a detection that come of looking `num` times more: how far the looks put each landmark of each hand apart, in lengths of
-    the hand, and where all of them together say that the joints lie in space."""
+    the hand, and where all of them, and one more that the hint alone is asked by, say that the joints lie in space."""
     height, width = image.shape[:2]
     looks = look_again(image, [hand.points for hand in hands], find_landmarks, SECOND_LOOKS[:num])
+    seen = [[hand, *again] for hand, again in zip(hands, looks, strict=True)]
     found = [spread(hand.points, again, hand_length_px(hand), width, height) for hand, again in zip(hands, looks, strict=True)]
-    hints = find_hints([[hand, *again] for hand, again in zip(hands, looks, strict=True)])
+    if num:
+        for is_left in (False, True):
+            asked = [of_hand for of_hand in seen if is_right_hand(of_hand) != is_left]
+            more = look_again(image, [of_hand[0].points for of_hand in asked], find_landmarks, [hint_look(is_left=is_left)])
+            for of_hand, look in zip(asked, more, strict=True):
+                of_hand += look
+    hints = find_hints(seen)
     return {"spread": np.array(found, np.float32).reshape(-1, 21), "hint": hints}
+
+
+def hint_look(*, is_left: bool) -> Change:
+    """The change of the look by which the hint of a hand is asked for besides: it shows a right hand."""
+    return replace(HINT_LOOK, turn=-HINT_LOOK.turn, mirrored=True) if is_left else HINT_LOOK
 
 
 def hand_length_px(hand: Landmarks) -> float:

@@ -1,5 +1,7 @@
 """The hint of a hand's joints: better depths than the landmark network's own, the same for a mirrored image, surer where it is right."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 from benchmarks.fit.rendered_hands import render
 from fitting.hand.mano import RIGHT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, at, load_hand_landmarks, tracked_region
-from stages.detectors.mediapipe.hint import SHIPPED, FindHints, load_hint, most_upright
-from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, look_again
+from stages.detectors.mediapipe.hint import SHIPPED, FindHints, asked, is_right_hand, load_hint
+from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, Change, hint_look, judged, look_again
 
 NUM_HANDS = 24
 
@@ -79,7 +81,7 @@ def test_the_most_upright_look_at_a_right_hand_is_asked(
     rendered: tuple[list[list[Landmarks]], np.ndarray], find: FindLandmarks, find_hints: FindHints
 ) -> None:
     looks, _ = rendered
-    mirrored = [most_upright(of_hand) is not of_hand[0] for of_hand in looks]
+    mirrored = [asked(of_hand)[0] is not of_hand[0] for of_hand in looks]
     assert len(set(mirrored)) == 2, "the plain look of a right hand, a mirrored one of a left"
     for of_hand, is_left in zip(looks, mirrored, strict=True):
         one = find_hints([of_hand[:1] if is_left else of_hand[1:], of_hand])
@@ -88,7 +90,43 @@ def test_the_most_upright_look_at_a_right_hand_is_asked(
     scene = next(scene for scene in render("still", 79_500) if scene.side[0] == RIGHT)
     region = tracked_region(scene.joints_2d[0])
     turned, plain = find([(scene.image, region + np.array([0, 0, 0, 0.5])), (scene.image, region)])
-    assert most_upright([turned, plain]) is plain
+    assert asked([turned, plain]) == [plain], "one that leans so much is no second"
+
+
+def test_a_hint_is_the_mean_of_two_looks_that_hardly_lean(find: FindLandmarks, find_hints: FindHints) -> None:
+    scenes, counted = render("still", 79_600), set[bool]()
+    while len(counted) < 2:
+        scene = next(scenes)
+        (first,) = find([(scene.image, tracked_region(scene.joints_2d[0]))])
+        is_left = bool(scene.side[0] != RIGHT)
+        again = [hint_look(is_left=is_left), Change(mirrored=True)]
+        looks = [first, *look_again(scene.image, [first.points], find, again)[0]]
+        if is_right_hand(looks) == is_left or is_left in counted:
+            continue
+        two = asked(looks)
+        assert {id(look) for look in two} == {id(look) for look in (looks[1:] if is_left else looks[:2])}
+        alone = find_hints([[look] if not is_left else [look, replace(first, p_right=0.0)] for look in two])
+        np.testing.assert_allclose(find_hints([looks])[0], alone.mean(0), atol=1e-5)
+        assert np.abs(alone[0] - alone[1]).max() > 1e-3
+        counted.add(is_left)
+
+
+def test_the_hint_is_asked_for_once_more_by_a_look_of_its_own(find: FindLandmarks) -> None:
+    scenes = render("still", 79_700)
+    told: list[list[Landmarks]] = []
+
+    def told_of(looks: Sequence[Sequence[Landmarks]]) -> np.ndarray:
+        told.extend(list(of_hand) for of_hand in looks)
+        return np.zeros((len(looks), 21, 4), np.float32)
+
+    for num in (0, 2, 2):
+        scene = next(scenes)
+        (first,) = find([(scene.image, tracked_region(scene.joints_2d[0]))])
+        judged(scene.image, [first], find, told_of, num)
+    assert [len(of_hand) for of_hand in told] == [1, 4, 4]
+    shown_right = [[bool(np.linalg.det(look.turn) > 0) == is_right_hand(of_hand) for look in of_hand] for of_hand in told[1:]]  # type: ignore[arg-type]
+    assert all(of_hand[-1] for of_hand in shown_right)
+    assert {len(asked(of_hand)) for of_hand in told[1:]} == {2}
 
 
 def test_maps_are_read_at_the_landmarks(find: FindLandmarks) -> None:

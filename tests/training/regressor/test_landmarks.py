@@ -1,5 +1,6 @@
 """The landmark network as a backbone: looks are the detector's, what is said in a look comes back into the crop, heads learn and go on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.dataset.studio_shards import StudioShards, write_studio_shards
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks, tracked_region
 from stages.detectors.mediapipe.hint import load_hint
+from stages.detectors.mediapipe.kernel import placed
 from studio.stills import Album
 from training.regressor.camera import project_to_crop
 from training.regressor.inference import SHIPPED, HandReconstructor
@@ -25,7 +27,7 @@ from training.regressor.landmark_heads import (
     train_landmarks,
     train_refinement,
 )
-from training.regressor.landmark_kernel import KernelSettings, Solver, lay
+from training.regressor.landmark_kernel import GUARD, KernelSettings, Solver, lay
 from training.regressor.landmark_trunk import LandmarkTrunk, tracked
 from training.regressor.looks import Looks, looks_of
 from training.regressor.network import Regressor, RegressorSettings
@@ -79,14 +81,13 @@ def test_what_is_said_in_a_look_lies_in_the_crop() -> None:
 
 
 def test_looks_hold_the_hand_that_they_show(looks: Looks) -> None:
-    right = looks.take(np.flatnonzero(looks.right))
-    assert 0 < len(right) < len(looks)
+    assert looks.right.all(), "a left hand is looked at in the mirror"
+    right = looks
     network = Regressor(RegressorSettings(backbone="mediapipe", refine_steps=0))
     hand = network.hand(*map(torch.from_numpy, (right.rotations, right.betas)), torch.tensor([[1.0, 0, 0]]).expand(len(right), 3))
     np.testing.assert_allclose(hand.joints, right.joints, atol=1e-4)
     screen = right.said[:, 1152:1215].reshape(-1, 21, 3)[..., :2]
     assert np.median(np.linalg.norm(screen - right.points, axis=2)) < 0.05, "where the network sees it"
-    assert np.isnan(looks.rotations[~looks.right]).all()
     assert looks.exact.all()
 
 
@@ -119,7 +120,7 @@ def test_real_hands_have_their_share(looks: Looks) -> None:
 
 
 def test_a_regressor_is_not_trained_on_no_hand(looks: Looks) -> None:
-    left, settings = looks.take(np.flatnonzero(~looks.right)), HeadsSettings(coarse_steps=1, refinement_steps=1)
+    left, settings = replace(looks, right=np.zeros(len(looks), bool)), HeadsSettings(coarse_steps=1, refinement_steps=1)
     network = Regressor(RegressorSettings(backbone="mediapipe", aggregation=("joints",)))
     for train in (train_coarse, train_refinement):
         with pytest.raises(ValueError, match="no look shows a right hand"):
@@ -133,21 +134,37 @@ def test_a_kernel_says_what_its_examples_say_and_knows_what_others_would_of_each
     inputs = rng.normal(size=(60, 8)).astype(np.float32)
     target = np.stack([np.sin(inputs[:, 0]) + inputs[:, 1], inputs[:, 2] ** 2], 1).astype(np.float32)
     settings = KernelSettings(directions=8, narrow=2, ridge=0.02)
-    laid = lay(inputs, [5, 3], settings)
-    solver = Solver(laid, np.ones(60, np.float32), settings, 0.02)
-    said = solver.solve(target).ready()
+    laid, hand, weight = lay(inputs[:40], [5, 3], settings), np.arange(60) % 20, rng.uniform(0.2, 1, 60).astype(np.float32)
+    looks = placed(laid.mean, laid.scale, laid.directions, laid.step)(inputs)
+    solver = Solver(laid, looks, hand, weight, settings)
+    said = solver.solve(target, 0.02).ready()
     assert np.abs(said(inputs) - target).mean() < 0.25 * np.abs(target - target.mean(0)).mean()
-    lower = np.tril(solver.factor).astype(np.float64)
-    system, centred, rest = lower @ lower.T, target - target.mean(0), np.arange(60) != 7
-    others = np.linalg.solve(system[np.ix_(rest, rest)], centred[rest])
-    np.testing.assert_allclose(solver.left_out(target)[7], centred[7] - system[7, rest] @ others, atol=1e-3)
+    gap = solver.missed(target, 0.02)
+    for half in (0, 1):
+        others = np.where(hand % 2 == half, 0, weight)
+        some = Solver(laid, looks[others > 0], hand[others > 0], weight[others > 0], settings).solve(target[others > 0], 0.02).ready()
+        np.testing.assert_allclose(gap[others == 0], (target - some(inputs))[others == 0], atol=2e-3)
+    nearby = np.exp(-laid.narrow * ((looks[:, None] - solver.known) ** 2).sum(2))
+    system = np.block(
+        [
+            [nearby.T @ (weight[:, None] * nearby), nearby.T @ (weight[:, None] * looks)],
+            [looks.T @ (weight[:, None] * nearby), looks.T @ (weight[:, None] * looks)],
+        ]
+    )
+    among = np.exp(-laid.narrow * ((solver.known[:, None] - solver.known) ** 2).sum(2))
+    system[:40, :40] += 0.02 * (among + GUARD * np.eye(40))
+    system[40:, 40:] += 0.02 / settings.linear * np.eye(8)
+    centred = weight[:, None] * (target - np.average(target, 0, weight))
+    wanted = np.linalg.solve(system.astype(np.float64), np.concatenate([nearby, looks], 1).T @ centred)
+    found = np.concatenate([solver.solve(target, 0.02).gaussian, solver.solve(target, 0.02).linear])
+    np.testing.assert_allclose(np.concatenate([nearby, looks], 1) @ (found - wanted), 0, atol=2e-3)
 
 
 def test_the_first_look_of_each_hand_is_kept_before_a_second(looks: Looks) -> None:
-    hands = np.unique(looks.hand[looks.right])
+    hands = np.unique(looks.hand)
     rows = known_rows(looks, HeadsSettings(examples=len(hands)))
     assert sorted(looks.hand[rows]) == sorted(hands)
-    assert looks.right[known_rows(looks, HeadsSettings())].all()
+    assert len(known_rows(looks, HeadsSettings())) == len(looks) > len(hands)
     assert len(known_rows(looks, HeadsSettings(examples=3))) == 3
 
 

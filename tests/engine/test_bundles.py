@@ -18,7 +18,7 @@ from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.plan.tasks import Why
-from pipeline.engine.store import Store, read_sealed
+from pipeline.engine.store import Store, part_of, read_sealed
 from pipeline.engine.verify import set_damaged_aside, verify, verify_files
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.tables import Hands, Reviews
@@ -340,6 +340,14 @@ def test_a_damaged_footer_is_told_and_costs_its_bundle(bundled: Path, where: str
     end(plan(bundled), most_loose=1)
     assert contents(bundled) == before
     assert loose(bundled) == []
+
+
+def test_content_that_is_not_what_its_digest_says_is_refused(data: Path, tmp_path: Path) -> None:
+    one, other = (part_of(Store(data).part("reviews", key), key) for key in ("a-0001", "a-0002"))
+    write_bundle([one._replace(content=other.content), other], path := tmp_path / "000000001-2-abcdef01.parquet")
+    with pytest.raises(CorruptFileError, match="part a-0001 is not what its digest says"):
+        Bundle.open(path).read(0)
+    assert Bundle.open(path).read(1).equals(other.content)
 
 
 def test_every_flip_in_a_bundle_is_found(bundled: Path) -> None:

@@ -94,7 +94,8 @@ def test_balls_lie_along_the_bones_and_between_those_of_the_palm_and_beside_the_
     rng = np.random.default_rng(0)
     joints, outline = rng.normal(0, 0.1, (3, 21, 3)), rng.normal(0, 0.2, (3, 778, 3))
     outline[0, 5] = joints[0, HAND_KEYPOINTS.index("ring3")]
-    centres, radius = balls(joints, outline)
+    faces = rng.integers(0, 778, (100, 3))
+    centres, radius = (each[:, :97] for each in balls(joints, outline, faces))  # those beneath the skin follow
     at = {name: joints[:, k] for k, name in enumerate(HAND_KEYPOINTS)}
     expected = [at["wrist"]]
     across = (at["little1"] - at["index1"]) / np.linalg.norm(at["little1"] - at["index1"], axis=1)[:, None]

@@ -67,7 +67,7 @@ test-mutation: setup ## small changes of the losses, fusion, metrics and order, 
 check: test ## the same gate
 
 # What a worker imports of ours, in an environment of another engine.
-WORKER := ray pyarrow obstore jaxtyping av safetensors numpy scipy opencv-python-headless
+WORKER := ray pyarrow obstore jaxtyping av safetensors numpy scipy threadpoolctl opencv-python-headless
 
 # mmpose 1.3.2 asks for packages that it never uses and for wheels built against numpy 1: without its dependencies, then what it imports.
 env-mmpose: .env-mmpose/.ready ## mmpose in an environment of its own: ViTPose's second engine

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from fitting.files import sha256_of
 from pipeline.engine.durable import StoreError, room
@@ -76,6 +77,11 @@ class Worker:
             unpack(self.parcel, self.store.root, ray.get)
 
     @cached_property
+    def blas(self) -> ThreadpoolController:
+        """The libraries by which numpy multiplies matrices, in this process."""
+        return ThreadpoolController()
+
+    @cached_property
     def store(self) -> Store:
         return Store(opened(self.root, asks=True, driver=self.driver))
 
@@ -83,10 +89,13 @@ class Worker:
         """Do small items one after another; their parts are flushed to the disk together. Receipts of the first ones, where they take
         longer than was thought.
 
-        Where flushing fails they are done one by one, so that a failure is recorded against the item whose it is.
+        Where flushing fails they are done one by one, so that a failure is recorded against the item whose it is. Sums of products are
+        taken by one thread, as on a worker of one core: a run in this process then gives the bytes of one on Ray.
         """
-        if len(orders) == 1:
-            return [self.do(orders[0])]
+        with self.blas.limit(limits=1, user_api="blas"):
+            return [self.do(orders[0])] if len(orders) == 1 else self._do_together(orders)
+
+    def _do_together(self, orders: Sequence[Order]) -> list[Receipt]:
         receipts: list[Receipt] = []
         until, at_once = time.monotonic() + 2 * TOGETHER_S, at_once_of(self.stages[orders[0].stages[0]])
         try:

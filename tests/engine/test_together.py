@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline.engine import durable
 from pipeline.engine.durable import Writer
@@ -234,3 +235,28 @@ def test_a_block_that_ends_in_an_exception_names_nothing(tmp_path: Path) -> None
     with writer.aside(tmp_path / "two") as temporary:
         temporary.write_text("2")
     assert (tmp_path / "two").read_text() == "2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads(toy.Count):
+    """Counts the threads by which matrices are multiplied."""
+
+    def build(self) -> Any:
+        count = super(Threads, self).build()
+
+        def counted(clips: Any) -> Any:
+            threads = {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+            assert threads == {1}, threads
+            return count(clips)
+
+        return counted
+
+
+@pytest.mark.parametrize("num_clips", [1, 40])
+def test_matrices_are_multiplied_by_one_thread_whatever_the_process_may_use(num_clips: int, tmp_path: Path) -> None:
+    """Sums of another order end in other bits: a run in this process would not give the bytes of one on Ray."""
+    fetch, *_ = toy.recipe()
+    with threadpool_limits(2, "blas"):
+        summary, _ = run_in(tmp_path, [fetch, toy.Cut(num_clips=num_clips), Threads()])
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {2}
+    assert ended(summary, "count") == {"done": num_clips}

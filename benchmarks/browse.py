@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.machine import describe
-from pipeline.engine.store import Store, write_part
+from pipeline.engine.part_file import write_part
+from pipeline.engine.store import Store
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 
 OUT = Path(__file__).parent / "results" / "browse.json"

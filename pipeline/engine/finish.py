@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pipeline.engine.bundles.compaction import MOST_LOOSE, Compaction
 from pipeline.engine.durable import StoreError, remove
-from pipeline.engine.environments import check_environments
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.cluster import join
+from pipeline.engine.nodes.environments import check_environments
 from pipeline.engine.nodes.executor import Executor, Local
 from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay

@@ -23,34 +23,26 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
-from pipeline.engine.bundles.bundle import Held, Part, written_by
+from pipeline.engine.bundles.bundle import Held
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Facts, Ledger, Line, facts_of, read_lines
-from stages import tables
-from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd, seal, unseal
+from pipeline.engine.part_file import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, write_part
+from stages.digest import UNREADABLE, CorruptFileError, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
 
 _log = logging.getLogger(__name__)
-
-_SMALL_BYTES = 1 << 14
-"""A part of fewer bytes is small. Ours."""
-
-FORMERLY: Mapping[str, str] = {"person_detections": "people"}
-"""Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
-takes its lock."""
-
 
 OF_PEOPLE = ("verdicts", "audits")
 """Tables that no stage makes, and no run makes again."""
@@ -276,10 +268,10 @@ class Store(Writer):
             found = pq.read_schema(self.part(table, key))
         except FileNotFoundError:
             held = self.held(table, key)
-            return None if held is None else _recipe_of(held, schema, table)
+            return None if held is None else recipe_of(held, schema, table)
         except UNREADABLE:
             return None
-        return _recipe_in(found, schema, table)
+        return recipe_in(found, schema, table)
 
     def fingerprint(self, table: str, key: str, schema: pa.Schema) -> str | None:
         """What a committed part was made from, as the ledger or its footer says; '' when it does not fit `schema`, None without a part."""
@@ -319,7 +311,7 @@ class Store(Writer):
             return self._line_in_bundle(table, key, schema)
         except UNREADABLE:
             return None
-        recipe = _recipe_in(found, schema, table)
+        recipe = recipe_in(found, schema, table)
         if not recipe:
             return None if recipe is None else _NO_FIT
         line = _line_of(facts_of(stat), found, recipe, schema, wanted)
@@ -334,7 +326,7 @@ class Store(Writer):
         if line and line.fits == wanted and line.bundle == place.name and line[:4] == facts:
             return line
         held = self.held(table, key)
-        recipe = None if held is None else _recipe_of(held, schema, table)
+        recipe = None if held is None else recipe_of(held, schema, table)
         if held is None or not recipe or facts is None:
             return None if recipe is None else _NO_FIT
         line = _line_of(facts, held[1], recipe, schema, wanted, place)
@@ -358,7 +350,7 @@ class Store(Writer):
         lines = self._on_disk(self.ledger.lines())
         try:
             with self.aside(self.part("", LEDGER)) as temporary:
-                write_part(_sealed(lines, {}), temporary)
+                write_part(sealed(lines, {}), temporary)
         except (StoreError, OSError) as error:
             _log.warning("%s is not written, so that the next plan takes longer: %s", self.part("", LEDGER), error)
             return
@@ -411,7 +403,7 @@ class Store(Writer):
         with ExitStack() as all_whole:
             for table, content in contents.items():
                 temporary = all_whole.enter_context(self.aside(self.part(table, key)))
-                write_part(_sealed(content.to_arrow(), recipe), temporary)
+                write_part(sealed(content.to_arrow(), recipe), temporary)
         for table in contents:
             self.afterwards(partial(self.succeeded, table, key))
 
@@ -603,41 +595,6 @@ def _line_of(facts: Facts, found: pa.Schema, recipe: Mapping[str, Any], schema: 
     return Line(*facts, wanted, *told, *(place or ("", 0)))
 
 
-def _recipe_of(held: tuple[Held, pa.Schema], schema: pa.Schema | None, table: str) -> dict[str, Any] | None:
-    """The recipe of a part in a bundle: see `Store.made_by`."""
-    part, found = held
-    if schema and not _fits(found, schema, table):
-        return {}
-    return None if part.digest is not None and not _is_true(part.recipe) else part.recipe
-
-
-def _recipe_in(found: pa.Schema, schema: pa.Schema | None, table: str) -> dict[str, Any] | None:
-    """The recipe in a footer: see `Store.made_by`."""
-    metadata = found.metadata or {}
-    if schema and not _fits(found, schema, table):
-        return {}
-    try:
-        recipe = json.loads(metadata.get(b"recipe", b"{}"))
-    except ValueError:
-        return None
-    if not isinstance(recipe, dict) or (b"digest" in metadata and not _is_true(recipe)):
-        return None
-    return recipe
-
-
-def _fits(found: pa.Schema, wanted: pa.Schema, table: str) -> bool:
-    """Whether a part has the wanted columns, of their types and version. Others beside them do no harm."""
-    version = (found.metadata or {}).get(b"schema_version")
-    if found.equals(wanted):  # mostly
-        return version == wanted.metadata[b"schema_version"]
-    may_lack = {"source"} if table.partition("/")[0] in FORMERLY else set()
-    kind = getattr(tables, wanted.metadata[b"table"].decode(), None)
-    may_lack |= set(kind.young_columns()) if kind else set()
-    absent = {field.name for field in wanted if field.name not in found.names}
-    same = all(found.field(field.name).equals(field) for field in wanted if field.name not in absent)
-    return absent <= may_lack and same and version == wanted.metadata[b"schema_version"]
-
-
 def check_token(path: Path) -> str:
     """The word of a folder, whose end is a digest of its beginning; one of an earlier version has none. Raises CorruptFileError."""
     refuse_odd(path)
@@ -646,54 +603,3 @@ def check_token(path: Path) -> str:
     if content not in (word, word + hashlib.sha256(word).hexdigest()[:16].encode()) or not re.fullmatch(rb"[0-9a-f]{32}", word):
         raise CorruptFileError(path, "it is no word of a data folder")
     return content.decode()
-
-
-def _sealed(table: pa.Table, recipe: Mapping[str, Any]) -> pa.Table:
-    """A table with its recipe, its digest and its writer in its metadata."""
-    stated = {b"recipe": json.dumps(recipe, sort_keys=True).encode(), b"digest": digest_of(table).encode()}
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), **stated, b"written_by": written_by().encode()})
-
-
-def write_part(table: pa.Table, path: Path | BinaryIO, codec: str = "") -> None:
-    """Write a table as parts are written: the same bytes from the same table and the same pyarrow.
-
-    A small one is not compressed: its columns of some bytes become no smaller, and it takes twice as long. `codec` is that of a part
-    that is there.
-    """
-    pq.write_table(table, path, compression=codec or ("none" if table.nbytes < _SMALL_BYTES else "zstd"))
-
-
-def read_sealed(path: Path) -> pa.Table:
-    """The table of a part, held against the digest that it carries; one of an earlier version carries none.
-
-    Raises CorruptFileError that names the file, FileNotFoundError.
-    """
-    refuse_odd(path)
-    try:
-        is_small = path.stat().st_size < _SMALL_BYTES  # mapped, it would be read by another thread, which takes longer than reading
-        with pa.BufferReader(path.read_bytes()) if is_small else pa.memory_map(str(path)) as content, pq.ParquetFile(content) as file:
-            table = file.read(use_threads=False)  # `read_table` takes four times as long for a small part
-    except FileNotFoundError:
-        raise
-    except UNREADABLE as error:
-        raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    stated = (table.schema.metadata or {}).get(b"digest")
-    if stated is not None and stated.decode(errors="replace") != digest_of(table):
-        raise CorruptFileError(path, "its content is not what its digest says")
-    return table
-
-
-def part_of(path: Path, key: str) -> Part:
-    """A part out of its own file, to be written into a bundle. Raises as `read_sealed` does, ValueError for a recipe that is none."""
-    table = read_sealed(path)
-    metadata = table.schema.metadata or {}
-    recipe, digest = json.loads(metadata.get(b"recipe", b"{}")), metadata.get(b"digest")
-    if not isinstance(recipe, dict):
-        raise CorruptFileError(path, "its recipe is none")
-    return Part(key, table, recipe, None if digest is None else digest.decode())
-
-
-def _is_true(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe is the one that its fingerprint was taken of; some small parts carry an empty one."""
-    without = {name: value for name, value in recipe.items() if name != "fingerprint"}
-    return not recipe or recipe.get("fingerprint") == fingerprint_of(without)

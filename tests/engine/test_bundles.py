@@ -17,8 +17,9 @@ from pipeline.engine.bundles.bundle import Bundle, parts_of, write_bundle
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
+from pipeline.engine.part_file import part_of, read_sealed
 from pipeline.engine.plan.tasks import Why
-from pipeline.engine.store import Store, part_of, read_sealed
+from pipeline.engine.store import Store
 from pipeline.engine.verify import set_damaged_aside, verify, verify_files
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.tables import Hands, Reviews

@@ -20,7 +20,8 @@ from pipeline.engine.bundles.bundle import PARTS, Bundle, Part, parts_of, write_
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import StoreError, flush, remove
 from pipeline.engine.ledger import Facts, Line, facts_of
-from pipeline.engine.store import Store, part_of
+from pipeline.engine.part_file import part_of
+from pipeline.engine.store import Store
 from stages.digest import UNREADABLE, CorruptFileError, digest_of
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.engine.environments import check_environments
+from pipeline.engine.nodes.environments import check_environments
 from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.worker import Worker

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.environments import check_environments, runtime_env
 from pipeline.engine.nodes.cluster import cause_of, is_joined, join
+from pipeline.engine.nodes.environments import check_environments, runtime_env
 from pipeline.engine.nodes.executor import Lost
 from pipeline.engine.nodes.parcel import pack
 from pipeline.engine.nodes.place import Place

@@ -80,7 +80,7 @@ class Compaction:
         loose = {table: self.store.loose(table) for table in tables}
         wanted: dict[str, list[str]] = {table: [] for table in loose}
         for table, key in settled:
-            if key in loose[table]:
+            if key in loose.get(table, ()):
                 wanted[table].append(key)
         for table, keys in wanted.items():
             living = self._living(table, loose[table])

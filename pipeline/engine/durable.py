@@ -73,6 +73,14 @@ class MirrorOfStore(Protocol):
         """Have a video here."""
         ...
 
+    def have_kept(self, path: Path) -> None:
+        """Have the newest version of a fetched file here, unless that is still to be written to the store."""
+        ...
+
+    def make_room(self, keep: Path) -> None:
+        """Drop videos that the store has where they take too much room, all but one."""
+        ...
+
     def videos(self) -> list[Path]:
         """Where the videos of the store lie once they are here."""
         ...

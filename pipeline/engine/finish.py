@@ -132,13 +132,17 @@ def prepared(graph: Graph) -> list[str]:
 
 
 def packed_videos(graph: Graph) -> list[Path]:
-    """Files of fetched videos of which everything is made and in the shards: nothing that is planned reads them again."""
+    """Files of fetched videos of which everything is made and in the shards: nothing that is planned reads them again.
+
+    The user's own videos are none of them, wherever they lie.
+    """
     tasks = _tasks(graph).values()
     packed = {graph.video_of(need) for task in tasks if task.state is State.DONE for need in task.needs}
     undone = set(map(graph.video_of, graph.in_state(State.PENDING, *BAD)))
     undone |= {graph.video_of(need) for task in tasks if task.state is not State.DONE for need in task.needs}
-    rows = [graph.store.read(Videos, "videos", video) for video in sorted(packed - undone)]
-    files = [graph.store.root / str(row.path[0]) for row in rows if not Path(row.path[0]).is_absolute()]
+    own = {str(row.video[0]) for row in graph.manifest.rows() if Path(str(row.source[0])).is_absolute()}
+    rows = [graph.store.read(Videos, "videos", video) for video in sorted(packed - undone - own)]
+    files = [graph.store.root / str(row.path[0]) for row in rows if Path(row.path[0]).parts[0] == "media"]
     return [path for path in files if graph.store.size_of(path) is not None]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from fitting.files import sha256_of
-from pipeline.engine.durable import StoreError, room
+from pipeline.engine.durable import MirrorOfStore, StoreError, room
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
@@ -34,6 +34,7 @@ from stages.media.frames import Frames, read_frames
 from stages.shards import whole_of
 from stages.stage import AtOnce, Failure, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
+from stages.web.note import read_note
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
@@ -216,6 +217,8 @@ class Worker:
                 assert isinstance(stage, ShardStage)
                 self._write_shard(stage, position, order, recipe, outcome)
             else:
+                if self.store.mirror and stage.writes is Videos:
+                    self._have_kept(self.store.mirror, order.video)
                 inputs = [self._input(kind, order, position) for kind in stage.reads]
                 apart = getattr(stage, "by_frame", False) and isinstance(order.row, Clips) and len(self._cameras(order, order.row)) > 1
                 result = (_by_view if apart else _whole)(self._function(position, recipe), inputs)
@@ -335,6 +338,14 @@ class Worker:
         if (mirror := self.store.mirror) and path.is_relative_to(self.store.root):
             mirror.have_video(path)
         return path
+
+    def _have_kept(self, mirror: MirrorOfStore, video: str) -> None:
+        """Have what a machine fetched of a video before, the note on it and the file that it names: nothing is fetched twice."""
+        note = self.store.root / "media" / f"{video}.info.json"
+        mirror.have_kept(note)
+        with suppress(FileNotFoundError, CorruptFileError, LookupError, TypeError):
+            mirror.have_kept(file := note.with_name(Path(read_note(note)["file"]).name))
+            mirror.make_room(keep=file)
 
     def _is_gone(self, video: str) -> bool:
         """Whether a video's file is nowhere."""

@@ -14,7 +14,7 @@ import pytest
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.durable import StoreError
-from pipeline.engine.finish import Where, finish, shard_files
+from pipeline.engine.finish import Where, finish, packed_videos, shard_files
 from pipeline.engine.graph import Graph
 from pipeline.engine.plan.tasks import State
 from pipeline.engine.store import Store
@@ -277,3 +277,16 @@ def test_a_name_stands_for_the_same_clips_whatever_else_the_list_has() -> None:
     assert len(changed) <= 1
     assert pieces(shard, ["a", "b"], [10, 20], 1) == {shard: [0, 1]}
     assert whole_of("shards/x-00001-of-00002") == whole_of("train/val-00001-of-00002") == ""
+
+
+def test_fetched_videos_may_go_once_packed_and_those_of_the_user_never(tmp_path: Path) -> None:
+    media = tmp_path / "data/media"
+    for name in ("anna", "bert"):
+        render_video(media / f"{name}.mp4", num_frames=FRAMES[name], seed=1)
+    manifest = toy.manifest("anna", "bert")
+    manifest.source[:] = ["https://host/anna.mp4", str(media / "bert.mp4")]
+    stages: list[Stage] = [Found(folder=str(media)), Cut(), See(), Pack(num_shards=1)]
+    graph = Graph(stages, manifest, Store(tmp_path / "data")).load()
+    assert packed_videos(graph) == []
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+    assert packed_videos(graph) == [media / "anna.mp4"]

@@ -3,11 +3,13 @@
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.browse.session import Session
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of, remove
 from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.lease import Lease
@@ -15,8 +17,12 @@ from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.objects import Objects
 from pipeline.engine.roots.opening import opened
 from pipeline.engine.store import ErrorRecord, Store
+from stages.digest import seal
 from stages.errors import UserError
-from stages.tables import Reviews
+from stages.stage import Failure, Reason
+from stages.tables import Manifest, Reviews, Videos
+from stages.web.note import kept_video
+from tests.engine import toy
 from tests.engine.roots import on_another_machine, parts, run_at
 from tests.object_store import ObjectStore
 
@@ -300,3 +306,49 @@ def test_parts_of_other_threads_are_not_taken_for_old_ones(store: ObjectStore, f
         stop.set()
         looking.join()
     assert len(list((root / "reviews").glob("*.parquet"))) == 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOnce(toy.Fetch):
+    """Takes up a video that was fetched before; from the web it is gone."""
+
+    root: Path = Path()
+
+    def build(self) -> Any:
+        def fetch(row: Manifest) -> Videos | Failure:
+            if kept_video(self.root / f"media/{row.video[0]}.info.json", {}) is None:
+                return Failure(Reason.GONE, "the owner removed it")
+            return toy.Fetch().build()(row)
+
+        return fetch
+
+
+def test_a_video_that_the_store_has_is_not_fetched_from_the_web_again(
+    store: ObjectStore, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = opened(store.address(folder))
+    (root / "media").mkdir()
+    (root / "media/a.mp4").write_bytes(b"a video")
+    note = {"wish": {}, "file": "a.mp4", "size_bytes": 7, "video_sha256": "", "info": {}, "tool": ""}
+    (root / "media/a.info.json").write_text(seal(note))
+    mirror = mirror_of(root)
+    assert isinstance(mirror, Mirror)
+    mirror.put_as_it_is([root / "media/a.mp4", root / "media/a.info.json"])
+    on_another_machine(monkeypatch, tmp_path / "other")
+    root = opened(store.address(folder))
+    assert not (root / "media/a.mp4").exists()
+    run_at(store.address(folder), "a", "b", stages=[FetchOnce(root=root), *toy.recipe()[1:]])
+    failed = [Store(root).error("videos", video) for video in ("a", "b")]
+    assert [error and error.reason for error in failed] == [None, "gone"]
+    assert Store(root).keys("videos") == ["a"]
+
+
+def test_a_mirror_is_named_by_its_address(store: ObjectStore, folder: str) -> None:
+    root = opened(store.address(folder))
+    with pytest.raises(UserError, match=rf"^s3://hands/{folder} has no hands yet: whim run .* --data s3://hands/{folder}"):
+        Session(root, "ann")
+    assert opened(root) == root, "for workers of this process"
+    MIRRORS.clear()
+    for inside in (root, root / "shards"):
+        with pytest.raises(UserError, match="is the mirror of a data folder in an object store: name that by its address"):
+            opened(inside)

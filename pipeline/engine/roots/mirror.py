@@ -102,6 +102,12 @@ class Mirror:
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         self.make_room(keep=path)
 
+    def have_kept(self, path: Path) -> None:
+        """Have the newest version of a fetched file here, unless that is still to be written to the store."""
+        name, found = self.name_of(path), self.known.find(self.name_of(path))
+        if not path.is_file() or (found and found[1] == facts(path.stat())):
+            self._fetch(name, found, ask=True)
+
     def videos(self) -> list[Path]:
         """Where the videos of the store lie once they are here."""
         return [self.folder / name for name in self.sizes]

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from pipeline.engine.durable import MIRRORS, StoreError
+from pipeline.engine.durable import MIRRORS, StoreError, mirror_of
 from pipeline.engine.roots.address import Address, is_address
 from pipeline.engine.roots.known import Known
 from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.objects import Objects
+from stages.errors import UserError
 
 
 def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver: str = "") -> Path:
@@ -17,6 +18,8 @@ def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver:
     videos too. Raises StoreError, UserError.
     """
     if not is_address(root):
+        if mirror_of(Path(root)) is None and Path(root).resolve().is_relative_to((_cache() / "roots").resolve()):
+            raise UserError(f"{root} is the mirror of a data folder in an object store: name that by its address")
         return Path(root)
     address = Address.of(str(root))
     folder = _cache() / "roots" / address.digest

@@ -29,8 +29,9 @@ from stages.web.address import without_secrets
 
 _MADE_ANEW = ("report.html", "left_out.json", "truth_score.json", "hashes.json", "ledger.parquet")
 """By the next report or run."""
-_NO_TABLES = ("media", "shards", "runs", "studio")
-_OF_VIDEOS = ("videos", "clips")
+_NO_TABLES = ("media", "shards", "runs", "studio", AUDITS)
+"""Folders without parts that are called by a video or a clip; `_leave_audits` looks into audits, row by row."""
+_OF_VIDEOS = ("videos", "clips", "verdicts")
 """Tables whose parts are called by a video alone: `a-0001` is no clip there."""
 _PART = re.compile(r"(?P<key>.+?)(\.parquet|\.error\.json|\.parquet\.corrupt)")
 

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.engine.bundles.bundle import Held, Part, written_by
+from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
+from pipeline.engine.bundles.bundle import Held, Part, is_bundle, written_by
+from pipeline.engine.durable import flush
 from stages import tables
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, fingerprint_of, refuse_odd
 
@@ -19,6 +22,35 @@ _SMALL_BYTES = 1 << 14
 FORMERLY: Mapping[str, str] = {"person_detections": "people"}
 """Tables by detector that had another name, and no column `source`. A data folder made then is read as it lies, and renamed by whoever
 takes its lock."""
+
+
+def take_over(root: Path) -> None:
+    """Give the tables of a data folder made before their names of today; each detector's by one rename.
+
+    The name of before is another table's today, whose bundles stay. Those that a version before this one took for a detector's come back.
+    """
+    for name, before in FORMERLY.items():
+        for folder in sorted(path for path in (root / before).glob("*") if path.is_dir() and path.name != BUNDLES):
+            _move(folder, root / name / folder.name)
+        for path in sorted((root / name / BUNDLES).glob("*.parquet")):
+            if is_bundle(path) and _table_in(path) == "People":
+                _move(path, root / before / BUNDLES / path.name)
+
+
+def _move(path: Path, to: Path) -> None:
+    """Rename a file or a folder, durably, unless something lies there."""
+    if not to.exists():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(to)
+        flush(to.parent)
+        flush(path.parent)
+
+
+def _table_in(path: Path) -> str:
+    """The table that a Parquet file is of, as it says itself; '' where it cannot be read."""
+    with suppress(*UNREADABLE):
+        return str((pq.read_schema(path).metadata or {}).get(b"table", b"").decode())
+    return ""
 
 
 def sealed(table: pa.Table, recipe: Mapping[str, Any]) -> pa.Table:

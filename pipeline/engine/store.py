@@ -32,10 +32,10 @@ import pyarrow.parquet as pq
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.bundle import Held
 from pipeline.engine.bundles.places import Bundles, Place
-from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
+from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Facts, Ledger, Line, facts_of, read_lines
-from pipeline.engine.part_file import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, write_part
+from pipeline.engine.part_file import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
 from stages.digest import UNREADABLE, CorruptFileError, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table
@@ -117,7 +117,7 @@ class Store(Writer):
         """Where a table lies: under its name of before in a data folder that no run has taken over yet."""
         if table not in self._folders:
             name, _, detector = table.partition("/")
-            if name in FORMERLY:
+            if name in FORMERLY and detector not in ("", BUNDLES):
                 before = self.root / FORMERLY[name] / detector
                 return before if before.is_dir() and not (self.root / table).is_dir() else self.root / table
             self._folders[table] = self.root / table
@@ -552,19 +552,8 @@ class Store(Writer):
                     if ASIDE.fullmatch(leftover.name) and leftover.is_file():  # nothing of others
                         leftover.unlink(missing_ok=True)
                 if self.mirror is None:
-                    self._take_over()
+                    take_over(self.root)
                 yield
-
-    def _take_over(self) -> None:
-        """Give the tables of a data folder made before their names of today; each detector's by one rename."""
-        for name, before in FORMERLY.items():
-            for folder in sorted(path for path in (self.root / before).glob("*") if path.is_dir()):
-                today = self.root / name / folder.name
-                if not today.exists():
-                    today.parent.mkdir(exist_ok=True)
-                    folder.rename(today)
-                    flush(today.parent)
-                    flush(folder.parent)
 
 
 def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,7 @@ from pipeline.folder import Asked, load
 from pipeline.manifest import read_manifest, storable
 from stages.digest import CorruptFileError
 from stages.pack import Pack
-from stages.tables import Videos
+from stages.tables import Audits, Verdicts, Videos
 from tests.small_tables import clip_row, render_video, source_of, video_row, write_tables
 
 
@@ -147,3 +148,23 @@ def test_a_removed_video_is_gone_from_bundles(data: Path, capsys: pytest.Capture
     assert whim.main(["remove", "anna-0001", "--data", str(data)]) == whim.DONE
     assert [key for table in tables for key in Store(data).keys(table)] == []
     assert list(data.rglob("bundles/*")) == []
+
+
+def test_what_people_said_of_another_video_stays(data: Path) -> None:
+    """`anna-0001` is a video, no clip of `anna`, and an audit may be called like either."""
+    store = Store(data)
+    for video in ("anna", "anna-0001"):
+        store.commit("verdicts", video, Verdicts.empty(), {})
+    texts = {"audit": "a", "who": "b", "where": "", "video": "anna-0001"}
+    drawn = Audits(
+        **{name: np.array([text], object) for name, text in texts.items()},
+        **{name: np.zeros(1, np.int64) for name in ("seed", "population", "frame")},
+        **{name: np.zeros(1) for name in ("when_s", "time_s")},
+        hand=np.zeros(1, np.int16),
+        side=np.zeros(1, np.int8),
+        box=np.zeros((1, 4), np.float32),
+    )
+    for name in ("anna", "anna-2024"):
+        store.commit("audits", name, drawn, {})
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
+    assert (Store(data).keys("verdicts"), Store(data).keys("audits")) == (["anna-0001"], ["anna", "anna-2024"])

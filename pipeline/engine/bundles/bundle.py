@@ -122,26 +122,44 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
-        """Raises CorruptFileError that names the file, FileNotFoundError."""
+        """A bundle with its footer, which is held against its digest. Raises CorruptFileError that names the file, FileNotFoundError."""
         facts = facts_of(refuse_odd(path))
         try:
-            with pa.memory_map(str(path)) as mapped, pq.ParquetFile(mapped) as file:
-                footer, schema = file.metadata, file.schema_arrow
-            stated = footer.metadata or {}
-            text = stated[b"parts"]
-            if hashlib.sha256(text).hexdigest().encode() != stated[b"parts_sha256"]:
-                raise ValueError("the parts that it names are not those that were written")
-            told = json.loads(text)
-            parts = tuple(Held(key, rows, digest, told["shared"] | own) for key, rows, digest, own in told["parts"])
-            if not all(isinstance(part.key, str) and Path(part.key).name == part.key for part in parts):
-                raise ValueError("it names a part as no file is named")
-            rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-            if rows != [part.rows for part in parts]:
-                raise ValueError("its row groups are not its parts")
+            with pa.memory_map(str(path)) as mapped:
+                return cls._in(mapped, path, facts)
         except FileNotFoundError:
             raise
         except UNREADABLE as error:
             raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+    @classmethod
+    def is_damaged(cls, path: Path) -> bool:
+        """Whether the bytes of a file are no bundle's. Raises OSError, MemoryError where they cannot be read, and nobody knows."""
+        content = pa.BufferReader(path.read_bytes())
+        try:
+            cls._in(content, path, facts_of(path.stat()))
+        except (MemoryError, FileNotFoundError):
+            raise
+        except UNREADABLE:
+            return True
+        return False
+
+    @classmethod
+    def _in(cls, content: pa.NativeFile, path: Path, facts: Facts) -> "Bundle":
+        """A bundle out of its content. Raises what `UNREADABLE` lists."""
+        with pq.ParquetFile(content) as file:
+            footer, schema = file.metadata, file.schema_arrow
+        stated = footer.metadata or {}
+        text = stated[b"parts"]
+        if hashlib.sha256(text).hexdigest().encode() != stated[b"parts_sha256"]:
+            raise ValueError("the parts that it names are not those that were written")
+        told = json.loads(text)
+        parts = tuple(Held(key, rows, digest, told["shared"] | own) for key, rows, digest, own in told["parts"])
+        if not all(isinstance(part.key, str) and Path(part.key).name == part.key for part in parts):
+            raise ValueError("it names a part as no file is named")
+        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        if rows != [part.rows for part in parts]:
+            raise ValueError("its row groups are not its parts")
         kept = {name: value for name, value in (schema.metadata or {}).items() if name in _OF_SCHEMA}
         return cls(path, facts, footer, schema.with_metadata(kept), parts, str(told["written_by"]))
 

@@ -16,7 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.engine.bundles.bundle import PARTS, Bundle, Part, parts_of, write_bundle
+import pyarrow as pa
+
+from pipeline.engine.bundles.bundle import FOLDER, PARTS, Bundle, Part, parts_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import StoreError, flush, remove
 from pipeline.engine.ledger import Facts, Line, facts_of
@@ -119,25 +121,56 @@ class Compaction:
         return living
 
     def leave(self, table: str, leaves: Callable[[str], bool]) -> list[str]:
-        """Take parts out of the bundles of a table for good; their keys. What cannot be read may hold them, and goes whole.
+        """Take parts out of the bundles of a table for good; the keys of what went.
 
-        Raises StoreError, CorruptFileError, where a bundle cannot be written anew.
+        A bundle whose footer was read and is wrong may hold them, and goes whole: with it `bundles/<its name>`, and each of its
+        parts that the ledger knows, are named. Raises StoreError for one that cannot be read, or written anew.
         """
         bundles, gone = self.store.bundles(table), set[str]()
         for path in sorted(bundles.folder.glob("*.parquet.corrupt")):
             remove(path)
         for name in sorted(bundles.files):
             try:
-                leaving = {held.key for held in bundles.open(name).parts if leaves(held.key)}
-            except UNREADABLE:
+                parts = bundles.open(name).parts
+            except UNREADABLE as error:
+                self._refuse_unread(bundles.folder / name, error)
+                gone |= {f"{FOLDER}/{Path(name).stem}"} | self._known_in(table, name)
                 bundles.leave(name)
                 continue
+            leaving = {held.key for held in parts if leaves(held.key)}
             if leaving:
+                self._set_loose_aside(table, {held.key for held in parts} - leaving)
                 self._pack(table, [], [name], leaves)
                 if name in bundles.files:
-                    raise CorruptFileError(bundles.folder / name, "it cannot be written anew: remove it, then run again")
+                    raise StoreError(f"{bundles.folder / name} cannot be written anew: whim verify --repair, then run again")
                 gone |= leaving
         return sorted(gone)
+
+    def _refuse_unread(self, path: Path, why: Exception) -> None:
+        """Raise StoreError unless the bytes of a bundle can be read, and are wrong."""
+        with suppress(OSError, MemoryError):
+            if Bundle.is_damaged(path):
+                return
+        raise StoreError(f"{path} cannot be read, and may hold what is to be removed: run again, or whim verify --repair first ({why})")
+
+    def _known_in(self, table: str, name: str) -> set[str]:
+        """Keys of the parts that lay in a damaged bundle alone, as far as the ledger tells."""
+        told, bundles = self.store.ledger.bundled(table), self.store.bundles(table)
+        if told is None or name not in told.facts:
+            return set()
+        keys = told.keys.filter(pa.array(told.bundle == list(told.facts).index(name))).to_pylist()
+        places = {key: bundles.find(key) for key in keys if not self.store.part(table, key).exists()}
+        return {key for key, place in places.items() if place is None or place.name == name}
+
+    def _set_loose_aside(self, table: str, keys: Iterable[str]) -> None:
+        """Set aside those parts with files of their own that are corrupt: no bundle can go while one of them stands for its part."""
+        for key in keys:
+            try:
+                part_of(self.store.part(table, key), key)
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                self.store.set_corrupt_aside(self.store.part(table, key))
 
     def repair(self, path: Path) -> None:
         """Write the sound parts of a damaged bundle into another one; of a corrupt part, or a footer that cannot be read, a copy stays."""
@@ -239,7 +272,8 @@ def take_away(store: Store, table: str, name: str, leaves: Callable[[str], bool]
 def _stands_elsewhere(store: Store, table: str, key: str, name: str) -> bool:
     """Whether a part lies, whole, elsewhere than in a bundle, or was set aside. Raises what `UNREADABLE` lists."""
     if store.part(table, key).exists():
-        return part_of(store.part(table, key), key).key == key
+        part_of(store.part(table, key), key)
+        return True
     bundles = store.bundles(table)
     place = bundles.find(key)
     if store.corrupt_file(table, key).exists():

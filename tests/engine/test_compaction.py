@@ -1,0 +1,103 @@
+"""Compaction moves, counts and removes parts of a folder without a run: what others wrote or cannot read just now stays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.engine.bundles.bundle import Bundle
+from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.durable import StoreError
+from pipeline.engine.store import Store
+from stages.digest import fingerprint_of
+from stages.tables import People
+
+KEYS = tuple(f"v{number}-0001" for number in range(8))
+
+
+def commit(store: Store, table: str, keys: Sequence[str]) -> None:
+    for key in keys:
+        recipe = {"stage": "x", "key": key, "item": {}}
+        store.commit(table, key, People.empty(), {**recipe, "fingerprint": fingerprint_of(recipe)})
+
+
+def bundled(root: Path, table: str, keys: Sequence[str] = KEYS) -> Store:
+    """A folder with a table whose parts lie in one bundle, and a ledger."""
+    store = Store(root)
+    with store.lock(), store.sole():
+        commit(store, table, keys)
+        Compaction(store, most_loose=0).end([table], [(table, key) for key in keys])
+        store.write_ledger()
+    assert store.loose(table) == {}
+    return store
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*.parquet*"))
+
+
+def test_bundles_of_people_are_no_detector_of_before(tmp_path: Path) -> None:
+    store = bundled(tmp_path, "people")
+    commit(store, "people/blazepose", ["old"])
+    with Store(tmp_path).lock():
+        pass
+    left = Store(tmp_path)
+    assert left.keys("people") == list(KEYS)
+    assert left.keys("person_detections/blazepose") == ["old"]
+
+
+@pytest.mark.parametrize("later", [(), ("w0-0001",)])
+def test_bundles_of_people_that_were_moved_away_come_back(tmp_path: Path, later: Sequence[str]) -> None:
+    bundled(tmp_path, "people")
+    (tmp_path / "person_detections").mkdir()
+    (tmp_path / "people/bundles").rename(tmp_path / "person_detections/bundles")
+    if later:  # a run of the version that moved them went on
+        commit(store := Store(tmp_path), "people", later)
+        Compaction(store, most_loose=0).end(["people"], [("people", key) for key in later])
+    with Store(tmp_path).lock():
+        pass
+    left = Store(tmp_path)
+    assert left.keys("people") == sorted({*KEYS, *later})
+    assert [left.read(People, "people", key).to_arrow().num_rows for key in left.keys("people")] == [0] * (8 + len(later))
+
+
+def test_a_bundle_that_cannot_be_read_just_now_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled(tmp_path, "hands")
+    before, store = files(tmp_path), Store(tmp_path)
+    assert store.keys("hands") == list(KEYS)
+
+    def refused(*args: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pa, "memory_map", refused)
+        with pytest.raises(StoreError, match=r"cannot be read.*run again.*Too many open files"):
+            Compaction(store).leave("hands", lambda key: key == KEYS[0])
+    assert files(tmp_path) == before
+    assert Compaction(Store(tmp_path)).leave("hands", lambda key: key == KEYS[0]) == [KEYS[0]]
+    assert Store(tmp_path).keys("hands") == list(KEYS[1:])
+
+
+def test_a_bundle_with_a_wrong_footer_goes_and_its_parts_are_named(tmp_path: Path) -> None:
+    bundled(tmp_path, "hands")
+    commit(Store(tmp_path), "hands", [KEYS[3]])  # stands by itself
+    (bundle,) = (tmp_path / "hands/bundles").iterdir()
+    content = bytearray(bundle.read_bytes())
+    content[content.index(b'"v2-0001"') + 2] ^= 1
+    bundle.write_bytes(content)
+    assert Bundle.is_damaged(bundle)
+    gone = Compaction(Store(tmp_path)).leave("hands", lambda key: key == KEYS[0])
+    assert gone == [f"bundles/{bundle.stem}", *(key for key in KEYS if key != KEYS[3])]
+    assert Store(tmp_path).keys("hands") == [KEYS[3]]
+
+
+def test_a_corrupt_part_of_another_video_stops_no_removal(tmp_path: Path) -> None:
+    store = bundled(tmp_path, "hands")
+    commit(store, "hands", [KEYS[1]])
+    part = store.part("hands", KEYS[1])
+    part.write_bytes(part.read_bytes()[:-20])
+    assert Compaction(Store(tmp_path)).leave("hands", lambda key: key == KEYS[0]) == [KEYS[0]]
+    assert Store(tmp_path).keys("hands") == list(KEYS[2:])
+    assert Store(tmp_path).corrupt("hands") == [KEYS[1]]

@@ -12,7 +12,7 @@ from hands.metrics.labels import LabelledFrame, match_hands
 from pipeline.evaluate.calibrate import learn
 from stages.fuse_hands import FuseHands
 from stages.fusion.calibration import Calibration, calibration_of
-from stages.review import Review, trust, trust_terms
+from stages.review import TRUST, Review, trust, trust_terms
 from stages.tables import Clips, Fits, HandDetections, Hands, People, Videos
 
 TEACHING = 3
@@ -71,12 +71,13 @@ def by_others(
     watched: Sequence[Watched], fuse: FuseHands, fit: Callable[[Clips, Hands], Fits] | None, review: Review | None
 ) -> dict[str, ClipScore]:
     """Scores of hands whose calibration was learned on the clips of other videos, `found` and, where there is a review, `kept` by a trust
-    learned there too. Without a second video there are none."""
+    learned there too. A detector of which the others show too little is taken at its word, and where they hold no false hand the review's
+    own trust stands. Without a second video there are no scores."""
     videos = {one.label.video for one in watched}
     if len(videos) < 2:
         return {}
     learned = {video: _calibrations([one for one in watched if one.label.video != video]) for video in videos}
-    fused = [one.fused(fuse.fusion({**fuse.calibrations(), **learned[one.label.video]}, min_score=fuse.min_score)) for one in watched]
+    fused = [one.fused(fuse.fusion(learned[one.label.video], min_score=fuse.min_score)) for one in watched]
     found = [Hands.concat([hands for _, hands in stretches]) for stretches in fused]
     labels, looked = [one.label for one in watched], [one.looked for one in watched]
     scores = {"found": score_clips(labels, looked, found)}
@@ -92,7 +93,10 @@ def by_others(
 
 
 def _calibrations(teachers: Sequence[Watched]) -> dict[str, Calibration]:
-    labels, people, detections = zip(*(frame for one in teachers for frame in one.frames()), strict=True)
+    frames = [frame for one in teachers for frame in one.frames()]
+    if not frames:
+        return {}
+    labels, people, detections = zip(*frames, strict=True)
     told = learn(labels, HandDetections.concat(detections), People.concat(people))
     return {name: calibration_of(one) for name, one in told.items()}
 
@@ -115,6 +119,8 @@ def _trust_weights(hands: Sequence[Hands], truth: Sequence[Int64[np.ndarray, "n"
 
     terms, is_hand = np.concatenate([trust_terms(one) for one in hands]), np.concatenate(truth)
     known = is_hand >= 0
+    if len(np.unique(is_hand[known])) < 2:
+        return TRUST
     model = LogisticRegression(C=10.0).fit(terms[known, :2], is_hand[known])
     return np.append(model.coef_[0], model.intercept_[0])
 

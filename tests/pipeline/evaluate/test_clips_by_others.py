@@ -50,6 +50,15 @@ def test_a_clip_is_judged_by_what_other_videos_teach() -> None:
     assert again["found"].total.num_found == 360
 
 
+def test_others_that_show_nothing_teach_nothing() -> None:
+    """No detection on a teaching frame, and no false hand: detectors are taken at their word, the review's own trust stands."""
+    true = watched(labelled("true.mp4", ("r", RIGHT, HERE)), *still(60), frames=60)
+    empty = watched(labelled("empty.mp4", ("r", RIGHT, HERE)), detection(HERE, 0.6, frame=1), frames=60)
+    assert by_others([true, empty], ONE, None, None)["found"].by_video["true.mp4"].num_found == 60
+    (_, hands), *_ = true.fused(ONE.build())
+    assert _trust_weights([hands], [np.ones(len(hands), np.int64)]).tolist() == TRUST.tolist()
+
+
 def test_a_video_alone_is_taught_by_none() -> None:
     one = watched(labelled("v.mp4", ("r", RIGHT, HERE)), *still(60), frames=60)
     assert by_others([one, one], ONE, None, None) == {}

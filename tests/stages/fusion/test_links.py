@@ -168,6 +168,18 @@ def test_long_clips_are_chosen_a_piece_at_a_time() -> None:
     assert by_votes(*[(f, 300, 4) for f in range(6)]) == [0] * 6
 
 
+def test_a_crowd_whose_votes_contradict_each_other_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best choice would take long: the best that was found so far is taken, each hand by itself where nothing was found."""
+    draw, crowd = np.random.default_rng(0), 30
+    hands = hands_at(*[(f, x) for f in range(8) for x in np.sort(draw.uniform(0, 900, crowd))])
+    found, votes = possible_steps(hands, max_gap_s=1.0, around=0.0), draw.choice([-6.0, 6.0], len(hands))
+    monkeypatch.setattr(links, "MOST_NODES", 1)
+    track = tracks_by_votes(hands, found, votes)
+    assert all(len(np.unique(hands.frame[track == one])) == (track == one).sum() for one in np.unique(track)), "one hand a frame"
+    monkeypatch.setattr(links, "MOST_NODES", 0)
+    assert tracks_by_votes(hands, found, votes).tolist() == list(range(len(hands)))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_links_are_the_best_of_all(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against every way to link a handful of hands, with every choice of sides."""

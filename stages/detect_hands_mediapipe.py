@@ -79,8 +79,8 @@ class DetectHands:
     track_decay: float = setting(0.9, above=0, most=1)
     """The palm score fades by this factor a frame. Ours."""
     second_looks: int = setting(len(SECOND_LOOKS), least=0, most=len(SECOND_LOOKS))
-    """How often each listed hand is looked at again, mirrored and turned: what landmarks are judged by, and depths made better with; 0
-    leaves that open. Ours."""
+    """How often each listed hand is looked at again, mirrored and turned: what landmarks are judged by, and depths made better with. Where
+    it is not 0, which leaves that open, a further look is taken for the hint alone. Ours."""
     extent_width: float = setting(HAND_EXTENT[0], above=0)
     """A hand's box is this many times as wide as the hull of its landmarks. See `HAND_EXTENT`."""
     extent_height: float = setting(HAND_EXTENT[1], above=0)

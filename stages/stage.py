@@ -219,11 +219,12 @@ class AtOnce(Protocol):
     """A function of a stage (what `build` gives) that does several items in one call for less than one after another."""
 
     def __call__(self, *inputs: Any) -> Any:
-        """What it gives of one item."""
+        """Result of one item."""
         ...
 
     def many(self, items: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What it gives of each item: what each would get alone. An exception is one of any of them, and they are then done alone."""
+        """Results of the items in their order, each what the item would get alone. Where any item fails the call raises, and the caller
+        does all of them one by one, which tells whose fault it is."""
         ...
 
 

@@ -47,7 +47,8 @@ class Steps:
 
 
 def visible(hands: Hands, around: float) -> Float64[np.ndarray, "n 4"]:
-    """The part of each box within the frame, of what little lies within: how far a hand goes on beyond the border is a guess that jumps."""
+    """The part of each box that lies within the frame: how far a hand goes on beyond the border is a guess that jumps. A box of which less
+    than a pixel lies within stays whole, and so do all of an image that closes to a ring (`around` above 0)."""
     box = hands.box.astype(np.float64)
     size = np.stack([hands.width, hands.height, hands.width, hands.height], 1).astype(np.float64)
     inside = np.clip(box, 0, size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.commands.common import detector_of, device_of, image_side, print_metrics
+from training.commands.arguments import detector_of, device_of, image_side, print_metrics
 
 if TYPE_CHECKING:
     from training.data.readers.labelled_image import LabelledImage

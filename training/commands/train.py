@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from training.commands.common import device_of, held_out_frames, print_metrics
+from training.commands.arguments import device_of, held_out_frames, print_metrics
 
 if TYPE_CHECKING:
     from training.regressor.evaluate import Benchmark

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.commands.common import detector_of, device_of, image_side
+from training.commands.arguments import detector_of, device_of, image_side
 
 SHIPPED_HAND = "standin"
 """Whose parameters the regressor that ships says (docs/regressor_landmarks.md)."""

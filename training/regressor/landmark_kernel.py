@@ -91,7 +91,8 @@ class Solver:
         weight: Float32[np.ndarray, "n"],
         settings: KernelSettings,
     ) -> None:
-        """`looks` are laid on the directions; none of weight 0 counts for nothing."""
+        """`looks` are laid on the directions; `hand` numbers whose they are. A weight below `LEAST_WEIGHT` counts as that, so that
+        every look teaches."""
         from scipy.linalg.blas import ssyrk
 
         self.laid, self.looks, self.settings, self.weight = laid, looks, settings, np.maximum(weight, LEAST_WEIGHT)

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 import whim
 from fitting.files import sha256_of
 from tests.training.conftest import rows, write
-from training.commands.common import held_out_frames
+from training.commands.arguments import held_out_frames
 from training.commands.evaluate import labelled_set
 from training.data.dataset import Dataset
 from training.data.loader import Loader

@@ -1,4 +1,4 @@
-"""What several handlers ask of the command line: where to compute, the network, the frames to measure on."""
+"""Arguments that several handlers read: where to compute, the network, the frames to measure on; and a table of what was measured."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,16 @@ def device_of(arguments: argparse.Namespace) -> str:
 
 
 def image_side(side_px: int | None) -> int | None:
+    """The side of square images that a detector is shown, pixels; None leaves it to the checkpoint. Raises ValueError where it is no
+    multiple of 32."""
     if side_px is not None and (side_px <= 0 or side_px % 32):
         raise ValueError(f"--image must be a multiple of 32, got {side_px}")
     return side_px
 
 
 def detector_of(arguments: argparse.Namespace, threshold: float | None = None) -> "HandDetector":
+    """The detector of the checkpoint named, on the device and at the size asked for. A `threshold` that is told counts before that of the
+    command line."""
     from training.detector.inference import HandDetector
 
     size, device = image_side(arguments.image), device_of(arguments)
@@ -42,6 +46,7 @@ def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":
 
 
 def print_metrics(metrics: Mapping[str, float], title: str, console: Any, beside: Mapping[str, float | None] | None = None) -> None:
+    """Print metrics as a table, with those of the annotators `beside` where there are any."""
     from rich.table import Table
 
     if not metrics:

@@ -17,8 +17,9 @@ from pipeline.engine.plan.tasks import BAD, Item, State, Task, Tasks
 from pipeline.engine.store import Store
 from stages.cameras.path import poses_said
 from stages.cameras.said import ASSUMED
+from stages.digest import CorruptFileError
 from stages.media.frames import Frames
-from stages.stage import Stage, tables_written
+from stages.stage import Reason, Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Manifest, Verdicts, Videos, Views
 
 
@@ -81,6 +82,8 @@ class Graph:
         self.num_tasks: Counter[int] = Counter()
         """Tasks by stage, kept current: to count them all after each outcome grows with their square."""
         self.num_settled: Counter[int] = Counter()
+        self.found_other = False
+        """Whether a clip list is other than it was planned on: a graph loaded anew plans on what there is."""
         self.odd: dict[str, str] = {}
         """What is odd of videos by their clips, in words (`Clips.odd`)."""
 
@@ -117,6 +120,7 @@ class Graph:
         self._columns.add_clips(video, list(map(str, clips.clip)))
         self._inputs.take_clips(video, clips)
         self._judge_all(self._columns.tasks_of_clips(video))
+        self._judge.forget()
 
     def _judge_all(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -162,13 +166,16 @@ class Graph:
         if columns.state(number) is not State.PENDING:
             return
         stage, key, written = columns.stage[number], columns.key(number), self._written[columns.stage[number]]
+        if state is State.DONE:
+            if Videos in written or Clips in written:
+                self._contents.forget(key)
+            if Clips in written and not self._can_read_clips(key):
+                state, reason, self.found_other = State.RETRY, Reason.CORRUPT, True
         columns.set_state(number, state)
         columns.set_reason(number, reason)
         self.num_settled[stage] += 1
         self._packing.note_settled(number)
         if state is State.DONE:
-            if Videos in written or Clips in written:
-                self._contents.forget(key)
             if stage in self._packing.reads:
                 self._touched.add(key)
             if Clips in written:
@@ -179,7 +186,17 @@ class Graph:
             self.unknown_clips.discard(key)
             for dependent in columns.needed_by(number):
                 self._settle(dependent, State.BLOCKED, "upstream failed")
-        self._enter_all(self._packing.close(columns.shard(number), self._touched))
+        try:
+            self._enter_all(self._packing.close(columns.shard(number), self._touched))
+        except (CorruptFileError, FileNotFoundError):
+            self.found_other = True
+
+    def _can_read_clips(self, video: str) -> bool:
+        try:
+            self._contents.clips(video)
+        except (CorruptFileError, FileNotFoundError):
+            return False
+        return True
 
     def refresh(self, task: Task) -> None:
         """See the parts of a task as they are now, where a worker may have another mirror of the folder. Raises StoreError."""

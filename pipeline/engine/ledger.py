@@ -3,9 +3,9 @@
 <root>/ledger.parquet     a line a part: which file, what it was made from
 
 A line stands for a part while size, times and inode of its file, or of its bundle, are those of the line; of any other file the footer
-is read. So the
-ledger saves time and decides nothing: without it, or with a damaged one, a plan is the same and takes longer. It is written by who holds
-the folder's lock. Bytes that change on the disk without a trace are found by whoever reads the part, and by `whim verify`.
+is read. So the ledger saves time and decides nothing: without it, or with a damaged one, a plan is the same and takes longer. It is
+written by who holds the folder's lock. Bytes that change on the disk without a trace are found by whoever reads the part, and by
+`whim verify`.
 """
 
 import os

@@ -122,6 +122,7 @@ def run(
                         compaction.note(tables_of(graph.stages[task.stage]).values(), task.key)
             if compaction:
                 compaction.step(partial(_busy, graph, flying))
+    summary.found_other |= graph.found_other
     summary.counts, summary.wall_s = graph.counts(), time.perf_counter() - start
     return summary
 

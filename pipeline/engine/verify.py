@@ -77,6 +77,8 @@ def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
         try:
             kind = _check(path, stated.sha256.get(path))
         except FileNotFoundError:
+            if _was_moved(store, path):
+                continue
             verdict.corrupt[name] = "it is not there"
         except UNREADABLE as error:
             verdict.corrupt[name] = error.why if isinstance(error, CorruptFileError) else f"it cannot be read: {error}"
@@ -91,6 +93,13 @@ def verify_files(root: Path, files: Iterable[Path]) -> Verdict:
                 verdict.num_sound += 1
                 verdict.num_unsealed += kind == "unsealed"
     return verdict
+
+
+def _was_moved(store: Store, path: Path) -> bool:
+    """Whether a run beside the check has moved a part into a bundle meanwhile, or the parts of a bundle into another one."""
+    if is_bundle(path):
+        return True
+    return path.suffix == ".parquet" and store.has(str(path.parent.relative_to(store.root)), path.stem)
 
 
 def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:

@@ -11,6 +11,7 @@ from pipeline.engine.bundles.bundle import Bundle
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import StoreError
 from pipeline.engine.store import Store
+from pipeline.engine.verify import files_of, verify_files
 from stages.digest import fingerprint_of
 from stages.tables import People
 
@@ -101,3 +102,38 @@ def test_a_corrupt_part_of_another_video_stops_no_removal(tmp_path: Path) -> Non
     assert Compaction(Store(tmp_path)).leave("hands", lambda key: key == KEYS[0]) == [KEYS[0]]
     assert Store(tmp_path).keys("hands") == list(KEYS[2:])
     assert Store(tmp_path).corrupt("hands") == [KEYS[1]]
+
+
+def test_a_check_beside_a_run_does_not_tell_what_was_moved_into_a_bundle(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_json("run.json", {})
+    commit(store, "hands", KEYS)
+    listed = files_of(tmp_path)
+    compaction = Compaction(store, most_loose=0, parts=len(KEYS))
+    compaction.end(["hands"], [("hands", key) for key in KEYS])
+    verdict = verify_files(tmp_path, [*listed, store.part("hands", "nowhere")])
+    assert verdict.corrupt == {"hands/nowhere.parquet": "it is not there"}
+    listed = files_of(tmp_path)
+    commit(store, "hands", KEYS[1:])
+    compaction.end(["hands"], [("hands", key) for key in KEYS])
+    assert len([path for path in listed if not path.exists()]) == 1
+    assert verify_files(tmp_path, listed).corrupt == {}
+
+
+def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None:
+    bundled(tmp_path, "hands")
+    later = [f"w{number}-0001" for number in range(4)]
+    with Store(tmp_path).lock():
+        commit(store := Store(tmp_path), "hands", later)
+        Compaction(store, most_loose=0, parts=4).end(["hands"], [("hands", key) for key in later])  # killed before the ledger was written
+    store = Store(tmp_path)
+    with store.lock(), store.sole():
+        for key in (*KEYS, *later):
+            store.fingerprint("hands", key, People.schema())
+        store.write_ledger()
+        store.corrupt_file("hands", later[0]).write_bytes(b"")
+        Compaction(store).mend(["hands"])
+        store.write_ledger()
+        store.fingerprint("hands", later[1], People.schema())
+        store.write_ledger()
+    assert Store(tmp_path).keys("hands") == [*KEYS, *later[1:]]

@@ -16,7 +16,9 @@ from pipeline.dataset.index import renew_index
 from pipeline.engine.durable import StoreError
 from pipeline.engine.finish import Where, finish, packed_videos, shard_files
 from pipeline.engine.graph import Graph
-from pipeline.engine.plan.tasks import State
+from pipeline.engine.orders import Outcome
+from pipeline.engine.plan import contents
+from pipeline.engine.plan.tasks import State, Task
 from pipeline.engine.store import Store
 from pipeline.remove import remove
 from stages import pack
@@ -290,3 +292,29 @@ def test_fetched_videos_may_go_once_packed_and_those_of_the_user_never(tmp_path:
     assert packed_videos(graph) == []
     finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
     assert packed_videos(graph) == [media / "anna.mp4"]
+
+
+def test_a_clip_list_that_is_damaged_during_a_run_is_made_again(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "_MOST_LISTS", 1)  # as in a folder of many videos: lists are read again when a shard is closed
+    clips, settled = tmp_path / "data/clips/anna.parquet", list[str]()
+
+    def damage(task: Task, outcome: Outcome) -> None:
+        settled.append(f"{task.stage} {task.key}")
+        if task.key == "anna-0000" and settled.count("2 anna-0000") == 1:
+            clips.write_bytes(clips.read_bytes()[:-9])
+
+    finish(plan(tmp_path, "anna", "bert"), Where(local=True), on_outcome=damage)
+    assert settled.count("1 anna") == 2
+    assert (settled.count("2 anna-0000"), settled.count("2 bert-0000")) == (1, 1)
+    assert plan(tmp_path, "anna", "bert").pending == []
+    seen = samples(tmp_path / "data/shards")
+    shutil.rmtree(tmp_path / "data")
+    make("anna", "bert")
+    assert seen == samples(tmp_path / "data/shards")
+
+
+def test_a_plan_after_a_change_of_packing_keeps_nothing_a_clip(make: Make, tmp_path: Path) -> None:
+    make("long", "anna")
+    graph = plan(tmp_path, "long", "anna", jpeg_quality=80)
+    assert {graph.stages[task.stage].name for task in graph.pending} == {"pack"}
+    assert [former.known for former in graph._judge._formers] == [{}, {}]

@@ -188,8 +188,8 @@ class Bundles:
         yield from ((key, place) for key, place in self._later.items() if place.name not in self._left)
 
     def untold(self) -> Iterator[tuple[str, Place]]:
-        """Keys and places that the ledger's file may not tell."""
-        return iter(tuple(self._later.items())) if self._from_ledger else self.places()
+        """Keys and places of the parts that the ledger's file may not tell of: those of bundles that came after it was written."""
+        return (one for one in tuple(self._later.items()) if one[1].name not in self._left) if self._from_ledger else self.places()
 
     def living(self) -> dict[str, int]:
         """How many parts of each bundle are the ones of their keys."""

@@ -35,7 +35,7 @@ class Inputs:
         self._of_camera = lru_cache(maxsize=1024)(lambda position, said: _as_json(_camera_identity(stages[position], said)))
 
     def item(self, task: int) -> str:
-        """What of a task's video or clip decides the result, as JSON with its names in order."""
+        """The inputs of a task beside tables and settings (its line of the list, camera, verdicts), as JSON with its names in order."""
         if task in self._items:
             return self._items[task]
         position, video = self.columns.stage[task], self.columns.video(task)

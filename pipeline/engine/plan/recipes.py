@@ -50,7 +50,7 @@ class Recipes:
         self._kept: dict[int, str] = {}
 
     def origin(self, number: int) -> Mapping[str, Any]:
-        """What of a task's stage decides the result."""
+        """The stage of a task as recipes name it: name, version, and the settings that decide the result."""
         return self.origins[self.columns.stage[number]]
 
     def table(self, number: int) -> str:
@@ -58,7 +58,7 @@ class Recipes:
         return self.tables[self.columns.stage[number]]
 
     def item(self, number: int) -> Mapping[str, Any]:
-        """What of a task's video or clip decides the result."""
+        """The inputs of a task beside tables and settings: its line of the list, camera, verdicts."""
         item: dict[str, Any] = json.loads(self.inputs.item(number))
         return item
 

@@ -9,6 +9,7 @@ from pipeline.engine.plan.contents import Contents
 from pipeline.engine.plan.judge import Judge
 from pipeline.engine.plan.tasks import BAD, State, Why, table_of
 from pipeline.engine.store import Store
+from stages.digest import CorruptFileError
 from stages.shards import pieces, shard_of
 from stages.stage import ShardStage, Stage
 
@@ -21,7 +22,9 @@ class Packing:
         self.leave = leave
         """Whether shards may lose the frames of videos that cannot be made again."""
         self.position = next((p for p, stage in enumerate(stages) if stage.key == "shard"), None)
-        self.stage = None if self.position is None else stages[self.position]
+        stage = None if self.position is None else stages[self.position]
+        assert stage is None or isinstance(stage, ShardStage)
+        self.stage = stage
         self.reads = () if self.position is None else columns.reads[self.position]
         self._number: dict[str, int] = {}
         self._videos: list[array[int]] = []
@@ -31,7 +34,7 @@ class Packing:
 
     def add_video(self, video: int, same: int, split: str) -> int:
         """The shard of a video, that of the first video of its content (`same`), whose split is given."""
-        name = shard_of(self.columns.videos[same], split, self.stage.num_shards) if self.stage else ""  # type: ignore[attr-defined]
+        name = shard_of(self.columns.videos[same], split, self.stage.num_shards) if self.stage else ""
         if name not in self._number:
             self._number[name] = len(self._videos)
             self._videos.append(array("i"))
@@ -67,7 +70,8 @@ class Packing:
     def close(self, shard: int, touched: Set[str]) -> list[int]:
         """The tasks of a shard's own files, added once all of its videos are settled: it is made from what there is.
 
-        `touched`: videos and clips of which a part that it is packed from is new in this run.
+        `touched`: videos and clips of which a part that it is packed from is new in this run. Where it raises CorruptFileError or
+        FileNotFoundError, over a clip list that is other than it was planned on, the shard stays open.
         """
         if self.position is None or self._waiting[shard] or shard in self._closed:
             return []
@@ -77,6 +81,17 @@ class Packing:
         if not needs and not lost:
             return []
         self._closed.add(shard)
+        num_before = len(self.columns)
+        try:
+            return self._files(shard, clips, needs, lost, touched)
+        except (CorruptFileError, FileNotFoundError):
+            while len(self.columns) > num_before:
+                self.judge.recipes.drop_file()
+            self._closed.discard(shard)
+            raise
+
+    def _files(self, shard: int, clips: Sequence[int], needs: Sequence[int], lost: Collection[str], touched: Set[str]) -> list[int]:
+        """The tasks of a shard's files: one of all clips, or one a piece."""
         name = self.columns.shards[shard]
         whole, dealt = self._file(name, shard, needs), self._pieces(name, clips)
         if self.columns.state(whole) is State.DONE or name in dealt or not needs:
@@ -94,7 +109,10 @@ class Packing:
     def _file(self, key: str, shard: int, needs: Sequence[int]) -> int:
         assert self.position is not None
         task = self.columns.add_file(self.position, key, shard, needs)
-        self.judge.judge(task)
+        try:
+            self.judge.judge(task)
+        finally:
+            self.judge.forget()  # the next task may have the number of this one, where this one is dropped
         return task
 
     def _entered(self, task: int, lost: Collection[str], touched: Set[str]) -> int:
@@ -116,7 +134,7 @@ class Packing:
 
     def _pieces(self, name: str, clips: Sequence[int]) -> dict[str, list[int]]:
         """Clips by the file that their frames go into: all that are known, so that one which failed moves no other into another file."""
-        assert isinstance(self.stage, ShardStage)
+        assert self.stage is not None
         videos, sizes = [], []
         for task in clips:
             video = self.columns.video(task)

@@ -58,7 +58,7 @@ def finish(
         compaction.mend(tables)
         summary = _run_all(graph, where, compaction, on_outcome, stopping)
         if not (stopping and stopping.asked):
-            compaction.end(tables, _settled(graph))
+            compaction.end(_settled(graph))
     graph.remember()
     for path in _retired(graph):
         remove(path)
@@ -89,13 +89,13 @@ def _tables_to_compact(graph: Graph) -> list[str]:
     return [table for stage in graph.stages if stage.key != "shard" and not graph.store.mirror for table in tables_of(stage).values()]
 
 
-def _settled(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Tables and keys of the parts that are as they are wanted."""
-    tables = [tuple(tables_of(stage).values()) if stage.key != "shard" else () for stage in graph.stages]
-    for task in graph.tasks:
-        if task.state is State.DONE:
-            for table in tables[task.stage]:
-                yield table, task.key
+def _settled(graph: Graph) -> Iterator[tuple[str, Iterator[str]]]:
+    """Each table to compact, with the keys of the parts that are as they are wanted."""
+    wanted = set(_tables_to_compact(graph))
+    for position, stage in enumerate(graph.stages):
+        for table in tables_of(stage).values():
+            if table in wanted:
+                yield table, (task.key for task in graph.tasks_of(position) if task.state is State.DONE)
 
 
 _MOST_PASSES = 4

@@ -141,6 +141,12 @@ class Store(Writer):
                         found[entry.name.removesuffix(".parquet")] = _stat_of(entry)
         return found
 
+    def loose_keys(self, table: str) -> set[str]:
+        """Keys of the parts that have files of their own, without a look at each."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder(table)) as entries:
+            return {entry.name.removesuffix(".parquet") for entry in entries if entry.name.endswith(".parquet")}
+        return set()
+
     def bundles(self, table: str) -> Bundles:
         """The bundles of a table, as they are now."""
         return self._bundles_of(table).fresh(sole=self._is_sole)

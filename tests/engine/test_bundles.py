@@ -150,7 +150,7 @@ def test_a_bundle_of_which_more_than_half_is_dead_is_written_anew(bundled: Path)
     for key in keys[:5]:
         store.commit("reviews", key, store.read(Reviews, "reviews", key), store.made_by("reviews", key) or {})
     with store.sole():
-        Compaction(store, 1000).end(["reviews"], [("reviews", key) for key in keys[5:]])
+        Compaction(store, 1000).end([("reviews", keys[5:])])
     assert [parts_of(path.name) for path in bundles(bundled, "reviews")] == [3]
     assert loose(bundled) == [f"reviews/{key}" for key in keys[:5]]
     assert contents(bundled) == before
@@ -163,7 +163,7 @@ def test_a_ledger_of_before_the_last_compaction_is_no_guide_to_later_bundles(bun
     for key in keys[:3]:
         store.commit("reviews", key, store.read(Reviews, "reviews", keys[4]), again)
     with store.sole():
-        Compaction(store, 1, parts=8).end(["reviews"], [("reviews", key) for key in keys])
+        Compaction(store, 1, parts=8).end([("reviews", keys)])
     assert [parts_of(path.name) for path in bundles(bundled, "reviews")] == [8, 3]
     assert [one for one in loose(bundled) if one.startswith("reviews")] == []
     for known in (ledger, b""):
@@ -388,7 +388,7 @@ def test_a_loose_part_that_is_written_while_it_is_bundled_stays(data: Path, monk
         real(self, table, one, facts)
 
     monkeypatch.setattr(Compaction, "_unlink", unlink)
-    Compaction(store, 1).end(["reviews"], [("reviews", one) for one in store.keys("reviews")])
+    Compaction(store, 1).end([("reviews", store.keys("reviews"))])
     assert [one for one in loose(data) if one.startswith("reviews")] == [f"reviews/{key}"]
     assert Store(data).made_by("reviews", key) == again
 
@@ -400,7 +400,7 @@ def test_a_corrupt_loose_part_is_not_bundled(data: Path) -> None:
     part.write_bytes(bytes(content))
     with pytest.raises(CorruptFileError):
         read_sealed(part)
-    Compaction(Store(data), 1).end(["reviews"], [("reviews", one) for one in Store(data).keys("reviews")])
+    Compaction(Store(data), 1).end([("reviews", Store(data).keys("reviews"))])
     assert [one for one in loose(data) if one.startswith("reviews")] == ["reviews/a-0001"]
 
 

@@ -29,7 +29,7 @@ def bundled(root: Path, table: str, keys: Sequence[str] = KEYS) -> Store:
     store = Store(root)
     with store.lock(), store.sole():
         commit(store, table, keys)
-        Compaction(store, most_loose=0).end([table], [(table, key) for key in keys])
+        Compaction(store, most_loose=0).end([(table, keys)])
         store.write_ledger()
     assert store.loose(table) == {}
     return store
@@ -56,7 +56,7 @@ def test_bundles_of_people_that_were_moved_away_come_back(tmp_path: Path, later:
     (tmp_path / "people/bundles").rename(tmp_path / "person_detections/bundles")
     if later:  # a run of the version that moved them went on
         commit(store := Store(tmp_path), "people", later)
-        Compaction(store, most_loose=0).end(["people"], [("people", key) for key in later])
+        Compaction(store, most_loose=0).end([("people", later)])
     with Store(tmp_path).lock():
         pass
     left = Store(tmp_path)
@@ -110,12 +110,12 @@ def test_a_check_beside_a_run_does_not_tell_what_was_moved_into_a_bundle(tmp_pat
     commit(store, "hands", KEYS)
     listed = files_of(tmp_path)
     compaction = Compaction(store, most_loose=0, parts=len(KEYS))
-    compaction.end(["hands"], [("hands", key) for key in KEYS])
+    compaction.end([("hands", KEYS)])
     verdict = verify_files(tmp_path, [*listed, store.part("hands", "nowhere")])
     assert verdict.corrupt == {"hands/nowhere.parquet": "it is not there"}
     listed = files_of(tmp_path)
     commit(store, "hands", KEYS[1:])
-    compaction.end(["hands"], [("hands", key) for key in KEYS])
+    compaction.end([("hands", KEYS)])
     assert len([path for path in listed if not path.exists()]) == 1
     assert verify_files(tmp_path, listed).corrupt == {}
 
@@ -125,7 +125,7 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
     later = [f"w{number}-0001" for number in range(4)]
     with Store(tmp_path).lock():
         commit(store := Store(tmp_path), "hands", later)
-        Compaction(store, most_loose=0, parts=4).end(["hands"], [("hands", key) for key in later])  # killed before the ledger was written
+        Compaction(store, most_loose=0, parts=4).end([("hands", later)])  # killed before the ledger was written
     store = Store(tmp_path)
     with store.lock(), store.sole():
         for key in (*KEYS, *later):
@@ -137,3 +137,17 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
         store.fingerprint("hands", later[1], People.schema())
         store.write_ledger()
     assert Store(tmp_path).keys("hands") == [*KEYS, *later[1:]]
+
+
+def test_every_table_is_compacted_while_a_run_goes_on(tmp_path: Path) -> None:
+    compaction, tables = Compaction(store := Store(tmp_path), most_loose=2, parts=2), ("clips", "hands", "reviews")
+    with store.sole():
+        for number in range(9):
+            for table in tables:
+                keys = [f"v{number}-000{clip}" for clip in range(2)]
+                commit(store, table, keys)
+                for key in keys:
+                    compaction.note([table], key)
+            compaction.step(lambda: ())
+    left = [len(store.loose_keys(table)) for table in tables]
+    assert (sum(left), max(left) - min(left)) == (3 * 18 - 8 * 2, 2)  # of what came, and what eight steps took

@@ -130,7 +130,7 @@ def test_what_was_set_aside_goes_too_and_copies_are_told(data: Path, capsys: pyt
 def test_a_removed_video_is_gone_from_bundles(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, tables = Store(data), ("videos", "clips", "hands", "fits", "reviews")
     parts = [(table, key) for table in tables for key in store.keys(table)]
-    Compaction(store, most_loose=0).end(tables, parts)
+    Compaction(store, most_loose=0).end([(table, store.keys(table)) for table in tables])
     assert [path for table in tables for path in (data / table).glob("*.parquet")] == []
     assert len(list(data.rglob("bundles/*.parquet"))) == len(tables)
     (data / "hands/bundles/000000009-2-abcdef01.parquet.corrupt").write_bytes(b"anna")

@@ -65,10 +65,9 @@ class Compaction:
 
     def step(self, busy: Callable[[], Collection[str]]) -> None:
         """Write one bundle, where enough has landed; without the parts of the `busy` keys, which items read or write just now."""
-        for table, keys in self.landed.items():
-            if len(keys) < self.most_loose + self.parts:
-                continue
-            at_work = busy()
+        full = {table: keys for table, keys in self.landed.items() if len(keys) >= self.most_loose + self.parts}
+        at_work = busy() if full else ()
+        for table, keys in sorted(full.items(), key=lambda one: -len(one[1])):  # no table waits for the end behind another one
             taken = list(islice((key for key in keys if key not in at_work), self.parts))
             if len(taken) == self.parts:
                 with self._or_told(table):
@@ -77,17 +76,13 @@ class Compaction:
                     del keys[key]
                 return
 
-    def end(self, tables: Iterable[str], settled: Iterable[tuple[str, str]]) -> None:
-        """Compact tables of which nothing is read or written any more; `settled`: tables and keys of the parts that are as wanted."""
-        loose = {table: self.store.loose(table) for table in tables}
-        wanted: dict[str, list[str]] = {table: [] for table in loose}
-        for table, key in settled:
-            if key in loose.get(table, ()):
-                wanted[table].append(key)
-        for table, keys in wanted.items():
-            living = self._living(table, loose[table])
+    def end(self, settled: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """Compact tables of which nothing is read or written any more, each with the keys of the parts that are as wanted."""
+        for table, as_wanted in settled:
+            loose = self.store.loose_keys(table)
+            keys, living = [key for key in as_wanted if key in loose], self._living(table, loose)
             several = sum(living.values())
-            if len(keys) <= self.most_loose and (not several or len(keys) <= _SHARE_LOOSE * (several + len(loose[table]))):
+            if len(keys) <= self.most_loose and (not several or len(keys) <= _SHARE_LOOSE * (several + len(loose))):
                 keys = []
             most = self.parts if keys else 0
             anew = [name for name, num in living.items() if 2 * num < max(parts_of(name), most)]

@@ -23,7 +23,9 @@ def add_commands(add: Add) -> None:
     run_ = _on_run(add("build", "run", build.run))
     run_.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run_.add_argument(
-        "--drop-media", action="store_true", help="remove fetched videos once packed: to find hands anew they have to be fetched again"
+        "--drop-media",
+        action="store_true",
+        help="remove fetched videos once packed: hands found anew, and other images, need them again",
     )
     plan_ = _on_settings(_on_data(add("build", "plan", build.plan)))
     _on_videos(plan_)

@@ -95,7 +95,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Wh
     page = root / "report.html"
     write_report(store.root, page, overview=overview_of(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
-    console.print(f"shards: {store.name}/shards\nreport: {page.absolute()}", soft_wrap=True)
+    console.print(f"shards: {store.name}/shards\nreport: {store.shown(page.absolute())}", soft_wrap=True)
     for path in damaged:
         console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
     return 0 if all_done(graph) and not damaged else 2

@@ -104,7 +104,7 @@ def _id_of(name: str, known: Manifest, store: Store) -> str:
             return video
     if name in withdrawn_in(store.root / "removed.txt") or any(True for _ in _files(store, {name})) or _is_bundled(store, name):
         return name
-    raise ValueError(f"{store.root} knows no video {name[:100]!r}: name it by its id or its source, as in {store.root}/shards/README.md")
+    raise ValueError(f"{store.name} knows no video {name[:100]!r}: name it by its id or its source, as in {store.name}/shards/README.md")
 
 
 def _withdraw(store: Store, ids: Collection[str]) -> None:

@@ -23,6 +23,7 @@ _ANSWERS = {
     "503": (503, "SlowDown"),
     "expired": (400, "ExpiredToken"),
     "denied": (403, "AccessDenied"),
+    "late": (400, "RequestTimeout"),
 }
 
 

@@ -199,7 +199,7 @@ def _report(session: Session, token: str) -> bytes:
     try:
         page = session.report.read_bytes()
     except OSError as error:
-        raise UserError(f"no report: whim report --data {session.store.root}") from error
+        raise UserError(f"no report: whim report --data {session.store.word()}") from error
     return page.replace(b' data-browse="', f' class="browse" href="/?token={token}#'.encode())
 
 

@@ -37,9 +37,9 @@ class Session:
         """Raises UserError where there is no data folder."""
         self.store, self.who, self.file = Store(root), who, file or index_file(root)
         if not (self.store.root / "hands").is_dir():
-            name = self.store.name
-            begun = f"whim status --data {name} says why" if (root / "manifest.parquet").is_file() else ""
-            raise UserError(f"{name} has no hands yet: {begun or f'whim run --videos FOLDER_OR_LIST --data {name}'}")
+            name, word = self.store.name, self.store.word()
+            begun = f"whim status --data {word} says why" if (root / "manifest.parquet").is_file() else ""
+            raise UserError(f"{name} has no hands yet: {begun or f'whim run --videos FOLDER_OR_LIST --data {word}'}")
         self._lock, self._noting = Lock(), Lock()
         self.num_changes = 0
         self._open()

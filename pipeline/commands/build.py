@@ -63,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 _DROP_MEDIA = (
-    "fetched videos go once their shards are packed. Hands can be fitted, reviewed and packed again without them; to find hands anew, by "
-    "another detector or setting of one, they have to be fetched again, and some may be gone by then"
+    "fetched videos go once their shards are packed. Hands can be fitted and reviewed again without them, and packed as far as the shards "
+    "hold their images; to find hands anew, by another detector or setting of one, and for images that no shard holds so (another "
+    "jpeg_quality or max_side, more negatives, frames left out before) they have to be fetched again, and some may be gone by then"
 )
 
 
@@ -231,7 +232,7 @@ def refresh(arguments: argparse.Namespace) -> int:
     arguments.console.print(f"{len(looks)} videos asked for: {len(gone)} are gone, of {unknown} the site did not say", markup=False)
     if gone:
         words = " ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
-        arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.name}", markup=False)
+        arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.word()}", markup=False)
     return 2 if gone else 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from pipeline.commands.options import data_folder, load_run, store_that_is
@@ -13,6 +14,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     from rich.progress import track
 
+    from pipeline.engine.durable import mirror_of
     from pipeline.engine.roots.opening import opened
     from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
 
@@ -21,6 +23,8 @@ def verify(arguments: argparse.Namespace) -> int:
     files = files_of(root)
     verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
     aside = set_damaged_aside(root, verdict) if arguments.repair else []
+    if mirror := mirror_of(root):
+        mirror.make_room()
     if arguments.json:
         print(json.dumps(asdict(verdict), indent=1))
     else:
@@ -29,7 +33,7 @@ def verify(arguments: argparse.Namespace) -> int:
         mend = (
             f"{len(aside)} set aside, whim run makes them again"
             if aside
-            else f"whim verify {arguments.folder or arguments.data} --repair, then whim run"
+            else f"whim verify {shlex.quote(str(named))} --repair, then whim run"
         )
         told = f"{len(verdict.corrupt)} files are damaged: {mend}" if verdict.corrupt else "all sound"
         unsealed = f", {verdict.num_unsealed} of an earlier version without a digest" if verdict.num_unsealed else ""
@@ -59,7 +63,7 @@ def browse(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:  # how a person ends it
         stopped = True
     taken_up = (
-        f"what was decided is kept; whim run --data {session.store.name} takes it up" if session.num_changes else "nothing was decided"
+        f"what was decided is kept; whim run --data {session.store.word()} takes it up" if session.num_changes else "nothing was decided"
     )
     if stopped:
         raise KeyboardInterrupt(f"whim browse has ended: {taken_up}")
@@ -84,13 +88,17 @@ def verdicts_import(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write one self-contained HTML page of a run."""
+    from pipeline.engine.durable import StoreError
     from pipeline.report.overview import overview_of
     from pipeline.report.page import write_report
 
     graph = load_run(arguments).graph
     out = Path(arguments.out or graph.store.root / "report.html")
-    write_report(graph.store.root, out, overview=overview_of(graph))
-    arguments.console.print(f"report: {out}")
+    try:
+        write_report(graph.store.root, out, overview=overview_of(graph))
+    except StoreError as error:
+        raise error if arguments.out else StoreError(f"{error}; or write the page elsewhere: --out FILE") from error
+    arguments.console.print(f"report: {graph.store.shown(out)}", markup=False)
 
 
 def evaluate_annotators(arguments: argparse.Namespace) -> None:

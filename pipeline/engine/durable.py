@@ -77,8 +77,8 @@ class MirrorOfStore(Protocol):
         """Have the newest version of a fetched file here, unless that is still to be written to the store."""
         ...
 
-    def make_room(self, keep: Path) -> None:
-        """Drop videos that the store has where they take too much room, all but one."""
+    def make_room(self, keep: Path | None = None) -> None:
+        """Drop videos that the store has where they take too much room, but for one."""
         ...
 
     def videos(self) -> list[Path]:

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import socket
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -81,6 +82,16 @@ class Store(Writer):
     def name(self) -> str:
         """The data folder as a person names it: its path or its address."""
         return str(self.mirror or self.root)
+
+    def shown(self, path: Path) -> str:
+        """A file of the folder as a person names it: by its path, or below the address."""
+        inside = self.mirror and path.is_relative_to(self.root)
+        return f"{self.mirror}/{path.relative_to(self.root)}" if inside else str(path)
+
+    def word(self, below: str = "") -> str:
+        """The data folder, or a folder of it, as a word of a command: quoted for a shell, with all that another machine must be told."""
+        address, question, options = (self.mirror.whole if self.mirror else str(self.root)).partition("?" if self.mirror else "\0")
+        return shlex.quote(f"{address}/{below}".rstrip("/") + question + options)
 
     @property
     def is_new(self) -> bool:

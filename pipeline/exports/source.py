@@ -210,7 +210,8 @@ def open_source(folder: Path, where: str = "") -> Source:
     listed_paths = [entry["path"] for entry in Store(shards).read_list("index.json", "shards", path=str)]
     paths = [below(shards, path) for path in listed_paths] or sorted(shards.glob("*/*.parquet"))
     if not paths:
-        raise UserError(f"{folder} holds no shards: let `whim run --data {folder}` come to its end, which packs them")
+        store = Store(folder)
+        raise UserError(f"{store.name} holds no shards: let `whim run --data {store.word()}` come to its end, which packs them")
     listed, free, num_rows = [], dict[str, pa.DataType](), 0
     for path in paths:
         if not path.is_file():

@@ -19,7 +19,7 @@ def print_ending(graph: Graph, console: Console) -> None:
     paths = [*files.current, *files.stale] if files else []
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     shards = f"{len(paths)} shard{'s' if len(paths) > 1 else ''}"
-    lies = f"; {rows:,} frames in {shards}: {files.folder}" if files and paths else "; no shard yet"
+    lies = f"; {rows:,} frames in {shards}: {graph.store.shown(files.folder)}" if files and paths else "; no shard yet"
     doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""
     console.print(f"hands: {found:,} found, {kept:,} kept{doubtful}{lies}", markup=False)
     for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):
@@ -45,10 +45,10 @@ def hands_of(graph: Graph) -> tuple[int, int, int]:
 
 
 def _next(graph: Graph, *, has_shards: bool) -> str:
-    data = f"--data {graph.store.name}"
+    data = f"--data {graph.store.word()}"
     if graph.in_state(State.RETRY):
         return f"whim run {data} (tries again what can be), whim status {data} (what failed, and how to mend it)"
     if not all_done(graph):
         return f"whim status {data} (what failed, and how to mend it), whim retry {data} once it is mended"
-    look = f"whim browse {graph.store.name} (look and correct), whim report {data}"
-    return look + (f", whim train detector --data {graph.store.name}/shards" if has_shards else "")
+    look = f"whim browse {graph.store.word()} (look and correct), whim report {data}"
+    return look + (f", whim train detector --data {graph.store.word('shards')}" if has_shards else "")

@@ -53,7 +53,7 @@ def write_report(
     pictures = draw_examples(examples, partial(load_clip, store, run), budget_bytes=budget_bytes)
     card = partial(_card, found=found, pictures=pictures)
     page = _template().render(
-        title=title or store.root.name,
+        title=title or Path(store.name).name,
         overview=overview,
         states=STATES,
         damaged=[*overview.damaged, *run.damaged],

@@ -27,12 +27,22 @@ class Address:
     def of(cls, text: str) -> "Address":
         """Read an address. Raises UserError for one that names no bucket, or holds a key."""
         parts = urlsplit(text)
-        options = tuple(sorted(parse_qsl(parts.query)))
+        options = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True)))
         if parts.username or parts.password or "@" in parts.netloc:
             raise UserError(f"an address holds no key, it is written down in many places: set AWS_ACCESS_KEY_ID for {parts.hostname}")
         odd = next((name for name, _ in options if name not in _OPTIONS), None)
         if odd:
             raise UserError(f"{odd!r} is no option of an address: it takes {', '.join(_OPTIONS)}")
+        blank = next((name for name, value in options if not value), None)
+        if blank:
+            raise UserError(f"{blank!r} of an address has no value: leave it out, or say {blank}=VALUE")
+        if ":" in parts.netloc:
+            host = parts.netloc
+            raise UserError(
+                f"{host} is a server, no bucket: {parts.scheme}://BUCKET/FOLDER?endpoint_override={host}&scheme=http (or https)"
+            )
+        if "#" in text:
+            raise UserError(f"no data folder of an object store can have a # in its name: {text.partition('?')[0]}")
         prefix = parts.path.strip("/")
         if not parts.netloc or not prefix or any(piece in ("", ".", "..") for piece in prefix.split("/")):
             raise UserError(f"{parts.scheme}://{parts.netloc}{parts.path} is no data folder: name one as {parts.scheme}://BUCKET/FOLDER")
@@ -63,4 +73,4 @@ class Address:
 
 def is_address(text: str | Path) -> bool:
     """Whether a data folder is named by an address of an object store."""
-    return re.match(rf"({'|'.join(_SCHEMES)})://", str(text)) is not None
+    return re.match(rf"({'|'.join(_SCHEMES)})://", str(text), re.IGNORECASE) is not None

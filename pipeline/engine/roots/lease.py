@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.durable import StoreError, TakenError
-from pipeline.engine.roots.objects import Meta, Objects
+from pipeline.engine.roots.objects import Meta, Objects, Tag
 
 NAME = ".lock"
 CLOCK = ".clock-"
@@ -40,7 +40,7 @@ class Lease:
     """Name of this machine's mirror, of which one process at a time is the driver."""
     seconds: float
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    etag: str = ""
+    tag: Tag = field(default_factory=lambda: Tag(""))
     renewed_at: float = 0.0
     lost_to: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
@@ -55,7 +55,8 @@ class Lease:
             told = _told(found)
             if told is None or self._is_free(told, found):
                 with suppress(TakenError):
-                    self.etag = self.objects.put_over(NAME, self._content(), found[1].etag if found else "")
+                    over = (found[1].etag, found[1].version) if found else ("",)
+                    self.tag = self.objects.put_over(NAME, self._content(), *over)
                     self.renewed_at = start
                     break
                 if self._is_mine(self.objects):  # the answer to a try was lost
@@ -83,14 +84,14 @@ class Lease:
         return json.dumps({**told, "written": uuid.uuid4().hex}).encode()  # each writing has an ETag of its own
 
     def _is_mine(self, objects: Objects) -> bool:
-        """Whether the lease lies there with this token, of whichever try; takes over its ETag."""
+        """Whether the lease lies there with this token, of whichever try; takes over its tag."""
         start = _now()
         found = objects.read(NAME)
         told = _told(found)
         if found is None or told is None or told.get("token") != self.token or not told.get("holder"):
             self.lost_to = str((told or {}).get("holder") or "another driver")
             return False
-        self.lost_to, self.etag = "", found[1].etag
+        self.lost_to, self.tag = "", Tag(found[1].etag, found[1].version)
         self.renewed_at = max(self.renewed_at, start - _age_s(objects, found[1]) - _RESOLUTION_S)
         return True
 
@@ -99,7 +100,7 @@ class Lease:
         while not self.stop.wait(wait_s):
             start, wait_s = _now(), self.seconds / 4
             try:
-                self.etag = self.hasty.put_over(NAME, self._content(), self.etag)
+                self.tag = self.hasty.put_over(NAME, self._content(), *self.tag)
                 self.renewed_at = start
             except TakenError:
                 with suppress(StoreError):
@@ -123,7 +124,7 @@ class Lease:
             self.thread.join()
         if not self.lost_to:
             with suppress(TakenError, StoreError):
-                self.hasty.put_over(NAME, self._content(free=True), self.etag)
+                self.hasty.put_over(NAME, self._content(free=True), *self.tag)
 
 
 def holder_of(objects: Objects) -> str:
@@ -133,10 +134,15 @@ def holder_of(objects: Objects) -> str:
 
 
 def is_held(objects: Objects) -> bool:
-    """Whether some driver holds the lease."""
+    """Whether some driver holds the lease; one whose age cannot be told, as by a key that may only read, counts as held."""
     found = objects.read(NAME)
     told = _told(found)
-    return bool(found and told and told.get("holder") and not _has_ended(objects, told, found[1]))
+    if not (found and told and told.get("holder")):
+        return False
+    try:
+        return not _has_ended(objects, told, found[1])
+    except StoreError:
+        return True
 
 
 def _has_ended(objects: Objects, told: Mapping[str, Any], meta: Meta) -> bool:

@@ -14,17 +14,18 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
-from pipeline.engine.durable import ASIDE, StoreError, Written
+from pipeline.engine.durable import ASIDE, StoreError, TakenError, Written
 from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.known import Known, facts
-from pipeline.engine.roots.lease import CLOCK, Lease, holder_of, is_held
-from pipeline.engine.roots.objects import Meta, Objects
+from pipeline.engine.roots.lease import CLOCK, NAME, Lease, holder_of, is_held
+from pipeline.engine.roots.objects import PIECE, Meta, Objects, Tag
 
 _AT_ONCE = 16
 """Requests at once: a store's answers take long, not our bytes."""
@@ -34,6 +35,7 @@ _OURS_ALONE = ("media/", "runs/", "studio/", "weights/")
 _OF_SEVERAL = "verdicts/"
 """Tables that people write on several machines: each writing takes the place of the one that was read, and of no other."""
 _MEDIA_GB, _LEASE_S = 50.0, 60.0
+_CLOCK_LASTS = timedelta(minutes=5)
 
 
 @dataclass(eq=False)
@@ -61,7 +63,10 @@ class Mirror:
     def sync(self, *, media: bool = False) -> None:
         """Fetch what the store has and drop what it has no more; videos are not fetched unless asked for. Raises StoreError."""
         known, here = self.known.all(), dict(self._files())  # before the listing: what is written meanwhile is none of either
-        there = {name: meta for name, meta in self.objects.listed().items() if self.name_of(self.folder / name)}
+        listed = self.objects.listed()
+        there = {name: meta for name, meta in listed.items() if self.name_of(self.folder / name)}
+        if self.lease:
+            self._sweep(listed)
         self.sizes = {name: meta.size_bytes for name, meta in there.items() if _is_medium(name)}
         written_beside = self.lease is None and _is_driven(self.folder)
         for name in here.keys() - there.keys():
@@ -80,6 +85,13 @@ class Mirror:
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
             for _ in pool.map(lambda one: self._fetch(*one), wanted):
                 pass
+
+    def _sweep(self, listed: Mapping[str, Meta]) -> None:
+        """Remove what was left of hearing the time by those who died of it."""
+        now = listed[NAME].modified if NAME in listed else None
+        for name, meta in listed.items():
+            if now and name.startswith(CLOCK) and now - meta.modified > _CLOCK_LASTS:
+                self.objects.delete(name, self.check)
 
     def have(self, path: Path) -> None:
         """Have the newest version of a file here, or none where the store has none. Raises StoreError."""
@@ -133,25 +145,41 @@ class Mirror:
         name = self.name_of(written.final)
         if not name:
             return
-        if self.lease:
-            self.lease.check()
         if name.startswith(_OF_SEVERAL):
-            before = self.known.find(name)
-            etag = self.objects.put_over(name, written.temporary.read_bytes(), before[0] if before else "")
+            tag = self.objects.put_over(name, written.temporary.read_bytes(), *self.known.tag(name), self._check_again)
+        elif self.lease and not name.endswith(".parquet") and written.temporary.stat().st_size <= PIECE:
+            tag = self._put_as_driver(name, written.temporary.read_bytes())
         else:
-            etag = self.objects.put(name, written.temporary)
-        self.known.note(name, etag, written.temporary.stat())
+            tag = self.objects.put(name, written.temporary, self._check_again)
+        self.known.note(name, *tag, written.temporary.stat())
         if _is_medium(name):
             self.sizes[name] = written.temporary.stat().st_size
 
-    def put_as_it_is(self, paths: Iterable[Path]) -> None:
-        """Write files that lie here under their names, where the store does not have them so."""
+    def _put_as_driver(self, name: str, content: bytes) -> Tag:
+        """Write an object that does not say what it was made from, in the place of the one seen last: of the next driver's none goes."""
+        tag = Tag(*self.known.tag(name))
+        while True:
+            try:
+                return self.objects.put_over(name, content, *tag, self._check_again)
+            except TakenError:  # by a command beside this run, or the answer to a try was lost
+                there = self.objects.head(name)
+                tag = Tag(there.etag, there.version) if there else Tag("")
+
+    def _check_again(self) -> None:
+        """Check the lease before a try to write: of a worker it was asked for once, before the first."""
+        if self.lease:
+            self.lease.check()
+
+    def put_as_it_is(self, paths: Sequence[Path]) -> None:
+        """Write files that lie here under their names, where the store does not have them so; videos make room for each other."""
         self.check()
         for path in paths:
             name = self.name_of(path)
             found = self.known.find(name) if name else None
             if name and path.is_file() and (found is None or found[1] != facts(path.stat())):
                 self._put(Written(path, path))
+        if videos := [path for path in paths if _is_medium(self.name_of(path))]:
+            self.make_room(keep=videos[-1])
 
     def drop_damaged(self, path: Path) -> bool:
         """Whether a file was damaged here alone: it is then what the store has again."""
@@ -162,7 +190,7 @@ class Mirror:
             if meta is None or filecmp.cmp(path, temporary, shallow=False):
                 return False
             with self.known.alone():
-                self.known.note(name, meta.etag, temporary.stat())
+                self.known.note(name, meta.etag, meta.version, temporary.stat())
                 temporary.replace(path)
             return True
         except FileNotFoundError:
@@ -173,9 +201,8 @@ class Mirror:
     def delete(self, path: Path) -> None:
         """Remove a file's object. Raises StoreError, where the lease is lost too."""
         if name := self.name_of(path):
-            if self.lease:
-                self.lease.check()
-            self.objects.delete(name)
+            self.check()
+            self.objects.delete(name, self._check_again)
             self.known.forget(name)
             self.sizes.pop(name, None)
 
@@ -206,7 +233,7 @@ class Mirror:
     def held(self) -> Iterator[None]:
         """Hold the store's folder for one driver; who enters holds this mirror. Raises StoreError that names another driver."""
         seconds = _number("WHIM_LEASE_S", _LEASE_S)
-        hasty = Objects(self.address, timeout_s=max(1.0, seconds / 6), tries=1)
+        hasty = Objects(self.address, timeout_s=max(1.0, seconds / 6), tries=2, first_wait_s=0.1)
         holder = f"pid {os.getpid()} on {socket.gethostname()}"
         lease = Lease(self.objects, hasty, holder, self._own_name(), seconds)
         lease.take()
@@ -243,7 +270,7 @@ class Mirror:
                 return
             with self.known.alone():
                 if self.known.find(name) == before:
-                    self.known.note(name, meta.etag, temporary.stat())
+                    self.known.note(name, meta.etag, meta.version, temporary.stat())
                     temporary.replace(path)
         except FileNotFoundError as error:
             if error.errno is None:
@@ -262,7 +289,7 @@ class Mirror:
             self.known.forget(name)
             (self.folder / name).unlink(missing_ok=True)
 
-    def make_room(self, keep: Path) -> None:
+    def make_room(self, keep: Path | None = None) -> None:
         """Drop videos that the store has, those used longest ago, until the others fit into $WHIM_MEDIA_GB (50)."""
         held = []
         for path in (self.folder / "media").glob("*"):
@@ -273,7 +300,7 @@ class Mirror:
                     held.append((stat.st_atime_ns, stat.st_size, path))
         left = _number("WHIM_MEDIA_GB", _MEDIA_GB) * 1e9 - sum(size for _, size, _ in held)
         with suppress(FileNotFoundError):
-            left -= keep.stat().st_size
+            left -= keep.stat().st_size if keep else 0
         for _, size, path in sorted(held):
             if left >= 0:
                 return

@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_PIECE = 16 << 20
+PIECE = 16 << 20
 """Bytes of one request: the limit on its time holds for all of its body."""
 
 _KEY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (GOOGLE_APPLICATION_CREDENTIALS for gs://) to one that may read and write there"
@@ -49,7 +50,22 @@ _ADVICE: Mapping[str, str] = {
 }
 """What a person can do about a refusal, by the store's code for it."""
 
+_PASSING = ("RequestTimeout", "IncompleteBody", "BadDigest")
+"""What a store answers with status 400 to a body that came late, in part or damaged."""
+
 _DENIED = "this key has no right to {}: grant it reading, writing and deleting below the prefix, and listing of the bucket"
+
+
+_MOST_REPLACED = 5
+"""How often a large object is begun anew that was replaced while it came."""
+
+
+class Tag(NamedTuple):
+    """What tells an object from those that lay in its place."""
+
+    etag: str
+    version: str = ""
+    """Google's generation, by which it compares where S3 does by ETag."""
 
 
 class Meta(NamedTuple):
@@ -58,6 +74,8 @@ class Meta(NamedTuple):
     etag: str
     size_bytes: int
     modified: datetime
+    version: str = ""
+    """As a `Tag`'s; a listing does not say it."""
 
 
 @dataclass(eq=False)
@@ -67,21 +85,30 @@ class Objects:
     address: Address
     timeout_s: float = 60.0
     """A request that takes longer is made again."""
-    tries: int = 9
-    """How often a request is made that fails by what may pass: nine times in about a minute."""
-    first_wait_s: float = 0.5
+    tries: int = 10
+    """How often a request is made that fails by what may pass: ten times in about a minute."""
+    first_wait_s: float = 0.2
     longest_wait_s: float = 10.0
     pause: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     @cached_property
     def store(self) -> Any:
+        """The client, which tries a request again by itself."""
+        return self._client(retries=3)
+
+    @cached_property
+    def hasty_store(self) -> Any:
+        """A client that does not: whether the lease is held is asked before each try to write."""
+        return self._client(retries=0)
+
+    def _client(self, retries: int) -> Any:
         from obstore.store import GCSStore, S3Store
 
         endpoint = self.address.endpoint
         client: dict[str, Any] = {"timeout": timedelta(seconds=self.timeout_s), "connect_timeout": timedelta(seconds=10)}
         if endpoint.startswith("http://"):
             client["allow_http"] = True
-        retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=2 * self.timeout_s)}
+        retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=2 * self.timeout_s)}
         given: dict[str, Any] = {"prefix": self.address.prefix, "client_options": client, "retry_config": retry}
         if self.address.scheme == "gs":
             return GCSStore(self.address.bucket, **given)
@@ -91,7 +118,10 @@ class Objects:
         return S3Store(self.address.bucket, region=region or "us-east-1", **given, **_own_keys())
 
     def listed(self, below: str = "") -> dict[str, Meta]:
-        """All objects, or those below a folder, by name; one whose name would lead elsewhere as a path is refused."""
+        """All objects, or those below a folder, by name; one whose name would lead elsewhere as a path is refused.
+
+        The empty objects are left out by which consoles show folders.
+        """
         import obstore
 
         def ask() -> dict[str, Meta]:
@@ -100,7 +130,11 @@ class Objects:
                 found.update({one["path"]: _meta(one) for one in batch})
             return found
 
-        return self._trying("list", below, ask)
+        found = self._trying("list", below, ask)
+        folders = {"", *(name[:end] for name in found for end, letter in enumerate(name) if letter == "/")}
+        return {
+            name: meta for name, meta in found.items() if meta.size_bytes or not (name in folders or "." not in name.rpartition("/")[2])
+        }
 
     def head(self, name: str) -> Meta | None:
         """What the store says of an object; None without one."""
@@ -127,7 +161,7 @@ class Objects:
     def get(self, name: str, to: Path, unless: str = "") -> Meta | None:
         """Write an object into a file; None where it is still the one of the ETag `unless`. Raises FileNotFoundError without one."""
         import obstore
-        from obstore.exceptions import NotModifiedError
+        from obstore.exceptions import NotModifiedError, PreconditionError
 
         def ask() -> Meta | None:
             try:
@@ -136,63 +170,72 @@ class Objects:
                 return None
             meta = _meta(answer.meta)
             with to.open("wb") as file:
-                if meta.size_bytes <= _PIECE:
+                if meta.size_bytes <= PIECE:
                     file.write(answer.bytes())
                 else:
-                    for start in range(0, meta.size_bytes, _PIECE):
-                        span = (start, min(start + _PIECE, meta.size_bytes))
+                    for start in range(0, meta.size_bytes, PIECE):
+                        span = (start, min(start + PIECE, meta.size_bytes))
                         file.write(self._piece(name, span, meta.etag))
                 if file.tell() != meta.size_bytes:
                     raise ConnectionError(f"{file.tell()} of {meta.size_bytes} bytes came")
             return meta
 
-        return self._trying("read", name, ask)
+        for _ in range(_MOST_REPLACED):
+            with suppress(PreconditionError):  # it was replaced between two pieces
+                return self._trying("read", name, ask)
+        raise StoreError(f"{self.address}: {name} is replaced again and again while it is read: run again once nobody writes it")
 
     def _piece(self, name: str, span: tuple[int, int], etag: str) -> Any:
         import obstore
 
         return self._trying("read", name, lambda: obstore.get(self.store, name, options={"range": span, "if_match": etag}).bytes())
 
-    def put(self, name: str, file: Path) -> str:
-        """Write a file as an object, whole or not at all; its ETag."""
+    def put(self, name: str, file: Path, check: Callable[[], None] | None = None) -> Tag:
+        """Write a file as an object, whole or not at all. `check` is called before each try, and raises where there is to be none."""
         import obstore
 
         size = file.stat().st_size
-        content: Any = file.read_bytes() if size <= _PIECE else file
-        options: dict[str, Any] = {"use_multipart": size > _PIECE, "chunk_size": _PIECE, "max_concurrency": 4}
-        return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, **options)["e_tag"]))
+        content: Any = file.read_bytes() if size <= PIECE else file
+        options: dict[str, Any] = {"use_multipart": size > PIECE, "chunk_size": PIECE, "max_concurrency": 4}
+        store = self.hasty_store if size <= PIECE else self.store
+        return self._trying("write", name, lambda: _tag(obstore.put(store, name, content, **options)), check)
 
-    def put_over(self, name: str, content: bytes, etag: str | None) -> str:
-        """Write a small object in the place of the one of an ETag, of none where that is '', of any where it is None; its ETag.
+    def put_over(self, name: str, content: bytes, etag: str | None, version: str = "", check: Callable[[], None] | None = None) -> Tag:
+        """Write a small object in the place of the one of an ETag and version, of none where that is '', of any where it is None.
 
-        Raises TakenError where another one lies there, or the answer to an earlier try was lost.
+        `check` is called before each try, and raises where there is to be none. Raises TakenError where another one lies
+        there, or the answer to an earlier try was lost.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        mode: Any = {"e_tag": etag} if etag else "overwrite" if etag is None else "create"
+        mode: Any = {"e_tag": etag} | ({"version": version} if version else {}) if etag else "overwrite" if etag is None else "create"
         try:
-            return self._trying("write", name, lambda: str(obstore.put(self.store, name, content, mode=mode, use_multipart=False)["e_tag"]))
+            return self._trying(
+                "write", name, lambda: _tag(obstore.put(self.hasty_store, name, content, mode=mode, use_multipart=False)), check
+            )
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
             raise TakenError(name) from error
 
-    def delete(self, name: str) -> None:
-        """Remove an object; nothing where there is none."""
+    def delete(self, name: str, check: Callable[[], None] | None = None) -> None:
+        """Remove an object; nothing where there is none. `check` is called before each try, and raises where there is to be none."""
         import obstore
 
         try:
-            self._trying("delete", name, lambda: obstore.delete(self.store, name))
+            self._trying("delete", name, lambda: obstore.delete(self.hasty_store, name), check)
         except FileNotFoundError:
             return
 
-    def _trying(self, doing: str, name: str, ask: Callable[[], T]) -> T:
+    def _trying(self, doing: str, name: str, ask: Callable[[], T], check: Callable[[], None] | None = None) -> T:
         """What the store answers. Raises StoreError in one line, and what its caller reads: FileNotFoundError, of conditions obstore's."""
         from obstore.exceptions import AlreadyExistsError, NotModifiedError, PreconditionError
 
         for attempt in range(1, self.tries + 1):
+            if check:
+                check()
             try:
                 return ask()
-            except (AlreadyExistsError, NotModifiedError, PreconditionError):
+            except (AlreadyExistsError, NotModifiedError, PreconditionError, StoreError):
                 raise
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
@@ -224,7 +267,11 @@ def _own_keys() -> dict[str, Any]:
 
 
 def _meta(told: Any) -> Meta:
-    return Meta(str(told["e_tag"]), int(told["size"]), told["last_modified"])
+    return Meta(str(told["e_tag"]), int(told["size"]), told["last_modified"], told.get("version") or "")
+
+
+def _tag(told: Any) -> Tag:
+    return Tag(str(told["e_tag"]), told.get("version") or "")
 
 
 def _advice(error: Exception, doing: str) -> str:
@@ -247,7 +294,7 @@ def _advice(error: Exception, doing: str) -> str:
     if odd:
         return f"an object is called {odd[1][-100:]!r}, which no file can be: remove it"
     status = re.search(r"status code: (4\d\d)", text)
-    if status and status[1] not in ("408", "429"):
+    if status and status[1] not in ("408", "429") and code not in _PASSING:
         return f"it refuses to {doing} ({code or status[1]})"
     return ""
 

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.name}")
     print_ending(loaded.graph, arguments.console)
     for path in damaged:
-        arguments.console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
+        arguments.console.print(f"{store.shown(path)} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
     return 0 if all_done(loaded.graph) and not damaged else 2
 
 

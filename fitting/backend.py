@@ -17,7 +17,7 @@ from fitting.solver import Solution, solve
 from fitting.tracks.solve import PLAIN, Arithmetic, joint_step, step_by_length
 
 MOST_FRAMES = 640
-"""Of a track that is solved in a lane: a frame of all lanes takes 0.4 MB, however few tracks there are."""
+"""The longest track that is solved in a lane: a frame of all lanes takes 0.4 MB, however few tracks there are."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _steps(folder: str, num_clips: int, checkout: Path = ROOT) -> dict[str, Any]:
-    """What the steps take in a process of their own."""
+    """Seconds and memory of run, plan, status and report on so many clips, each measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scale", "--steps", folder, str(num_clips)]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment).stdout

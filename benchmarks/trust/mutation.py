@@ -97,7 +97,7 @@ def verdicts_on(
 
 
 def measure(module: str, tree: Path, num: int, seed: int, end: float, before: Mapping[str, Any] | None, survivors: bool) -> dict[str, Any]:
-    """What is told of a module and its sample; `survivors`: what was noticed before, of the same code, is not tried again."""
+    """Verdicts on a sample of changes of a module; with `survivors` one that was noticed before, in the same code, is not tried again."""
     source, equal = (tree / module).read_text(), json.loads(EQUAL.read_text()).get(module, {})
     changes, num_changes = sample(source, num, random.Random(f"{seed} {module}"))
     digest = hashlib.sha256(f"{num} {source}".encode()).hexdigest()[:16]
@@ -134,7 +134,7 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def of_seed(modules: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of one sample of all modules."""
+    """Scores of one sample of changes over all modules, with the modules they are of."""
     noticed, tried = (sum(of["at_first"][k] for of in modules.values()) for k in (0, 1))
     return {
         "score_of_all": score([*modules.values()]),
@@ -146,12 +146,12 @@ def of_seed(modules: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]
 
 
 def seeds_of(file: Path) -> dict[str, Any]:
-    """What a file tells, by seed."""
+    """Samples that a file of results holds, by the seed that drew them."""
     return json.loads(file.read_text()).get("seeds", {}) if file.exists() else {}
 
 
 def told_of(file: Path, seed: str) -> dict[str, Any]:
-    """What a file tells of modules, of one seed."""
+    """Verdicts on modules that a file of results holds, of the sample of one seed."""
     return dict(seeds_of(file).get(seed, {}).get("modules", {}))
 
 

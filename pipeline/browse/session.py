@@ -64,7 +64,7 @@ class Session:
         return (*map(self.store.changed_ns, OF_HANDS), index.stat().st_mtime_ns if index.exists() else 0)
 
     def _verdicts(self) -> dict[str, str]:
-        """What changes whenever a video's verdicts are written."""
+        """A stamp of each video's verdicts, which changes whenever they are written."""
         return self.store.stamps(VERDICTS)
 
     def refresh(self) -> None:

@@ -1,6 +1,7 @@
 """Does one item: reads its tables, calls its stages, commits or records the failure, and returns a receipt."""
 
 import dataclasses
+import logging
 import math
 import os
 import socket
@@ -35,6 +36,8 @@ from stages.shards import whole_of
 from stages.stage import AtOnce, Failure, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
 from stages.web.note import read_note
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, repr=False)  # Ray asks an actor that did not begin for its name
@@ -125,7 +128,7 @@ class Worker:
         """
         position, recipe = orders[0].stages[0], orders[0].recipes[0]
         start, inputs = time.perf_counter(), dict[str, tuple[Any, ...]]()
-        with suppress(Exception):
+        try:
             function = self._function(position, recipe)
             if not isinstance(function, AtOnce) or len(orders[0].stages) > 1 or len(orders) == 1:
                 return {}
@@ -135,7 +138,9 @@ class Worker:
             results = function.many(list(inputs.values()))
             seconds = (time.perf_counter() - start) / max(len(inputs), 1)
             return {key: _Made(result, seconds) for key, result in zip(inputs, results, strict=True)}
-        return {}
+        except Exception as error:
+            _log.warning("%s: %d items in one call failed (%s), each is done alone", self.stages[position].name, len(inputs), error)
+            return {}
 
     def do(self, order: Order, made: "_Made | None" = None) -> Receipt:
         """Run the stages of one order, or take what was `made` of it. Every failure is caught here, once, and recorded beside the part."""

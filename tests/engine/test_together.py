@@ -156,7 +156,9 @@ class Counted:
         return [self(*item) for item in items]
 
 
-def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_itself_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fetch, cut, count, after = stages()
     summary, executor = run_in(tmp_path / "at once", [fetch, cut, AtOnce(), after])
     several = executor.worker.functions[2].several
@@ -166,6 +168,7 @@ def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_its
     error = Store(tmp_path / "at once").error("reviews", "a-0023")
     assert error is not None
     assert error.message == "ValueError: this clip cannot be counted"
+    assert "items in one call failed (this clip cannot be counted), each is done alone" in caplog.text
     run_in(tmp_path / "alone", [fetch, cut, count, after])
     alone = {name: content for name, content in parts(tmp_path / "alone").items() if "a-0023" not in name}
     assert parts(tmp_path / "at once") == alone

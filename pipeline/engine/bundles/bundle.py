@@ -46,7 +46,7 @@ class Part(NamedTuple):
     """None of parts of an earlier version."""
 
     def schema_text(self) -> bytes:
-        """What a part has in common with the others of its bundle."""
+        """Columns of the part as bytes, which all parts of a bundle have in common."""
         return bytes(_plain(self.content).schema.serialize())
 
 

@@ -49,7 +49,7 @@ class FuseHands:
     """Average the boxes of all detectors, weighted by confidence, and say whose hand it is, which side, and since when."""
 
     name: ClassVar[str] = "fuse-hands"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Videos, Clips, People, HandDetections, Views)
     writes: ClassVar[tuple[type[Table], ...]] = (Hands, RefusedHands)
@@ -92,7 +92,8 @@ class FuseHands:
     0.15, 0.2 find 0.90, 0.89, 0.87 of the hands of our labelled frames, each alone, at a precision of 0.97, 0.99, 0.99, and 0.896, 0.892,
     0.888 of those of the clips at 0.92, 0.95, 0.97."""
     min_agreed_score: float = setting(0.3, least=0, most=1)
-    """The same for a hand that two or more sources saw. Ours."""
+    """The same for a hand that two or more sources saw, an arm detector or another among them: what one of those that look for
+    themselves proves, two of them prove. Ours."""
     lone_score: float = setting(0.9, least=0, most=1)
     """A hand that one of several sources saw needs this confidence and a wrist nearby, in [0, 1]; so does one that a single arm
     detector saw. Ours."""
@@ -329,9 +330,10 @@ def _refusals(
     support: Float64[np.ndarray, "n"],
 ) -> Text:
     """'' where two sources agree, the only one that looked is sure enough, or one of several is very sure by a wrist; else why not."""
-    follows_arms = np.isin(settings.detectors, settings.arm_detectors)
+    follows_arms, looks = (np.isin(settings.detectors, names) for names in (settings.arm_detectors, settings.eye_detectors))
     num_agree, num_run = member.sum(1), run.sum(1)
-    agreed = (num_agree >= 2) & (score >= settings.min_agreed_score)
+    least = np.where(member[:, ~looks].any(1), settings.min_agreed_score, min(settings.min_agreed_score, settings.min_score))
+    agreed = (num_agree >= 2) & (score >= least)
     only = (num_run == 1) & (score >= settings.min_score)
     sure = member[:, ~follows_arms].any(1) & (top >= settings.lone_score) & (support > 0)
     lone = (num_agree == 1) & (num_run > 1)

@@ -146,6 +146,13 @@ def test_two_sources_need_less_than_one() -> None:
     assert len(fuse(a, min_score=0.4)) == 0
 
 
+def test_what_one_eye_proves_two_prove() -> None:
+    one, two = (detection([100, 100, 200, 200], 0.2, source=source) for source in "ab")
+    assert len(fuse(one, detectors=("a", "b"), eye_detectors=("a", "b"))) == 1
+    assert len(fuse(one, two, eye_detectors=("a", "b"))) == 1
+    assert len(fuse(one, two, eye_detectors=("a",), arm_detectors=("b",))) == 0
+
+
 def test_a_wrist_nearby_lets_a_doubtful_hand_count() -> None:
     hand = detection([100, 100, 200, 200], 0.3)
     assert len(fuse(hand, people=body((500, 400), (600, 400)), min_score=0.5)) == 0

@@ -21,11 +21,14 @@ from stages.media.frames import read_frames
 from stages.packed import Earlier, Picture, earlier_of
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
 from stages.stage import Key, Resources, check_settings, setting
-from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, Reviews, Table, Verdicts, Videos
+from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, RefusedHands, Reviews, Table, Verdicts, Videos
 from stages.verdicts import PERSON, corrected
 
 BELOW_MIN_QUALITY = "min_quality"
 """Reason of a hand that the review kept and `Pack.min_quality` drops."""
+
+STORED_ALIKE = (3, 4)
+"""Versions of `Pack` whose images are stored alike: they differ in what is said of them."""
 
 Row = dict[str, Any]
 
@@ -50,6 +53,8 @@ class ClipTables:
     """Where the video's camera stood."""
     earlier: Iterable[Picture] | None = None
     """What an earlier shard holds of the clip, for the day when its video was put away."""
+    refused: RefusedHands = dataclasses.field(default_factory=RefusedHands.empty)
+    """What detectors saw and fusion did not take for a hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +62,11 @@ class Pack:
     """Shards of frames for training: one row a frame, a JPEG and the list of its hands."""
 
     name: ClassVar[str] = "pack"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     key: ClassVar[Key] = "shard"
-    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews, Verdicts, Cameras, CameraPoses)
+    reads: ClassVar[tuple[type, ...]] = (Videos, Clips, Hands, Fits, Reviews, Verdicts, Cameras, CameraPoses, RefusedHands)
+    may_lack: ClassVar[tuple[type, ...]] = (RefusedHands,)
+    """Of what it reads: a recipe whose hands were not fused refuses nothing."""
     writes: ClassVar[type[Table]] = Shards
     detector: ClassVar[str] = ""
     resources: ClassVar[Resources] = Resources(cpus=1, limit_s=6 * 3600)
@@ -76,6 +83,8 @@ class Pack:
     """Hands whose review is below this quality are dropped. Ours."""
     keep_dropped: bool = False
     """List the dropped hands too, with `keep` false and their reason. Their boxes stay in `ignore_boxes`. Ours."""
+    unsure_score: float = setting(0.05, least=0, most=1)
+    """Least calibrated score of what fusion refused whose box is ignored: it may be a hand. Below, it is background. Ours."""
     negatives: float = setting(0.1, least=0, most=1)
     """Share of the frames on which no hand was found that are kept as negatives, chosen by a hash of the frame. Ours."""
     row_group_size: int = setting(128, least=1, most=1 << 20)
@@ -108,9 +117,9 @@ class Pack:
     def gather(self, clips: Iterable[Sequence[Any]], before: Sequence[Path]) -> Iterator[ClipTables]:
         """The clips of a shard as `pack` takes them; the shards before speak for a video that was put away."""
         earlier: Earlier | None = None
-        for videos, clip, hands, fits, reviews, verdicts, cameras, poses in clips:
+        for videos, clip, hands, fits, reviews, verdicts, cameras, poses, refused in clips:
             if earlier is None and not Path(videos.path[0]).exists():
-                stored_by = {"version": self.version, "jpeg_quality": self.jpeg_quality, "max_side": self.max_side}
+                stored_by = {"version": STORED_ALIKE, "jpeg_quality": (self.jpeg_quality,), "max_side": (self.max_side,)}
                 earlier = earlier_of(before, stored_by)
             yield ClipTables(
                 videos=videos,
@@ -122,6 +131,7 @@ class Pack:
                 cameras=cameras,
                 poses=poses,
                 earlier=earlier and earlier(clip.clip[0], videos.sha256[0]),
+                refused=RefusedHands.empty() if refused is None else refused,
             )
 
 
@@ -166,6 +176,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     scale = _scale(source.hands.width, source.hands.height, settings.max_side)
     hands, fits = _without_doubtful(*_scaled(source.hands, source.fits, scale), reviews.box_only)
     structs = _structs(hands, fits, reviews)
+    unsure = _unsure(source.refused, settings)
     origin = _origin(source.videos)
     views = source.cameras if source.cameras is not None and len(source.cameras) > 1 else None
     missing = set(zip(source.hands.frame[listed].tolist(), source.hands.view[listed].tolist(), strict=True))
@@ -179,7 +190,8 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     for picture in _pictures(source, settings, encode, is_wanted):
         on_frame = (source.hands.frame == picture.frame) & (source.hands.view == picture.view)
         missing.discard((picture.frame, picture.view))
-        elsewhere = [] if views is None else _boxes_elsewhere(source.hands, views, picture)
+        elsewhere = [] if views is None else [box for seen in (source.hands, unsure) for box in _boxes_elsewhere(seen, views, picture)]
+        maybe = unsure.box[(unsure.frame == picture.frame) & (unsure.view == picture.view)] * np.float32(picture.scale)
         yield {
             "sample": sample(picture.frame, picture.view),
             "video": video,
@@ -191,7 +203,7 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
             "extra": source.clips.extra[0],
             "odd": source.clips.odd[0],
             "hands": structs.take(pa.array(np.flatnonzero(on_frame & listed))),
-            "ignore_boxes": hands.box[on_frame & ~keep].tolist() + elsewhere,
+            "ignore_boxes": hands.box[on_frame & ~keep].tolist() + maybe.tolist() + elsewhere,
         }
     by_hand = set(source.hands.frame[[PERSON in sources for sources in source.hands.sources]].tolist()) - found_by_run
     drawn = {place for place in missing if place[0] in by_hand}  # added to a frame that is not looked at any more
@@ -202,6 +214,11 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
     elif missing:
         first = min(missing)[0]
         raise ValueError(f"clip {clip}: {len(missing)} frames with hands can no longer be read, first frame {first}: fetch the video again")
+
+
+def _unsure(refused: RefusedHands, settings: Pack) -> RefusedHands:
+    """What fusion refused and nobody should learn to be background."""
+    return refused.take(refused.score >= settings.unsure_score)
 
 
 def _put_away(source: ClipTables) -> bool:

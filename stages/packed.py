@@ -1,7 +1,7 @@
 """Images of shards that were packed before, for the day when a video was put away."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ Earlier = Callable[[str, str], Iterator[Picture]]
 """From clip and sha256 of its video to the pictures that earlier shards hold of it."""
 
 
-def earlier_of(files: Iterable[Path], stored_by: Mapping[str, object]) -> Earlier | None:
+def earlier_of(files: Iterable[Path], stored_by: Mapping[str, Sequence[object]]) -> Earlier | None:
     """The pictures of the first of several shards that has a clip.
 
-    None when there is none, or none whose pictures were stored by these settings (`stored_by`, with the stage's version among them).
+    None when there is none, or none whose pictures were stored by these settings (`stored_by`: what each, and the stage's version, may be).
     """
     shards = [earlier for file in files if (earlier := earlier_pictures(file, stored_by))]
 
@@ -46,7 +46,7 @@ def earlier_of(files: Iterable[Path], stored_by: Mapping[str, object]) -> Earlie
     return pictures if shards else None
 
 
-def earlier_pictures(path: Path, stored_by: Mapping[str, object]) -> Earlier | None:
+def earlier_pictures(path: Path, stored_by: Mapping[str, Sequence[object]]) -> Earlier | None:
     """From clip and sha256 of its video to the pictures that a shard holds of it, a row group in memory; sound pages of a damaged one too.
 
     None when there is no shard, or one whose pictures were stored by other settings.
@@ -58,7 +58,7 @@ def earlier_pictures(path: Path, stored_by: Mapping[str, object]) -> Earlier | N
     except UNREADABLE:
         return None
     before = {"version": recipe.get("version"), **recipe.get("settings", {})}
-    if any(before.get(name) != value for name, value in stored_by.items()):
+    if any(before.get(name) not in values for name, values in stored_by.items()):
         return None
     clips = [_clips_of(shard, group) for group in range(shard.num_row_groups)]
     stored = [name for name in Picture._fields if name in shard.schema_arrow.names]

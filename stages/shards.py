@@ -76,7 +76,7 @@ class Shards(Table):
     video_sha256: Text
     extra: Text  # free columns that the list of videos has, as JSON; '' where it has none
     hands: HandList
-    ignore_boxes: BoxList  # of hands that were dropped, or are listed in another view: neither hand nor background
+    ignore_boxes: BoxList  # of hands that were dropped, refused but unsure, or listed in another view: neither hand nor background
     view: Int16[np.ndarray, "n"]  # which view of the frame the image is; 0 where it is the whole frame
     projection: Text  # of the image: rectilinear, fisheye, equirectangular
     focal_px: FloatPair  # along x and y, of the image below; NaN where nobody knows it

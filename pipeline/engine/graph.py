@@ -299,10 +299,10 @@ class Graph:
 
 
 def _check_order(stages: Sequence[Stage]) -> None:
-    """Raise ValueError when a stage reads a table that no stage before it makes."""
+    """Raise ValueError when a stage reads a table that no stage before it makes, unless the stage `may_lack` it."""
     made: set[type] = {Manifest, Frames, Verdicts, Cameras, CameraPoses, Views}
     for stage in stages:
-        lacking = next((kind for kind in stage.reads if kind not in made), None)
+        lacking = next((kind for kind in stage.reads if kind not in made and kind not in getattr(stage, "may_lack", ())), None)
         if lacking is not None:
             who = " by ".join(filter(None, (stage.name, stage.detector)))
             raise ValueError(f"{who} reads {lacking.__name__}, which no stage before it in the recipe makes")

@@ -25,9 +25,9 @@ from stages import pack
 from stages.pack import Pack
 from stages.shards import pieces, whole_of
 from stages.stage import Stage
-from stages.tables import Clips, Fits, Hands, Manifest, Reviews, Table, Videos
+from stages.tables import Clips, Fits, Hands, Manifest, RefusedHands, Reviews, Table, Videos
 from tests.engine import toy
-from tests.small_tables import render_video, source_of, video_row
+from tests.small_tables import columns, render_video, source_of, video_row
 from training.data.dataset import opened
 
 FRAMES = {"long": 40, "anna": 5, "bert": 5, "carl": 5, "dora": 5}
@@ -99,6 +99,20 @@ class See(toy.ToyStage):
         return see
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse(toy.ToyStage):
+    """Takes what it saw on the first frame of a clip for no hand."""
+
+    name: ClassVar[str] = "refuse"
+    reads: ClassVar[tuple[type, ...]] = (Clips,)
+    writes: ClassVar[type[Table]] = RefusedHands
+
+    def build(self) -> Callable[[Clips], Table]:
+        return lambda clips: columns(
+            RefusedHands, 1, video=clips.video[0], frame=clips.first_frame, score=0.2, box=[[1, 2, 3, 4]], reason="weak"
+        )
+
+
 Make = Callable[..., Graph]
 
 
@@ -158,6 +172,19 @@ def test_a_large_shard_is_cut_within_its_long_video_and_between_short_ones(make:
     assert len(by_file) >= 6
     assert {whole_of(task.key) for task in graph.tasks if graph.stages[task.stage].key == "shard"} == {"train/train-00000-of-00001"}
     assert plan(tmp_path, "long", "anna", "bert", "carl").pending == []
+
+
+def test_what_was_refused_is_ignored_and_a_recipe_that_refuses_nothing_is_packed_as_well(make: Make, tmp_path: Path) -> None:
+    found = {}
+    for stages in ([See()], [See(), Refuse()]):
+        first = [Found(folder=str(tmp_path / "videos")), Cut(), *stages]
+        graph = Graph([*first, Pack(num_shards=1, negatives=1.0)], toy.manifest("anna"), Store(tmp_path / f"{len(stages)}")).load()
+        finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+        (path,) = graph.store.root.glob("shards/train/*.parquet")
+        found[len(stages)] = {
+            row["frame"]: row["ignore_boxes"] for row in pq.read_table(path, columns=["frame", "ignore_boxes"]).to_pylist()
+        }
+    assert found[2] == {frame: boxes + [[1, 2, 3, 4]] * (frame == 0) for frame, boxes in found[1].items()}
 
 
 def test_files_stay_as_they_are_when_the_list_grows(make: Make, tmp_path: Path) -> None:

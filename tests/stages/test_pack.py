@@ -13,7 +13,8 @@ from pipeline.engine.shard_file import write_shard
 from stages.media.frames import read_frames
 from stages.pack import ClipTables, Pack
 from stages.shards import Shards, shard_of, split_of
-from tests.small_tables import clip_row, render_video, source_of, video_row
+from stages.tables import RefusedHands
+from tests.small_tables import clip_row, columns, render_video, source_of, video_row
 
 RECIPE = {"fingerprint": "f" * 64, "key": "train/train-00000-of-00001"}
 
@@ -96,6 +97,38 @@ def test_dropped_hands_become_boxes_to_ignore(sources: list[ClipTables], tmp_pat
         dropped = source.hands.box[(source.hands.frame == frame) & ~source.reviews.keep]
         np.testing.assert_array_equal(np.array(boxes, np.float32).reshape(-1, 4), dropped)
     assert any(len(b) for b in shard.ignore_boxes)
+
+
+def test_what_fusion_refused_and_may_be_a_hand_is_ignored_too(sources: list[ClipTables], tmp_path: Path) -> None:
+    source = sources[0]
+    before = rows(packed([source], tmp_path / "before", negatives=1.0, max_side=160))
+    bare = next(frame for frame in before.frame.tolist() if frame not in source.hands.frame)
+    frame, score = np.array([source.hands.frame[0], bare, bare]), np.array([0.3, 0.06, 0.01], np.float32)
+    box = np.array([[10, 20, 50, 60], [200, 20, 240, 60], [20, 100, 60, 140]], np.float32)
+    refused = columns(RefusedHands, 3, video="a", frame=frame, score=score, box=box, width=320, height=240, reason="weak")
+    assert isinstance(refused, RefusedHands)
+    after = rows(packed([dataclasses.replace(source, refused=refused)], tmp_path / "after", negatives=1.0, max_side=160))
+    assert after.sample.tolist() == before.sample.tolist(), "a frame of which nobody is sure is as good as another"
+    assert repr(after.hands.tolist()) == repr(before.hands.tolist())
+    more = {
+        f: a[len(b) :] for f, a, b in zip(after.frame.tolist(), after.ignore_boxes, before.ignore_boxes, strict=True) if len(a) > len(b)
+    }
+    assert {f: np.array(boxes).tolist() for f, boxes in more.items()} == {int(frame[0]): [[5, 10, 25, 30]], bare: [[100, 10, 120, 30]]}
+    alone = rows(packed([dataclasses.replace(source, refused=refused)], tmp_path / "all", negatives=1.0, unsure_score=0.0))
+    assert len(alone.ignore_boxes[alone.frame.tolist().index(bare)]) == 2
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [(2, False), (3, True), (Pack.version, True)])
+def test_images_of_a_version_that_stored_them_alike_outlive_their_video(
+    sources: list[ClipTables], tmp_path: Path, version: int, is_taken: bool
+) -> None:
+    source, stage, path = sources[0], Pack(), tmp_path / "train-00000-of-00001.parquet"
+    stored = {"version": version, "settings": {"jpeg_quality": stage.jpeg_quality, "max_side": stage.max_side}}
+    write_shard(stage, stage.build()(iter([source])), path, RECIPE | stored)
+    gone = dataclasses.replace(source.videos, path=np.array([str(tmp_path / "gone.mp4")], object))
+    tables = (gone, source.clips, source.hands, source.fits, source.reviews, source.verdicts, None, source.poses, None)
+    (found,) = stage.gather([tables], [path])
+    assert len(list(found.earlier or ())) == (len(rows(path).sample) if is_taken else 0)
 
 
 def test_dropped_hands_can_be_listed_with_their_reason(sources: list[ClipTables], tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from pipeline.images.formats import LabelledImage, read_images
 from pipeline.images.labelling import PEOPLE, Candidates, Trust, joined, seen_alone
 from pipeline.images.shards import ImageShards, num_left_out, write_image_shards
 from pipeline.recipes import whim as recipe
+from stages.detectors.mediapipe.hand_search import ELBOWS, WRISTS
 from stages.tables import Manifest, People
+from tests.small_tables import columns
 from training.data.dataset import Dataset
 from training.data.samples import Frames
 
@@ -150,6 +152,30 @@ def test_what_nobody_drew_is_ignored_where_somebody_is_unsure() -> None:
     assert drawn.ignore.tolist() == [THERE]  # all are drawn: what was refused is background, what was taken for a hand may be one
     some = joined(label([HERE], exhaustive=False), found, {}, People.empty(), Trust())
     assert some.ignore.tolist() == [THERE, ELSEWHERE]
+
+
+def somebody(*wrists: tuple[float, float], seen: float = 0.9) -> People:
+    """A person of score .9 whose forearms of 20 pixels hang down to wrists; a hand is some 15 pixels long."""
+    person = columns(People, 1, score=0.9)
+    assert isinstance(person, People)
+    keypoints = np.zeros((1, 17, 3), np.float32)
+    for elbow, wrist, (x, y) in zip(ELBOWS, WRISTS, wrists, strict=True):
+        keypoints[0, [elbow, wrist]] = [[x, y - 20, seen], [x, y, seen]]
+    return replace(person, keypoints=keypoints)
+
+
+def test_a_wrist_at_which_nobody_saw_a_hand_is_ignored() -> None:
+    """The hand below one wrist was seen; below the other one there may be one, unless all hands are drawn or the wrist is a guess."""
+    both = somebody((10.0, 5.0), (70.0, 5.0))
+    (ignored,) = seen_alone(label([], exhaustive=False, labelled=False), seen((HERE, 0.9, True)), both, Trust()).ignore
+    assert ignored[0] < 70 < ignored[2]
+    assert ignored[1] < 12 < ignored[3]
+    assert 10 < ignored[2] - ignored[0] < 60
+    some = joined(label([HERE], exhaustive=False), seen((HERE, 0.9, True)), {}, both, Trust())
+    assert some.ignore.tolist() == [ignored.tolist()]
+    assert len(joined(label([HERE], exhaustive=True), seen((HERE, 0.9, True)), {}, both, Trust()).ignore) == 0
+    guessed = somebody((10.0, 5.0), (70.0, 5.0), seen=0.4)
+    assert len(seen_alone(label([], exhaustive=False, labelled=False), seen((HERE, 0.9, True)), guessed, Trust()).ignore) == 0
 
 
 def test_keypoints_that_people_marked_are_taken_before_those_that_anybody_saw() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,8 @@ from training.commands.train import photographed
 from training.data.dataset import Dataset
 from training.data.loader import Loader
 from training.data.samples import Frames
-from training.detector.augment import Augmentation
+from training.detector.augment import Augmentation, augment
+from training.detector.inference import read
 from training.detector.task import DetectorTask
 from training.run.loop import Run, TrainSettings
 
@@ -88,6 +90,61 @@ def test_fifty_steps_teach_places_sides_and_visibility(eight: Frames, tmp_path: 
         assert after[name] < 0.5 * before[name], name
 
 
+def terms_of(task: DetectorTask, loader: Loader, share_done: float) -> dict[str, float]:
+    """Terms of the first batch by a network that is new and the same each time."""
+    torch.manual_seed(0)
+    network = task.network().eval()
+    with torch.no_grad():
+        found = task.loss(network, next(iter(loader.epoch(0))), torch.device("cpu"), share_done)
+    return {name: float(value) for name, value in found.items()}
+
+
+def test_the_end_of_a_run_sees_whole_images_alone(eight: Frames) -> None:
+    loader = Loader(sources=[replace(eight, size=64)], batch_size=8, num_threads=1)
+    changed = replace(Augmentation.none(), mosaic=1.0, mixup=1.0)
+    task = DetectorTask(held_out=None, augmentation=changed, plain_share=0.2)
+    plain = replace(task, augmentation=Augmentation.none())
+    assert terms_of(task, loader, 0.85) == terms_of(plain, loader, 0.85)
+    assert terms_of(task, loader, 0.75)["side"] != terms_of(plain, loader, 0.75)["side"]
+
+
+def test_both_heads_know_how_much_of_a_run_is_done(eight: Frames) -> None:
+    """Keypoints begin with wide sigmas, by which a first guess is not wholly wrong; the one-to-one head's share grows."""
+    loader = Loader(sources=[replace(eight, size=64)], batch_size=8, num_threads=1)
+    task = DetectorTask(held_out=None, augmentation=Augmentation.none(), one_to_one=(0.25, 0.75))
+    first, last = (terms_of(task, loader, share) for share in (0.0, 1.0))
+    for head, begin, end in (("", 0.75, 0.25), ("single_", 0.25, 0.75)):
+        assert first[f"{head}box"] / begin == pytest.approx(last[f"{head}box"] / end)
+        assert first[f"{head}keypoints"] / begin < 0.8 * last[f"{head}keypoints"] / end
+
+
+def test_what_an_image_shows_of_its_square_is_told_of_that_image(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels come dataset by dataset, images as they were dealt: wide ones have grey above and below them, high ones at their sides."""
+    sources = []
+    for name, turned in (("wide", False), ("high", True)):
+        table = rows(0, 8)
+        place = table.schema.get_field_index("image")
+        jpegs = [simplejpeg.decode_jpeg(jpeg.as_py()) for jpeg in table["image"]]
+        turned_jpegs = [simplejpeg.encode_jpeg(np.ascontiguousarray(one.swapaxes(0, 1) if turned else one)) for one in jpegs]
+        shard = write(tmp_path / name / "a.parquet", table.set_column(place, table.schema.field(place), pa.array(turned_jpegs)))
+        sources.append(Frames(dataset=Dataset.of([shard], cache / name), size=64))
+    loader = Loader(sources=sources, batch_size=16, num_threads=1)
+    seen: dict[str, torch.Tensor] = {}
+
+    def watched(images: torch.Tensor, labels: dict[str, torch.Tensor], key: torch.Tensor, chosen: Augmentation) -> Any:
+        seen.update(images=images, shown=labels["shown"])
+        return augment(images, labels, key, chosen)
+
+    monkeypatch.setattr("training.detector.task.augment", watched)
+    terms_of(DetectorTask(held_out=None, augmentation=Augmentation.none()), loader, 0.0)
+    corners = [(int(x), int(y)) for x, y in seen["shown"][:, :2].round()]
+    assert len(set(corners)) == 2
+    for image, (x, y) in zip(seen["images"], corners, strict=True):
+        border = image[:, :y] if y else image[:, :, :x]
+        assert (border - 114 / 255).abs().max() < 1e-6
+        assert (image[:, y + 2, x + 2] - 1).abs().max() < 0.2, "each image has a white corner"
+
+
 @pytest.mark.long
 def test_eight_images_are_learnt_by_heart(eight: Frames, tmp_path: Path) -> None:
     task, run = learning(replace(eight, size=96), tmp_path / "run", 260)
@@ -112,6 +169,7 @@ def test_the_command_trains_measures_and_goes_on(
     lines = (tmp_path / "run" / "log.jsonl").read_text()
     assert lines.count('"minutes"') == 2
     assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight images are 50 steps each"
+    assert read(tmp_path / "run" / "last.pt").settings.image == 64
     whim.main(
         ["evaluate", "detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"]
     )
@@ -131,6 +189,22 @@ def test_rendered_images_choose_no_epoch_where_photographs_are_held_out(tmp_path
     rendered = write(tmp_path / "studio" / "val" / "a.parquet", rows(0, 3).replace_schema_metadata(of_albums)).parents[1]
     assert photographed([rendered, real]) == [real]
     assert photographed([rendered]) == [rendered], "better than nothing"
+
+
+def test_an_epoch_is_measured_on_photographs_where_rendered_images_are_beside_them(
+    eight: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rendered frames with hands; photographs without any, of which the command says that they measure nothing."""
+    monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
+    table = rows(0, 8)
+    of_albums = {"schema_version": str(SCHEMA_VERSION), "recipe": json.dumps({"albums": [{"seed": 1}]})}
+    for split in ("train", "val"):
+        write(tmp_path / "studio" / split / "a.parquet", hands_in_images(4).replace_schema_metadata(of_albums))
+    no_hands = pa.array([[]] * len(table), table.schema.field("hands").type)
+    write(tmp_path / "val" / "bare.parquet", table.set_column(0, table.schema.field(0), no_hands))
+    words = ["train", "detector", "--data", str(tmp_path), str(tmp_path / "studio"), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert whim.main([*words, "--set", "image_px=64", "--set", "batch_size=4", "--set", "epoch_images=4"]) == 0
+    assert "no hand on the frames to measure on" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_training_without_any_hand_is_refused(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,8 +151,8 @@ def whole(folder: Path, about: Mapping[str, Any]) -> Iterator[Path]:
 
     `about` is filled within the block and written at its end. Raises UserError where another export writes there.
     """
-    folder = folder.absolute()
     made_of(folder)
+    folder = folder.resolve()  # a link stays, and what it leads to is replaced
     aside, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("incomplete", "lock"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(lock, folder), room(folder.parent):

@@ -4,8 +4,9 @@ Every joint turns, the root moves, and the 135 pose blend shapes of MANO are mor
 mesh is MANO's but for weights beyond the eight largest of a vertex. Axes are glTF's: x right, y up, z towards the viewer, metres. Hands
 have their true orientation and, in x and y, their place in the image; depth is as weak perspective has it: the hand's distance is that at
 which a camera of `FOCAL` times the image's longer side sees it as large. Where the camera is known all are metres before it, and where its
-place is known on every frame of the track they are in the world. `extras` of the scene hold frames, times, boxes, keypoints and `axes`:
-image, camera or world.
+place is known on every frame of the track they are in the world. Elsewhere a hand that goes through views of a camera that bends straight
+lines has a file for each, `track-0003-left-view-05.glb`: axes are those of the view. `extras` of the scene hold frames, times, boxes,
+keypoints and `axes`: image, camera or world.
 """
 
 import json
@@ -45,6 +46,8 @@ class Track:
     clip: str
     track: int
     side: int
+    view: int
+    """-1 where that does not matter."""
     about: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -53,24 +56,26 @@ def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
     """Write a file for each track that has fitted hands; one clip is in memory."""
     for _clip, frames in groupby(source.frames(images=False), key=lambda frame: (frame.split, frame.clip)):
         for track in _tracks(frames):
-            path = folder / track.split / track.clip / f"track-{track.track:04d}-{side_name(track.side)}.glb"
+            view = f"-view-{track.view:02d}" if track.view >= 0 else ""
+            path = folder / track.split / track.clip / f"track-{track.track:04d}-{side_name(track.side)}{view}.glb"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_file(track))
 
 
 def _tracks(frames: Iterator[Frame]) -> list[Track]:
     """The tracks of a clip; hands of no track, side or fit are left out."""
-    tracks: dict[tuple[int, int], Track] = {}
+    tracks: dict[tuple[int, int, int], Track] = {}
     for frame in frames:
         hands = frame.hands
         fitted = np.isfinite(hands["hand_pose"]).all(1) & np.isfinite(hands["betas"]).all(1) & np.isfinite(hands["camera"]).all(1)
         for row in np.flatnonzero(fitted & (hands["side"] != UNKNOWN_SIDE) & (hands["track"] >= 0)).tolist():
-            key = int(hands["track"][row]), int(hands["side"][row])
+            in_world = np.isfinite(hands["transl_world"][row]).all() and np.isfinite(hands["global_orient_world"][row]).all()
+            key = int(hands["track"][row]), int(hands["side"][row]), frame.view if frame.is_view and not in_world else -1
             about = {"video": frame.video, "clip": frame.clip, **frame.about, "extra": dict(frame.extra)}
             track = tracks.setdefault(key, Track(frame.split, frame.clip, *key, about))
             if track.rows and track.rows[-1]["frame"] == frame.frame:
                 continue  # one hand a frame is a track's
-            names = ("box", "keypoints", "betas", "hand_pose", "joints_3d", "quality", *PLACED)
+            names = ("box", "keypoints", "betas", "hand_pose", "quality", *PLACED)
             track.rows.append(
                 {
                     "frame": frame.frame,
@@ -221,7 +226,8 @@ def _extras(track: Track) -> dict[str, Any]:
     about = {name: track.about[name] for name in ("video", "clip", *ABOUT, "extra")}
     columns = {name: plain(np.stack([row[name] for row in rows])) for name in ("box", "keypoints", "quality")}
     numbers = {name: [row[name] for row in rows] for name in ("frame", "time_s", "size")}
-    return {**about, "split": track.split, "track": track.track, "side": side_name(track.side), **numbers, **columns}
+    view = {"view": track.view} if track.view >= 0 else {}
+    return {**about, "split": track.split, "track": track.track, "side": side_name(track.side), **view, **numbers, **columns}
 
 
 def _matrices(axis_angle: Float[np.ndarray, "n 16 3"]) -> Float[np.ndarray, "n 16 3 3"]:

@@ -6,7 +6,8 @@
 
 Entities in space are metres in camera axes (x right, y down, z forward), at the distance of `pipeline.exports.glb.place` where nobody knows
 the camera. On frames of which it is known where the camera stood they are in `world` instead of `space`, and `world/camera` moves through
-it. Timelines: `frame`, a number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
+it. Views of a camera that bends straight lines have entities of their own, `camera/view-05/image`, `space/view-05/left` and so on.
+Timelines: `frame`, a number of the video, and `time`. Needs `pip install rerun-sdk`, which deals every recording ids of its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,9 +39,19 @@ def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write_clip(rerun, path, clip, frames)
-        except RuntimeError as error:  # its writer tells no more
-            raise UserError(f"{path} cannot be written ({error}): is there room on its disk?") from error
+        except RuntimeError:  # its writer does not say of what kind
+            _write_more(path)
+            raise
         rerun.bindings.flush_and_cleanup_orphaned_recordings()  # else each keeps its threads and buffers until the process ends
+
+
+def _write_more(path: Path) -> None:
+    """Raise OSError that says why nothing more can be written to a file, if nothing can."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 20))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> None:
@@ -64,20 +75,25 @@ def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> N
 
 
 def _log_image(rerun: Any, recording: Any, frame: Frame) -> None:
-    hands, known = frame.hands, seen(frame.hands["keypoints"])
-    recording.log("camera/image", rerun.EncodedImage(contents=frame.image, media_type="image/jpeg"))
+    hands, known, root = frame.hands, seen(frame.hands["keypoints"]), f"camera{_of_view(frame)}/image"
+    recording.log(root, rerun.EncodedImage(contents=frame.image, media_type="image/jpeg"))
     colours = [COLOURS[int(side)] for side in hands["side"]]
     labels = [f"{side_name(side)} {track}: {quality:.2f}" for side, track, quality in zip(*_named(frame), strict=True)]
     boxes = rerun.Boxes2D(array=hands["box"], array_format=rerun.Box2DFormat.XYXY, labels=labels, colors=colours)
-    recording.log("camera/image/hands", boxes)
+    recording.log(f"{root}/hands", boxes)
     columns = {name: hands[name] for name in ("side", "track", "hand", "score", "quality")}
-    recording.log("camera/image/hands/columns", rerun.AnyValues(**{name: plain(values) for name, values in columns.items()}))
+    recording.log(f"{root}/hands/columns", rerun.AnyValues(**{name: plain(values) for name, values in columns.items()}))
     points, of = hands["keypoints"].reshape(-1, 3), np.repeat(np.arange(len(frame)), 21)
     shown = rerun.Points2D(points[:, :2], colors=[colours[row] for row in of], radii=2.0)
-    recording.log("camera/image/keypoints", shown)
+    recording.log(f"{root}/keypoints", shown)
     strips = [hands["keypoints"][row, [a, b], :2] for row in range(len(frame)) for a, b in BONES if known[row, a] and known[row, b]]
-    recording.log("camera/image/bones", rerun.LineStrips2D(strips))
-    recording.log("camera/image/ignored", rerun.Boxes2D(array=frame.ignore, array_format=rerun.Box2DFormat.XYXY))
+    recording.log(f"{root}/bones", rerun.LineStrips2D(strips))
+    recording.log(f"{root}/ignored", rerun.Boxes2D(array=frame.ignore, array_format=rerun.Box2DFormat.XYXY))
+
+
+def _of_view(frame: Frame) -> str:
+    """What names a view within the path of an entity; '' of a whole frame."""
+    return f"/view-{frame.view:02d}" if frame.is_view else ""
 
 
 def _named(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,10 +112,10 @@ def _log_space(rerun: Any, recording: Any, frame: Frame, *, moves: bool) -> None
     size = np.tile([[frame.width, frame.height]], (len(rows), 1)).astype(np.float64)
     axes, wrist, orient = standing({name: hands[name][rows] for name in PLACED}, size)
     joints = hands["joints_3d"][rows].astype(np.float64)
-    root, other = ("world", "space") if axes == "world" else ("space", "world")
+    root, other = (f"{name}{_of_view(frame)}" for name in (("world", "space") if axes == "world" else ("space", "world")))
     if np.isfinite(frame.world_from_camera).all():
         pose = frame.world_from_camera
-        recording.log("world/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
+        recording.log(f"world{_of_view(frame)}/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
         joints = joints @ pose[:, :3].T if axes == "world" else joints
     if axes == "world" or moves:
         recording.log(other, rerun.Clear(recursive=True))

@@ -43,6 +43,8 @@ class Frame:
     width: int
     height: int
     scale: float
+    view: int
+    """Of a camera that bends straight lines, which view of the frame the image is; 0 of a whole frame."""
     about: Mapping[str, str]
     """`ABOUT`: source, title, channel, licence, video_sha256."""
     extra: Mapping[str, Any]
@@ -66,15 +68,27 @@ class Frame:
         return np.asarray(simplejpeg.decode_jpeg(self.image, "RGB"))
 
     @property
+    def is_view(self) -> bool:
+        """Whether the image is one of several views of its frame."""
+        return self.sample == f"{self.video}/{self.frame}/{self.view}"
+
+    @property
     def name(self) -> str:
-        """Path of its image, without an ending: the video, then the frame's number."""
-        return f"{self.video}/{self.frame:08d}"
+        """Path of its image, without an ending and its own among all: the video, then the frame's number, of a view that of the view too;
+        of an image that was no film's its own."""
+        if self.is_view:
+            return f"{self.video}/{self.frame:08d}-{self.view:02d}"
+        if self.sample == f"{self.video}/{self.frame}":
+            return f"{self.video}/{self.frame:08d}"
+        folder, slash, name = self.sample.rpartition("/")
+        return f"{folder}{slash}{name.replace('.', '_')}"
 
     def about_it(self) -> dict[str, Any]:
         """All that is known of it but its hands and its image, as plain values."""
         own = {"sample": self.sample, "video": self.video, "clip": self.clip, "frame": self.frame, "time_s": self.time_s}
         pose = {"world_from_camera": plain(self.world_from_camera)} if np.isfinite(self.world_from_camera).all() else {}
-        return own | {"split": self.split, "scale": self.scale, **self.about, "extra": dict(self.extra)} | pose
+        views = {"view": self.view} if self.is_view else {}
+        return own | {"split": self.split, "scale": self.scale, **self.about, "extra": dict(self.extra)} | views | pose
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -122,6 +136,9 @@ class Source:
             self.on_rows(len(group.rows))
 
     def _group(self, rows: pa.Table, split: str) -> "Group":
+        for name in ("sample", "video", "clip"):  # files are named after them
+            for told in pc.unique(rows.column(name)).to_pylist():
+                below(self.folder, told)
         for name, value in {"extra": "", **NO_CAMERA}.items():  # what shards of an earlier version lack
             if name not in rows.column_names:
                 rows = rows.append_column(name, pa.array([value] * len(rows), Shards.schema().field(name).type))
@@ -141,7 +158,7 @@ class Source:
         for row, chosen, ignore in group.frames():
             frame = Frame(
                 split=split,
-                **{name: values[name][row] for name in ("sample", "video", "clip", "frame", "time_s", "width", "height", "scale")},
+                **{name: values[name][row] for name in ("sample", "video", "clip", "frame", "time_s", "width", "height", "scale", "view")},
                 about={name: values[name][row] for name in ABOUT},
                 extra=extras[values["extra"][row]],
                 world_from_camera=np.array(poses[row], np.float64),
@@ -219,7 +236,10 @@ def open_source(folder: Path, where: str = "") -> Source:
         with _damage_named(path):
             file = pq.ParquetFile(path, memory_map=True)
             facts = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-            listed.append((path, facts.get("split", path.parent.name), facts.get("fingerprint", "")))
+            split = facts.get("split", path.parent.name)
+            if split not in SPLITS:
+                raise ValueError(f"it is of a split {split[:40]!r}, and splits are {', '.join(SPLITS)}")
+            listed.append((path, split, facts.get("fingerprint", "")))
             num_rows += file.metadata.num_rows
             if "extra" in file.schema_arrow.names:
                 texts = pc.unique(file.read(columns=["extra"])["extra"].combine_chunks()).to_pylist()

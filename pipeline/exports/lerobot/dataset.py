@@ -2,7 +2,8 @@
 
 An episode is an unbroken stretch of a clip. A frame's state is that of one left and one right hand, those of its clip that are seen on most
 frames; `present` says whether one is there, all else is 0 where it is not. Times are frame numbers over `fps`, the rate of most clips;
-`source.time_s` is when the frame truly was. Images of other sizes are fitted into the commonest one, on grey, and all pixels with them.
+`source.time_s` is when the frame truly was. Images of other sizes are fitted into the commonest one, on grey, and all pixels with them. Of
+a camera that bends straight lines the one view is shown that most hands of the clip are in.
 """
 
 from collections.abc import Mapping

@@ -37,6 +37,7 @@ def write_meta(folder: Path, source: Source, plan: Plan, writer: Writer, *, vide
         "features": known,
         "hand_model": source.hand_model,
         "hands_of_others_left_out": writer.num_others,
+        "hands_in_other_views_left_out": plan.num_elsewhere,
         "clips_of_another_rate_left_out": sorted(plan.left_out),
     }
     (meta / "info.json").write_text(json.dumps(info, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What a first reading of the shards, without images, decides: the rate, the size of images, whose hands are shown, and the episodes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ from pipeline.exports.source import Frame, Source
 
 RATE_TOLERANCE = 0.25
 """Clips whose rate is farther from that of most are left out, by name."""
+UNBROKEN = 1.75
+"""Two frames of a clip follow each other where their distance is at most so many short ones: at 5 a second those of a film of 24 are 4 or 5
+of its frames apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +21,9 @@ class Plan:
 
     fps: float
     size: tuple[int, int]  # width and height of all images
+    views: Mapping[str, int]  # of each clip the view that is shown: that of most hands
     tracks: Mapping[tuple[str, int], int]  # of clip and side the track that is shown
+    num_elsewhere: int  # hands in other views
     left_out: frozenset[str]  # clips of another rate
     in_world: bool  # whether some hand is
 
@@ -26,35 +31,54 @@ class Plan:
 def planned(source: Source) -> Plan:
     """Read everything but the images once."""
     sizes: Counter[tuple[int, int]] = Counter()
-    seen_on: defaultdict[tuple[str, int], Counter[int]] = defaultdict(Counter)
-    times: defaultdict[str, list[float]] = defaultdict(list)
+    hands: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    seen_on: defaultdict[tuple[str, int, int], Counter[int]] = defaultdict(Counter)
+    of_views: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     in_world = False
     for frame in source.frames(images=False):
         sizes[frame.width, frame.height] += 1
-        times[frame.clip].append(frame.time_s)
+        of_views[frame.clip, frame.view].append(frame.time_s)
+        hands[frame.clip][frame.view] += len(frame)
         in_world = in_world or bool(np.isfinite(frame.hands["transl_world"]).all(1).any())
         for side, track in zip(frame.hands["side"].tolist(), frame.hands["track"].tolist(), strict=True):
-            seen_on[frame.clip, side][track] += 1
+            seen_on[frame.clip, frame.view, side][track] += 1
     source.videos.clear()  # they are counted again by the reading that writes
-    steps = {clip: float(np.diff(of).min()) for clip, of in times.items() if len(of) > 1}
+    views = {clip: min(of, key=lambda view: (-of[view], view)) for clip, of in hands.items()}
+    times = {clip: of_views[clip, view] for clip, view in views.items()}
+    steps = {clip: step_s for clip, of in times.items() if (step_s := mean_step_s(of))}
     rates = Counter[float]()
     for clip, step in steps.items():
         rates[_round(1 / max(step, 1e-3))] += len(times[clip])
     fps = max(rates, key=lambda rate: (rates[rate], rate)) if rates else 1.0
     other = frozenset(clip for clip, step in steps.items() if abs(step * fps - 1) > RATE_TOLERANCE)
-    tracks = {key: min(of, key=lambda track: (-of[track], track)) for key, of in seen_on.items()}
+    shown = {(clip, side): of for (clip, view, side), of in seen_on.items() if view == views[clip]}
     size = max(sizes, key=lambda one: (sizes[one], one)) if sizes else (2, 2)
-    return Plan(fps=fps, size=(size[0] - size[0] % 2, size[1] - size[1] % 2), tracks=tracks, left_out=other, in_world=in_world)
+    return Plan(
+        fps=fps,
+        size=(size[0] - size[0] % 2, size[1] - size[1] % 2),
+        views=views,
+        tracks={key: min(of, key=lambda track: (-of[track], track)) for key, of in shown.items()},
+        num_elsewhere=sum(of.total() - of[views[clip]] for clip, of in hands.items()),
+        left_out=other,
+        in_world=in_world,
+    )
+
+
+def mean_step_s(times: Sequence[float]) -> float:
+    """Mean distance of frames that follow each other, seconds; 0 where none do."""
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return float(steps[steps <= UNBROKEN * np.percentile(steps, 10)].mean()) if len(steps) else 0.0
 
 
 def _round(rate: float) -> float:
-    """29.97 of every sixth frame is 5 frames a second: timestamps count frames."""
-    return float(round(rate)) if round(rate) and abs(rate / round(rate) - 1) < 0.01 else round(rate, 3)
+    """29.97 is 30 frames a second, and so is what a short clip is off: timestamps count frames."""
+    return float(round(rate)) if round(rate) and abs(rate / round(rate) - 1) < 0.02 else round(rate, 3)
 
 
 def episodes(source: Source, plan: Plan) -> Iterator[Iterator[Frame]]:
     """Frames by episode; each is read to its end before the next is asked for."""
-    frames = (frame for frame in source.frames() if frame.clip not in plan.left_out)
+    frames = (frame for frame in source.frames() if frame.clip not in plan.left_out and frame.view == plan.views[frame.clip])
     ahead = next(frames, None)
 
     def stretch() -> Iterator[Frame]:

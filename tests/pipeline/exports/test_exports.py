@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import torch
 from rich.console import Console
 from scipy.spatial.transform import Rotation
@@ -28,6 +29,7 @@ from benchmarks.exports.read_back import READERS, hand
 from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.exports.export import Exported, export
 from pipeline.exports.formats import ABOUT, FORMATS
+from pipeline.exports.lerobot.plan import mean_step_s
 from stages.digest import CorruptFileError
 from stages.errors import UserError, one_line
 from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
@@ -432,3 +434,97 @@ def test_a_write_that_fails_names_the_place(format: str, data: Path, tmp_path: P
     assert str(tmp_path) in told
     assert "ulimit -f" in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="session")
+def viewed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards as a camera that bends straight lines gives them: of every frame view 2 with the left hands and view 5 with all."""
+    folder = Path(shutil.copytree(data, tmp_path_factory.mktemp("views") / "data"))
+
+    def both(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        views = []
+        for view, sides in ((2, (0,)), (5, (0, 1))):
+            for row in rows:
+                hands = [hand for hand in row["hands"] if hand["side"] in sides]
+                image = np.ascontiguousarray(simplejpeg.decode_jpeg(row["image"])[:, :: -1 if view == 5 else 1])
+                stored = simplejpeg.encode_jpeg(image, quality=95)
+                views.append(row | {"sample": f"{row['sample']}/{view}", "view": view, "hands": hands, "image": stored})
+        return views
+
+    rewrite(folder, both)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Change the rows of every shard of a folder, which has no index afterwards."""
+    for path in folder.glob("**/index.json"):
+        path.unlink()
+    for path in folder.glob("**/*.parquet"):
+        table = pq.read_table(path)
+        facts = {key: value for key, value in table.schema.metadata.items() if key not in (b"sealed", b"file_sha256")}
+        rows = change(table.to_pylist())
+        pq.write_table(pa.Table.from_pylist(rows, table.schema.with_metadata(facts)), path, write_page_checksum=True)
+
+
+def test_every_view_of_a_frame_is_an_image_of_its_own(viewed: Path, tmp_path: Path) -> None:
+    """Views of a frame took one another's name: the last one's pixels lay beneath the hands of all."""
+    rows = [row for path in sorted(viewed.glob("**/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    wanted = {(row["video"], row["frame"], row["view"]): (row["image"], len(row["hands"])) for row in rows}
+    exported("coco", viewed, tmp_path / "coco")
+    found = {}
+    for path in (tmp_path / "coco/annotations").glob("*.json"):
+        told = json.loads(path.read_text())
+        hands = [note["image_id"] for note in told["annotations"] if not note["iscrowd"]]
+        for image in told["images"]:
+            place = image["whim"]["video"], image["whim"]["frame"], image["whim"]["view"]
+            found[place] = (tmp_path / "coco/images" / image["file_name"]).read_bytes(), hands.count(image["id"])
+    assert found == wanted
+    for format, images in {"yolo": "images/*/*/*.jpg", "fiftyone": "data/*/*/*.jpg"}.items():
+        exported(format, viewed, tmp_path / format)
+        assert sorted(path.read_bytes() for path in (tmp_path / format).glob(images)) == sorted(image for image, _ in wanted.values())
+    exported("webdataset", viewed, tmp_path / "tars")
+    assert len(dict(tars_of(tmp_path / "tars"))) == len(wanted)
+    exported("glb", viewed, tmp_path / "glb")
+    assert {path.name.partition("left")[2] for path in (tmp_path / "glb").rglob("*left*.glb")} == {"-view-02.glb", "-view-05.glb"}
+
+
+def test_lerobot_shows_the_view_of_most_hands_and_counts_those_of_others(viewed: Path, tmp_path: Path) -> None:
+    exported("lerobot", viewed, tmp_path / "out")
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    rows = [row for path in sorted(viewed.glob("**/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert info["fps"] == 5, "two views of a frame are not two moments"
+    assert info["total_frames"] == sum(row["view"] == 5 for row in rows)
+    assert info["hands_in_other_views_left_out"] == sum(len(row["hands"]) for row in rows if row["view"] == 2) > 0
+
+
+@pytest.mark.parametrize(("film_rate", "rate"), [(24, 5), (24, 10), (29.97, 5), (30, 10), (25, 25)])
+def test_the_rate_of_frames_that_lie_on_no_grid_is_the_one_asked_for(film_rate: float, rate: float) -> None:
+    """Of a film of 24 frames a second every fourth or fifth is looked at, at 5 a second: their shortest distance says 6."""
+    film = np.arange(int(60 * film_rate)) / film_rate
+    point = np.floor(film * rate + 1e-6)
+    times = film[np.flatnonzero(np.diff(point, prepend=-1) > 0)]
+    dice = np.random.default_rng(0)
+    for kept in (times, times[dice.random(len(times)) > 0.3]):  # some frames have no hand
+        assert 1 / mean_step_s(kept.tolist()) == pytest.approx(rate, rel=0.01)
+    assert mean_step_s([1.0]) == mean_step_s([1.0, 1.0]) == 0
+
+
+@pytest.mark.parametrize("name", ["sample", "video", "clip"])
+@pytest.mark.parametrize("foreign", ["../../../thief", "{}/thief"])
+def test_no_shard_leads_an_export_out_of_its_folder(name: str, foreign: str, data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    rewrite(folder, lambda rows: [row | {name: foreign.format(tmp_path)} for row in rows])
+    for format in ("coco", "glb"):
+        with pytest.raises(CorruptFileError, match="thief' is no path below"):
+            exported(format, folder, tmp_path / "deep/er/out")
+    assert not list(tmp_path.rglob("thief*"))
+
+
+def test_an_export_goes_where_a_link_leads(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for where in ("", "side = left"):
+        exported("csv", data, tmp_path / "link", where=where)
+        assert (tmp_path / "disk/hands.csv").is_file()
+        assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]

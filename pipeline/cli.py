@@ -186,11 +186,11 @@ def _rendering(add: Add) -> None:
     videos.add_argument("--num-videos", type=at_least_one, default=2)
     videos.add_argument("--seconds", type=number(0, 86_400, above=True), default=6.0)
     videos.add_argument("--frames-per-second", type=number(0, 1000, above=True), default=25.0)
-    videos.add_argument("--seed", type=int, default=0, help="of the first video; the others follow")
+    videos.add_argument("--seed", type=none_or_more, default=0, help="of the first video; the others follow")
     shards = add("build", "render shards", build.render_shards)
     shards.add_argument("out", type=Path, help="folder for the shards")
     shards.add_argument("--albums", type=at_least_one, default=800, help="of 24 images, about 27 hands")
-    shards.add_argument("--seed", type=int, default=0, help="of the first album")
+    shards.add_argument("--seed", type=none_or_more, default=0, help="of the first album")
     shards.add_argument("--size", type=at_least_one, default=256, help="side of the images, pixels")
     shards.add_argument("--threads", type=at_least_one, default=1, help="of the renderer")
 

@@ -1,7 +1,7 @@
 """The demo: render labelled videos, serve them, run the whole chain on them, score it against the exact truth, report."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -35,11 +35,11 @@ HOST, PORT = "127.0.0.1", 8753
 SPLITS = ("train", "test")
 
 
-def make_studio(folder: Path) -> list[Path]:
-    """The studio's videos with their truth, one a split; rendered once."""
+def make_studio(folder: Path, say: Callable[[str], object]) -> list[Path]:
+    """The studio's videos with their truth, one a split; rendered once, of which `say` is told."""
     videos = [folder / f"studio-{seed}.mp4" for seed in range(len(SPLITS))]
     if not all(path.exists() and path.with_suffix(".truth.parquet").exists() for path in videos) or not (folder / "labels.json").exists():
-        make_videos(folder, len(SPLITS), Film(seconds=6.0))
+        make_videos(folder, len(SPLITS), Film(seconds=6.0), say)
         remove(folder / SUMS)
     if not (folder / SUMS).exists():
         made = sorted(path for path in folder.iterdir() if path.is_file())
@@ -79,7 +79,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Wh
     """Run the demo below `root`; the exit status is 0 when every part is done, else 2."""
     store = Store(root)
     with store.lock(), served(root / "studio") as port:
-        videos = make_studio(root / "studio")
+        videos = make_studio(root / "studio", partial(console.print, markup=False))
         manifest = root / "manifest.txt"
         write_manifest(manifest, videos, port)
         loaded = load(root, Asked(recipe="demo", videos=manifest, settings=settings), remember=True)
@@ -95,7 +95,7 @@ def demo(root: Path, console: Console, *, settings: Mapping[str, Any], where: Wh
     page = root / "report.html"
     write_report(store.root, page, overview=overview_of(graph), title="whim demo")
     console.print(f"{summary.num_made} parts computed" if summary.num_made else "nothing to compute: every part was there")
-    console.print(f"shards: {store.name}/shards\nreport: {store.shown(page.absolute())}", soft_wrap=True)
+    console.print(f"shards: {store.name}/shards\nreport: {store.shown(page.absolute())}", soft_wrap=True, markup=False)
     for path in damaged:
         console.print(f"{path} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
     return 0 if all_done(graph) and not damaged else 2

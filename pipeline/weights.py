@@ -14,6 +14,7 @@ from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column
 from rich.table import Table as Grid
@@ -139,7 +140,7 @@ def _write(answer: HTTPResponse, part: Path, mode: str, total: int, on_bytes: On
 
 def list_weights(console: Console) -> None:
     """Every network: what it is, how large, under which licence, and whether it is here."""
-    grid = Grid(Column("name", no_wrap=True), "network", "MB", "licence", "here", title=f"weights in {weights_folder()}")
+    grid = Grid(Column("name", no_wrap=True), "network", "MB", "licence", "here", title=escape(f"weights in {weights_folder()}"))
     for row in catalogue().values():
         here = "yes" if row.path.is_file() else ("by hand" if row.by_hand else "no")
         grid.add_row(row.name, row.network, str(row.size_mb or "?"), row.licence, here)
@@ -155,7 +156,7 @@ def get_weights(names: Sequence[str], console: Console, *, agree: bool = False) 
     num_missing = 0
     for row in rows:
         if row.path.is_file():
-            console.print(f"{row.name}: at {row.path}")
+            console.print(f"{row.name}: at {row.path}", markup=False)
         elif row.by_hand or (row.agreement and not agree):
             num_missing += 1
             console.print(f"{row.name}: {row.how_to_get()}", markup=False)
@@ -173,7 +174,7 @@ def _fetch_shown(row: Weights, console: Console) -> int:
     except DownloadError as error:
         console.print(str(error), style="red", markup=False)
         return 1
-    console.print(f"{row.name}: {row.path}, sha256 {row.known_sha256()}")
+    console.print(f"{row.name}: {row.path}, sha256 {row.known_sha256()}", markup=False)
     return 0
 
 

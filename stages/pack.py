@@ -233,8 +233,13 @@ def _pictures(
     if source.earlier is not None and _put_away(source):
         yield from (picture for picture in source.earlier if is_wanted(picture.frame, picture.view))
         return
-    clip, hands = source.clips.clip[0], source.hands
-    stretches = read_frames(Path(source.videos.path[0]), source.clips)
+    clip, hands, path = source.clips.clip[0], source.hands, Path(source.videos.path[0])
+    if not path.exists():
+        wanted = f"jpeg_quality {settings.jpeg_quality} and max_side {settings.max_side}"
+        raise FileNotFoundError(
+            f"clip {clip}: its video {path} is not there, and no shard holds its images by {wanted}: put the video back, or pack as before"
+        )
+    stretches = read_frames(path, source.clips)
     for frames in stretches if source.cameras is None else through_views(stretches, source.cameras):
         for frame, time_s, image in zip(frames.frame.tolist(), frames.time_s.tolist(), frames.images, strict=True):
             if not is_wanted(frame, frames.view):

@@ -4,7 +4,7 @@ The same settings and seed give the same bytes on one kind of processor: the enc
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ def _areas(
 
 
 def write_video(path: Path, images: Iterator[UInt8[np.ndarray, "height width 3"]], film: Film) -> None:
-    """H.264 in MP4 through a pipe; written aside and renamed. RuntimeError with ffmpeg's last words when it fails."""
+    """H.264 in MP4 through a pipe; written aside and renamed. OSError with ffmpeg's last words when it fails."""
     import ffmpeg
     import imageio_ffmpeg
 
@@ -159,17 +159,20 @@ def write_video(path: Path, images: Iterator[UInt8[np.ndarray, "height width 3"]
     exact = {"threads": 1, "map_metadata": -1, "fflags": "+bitexact", "flags:v": "+bitexact"}
     sink = source.output(str(aside), vcodec="libx264", pix_fmt="yuv420p", preset="veryfast", crf=19, loglevel="error", **exact)
     process = sink.overwrite_output().run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdin=True, pipe_stderr=True)
-    with process:
-        with suppress(BrokenPipeError):
-            for image in images:
-                process.stdin.write(image.tobytes())
-        with suppress(BrokenPipeError):
-            process.stdin.close()
-        words = process.stderr.read().decode(errors="replace").strip()
-    if process.returncode != 0:
-        told = words[-500:] or f"it ended by signal {-process.returncode}: is there room, and no limit on the size of files?"
-        raise OSError(f"ffmpeg could not write {path}: {told}")
-    aside.replace(path)
+    try:
+        with process:
+            with suppress(BrokenPipeError):
+                for image in images:
+                    process.stdin.write(image.tobytes())
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            words = process.stderr.read().decode(errors="replace").strip()
+        if process.returncode != 0:
+            told = words[-500:] or f"it ended by signal {-process.returncode}: is there room, and no limit on the size of files?"
+            raise OSError(f"ffmpeg could not write {path}: {told}")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)  # half a film is a film to whoever looks through the folder
 
 
 def make_video(path: Path, film: Film) -> dict[str, np.ndarray]:
@@ -189,8 +192,8 @@ def make_video(path: Path, film: Film) -> dict[str, np.ndarray]:
     return columns
 
 
-def make_videos(folder: Path, num_videos: int = 2, film: Film | None = None) -> list[Path]:
-    """`studio-<seed>.mp4`, ... with their truths, and one `labels.json` for all; prints the speed of each."""
+def make_videos(folder: Path, num_videos: int = 2, film: Film | None = None, say: Callable[[str], object] = print) -> list[Path]:
+    """`studio-<seed>.mp4`, ... with their truths, and one `labels.json` for all; `say` is told the speed of each."""
     first = film or Film()
     truths: dict[str, dict[str, np.ndarray]] = {}
     for number in range(num_videos):
@@ -199,6 +202,6 @@ def make_videos(folder: Path, num_videos: int = 2, film: Film | None = None) -> 
         start = time.perf_counter()
         truths[path.name] = make_video(path, one)
         frames = round(one.seconds * one.frames_per_second)
-        print(f"studio: {path.name}: {frames} frames, {frames / (time.perf_counter() - start):.1f} frames/s")
+        say(f"studio: {path.name}: {frames} frames, {frames / (time.perf_counter() - start):.1f} frames/s")
     write_labels(folder / "labels.json", truths, first.frames_per_second)
     return [folder / name for name in truths]

@@ -8,6 +8,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,11 +153,9 @@ def stored_size(path: Path) -> tuple[float, float] | None:
     import simplejpeg
 
     if path.suffix.lower() in (".jpg", ".jpeg"):
-        try:
+        with suppress(ValueError):  # it may be a PNG by another name
             height, width, *_ = simplejpeg.decode_jpeg_header(path.read_bytes())
-        except ValueError:
-            return None
-        return float(width), float(height)
+            return float(width), float(height)
     image = read_image(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     return None if image is None else (float(image.shape[1]), float(image.shape[0]))
 

@@ -124,7 +124,7 @@ def _looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
     key = path, str(clip.clip[0]), int(clip.first_frame[0]), int(clip.num_frames[0]), float(clip.frames_per_second[0])
     if key not in _known:
         while len(_known) > 64:
-            _known.pop(next(iter(_known)))
+            _known.pop(next(iter(_known)), None)  # another thread may have done so
         stretches = read_frames(Path(path), clip)
         _known[key] = [(int(f), float(t)) for s in stretches for f, t in zip(s.frame, s.time_s, strict=True)]
     return _known[key]

@@ -126,7 +126,8 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
     def jpeg(read: Callable[[Mapping[str, str]], bytes]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             answered = await _answered(lambda: Response(read(request.query_params), media_type="image/jpeg"))
-            answered.headers["Cache-Control"] = "private, max-age=600"
+            if answered.status_code == 200:
+                answered.headers["Cache-Control"] = "private, max-age=600"
             return answered
 
         return endpoint
@@ -174,8 +175,10 @@ def listen(session: Session, port: int) -> Served:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
-    except OSError as error:
-        raise UserError(f"port {port} cannot be had ({error.strerror}): name another with --port, 0 takes a free one") from error
+    except (OSError, OverflowError) as error:
+        listening.close()
+        why = error.strerror if isinstance(error, OSError) else "there are 0 to 65535"
+        raise UserError(f"port {port} cannot be had ({why}): name another with --port, 0 takes a free one") from error
     listening.listen(128)  # who comes before the server answers waits
     port = listening.getsockname()[1]
     config = uvicorn.Config(make_app(session, token, port), log_level="warning", access_log=False, server_header=False, lifespan="off")

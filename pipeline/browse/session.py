@@ -22,7 +22,7 @@ from pipeline.engine.verdicts import TABLE as VERDICTS
 from pipeline.engine.verdicts import read_verdicts, videos_with_verdicts
 from stages.digest import CorruptFileError
 from stages.errors import UserError
-from stages.tables import Audits
+from stages.tables import Audits, Clips
 from stages.verdicts import What, same_box
 
 Json = dict[str, Any]
@@ -118,10 +118,9 @@ class Session:
     def clip(self, video: str, frame: int) -> Json:
         """The clip of a frame: its frames, and its hands in brief."""
         clip = self._clip(video, frame)
-        row = clip_row(self.store, clip)
         hands = self.asking.of_clip(clip)
-        frames = dict(self.images.frames_of(row)) | {int(hand["frame"]): float(hand["time_s"]) for hand in hands}
-        return {"clip": clip, "video": video, "frames": plain(sorted(frames.items())), "hands": plain(hands)}
+        times = self._times(clip_row(self.store, clip), hands)
+        return {"clip": clip, "video": video, "frames": plain(sorted(times.items())), "hands": plain(hands)}
 
     def mesh(self, video: str, frame: int, hand: int) -> Json:
         """A fitted hand."""
@@ -240,12 +239,17 @@ class Session:
         """When a frame is shown, of one to which a hand is added: it must be one that was looked at."""
         if decision.what is not What.ADD:
             return float("nan")
-        if len(self.images.cameras(clip_row(self.store, self._clip(video, frame)))) > 1:
+        row = clip_row(self.store, clip := self._clip(video, frame))
+        if len(self.images.cameras(row)) > 1:
             raise UserError("hands are added to whole images: a camera that bends straight lines is looked at through views")
-        times = dict(self.clip(video, frame)["frames"])
+        times = self._times(row, self.asking.of_clip(clip))
         if frame not in times:
             raise UserError(f"frame {frame} of {video} was not looked at: hands are added to frames that were")
-        return float("nan") if times[frame] is None else float(times[frame])
+        return times[frame]
+
+    def _times(self, clip: Clips, hands: Sequence[Json]) -> dict[int, float]:
+        """When each frame of a clip that was looked at is shown, seconds; NaN where nobody knows."""
+        return dict(self.images.frames_of(clip)) | {int(hand["frame"]): float(hand["time_s"]) for hand in hands}
 
     def _note(self, video: str) -> None:
         try:

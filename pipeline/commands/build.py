@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if stopping.asked and loaded.graph.pending:
         raise KeyboardInterrupt
     print_status(loaded.graph, arguments.console)
-    arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.name}")
+    arguments.console.print(f"{summary.wall_s:.1f} s; parts in {store.name}", markup=False)
     print_ending(loaded.graph, arguments.console)
     for path in damaged:
         arguments.console.print(f"{store.shown(path)} is damaged and was set aside: run again, it is made anew", style="red", markup=False)
@@ -116,6 +116,7 @@ def import_images(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Show what would run, and why."""
+    from rich.markup import escape
     from rich.table import Table as Grid
 
     from pipeline.dataset.oddities import odd_videos
@@ -137,7 +138,7 @@ def plan(arguments: argparse.Namespace) -> None:
         more |= {"odd": odd_videos(graph.odd), "cameras": graph.cameras}
         print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
-    grid = Grid("stage", "why", "parts", title=f"plan for {graph.store.name}")
+    grid = Grid("stage", "why", "parts", title=escape(f"plan for {graph.store.name}"))
     for stage, whys in by_why.items():
         for why, count in whys.items():
             grid.add_row(stage, why, str(count))
@@ -148,7 +149,7 @@ def plan(arguments: argparse.Namespace) -> None:
     print_duplicates(graph.duplicates, arguments.console)
     print_needs(graph, arguments.console)
     print_odd(graph, arguments.console)
-    arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.name}")
+    arguments.console.print(grid if num_pending else f"nothing to do in {graph.store.name}", markup=False)
     if graph.unknown_clips:
         arguments.console.print(f"clips not known yet of {len(graph.unknown_clips)} videos: they are listed once `split` has run")
 
@@ -285,10 +286,12 @@ def settings(arguments: argparse.Namespace) -> None:
 
 def render_videos(arguments: argparse.Namespace) -> None:
     """Render labelled videos of two hands, with exact truth."""
+    from functools import partial
+
     from studio.video import Film, make_videos
 
     film = Film(seed=arguments.seed, seconds=arguments.seconds, frames_per_second=arguments.frames_per_second)
-    make_videos(arguments.out, arguments.num_videos, film)
+    make_videos(arguments.out, arguments.num_videos, film, partial(arguments.console.print, markup=False))
 
 
 def render_shards(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -89,9 +88,12 @@ def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
             hands = told.get("hands")
             if not isinstance(hands, list | None):
                 raise TypeError(f"hands is a list or null, got {hands!r:.40}")
-            box = _boxes([hand["box"] for hand in hands or ()])
+            box = np.array([hand["box"] for hand in hands or ()], np.float64).reshape(len(hands or ()), 4)
             side = np.array([_SIDES[hand.get("side")] for hand in hands or ()], np.int64)
-            region = _boxes([one["box"] if isinstance(one, dict) else one for one in told.get("region_boxes") or ()])
+            regions = [one["box"] if isinstance(one, dict) else one for one in told.get("region_boxes") or ()]
+            region = np.array(regions, np.float64).reshape(len(regions), 4)
+            if not np.isfinite(region).all():
+                raise ValueError("region_boxes are finite numbers")
             size = (float(told["width"]), float(told["height"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{where} is no label of an image ({error!r:.200}): path, width, height and hands are wanted") from error
@@ -168,10 +170,6 @@ def _foreign(image: ForeignImage, *, path: Path, split: str, source: str, labell
         exhaustive=labelled,
         about={"source": source, "origin": image.name, "licence": image.licence, "tier": ""},
     )
-
-
-def _boxes(given: Iterable[Any]) -> Float64[np.ndarray, "n 4"]:
-    return np.array(list(given), np.float64).reshape(-1, 4)
 
 
 def _refuse_outside(box: Float64[np.ndarray, "n 4"], size: tuple[float, float], where: str) -> None:

@@ -192,7 +192,7 @@ def _row(
 
     longest = max(image.shape[:2])
     scale = min(1.0, max_side / longest) if max_side else 1.0
-    if scale < 1 or label.path.suffix.lower() not in (".jpg", ".jpeg"):
+    if scale < 1 or not is_plain_jpeg(data):
         wide, high = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
         image = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
         stored = encode(np.ascontiguousarray(image))
@@ -220,6 +220,18 @@ def _row(
         "ignore_boxes": (taught.ignore * scale).tolist(),
         "image": stored,
     }
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether a file's bytes are a JPEG that every program shows alike, whatever its name: no CMYK, and no EXIF, which may say that it
+    lies on its side (boxes are in pixels as stored)."""
+    import simplejpeg
+
+    try:
+        kind = simplejpeg.decode_jpeg_header(data)[2]
+    except ValueError:
+        return False
+    return kind in ("YCbCr", "Gray") and b"Exif\0\0" not in data[: 1 << 16]
 
 
 def _hands(

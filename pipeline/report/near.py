@@ -61,7 +61,8 @@ def near_poses(store: Store, found: Found) -> Near:
 
 
 def near_frames(store: Store) -> Near:
-    """Stored frames that show nearly what a frame of another video shows; distances in bits of 256. None where the index is damaged."""
+    """Stored frames that show nearly what a frame of another video shows; distances in bits of 256. What is damaged of
+    index, shards and images is passed over."""
     places, hashes = [], []
     for name, frame, told in _hashed_frames(store):
         places.append((name, frame, -1))
@@ -155,9 +156,16 @@ def _hashed_frames(store: Store) -> Iterator[tuple[str, int, UInt64[np.ndarray, 
     for file, group, place in sorted(list(a_second.values())[i] for i in chosen):
         wanted.setdefault((file, group), []).append(place)
     for (file, group), places in wanted.items():
-        rows = pq.ParquetFile(file, memory_map=True).read_row_group(group, ["video", "frame", "image"])
+        try:
+            shard = pq.ParquetFile(file, memory_map=True, page_checksum_verification=True)
+            rows = shard.read_row_group(group, ["video", "frame", "image"])
+        except UNREADABLE:
+            continue
         for place in places:
-            told = image_hash(rows["image"][place].as_py())
+            try:
+                told = image_hash(rows["image"][place].as_py())
+            except ValueError:  # no JPEG
+                continue
             if told is not None:
                 yield rows["video"][place].as_py(), rows["frame"][place].as_py(), told
 

@@ -46,7 +46,7 @@ class Bars:
 
     def __enter__(self) -> "Bars":
         for line in prepared(self.graph):
-            self.console.print(line)
+            self.console.print(line, markup=False)
         self.progress.start()
         self.settled_then = self._by_name(self.graph.num_settled)
         self.refresh()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.dataset.oddities import camera_lines, image_lines, odd_lines, odd_videos, path_lines
@@ -96,7 +97,7 @@ def focal_share(stages: Sequence[Stage]) -> float:
 
 def print_status(graph: Graph, console: Console) -> None:
     """The status as a table, then every failure with its message."""
-    grid = Grid("stage", "state", "reason", "parts", "what to do", title=graph.store.name)
+    grid = Grid("stage", "state", "reason", "parts", "what to do", title=escape(graph.store.name))
     for row in status_rows(graph):
         style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
         grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.engine.durable import mirror_of
@@ -47,7 +48,7 @@ def show(graph: Graph, console: Console) -> None:
     """Stages with rate and time left, nodes with their memory, and what took many times as long as others."""
     pace = pace_of(read_receipts(graph.store.root))
     states = graph.states()
-    grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=graph.store.name)
+    grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=escape(graph.store.name))
     remaining = {}
     for position, stage in enumerate(graph.stages):
         done, failed = states[position, State.DONE], sum(states[position, s] for s in (State.FAILED, State.RETRY, State.BLOCKED))

@@ -19,6 +19,8 @@ _FOCAL_KEY = "focal_length.35mm"
 _EQUIRECTANGULAR = 0
 """AV_SPHERICAL_EQUIRECTANGULAR (libavutil/spherical.h): the first field of the side data; bounds of a part are other projections."""
 _EXIF_FOCAL, _EXIF_FOLDER = 0xA405, 0x8769
+_DEEPEST = 8
+"""Levels of GoPro's metadata; its cameras write three."""
 _LEAST_MM, _MOST_MM = 5.0, 2000.0
 _LEAST_DEG, _MOST_DEG = 10.0, 150.0
 
@@ -27,7 +29,7 @@ def camera_tags(path: Path, container: Any, stream: Any, frame: Any, width: int,
     """What a film's tags say of the camera of its upright images, as `stages.cameras.said` reads it; '' where they say nothing."""
     if _is_sphere(frame) and width == 2 * height:
         return json.dumps({"from": "metadata", "projection": "equirectangular"}, sort_keys=True)
-    if diagonal_deg := _gopro_deg(path):
+    if diagonal_deg := gopro_deg(path):
         focal_px = round(math.hypot(width, height) / 2 / math.tan(math.radians(diagonal_deg) / 2), 2)
         return json.dumps(_rectilinear(focal_px, width, height), sort_keys=True)
     focal_mm = _quicktime_mm({**dict(container.metadata), **dict(stream.metadata)}) or _exif_mm(path)
@@ -41,7 +43,7 @@ def _rectilinear(focal_px: float, width: int, height: int) -> dict[str, Any]:
     return {"from": "metadata", "projection": "rectilinear", "focal_px": [focal_px] * 2, "size": [width, height]}
 
 
-def _gopro_deg(path: Path) -> float:
+def gopro_deg(path: Path) -> float:
     """Diagonal angle of view of a GoPro's linear lens; 0 where the file tells none."""
     try:
         with path.open("rb") as file:
@@ -54,14 +56,14 @@ def _gopro_deg(path: Path) -> float:
         return 0.0
 
 
-def _gpmf(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of GoPro's metadata, those within others too (github.com/gopro/gpmf-parser)."""
+def _gpmf(data: bytes, depth: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of GoPro's metadata, those within others too (github.com/gopro/gpmf-parser), as deep as cameras write them."""
     at = 0
     while at + 8 <= len(data):
         key, kind, size, count = struct.unpack_from(">4sBBH", data, at)
         value = data[at + 8 : at + 8 + size * count]
-        if kind == 0:
-            yield from _gpmf(value)
+        if kind == 0 and depth < _DEEPEST:
+            yield from _gpmf(value, depth + 1)
         else:
             yield key, value
         at += 8 + -(-size * count // 4) * 4

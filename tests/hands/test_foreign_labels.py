@@ -33,6 +33,8 @@ def test_the_size_of_an_image_is_that_of_its_file(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.JPEG", "c.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((30, 50, 3), np.uint8))
         assert stored_size(tmp_path / name) == (50, 30)
+    (tmp_path / "f.jpg").write_bytes((tmp_path / "c.png").read_bytes())
+    assert stored_size(tmp_path / "f.jpg") == (50, 30), "a PNG by another name is an image, and its labels are read"
     for name in ("d.jpg", "e.png"):
         (tmp_path / name).write_bytes(b"no image")
         assert stored_size(tmp_path / name) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -257,6 +258,23 @@ def test_tables_that_contradict_each_other_are_refused(sources: list[ClipTables]
     beyond = dataclasses.replace(source.clips, num_frames=np.array([10]))
     with pytest.raises(ValueError, match="can no longer be read"):
         list(run([dataclasses.replace(source, clips=beyond)]))
+
+
+def test_a_video_that_is_gone_is_packed_from_the_earlier_shard_and_by_other_settings_named(
+    sources: list[ClipTables], tmp_path: Path
+) -> None:
+    before, again = tmp_path / "before.parquet", Pack()
+    write_shard(again, again.build()(iter(sources[:1])), before, RECIPE | {"version": again.version, "settings": dataclasses.asdict(again)})
+    gone = dataclasses.replace(sources[0].videos, path=np.array([str(tmp_path / "gone.mp4")], object))
+    one = dataclasses.replace(sources[0], videos=gone)
+    tables = [one.videos, one.clips, one.hands, one.fits, one.reviews, one.verdicts, one.cameras, one.poses]
+    repacked = pa.Table.from_batches(again.build()(again.gather([tables], [before])))
+    assert repr(repacked.to_pylist()) == repr(pq.read_table(before).to_pylist())
+    smaller = Pack(jpeg_quality=70)
+    with pytest.raises(
+        FileNotFoundError, match=r"clip a-0000: .*gone.mp4 is not there, .* by jpeg_quality 70 and max_side 0: put the video"
+    ):
+        list(smaller.build()(smaller.gather([tables], [before])))
 
 
 def test_a_clip_without_hands_gives_no_rows_and_a_shard_can_be_empty(sources: list[ClipTables], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from studio.poses import glide
 from studio.render import SUPERSAMPLE, Camera, Mesh, Renderer
 from studio.scene import MIRROR, Track, make_shot
 from studio.truth import TRUTH, read_truth
-from studio.video import Film, PosedTrack, make_videos, pose_track, render_film
+from studio.video import Film, PosedTrack, make_videos, pose_track, render_film, write_video
 
 FILM = Film(seed=1, seconds=4.0, frames_per_second=5.0)
 
@@ -192,3 +193,15 @@ def test_detectors_find_the_hands_and_the_person(pictures: list) -> None:
     assert right_place >= 0.9 * total
     assert right_side >= 0.9 * right_place
     assert np.median(errors) < 0.06
+
+
+def test_a_film_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    """Half a film lay there as `x.part.mp4`, and a run over the folder took it for a video."""
+
+    def images() -> Iterator[np.ndarray]:
+        yield np.zeros((64, 64, 3), np.uint8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / "x.mp4", images(), Film(width=64, height=64))
+    assert list(tmp_path.iterdir()) == []

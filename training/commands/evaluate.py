@@ -108,7 +108,9 @@ def split_to_measure(arguments: argparse.Namespace) -> str:
     if arguments.split or opened(arguments.data, "test") or not opened(arguments.data, "val"):
         return str(arguments.split or "test")
     if not arguments.json:
-        arguments.console.print(f"{arguments.data} has no test split: measured on val, which may have chosen the epoch", style="yellow")
+        arguments.console.print(
+            f"{arguments.data} has no test split: measured on val, which may have chosen the epoch", style="yellow", markup=False
+        )
     return "val"
 
 

@@ -23,12 +23,14 @@ import pytest
 import pipeline.browse.session as session_module
 from pipeline.browse.decisions import Decision
 from pipeline.browse.index import renew
-from pipeline.browse.server import Served
+from pipeline.browse.server import Served, listen
 from pipeline.browse.session import Session
 from pipeline.engine.store import Store
+from pipeline.engine.verdicts import read_verdicts
 from pipeline.report.page import write_report
 from stages.cameras.said import cameras_of
 from stages.cameras.views import Look
+from stages.errors import UserError
 from stages.tables import Fits, Hands, Manifest, Reviews
 from stages.verdicts import What
 from tests.pipeline.browse.small_run import run_again, with_refused
@@ -505,3 +507,28 @@ def test_whoever_ends_the_server_is_told_what_becomes_of_the_decisions(number: s
         told = process.stderr.read() if process.stderr else ""
     kept = f"what was decided is kept; whim run --data {data} takes it up"
     assert (process.returncode, told) == (130, f"whim browse has ended: {kept if decided else 'nothing was decided'}\n")
+
+
+def test_a_port_that_there_is_not_is_told(served: Served) -> None:
+    for port in (1 << 16, -1, int(served.listening.getsockname()[1])):
+        with pytest.raises(UserError, match=f"port {port} cannot be had"):
+            listen(None, port)  # type: ignore[arg-type]
+
+
+def test_an_image_that_is_not_there_is_asked_for_again(client: Client) -> None:
+    """The refusal was kept by the browser as long as an image is: ten minutes after the video was back."""
+    for frame, status, kept in ((0, 200, "private, max-age=600"), (1 << 40, 400, "no-store")):
+        got, _, headers = client.send("GET", f"/image/frame?{urlencode({'video': 'asl_bird', 'frame': frame})}", X_Token=client.token)
+        assert (got, headers["Cache-Control"]) == (status, kept)
+
+
+def test_a_hand_is_added_at_the_very_time_of_its_frame(data: Path, tmp_path: Path) -> None:
+    """Times were kept by five digits, as the page is told them: a tenth of a second is lost after a quarter of an hour."""
+    store = Store(data)
+    hands = store.read(Hands, "hands", CLIP)
+    late = replace(hands, time_s=hands.time_s + 1234.5678)
+    store.commit("hands", CLIP, late, store.made_by("hands", CLIP) or {})
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    decision = Decision(what=What.ADD, who="ann", to_side=0, to_box=(4, 4, 40, 40))
+    session.decide(decision, [("asl_bird", int(late.frame[-1]), -1)])
+    assert read_verdicts(store, "asl_bird").time_s.tolist() == [late.time_s[-1]]

@@ -86,6 +86,8 @@ def test_yolo_and_images_without_labels(tmp_path: Path) -> None:
         ),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [NaN, 2, 9, 9]}]}', r"line 1, 1.jpg: box 0 .* is not in an image"),
         ('{"path": "1.jpg", "width": Infinity, "height": 48, "hands": []}', r"line 1, 1.jpg: an image of infx48 pixels is none"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [1, 2, 3, 4, 5, 6, 7, 8]}]}', r"line 1 is no label of an image"),
+        ('{"path": "1.jpg", "width": 64, "height": 48, "region_boxes": [[1, 2, NaN, 4]]}', r"line 1 .*region_boxes are finite numbers"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": 0}', r"line 1 is no label .*hands is a list or null, got 0"),
         ('{"path": "../1.jpg", "width": 64, "height": 48, "hands": []}', r"image ../1.jpg lies outside of the folder: copy it in"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": []}\n' * 2, r"1.jpg is labelled twice: keep one"),

@@ -18,7 +18,7 @@ import whim
 from hands.images import read_image
 from pipeline.images.formats import LabelledImage, read_images
 from pipeline.images.labelling import PEOPLE, Candidates, Trust, joined, seen_alone
-from pipeline.images.shards import ImageShards, num_left_out, write_image_shards
+from pipeline.images.shards import ImageShards, is_plain_jpeg, num_left_out, write_image_shards
 from pipeline.recipes import whim as recipe
 from stages.detectors.mediapipe.hand_search import ELBOWS, WRISTS
 from stages.tables import Manifest, People
@@ -196,3 +196,16 @@ def test_the_ensemble_alone_teaches_what_it_is_sure_of() -> None:
     assert taught.ignore.tolist() == [THERE, ELSEWHERE]
     with pytest.raises(ValueError, match=r"import_images.sure_score must lie in \[0, 1\], got 2"):
         Trust(sure_score=2)
+
+
+def test_a_file_is_stored_as_it_is_only_where_it_is_a_plain_jpeg() -> None:
+    """A PNG called .jpg was put into the shard as it is, and training found a corrupt sample; a turned photo was shown turned elsewhere."""
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    encoded = {ending: cv2.imencode(ending, image)[1].tobytes() for ending in (".jpg", ".png")}
+    grey = cv2.imencode(".jpg", image[..., 0])[1].tobytes()
+    exif = b"\xff\xe1" + struct.pack(">H", 8) + b"Exif\0\0"
+    assert is_plain_jpeg(encoded[".jpg"])
+    assert is_plain_jpeg(grey)
+    assert not is_plain_jpeg(encoded[".png"])
+    assert not is_plain_jpeg(encoded[".jpg"][:2] + exif + encoded[".jpg"][2:])
+    assert not is_plain_jpeg(b"")

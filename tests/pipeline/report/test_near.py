@@ -69,6 +69,18 @@ def test_frames_of_one_image_are_found_across_videos(tmp_path: Path) -> None:
     assert near_frames(Store(tmp_path)).num_looked_at == 0
 
 
+def test_damaged_images_of_a_shard_are_passed_over(tmp_path: Path) -> None:
+    """The report died of a page of images that cannot be read, though nothing else of the shard is damaged."""
+    data = write_small_shards(tmp_path / "data", seeds=(0, 0, 1))
+    looked_at = near_frames(Store(data)).num_looked_at
+    shard = next((data / "shards").glob("val/*.parquet"))
+    content = bytearray(shard.read_bytes())
+    for place in [k for k in range(len(content) - 2) if content[k : k + 3] == b"\xff\xd8\xff"]:
+        content[place + 100] ^= 255
+    shard.write_bytes(content)
+    assert 0 < near_frames(Store(data)).num_looked_at < looked_at
+
+
 def test_an_image_is_known_again_smaller_and_coarser() -> None:
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)

@@ -13,6 +13,7 @@ import pytest
 
 from fitting.camera import Camera
 from stages.cameras.said import HAND_DEG, camera_in, cameras_of
+from stages.cameras.tags import gopro_deg
 from stages.cameras.views import camera_of_view, in_view, rays_of, through_views, to_source
 from stages.fit import Fit
 from stages.fuse_hands import FuseHands
@@ -107,6 +108,17 @@ def test_a_gopro_says_the_angle_of_its_linear_lens(tmp_path: Path) -> None:
     cut = tmp_path / "linear.mp4"
     cut.write_bytes(cut.read_bytes()[:-20])
     assert not isinstance(probe(cut), Probe) or probe(cut).camera == ""  # type: ignore[union-attr]
+
+
+def test_metadata_nested_without_end_say_nothing(tmp_path: Path) -> None:
+    path = with_gopro_tags(film(tmp_path / "deep.mp4"), b"L", 94.0)
+    nested = b""
+    for _ in range(5000):
+        nested = klv(b"DEVC", b"\0", 1, nested)
+    box = struct.pack(">I4s", 8 + len(nested), b"GPMF") + nested
+    moov = struct.pack(">I4s", 16 + len(box), b"moov") + struct.pack(">I4s", 8 + len(box), b"udta") + box
+    path.write_bytes(path.read_bytes()[:32] + moov)
+    assert gopro_deg(path) == 0
 
 
 def test_a_photograph_says_its_focal_length(tmp_path: Path) -> None:

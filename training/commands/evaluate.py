@@ -77,9 +77,10 @@ def evaluate_regressor(arguments: argparse.Namespace) -> None:
 
 def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[LabelledImage]", float]:
     """Name of the labelled images asked for, the images, and the overlap at which a hand is found."""
+    from hands.metrics.labels import MATCH_IOU
     from training.data.dataset import Dataset
     from training.data.readers.coco_wholebody import coco_wholebody
-    from training.data.readers.labelled_frames import MIN_IOU, labelled_frames
+    from training.data.readers.labelled_frames import labelled_frames
     from training.data.readers.official_whim import official_whim
     from training.data.readers.oxford_hands import oxford_hands
     from training.data.readers.shard_frames import shard_frames
@@ -87,7 +88,7 @@ def labelled_set(arguments: argparse.Namespace) -> tuple[str, "Iterator[Labelled
     from training.detector.inference import read
 
     if arguments.labels:
-        return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MIN_IOU
+        return arguments.labels.stem, labelled_frames(arguments.labels, arguments.media), MATCH_IOU
     if arguments.coco_wholebody:
         return "coco-wholebody", coco_wholebody(arguments.coco_wholebody), 0.5
     if arguments.oxford_hands:

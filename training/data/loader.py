@@ -68,7 +68,7 @@ class Batch:
     samples: Samples
     """With what a corrupt sample was replaced by."""
     labels: Mapping[str, np.ndarray]
-    """See `Product.labels`."""
+    """See `SampleSource.labels`."""
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ def decode_jpeg(data: memoryview, min_side: int = 0) -> UInt8[np.ndarray, "heigh
             low = (0, 0)
         return simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=True, min_height=low[0], min_width=low[1])
     except ValueError as error:
-        image = decoded(data, cv2.IMREAD_COLOR_RGB)
+        image = decoded(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # boxes are of the image as it is stored
         if image is None:
             raise CorruptSampleError(f"no JPEG ({error})") from error
         return np.asarray(image)

@@ -499,7 +499,7 @@ def test_lerobot_shows_the_view_of_most_hands_and_counts_those_of_others(viewed:
 
 @pytest.mark.parametrize(("film_rate", "rate"), [(24, 5), (24, 10), (29.97, 5), (30, 10), (25, 25)])
 def test_the_rate_of_frames_that_lie_on_no_grid_is_the_one_asked_for(film_rate: float, rate: float) -> None:
-    """Of a film of 24 frames a second every fourth or fifth is looked at, at 5 a second: their shortest distance says 6."""
+    """A film of 24 frames a second is looked at on every fourth or fifth, at 5 a second: their shortest distance says 6."""
     film = np.arange(int(60 * film_rate)) / film_rate
     point = np.floor(film * rate + 1e-6)
     times = film[np.flatnonzero(np.diff(point, prepend=-1) > 0)]

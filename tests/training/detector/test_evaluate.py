@@ -58,13 +58,27 @@ def test_labelled_frames_are_counted(detector: HandDetector, photo: Path) -> Non
 
 def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"format": ')
-    with pytest.raises(ValueError, match=r"cut.json cannot be read as JSON \(.*\): is it cut short"):
+    with pytest.raises(ValueError, match=r"cut.json is not JSON: "):
         list(labelled_frames(tmp_path / "cut.json"))
     with pytest.raises(FileNotFoundError, match=r"label A0: no image .*gone.jpg: name the folder of the images with --media"):
         list(labelled_frames(labels(tmp_path, jpeg="gone.jpg")))
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="has format None, this code reads 'handmedia-bench/1'"):
+    with pytest.raises(ValueError, match="has format None, wanted 'handmedia-bench/1'"):
         list(labelled_frames(tmp_path / "other.json"))
+    with pytest.raises(ValueError, match=r"some.json: label A0 names no image \(jpeg\), and frames of videos"):
+        list(labelled_frames(labels(tmp_path, jpeg=None, video="a.mp4")))
+    with pytest.raises(ValueError, match=r"some.json: image 0 \(A0\): .*side"):
+        list(labelled_frames(labels(tmp_path, hands=[{"box": [0, 0, 1, 1]}])))
+
+
+def test_a_label_may_leave_out_what_may_be_left_out(photo: Path) -> None:
+    """`image` in place of `jpeg`, and no regions to ignore: the annotators read such a file, the detector's reader ended in a traceback."""
+    entry = {"id": "A0", "image": photo.name, "width": 120, "height": 80, "hands": []}
+    file = photo.parent / "sub" / "labels.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"format": "handmedia-bench/1", "images": [entry]}))
+    (found,) = labelled_frames(file)
+    assert (found.name, found.source, len(found.box), len(found.ignore)) == ("A0", photo, 0, 0)
 
 
 def targets_of(detector: HandDetector, path: Path, rows: Any, name: str = "a") -> LabelledImage:

@@ -88,7 +88,7 @@ def _in_video(labels: Path, videos: Path, known: Facts | None) -> Iterator[tuple
         raise FileNotFoundError(f"{videos} has no {labels.name} of {', '.join(ENDINGS)}")
     if known is None:
         raise AnotherCutError(f"{MANIFEST.name} knows neither its rate nor its size")
-    files = sorted(labels.glob("*.npy"))
+    files = sorted((path for path in labels.glob("*.npy") if path.stem.isdecimal()), key=lambda path: int(path.stem))
     yield from zip(files, frames_at(video, [int(file.stem) / known.frames_per_second for file in files], known), strict=True)
 
 

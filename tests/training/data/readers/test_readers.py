@@ -89,6 +89,13 @@ def test_whim_labels_meet_the_frames_of_their_times_whatever_rate_the_video_has(
     np.testing.assert_allclose(grey, 20 + 50 * np.array([0, 7, 30]) / 20, atol=50 / rate / 2 + 1.5)
 
 
+def test_whim_labels_are_read_in_order_of_time_however_their_numbers_are_written(two_seconds: Path) -> None:
+    official.film(two_seconds / "videos" / "V.mkv", 40, 20, 400, 200)
+    for path in (two_seconds / "test/anno/V").glob("*.npy"):
+        path.rename(path.with_name(f"{int(path.stem)}.npy"))
+    assert [labelled.name for labelled in official_whim(two_seconds, two_seconds / "videos")] == ["V/0", "V/7", "V/30"]
+
+
 def test_whim_boxes_are_scaled_to_the_video_and_cut_at_its_border(two_seconds: Path) -> None:
     official.film(two_seconds / "videos" / "V.mkv", 40, 20, 400, 200)
     first, _, last = official_whim(two_seconds, two_seconds / "videos")

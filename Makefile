@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 .PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make the environment (.venv) and fetch the open networks
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.engine.shard_file import write_shard
 from stages.media.frames import read_frames
 from stages.pack import ClipTables, Pack
-from stages.shards import Shards, shard_of, split_of
+from stages.shards import HAND, Shards, shard_of, split_of
 from stages.tables import RefusedHands
 from tests.small_tables import clip_row, columns, render_video, source_of, video_row
 
@@ -319,3 +319,8 @@ def test_real_video_packs(media: Path, tmp_path: Path) -> None:
     shard = rows(packed([source], tmp_path))
     assert len(shard) > 3
     assert all(image[:2] == b"\xff\xd8" and image[-2:] == b"\xff\xd9" for image in shard.image)
+
+
+def test_every_column_of_a_shard_stands_in_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "shards.md").read_text()
+    assert [name for name in [*Shards.schema().names, *(field.name for field in HAND)] if f"`{name}`" not in page] == []

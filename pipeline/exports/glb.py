@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pipeline.exports.source import ABOUT, Frame, Source, plain, side_name
+from stages.errors import UserError
 from stages.tables import LEFT, UNKNOWN_SIDE
 
 FOCAL = 1.2
@@ -53,13 +54,14 @@ class Track:
 
 
 def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
-    """Write a file for each track that has fitted hands; one clip is in memory."""
+    """Write a file for each track that has fitted hands; one clip is in memory. Raises UserError as `hand_model_of`."""
+    model = hand_model_of(source)
     for _clip, frames in groupby(source.frames(images=False), key=lambda frame: (frame.split, frame.clip)):
         for track in _tracks(frames):
             view = f"-view-{track.view:02d}" if track.view >= 0 else ""
             path = folder / track.split / track.clip / f"track-{track.track:04d}-{side_name(track.side)}{view}.glb"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_file(track))
+            path.write_bytes(_file(track, model))
 
 
 def _tracks(frames: Iterator[Frame]) -> list[Track]:
@@ -112,26 +114,23 @@ def place(camera: Float[np.ndarray, "n 3"], size: Float[np.ndarray, "n 2"]) -> F
     return np.concatenate([(camera[:, 1:] - size / 2) * (depth / focal)[:, None], depth[:, None]], 1)
 
 
-def hand_model() -> Any:
-    """The hand model, read once."""
-    from fitting.files import model_file
-
-    return _read_hand_model(model_file())
-
-
-@cache
-def _read_hand_model(path: Path) -> Any:
+def hand_model_of(source: Source) -> Any:
+    """The hand model whose parameters the hands are told in. Raises UserError where that is MANO, which is not here."""
+    from fitting.files import STANDIN, licensed_model, model_file
     from fitting.hand.mano import load_hand_model
 
-    return load_hand_model(path)
+    model = load_hand_model(STANDIN if source.hand_model == "standin" else model_file())
+    if source.hand_model not in ("", model.source):
+        where = f"put MANO_RIGHT.pkl at {licensed_model()}, or set WHIM_MANO"
+        raise UserError(f"the hands of {source.folder} are told in MANO's parameters, and here is the stand-in hand alone: {where}")
+    return model
 
 
-def _file(track: Track) -> bytes:
+def _file(track: Track, model: Any) -> bytes:
     """The whole of a GLB."""
     from fitting.hand.anatomy import PARENTS
     from fitting.hand.mano import closed_faces
 
-    model = hand_model()
     mirror = np.array([-1.0, 1.0, 1.0]) if track.side == LEFT else np.ones(3)
     columns = {name: np.stack([row[name] for row in track.rows]) for name in ("betas", "hand_pose", *PLACED)}
     axes, wrist, orient = standing(columns, np.array([row["size"] for row in track.rows], np.float64))

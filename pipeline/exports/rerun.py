@@ -11,14 +11,13 @@ Timelines: `frame`, a number of the video, and `time`. Needs `pip install rerun-
 """
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.exports.glb import PLACED, hand_model, standing
+from pipeline.exports.glb import PLACED, hand_model_of, standing
 from pipeline.exports.source import Frame, Source, plain, seen, side_name
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT
@@ -29,16 +28,17 @@ APPLICATION = "whim"
 
 
 def write(source: Source, folder: Path, _: Mapping[str, object]) -> None:
-    """Write a file for each clip. Raises UserError where the library is not installed."""
+    """Write a file for each clip. Raises UserError where the library is not installed, and as `hand_model_of`."""
     try:
         import rerun
     except ImportError as error:
         raise UserError("recordings are written by Rerun's own library: pip install rerun-sdk") from error
+    model = hand_model_of(source)
     for (split, clip), frames in groupby(source.frames(), key=lambda frame: (frame.split, frame.clip)):
         path = folder / split / f"{clip}.rrd"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_clip(rerun, path, clip, frames)
+            _write_clip(rerun, path, clip, frames, model)
         except RuntimeError:  # its writer does not say of what kind
             _write_more(path)
             raise
@@ -54,7 +54,7 @@ def _write_more(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> None:
+def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame], model: Any) -> None:
     """Write the recording of one clip, a frame in memory; nobody may hold it afterwards."""
     with rerun.RecordingStream(APPLICATION, recording_id=clip) as recording:
         recording.save(str(path))
@@ -68,7 +68,7 @@ def _write_clip(rerun: Any, path: Path, clip: str, frames: Iterable[Frame]) -> N
             recording.set_time("frame", sequence=frame.frame)
             recording.set_time("time", duration=frame.time_s)
             _log_image(rerun, recording, frame)
-            _log_space(rerun, recording, frame, moves=moves)
+            _log_space(rerun, recording, frame, model, moves=moves)
             moves |= bool(np.isfinite(frame.world_from_camera).all())
         recording.flush()
         recording.disconnect()
@@ -100,11 +100,11 @@ def _named(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return frame.hands["side"], frame.hands["track"], frame.hands["quality"]
 
 
-def _log_space(rerun: Any, recording: Any, frame: Frame, *, moves: bool) -> None:
+def _log_space(rerun: Any, recording: Any, frame: Frame, model: Any, *, moves: bool) -> None:
     """`moves`: whether some frame before was in the world."""
     import torch
 
-    from fitting.hand.mano import pose_either_hand
+    from fitting.hand.mano import closed_faces, pose_either_hand
 
     hands = frame.hands
     fitted = np.isfinite(hands["hand_pose"]).all(1) & np.isfinite(hands["camera"]).all(1) & (hands["side"] >= 0)
@@ -122,22 +122,14 @@ def _log_space(rerun: Any, recording: Any, frame: Frame, *, moves: bool) -> None
     recording.log(f"{root}/joints", rerun.Points3D((joints + wrist[:, None]).reshape(-1, 3), radii=0.004))
     shape = [torch.from_numpy(values[rows].astype(np.float32)) for values in (hands["betas"], hands["hand_pose"])]
     shape.insert(1, torch.from_numpy(orient.astype(np.float32)))
-    vertices = pose_either_hand(hand_model(), torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
+    vertices = pose_either_hand(model, torch.from_numpy(hands["side"][rows].astype(np.int64)), *shape).vertices.numpy()
     for side in (LEFT, RIGHT):
         of = np.flatnonzero(hands["side"][rows] == side)
         if not len(of):
             recording.log(f"{root}/{side_name(side)}", rerun.Clear(recursive=False))
             continue
-        faces = _faces(side)
+        faces = closed_faces(model, side).numpy()
         points = (vertices[of] + wrist[of, None]).reshape(-1, 3)
         triangles = np.concatenate([faces + k * vertices.shape[1] for k in range(len(of))])
         mesh = rerun.Mesh3D(vertex_positions=points, triangle_indices=triangles, albedo_factor=COLOURS[side])
         recording.log(f"{root}/{side_name(side)}", mesh)
-
-
-@cache
-def _faces(side: int) -> np.ndarray:
-    """Triangles of a side's mesh, read once."""
-    from hands.drawing.hands import mesh_faces
-
-    return mesh_faces(side)

@@ -27,6 +27,7 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.exports.read_back import READERS, hand
 from fitting.hand.mano import load_hand_model, pose_either_hand
+from pipeline.dataset.index import write_index
 from pipeline.exports.export import Exported, export
 from pipeline.exports.formats import ABOUT, FORMATS
 from pipeline.exports.lerobot.plan import mean_step_s
@@ -528,3 +529,11 @@ def test_an_export_goes_where_a_link_leads(data: Path, tmp_path: Path) -> None:
         assert (tmp_path / "disk/hands.csv").is_file()
         assert (tmp_path / "link").is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_hands_told_in_another_models_parameters_are_not_drawn_with_the_one_at_hand(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    write_index(folder / "shards", hand_model="mano")
+    with pytest.raises(UserError, match=r"are told in MANO.s parameters, and here is the stand-in hand alone: put MANO_RIGHT\.pkl at"):
+        exported("glb", folder, tmp_path / "out")
+    assert exported("csv", folder, tmp_path / "csv").num_hands

@@ -68,7 +68,7 @@ def write_image_shards(
                 continue
             teach = teach or teacher(stages, settings.trust)
             shown = track(dealt[name], name, console=console, transient=True) if console.is_terminal else dealt[name]
-            with store.aside(out / f"{name}.parquet") as temporary:
+            with store.aside(store.root / f"{name}.parquet") as temporary:
                 rows = write_shard(settings.pack, _batches(shown, teach, settings.pack, console), temporary, recipe)
             num_rows += rows
             console.print(f"{name}: {rows} images", markup=False)
@@ -76,7 +76,7 @@ def write_image_shards(
         for path in _written_here(store):
             if path.parent.name in splits and f"{path.parent.name}/{path.stem}" not in dealt:
                 path.unlink()
-        write_index(out, _written_here(store))
+        write_index(store.root, _written_here(store))
     return num_rows
 
 

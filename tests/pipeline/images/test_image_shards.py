@@ -92,7 +92,9 @@ def test_only_shards_that_were_written_here_and_hold_nothing_any_more_are_remove
     assert foreign.exists()
 
 
-def test_an_image_that_declares_too_much_is_left_out_and_counted(folder: tuple[Path, list[int]], tmp_path: Path) -> None:
+def test_an_image_that_declares_too_much_is_left_out_and_counted_in_a_folder_named_from_here(
+    folder: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -103,8 +105,10 @@ def test_an_image_that_declares_too_much_is_left_out_and_counted(folder: tuple[P
     (one,) = (image for image in read_images(folder[0]) if image.name == "all.jpg")
     odd = [replace(one, name=name, path=tmp_path / name) for name in ("bomb.png", "pipe.png")]
     stages = recipe(Manifest.empty(), tmp_path)
-    assert write_image_shards([one, *odd], tmp_path / "out", stages, ImageShards(), Console(quiet=True)) == 1
-    assert num_left_out([one, *odd], tmp_path / "out") == 2
+    monkeypatch.chdir(tmp_path)
+    assert write_image_shards([one, *odd], Path("out"), stages, ImageShards(), Console(quiet=True)) == 1
+    assert (tmp_path / "out" / "index.json").exists()
+    assert num_left_out([one, *odd], Path("out")) == 2
     assert all(read_image(image.path, cv2.IMREAD_COLOR) is None for image in odd)
 
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _TEXTS = ("video", "fingerprint", "decision", "who", "what", "undoes", "audit")
 _WHOLE = ("frame", "hand", "side", "to_side")
 _REAL = ("time_s", "when_s")
 _BOXES = ("box", "to_box")
+_FAULTS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What reading a row raises that is not as it should be."""
 _CATEGORIES = {LEFT: 1, RIGHT: 2, -1: 3}
 _NAMES = {1: "left hand", 2: "right hand", 3: "hand"}
 
@@ -138,8 +141,18 @@ def _read(source: Path, who: str) -> Iterator[tuple[str, Row]]:
             yield from _of_label_studio(content, who)
         else:
             yield from _of_csv(text)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, csv.Error) as error:
+    except (*_FAULTS, RecursionError, csv.Error) as error:
         raise UserError(f"{source} is no CSV, COCO or Label Studio file of verdicts: {type(error).__name__} {error}") from error
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """Say where in the file a row stands that cannot be read."""
+    try:
+        yield
+    except _FAULTS as error:
+        lacking = "it lacks " if isinstance(error, KeyError) else ""
+        raise ValueError(f"in {place}: {lacking}{error}") from error
 
 
 def _as_csv(store: Store, rows: Sequence[Row]) -> str:
@@ -157,11 +170,12 @@ def _as_csv(store: Store, rows: Sequence[Row]) -> str:
 
 def _of_csv(text: str) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
-        row: Row = {name: line[name] for name in _TEXTS} | {name: int(line[name]) for name in _WHOLE}
-        row |= {name: float(line[name]) if line[name] else None for name in _REAL}
-        for name in _BOXES:
-            row[name] = [float(line[f"{name}_{c}"]) if line[f"{name}_{c}"] else None for c in ("x0", "y0", "x1", "y1")]
-        yield f"line {number}", row
+        with _placed(place := f"line {number}"):
+            row: Row = {name: line[name] for name in _TEXTS} | {name: int(line[name]) for name in _WHOLE}
+            row |= {name: float(line[name]) if line[name] else None for name in _REAL}
+            for name in _BOXES:
+                row[name] = [float(line[f"{name}_{c}"]) if line[f"{name}_{c}"] else None for c in ("x0", "y0", "x1", "y1")]
+        yield place, row
 
 
 def _shown(row: Row) -> tuple[list[float], int]:
@@ -189,13 +203,15 @@ def _as_coco(store: Store, rows: Sequence[Row]) -> str:
 def _of_coco(content: Mapping[str, Any], who: str) -> Iterator[tuple[str, Row]]:
     images = {image["id"]: image for image in content["images"]}
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    for one in content["annotations"]:
-        if "verdict" in one:
-            yield f"annotation {one['id']}", _plain(one["verdict"])
-        else:
-            x, y, width, height = map(float, one["bbox"])
-            drawn = [x, y, x + width, y + height]
-            yield f"annotation {one['id']}", _drawn(str(images[one["image_id"]]["file_name"]), drawn, names[one["category_id"]], who)
+    for number, one in enumerate(content["annotations"], 1):
+        with _placed(place := f"annotation {one.get('id', number)}"):
+            if "verdict" in one:
+                row = _plain(one["verdict"])
+            else:
+                x, y, width, height = map(float, one["bbox"])
+                drawn = [x, y, x + width, y + height]
+                row = _drawn(str(images[one["image_id"]]["file_name"]), drawn, names[one["category_id"]], who)
+        yield place, row
 
 
 def _as_label_studio(store: Store, rows: Sequence[Row]) -> str:
@@ -227,15 +243,23 @@ def _of_label_studio(content: Sequence[Mapping[str, Any]], who: str) -> Iterator
         name = str(task["data"]["image"]).removesuffix(".jpg")
         for annotation in task["annotations"]:
             for result in annotation["result"]:
-                place = f"task {number}, region {result.get('id', '')}"
-                stated = next((text for text in result.get("meta", {}).get("text", []) if text.startswith("{")), None)
-                if stated is not None:
-                    yield place, _plain(json.loads(stated))
-                elif result["type"] == "rectanglelabels":
-                    value, size = result["value"], (result["original_width"], result["original_height"])
-                    x, y = value["x"] * size[0] / 100, value["y"] * size[1] / 100
-                    drawn = [x, y, x + value["width"] * size[0] / 100, y + value["height"] * size[1] / 100]
-                    yield place, _drawn("/".join(name.split("/")[-2:]), drawn, str(value["rectanglelabels"][0]), who)
+                with _placed(place := f"task {number}, region {result.get('id', '')}"):
+                    row = _of_region(name, result, who)
+                if row is not None:
+                    yield place, row
+
+
+def _of_region(name: str, result: Mapping[str, Any], who: str) -> Row | None:
+    """The verdict that a region of Label Studio states, or the hand that it is drawn around; None of a region that is no box."""
+    stated = next((text for text in result.get("meta", {}).get("text", []) if text.startswith("{")), None)
+    if stated is not None:
+        return _plain(json.loads(stated))
+    if result["type"] != "rectanglelabels":
+        return None
+    value, size = result["value"], (result["original_width"], result["original_height"])
+    x, y = value["x"] * size[0] / 100, value["y"] * size[1] / 100
+    drawn = [x, y, x + value["width"] * size[0] / 100, y + value["height"] * size[1] / 100]
+    return _drawn("/".join(name.split("/")[-2:]), drawn, str(value["rectanglelabels"][0]), who)
 
 
 def _plain(row: Mapping[str, Any]) -> Row:

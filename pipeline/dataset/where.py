@@ -90,8 +90,10 @@ def flat(frames: pa.Table, split: str = "") -> pa.Table:
 
 
 def free_columns(extras: Sequence[str]) -> dict[str, pa.Array]:
-    """The free columns of rows, from their JSON: `extra.NAME`, null where a row has none."""
+    """The free columns of rows, from their JSON: `extra.NAME`, null where a row has none. Raises ValueError for what is no JSON object."""
     read = {text: json.loads(text) if text else {} for text in set(extras)}
+    if strange := [text for text, values in read.items() if not isinstance(values, dict)]:
+        raise ValueError(f"free columns are a JSON object, and `extra` says {strange[0][:40]!r}")
     names = sorted({str(name) for values in read.values() for name in values})
     texts = {name: [None if (value := read[text].get(name)) is None else str(value) for text in extras] for name in names}
     return {f"extra.{name}": pa.array(values, pa.string()) for name, values in texts.items()}

@@ -116,8 +116,13 @@ def _fitted(one: Annotated) -> Int64[np.ndarray, "n"]:
 
 
 def in_space(one: Annotated, focal_px: float | None, numbers: Sequence[int]) -> HandsInSpace:
-    """The hands that the review keeps, placed before a pinhole camera: where it sees the wrist, at the distance of the fitted size."""
+    """The hands that the review keeps, placed before a pinhole camera: where it sees the wrist, at the distance of the fitted size.
+
+    Raises UserError for hands that were seen through views of a camera that is no pinhole.
+    """
     hands, fits, rows = one.hands, one.fits, _fitted(one)
+    if np.isfinite(hands.box_source).all(1).any():
+        raise UserError(f"{one.path} is of a camera that bends straight lines: whim run and whim export glb tell its hands in space")
     size = np.stack([hands.width, hands.height], 1)[rows].astype(np.float64)
     focal = np.array([frame_focal((int(width), int(height)), focal_px) for width, height in size])
     columns = [torch.from_numpy(getattr(fits, name)[rows]) for name in ("betas", "global_orient", "hand_pose")]

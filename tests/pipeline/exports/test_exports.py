@@ -521,6 +521,13 @@ def test_no_shard_leads_an_export_out_of_its_folder(name: str, foreign: str, dat
     assert not list(tmp_path.rglob("thief*"))
 
 
+def test_free_columns_of_a_stranger_that_are_none_are_told(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    rewrite(folder, lambda rows: [row | {"extra": "[1]"} for row in rows])
+    with pytest.raises(CorruptFileError, match=r"free columns are a JSON object, and `extra` says '\[1\]'"):
+        exported("csv", folder, tmp_path / "out")
+
+
 def test_an_export_goes_where_a_link_leads(data: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")

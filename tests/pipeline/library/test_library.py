@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import whim
-from pipeline.library.annotated import annotated
+from pipeline.library.annotated import Annotated, annotated
+from pipeline.library.drawn import in_space
 from stages.errors import UserError
 from studio.video import Film, make_videos
 from tests.pipeline.exports.shards import truth, write_small_shards
+from tests.small_tables import clip_row, render_video, source_of, video_row
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -159,3 +162,15 @@ def test_what_cannot_be_looked_at_is_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert told in said[-1]
     assert not list(place.glob("out/*"))
+
+
+def test_hands_seen_through_views_are_not_drawn_where_they_are_not(tmp_path: Path) -> None:
+    """Places of hands in views of a full sphere were drawn on the whole image as if a pinhole had taken it."""
+    film = render_video(tmp_path / "film.mp4", num_frames=10)
+    source = source_of(video_row(film, "film"), clip_row("film", end_s=1.0, num_frames=10))
+    tables = {name: getattr(source, name) for name in ("videos", "clips", "hands", "fits", "reviews")}
+    nowhere = replace(source.hands, box_source=np.full_like(source.hands.box_source, np.nan))
+    one = Annotated(video="film", path=film, **tables | {"hands": nowhere})
+    assert len(in_space(one, None, range(10)))
+    with pytest.raises(UserError, match=r"film.mp4 is of a camera that bends straight lines: whim run and whim export glb"):
+        in_space(replace(one, hands=source.hands), None, range(10))

@@ -20,6 +20,16 @@ LABELS = "a label file (docs/labels.md), COCO's or COCO-WholeBody's, or a folder
 
 def add_commands(add: Add) -> None:
     """Every command of the pipeline with its options."""
+    _building(add)
+    _looking(add)
+    _evaluations(add)
+    _learning(add)
+    _rendering(add)
+    _weights(add)
+    _exports(add)
+
+
+def _building(add: Add) -> None:
     run_ = _on_run(add("build", "run", build.run))
     run_.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run_.add_argument(
@@ -64,6 +74,9 @@ def add_commands(add: Add) -> None:
     images.add_argument("--labelled", action="store_true", help="only images that somebody labelled")
     images.add_argument("--leave", action="store_true", help="let images go that are no longer among those named")
     images.add_argument("--recipe", default="whim", help="whose detectors label: whim, fast, whim_full, whim_paper, or file.py:function")
+
+
+def _looking(add: Add) -> None:
     _on_data(add("look", "report", look.report)).add_argument("--out", help="where to write the page (default: <data>/report.html)")
     browse_ = add("look", "browse", look.browse)
     browse_.add_argument("folder", nargs="?", help="data folder (default: --data)")
@@ -83,11 +96,6 @@ def add_commands(add: Add) -> None:
     verify_.add_argument("--data", default="data/demo", help="data folder (default: %(default)s)")
     verify_.add_argument("--json", action="store_true")
     verify_.add_argument("--repair", action="store_true", help="set what is damaged aside, so that the next run makes it again")
-    _evaluations(add)
-    _learning(add)
-    _rendering(add)
-    _weights(add)
-    _exports(add)
 
 
 def _on_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """How fast a run goes: seconds and memory by stage and node, rate, time left and what takes long, from the receipts in `runs/*.jsonl`."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,15 +66,29 @@ class Pace:
 
 
 def read_receipts(root: Path) -> list[dict[str, Any]]:
-    """The receipts of the newest run of a data folder; a line that is half written counts for nothing."""
+    """The receipts of the newest run of a data folder; a line that is half written, or damaged, counts for nothing."""
     logs = sorted((root / "runs").glob("*.jsonl"))
     receipts = []
-    for line in logs[-1].read_text().splitlines() if logs else []:
+    for line in logs[-1].read_text(errors="replace").splitlines() if logs else []:
         try:
-            receipts.append(json.loads(line))
-        except ValueError:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
             continue
-    return [one for one in receipts if isinstance(one, dict) and "outcomes" in one]
+        if _is_receipt(told):
+            receipts.append(told)
+    return receipts
+
+
+def _is_receipt(told: Any) -> bool:
+    """Whether a line of the log says all that is summed up here."""
+    if not (isinstance(told, dict) and isinstance(told.get("outcomes"), list) and isinstance(told.get("key"), str)):
+        return False
+    numbers = [told.get(name) for name in ("started_s", "wall_s", "peak_mb")]
+    for outcome in told["outcomes"]:
+        if not (isinstance(outcome, dict) and isinstance(outcome.get("state"), str) and isinstance(outcome.get("stage"), int)):
+            return False
+        numbers.append(outcome.get("wall_s"))
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 
 def pace_of(receipts: Iterable[Mapping[str, Any]]) -> Pace:

@@ -44,7 +44,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections

@@ -40,7 +40,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections

@@ -18,9 +18,10 @@ from fitting.hand.kinematics import FROM_KEYPOINTS, JointModel
 from fitting.hand.mano import load_hand_model
 from stages.detectors.mediapipe.hand_landmarks import MAPS
 from stages.detectors.mediapipe.hint import LEAST_M, NUM_SAID, inputs_of
-from stages.detectors.mediapipe.kernel import Kernel, placed
+from stages.detectors.mediapipe.kernel import Learned, placed
 from training.regressor.camera import project_to_crop
 from training.regressor.landmark_kernel import KernelSettings, Solver, lay
+from training.regressor.landmark_layers import LayersSettings, train_layers
 from training.regressor.looks import Looks, looks_of
 from training.regressor.losses import betas_loss, matrices_loss, point_loss
 from training.regressor.network import Numbers, Regressor, RegressorSettings
@@ -31,12 +32,14 @@ from training.run.checkpoint import Checkpoint, Progress, load_weights
 class HeadsSettings:
     """How long and on what the networks learn. All ours."""
 
-    examples: int = 8000
+    examples: int = 7500
     """Looks that the hint keeps, at most; it learns from all of them."""
     real_trust: float = 0.5
     """Weight of a real hand, whose truth is a fit, as an example beside a rendered one."""
     kernel: KernelSettings = field(default_factory=KernelSettings)
     """How the hint learns from them."""
+    layers: LayersSettings = field(default_factory=LayersSettings)
+    """How the network beside it learns."""
     coarse_steps: int = 2000
     refinement_steps: int = 2500
     """0 leaves the refinement out."""
@@ -60,10 +63,10 @@ class HeadsSettings:
                 raise ValueError(f"landmark_heads.{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
-def train_hint(looks: Looks, settings: HeadsSettings) -> Kernel:
+def train_hint(looks: Looks, settings: HeadsSettings) -> Learned:
     """The function that hints joints and how far off depths may be, on looks that show a right hand. Raises ValueError where none does.
 
-    How far off a joint's depth may be is learned from what each half of the hands misses of the other.
+    How far off a joint's depth may be is learned from what the kernels of each half of the hands miss of the other.
     """
     _refuse_none(looks)
     looks, own = looks.take(np.flatnonzero(looks.right & (looks.weight > 0))), settings.kernel
@@ -76,9 +79,10 @@ def train_hint(looks: Looks, settings: HeadsSettings) -> Kernel:
     solver = Solver(laid, values, looks.hand, weight, own)
     missed = np.abs(solver.missed(target, own.ridge).reshape(-1, 21, 3)[..., 2])
     joints = solver.solve(target, own.ridge)
-    deviations = solver.solve(np.log(np.maximum(missed, LEAST_M)) + EULER, own.sure_ridge)
+    unsure = (np.log(np.maximum(missed, LEAST_M)) + EULER).astype(np.float32)
+    deviations = solver.solve(unsure, own.sure_ridge)
     both = {name: np.concatenate([getattr(one, name) for one in (joints, deviations)], -1) for name in ("gaussian", "linear", "constant")}
-    return replace(joints, **both)
+    return Learned(kernel=replace(joints, **both), layers=train_layers(values, target, unsure, weight, settings.layers))
 
 
 def _inputs(looks: Looks) -> Float[np.ndarray, "n inputs"]:

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 
 from fitting.files import weights_folder
 from stages.detectors.mediapipe.hand_landmarks import MAPS, MIDDLE_KNUCKLE, WRIST, Landmarks
-from stages.detectors.mediapipe.kernel import read_kernel
+from stages.detectors.mediapipe.kernel import read_learned
 
 SHIPPED = Path(__file__).parent / "assets" / "hint.npz"
 NAME = "hint.npz"
@@ -42,7 +42,7 @@ def hint_file() -> Path:
 
 def load_hint(path: Path | None = None) -> FindHints:
     """The function of a file (default: `hint_file()`). Raises ValueError where the file holds something else."""
-    say = read_kernel(path or hint_file(), NUM_INPUTS, NUM_OUTPUTS).ready()
+    say = read_learned(path or hint_file(), NUM_INPUTS, NUM_OUTPUTS).ready()
 
     def find(looks: Sequence[Sequence[Landmarks]]) -> Float32[np.ndarray, "n 21 4"]:
         hints = np.full((len(looks), 21, 4), np.nan, np.float32)

@@ -13,7 +13,7 @@ from fitting.hand.mano import RIGHT
 from pipeline.dataset.studio_shards import StudioShards, write_studio_shards
 from pipeline.evaluate.studio_truth import pa_mpjpe_mm
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks, tracked_region
-from stages.detectors.mediapipe.hint import load_hint
+from stages.detectors.mediapipe.hint import inputs_of, load_hint
 from stages.detectors.mediapipe.kernel import placed
 from studio.stills import Album
 from training.regressor.camera import project_to_crop
@@ -28,6 +28,7 @@ from training.regressor.landmark_heads import (
     train_refinement,
 )
 from training.regressor.landmark_kernel import GUARD, KernelSettings, Solver, lay
+from training.regressor.landmark_layers import LayersSettings, train_layers
 from training.regressor.landmark_trunk import LandmarkTrunk, tracked
 from training.regressor.looks import Looks, looks_of
 from training.regressor.network import Regressor, RegressorSettings
@@ -92,7 +93,8 @@ def test_looks_hold_the_hand_that_they_show(looks: Looks) -> None:
 
 
 def test_an_interrupted_training_goes_on(shards: Path, tmp_path: Path) -> None:
-    settings = HeadsSettings(kernel=KernelSettings(directions=16), coarse_steps=4, refinement_steps=3, batch_size=8, warmup_steps=2)
+    small = HeadsSettings(kernel=KernelSettings(directions=16), layers=LayersSettings(hidden=8, steps=3))
+    settings = replace(small, coarse_steps=4, refinement_steps=3, batch_size=8, warmup_steps=2)
     told: list[str] = []
     train_landmarks([shards], tmp_path, settings, told.append)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
@@ -138,12 +140,12 @@ def test_a_kernel_says_what_its_examples_say_and_knows_what_others_would_of_each
     looks = placed(laid.mean, laid.scale, laid.directions, laid.step)(inputs)
     solver = Solver(laid, looks, hand, weight, settings)
     said = solver.solve(target, 0.02).ready()
-    assert np.abs(said(inputs) - target).mean() < 0.25 * np.abs(target - target.mean(0)).mean()
+    assert np.abs(said(looks) - target).mean() < 0.25 * np.abs(target - target.mean(0)).mean()
     gap = solver.missed(target, 0.02)
     for half in (0, 1):
         others = np.where(hand % 2 == half, 0, weight)
         some = Solver(laid, looks[others > 0], hand[others > 0], weight[others > 0], settings).solve(target[others > 0], 0.02).ready()
-        np.testing.assert_allclose(gap[others == 0], (target - some(inputs))[others == 0], atol=2e-3)
+        np.testing.assert_allclose(gap[others == 0], (target - some(looks))[others == 0], atol=2e-3)
     nearby = np.exp(-laid.narrow * ((looks[:, None] - solver.known) ** 2).sum(2))
     system = np.block(
         [
@@ -166,6 +168,29 @@ def test_the_first_look_of_each_hand_is_kept_before_a_second(looks: Looks) -> No
     assert sorted(looks.hand[rows]) == sorted(hands)
     assert len(known_rows(looks, HeadsSettings())) == len(looks) > len(hands)
     assert len(known_rows(looks, HeadsSettings(examples=3))) == 3
+
+
+def test_a_hint_is_the_mean_of_the_kernel_and_of_the_network_beside_it(looks: Looks) -> None:
+    small = HeadsSettings(kernel=KernelSettings(directions=16), layers=LayersSettings(hidden=32, steps=150, batch_size=16))
+    learned = train_hint(looks, small)
+    inputs = inputs_of(looks.said, looks.near.astype(np.float32))
+    own = learned.kernel
+    laid = placed(own.mean, own.scale, own.directions, own.step)(inputs)
+    kernel, layers = own.ready()(laid), learned.layers(laid)
+    np.testing.assert_allclose(learned.ready()(inputs), (kernel + layers) / 2, atol=1e-5)
+    assert np.abs(kernel - layers).max() > 1e-3
+
+
+def test_the_network_beside_the_kernel_says_what_its_examples_say() -> None:
+    rng = np.random.default_rng(0)
+    laid = (rng.normal(size=(300, 8)) * np.arange(8, 0, -1)).astype(np.float32)
+    joints = 0.05 * np.tanh(laid[:, :1] / 8 + np.linspace(-1, 1, 63) * laid[:, 1:2] / 7).astype(np.float32)
+    unsure = (np.log(0.01) + laid[:, 2:3] / 6 * np.ones(21)).astype(np.float32)
+    weight = np.ones(300, np.float32)
+    weight[200:], joints[200:] = 0, 9.0  # metres: who has no weight teaches nothing
+    said = train_layers(laid, joints, unsure, weight, LayersSettings(hidden=64, steps=200, batch_size=64, drop=0))(laid)[:200]
+    for gap, target in ((said[:, :63] - joints[:200], joints[:200]), (said[:, 63:] - unsure[:200], unsure[:200])):
+        assert np.abs(gap).mean() < 0.5 * np.abs(target - target.mean(0)).mean()
 
 
 def test_the_refinement_learns_in_training_mode_and_what_is_frozen_does_not(shards: Path, tmp_path: Path) -> None:

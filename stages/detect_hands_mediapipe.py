@@ -144,7 +144,8 @@ def hands_of_images(
     find_landmarks: FindLandmarks,
     settings: DetectHands,
 ) -> list[list[Hand]]:
-    """Hands of each image, best first, each once. Wrists are cropped for palms only where the other routes found no hand.
+    """Hands of each image, best first, each once. Wrists are cropped for palms, and
+    looked at more closely, only where the other routes found no hand.
 
     All images are looked at together, and each gets what it would get alone.
     """
@@ -171,7 +172,9 @@ def hands_of_images(
         for found in confirmed([of + wrist_starts(here, settings.min_score) for of, here in zip(palms, people, strict=True)])
     ]
     views = [wrist_views(here, found, settings.wrist_scale) for here, found in zip(people, hands, strict=True)]
-    more = confirmed(palm_starts_of_all(images, views, find_palms, settings.min_palm_score))
+    tight = [wrist_starts(here, settings.min_score, found) for here, found in zip(people, hands, strict=True)]
+    palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
+    more = confirmed([of + arms for of, arms in zip(palms, tight, strict=True)])
     return [each_once(found + late) if of else found for found, late, of in zip(hands, more, views, strict=True)]
 
 

@@ -9,7 +9,6 @@ among the weights, where fusion finds it.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def _inside(box: Float[np.ndarray, "n 4"], label: LabelledFrame) -> Bool[np.ndar
 def _hits(
     frames: Sequence[tuple[LabelledFrame, HandDetections]], extent: Float64[np.ndarray, "2"], people: People | None
 ) -> tuple[
-    Float64[np.ndarray, "n"], Float64[np.ndarray, "n"], Shaped[np.ndarray, "n"], Float64[np.ndarray, "n 4"], Float64[np.ndarray, "n"]
+    Float64[np.ndarray, "n"], Float64[np.ndarray, "n"], Shaped[np.ndarray, "n"], Float64[np.ndarray, "n 3"], Float64[np.ndarray, "n"]
 ]:
     """Own score of each detection, whether it is a labelled hand, its video, its terms and what bodies say; without those on ignored
     regions."""
@@ -122,7 +121,7 @@ def _hits(
         score.append(here.score[counts].astype(np.float64))
         hit.append(is_hand[counts].astype(np.float64))
         video.append(np.full(counts.sum(), (label.video or label.name).removeprefix(MIRRORED), object))
-        term.append(terms(replace(here, box=box))[counts])
+        term.append(terms(here)[counts])
         bodies.append(_of_bodies(here, box, people)[counts])
     return np.concatenate(score), np.concatenate(hit), np.concatenate(video), np.concatenate(term), np.concatenate(bodies)
 
@@ -139,7 +138,7 @@ def _of_bodies(here: HandDetections, box: Float[np.ndarray, "n 4"], people: Peop
 
 
 def _log_odds(
-    term: Float64[np.ndarray, "n 4"], hit: Float64[np.ndarray, "n"], bodies: Float64[np.ndarray, "n"]
+    term: Float64[np.ndarray, "n 3"], hit: Float64[np.ndarray, "n"], bodies: Float64[np.ndarray, "n"]
 ) -> dict[str, dict[str, float]]:
     """Weights of the terms beside what bodies say, by logistic regression, where palm and presence are known."""
     known = np.isfinite(term).all(1)

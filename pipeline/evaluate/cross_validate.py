@@ -18,7 +18,7 @@ from stages.tables import HandDetections, Hands, People
 NUM_FOLDS = 8
 LEAST_PRECISION = 0.95
 """Precision that a threshold must keep to be chosen on a fold; of those that do, the one of most recall is."""
-THRESHOLDS = np.round(np.arange(0.2, 0.71, 0.05), 2)
+THRESHOLDS = np.round(np.arange(0.1, 0.71, 0.05), 2)
 
 
 def cross_validated(frames: Sequence[Seen], fuse: FuseHands) -> dict[str, Any]:

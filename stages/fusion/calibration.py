@@ -3,12 +3,12 @@
 `whim learn calibration` learns it on labelled frames.
 
 A box is an xyxy box in pixels; its extent is scaled about its centre. A score is the share of detections that are hands: of those with
-the detector's own P(b|d), or, where palm and presence are known, by a sum of log-odds of these two and of the hand's size.
+the detector's own P(b|d), or, where palm and presence are known, by a sum of log-odds of these two.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from fitting.files import weights_folder
-from stages import boxes
 from stages.detectors.found import hull_boxes
 from stages.tables import HandDetections
 
@@ -50,7 +49,7 @@ class Calibration:
         share = np.interp(detections.score, self.knots[:, 0], self.knots[:, 1])
         if self.log_odds:
             known = np.isfinite([detections.palm_score, detections.presence]).all(0)
-            odds = terms(replace(detections, box=self.box(detections.box))) @ [self.log_odds[name] for name in TERMS]
+            odds = terms(detections) @ [self.log_odds[name] for name in TERMS]
             share = np.where(known, 1 / (1 + np.exp(-odds)), share)
         return share.astype(np.float32)
 
@@ -60,19 +59,16 @@ class Calibration:
         return np.concatenate([centre - half, centre + half], 1).astype(np.float32)
 
 
-TERMS = ("one", "palm", "presence", "size")
-"""What the log-odds of a hand are a sum of: a constant, the log-odds of palm and presence, the logarithm of the hand's pixels."""
+TERMS = ("one", "palm", "presence")
+"""What the log-odds of a hand are a sum of: a constant and the log-odds of palm and presence."""
 LEAST = 0.005
 """No palm and no presence is taken to be less likely than this, or less likely to be wrong."""
-SIZES_PX = (12.0, 64.0)
-"""Longer sides between which larger hands are surer. Ours: tiny patches of anything look like hands."""
 
 
-def terms(detections: HandDetections) -> Float64[np.ndarray, "n 4"]:
+def terms(detections: HandDetections) -> Float64[np.ndarray, "n 3"]:
     """`TERMS` of each detection; NaN where palm or presence is unknown."""
     palm, presence = (np.clip(p.astype(np.float64), LEAST, 1 - LEAST) for p in (detections.palm_score, detections.presence))
-    size = np.log(np.clip(boxes.long_side(detections.box.astype(np.float64)), *SIZES_PX))
-    return np.stack([np.ones(len(size)), np.log(palm / (1 - palm)), np.log(presence / (1 - presence)), size], 1)
+    return np.stack([np.ones(len(palm)), np.log(palm / (1 - palm)), np.log(presence / (1 - presence))], 1)
 
 
 def calibration_of(entry: Mapping[str, Any]) -> Calibration:
@@ -80,11 +76,10 @@ def calibration_of(entry: Mapping[str, Any]) -> Calibration:
     extent, knots = np.array(entry["extent"], np.float64), np.array(entry["knots"], np.float64)
     if extent.shape != (2,) or knots.shape[1:] != (2,):
         raise ValueError(f"an extent has 2 numbers and a knot 2, got {entry['extent']} and {entry['knots']}")
-    return Calibration(
-        extent=extent,
-        knots=knots,
-        log_odds=entry.get("log_odds") and {term: float(entry["log_odds"][term]) for term in TERMS},
-    )
+    weights: Mapping[str, float] | None = entry.get("log_odds")
+    if weights and set(weights) != set(TERMS):
+        raise ValueError(f"log_odds has weights of {', '.join(TERMS)}, got {', '.join(weights)}")
+    return Calibration(extent=extent, knots=knots, log_odds=weights and {term: float(weights[term]) for term in TERMS})
 
 
 def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:

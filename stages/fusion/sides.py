@@ -52,6 +52,7 @@ def paired(
     time_s: Float64[np.ndarray, "n"],
     box: Float[np.ndarray, "n 4"],
     person: Shaped[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
     log_odds: Float[np.ndarray, "n"],
     most: float = VOTE,
 ) -> Float64[np.ndarray, "n"]:
@@ -61,7 +62,7 @@ def paired(
     faces the camera, to its right when it is the wearer's.
     """
     votes = np.clip(log_odds.astype(np.float64), -most, most)
-    pairs, sure = _pairs(frame, person)
+    pairs, sure = _pairs(frame, person, score)
     if not len(pairs):
         return votes
     first, second = pairs.T
@@ -85,7 +86,9 @@ def is_one_person(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]
     return bool(len(per_frame) >= MIN_CLAIMS and (per_frame > 1).mean() <= MAX_SHARED)
 
 
-def _pairs(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "p 2"], Float64[np.ndarray, "p"]]:
+def _pairs(
+    frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"], score: Float[np.ndarray, "n"]
+) -> tuple[Int64[np.ndarray, "p 2"], Float64[np.ndarray, "p"]]:
     """Rows of two hands that are one person's, and how sure that is, in [0, 1]; a hand is in one pair at most."""
     alone = is_one_person(frame, person)
     found: list[tuple[int, int]] = []
@@ -95,7 +98,7 @@ def _pairs(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> tu
         theirs = person[start:end]
         if end - start == 2 and (theirs < 0).any():
             found.append((start, start + 1))
-            sure.append(1.0 if alone else PERHAPS)
+            sure.append((1.0 if alone else PERHAPS) * _is_hand_too(theirs, score[start:end]))
         for who in np.unique(theirs[theirs >= 0]):
             rows = start + np.flatnonzero(theirs == who)
             if len(rows) == 2:
@@ -104,12 +107,19 @@ def _pairs(frame: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"]) -> tu
     return np.array(found, np.int64).reshape(-1, 2), np.array(sure, np.float64)
 
 
+def _is_hand_too(person: Shaped[np.ndarray, "2"], score: Float[np.ndarray, "2"]) -> float:
+    """How sure it is that the one of two hands that is nobody's is a hand at all: by its score where the other has a body's wrist, since a
+    ball may be taken for a hand and must not say which side that one is of."""
+    return float(score[person < 0].min()) if (person >= 0).any() else 1.0
+
+
 def decide(
     frame: Int64[np.ndarray, "n"],
     time_s: Float64[np.ndarray, "n"],
     box: Float[np.ndarray, "n 4"],
     track: Int32[np.ndarray, "n"],
     person: Shaped[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
     votes: Float64[np.ndarray, "n"],
     *,
     min_log_odds: float,
@@ -126,7 +136,7 @@ def decide(
         piece[rows] = piece.max(initial=-1) + 1 + turned - turned.min()
     count = np.bincount(piece, weight)
     evidence = np.bincount(piece, votes * weight) / (1 + ALIKE * np.maximum(count - 1, 0))
-    margin = _margins(evidence, _against(frame, piece, person, weight))[piece]
+    margin = _margins(evidence, _against(frame, piece, person, score, weight))[piece]
     side = np.where(np.abs(margin) < min_log_odds, UNKNOWN_SIDE, margin > 0).astype(np.int8)
     side[_second_of_a_side(frame, person, side, np.abs(margin))] = UNKNOWN_SIDE
     return Sides(side=side, log_odds=margin)
@@ -172,7 +182,11 @@ def _smooth_sides(votes: Float64[np.ndarray, "n"], turn_cost: Float64[np.ndarray
 
 
 def _against(
-    frame: Int64[np.ndarray, "n"], piece: Int64[np.ndarray, "n"], person: Shaped[np.ndarray, "n"], weight: Float64[np.ndarray, "n"]
+    frame: Int64[np.ndarray, "n"],
+    piece: Int64[np.ndarray, "n"],
+    person: Shaped[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
+    weight: Float64[np.ndarray, "n"],
 ) -> Float64[np.ndarray, "k k"]:
     """Log-odds against one side for each two pieces of tracks, by the frames in which both are seen and one person's."""
     against, together = np.zeros((2, *(piece.max() + 1,) * 2))
@@ -183,7 +197,7 @@ def _against(
         pairs = (theirs[:, None] == theirs[None]) & (theirs[:, None] >= 0)
         cost = np.where(pairs, SAME_PERSON, 0.0)
         if len(rows) == 2 and (theirs < 0).any():
-            cost += SAME_PERSON if alone else PERHAPS_SAME_PERSON
+            cost += (SAME_PERSON if alone else PERHAPS_SAME_PERSON) * _is_hand_too(theirs, score[rows])
         np.fill_diagonal(cost, 0)
         where, both = (piece[rows][:, None], piece[rows][None]), np.minimum(weight[rows][:, None], weight[rows][None])
         np.add.at(against, where, cost * both)

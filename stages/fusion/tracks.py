@@ -104,7 +104,7 @@ def follow(hands: Hands, *, max_gap_s: float, min_side_log_odds: float, around: 
     """
     hands = hands.take(_in_order(hands))
     box = links.visible(hands, around)
-    where: dict[str, Any] = {"frame": hands.frame, "time_s": hands.time_s, "box": box, "person": hands.person}
+    where: dict[str, Any] = {"frame": hands.frame, "time_s": hands.time_s, "box": box, "person": hands.person, "score": hands.score}
     steps = links.possible_steps(hands, max_gap_s=max_gap_s, around=around)
     linked = links.tracks_by_votes(hands, steps, sides.paired(**where, log_odds=hands.side_log_odds, most=links.SURE))
     votes = sides.paired(**where, log_odds=hands.side_log_odds)

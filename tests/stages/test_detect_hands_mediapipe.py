@@ -1,6 +1,7 @@
 """Hands: found, once each, on the right side, by every route; none where none are."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stages.detectors.mediapipe.hand_search import frame_views
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import fuse_people
 from stages.fusion.calibration import calibrated, load_calibrations
+from stages.media.frames import images_of
 from stages.tables import HandDetections, People, PersonDetections
 from tests.labelled_pictures import frames_of, labelled
 from tests.small_tables import columns
@@ -40,6 +42,12 @@ def test_both_hands_of_a_signer_are_found_once_with_their_sides(media: Path) -> 
         assert len(strong) == 2
         for hand in row["hands"]:
             assert (nearest(strong, hand["box"]).p_right[0] > 0.5) == (hand["side"] == "right")
+
+
+def test_a_hand_cut_by_the_border_is_found_where_the_forearm_ends(media: Path) -> None:
+    """No palm is seen there in any view, and the region that a forearm promises is too wide for it."""
+    image = next(islice((image for _, image in images_of(media / "videos/intel/asl_student.mkv")), 48, None))
+    assert nearest(detect(image), [146.0, 446.0, 192.0, 480.0]).route[0] == "wrist"
 
 
 def test_a_right_hand_is_right_and_its_mirror_image_left(media: Path) -> None:

@@ -65,7 +65,7 @@ def test_hands_and_refused_hands_are_together_all_that_was_seen(seed: int) -> No
 
 def test_refused_hands_have_no_say_in_the_sides_of_hands() -> None:
     people = body(left=(300, 200), right=(200, 200))
-    hand, doubtful = detection([250, 100, 350, 200], 0.9, p_right=0.4), detection([150, 100, 250, 200], 0.06, p_right=0.02)
+    hand, doubtful = detection([250, 100, 350, 200], 0.9, p_right=0.4), detection([150, 100, 250, 200], 0.005, p_right=0.02)
     alone, beside = (fuse(*seen, people=people, min_score=0.3) for seen in ((hand,), (hand, doubtful)))
     assert len(beside) == 1
     np.testing.assert_array_equal(alone.side_log_odds, beside.side_log_odds)

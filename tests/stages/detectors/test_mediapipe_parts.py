@@ -9,9 +9,11 @@ import pytest
 
 from stages.detectors.mediapipe import blazepose, models, palm
 from stages.detectors.mediapipe.crops import cut, to_crop, to_frame, upright_angle
-from stages.detectors.mediapipe.hand_landmarks import tracked_region
+from stages.detectors.mediapipe.hand_landmarks import Landmarks, tracked_region
+from stages.detectors.mediapipe.hand_search import Hand, Start, is_plausible, wrist_starts, wrist_views
 from stages.detectors.mediapipe.ssd import Candidates, anchor_centres, decode, weighted_suppression
 from stages.detectors.views import tiles
+from stages.tables import BODY_KEYPOINTS, People
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -121,3 +123,41 @@ def test_the_command_says_that_nothing_is_missing() -> None:
         models.find(name)
     done = subprocess.run([sys.executable, "-m", "stages.detectors.mediapipe.models"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "networks" in done.stdout
+
+
+def hand_at(wrist: tuple[float, float], width: float = 30.0, height: float = 60.0) -> Hand:
+    """A hand whose landmarks fill a box above its wrist."""
+    points = np.array(wrist) + np.stack([np.linspace(0, width, 21), -np.linspace(0, height, 21)], 1)
+    start = Start(route="frame", person=-1, crop=np.zeros(4), region=np.array([0.0, 0, 1, 0]), score=0.9)
+    return Hand(start=start, landmarks=Landmarks(presence=0.9, p_right=0.5, points=points, world=np.zeros((21, 3))))
+
+
+def somebody(**places: tuple[float, float]) -> People:
+    """A person with shoulders 200 pixels apart, whose hands are 100 long by that, and these keypoints."""
+    points = np.zeros((1, 17, 3), np.float32)
+    known = {"left_shoulder": (400, 100), "right_shoulder": (200, 100), "left_hip": (350, 300), "right_hip": (250, 300)} | places
+    for name, place in known.items():
+        points[0, BODY_KEYPOINTS.index(name)] = (*place, 0.5)
+    found = {"video": "v", "frame": 0, "time_s": 0.0, "person": 3, "score": 0.8}
+    columns = {name: np.array([found[name]], column.dtype) for name, column in vars(People.empty()).items() if name in found}
+    lists = {name: np.array([[0], None], object)[:1] for name in ("sources", "source_persons")}
+    return People(**columns, **lists, box=np.array([[150, 0, 450, 500]], np.float32), keypoints=points)
+
+
+def test_a_wrist_at_which_no_hand_begins_is_looked_at_more_closely() -> None:
+    people = somebody(left_elbow=(400, 200), left_wrist=(400, 300), right_elbow=(200, 200), right_wrist=(120, 200))
+    wide = wrist_starts(people, 0.05)
+    assert [start.region[:3].tolist() for start in wide] == [[400, 350, 200], [70, 200, 200]], "both wrists, whatever was found"
+    tight = wrist_starts(people, 0.05, [hand_at((125, 195))])
+    assert [start.region[:3].tolist() for start in tight] == [[400, 340, 140], [400, 335, 100]], "the free one"
+    assert {(start.person, start.route) for start in tight} == {(3, "wrist")}
+    assert [start.score for start in tight] == pytest.approx([0.4, 0.4])
+    assert np.cos(tight[0].region[3]) == pytest.approx(-1), "fingers away from the elbow, which lies above"
+    assert not wrist_starts(people, 0.5, []), "a doubtful wrist"
+    assert [person for _, person, _ in wrist_views(people, [hand_at((125, 195))], 4.0)] == [3]
+
+
+def test_landmarks_on_a_line_are_no_hand() -> None:
+    assert is_plausible(hand_at((100, 100), width=7), 640, 480)
+    assert not is_plausible(hand_at((100, 100), width=5), 640, 480), "less than a tenth as wide as long"
+    assert not is_plausible(hand_at((100, 100), width=60, height=5), 640, 480)

@@ -41,17 +41,17 @@ def test_a_box_is_scaled_about_its_centre_and_who_is_not_calibrated_is_taken_at_
     np.testing.assert_allclose(found.score_raw, [0.25, 0.25])
 
 
-def test_terms_are_log_odds_and_the_logarithm_of_pixels_within_bounds() -> None:
-    one, bounded, large = (terms(found)[0] for found in (palm(0.5, 0.9, 0.2), palm(0.5, 1.0, 0.0, 6.0), palm(0.5, 0.5, 0.5, 200.0)))
-    np.testing.assert_allclose(one, [1, np.log(9), np.log(0.25), np.log(32)], rtol=1e-5)
-    np.testing.assert_allclose(bounded, [1, np.log(199), -np.log(199), np.log(12)], rtol=1e-5)
-    np.testing.assert_allclose(large, [1, 0, 0, np.log(64)], atol=1e-6)
+def test_terms_are_log_odds_within_bounds() -> None:
+    one, bounded, even = (terms(found)[0] for found in (palm(0.5, 0.9, 0.2), palm(0.5, 1.0, 0.0), palm(0.5, 0.5, 0.5)))
+    np.testing.assert_allclose(one, [1, np.log(9), np.log(0.25)], rtol=1e-5)
+    np.testing.assert_allclose(bounded, [1, np.log(199), -np.log(199)], rtol=1e-5)
+    np.testing.assert_allclose(even, [1, 0, 0], atol=1e-6)
 
 
 def test_a_sum_of_log_odds_counts_where_palm_and_presence_are_known(tmp_path: Path) -> None:
-    weights = {"one": -4.0, "palm": 0.5, "presence": 0.25, "size": 1.0}
+    weights = {"one": -1.0, "palm": 0.5, "presence": 0.25}
     one = load_calibrations(write(tmp_path, a=ENTRY | {"log_odds": weights}))["a"]
-    odds = -4 + 0.5 * np.log(9) + 0.25 * np.log(4) + np.log(32 * 1.2)  # of the calibrated box
+    odds = -1 + 0.5 * np.log(9) + 0.25 * np.log(4)
     assert one.score(palm(0.25, 0.9, 0.8))[0] == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-5)
     for unknown in (palm(0.25, np.nan, 0.8), palm(0.25, 0.9, np.nan)):
         assert one.score(unknown)[0] == pytest.approx(0.3)
@@ -69,7 +69,8 @@ def test_a_sum_of_log_odds_counts_where_palm_and_presence_are_known(tmp_path: Pa
         ({"knots": [[0.5, 0.1], [0.4, 0.2]]}, "knots must rise"),
         ({"knots": [[-0.1, 0.1], [0.4, 0.2]]}, "knots must rise within"),
         ({"knots": [[0.1, 0.1], [0.4, 1.1]]}, "knots must rise within"),
-        ({"log_odds": {"one": 1.0}}, "is no calibration"),
+        ({"log_odds": {"one": 1.0}}, "is no calibration.*log_odds has weights of one, palm, presence, got one'.*whim learn calibration"),
+        ({"log_odds": {"one": 1.0, "palm": 1.0, "presence": 1.0, "size": 1.0}}, "got one, palm, presence, size"),
     ],
 )
 def test_an_entry_that_is_none_is_refused(tmp_path: Path, entry: dict[str, Any], told: str) -> None:

@@ -62,10 +62,10 @@ def test_where_the_right_hand_mostly_lies_tells_who_is_who_where_votes_fail() ->
     frame = np.repeat(np.arange(20), 2)
     box = np.tile([[100, 100, 180, 180], [300, 100, 380, 180]], (20, 1)).astype(np.float64)
     odds = np.where(frame < 12, np.tile([2.0, -2.0], 20), np.tile([-0.5, 0.5], 20))
-    votes = paired(frame, frame / 5, box, np.zeros(40, np.int16), odds)
+    votes = paired(frame, frame / 5, box, np.zeros(40, np.int16), np.ones(40), odds)
     assert (votes[0::2] > 0).all()
     assert (votes[1::2] < 0).all()
-    far = paired(frame, frame / 5, box[:, [1, 0, 3, 2]], np.zeros(40, np.int16), odds)  # one above the other: nothing to learn
+    far = paired(frame, frame / 5, box[:, [1, 0, 3, 2]], np.zeros(40, np.int16), np.ones(40), odds)  # one above the other: nothing to learn
     assert (far[24::2] < 0).all()
 
 
@@ -81,7 +81,7 @@ def test_evidence_counts_by_time_and_not_by_rows() -> None:
         n = 2 * rate
         told = decide(
             np.arange(n), np.arange(n) / rate, np.tile([0.0, 0, 10, 10], (n, 1)), np.zeros(n, np.int32), np.full(n, -1),
-            np.full(n, 0.5), min_log_odds=0.1,
+            np.ones(n), np.full(n, 0.5), min_log_odds=0.1,
         )  # fmt: skip
         return float(told.log_odds[0])
 
@@ -95,17 +95,18 @@ def test_no_frame_has_two_hands_of_one_side_of_one_person(num_people: int) -> No
     frame, person = np.repeat(np.arange(40), 3 * num_people), np.tile(np.repeat(np.arange(num_people), 3), 40)
     box = np.tile(rng.uniform(0, 400, (len(frame), 2)), 2) + np.array([0, 0, 60, 60])
     track = np.tile(np.arange(3 * num_people), 40).astype(np.int32)
-    told = decide(frame, frame / 5, box, track, person, rng.uniform(-VOTE, VOTE, len(frame)), min_log_odds=0.1)
+    told = decide(frame, frame / 5, box, track, person, np.ones(len(frame)), rng.uniform(-VOTE, VOTE, len(frame)), min_log_odds=0.1)
     known = told.side != UNKNOWN_SIDE
     slots = list(zip(frame[known], person[known], told.side[known], strict=True))
     assert len(slots) == len(set(slots)) > 40
 
 
-def votes_of(*rows: tuple[int, float, int, float], rate: float = 5.0) -> list[float]:
-    """What `paired` makes of rows (frame, x, person, log-odds), boxes of 80 pixels."""
+def votes_of(*rows: tuple[int, float, int, float], rate: float = 5.0, score: float = 1.0) -> list[float]:
+    """What `paired` makes of rows (frame, x, person, log-odds), boxes of 80 pixels, nobody's hands of this score."""
     frame, x, person, odds = (np.array(column) for column in zip(*rows, strict=True))
     box = np.stack([x, 0 * x, x + 80, 0 * x + 80], 1).astype(np.float64)
-    told: list[float] = paired(frame, frame / rate, box, person.astype(np.int16), odds.astype(np.float64)).tolist()
+    scores = np.where(person < 0, score, 1.0)
+    told: list[float] = paired(frame, frame / rate, box, person.astype(np.int16), scores, odds.astype(np.float64)).tolist()
     return told
 
 
@@ -134,6 +135,30 @@ def test_two_hands_that_nobody_claims_are_a_pair_by_three_tenths_and_three_are_n
     assert votes_of((0, 0, -1, 0.1), (0, 0, -1, -0.3), *one_persons)[:2] == pytest.approx([0.4, -0.4])
 
 
+def test_what_is_nobodys_beside_a_persons_hand_says_of_its_side_what_its_score_lets_it() -> None:
+    """A score of 0.5 halves the 0.3 of what may be two people's and the 1 of what is one's; two hands of nobody say all they can."""
+    stray, one_persons = ((0, 0, -1, 0.1), (0, 0, 0, -0.3)), [(frame, 0, 0, 0.5) for frame in range(1, 4)]
+    assert votes_of(*stray, score=0.5) == pytest.approx([0.85 * 0.1 + 0.15 * 0.4, -0.85 * 0.3 - 0.15 * 0.4])
+    assert votes_of(*stray, *one_persons, score=0.5)[:2] == pytest.approx([0.5 * 0.1 + 0.5 * 0.4, -0.5 * 0.3 - 0.5 * 0.4])
+    nobodys = ((0, 0, -1, 0.1), (0, 0, -1, -0.3))
+    assert votes_of(*nobodys, score=0.5) == votes_of(*nobodys)
+
+
+def test_a_ball_that_is_taken_for_a_hand_takes_neither_its_track_nor_its_side() -> None:
+    """A left hand leaps, and there it is not quite sure of its side; far below a ball is surely a left hand, and at nobody's wrist."""
+    where = [100, 140, 180, 220, 332]
+    people = PersonDetections.concat([body(left=(x + 40, 180), right=(600, 60), frame=f, seen=0.22) for f, x in enumerate(where)])
+    hands = [at(f, x, 0.1 if f < 4 else 0.3) for f, x in enumerate(where)]
+    ball = detection([260, 380, 340, 460], 0.6, p_right=0.02, frame=4)
+    found = fuse(*hands, ball, people=people)
+    is_hand = found.box[:, 1] < 300
+    assert is_hand.sum() == 5
+    assert (~is_hand).sum() == 1
+    assert set(found.side[is_hand]) == {LEFT}
+    assert len(set(found.track[is_hand])) == 1
+    assert found.track[~is_hand][0] not in found.track[is_hand]
+
+
 def test_a_clip_is_one_persons_where_hardly_ever_two_have_hands() -> None:
     for num_frames, wanted in ((2, False), (3, True)):
         assert is_one_person(np.arange(num_frames), np.zeros(num_frames, np.int16)) is wanted
@@ -150,7 +175,7 @@ def told(
     """Sides and log-odds of rows (frame, x, track, person, vote)."""
     frame, x, track, person, votes = (np.array(column) for column in zip(*rows, strict=True))
     box = np.stack([x, 0 * x, x + size, 0 * x + size], 1).astype(np.float64)
-    key = frame, frame / rate, box, track.astype(np.int32), person.astype(np.int16), votes.astype(np.float64)
+    key = frame, frame / rate, box, track.astype(np.int32), person.astype(np.int16), np.ones(len(frame)), votes.astype(np.float64)
     found = decide(*key, min_log_odds=min_log_odds)
     return found.side.tolist(), found.log_odds.tolist()
 

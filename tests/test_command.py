@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import whim
+from pipeline.commands.options import data_folder
 from pipeline.recipes import every_stage
 from pipeline.stage_settings import listed
 from studio.video import Film, make_videos
@@ -82,6 +83,15 @@ def test_a_typing_error_is_one_line_with_the_nearest_name(words: list[str], told
 )
 def test_older_names_are_understood(older: str, name: str) -> None:
     assert whim.parse(older.split()).name == name
+
+
+@pytest.mark.parametrize(
+    ("videos", "name"),
+    [("lists/asl.txt", "asl"), ("films", "films"), ("films/*.mp4", "films"), ("films/**/take?/*.mp4", "films"), ("*.mp4", "demo")],
+)
+def test_a_data_folder_is_called_as_its_list_and_never_as_a_glob(videos: str, name: str) -> None:
+    """A folder `data/*` was made, which no shell can be told of without danger."""
+    assert data_folder(whim.parse(["plan", "--videos", videos])) == Path("data") / name
 
 
 def test_version_and_completion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,16 @@ def data_folder(arguments: argparse.Namespace) -> Path:
     from pipeline.engine.roots.opening import opened
 
     videos = getattr(arguments, "videos", None)
-    name = (arguments.recipe or "").partition(":")[0] or (Path(videos[0]).stem if videos else "demo")
+    name = (arguments.recipe or "").partition(":")[0] or (_name_of(videos[0]) if videos else "demo")
     return opened(arguments.data or Path("data") / Path(name).stem)
+
+
+def _name_of(videos: str) -> str:
+    """What a folder for these videos is called: as the list, and of a glob (films/*.mp4) as the folder that it looks in."""
+    path = Path(videos)
+    if "://" in videos or not set(path.stem) & set("*?["):
+        return path.stem
+    return next((part for part in reversed(path.parent.parts) if part.strip("/.") and not set(part) & set("*?[")), "demo")
 
 
 def load_run(arguments: argparse.Namespace, *, remember: bool = False) -> "Loaded":

@@ -117,7 +117,8 @@ def _gpu(data: Path) -> Finding:
     if torch.cuda.is_available():
         about = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
         return Finding("GPU", Health.GOOD, ", ".join(f"{one.name} ({one.total_memory / 1e9:.0f} GB)" for one in about))
-    seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False) if shutil.which("nvidia-smi") else None
+    asked = shutil.which("nvidia-smi")  # which waits for ever where a driver hangs
+    seen = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60) if asked else None
     if seen and seen.returncode == 0 and seen.stdout.strip():
         told = f"{seen.stdout.splitlines()[0]}, and torch {torch.__version__} does not see it"
         return Finding("GPU", Health.BAD, told, "make clean setup TORCH_INDEX=https://download.pytorch.org/whl/cu128")

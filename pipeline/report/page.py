@@ -266,7 +266,7 @@ def _videos(run: Run) -> str:
 
 def _clock(time_s: float, *, tenths: bool = False) -> str:
     """0:07, 12:05, 1:02:03; with tenths 0:07.4."""
-    minutes, seconds = divmod(time_s if tenths else round(time_s), 60)
+    minutes, seconds = divmod(round(time_s, 1) if tenths else round(time_s), 60)
     hours, minutes = divmod(int(minutes), 60)
     last = f"{seconds:04.1f}" if tenths else f"{int(seconds):02d}"
     return f"{hours}:{minutes:02d}:{last}" if hours else f"{minutes}:{last}"

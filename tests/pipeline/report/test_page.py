@@ -14,7 +14,7 @@ import pytest
 import whim
 from hands.drawing.hands import SIDE_COLOURS, View, around, whole
 from pipeline.report.overview import Overview
-from pipeline.report.page import write_report
+from pipeline.report.page import _clock, write_report
 from pipeline.report.pictures import draw_fits
 from stages.media.frames import read_frames
 from stages.pack import ClipTables
@@ -255,3 +255,8 @@ def test_files_that_were_not_taken_stand_in_the_page_with_why(tmp_path: Path) ->
     assert "<summary>2 files beside the videos were not taken</summary>" in page
     assert f"<li>{folder}/._one.mkv: hidden</li>" in page
     assert f"<li>{folder}/notes &lt;1&gt;.txt: no video by its name and content</li>" in page
+
+
+def test_a_moment_is_told_by_whole_minutes_and_seconds_below_sixty() -> None:
+    told = {_clock(time_s, tenths=True) for time_s in (59.94, 59.96, 3599.96)} | {_clock(59.6), _clock(7.4)}
+    assert told == {"0:59.9", "1:00.0", "1:00:00.0", "1:00", "0:07"}

@@ -5,7 +5,7 @@ Boxes are xyxy in pixels of the full frame; a labelled hand is found when a hand
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,20 @@ def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
         image=image,
         width=int(item["width"]),
         height=int(item["height"]),
-        box=np.array([h["box"] for h in item["hands"]], np.float64).reshape(-1, 4),
+        box=_boxes([h["box"] for h in item["hands"]], "hands"),
         side=np.array([sides[h["side"]] for h in item["hands"]], np.int64),
-        ignore=np.array(item.get("ignore", []), np.float64).reshape(-1, 4),
+        ignore=_boxes(item.get("ignore", []), "ignore"),
         num_persons=len(item.get("persons") or []),
     )
+
+
+def _boxes(given: Sequence[Any], where: str) -> Float[np.ndarray, "n 4"]:
+    """Boxes of a label. Raises ValueError for what is none: it would be found by nobody, and ignore nothing."""
+    box = np.array(given, np.float64).reshape(len(given), 4)
+    good = np.isfinite(box).all(1) & (box[:, 2:] >= box[:, :2]).all(1)
+    if not good.all():
+        raise ValueError(f"{where}: {box[~good][0].tolist()} is no box x1, y1, x2, y2 with x1 <= x2 and y1 <= y2")
+    return box
 
 
 def match(

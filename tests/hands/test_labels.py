@@ -205,7 +205,17 @@ def test_a_file_of_labels_is_read_column_by_column(tmp_path: Path) -> None:
     assert two.box.shape == two.ignore.shape == (0, 4)
 
 
-@pytest.mark.parametrize("item", [{"hands": [{"box": [1, 2, 3], "side": None}]}, {"hands": [], "video": "../v.mp4"}, 7])
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"hands": [{"box": [1, 2, 3], "side": None}]},
+        {"hands": [{"box": [1, 2, 3, 4, 5, 6, 7, 8], "side": None}]},
+        {"hands": [{"box": [9, 2, 3, 4], "side": None}]},
+        {"hands": [], "ignore": [[1, float("nan"), 3, 4]]},
+        {"hands": [], "video": "../v.mp4"},
+        7,
+    ],
+)
 def test_a_bad_image_of_a_file_of_labels_is_named(tmp_path: Path, item: object) -> None:
     path = tmp_path / "labels.json"
     image = {"id": "good", "width": 64, "height": 48, "hands": []}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.engine.bundles.places import Place
 from pipeline.engine.plan.tasks import State
 from stages.tables import Table
 
@@ -25,6 +26,10 @@ class Order:
     """(video, clip) of every clip that a shard is made from; none of other items."""
     cameras: Mapping[str, str] = field(default_factory=dict)
     """What is said of cameras, by video: see `stages.cameras.said`."""
+    places: Mapping[tuple[str, str], Place] = field(default_factory=dict)
+    """Where parts lie in bundles that it reads, by table and key: who does it need not look for them."""
+    bundles: Mapping[str, int] = field(default_factory=dict)
+    """Number of the bundle that its parts may come into with those beside it, by table; none: they have files of their own."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,8 @@ class Receipt:
     pid: int = 0
     fatal: str = ""
     """The folder cannot be written: the run stops, nothing is recorded against the item."""
+    bundles: dict[str, str] = field(default_factory=dict)
+    """File name of the bundle that its part lies in, by table; none of parts with files of their own."""
     blind: str = ""
     """This machine does not see the data folder: nothing was done, another one is to have the item."""
 

@@ -8,23 +8,24 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.bundles.bundle import PARTS
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.bundles.places import Place
 from pipeline.engine.durable import StoreError
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt, as_line
-from pipeline.engine.plan.seats import Seat
+from pipeline.engine.plan.seats import Seat, works_on_tables
 from pipeline.engine.plan.tasks import Item, State, Task, table_of, tables_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
 from stages.digest import CorruptFileError, seal_line
-from stages.media.frames import Frames
 from stages.stage import Failure, Reason, at_once_of
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def run(
     strayed: Counter[tuple[int, str]] = Counter()
     flying: dict[tuple[int, str], tuple[Item, int]] = {}  # with how many go together
     alone: set[tuple[int, str]] = set()  # items that were lost among others: the next time nobody pays for them
-    pace = Pace(graph)
+    pace, downstream_first = Pace(graph), tuple(reversed(range(len(graph.groups))))  # finish videos before starting new ones
     log = graph.store.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with _logged(graph.store, log) as write:
@@ -71,18 +72,21 @@ def run(
             graph.store.still_held()
             for item in graph.ready():
                 queues[item.group].append(item)
-            for group in reversed(range(len(graph.groups))):  # downstream first: finish videos before starting new ones
+            for group, may_wait in ((group, may_wait) for may_wait in (True, False) for group in downstream_first):
                 stages, seat, queue = [graph.stages[p] for p in graph.groups[group]], graph.seats[group], queues[group]
                 while queue and executor.free(seat) and not (stopping and stopping.asked):
+                    if may_wait and pace.waits(group, len(queue), executor.size(seat)):
+                        break
                     items = [queue.popleft()]
-                    most = pace.most_at_once(group, len(queue) // (2 * max(executor.size(seat), 1)))
+                    most = pace.most_at_once(group, _fair_share(len(queue), executor.size(seat)))
                     while len(items) < most and queue and not alone & {(group, items[0].key), (group, queue[0].key)}:
                         items.append(queue.popleft())
                     orders = {item.key: order for item in items if (order := _order(graph, item))}
                     summary.found_other |= len(orders) < len(items)
                     if orders:
                         flying |= {(group, item.key): (item, len(orders)) for item in items if item.key in orders}
-                        executor.submit(seat, list(orders.values()), sum(s.resources.limit_s for s in stages))
+                        given = _in_bundles(graph, group, list(orders.values()), compaction)
+                        executor.submit(seat, given, sum(s.resources.limit_s for s in stages))
             waiting: Counter[Seat] = Counter()
             for group, queue in queues.items():
                 waiting[graph.seats[group]] += len(queue)
@@ -110,6 +114,8 @@ def run(
                     continue
                 if result.fatal:
                     raise StoreError(result.fatal)
+                for table, name in result.bundles.items():
+                    graph.store.take_in(table, name)
                 write(seal_line(as_line(result)))
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
@@ -153,6 +159,29 @@ _LOG_S = 10.0
 """How often a log is written to an object store."""
 
 
+def _fair_share(waiting: int, num_workers: int) -> int:
+    """How many of the items that wait one worker may be given beside another: fewer and fewer, so that all end at about one time."""
+    return waiting // (2 * num_workers) if num_workers > 1 else waiting + 1
+
+
+def _in_bundles(graph: Graph, group: int, orders: list[Order], compaction: Compaction | None) -> list[Order]:
+    """Orders of one call, with numbers of the bundles that their parts come into where they are many, of tables that are large enough.
+
+    In an object store parts stay objects of their own.
+    """
+    positions = graph.groups[group]
+    most = max(graph.num_tasks[position] for position in positions)
+    if compaction is None or graph.store.mirror or len(orders) < _FEWEST_BUNDLED or most <= compaction.most_loose:
+        return orders
+    tables = [table for position in positions for table in tables_of(graph.stages[position]).values()]
+    numbers = {table: graph.store.bundles(table).reserve() for table in tables}
+    return [replace(order, bundles=numbers) for order in orders]
+
+
+_FEWEST_BUNDLED = 8
+"""Parts that a worker puts into a bundle; fewer get files of their own, until compaction comes."""
+
+
 def _busy(graph: Graph, flying: Mapping[tuple[int, str], tuple[Item, int]]) -> set[str]:
     """Keys of the parts that running items read or write."""
     tasks = {task for item, _ in flying.values() for one in item.tasks for task in (one, *one.needs)}
@@ -168,6 +197,8 @@ class Pace:
     """What items took, by group."""
     told: set[tuple[int, str]] = field(default_factory=set)
     at: float = 0.0
+    since: dict[int, float] = field(default_factory=dict)
+    """Since when a group waits for more items."""
 
     def most_at_once(self, group: int, fair: int) -> int:
         """Items of a group for one worker: what it does in about a second, and no more than its `fair` part of those that wait.
@@ -175,12 +206,24 @@ class Pace:
         One, where clips are decoded or an item takes long: a worker that is lost then takes nobody with it. As many as a stage does at
         once, where one of them does not take as long: alone each of them costs more.
         """
+        return max(1, min(fair, self._full(group)))
+
+    def waits(self, group: int, waiting: int, num_workers: int) -> bool:
+        """Whether a group had better wait a moment for more items, so that calls are full, while its workers have others to do."""
+        enough = self._full(group) * (2 * num_workers if num_workers > 1 else 1)
+        if waiting >= enough or enough == 1:
+            self.since.pop(group, None)
+            return False
+        return time.monotonic() < self.since.setdefault(group, time.monotonic()) + _WAITS_S
+
+    def _full(self, group: int) -> int:
+        """Items of a group that fill a call."""
         stages = [self.graph.stages[p] for p in self.graph.groups[group]]
-        if len(stages) > 1 or stages[0].key != "clip" or Frames in stages[0].reads or not self.seconds[group]:
+        if not works_on_tables(stages[0]) or stages[0].resources.lane or not self.seconds[group]:
             return 1
         usual = max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3)
-        least = at_once_of(stages[0]) if usual < TOGETHER_S else 1
-        return max(1, min(fair, max(least, int(TOGETHER_S / usual))))
+        least = max(map(at_once_of, stages)) if usual < TOGETHER_S else 1
+        return min(max(least, int(TOGETHER_S / usual)), _MOST_AT_ONCE)
 
     def tell(self, executor: Executor) -> None:
         """Log the ones that straggle, each once; looks every ten seconds."""
@@ -195,6 +238,12 @@ class Pace:
                 name = self.graph.stages[order.stages[0]].name
                 _log.warning("%s %s has taken %.0f s where %.1f s is usual, %s", name, order.key, seconds, usual, where)
 
+
+_MOST_AT_ONCE = 4 * PARTS
+"""Items of one call at most: four bundles."""
+
+_WAITS_S = 2.0
+"""How long items wait for others to go with."""
 
 _STRAGGLES_S, _STRAGGLES = 30.0, 5.0
 """An item straggles that has taken so many seconds, and so many times the median of its kind."""
@@ -235,7 +284,17 @@ def _order(graph: Graph, item: Item) -> Order | None:
     recipes: tuple[Mapping[str, Any], ...] = tuple(t.recipe for t in item.tasks)
     videos = {video for video, _ in clips} or {graph.video_of(first)}
     cameras = {video: said for video in videos if video and (said := graph.camera_of(video))}
-    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), row, clips, cameras)
+    return Order(item.key, tuple(t.stage for t in item.tasks), recipes, graph.video_of(first), row, clips, cameras, _places(graph, item))
+
+
+def _places(graph: Graph, item: Item) -> dict[tuple[str, str], Place]:
+    """Where the parts lie in bundles that an item is made from."""
+    found = {}
+    for need in {need for task in item.tasks for need in task.needs}.difference(item.tasks):
+        for table in tables_of(graph.stages[need.stage]).values():
+            if place := graph.store.known_place(table, need.key):
+                found[table, need.key] = place
+    return found
 
 
 def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]) -> Item | None:
@@ -245,7 +304,9 @@ def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]
     allowed = min(graph.stages[t.stage].resources.attempts for t in item.tasks)
     if deaths[place] < allowed:
         return item
-    task = item.tasks[0]
+    task = next((one for one in item.tasks if not graph.is_made(one)), item.tasks[-1])
+    for before in item.tasks[: item.tasks.index(task)]:
+        graph.settle(before, State.DONE)
     message = f"{lost.message} ({deaths[place]} times)"
     record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(lost.reason, message), where=lost.where)
     graph.settle(task, State.FAILED, lost.reason)

@@ -18,6 +18,7 @@ import os
 import re
 import shlex
 import socket
+import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -31,13 +32,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
-from pipeline.engine.bundles.bundle import Held
+from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
-from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, lock_file, mirror_of, remove, room
+from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
 from pipeline.engine.ledger import NAME as LEDGER
 from pipeline.engine.ledger import Facts, Ledger, Line, facts_of, read_lines
 from pipeline.engine.part_file import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
-from stages.digest import UNREADABLE, CorruptFileError, refuse_odd, seal, unseal
+from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table
 
@@ -72,6 +73,9 @@ class Store(Writer):
         self._folders: dict[str, Path] = {}
         self._bundles: dict[Path, Bundles] = {}  # by folder: a table may come by another name
         self._is_sole = False
+        self._gathered: Gathered | None = None
+        self.told: Mapping[tuple[str, str], Place] = {}
+        """Where the driver says that parts lie in bundles, for a worker: it reads them there and looks nowhere else."""
 
     @property
     def mirror(self) -> MirrorOfStore | None:
@@ -172,20 +176,37 @@ class Store(Writer):
 
     @contextmanager
     def sole(self) -> Iterator[None]:
-        """Within the block nobody else changes bundles: this process holds the lock."""
+        """Within the block nobody else changes bundles, but for workers that tell this process (`take_in`): it holds the lock."""
+        for bundles in self._bundles.values():
+            bundles.fresh()
         self._is_sole = True
         try:
             yield
         finally:
             self._is_sole = False
 
+    def take_in(self, table: str, name: str) -> None:
+        """Take in a bundle that a worker says it wrote, as this process sees it; one that cannot be read counts as not there."""
+        bundles = self.bundles(table)
+        if name not in bundles.files:
+            with suppress(*UNREADABLE):
+                bundles.came(Bundle.open(bundles.folder / name), seen_whole=False)
+
     def place(self, table: str, key: str) -> Place | None:
         """Where a part lies in a bundle; None where it does not, or was found to be corrupt. One that has its own file comes before it."""
+        if (table, key) in self.told:
+            return self.told[table, key]
         found = self.bundles(table).find(key)
         if found is None:
             return None
         self._have(self.corrupt_file(table, key))
         return None if self.corrupt_file(table, key).exists() else found
+
+    def known_place(self, table: str, key: str) -> Place | None:
+        """Where a part lies in a bundle, by what the ledger was told last: of one that was seen since, without a look at the disk."""
+        files = self.bundles(table).files
+        line = self.ledger.find(table, key) if files else None
+        return Place(line.bundle, line.row_group) if line and line.bundle in files else None
 
     def held(self, table: str, key: str) -> tuple[Held, pa.Schema] | None:
         """What the footer of its bundle says of a part, and the bundle's schema; None without one that can be read."""
@@ -220,8 +241,10 @@ class Store(Writer):
                 if bundle.parts[place.group].key != key:
                     raise CorruptFileError(bundle.path, f"it holds no part {key} where the ledger says")
                 return bundle.read(place.group, columns)
-            except FileNotFoundError:
-                continue  # its parts have come into another one
+            except FileNotFoundError:  # its parts have come into another one
+                if self.told:
+                    time.sleep(_LATE_S)  # or it has just been written on another machine
+                continue
             except UNREADABLE as error:
                 why = error.why if isinstance(error, CorruptFileError) else str(error)
                 raise CorruptFileError(self.part(table, key), f"{BUNDLES}/{place.name}: {why}") from error
@@ -401,6 +424,8 @@ class Store(Writer):
 
     def read_arrow(self, table: str, key: str) -> pa.Table:
         """A committed part as it was written, held against its digest. Raises as `read` does."""
+        if (table, key) in self.told:
+            return self._in_bundle(table, key)
         self._have(self.part(table, key))
         try:
             return read_sealed(self.part(table, key))
@@ -411,18 +436,53 @@ class Store(Writer):
         """Write a part whole: aside, flushed, renamed; its error file and a corrupt predecessor go."""
         self.commit_together({table: content}, key, recipe)
 
-    def commit_together(self, contents: Mapping[str, Table], key: str, recipe: Mapping[str, Any]) -> None:
-        """Write the parts of one task, one a table: none has its name before all are whole, and all carry the task's recipe.
+    def commit_together(self, contents: Mapping[str, Table], key: str, recipe: Mapping[str, Any]) -> list[pa.Table]:
+        """Write the parts of one task, one a table: none has its name before all are whole, and all carry the task's recipe. Gives
+        the parts as they are read back.
 
         A kill between two names leaves a task without one of its parts, which is one that is not done: it is made again, and
         gives the same parts.
         """
-        with ExitStack() as all_whole:
-            for table, content in contents.items():
-                temporary = all_whole.enter_context(self.aside(self.part(table, key)))
-                write_part(sealed(content.to_arrow(), recipe), temporary)
+        written = [content.to_arrow() for content in contents.values()]
+        if (gathered := self._gathered) and not any(self._stands_alone(table, key) for table in contents) and gathered.takes(contents):
+            for table, content in zip(contents, written, strict=True):
+                gathered.parts[table].append(Part(key, content, dict(recipe), digest_of(content)))
+        else:
+            with ExitStack() as all_whole:
+                for table, content in zip(contents, written, strict=True):
+                    temporary = all_whole.enter_context(self.aside(self.part(table, key)))
+                    write_part(sealed(content, recipe), temporary)
         for table in contents:
             self.afterwards(partial(self.succeeded, table, key))
+        return written
+
+    def _stands_alone(self, table: str, key: str) -> bool:
+        """Whether a part has a file of its own, or stands in for a corrupt one of a bundle: its successor is to be beside the bundles."""
+        return self.part(table, key).exists() or self.corrupt_file(table, key).exists()
+
+    @contextmanager
+    def in_bundles(self, bundles: Mapping[str, int]) -> Iterator[dict[str, dict[str, str]]]:
+        """Files come together, as in `together`; parts of the tables in `bundles` come into bundles of these numbers, a file a table.
+
+        A part of which a version has a file of its own takes that one's place. Gives the file names of the bundles by key and table,
+        which are known once the block has ended.
+        """
+        gathered, names = Gathered(bundles), dict[str, dict[str, str]]()
+        with self.together():
+            self._gathered = gathered
+            try:
+                yield names
+            finally:
+                self._gathered = None
+            for table, parts in gathered.in_files():
+                path = self._folder(table) / BUNDLES / name_of(bundles[table], len(parts))
+                if not path.parent.is_dir():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    flush(path.parent.parent)
+                with self.aside(path) as temporary:
+                    write_bundle(parts, temporary)
+                for part in parts:
+                    names.setdefault(part.key, {})[table] = path.name
 
     def succeeded(self, table: str, key: str) -> None:
         """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
@@ -589,6 +649,9 @@ def _stamp_of(where: os.stat_result | Place) -> str:
 
 _TRIES = 5
 """How often a part is looked for whose bundle has just been written anew."""
+
+_LATE_S = 0.5
+"""How long a file may be hidden on this machine that another one has just written; it is looked for five times."""
 
 _NO_FIT = Line(0, 0, 0, 0, "", "", "", "{}")
 """What is said of a part whose columns are another version's."""

@@ -201,7 +201,7 @@ def _check_bundle(path: Path) -> str:
         raise CorruptFileError(path, "it names two libraries that wrote it")
     if bundle.written_by == written_by():
         again = io.BytesIO()
-        write_bundle(parts, again)
+        write_bundle(parts, again, bundle.codec)
         if again.getvalue() != path.read_bytes():
             raise CorruptFileError(path, "its bytes are not those of its content")
     return "sealed" if all(part.digest for part in parts) else "unsealed"

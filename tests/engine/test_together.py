@@ -63,9 +63,9 @@ def test_small_items_of_tables_go_together_and_give_the_bytes_of_each_alone(tmp_
 
     monkeypatch.setattr(durable, "flush", flush)
     _, together = run_in(tmp_path / "together", stages())
-    at_once, num_flushed = {p: max(n for q, n in together.at_once if q == p) for p in range(4)}, len(flushed)
+    at_once, num_flushed = {p: max(n for q, n in together.at_once if q == p) for p in range(3)}, len(flushed)
     assert at_once[0] == at_once[1] == 1  # of a video
-    assert at_once[2] > 5
+    assert at_once[2] > 5  # with what follows on the same clip
     monkeypatch.setattr("pipeline.engine.run.TOGETHER_S", 0.0)
     _, alone = run_in(tmp_path / "alone", stages())
     assert {n for _, n in alone.at_once} == {1}
@@ -176,10 +176,10 @@ def test_a_stage_is_given_several_items_in_one_call_and_one_that_fails_costs_its
 
 def test_items_that_cost_less_together_go_so_where_one_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker is given what the stage does at once, though fewer fill the second: on a busy machine that would be one clip."""
-    monkeypatch.setattr("pipeline.engine.run.TOGETHER_S", 0.1)
+    monkeypatch.setattr("pipeline.engine.run.TOGETHER_S", 0.45)
 
     def slow(self: Counted, clips: Any) -> Any:
-        time.sleep(0.05)
+        time.sleep(0.06)
         return self.one(clips)
 
     monkeypatch.setattr(Counted, "__call__", slow)

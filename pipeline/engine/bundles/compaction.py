@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.engine.bundles.bundle import FOLDER, PARTS, Bundle, Part, parts_of, write_bundle
+from pipeline.engine.bundles.bundle import FOLDER, PARTS, Bundle, Part, name_of, parts_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import StoreError, flush, remove
 from pipeline.engine.ledger import Facts, Line, facts_of
@@ -218,7 +218,7 @@ class Compaction:
         Raises CorruptFileError where what is read there is not what was written, StoreError, OSError.
         """
         parts = [source.part for source in sources]
-        path = bundles.new_path(len(parts))
+        path = bundles.folder / name_of(bundles.reserve(), len(parts))
         if not path.parent.is_dir():
             path.parent.mkdir()
             flush(path.parent.parent)
@@ -232,7 +232,7 @@ class Compaction:
         if not sound:
             path.unlink(missing_ok=True)
             raise CorruptFileError(path, "what was read there is not what was written, and it is removed: is the disk sound?")
-        bundles.came(written)
+        bundles.came(written, seen_whole=True)
         for group, source in enumerate(sources):
             self._note(table, source.part, Place(path.name, group), written.facts)
             if source.facts is not None:

@@ -2,7 +2,6 @@
 
 import os
 import time
-import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -50,6 +49,7 @@ class Bundles:
 
     def __post_init__(self) -> None:
         self._stamp_ns = self._listed_ns = self._last = 0
+        self._is_told = False
         self.written: set[str] = set()
         """Bundles that this process has written and seen whole."""
         self._opened: dict[str, Bundle] = {}
@@ -69,22 +69,25 @@ class Bundles:
     def fresh(self, *, sole: bool = False, sought: bool = False) -> "Bundles":
         """This, after a look at whether bundles have come or gone.
 
-        `sole`: nobody else changes the folder, so that its time tells all. `sought`: a part is not where it should be, and on some
-        network file systems the times of folders are seen late.
+        `sole`: nobody else changes the folder but who tells it (`came`), so that one look is enough. `sought`: a part is not where it
+        should be, and on some network file systems the times of folders are seen late.
         """
         with self._lock:
+            if sole and self._is_told:
+                return self
+            self._is_told = sole
             try:
-                self._look(sole, sought)
+                self._look(sought)
             except (FileNotFoundError, NotADirectoryError):
                 if self.files:
                     self.files, self._stamp_ns = {}, 0
                     self._forget_all()
         return self
 
-    def _look(self, sole: bool, sought: bool) -> None:
+    def _look(self, sought: bool) -> None:
         stamp_ns = self.folder.stat().st_mtime_ns
         is_new = sought and time.time_ns() > self._listed_ns + _TICK_NS
-        if not is_new and stamp_ns == self._stamp_ns and (sole or self._listed_ns > stamp_ns + _TICK_NS):
+        if not is_new and stamp_ns == self._stamp_ns and self._listed_ns > stamp_ns + _TICK_NS:
             return
         while True:
             listed_ns, files = time.time_ns(), self._list()
@@ -198,15 +201,17 @@ class Bundles:
             found[place.name] += 1
         return found
 
-    def new_path(self, num_parts: int) -> Path:
-        """The path of the next bundle, which comes after all there are."""
-        self._last += 1
-        return self.folder / f"{self._last:09d}-{num_parts}-{uuid.uuid4().hex[:8]}.parquet"
-
-    def came(self, bundle: Bundle) -> None:
-        """Take in a bundle that this process, and nobody else, has just written: nothing need be listed anew."""
+    def reserve(self) -> int:
+        """The number of the next bundle, which comes after all there are."""
         with self._lock:
-            self.written.add(bundle.path.name)
+            self._last += 1
+            return self._last
+
+    def came(self, bundle: Bundle, *, seen_whole: bool) -> None:
+        """Take in a bundle that has just been written, by this process or for it: nothing need be listed anew."""
+        with self._lock:
+            if seen_whole:
+                self.written.add(bundle.path.name)
             self.files[bundle.path.name] = bundle.facts
             self._opened[bundle.path.name] = bundle
             self._take_in([bundle.path.name])

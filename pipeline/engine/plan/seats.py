@@ -17,18 +17,26 @@ class Seat(NamedTuple):
 
 
 def groups_of(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
-    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them.
+    """Stages that work on stretches of frames and ask for the same worker form one group: the clip is decoded once for all of them. So do
+    those that work on whole tables of a clip: what one makes the next one has without reading it.
 
-    One that needs no GPU works in a group that holds one, so that it does not part two that do.
+    One that needs no GPU works in a group by stretches that holds one, so that it does not part two that do.
     """
     groups: list[list[int]] = []
     for position, stage in enumerate(stages):
-        previous = stages[groups[-1][-1]] if groups else None
-        if previous and works_by_stretch(stage) and works_by_stretch(previous) and _sit_together(stage, [stages[p] for p in groups[-1]]):
+        if groups and _go_together(stage, [stages[p] for p in groups[-1]]):
             groups[-1].append(position)
         else:
             groups.append([position])
     return [tuple(g) for g in groups]
+
+
+def _go_together(stage: Stage, group: Sequence[Stage]) -> bool:
+    """Whether a stage works on a clip in one go with the stages of a group."""
+    if works_by_stretch(stage) and works_by_stretch(group[-1]):
+        return _sit_together(stage, group)
+    of_clip = stage.key == group[-1].key == "clip"
+    return of_clip and works_on_tables(stage) and works_on_tables(group[-1]) and seat_of(stage) == seat_of_group(group)
 
 
 def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:
@@ -40,6 +48,11 @@ def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:
 def works_by_stretch(stage: Stage) -> bool:
     """Whether a stage may be called with a stretch of a clip's frames at a time."""
     return Frames in stage.reads or bool(getattr(stage, "by_frame", False))
+
+
+def works_on_tables(stage: Stage) -> bool:
+    """Whether a stage is called with whole tables of a clip or a video."""
+    return stage.key != "shard" and not works_by_stretch(stage)
 
 
 def seat_of(stage: Stage) -> Seat:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
@@ -280,11 +281,15 @@ def _drawn(name: str, box: list[float], label: str, who: str) -> Row:
 
 
 def _size(store: Store, video: str, frame: int) -> tuple[int, int]:
-    """Width and height of a frame, pixels. Raises UserError where the video is not known."""
+    """Width and height of a frame, pixels. Raises UserError where the video is not known, and where boxes are those of views of it."""
     try:
         clips, of_video = store.read(Clips, "clips", video), store.read(Videos, "videos", video)
     except FileNotFoundError as error:
         raise UserError(f"the data folder has no video {video} any more: whim verdicts export --format csv needs none") from error
     here = clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames))
+    if len(here) and len(cameras_of_clip(store, of_video, here.take(slice(0, 1)))) > 1:
+        raise UserError(
+            f"hands of {video} were seen through views of a bent camera, which are no frames: whim verdicts export --format csv"
+        )
     sizes = [int(getattr(here, side)[0]) if len(here) else 0 for side in ("width", "height")]
     return sizes[0] or int(of_video.width[0]), sizes[1] or int(of_video.height[0])

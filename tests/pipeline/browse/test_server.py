@@ -22,6 +22,7 @@ import pytest
 
 import pipeline.browse.session as session_module
 from pipeline.browse.decisions import Decision
+from pipeline.browse.exchange import export_verdicts
 from pipeline.browse.index import renew
 from pipeline.browse.server import Served, listen
 from pipeline.browse.session import Session
@@ -437,6 +438,11 @@ def test_frames_of_a_bent_camera_are_shown_through_its_views(client: Client, dat
     assert "no view 40" in client.refused("/api/frame", video="asl_bird", frame=frame, look=40)
     add = {"what": "add", "hands": [{"video": "asl_bird", "frame": frame}], "to_box": [1, 1, 50, 90], "to_side": 1}
     assert "bends straight lines" in client.post("/api/decide", add, 400)["error"]
+    client.post("/api/decide", {"what": "reject", "hands": [{"video": "asl_bird", "frame": frame, "hand": int(hands.hand[0])}]})
+    for kind in ("coco", "labelstudio"):  # which know frames, and no views
+        with pytest.raises(UserError, match="asl_bird were seen through views of a bent camera"):
+            export_verdicts(store, kind, data / "verdicts.json")
+    assert export_verdicts(store, "csv", data / "verdicts.csv") == 1
 
 
 def test_the_report_leads_to_its_hands_and_runs_nothing(client: Client, data: Path) -> None:

@@ -2,11 +2,14 @@
 
 import itertools
 import pickle
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,7 @@ from training.data.dataset import Dataset
 from training.data.loader import Loader, Quarantine
 from training.data.order import Mixture
 from training.data.pages import extents, map_file
-from training.data.samples import FILL, Crops, Frames, cut, moved, squared
+from training.data.samples import FILL, Crops, Frames, cut, decode_jpeg, moved, squared
 from training.data.shard import CorruptSampleError
 
 
@@ -257,3 +260,13 @@ def test_a_loader_can_be_sent_to_another_process(frames: Frames) -> None:
 def test_senseless_loaders_are_refused(frames: Frames, wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Loader(sources=[frames], **({"batch_size": 8} | wrong))
+
+
+def test_an_image_that_opencv_alone_reads_lies_as_it_is_stored_whatever_its_exif_says() -> None:
+    """OpenCV turned it, and boxes are in pixels of the image as it is stored."""
+    data = cv2.imencode(".png", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    quarter_turn = b"eXIfII*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    told = struct.pack(">I", len(quarter_turn) - 4) + quarter_turn + struct.pack(">I", zlib.crc32(quarter_turn))
+    turned = data[:33] + told + data[33:]  # behind the header
+    assert np.asarray(cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)).shape == (60, 40, 3)
+    assert decode_jpeg(memoryview(turned)).shape == (40, 60, 3)

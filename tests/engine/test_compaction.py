@@ -139,6 +139,23 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
     assert Store(tmp_path).keys("hands") == [*KEYS, *later[1:]]
 
 
+def test_small_bundles_of_many_runs_become_fewer(tmp_path: Path) -> None:
+    keys, store = [f"v{number:02d}-0001" for number in range(16)], Store(tmp_path)
+    with store.sole():
+        for key in keys:
+            commit(store, "hands", [key])
+            Compaction(store, most_loose=0, parts=1).end([("hands", [key])])
+        Compaction(store, parts=4).end([("hands", keys[:15])])
+        assert len(list((tmp_path / "hands/bundles").iterdir())) == 4
+    assert Store(tmp_path).keys("hands") == keys
+    with store.sole():
+        for key in keys[:8]:
+            commit(store, "people", [key])
+            Compaction(store, most_loose=0, parts=1).end([("people", [key])])
+        Compaction(store, parts=4).end([("people", keys[:8])])
+    assert len(list((tmp_path / "people/bundles").iterdir())) == 8  # too few to be worth it
+
+
 def test_every_table_is_compacted_while_a_run_goes_on(tmp_path: Path) -> None:
     compaction, tables = Compaction(store := Store(tmp_path), most_loose=2, parts=2), ("clips", "hands", "reviews")
     with store.sole():

@@ -34,6 +34,9 @@ MOST_LOOSE = 256
 _SHARE_LOOSE = 0.02
 """Part of a table with bundles that may stay loose until a later run."""
 
+_SMALL_BUNDLES = 4
+"""Bundles that small ones must fill to be written anew as fewer."""
+
 
 class _Source(NamedTuple):
     """A part to write into a bundle."""
@@ -85,7 +88,9 @@ class Compaction:
             if len(keys) <= self.most_loose and (not several or len(keys) <= _SHARE_LOOSE * (several + len(loose))):
                 keys = []
             most = self.parts if keys else 0
-            anew = [name for name, num in living.items() if 2 * num < max(parts_of(name), most)]
+            small = [name for name, num in living.items() if 2 * num < self.parts]  # of the last calls of many a run
+            few = sum(living[name] for name in small) < _SMALL_BUNDLES * self.parts
+            anew = [name for name, num in living.items() if 2 * num < max(parts_of(name), most) or (name in small and not few)]
             with self._or_told(table):
                 self._pack(table, keys, anew)
         self.landed.clear()

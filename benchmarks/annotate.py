@@ -7,6 +7,9 @@ in seconds of the processor. `python -m benchmarks.annotate --decode` measures t
 The peer is what a user would wire together: a plain loop of the mediapipe package (Tasks API, whole frame, image mode, four hands)
 over the same frames of the same clips. It finds hands on the whole frame only; the chain looks for people and at five routes, fuses,
 fits, reviews and packs. The ratio of hands counts what each reports, true or not: `whim evaluate annotators` says which are.
+
+`vs_before` is the chain that looks everywhere (`everywhere`) over today's in the same run, in seconds of this process's processor for the
+same frames.
 """
 
 import json
@@ -17,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +35,13 @@ from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
-from pipeline.recipes import whim
+from pipeline.recipes import Recipe, whim
+from stages.detect_hands_mediapipe import DetectHands
+from stages.detect_hands_whim import DetectHandsWhim
 from stages.media.frames import images_of, read_frames
 from stages.media.probe import is_video
-from stages.tables import Clips, Hands, Videos
+from stages.stage import Stage
+from stages.tables import Clips, Hands, Manifest, Videos
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "annotate.json"
@@ -55,20 +62,33 @@ def clips(folder: Path) -> Path:
     return folder
 
 
-def measure(videos: Path, data: Path, num_workers: int) -> dict[str, Any]:
+def everywhere(manifest: Manifest, root: Path) -> list[Stage]:
+    """The recipe `whim` without what spares it looks: all tiles, and second looks at every hand of both detectors."""
+    stages = whim(manifest, root)
+    return [
+        replace(stage, guided=False)
+        if isinstance(stage, DetectHands)
+        else replace(stage, known_iou=1.0)
+        if isinstance(stage, DetectHandsWhim)
+        else stage
+        for stage in stages
+    ]
+
+
+def measure(videos: Path, data: Path, num_workers: int, recipe: Recipe = whim) -> dict[str, Any]:
     """One whole run; `num_workers` 0 is the plain loop in this process. Times exclude Ray's own start and the networks' loading."""
     manifest = read_manifest(videos)
     store = Store(data)
-    stages = whim(manifest, store.root)
+    stages = recipe(manifest, store.root)
     executor: Executor = OnRay(store.root, stages, [seat_of(s) for s in stages], num_workers) if num_workers else Local(store.root, stages)
     warm = Graph(stages, manifest.take(slice(0, 1)), store).load()
     run(warm, executor)  # every worker has loaded every network it will need
     if num_workers > 1:
         run(Graph(stages, manifest.take(slice(1, 3)), store).load(), executor)
     graph = Graph(stages, manifest, store).load()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     summary = run(graph, executor)
-    wall_s = time.perf_counter() - start
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - used
     journals = [json.loads(line) for file in sorted((data / "runs").iterdir()) for line in file.read_text().splitlines()]
     last = [r for r in journals if r["started_s"] >= summary.started_s]
     by_stage: dict[str, float] = defaultdict(float)
@@ -76,9 +96,10 @@ def measure(videos: Path, data: Path, num_workers: int) -> dict[str, Any]:
         for outcome in receipt["outcomes"]:
             by_stage[stages[outcome["stage"]].name] += outcome["wall_s"]
         by_stage["decode"] += receipt["decode_s"]
-    frames = sum(o["num_frames"] for r in last for o in r["outcomes"] if stages[o["stage"]].name == "detect-hands")
+    frames = sum(o["num_frames"] for r in last for o in r["outcomes"] if stages[o["stage"]].detector == DetectHands.detector)
     return {
         "wall_s": wall_s,
+        "cpu_s_in_this_process": cpu_s,
         "frames": frames,
         "frames_per_s": frames / wall_s,
         "stage_s": dict(by_stage),
@@ -141,13 +162,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         videos = clips(Path(folder) / "videos")
+        before = measure(videos, Path(folder) / "before", 0, everywhere)
         plain = measure(videos, Path(folder) / "plain", 0)
         one = measure(videos, Path(folder) / "one", 1)
         two = measure(videos, Path(folder) / "two", 2)
         loop = peer(videos, Path(folder) / "plain")
         decoded = decoding(videos)
-        store = Store(Path(folder) / "plain")
-        num_hands = sum(len(store.read(Hands, "hands", part.stem)) for part in (store.root / "hands").glob("*.parquet"))
+        num_hands, num_before = (num_hands_in(Path(folder) / name) for name in ("plain", "before"))
     result = {
         "machine": machine,
         "frames_per_s": round(two["frames_per_s"], 2),
@@ -156,13 +177,21 @@ def main() -> None:
         "engine_overhead": round(one["engine_overhead"], 4),
         "engine_overhead_in_process": round(plain["engine_overhead"], 4),
         "speedup_two_workers": round(two["frames_per_s"] / one["frames_per_s"], 2),
+        "vs_before": round(before["cpu_s_in_this_process"] / plain["cpu_s_in_this_process"], 3),
+        "vs_before_hands_found": round(num_hands / max(1, num_before), 3),
         "vs_mediapipe_loop": round(plain["frames_per_s"] / loop["frames_per_s"], 3),
         "vs_mediapipe_loop_hands_found": round(num_hands / max(1, loop["hands"]), 2),
         "peak_mb": round(max(r["peak_mb"] for r in (plain, one, two))),
         "limit": "two workers on two cores can at most double one; the networks alone are the stage figures",
-        "runs": {"plain": plain, "one_worker": one, "two_workers": two, "mediapipe_loop": loop},
+        "runs": {"before": before, "plain": plain, "one_worker": one, "two_workers": two, "mediapipe_loop": loop},
     }
     write(result)
+
+
+def num_hands_in(data: Path) -> int:
+    """Hands in a data folder's tables."""
+    store = Store(data)
+    return sum(len(store.read(Hands, "hands", part.stem)) for part in (data / "hands").glob("*.parquet"))
 
 
 def write(result: dict[str, Any]) -> None:

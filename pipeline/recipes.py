@@ -22,6 +22,7 @@ from stages.hands_of_poses import HandsOfPoses
 from stages.hands_of_whim import HandsOfWhim
 from stages.pack import Pack
 from stages.people_of_poses import PeopleOfPoses
+from stages.propose_hands_whim import ProposeHands
 from stages.review import Review
 from stages.settings import function_of_file, unknown
 from stages.split import Split
@@ -44,11 +45,11 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
     The project's own detector is one of them: the one that ships, or a newer one in the folder of weights. What the data taught labels
     them anew.
     """
-    return _chain(manifest, root, [DetectHands(), DetectHandsWhim()])
+    return _chain(manifest, root, [ProposeHands(), DetectHands(guided=True), DetectHandsWhim()])
 
 
 def fast(manifest: Manifest, root: Path) -> list[Stage]:
-    """The chain of `whim` with MediaPipe's networks alone and without its fine tiles: half of the time, and hands missed that are small."""
+    """The chain of `whim` with MediaPipe's networks alone and without its fine tiles: less time, and hands missed that are small."""
     return _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
 
 
@@ -71,18 +72,19 @@ def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
     """WiLoR's whole ensemble (sec. 3): every member whose weights are here beside the embedded one; the others are named and left out."""
     first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople()]
     members = with_weights(
-        [*first, FusePeople()],
+        [*first, FusePeople(), DetectHands()],
         [
             (DetectPersonBoxes(),),
             (EstimatePoses(), PeopleOfPoses(), HandsOfPoses()),
             (EstimatePosesAlphaPose(), PeopleOfPoses(detector="alphapose"), HandsOfPoses(detector="alphapose", min_keypoint=0.05)),
             (DetectHandsOpenPose(),),
             (DetectHandsContactHands(),),
-            (DetectHandsWhim(),),
+            (ProposeHands(), DetectHandsWhim()),
         ],
     )
     people = [stage for stage in members if stage.writes is not HandDetections]
-    hands = [*(stage for stage in members if stage.writes is HandDetections), DetectHands()]
+    guided = any(isinstance(stage, ProposeHands) for stage in members)
+    hands = [DetectHands(guided=guided), *(stage for stage in members if stage.writes is HandDetections)]
     fuse = FuseHands(detectors=hand_detectors(hands))
     say_uncalibrated(fuse)
     pack = Pack(num_shards=num_shards(len(manifest)))
@@ -143,7 +145,19 @@ def every_stage() -> list[Stage]:
     """All stages of all recipes with their defaults, whether or not their weights are here."""
     people: list[Stage] = [DetectPeople(), DetectPersonBoxes(), EstimatePoses(), EstimatePosesAlphaPose(), PeopleOfPoses()]
     finders: list[Stage] = [DetectHands(), HandsOfPoses(), DetectHandsOpenPose(), DetectHandsContactHands(), DetectHandsWhim()]
-    return [Download(), Split(), *people, *finders, FuseHands(), HandsOfWhim(), FusePeople(), Fit(), Review(), Pack(num_shards=1)]
+    return [
+        Download(),
+        Split(),
+        *people,
+        ProposeHands(),
+        *finders,
+        FuseHands(),
+        HandsOfWhim(),
+        FusePeople(),
+        Fit(),
+        Review(),
+        Pack(num_shards=1),
+    ]
 
 
 def num_shards(num_videos: int) -> int:

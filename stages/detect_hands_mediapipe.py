@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 from fitting.files import sha256_of
 from stages.detectors.found import HAND_EXTENT
@@ -13,10 +13,12 @@ from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_l
 from stages.detectors.mediapipe.hand_search import (
     Hand,
     Start,
+    View,
     confirm_all,
     confirming,
     each_once,
     frame_views,
+    is_called_for,
     palm_starts_of_all,
     person_views,
     wrist_starts,
@@ -29,7 +31,7 @@ from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.second_looks import SECOND_LOOKS, judged
 from stages.media.frames import Frames
 from stages.stage import DEVICES, Key, Resources, check_settings, on_device, setting
-from stages.tables import HandDetections, People, Table
+from stages.tables import HandDetections, HandProposals, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
 FRAMES_AT_ONCE = 8
@@ -44,9 +46,8 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     key: ClassVar[Key] = "clip"
-    reads: ClassVar[tuple[type, ...]] = (Frames, People)
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"
 
@@ -68,6 +69,9 @@ class DetectHands:
     """Tiles of a zoom, at most: those of a long strip are enlarged until they are so few. Ours; 16:9 has 3 and 15."""
     min_tile_px: float = setting(100.0, above=0)
     """Tiles are at least so wide: hands in narrower ones are too few pixels for the landmark network. Ours."""
+    guided: bool = False
+    """Whether tiles and shares are looked at only where `ProposeHands` proposes a hand. Ours: on labelled clips it finds 949 of 1,044 hands
+    (948 without) with 21 false ones instead of 27, by a third of the looks for palms."""
     person_margin: float = setting(0.1, least=0)
     """A person's crop is the box grown by this share on every side. Ours."""
     wrist_scale: float = setting(4.0, above=0)
@@ -97,6 +101,11 @@ class DetectHands:
         check_engine(self.engine)
 
     @property
+    def reads(self) -> tuple[type, ...]:
+        """Frames and people, and where it is guided the proposals that guide it."""
+        return (Frames, People, HandProposals) if self.guided else (Frames, People)
+
+    @property
     def resources(self) -> Resources:
         """The cores that the networks run on, and their share of a GPU."""
         return on_device(self.device, self.gpus, 400, limit_s=Resources().limit_s, cpus=self.cpus)
@@ -106,19 +115,21 @@ class DetectHands:
         """sha256 of the two networks, and of the one that reads the second's features."""
         return {**pinned_sha256(*NETWORKS), "hint": sha256_of(hint_file())}
 
-    def build(self) -> Callable[[Frames, People], HandDetections]:
+    def build(self) -> Callable[..., HandDetections]:
         """Load both networks."""
         find_palms = load_palm_detector(self.engine, self.cpus, device=self.device)
         find_landmarks = load_hand_landmarks(self.engine, self.cpus, device=self.device)
         find_hints, extent = load_hint(), np.array([self.extent_width, self.extent_height])
         at_once = FRAMES_AT_ONCE if is_gpu(self.device) else 1
 
-        def detect(frames: Frames, people: People) -> HandDetections:
+        def detect(frames: Frames, people: People, proposals: HandProposals | None = None) -> HandDetections:
             hands = []
             for first in range(0, len(frames.images), at_once):
                 some = slice(first, first + at_once)
                 here = [people.take(people.frame == frame) for frame in frames.frame[some]]
-                hands += hands_of_images(frames.images[some], here, find_palms, find_landmarks, self)
+                guides = [None if proposals is None else proposals.box[proposals.frame == frame] for frame in frames.frame[some]]
+                views = [views_of(*one, self) for one in zip(frames.images[some], here, guides, strict=True)]
+                hands += hands_of_images(frames.images[some], here, views, find_palms, find_landmarks, self)
             hands = fill_gaps(
                 frames.images,
                 hands,
@@ -137,15 +148,28 @@ class DetectHands:
         return detect
 
 
+def views_of(
+    image: UInt8[np.ndarray, "_ _ 3"], people: People, guides: Float[np.ndarray, "n 4"] | None, settings: DetectHands
+) -> list[View]:
+    """Where palms are looked for: the frame, its shares and tiles (with guides, those that one of them calls for), and its people."""
+    height, width = image.shape[:2]
+    least, most = settings.min_tile_px, settings.max_tiles
+    views = frame_views(width, height, settings.tile_zooms, shares=settings.frame_shares, min_side=least, most=most)
+    if guides is not None:
+        views = [view for view in views if is_called_for(view, guides, width, height)]
+    return views + person_views(people, settings.person_margin)
+
+
 def hands_of_images(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     people: Sequence[People],
+    views: Sequence[list[View]],
     find_palms: FindPalms,
     find_landmarks: FindLandmarks,
     settings: DetectHands,
 ) -> list[list[Hand]]:
-    """Hands of each image, best first, each once. Wrists are cropped for palms, and
-    looked at more closely, only where the other routes found no hand.
+    """Hands of each image, best first, each once, by its views and at its people's wrists, which are cropped for palms, and looked at more
+    closely, only where the other routes found no hand.
 
     All images are looked at together, and each gets what it would get alone.
     """
@@ -154,28 +178,16 @@ def hands_of_images(
         searches = [confirming(image, of, min_presence=settings.min_presence) for image, of in zip(images, starts, strict=True)]
         return confirm_all(searches, find_landmarks)
 
-    views = [
-        frame_views(
-            image.shape[1],
-            image.shape[0],
-            settings.tile_zooms,
-            shares=settings.frame_shares,
-            min_side=settings.min_tile_px,
-            most=settings.max_tiles,
-        )
-        + person_views(here, settings.person_margin)
-        for image, here in zip(images, people, strict=True)
-    ]
     palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
     hands = [
         each_once(found)
         for found in confirmed([of + wrist_starts(here, settings.min_score) for of, here in zip(palms, people, strict=True)])
     ]
-    views = [wrist_views(here, found, settings.wrist_scale) for here, found in zip(people, hands, strict=True)]
+    at_wrists = [wrist_views(here, found, settings.wrist_scale) for here, found in zip(people, hands, strict=True)]
     tight = [wrist_starts(here, settings.min_score, found) for here, found in zip(people, hands, strict=True)]
-    palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
+    palms = palm_starts_of_all(images, at_wrists, find_palms, settings.min_palm_score)
     more = confirmed([of + arms for of, arms in zip(palms, tight, strict=True)])
-    return [each_once(found + late) if of else found for found, late, of in zip(hands, more, views, strict=True)]
+    return [each_once(found + late) if of else found for found, late, of in zip(hands, more, at_wrists, strict=True)]
 
 
 def _rows(

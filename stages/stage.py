@@ -248,7 +248,12 @@ class Stage(Protocol):
     version: ClassVar[int]
     """Raised by hand when the code's result changes: every part it wrote is then recomputed."""
     key: ClassVar[Key]
-    reads: ClassVar[tuple[type, ...]]
+
+    @property
+    def reads(self) -> tuple[type, ...]:
+        """The tables that its function is given, each of all stages before it that make it: a constant of the class, or decided by a
+        setting."""
+        ...
 
     @property
     def writes(self) -> type[Table] | tuple[type[Table], ...]:

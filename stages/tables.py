@@ -384,6 +384,21 @@ UNKNOWN_HINT = [[float("nan")] * 4] * 21
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HandProposals(Table):
+    """One row a box of a frame that may be a hand: places for others to look at, nothing that counts by itself."""
+
+    video: Text
+    frame: Int64[np.ndarray, "n"]
+    time_s: Float64[np.ndarray, "n"]
+    source: Text  # who proposes
+    box: Float32[np.ndarray, "n 4"]
+    score: Float32[np.ndarray, "n"]  # as the proposer says it, in [0, 1]
+    p_right: Float32[np.ndarray, "n"]  # probability of a right hand; NaN when the proposer does not say
+    keypoints: Float32[np.ndarray, "n 21 3"]  # roughly; NaN when it does not say
+    view: Int16[np.ndarray, "n"] = later(0)  # which view of the frame its pixels are
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class HandDetections(Table):
     """One row a hand that one detector found in one frame, merged over its routes."""
 

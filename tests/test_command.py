@@ -208,7 +208,7 @@ def test_a_file_of_settings_and_words_on_top_of_it(data: Path, tmp_path: Path) -
         ),
         ("split.scene_threshold=2", "split.scene_threshold must lie in (0, 1], got 2.0"),
         ("split.min_clip_s=30", "split.min_clip_s must be less than max_clip_s (20), got 30.0"),
-        ("detect_hands_whim.batch_size=0", "detect_hands_whim.batch_size must be 1 or more, got 0"),
+        ("propose_hands_whim.batch_size=0", "propose_hands_whim.batch_size must be 1 or more, got 0"),
         ("fuse_hands.match_iou=1.5", "fuse_hands.match_iou must lie in [0, 1], got 1.5"),
         ("detect_hands.engine=fast", "detect_hands_mediapipe.engine must be litert | openvino | torch, got 'fast'"),
         ("split.frames_per_second", "--set takes NAME=VALUE, such as split.frames_per_second=10, got 'split.frames_per_second'"),

@@ -23,13 +23,14 @@ from jaxtyping import Float, Int64
 from benchmarks.machine import describe
 from hands.metrics.labels import LabelledFrame, load_labels, match_hands
 from stages.detect_hands_mediapipe import DetectHands
-from stages.detect_hands_whim import SHIPPED, DetectHandsWhim
+from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.found import HAND_EXTENT, FoundHands, hull_boxes
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import confirm, each_once, frame_views, palm_starts
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.whim import WhimNetwork, find_hands, open_network
 from stages.media.frames import Frames
+from stages.propose_hands_whim import SHIPPED, ProposeHands
 from stages.tables import HandDetections, People
 from training.run.checkpoint import Checkpoint
 
@@ -64,7 +65,7 @@ def one_pass(network: Path) -> Look:
 
 def network_look(network: WhimNetwork) -> Look:
     """An open network as a way of looking at a frame."""
-    find = find_hands(network, min_score=LEAST_SCORE, max_iou=DetectHandsWhim().max_iou, batch_size=1)
+    find = find_hands(network, min_score=LEAST_SCORE, max_iou=ProposeHands().max_iou, batch_size=1)
 
     def look(image: np.ndarray) -> Seen:
         found: FoundHands = find([image], [People.empty()])
@@ -75,10 +76,10 @@ def network_look(network: WhimNetwork) -> Look:
 
 def second_look(network: Path) -> Look:
     """The stage as the ensemble has it."""
-    detect = DetectHandsWhim(file=str(network)).build()
+    propose, detect = ProposeHands(file=str(network)).build(), DetectHandsWhim().build()
 
     def look(image: np.ndarray) -> Seen:
-        found: HandDetections = detect(_frames(image), People.empty())
+        found: HandDetections = detect(_frames(image), propose(_frames(image)), HandDetections.empty())
         hull = hull_boxes(found.keypoints, min_score=0.0, extent=HAND_EXTENT)
         return Seen(box=found.box, score=found.score, side=(found.p_right >= 0.5).astype(np.int64), hull=hull)
 

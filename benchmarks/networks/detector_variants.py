@@ -119,7 +119,7 @@ def speed_by_size(images: Sequence[np.ndarray], network: Path, sizes: Sequence[i
 
 
 def by_onnxruntime(path: Path) -> WhimNetwork:
-    """The file of an export as `DetectHandsWhim` opens it."""
+    """The file of an export as `ProposeHands` opens it."""
     return open_network(path, device="cpu")
 
 

@@ -48,7 +48,7 @@ def open_network(path: Path, *, device: str) -> WhimNetwork:
     on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device == "cuda" and not on_gpu:
         raise ValueError(
-            "detect_hands_whim.device is cuda, which this onnxruntime cannot: pip install onnxruntime-gpu, or take auto or cpu"
+            "propose_hands_whim.device is cuda, which this onnxruntime cannot: pip install onnxruntime-gpu, or take auto or cpu"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -78,11 +78,11 @@ def in_square(image: Picture, size: int) -> tuple[Float32[np.ndarray, "3 {size} 
     square = np.full((size, size, 3), GREY, np.uint8)
     resized = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     square[top : top + high, left : left + wide] = resized
-    return square.transpose(2, 0, 1).astype(np.float32) / 255, np.array([scale, left, top], np.float32)
+    return np.divide(square.transpose(2, 0, 1), np.float32(255), dtype=np.float32), np.array([scale, left, top], np.float32)
 
 
 def find_hands(network: WhimNetwork, *, min_score: float, max_iou: float, batch_size: int) -> FindHands:
-    """The network as a function of pictures, the whole of each; settings as in `DetectHandsWhim`. It asks nobody who is there."""
+    """The network as a function of pictures, the whole of each; settings as in `ProposeHands`. It asks nobody who is there."""
 
     def answers_of(images: Sequence[Picture]) -> list[Answer]:
         squares = [in_square(image, network.size) for image in images]

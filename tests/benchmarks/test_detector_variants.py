@@ -9,7 +9,7 @@ import pytest
 from benchmarks.networks import detector_variants
 from benchmarks.networks.detector_real import network_look
 from benchmarks.networks.detector_variants import by_onnxruntime, by_openvino
-from stages.detect_hands_whim import SHIPPED
+from stages.propose_hands_whim import SHIPPED
 from tests.labelled_pictures import labelled
 
 

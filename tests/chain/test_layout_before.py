@@ -23,7 +23,7 @@ from stages.tables import Clips, Videos
 from tests.chain.conftest import plan, status
 
 Whim = Callable[..., Any]
-OF_CLIPS = ("hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
+OF_CLIPS = ("hand_proposals/whim", "hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim
-from stages.detect_hands_whim import SHIPPED, DetectHandsWhim
+from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.found import FoundHands
 from stages.detectors.mediapipe.box_looks import look_at_boxes
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.detectors.weights import BadWeights, MissingWeights, find_weights
 from stages.detectors.whim import find_hands, open_network
 from stages.fuse_hands import FuseHands
+from stages.propose_hands_whim import SHIPPED, ProposeHands
 from stages.tables import HandDetections, Hands, Manifest, People
 from tests.labelled_pictures import frames_of, labelled
 from tests.training.detector.small import random_detector, save
@@ -93,14 +94,14 @@ def test_what_is_no_detector_of_ours_is_named(exported: Path, tmp_path: Path) ->
     with pytest.raises(BadWeights, match=r"cut.onnx is no ONNX file, or cut short"):
         open_network(tmp_path / "cut.onnx", device="cpu")
     with pytest.raises(MissingWeights, match=r"gone.onnx is not there: whim export detector"):
-        _ = DetectHandsWhim(file=str(tmp_path / "gone.onnx")).weights
-    with pytest.raises(ValueError, match=r"detect_hands_whim.min_score must lie in \[0, 1\], got 2"):
-        DetectHandsWhim(min_score=2)
+        _ = ProposeHands(file=str(tmp_path / "gone.onnx")).weights
+    with pytest.raises(ValueError, match=r"propose_hands_whim.min_score must lie in \[0, 1\], got 2"):
+        ProposeHands(min_score=2)
 
 
 def test_a_files_place_is_no_setting_but_its_content_is(exported: Path, tmp_path: Path) -> None:
     other = with_facts(exported, tmp_path / "other.onnx", max_hands="21")
-    here, copy, changed = (DetectHandsWhim(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
+    here, copy, changed = (ProposeHands(file=str(path)).weights for path in (exported, with_copy(exported, tmp_path), other))
     assert here == copy != changed
 
 
@@ -113,7 +114,7 @@ def test_the_shipped_detector_is_the_one_unless_another_lies_among_the_weights(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
-    (shipped,) = (stage for stage in whim(Manifest.empty(), tmp_path) if isinstance(stage, DetectHandsWhim))
+    (shipped,) = (stage for stage in whim(Manifest.empty(), tmp_path) if isinstance(stage, ProposeHands))
     before = dict(shipped.weights)
     assert before["whim_detector"] == sha256_of(SHIPPED)
     path = find_weights("whim_detector").path
@@ -142,11 +143,9 @@ def test_the_chain_runs_with_the_shipped_detector(media: Path, tmp_path: Path) -
 
 def test_what_the_landmark_network_sees_no_hand_in_is_no_hand(exported: Path) -> None:
     frames = frames_of(*(cv2.resize(picture, (160, 120)) for picture in pictures()))
-    proposed = find_hands(open_network(exported, device="cpu"), min_score=0.0, max_iou=0.6, batch_size=2)(
-        frames.images, [People.empty()] * 3
-    )
-    assert len(proposed.box) > 10
-    assert not len(DetectHandsWhim(file=str(exported), min_score=0.0).build()(frames, People.empty()))
+    proposed = ProposeHands(file=str(exported), min_score=0.0).build()(frames)
+    assert len(proposed) > 10
+    assert not len(DetectHandsWhim().build()(frames, proposed, HandDetections.empty()))
 
 
 def test_a_second_look_tells_side_and_landmarks_from_the_box_alone(media: Path) -> None:

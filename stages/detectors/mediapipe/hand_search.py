@@ -32,6 +32,8 @@ SURE_SCORE = 0.6
 THINNEST = 0.1
 """Shorter over longer side of the hull of a hand's landmarks, at least. Ours: none of our labelled hands is so thin, and outstretched ones
 seen from the edge have a fifth."""
+HOPELESS = 0.05
+"""Presence of a first look below which a second is not worth its time (measured: none of those became a hand). Ours."""
 
 View = tuple[str, int, Float64[np.ndarray, "4"]]
 """Route, person whose view it is (-1: nobody's), and the xyxy box that is looked at."""
@@ -86,6 +88,14 @@ def frame_views(
         if len(squares) > 1:
             found += [("tile", -1, square) for square in squares]
     return found
+
+
+def is_called_for(view: View, guides: Float[np.ndarray, "n 4"], width: int, height: int) -> bool:
+    """Whether a view of a frame is looked at where these boxes may be hands: the whole of it always, another one where it holds the middle
+    of a box."""
+    _, _, box = view
+    middle = boxes.centre(guides)
+    return bool((box == whole(width, height)).all() or ((middle >= box[:2]) & (middle <= box[2:])).all(1).any())
 
 
 def person_views(people: People, margin: float) -> list[View]:
@@ -228,21 +238,29 @@ def confirming(image: UInt8[np.ndarray, "height width 3"], starts: Sequence[Star
     """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
 
     The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
-    another's, or about that of a hand already sure, is not looked at; a first look below 0.05 ends the matter (measured: none of
-    those became a hand).
+    another's, or about that of a hand already sure, is not looked at; a first look that is hopeless, or shows a hand already sure, ends
+    the matter.
     """
     hands: list[Hand] = []
     for start in _distinct(starts):
-        if any(hand.score >= SURE_SCORE and alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in hands):
+        sure = [hand for hand in hands if hand.score >= SURE_SCORE]
+        if any(alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in sure):
             continue
         first = yield image, start.region
-        if first.presence < 0.05:
+        if first.presence < HOPELESS or any(_shows(first, start, hand) for hand in sure):
             continue
         second = yield image, tracked_region(first.points)
         hand = Hand(start=start, landmarks=second)
         if second.presence >= min_presence and is_plausible(hand, image.shape[1], image.shape[0]):
             hands.append(hand)
     return hands
+
+
+def _shows(look: Landmarks, start: Start, hand: Hand) -> bool:
+    """Whether a first look at a palm shows a hand that is known, as one of its side: beside a clasped one, and from a wrist, a second
+    look may find the other."""
+    same_side = (look.p_right > 0.5) == (hand.landmarks.p_right > 0.5)
+    return start.route != "wrist" and same_side and same_hand(Hand(start=start, landmarks=look), hand)
 
 
 def _last_region(hand: Hand) -> Region:

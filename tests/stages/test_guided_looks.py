@@ -1,0 +1,121 @@
+"""Looks that are left out: tiles where nobody proposes a hand, second looks at a hand that is known. What they would find is found."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import boxes, detect_hands_mediapipe
+from stages.detect_hands_mediapipe import DetectHands, views_of
+from stages.detect_hands_whim import DetectHandsWhim
+from stages.detectors.mediapipe import hand_landmarks
+from stages.detectors.mediapipe.crops import Look
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
+from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
+from stages.detectors.mediapipe.ssd import Candidates
+from stages.propose_hands_whim import ProposeHands
+from stages.tables import HandDetections, HandProposals, People
+from tests.labelled_pictures import frames_of, labelled
+
+SMALL = "A034"  # its two hands are too small for the whole frame
+
+
+@pytest.fixture
+def palm_looks(monkeypatch: pytest.MonkeyPatch) -> list[Look]:
+    """Every look for palms from now on."""
+    looked: list[Look] = []
+    find_palms: FindPalms = load_palm_detector()
+
+    def find(looks: Sequence[Look], min_score: float) -> list[Candidates]:
+        looked.extend(looks)
+        return find_palms(looks, min_score)
+
+    monkeypatch.setattr(detect_hands_mediapipe, "load_palm_detector", lambda *_, **__: find)
+    return looked
+
+
+def proposals(*named: list[float]) -> HandProposals:
+    """Boxes of the first frame as somebody proposes them."""
+    count = len(named)
+    return HandProposals(
+        video=np.full(count, "v", object),
+        frame=np.zeros(count, np.int64),
+        time_s=np.zeros(count),
+        source=np.full(count, "whim", object),
+        box=np.array(named, np.float32).reshape(-1, 4),
+        score=np.full(count, 0.5, np.float32),
+        p_right=np.full(count, 0.5, np.float32),
+        keypoints=np.full((count, 21, 3), np.nan, np.float32),
+    )
+
+
+def test_a_hand_that_a_tile_alone_shows_is_found_where_it_is_proposed_and_no_tile_without(media: Path, palm_looks: list[Look]) -> None:
+    image, label = labelled(media, SMALL)
+    frames, nobody = frames_of(image), People.empty()
+    (box, *_) = (hand["box"] for hand in label["hands"])
+    counts, sure = [], []
+    for settings, guides in ((DetectHands(guided=True), [proposals(box)]), (DetectHands(guided=True), [proposals()]), (DetectHands(), [])):
+        found = settings.build()(frames, nobody, *guides)
+        counts.append(len(palm_looks))
+        palm_looks.clear()
+        sure.append(found.take(found.score > 0.4))
+    assert counts[1] == 1, "the whole frame alone"
+    assert 1 < counts[0] < 0.6 * counts[2]
+    assert not (boxes.iou(np.array([box]), sure[1].box) > 0.3).any()
+    here, before = (one.take(boxes.iou(np.array([box]), one.box)[0] > 0.3) for one in (sure[0], sure[2]))
+    assert len(here) == 1
+    assert here.to_arrow().equals(before.to_arrow()), "the same look, the same hand"
+
+
+def test_a_new_hand_within_a_tile_is_found_in_the_frame_where_it_comes(media: Path, palm_looks: list[Look]) -> None:
+    image, label = labelled(media, SMALL)
+    boxed = np.array([hand["box"] for hand in label["hands"]])
+    empty = np.full_like(image, 114)
+    frames = frames_of(empty, image, empty)
+    found = DetectHands(guided=True).build()(frames, People.empty(), ProposeHands().build()(frames))
+    assert set(found.frame[found.score > 0.4]) == {1}
+    assert (boxes.iou(boxed, found.box[found.score > 0.4]).max(1) > 0.3).any()
+
+
+def test_views_are_those_that_hold_the_middle_of_a_proposal() -> None:
+    image, settings = np.zeros((720, 1280, 3), np.uint8), DetectHands()
+    guide = np.array([[100.0, 100, 140, 150]])
+    everywhere, none, some = (views_of(image, People.empty(), guides, settings) for guides in (None, np.zeros((0, 4)), guide))
+    assert [len(views) for views in (everywhere, none)] == [20, 1]
+    middle = boxes.centre(guide)[0]
+    held = [view for view in everywhere if (middle >= view[2][:2]).all() and (middle <= view[2][2:]).all()]
+    assert [view[0] for view in some] == [view[0] for view in held]
+    assert {view[0] for view in some} == {"frame", "tile"}
+    assert len(some) < 8
+
+
+def test_a_known_hand_is_looked_at_for_its_side_but_not_judged_again(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _ = labelled(media, "A000")
+    frames, real = frames_of(image), load_hand_landmarks()
+    proposed = ProposeHands().build()(frames)
+    known = DetectHands().build()(frames, People.empty())
+    count = [0]
+
+    def counted(looks: Sequence[Look]) -> list[hand_landmarks.Landmarks]:
+        count[0] += len(looks)
+        return real(looks)
+
+    loader: Callable[..., FindLandmarks] = lambda *_, **__: counted  # noqa: E731
+    monkeypatch.setattr(hand_landmarks, "load_hand_landmarks", loader)
+    made, counts = [], []
+    for known_iou in (0.5, 1.0):
+        count[0] = 0
+        made.append(DetectHandsWhim(known_iou=known_iou).build()(frames, proposed, known))
+        counts.append(count[0])
+    taken, asked = made
+    assert len(taken) == len(asked) == 2
+    assert counts[1] - counts[0] >= 3 * len(taken), "two for the spread, one for the hint"
+    for name in ("box", "score", "presence", "p_right", "keypoints", "world"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(asked, name))
+    nearest = boxes.iou(taken.box, known.box).argmax(1)
+    np.testing.assert_array_equal(taken.spread, known.spread[nearest])
+    np.testing.assert_array_equal(taken.hint, known.hint[nearest])
+    assert not np.array_equal(asked.spread, taken.spread)
+    without = DetectHandsWhim().build()(frames, proposed, HandDetections.empty())
+    np.testing.assert_array_equal(without.spread, asked.spread)

@@ -23,7 +23,7 @@ from stages.stage import Stage, tables_written
 from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, Views
 from stages.web.note import read_note
 
-Made = Mapping[type[Table], Table]
+Made = dict[type[Table], Table]
 """What a stage gave of an item, by table."""
 
 
@@ -52,14 +52,16 @@ class Reader:
         rows = kind.concat(fresh)
         return rows.take(rows.view == frames.view) if hasattr(rows, "view") and (rows.view != frames.view).any() else rows
 
-    def inputs(self, order: Order, position: int, made: Mapping[int, Made] = {}, skip: Collection[int] = ()) -> list[Table | None]:
+    def inputs(self, order: Order, position: int, made: dict[int, Made] | None = None, skip: Collection[int] = ()) -> list[Table | None]:
         """The arguments of a stage, in their order: see `input`."""
+        made = {} if made is None else made
         return [self.input(kind, order, position, made, skip) for kind in self.stages[position].reads]
 
-    def input(self, kind: Any, order: Order, position: int, made: Mapping[int, Made], skip: Collection[int]) -> Table | None:
+    def input(self, kind: Any, order: Order, position: int, made: dict[int, Made], skip: Collection[int]) -> Table | None:
         """One argument of a stage, from the order or the store; all rows of the several detectors before it in the recipe.
 
-        `made`: what stages before it gave in this very order, by their positions. Those to `skip` are left out.
+        `made`: what stages before it gave in this very order, by their positions; what is read of others is kept there for stages after
+        it. Those to `skip` are left out.
         """
         if kind is Frames:
             return None
@@ -79,7 +81,10 @@ class Reader:
             return poses_said(order.cameras.get(order.video, ""))
         makers = [(p, s) for p, s in enumerate(self.stages[:position]) if kind in tables_written(s) and p not in skip]
         key = order.video if makers and makers[0][1].key == "video" else order.key
-        tables: list[Any] = [made[p][kind] if p in made else self.store.read(kind, tables_of(s)[kind], key) for p, s in makers]
+        for p, maker in makers:
+            if kind not in made.setdefault(p, {}):
+                made[p][kind] = self.store.read(kind, tables_of(maker)[kind], key)
+        tables: list[Any] = [made[p][kind] for p, _ in makers]
         return kind.concat(tables) if tables else None
 
     def _honouring(self, order: Order, position: int) -> tuple[tuple[str, ...], Mapping[str, Any]]:

@@ -379,7 +379,7 @@ class _Work:
     order: Order
     receipt: Receipt
     made: dict[int, Made] = field(default_factory=dict)
-    """What stages have given of it, by their positions."""
+    """What stages have given of it, and what was read of those before, by their positions."""
 
     def outcome(self, position: int) -> Outcome:
         return self.receipt.outcomes[self.order.stages.index(position)]

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.machine import describe
-from pipeline.engine.part_file import write_part
+from pipeline.engine.files.part import write_part
 from pipeline.engine.store import Store
 from stages.tables import Clips, Fits, Hands, Reviews, Table, Videos
 

@@ -18,8 +18,8 @@ from pipeline.dataset.index import write_index
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import remove as discard
+from pipeline.engine.files.shard import write_shard
 from pipeline.engine.plan.contents import Contents
-from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import Store
 from pipeline.manifest import storable, withdrawn_in, without
 from stages.digest import UNREADABLE, CorruptFileError, fingerprint_of, seal_text

@@ -564,7 +564,7 @@ class Audits(Table):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Ledger(Table):
-    """What the footers of a data folder's parts say, one row a part, in order of table and key: see `pipeline.engine.ledger`."""
+    """What the footers of a data folder's parts say, one row a part, in order of table and key: see `pipeline.engine.files.ledger`."""
 
     table: Text
     key: Text

@@ -7,8 +7,8 @@ what a run would have put there.
 from pathlib import Path
 
 from benchmarks.scale.clips import manifest, recipe
+from pipeline.engine.files.ledger import Line, facts_of
 from pipeline.engine.graph import Graph
-from pipeline.engine.ledger import Line, facts_of
 from pipeline.engine.plan.columns import Columns
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.plan.inputs import Inputs

@@ -17,8 +17,8 @@ from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.durable import remove
+from pipeline.engine.files.shard import check_shard
 from pipeline.engine.finish import ShardFiles
-from pipeline.engine.shard_file import check_shard
 from pipeline.engine.store import Store
 from stages.digest import HTML, UNREADABLE, CorruptFileError, seal_text
 from stages.shards import SPLITS, Shards

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.dataset.index import write_index
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from pipeline.engine.store import Store
 from stages.pack import ClipTables, Pack
 from stages.packed import Picture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.engine.shard_file import check_shard
+from pipeline.engine.files.shard import check_shard
 from pipeline.engine.store import Store
 from stages.digest import UNREADABLE
 from stages.tables import Videos

@@ -4,7 +4,7 @@
 <root>/<table>/bundles/*.parquet      many parts in one file: see `pipeline.engine.bundles`; a part with a file of its own comes first
 <root>/<table>/<key>.error.json       why there is none: reason, message, attempts, permanent or not, traceback
 <root>/<table>/<key>.parquet.corrupt  a part whose content is not what its digest says, until it has a successor; a bundle's counts as none
-<root>/ledger.parquet                 what the footers say, for plans: see `pipeline.engine.ledger`
+<root>/ledger.parquet                 what the footers say, for plans: see `pipeline.engine.files.ledger`
 
 Written means: flushed, renamed, and the folder flushed. Read means: held against its digest.
 """
@@ -35,9 +35,9 @@ from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
-from pipeline.engine.ledger import NAME as LEDGER
-from pipeline.engine.ledger import Facts, Ledger, Line, facts_of, read_lines
-from pipeline.engine.part_file import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
+from pipeline.engine.files.ledger import NAME as LEDGER
+from pipeline.engine.files.ledger import Facts, Ledger, Line, facts_of, read_lines
+from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table

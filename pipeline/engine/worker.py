@@ -18,13 +18,13 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from pipeline.engine.durable import StoreError, room
+from pipeline.engine.files.shard import write_shard
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
 from pipeline.engine.reader import Made, Reader
 from pipeline.engine.roots.opening import opened
-from pipeline.engine.shard_file import write_shard
 from pipeline.engine.store import ErrorRecord, Store
 from pipeline.engine.verdicts import DecidedMeanwhileError
 from stages.cameras.said import CameraError

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.engine.durable import flush, room
-from pipeline.engine.shard_file import check_shard
+from pipeline.engine.files.shard import check_shard
 from pipeline.exports.formats import ABOUT, Format
 from pipeline.exports.source import Source, open_source
 from stages.digest import CorruptFileError, fingerprint_of, seal, unseal

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.index import write_index
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from pipeline.exports.source import Group, Source
 from stages.digest import fingerprint_of
 from stages.pack import Pack

@@ -21,7 +21,7 @@ from rich.progress import track
 from fitting.files import sha256_of
 from hands.images import decoded
 from pipeline.dataset.index import write_index
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from pipeline.engine.store import Store
 from pipeline.evaluate.annotators import finders_and_fusion
 from pipeline.images.formats import LabelledImage

@@ -15,9 +15,9 @@ import pytest
 from pipeline.engine.bundles import compaction
 from pipeline.engine.bundles.bundle import Bundle, parts_of, write_bundle
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.files.part import part_of, read_sealed
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
-from pipeline.engine.part_file import part_of, read_sealed
 from pipeline.engine.plan.tasks import Why
 from pipeline.engine.store import Store
 from pipeline.engine.verify import set_damaged_aside, verify, verify_files

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from stages.media.frames import read_frames
 from stages.pack import ClipTables, Pack
 from stages.shards import HAND, Shards, shard_of, split_of

@@ -12,7 +12,7 @@ import pytest
 import whim
 from fitting.compiled import machine_code
 from pipeline.browse.index import index_file, renew
-from pipeline.engine.part_file import read_sealed
+from pipeline.engine.files.part import read_sealed
 from pipeline.engine.store import Store, check_token
 from pipeline.engine.verify import verify
 from pipeline.folder import GRANTED, Asked, load

@@ -10,7 +10,7 @@ import pytest
 import whim
 from pipeline.dataset.index import write_index
 from pipeline.engine.bundles.compaction import Compaction
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from pipeline.engine.store import Store
 from pipeline.exports.source import open_source
 from pipeline.folder import Asked, load

@@ -11,8 +11,8 @@ import pytest
 import whim
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index, write_index
+from pipeline.engine.files.shard import check_shard, write_shard
 from pipeline.engine.finish import ShardFiles
-from pipeline.engine.shard_file import check_shard, write_shard
 from pipeline.engine.store import Store
 from pipeline.engine.verify import verify
 from stages.digest import CorruptFileError, seal

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.engine.ledger import Facts, facts_of
+from pipeline.engine.files.ledger import Facts, facts_of
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd
 
 FOLDER = "bundles"

@@ -21,8 +21,8 @@ import pyarrow as pa
 from pipeline.engine.bundles.bundle import FOLDER, PARTS, Bundle, Part, name_of, parts_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import StoreError, flush, remove
-from pipeline.engine.ledger import Facts, Line, facts_of
-from pipeline.engine.part_file import part_of
+from pipeline.engine.files.ledger import Facts, Line, facts_of
+from pipeline.engine.files.part import part_of
 from pipeline.engine.store import Store
 from stages.digest import UNREADABLE, CorruptFileError, digest_of
 

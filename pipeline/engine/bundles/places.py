@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.engine.bundles.bundle import Bundle, is_bundle, number_of
 from pipeline.engine.durable import remove
-from pipeline.engine.ledger import Facts, Ledger, facts_of
+from pipeline.engine.files.ledger import Facts, Ledger, facts_of
 from stages.digest import CorruptFileError
 
 _TICK_NS = 1_000_000_000

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.dataset.index import write_index
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from stages.pack import ClipTables, Pack
 from tests.small_tables import clip_row, render_video, source_of, video_row
 

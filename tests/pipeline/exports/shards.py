@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.exports.read_back import hand
 from pipeline.dataset.index import write_index
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from stages.cameras.said import cameras_of
 from stages.fit import in_world as in_world_of
 from stages.pack import ClipTables, Pack

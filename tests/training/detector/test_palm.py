@@ -11,7 +11,7 @@ import torch
 
 from hands.metrics.labels import UNKNOWN
 from pipeline.dataset.studio_shards import album_tables
-from pipeline.engine.shard_file import write_shard
+from pipeline.engine.files.shard import write_shard
 from stages.pack import Pack
 from studio.stills import Album
 from training.data.dataset import Dataset

@@ -35,8 +35,10 @@ def _go_together(stage: Stage, group: Sequence[Stage]) -> bool:
     """Whether a stage works on a clip in one go with the stages of a group."""
     if works_by_stretch(stage) and works_by_stretch(group[-1]):
         return _sit_together(stage, group)
-    of_clip = stage.key == group[-1].key == "clip"
-    return of_clip and works_on_tables(stage) and works_on_tables(group[-1]) and seat_of(stage) == seat_of_group(group)
+    if not (stage.key == group[-1].key == "clip" and works_on_tables(stage) and works_on_tables(group[-1])):
+        return False
+    alike = (stage.resources.gpu_mb > 0) == (group[-1].resources.gpu_mb > 0)  # the share that one of them gets the other would see
+    return alike and seat_of(stage) == seat_of_group(group)
 
 
 def _sit_together(stage: Stage, group: Sequence[Stage]) -> bool:

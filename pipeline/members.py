@@ -46,7 +46,7 @@ def _why_not(member: Member, written: set[type]) -> str:
             _ = stage.weights
         except MissingWeights as error:
             return str(error)
-        lacking = sorted(table.__name__ for table in stage.reads if table not in here)
+        lacking = sorted(table.__name__ for table in stage.reads if table not in here and table not in getattr(stage, "may_lack", ()))
         if lacking:
             return f"nothing here writes the {' and '.join(lacking)} that it reads"
         here |= set(tables_written(stage))

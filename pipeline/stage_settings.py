@@ -15,6 +15,11 @@ from stages.settings import Setting, find_setting, kind_name, settings_of, unkno
 from stages.stage import Stage, settings_name
 from stages.tables import Manifest
 
+MOVED: Mapping[str, str] = {
+    f"detect_hands_whim.{name}": f"propose_hands_whim.{name}" for name in ("file", "min_score", "max_iou", "batch_size")
+}
+"""Names of before, as folders of then remember them, and those of today."""
+
 
 def with_settings(stages: Sequence[Stage], asked: Mapping[str, Any]) -> list[Stage]:
     """The stages of a recipe with the named settings changed.
@@ -100,7 +105,7 @@ def _owner(stages: Sequence[Stage], position: int) -> str:
 
 def _places(stages: Sequence[Stage], name: str) -> list[tuple[int, str]]:
     """Positions of the stages that a name speaks of, each with the name of the field within it."""
-    first, _, rest = name.partition(".")
+    first, _, rest = MOVED.get(name, name).partition(".")
     exact = [p for p, stage in enumerate(stages) if settings_name(stage) == _plain(first)]
     here = exact or [p for p, stage in enumerate(stages) if _plain(stage.name) == _plain(first)]
     if not here:

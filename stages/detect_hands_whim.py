@@ -38,7 +38,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, HandProposals, HandDetections)
     may_lack: ClassVar[tuple[type, ...]] = (HandDetections,)
@@ -84,7 +84,8 @@ class DetectHandsWhim:
         judge: Judge = partial(judged, find_landmarks=find_landmarks, find_hints=load_hint(), num=self.second_looks)
 
         def detect(frames: Frames, proposals: HandProposals, known: HandDetections | None = None) -> HandDetections:
-            known = HandDetections.empty() if known is None else known.take(np.isfinite(known.palm_score))
+            known = HandDetections.empty() if known is None or not self.second_looks else known
+            known = known.take(np.isfinite(known.palm_score) & np.isfinite(known.spread).all(1))
             rows = []
             for number, image in enumerate(frames.images):
                 here = proposals.take(proposals.frame == frames.frame[number])
@@ -143,6 +144,8 @@ class DetectHandsWhim:
     ) -> dict[str, np.ndarray]:
         """What second looks tell of each hand: of one that is known, what they told before."""
         overlap = boxes.iou(hull.astype(np.float64), known.box.astype(np.float64)) if len(known) else np.zeros((len(hull), 1))
+        if len(known):  # of two hands that clasp the other one is no word on this
+            overlap *= (np.array([one.p_right for one in seen])[:, None] > 0.5) == (known.p_right[None] > 0.5)
         same, new = overlap.argmax(1), np.flatnonzero(overlap.max(1) <= self.known_iou)
         told = judge(image, [seen[row] for row in new.tolist()])
         columns = {}

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from stages.cameras.path import world_from_view
 from stages.cameras.views import in_view, rays_of, through_views
+from stages.fuse_hands import Refusal
 from stages.media.frames import read_frames
 from stages.packed import Earlier, Picture, earlier_of
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
@@ -217,8 +218,8 @@ def _rows(source: ClipTables, left_out: list[str], settings: Pack, encode: Calla
 
 
 def _unsure(refused: RefusedHands, settings: Pack) -> RefusedHands:
-    """What fusion refused and nobody should learn to be background."""
-    return refused.take(refused.score >= settings.unsure_score)
+    """What fusion refused and nobody should learn to be background; no hand that is kept seen again, in its own view or in another."""
+    return refused.take((refused.score >= settings.unsure_score) & np.isin(refused.reason, (Refusal.WEAK, Refusal.LONE)))
 
 
 def _put_away(source: ClipTables) -> bool:

@@ -241,7 +241,8 @@ class Stage(Protocol):
     A stage that reads `Frames` is called once per stretch of frames, with the rows of its other tables on those frames, and must not
     remember. One that reads tables alone may say `by_frame = True` if it makes each frame's rows of that frame's rows: it is then
     called so too, between stages that read `Frames`, and does not part them into two decodes.
-    One that works without some of its tables names those in `may_lack`: where no stage before it makes one, it is given None.
+    One that works without some of its tables names those in `may_lack`: where no stage before it makes one, it is given None, or
+    with frames an empty table.
     """
 
     name: ClassVar[str]

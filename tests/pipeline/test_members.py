@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from pipeline.members import hand_detectors, say_uncalibrated, with_detector, with_weights
-from pipeline.recipes import whim_paper
+from pipeline.recipes import whim, whim_paper
+from pipeline.stage_settings import canonical
 from stages.detect_hands_contacthands import DetectHandsContactHands
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
+from stages.detect_hands_whim import DetectHandsWhim
 from stages.detect_people_blazepose import DetectPeople
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
@@ -19,6 +21,7 @@ from stages.fit import Fit
 from stages.fuse_hands import FuseHands
 from stages.fuse_people import FusePeople
 from stages.hands_of_poses import HandsOfPoses
+from stages.propose_hands_whim import ProposeHands
 from stages.review import Review
 from stages.stage import Stage
 from stages.tables import Manifest
@@ -106,3 +109,14 @@ def test_the_papers_ensemble_is_the_three_that_it_names_averaged_as_they_are(wei
     assert (told.prior_noise, told.shape_weight, told.depth_weight, told.world_weight, told.smooth_weight) == (0, 0, 0, 0, 0)
     assert not told.share_shape
     assert min(told.bone_weight, told.angle_weight, told.prior_weight) > 0, "eq. 3 and 4 take part"
+
+
+def test_a_member_that_may_lack_a_table_is_not_left_out_for_it() -> None:
+    member = (ProposeHands(), DetectHandsWhim())
+    assert with_weights([DetectPeople(), FusePeople()], [member]) == list(member)
+
+
+def test_settings_by_names_of_before_are_those_of_today() -> None:
+    stages = whim(Manifest.empty(), Path())
+    for name in ("file", "min_score", "max_iou", "batch_size"):
+        assert canonical(stages, {f"detect_hands_whim.{name}": 1}) == {f"propose_hands_whim.{name}": 1}

@@ -1,6 +1,7 @@
 """Looks that are left out: tiles where nobody proposes a hand, second looks at a hand that is known. What they would find is found."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,7 @@ def test_a_known_hand_is_looked_at_for_its_side_but_not_judged_again(media: Path
     assert not np.array_equal(asked.spread, taken.spread)
     without = DetectHandsWhim().build()(frames, proposed, HandDetections.empty())
     np.testing.assert_array_equal(without.spread, asked.spread)
+    unjudged, mirrored = replace(known, spread=np.full_like(known.spread, np.nan)), replace(known, p_right=1 - known.p_right)
+    for other in (unjudged, mirrored):
+        np.testing.assert_array_equal(DetectHandsWhim().build()(frames, proposed, other).spread, asked.spread)
+    assert np.isnan(DetectHandsWhim(second_looks=0).build()(frames, proposed, known).spread).all()

@@ -115,6 +115,9 @@ def test_what_fusion_refused_and_may_be_a_hand_is_ignored_too(sources: list[Clip
         f: a[len(b) :] for f, a, b in zip(after.frame.tolist(), after.ignore_boxes, before.ignore_boxes, strict=True) if len(a) > len(b)
     }
     assert {f: np.array(boxes).tolist() for f, boxes in more.items()} == {int(frame[0]): [[5, 10, 25, 30]], bare: [[100, 10, 120, 30]]}
+    again = dataclasses.replace(refused, reason=np.array(["covered", "other_view", "lone"], object))
+    known = rows(packed([dataclasses.replace(source, refused=again)], tmp_path / "again", negatives=1.0, max_side=160))
+    assert repr(known.ignore_boxes.tolist()) == repr(before.ignore_boxes.tolist()), "what is kept is not ignored where it is seen again"
     alone = rows(packed([dataclasses.replace(source, refused=refused)], tmp_path / "all", negatives=1.0, unsure_score=0.0))
     assert len(alone.ignore_boxes[alone.frame.tolist().index(bare)]) == 2
 
@@ -267,7 +270,7 @@ def test_a_video_that_is_gone_is_packed_from_the_earlier_shard_and_by_other_sett
     write_shard(again, again.build()(iter(sources[:1])), before, RECIPE | {"version": again.version, "settings": dataclasses.asdict(again)})
     gone = dataclasses.replace(sources[0].videos, path=np.array([str(tmp_path / "gone.mp4")], object))
     one = dataclasses.replace(sources[0], videos=gone)
-    tables = [one.videos, one.clips, one.hands, one.fits, one.reviews, one.verdicts, one.cameras, one.poses]
+    tables = [one.videos, one.clips, one.hands, one.fits, one.reviews, one.verdicts, one.cameras, one.poses, one.refused]
     repacked = pa.Table.from_batches(again.build()(again.gather([tables], [before])))
     assert repr(repacked.to_pylist()) == repr(pq.read_table(before).to_pylist())
     smaller = Pack(jpeg_quality=70)

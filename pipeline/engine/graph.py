@@ -186,10 +186,18 @@ class Graph:
             self.unknown_clips.discard(key)
             for dependent in columns.needed_by(number):
                 self._settle(dependent, State.BLOCKED, "upstream failed")
+            self._look_beside(number)
         try:
             self._enter_all(self._packing.close(columns.shard(number), self._touched))
         except (CorruptFileError, FileNotFoundError):
             self.found_other = True
+
+    def _look_beside(self, number: int) -> None:
+        """Have `ready` look at the tasks that a settled one would have gone together with: they may have waited for its inputs alone."""
+        columns, group = self._columns, self.groups[self._group_of[self._columns.stage[number]]]
+        for one in [columns.task(position, columns.about[number]) for position in group] if len(group) > 1 else ():
+            if columns.state(one) is State.PENDING and not columns.handed_out[one]:
+                self._look_at(one)
 
     def _can_read_clips(self, video: str) -> bool:
         try:

@@ -21,7 +21,7 @@ from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Executor, Lost
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt, as_line
 from pipeline.engine.plan.seats import Seat, works_on_tables
-from pipeline.engine.plan.tasks import Item, State, Task, table_of, tables_of
+from pipeline.engine.plan.tasks import Item, State, Task, Why, table_of, tables_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
 from pipeline.engine.worker import record_failure
@@ -298,16 +298,31 @@ def _places(graph: Graph, item: Item) -> dict[tuple[str, str], Place]:
 
 
 def _bury(graph: Graph, item: Item, lost: Lost, deaths: Counter[tuple[int, str]]) -> Item | None:
-    """A worker died on an item, or was killed at its limit: try again, then quarantine the first part still missing."""
+    """Count the death of a worker on an item, or its end at the limit; gives what of the item is still to do, if anything.
+
+    That is all of it, until it was tried often enough. Then the first part still missing is quarantined, with what needs it.
+    """
     place = item.group, item.key
     deaths[place] += 1
     allowed = min(graph.stages[t.stage].resources.attempts for t in item.tasks)
     if deaths[place] < allowed:
         return item
-    task = next((one for one in item.tasks if not graph.is_made(one)), item.tasks[-1])
+    for one in item.tasks:
+        graph.refresh(one)
+    task = next((one for one in item.tasks if not graph.is_made(one)), None)
+    if task is None and all(one.why in _MADE_NOW for one in item.tasks):  # it died once all was committed
+        for one in item.tasks:
+            graph.settle(one, State.DONE)
+        return None
+    task = task or item.tasks[-1]
     for before in item.tasks[: item.tasks.index(task)]:
         graph.settle(before, State.DONE)
-    message = f"{lost.message} ({deaths[place]} times)"
+    message = f"{lost.message} ({deaths.pop(place)} times)"
     record_failure(graph.store, table_of(graph.stages[task.stage]), task.key, task.recipe, Failure(lost.reason, message), where=lost.where)
     graph.settle(task, State.FAILED, lost.reason)
-    return None
+    rest = tuple(one for one in item.tasks if one.state is State.PENDING)
+    return replace(item, tasks=rest) if rest else None
+
+
+_MADE_NOW = (Why.NEW, Why.SETTINGS, Why.WEIGHTS, Why.INPUT, Why.RETRY)
+"""Why tasks are pending whose parts were not there when the run began: if they are, this run has made them."""

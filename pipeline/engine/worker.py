@@ -184,7 +184,7 @@ class Worker:
         return self.functions[position]
 
     def _on_tables(self, works: "Sequence[_Work]") -> None:
-        """Run one stage after another on whole tables, each for all items; what follows one that failed cannot run.
+        """Run one stage after another on whole tables, each for all items; what reads of one that failed cannot run.
 
         A stage is given what those before it gave in this very call as it was committed: nothing is read that was just written.
         """
@@ -194,7 +194,15 @@ class Worker:
             for work in those:
                 self._on_table(position, work, results.get(work.order.key))
                 if work.outcome(position).state is not State.DONE:
-                    _block(work.receipt.outcomes[work.order.stages.index(position) + 1 :])
+                    self._block_readers(position, work)
+
+    def _block_readers(self, position: int, work: "_Work") -> None:
+        """Block the later stages of an item that read what a stage of it has not made, and those that read theirs."""
+        lacking = set(tables_written(self.stages[position]))
+        for later, outcome in zip(work.order.stages, work.receipt.outcomes, strict=True):
+            if later > position and not lacking.isdisjoint(self.stages[later].reads):
+                _block([outcome])
+                lacking.update(tables_written(self.stages[later]))
 
     def _at_once(self, position: int, works: "Sequence[_Work]") -> "dict[str, _Result]":
         """What a stage gives of several items in one call, by their keys; nothing where it does them one after another.

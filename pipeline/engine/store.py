@@ -464,10 +464,11 @@ class Store(Writer):
     def in_bundles(self, bundles: Mapping[str, int]) -> Iterator[dict[str, dict[str, str]]]:
         """Files come together, as in `together`; parts of the tables in `bundles` come into bundles of these numbers, a file a table.
 
-        A part of which a version has a file of its own takes that one's place. Gives the file names of the bundles by key and table,
-        which are known once the block has ended.
+        A part of which a version has a file of its own takes that one's place; parts have files of their own where bundles cannot be
+        written. Gives the file names of the bundles by key and table, which are known once the block has ended.
         """
-        gathered, names = Gathered(bundles), dict[str, dict[str, str]]()
+        can_be = {table: number for table, number in bundles.items() if self._can_write_bundles(table)}
+        gathered, names = Gathered(can_be), dict[str, dict[str, str]]()
         with self.together():
             self._gathered = gathered
             try:
@@ -483,6 +484,11 @@ class Store(Writer):
                     write_bundle(parts, temporary)
                 for part in parts:
                     names.setdefault(part.key, {})[table] = path.name
+
+    def _can_write_bundles(self, table: str) -> bool:
+        """Whether bundles of a table can be written; a folder that is not there is made."""
+        folder = self._folder(table) / BUNDLES
+        return not folder.exists() or os.access(folder, os.W_OK | os.X_OK)
 
     def succeeded(self, table: str, key: str) -> None:
         """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from threadpoolctl import ThreadpoolController
 
 from pipeline.engine.durable import StoreError, room
@@ -92,8 +93,8 @@ class Worker:
         """Do small items one after another; their parts are flushed to the disk together. Receipts of the first ones, where they take
         longer than was thought.
 
-        Where flushing fails they are done one by one, so that a failure is recorded against the item whose it is. Sums of products are
-        taken by one thread, as on a worker of one core: a run in this process then gives the bytes of one on Ray.
+        Where flushing or bundling fails they are done one by one, so that a failure is recorded against the item whose it is. Sums of
+        products are taken by one thread, as on a worker of one core: a run in this process then gives the bytes of one on Ray.
         """
         if self.token and (why := self._is_blind()):
             return [Receipt(order.key, [], time.time(), blind=why) for order in orders]
@@ -114,8 +115,8 @@ class Worker:
                 start = time.perf_counter()
         except StoreError as error:
             return [Receipt(order.key, [], time.time(), fatal=str(error)) for order in orders]
-        except OSError:
-            return [receipt for order in orders[: len(receipts)] for receipt in self._do([order])]
+        except (OSError, MemoryError, pa.ArrowException):
+            return [receipt for order in orders[: max(1, len(receipts))] for receipt in self._do([order])]
         for receipt in receipts:
             receipt.wall_s += (time.perf_counter() - start) / len(receipts)
             receipt.bundles = bundled.get(receipt.key, {})
@@ -327,8 +328,6 @@ class Worker:
         reason, message, trace = Reason.EXCEPTION, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-4000:]
         if isinstance(error, CorruptFileError):
             reason, message = Reason.CORRUPT, str(error)
-            if error.path.is_relative_to(self.store.root):
-                self.store.set_corrupt_aside(error.path)
         elif isinstance(error, CameraError):
             reason, message = Reason.CAMERA, str(error)
         elif isinstance(error, DecidedMeanwhileError):
@@ -338,6 +337,8 @@ class Worker:
         permanent = reason is Reason.CAMERA
         outcome.state, outcome.reason, outcome.message = State.FAILED if permanent else State.RETRY, reason, message
         try:
+            if isinstance(error, CorruptFileError) and error.path.is_relative_to(self.store.root):
+                self.store.set_corrupt_aside(error.path)
             record_failure(
                 self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, permanent), trace, str(self.place)
             )

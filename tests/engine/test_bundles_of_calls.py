@@ -1,6 +1,7 @@
 """Parts of one call come into one file a table: none is lost or counted twice, whatever ends it, and readers see no difference."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.engine.bundles.bundle import Bundle, write_bundle
@@ -179,14 +181,31 @@ def test_a_bundle_of_the_first_version_reads_on_and_is_what_was_written(data: Pa
     assert verify(data).corrupt == {}
 
 
-def test_a_bundle_that_cannot_be_flushed_costs_no_part(tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), pa.ArrowNotImplementedError("no such column")])
+def test_a_bundle_that_cannot_be_written_costs_no_part(
+    tmp_path: Path, alone: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each part is then written by itself."""
 
     def refused(*args: Any) -> None:
-        raise OSError(5, "Input/output error")
+        raise error
 
     monkeypatch.setattr("pipeline.engine.store.write_bundle", refused)
     graph = plan(tmp_path)
     with graph.store.lock():
         finish(graph, Where(local=True), on_outcome=lambda task, outcome: None, most_loose=NUM_CLIPS - 1)
     assert contents(tmp_path) == contents(alone)
+
+
+def test_a_folder_of_bundles_that_cannot_be_written_costs_no_part(tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts have files of their own, and nothing is made twice."""
+    root, calls = tmp_path / "data", tmp_path / "calls"
+    for table in ("reviews", "hands"):
+        (root / table / "bundles").mkdir(parents=True)
+    calls.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "bundles")  # root may write anywhere
+    end(root, most_loose=NUM_CLIPS - 1, calls=calls)
+    lines = [json.loads(line) for log in (root / "runs").iterdir() for line in log.read_text().splitlines()]
+    assert [line["bundles"] for line in lines] == [{}] * (NUM_CLIPS + 2)
+    assert len(toy.called(calls)) == 1 + 2 * NUM_CLIPS
+    assert contents(root) == contents(alone)

@@ -14,12 +14,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from pipeline.engine import durable
 from pipeline.engine.durable import Writer
 from pipeline.engine.graph import Graph
-from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.executor import Local, Lost
 from pipeline.engine.nodes.on_ray import OnRay
-from pipeline.engine.orders import Order
+from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.run import Summary, run
 from pipeline.engine.store import Store
+from pipeline.engine.worker import Worker
+from stages.digest import CorruptFileError
 from stages.stage import Resources
 from tests.engine import toy
 
@@ -91,6 +93,51 @@ def test_a_part_that_cannot_be_flushed_fails_alone(tmp_path: Path, monkeypatch: 
     assert error is not None
     assert error.message.startswith("OSError: [Errno 5] Input/output error")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_call_that_ends_before_its_first_receipt_is_begun_by_one_item_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that gave nothing back would be given again, and again."""
+    whole = Worker._do
+
+    def do(self: Worker, orders: Sequence[Order]) -> list[Receipt]:
+        if self.store.together_now:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(self, orders)
+
+    monkeypatch.setattr(Worker, "_do", do)
+    summary, executor = run_in(tmp_path, stages(), Moving)
+    assert max(n for _, n in executor.at_once) > 5
+    assert ended(summary, "after") == {"done": 40}
+
+
+@dataclass(eq=False)
+class Moving(Counting):
+    """Sees that each call brings something about."""
+
+    def wait(self) -> list[tuple[Order, Receipt | Lost | None]]:
+        found = super().wait()
+        assert any(result for _, result in found)
+        return found
+
+
+class Reading(toy.After):
+    """Finds a file of the folder damaged."""
+
+    def build(self) -> Any:
+        def read(reviews: Any) -> Any:
+            raise CorruptFileError(Path(self.calls, "hands/a-0000.parquet"), "it was damaged")
+
+        return read
+
+
+def test_a_damaged_file_that_cannot_be_set_aside_is_one_items_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Store, path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Store, "set_corrupt_aside", refused)
+    summary, _ = run_in(tmp_path, [*stages()[:3], Reading(calls=str(tmp_path))])
+    assert ended(summary, "count") == {"done": 40}
+    assert ended(summary, "after") == {"retry": 40}
 
 
 def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.engine.bundles.bundle import Bundle
+from pipeline.engine.bundles.bundle import Bundle, Part, write_bundle
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import StoreError
 from pipeline.engine.store import Store
@@ -154,6 +154,27 @@ def test_small_bundles_of_many_runs_become_fewer(tmp_path: Path) -> None:
             Compaction(store, most_loose=0, parts=1).end([("people", [key])])
         Compaction(store, parts=4).end([("people", keys[:8])])
     assert len(list((tmp_path / "people/bundles").iterdir())) == 8  # too few to be worth it
+
+
+def test_earlier_bundles_go_while_new_ones_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table whose bundles are all written anew takes little more of the disk meanwhile."""
+    keys, store, there = [f"v{number:02d}-0001" for number in range(16)], Store(tmp_path), list[int]()
+    folder = tmp_path / "hands/bundles"
+
+    def counted(parts: Sequence[Part], path: Path) -> None:
+        there.append(len(list(folder.glob("[!.]*"))))
+        write_bundle(parts, path)
+
+    with store.sole():
+        for key in keys:
+            commit(store, "hands", [key])
+            Compaction(store, most_loose=0, parts=1).end([("hands", [key])])
+        monkeypatch.setattr("pipeline.engine.bundles.compaction.write_bundle", counted)
+        monkeypatch.setattr("pipeline.engine.bundles.compaction._AT_ONCE", 1)
+        Compaction(store, parts=4).end([("hands", keys)])
+    assert there == [16, 13, 10, 7]
+    assert len(list(folder.iterdir())) == 4
+    assert Store(tmp_path).keys("hands") == keys
 
 
 def test_every_table_is_compacted_while_a_run_goes_on(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ _SMALL_BUNDLES = 4
 """Bundles that small ones must fill to be written anew as fewer."""
 
 
+_AT_ONCE = 16
+"""Full bundles of parts that are written anew before the earlier ones of them go: so much more of the disk is taken meanwhile."""
+
+
 class _Source(NamedTuple):
     """A part to write into a bundle."""
 
@@ -92,7 +96,9 @@ class Compaction:
             few = sum(living[name] for name in small) < _SMALL_BUNDLES * self.parts
             anew = [name for name, num in living.items() if 2 * num < max(parts_of(name), most) or (name in small and not few)]
             with self._or_told(table):
-                self._pack(table, keys, anew)
+                for some in _in_turn(anew, living, _AT_ONCE * self.parts):
+                    self._pack(table, keys, some)
+                    keys = []
         self.landed.clear()
 
     def mend(self, tables: Iterable[str]) -> None:
@@ -256,6 +262,17 @@ class Compaction:
             if facts_of(path.stat()) == facts:
                 self.store.corrupt_file(table, key).unlink(missing_ok=True)
                 path.unlink()
+
+
+def _in_turn(names: Sequence[str], living: Mapping[str, int], most: int) -> list[list[str]]:
+    """Bundles in groups that hold so many living parts or one more bundle's; one empty group of none."""
+    groups, held = [list[str]()], 0
+    for name in names:
+        if held >= most:
+            groups, held = [*groups, []], 0
+        groups[-1].append(name)
+        held += living[name]
+    return groups
 
 
 def take_away(store: Store, table: str, name: str, leaves: Callable[[str], bool]) -> None:

@@ -105,4 +105,4 @@ def test_a_clip_is_decoded_once_for_people_and_hands(undisturbed: Path) -> None:
     receipts = [json.loads(line) for log in (undisturbed / "runs").iterdir() for line in log.read_text().splitlines()]
     decoded = [receipt for receipt in receipts if receipt["decode_s"] > 0]
     assert len({receipt["key"] for receipt in decoded}) == len(decoded) == 3
-    assert {len(receipt["outcomes"]) for receipt in decoded} == {4}  # people, who is who, hands by two detectors
+    assert {len(receipt["outcomes"]) for receipt in decoded} == {5}  # people, who is who, what is proposed, hands by two detectors

@@ -116,6 +116,9 @@ def test_votes_of_a_pair_by_hand() -> None:
     assert votes_of((0, 0, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2, -0.2]), "one above the other"
     assert votes_of((1, 0, 0, 0.1), (1, 0, 0, -0.1)) == pytest.approx([0.2, -0.2]), "whatever frame is the first"
     assert votes_of((0, 0, 0, 0.1), (0, 300, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.2 / 6, -0.6])
+    assert votes_of((0, 300, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.2 / 6, -0.6]), "no farther than a hand"
+    somebody, nobody = (1, 0, 0, 0.1), (1, 0, -1, -0.1)
+    assert votes_of((0, 0, 0, 5.0), somebody, nobody)[1:] == votes_of(somebody, nobody) != [0.1, -0.1], "in whatever frame they lie"
     assert votes_of((0, 40, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.5 * 0.1 / 4, -0.35])
     assert votes_of((0, 0, 0, -0.5), (0, 0, 0, 0.4)) == pytest.approx([-0.9, 0.9])
     assert votes_of((0, 0, 0, 4.5), (0, 0, 0, 3.0)) == pytest.approx([1.5, -1.5]), "between two the surer one counts, up to 6"

@@ -1,7 +1,9 @@
 """Shared fixtures: real media, the pinned networks, a Ray that stays on this machine."""
 
+import atexit
 import faulthandler
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: networks this small gain nothing by threads, and wait for each of a busy core
@@ -14,6 +16,27 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must be loaded before what it checks
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remember how the tests ended, for `_leave`."""
+    _ended.append(int(exitstatus))
+
+
+_ended: list[int] = []
+
+
+def _leave() -> None:
+    """End a process of `python -m pytest` as its tests ended, without taking the interpreter down: after a whole suite threads of a dozen
+    native libraries still run, and one of them may reach for what is gone (seen once, after all tests had passed)."""
+    told = getattr(sys.modules["__main__"], "__spec__", None)
+    if _ended and told is not None and told.name == "pytest.__main__":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended[-1])
+
+
+atexit.register(_leave)  # before anything else is: it is called last
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

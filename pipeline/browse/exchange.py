@@ -31,7 +31,7 @@ _WHOLE = ("frame", "hand", "side", "to_side")
 _REAL = ("time_s", "when_s")
 _BOXES = ("box", "to_box")
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-"""What reading a row raises that is not as it should be."""
+"""Exceptions that reading a malformed row raises."""
 _CATEGORIES = {LEFT: 1, RIGHT: 2, -1: 3}
 _NAMES = {1: "left hand", 2: "right hand", 3: "hand"}
 

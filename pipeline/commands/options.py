@@ -22,7 +22,7 @@ def data_folder(arguments: argparse.Namespace) -> Path:
 
 
 def _name_of(videos: str) -> str:
-    """What a folder for these videos is called: as the list, and of a glob (films/*.mp4) as the folder that it looks in."""
+    """Name of the data folder for some videos: the list's, and of a glob (films/*.mp4) that of the folder it looks in."""
     path = Path(videos)
     if "://" in videos or not set(path.stem) & set("*?["):
         return path.stem

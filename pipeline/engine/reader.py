@@ -24,7 +24,7 @@ from stages.tables import CameraPoses, Cameras, Clips, Table, Verdicts, Videos, 
 from stages.web.note import read_note
 
 Made = dict[type[Table], Table]
-"""What a stage gave of an item, by table."""
+"""Tables that the stages before made of one item, in this very call."""
 
 
 @dataclass(eq=False)

@@ -206,7 +206,7 @@ class Worker:
                 lacking.update(tables_written(self.stages[later]))
 
     def _at_once(self, position: int, works: "Sequence[_Work]") -> "dict[str, _Result]":
-        """What a stage gives of several items in one call, by their keys; nothing where it does them one after another.
+        """Results of a stage for several items in one call, by their keys; none where it does them one after another.
 
         Nothing either of an item whose inputs cannot be read, and of all of them where the call fails: each is then done alone, and a
         failure is recorded against the item whose it is.
@@ -399,7 +399,7 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a stage gave of an item among others, and the item's share of the time."""
+    """Result of a stage for one of several items, and the item's share of the time."""
 
     result: Any
     seconds: float

@@ -13,6 +13,8 @@ from torch import nn
 from stages.detectors.mediapipe.kernel import Layers
 
 WARMUP_STEPS = 100
+DEVIATIONS_SHARE = 0.3
+"""Weight of the deviations' loss beside the joints'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,12 @@ def train_layers(
         layers[1], nn.ReLU(), nn.Dropout(settings.drop), layers[2],
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    share = weight / weight.sum(dtype=np.float64)
     for number in range(settings.steps):
         rate = min(1.0, (number + 1) / WARMUP_STEPS) * 0.5 * (1 + np.cos(np.pi * number / settings.steps))
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
-        rows = torch.from_numpy(rng.choice(len(looks), settings.batch_size, p=weight / weight.sum(dtype=np.float64)))
+        rows = torch.from_numpy(rng.choice(len(looks), settings.batch_size, p=share))
         gap = network(shown[rows] + settings.noise * torch.randn(len(rows), k)) - wanted[rows]
         apart, unsure = gap.split([joints.shape[1], deviations.shape[1]], 1)
         loss = apart.unflatten(1, (-1, 3)).norm(dim=2).mean() + DEVIATIONS_SHARE * (unsure**2).mean()
@@ -77,7 +80,3 @@ def train_layers(
         weight_3=weights[2] * size,
         bias_3=biases[2] * size + middle,
     )
-
-
-DEVIATIONS_SHARE = 0.3
-"""Weight of the deviations' loss beside the joints'."""

@@ -51,7 +51,7 @@ _ADVICE: Mapping[str, str] = {
 """What a person can do about a refusal, by the store's code for it."""
 
 _PASSING = ("RequestTimeout", "IncompleteBody", "BadDigest")
-"""What a store answers with status 400 to a body that came late, in part or damaged."""
+"""Codes of status 400 for a body that came late, in part or damaged: the request is made again."""
 
 _DENIED = "this key has no right to {}: grant it reading, writing and deleting below the prefix, and listing of the bucket"
 
@@ -61,7 +61,7 @@ _MOST_REPLACED = 5
 
 
 class Tag(NamedTuple):
-    """What tells an object from those that lay in its place."""
+    """ETag and version of an object, by which it is told from those that lay in its place."""
 
     etag: str
     version: str = ""
@@ -75,7 +75,7 @@ class Meta(NamedTuple):
     size_bytes: int
     modified: datetime
     version: str = ""
-    """As a `Tag`'s; a listing does not say it."""
+    """Version of the object as in `Tag`; '' in a listing, which does not say it."""
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from stages.detectors.mediapipe.crops import Look, region_of_box, upright_angle
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, tracked_region
+from stages.detectors.mediapipe.hand_search import HOPELESS
 from stages.tables import HAND_KEYPOINTS
 
 SCALE = 1.5
@@ -19,8 +20,6 @@ TURNS = 8
 """Turns of the square. Ours."""
 LIKELY = 0.5
 """Presence at which the first turn is taken for the right one; MediaPipe's own gate."""
-HOPELESS = 0.05
-"""Presence of the best turn below which no second look is worth its time: as in `hand_search.confirm`."""
 _WRIST, _KNUCKLE = HAND_KEYPOINTS.index("wrist"), HAND_KEYPOINTS.index("middle1")
 
 

@@ -62,7 +62,7 @@ def _on_training(parser: argparse.ArgumentParser, recipe: str, out: Path) -> arg
     parser.add_argument("--settings", action="store_true", help="list the settings of the recipe, and do nothing")
     parser.add_argument("--epochs", type=at_least_one, help="default: the recipe's")
     parser.add_argument("--minutes", type=number(0, above=True), default=math.inf, help="end after this time at the latest")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="of the network's arithmetic (default: the recipe's)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), help="of the network's arithmetic (default: the recipe's)")
     parser.add_argument("--threads", type=at_least_one, default=2, help="that decode images, of each worker")
     parser.add_argument("--workers", type=none_or_more, default=0, help="of Ray Train; 0 trains in this process")
     parser.add_argument("--gpu", action="store_true", help="a GPU for each worker")

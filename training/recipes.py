@@ -187,7 +187,7 @@ def detector_palm() -> DetectorRecipe:
         network=DetectorSettings(backbone="palm", one_to_one=False),
         augmentation=Augmentation(rotation_deg=30, shift=0.25, scale=(0.25, 2.0), mosaic=0.4, mixup=0, masking=0.2),
         loss=DetectorLossWeights(keypoint_loss="distance", keypoints=20.0),
-        train=TrainSettings(learning_rate=2e-3, warmup_steps=50, weight_decay=0.02, precision="bfloat16"),
+        train=TrainSettings(learning_rate=2e-3, warmup_steps=50, weight_decay=0.02, precision="auto"),
         image_px=416,
         plain_share=0.2,
     )

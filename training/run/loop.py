@@ -55,9 +55,9 @@ class TrainSettings:
     """Decay of weights with two dimensions or more."""
     clip_norm: float = 10.0
     """Longest gradient."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Arithmetic of the network's forward and backward pass; augmentation, targets and losses are taken in float32. bfloat16 needs no
-    scaling of the loss."""
+    scaling of the loss; auto takes it where the device computes in it: a processor that imitates it takes up to 50 times as long."""
     compile: bool = False
     """torch.compile the network: minutes at the start, faster steps on a GPU."""
     checkpoint_s: float = 300.0
@@ -112,6 +112,13 @@ class Layered(Protocol):
         it `learns_from`, and whether they are `inner` matrices of a transformer."""
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions that bfloat16 is fast by; others imitate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Narrowed(nn.Module):
     """A network that runs in bfloat16 and answers in float32."""
 
@@ -155,7 +162,7 @@ class Run:
         self.adversary = Adversary(task, settings.weight_decay, self.device, loader.world_size) if isinstance(task, Adversarial) else None
         self._take_up()
         network: nn.Module = torch.compile(self.plain) if settings.compile else self.plain  # type: ignore[assignment]
-        if settings.precision == "bfloat16":
+        if settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(self.device)):
             network = Narrowed(network, self.device.type)
         self.network = DistributedDataParallel(network, gradient_as_bucket_view=True) if loader.world_size > 1 else network
         self.log = Log(folder, first=self.first)

@@ -41,6 +41,12 @@ def test_a_box_is_scaled_about_its_centre_and_who_is_not_calibrated_is_taken_at_
     np.testing.assert_allclose(found.score_raw, [0.25, 0.25])
 
 
+@pytest.mark.parametrize(("box", "widened"), [([100, 120, 200, 130], [100, 105, 200, 145]), ([50, 0, 60, 200], [15, 0, 95, 200])])
+def test_a_hand_seen_from_its_edge_is_as_thick_as_a_hand(box: list[float], widened: list[float]) -> None:
+    same = Calibration(extent=np.ones(2), knots=np.array(ENTRY["knots"]))
+    assert same.box(np.array([box], np.float32)).tolist() == [widened]
+
+
 def test_terms_are_log_odds_within_bounds() -> None:
     one, bounded, even = (terms(found)[0] for found in (palm(0.5, 0.9, 0.2), palm(0.5, 1.0, 0.0), palm(0.5, 0.5, 0.5)))
     np.testing.assert_allclose(one, [1, np.log(9), np.log(0.25)], rtol=1e-5)

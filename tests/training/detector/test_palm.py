@@ -27,7 +27,7 @@ from training.detector.network import Detector, DetectorSettings, Raw
 from training.detector.objective import DetectorLossWeights, Terms, detector_loss, targets_of
 from training.detector.task import DetectorTask
 from training.recipes import detector_palm
-from training.run.loop import Run, TrainSettings
+from training.run.loop import Narrowed, Run, TrainSettings, computes_bfloat16
 
 SIZE = 128
 
@@ -102,6 +102,16 @@ def test_bfloat16_is_the_networks_alone(album: Dataset, tmp_path: Path, monkeypa
     run.plain.heads.register_forward_hook(lambda module, given, said: seen.update(network=said.side.dtype))
     run._step(next(iter(run.loader.epoch(0))), 0.0)
     assert seen == {"augment": False, "network": torch.bfloat16, "loss": torch.float32}
+
+
+def test_the_recipe_takes_bfloat16_where_the_processor_computes_in_it(album: Dataset, tmp_path: Path) -> None:
+    run = palm_run(album, tmp_path, precision=detector_palm().train.precision)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert isinstance(run.network, Narrowed) is computes_bfloat16(torch.device("cpu"))
+    if "avx2" in flags and "avx512" not in flags:
+        assert not isinstance(run.network, Narrowed)
+    if "avx512_bf16" in flags:
+        assert isinstance(run.network, Narrowed)
 
 
 def test_warm_up_ends_with_a_share_of_the_run_whatever_the_clock_makes_of_it(album: Dataset, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def coco_images(path: Path) -> list[ForeignImage]:
             )
             for image in told["images"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is no COCO file ({error!r:.200}): images and annotations are wanted") from error
 
 
@@ -102,18 +102,32 @@ def foreign_image(
 
 
 def yolo_images(folder: Path) -> Iterator[ForeignImage]:
-    """The images of a YOLO folder that have a file of labels: `images/` beside `labels/`, and `data.yaml` with the names of its classes.
+    """The images of a YOLO folder that have a file of labels, by `yolo_file`, and `data.yaml` with the names of its classes.
 
     Raises ValueError that names a file of labels that is none, FileNotFoundError for a folder without labels.
     """
-    if not (folder / "labels").is_dir():
+    if not has_yolo_labels(folder):
         raise FileNotFoundError(f"{folder} has no labels/: a YOLO folder has images/ and labels/")
     sides = yolo_sides(folder)
-    for path in sorted(p for p in (folder / "images").rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
-        file = folder / "labels" / path.relative_to(folder / "images").with_suffix(".txt")
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
+        file = yolo_file(folder, path)
         size = stored_size(path)
         if file.is_file() and size:
             yield foreign_image(str(path.relative_to(folder)), size, yolo_hands(file, size, sides), [])
+
+
+def has_yolo_labels(folder: Path) -> bool:
+    """Whether a folder is YOLO's: it, or one in it (`train`, `valid`), has `labels/`."""
+    return any(labels.is_dir() for labels in (folder / "labels", *folder.glob("*/labels")))
+
+
+def yolo_file(folder: Path, image: Path) -> Path:
+    """An image's file of labels: `labels/` where its path in the folder has `images/` last, else the same path below `labels/`."""
+    *parents, name = image.relative_to(folder).with_suffix(".txt").parts
+    if "images" not in parents:
+        return folder.joinpath("labels", *parents, name)
+    last = len(parents) - 1 - parents[::-1].index("images")
+    return folder.joinpath(*parents[:last], "labels", *parents[last + 1 :], name)
 
 
 def yolo_sides(folder: Path) -> Mapping[int, int]:
@@ -142,7 +156,7 @@ def yolo_hands(file: Path, size: tuple[float, float], sides: Mapping[int, int]) 
             rows = table.reshape(21, -1).tolist() if table.size in (42, 63) else []  # others are keypoints of something else
             scaled = [[row[0] * size[0], row[1] * size[1], *(row[2:] or [2.0])] for row in rows]
             hands.append((box, sides.get(int(float(kind)), UNKNOWN_SIDE), marked([v for row in scaled for v in row])))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{file} is no file of YOLO's boxes ({error}): class, centre and size a line are wanted") from error
     return hands
 

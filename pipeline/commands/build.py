@@ -109,7 +109,11 @@ def import_images(arguments: argparse.Namespace) -> int:
     stages = find_recipe(arguments.recipe)(Manifest.empty(), Path())
     num_rows = write_image_shards(images, arguments.out, stages, ImageShards(), arguments.console, leave=arguments.leave)
     left_out = num_left_out(images, arguments.out)
-    told = f"; {left_out} left out, as they are no images, too large or not there: mend them and run again" if left_out else ""
+    told = (
+        f"; {left_out} left out, as they are no images, too large, not there or of another size than said: mend them and run again"
+        if left_out
+        else ""
+    )
     arguments.console.print(f"{num_rows} images labelled; {len(images)} in all in {arguments.out}{told}", markup=False)
     return 2 if left_out else 0
 

@@ -6,6 +6,7 @@ Convention. Boxes are xyxy in pixels of the image as it is stored, x right, y do
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +15,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from hands.metrics.foreign_labels import ENDINGS, ForeignImage, coco_images, foreign_image, stored_size, yolo_hands, yolo_sides
+from hands.metrics.foreign_labels import (
+    ENDINGS,
+    ForeignImage,
+    coco_images,
+    foreign_image,
+    has_yolo_labels,
+    stored_size,
+    yolo_file,
+    yolo_hands,
+    yolo_sides,
+)
 from hands.metrics.labels import UNKNOWN
 from pipeline.exports.formats import ABOUT
 from stages.shards import SPLITS, split_of
@@ -46,6 +57,8 @@ class LabelledImage:
     """All hands of the image are boxed."""
     about: Mapping[str, str] = field(default_factory=dict)
     """source, origin, licence, tier."""
+    size: tuple[float, float] | None = None
+    """Width and height, pixels, that its labels say it has; None: they say none."""
 
 
 def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
@@ -58,13 +71,12 @@ def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
         raise FileNotFoundError(f"there is no folder {folder}: name one of images")
     listed = next((folder / name for name in JSONL if (folder / name).is_file()), None)
     coco = sorted(path for path in [*folder.glob("*.json"), *folder.glob("annotations/*.json")] if path.is_file() and path.name != ABOUT)
-    yolo = folder / "labels"
     if listed:
         found: Iterable[LabelledImage] = _of_jsonl(listed)
     elif coco:
         found = (image for path in coco for image in _of_coco(path, folder))
     else:
-        found = _of_folder(folder, yolo if yolo.is_dir() else None)
+        found = _of_folder(folder, is_yolo=has_yolo_labels(folder))
     images = sorted((image for image in found if not tiers or image.about.get("tier") in tiers), key=lambda image: image.name)
     if not images:
         wanted = f" of tier {' or '.join(tiers)}" if tiers else ""
@@ -95,7 +107,7 @@ def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
             if not np.isfinite(region).all():
                 raise ValueError("region_boxes are finite numbers")
             size = (float(told["width"]), float(told["height"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{where} is no label of an image ({error!r:.200}): path, width, height and hands are wanted") from error
         _refuse_outside(box, size, f"{where}, {name}")
         group = str(told.get("group") or name)
@@ -115,12 +127,14 @@ def _of_jsonl(path: Path) -> Iterator[LabelledImage]:
                 "licence": str(told.get("licence") or ""),
                 "tier": str(told.get("tier") or ""),
             },
+            size=size,
         )
 
 
 def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
     """COCO's own format and COCO-WholeBody's; a crowd is ignored. The file's name says the split, else the image's hash."""
-    named = next((split for split in SPLITS if split in path.stem), "")
+    words = re.findall(r"[a-z]+", path.stem.lower())
+    named = next((split for split in SPLITS if any(word.startswith(split) for word in words)), "")
     for image in coco_images(path):
         _refuse_outside(image.box, (image.width, image.height), f"{path}, image {image.name}")
         yield _foreign(
@@ -128,6 +142,7 @@ def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
             path=next((p for p in _places(folder, path, image.name) if p.exists()), folder / image.name),
             split=split_of(image.name, named),
             source=path.stem,
+            size=(image.width, image.height),
         )
 
 
@@ -136,26 +151,28 @@ def _places(folder: Path, labels: Path, name: str) -> Sequence[Path]:
     return (folder / name, folder / "images" / name, folder / labels.stem / name)
 
 
-def _of_folder(folder: Path, labels: Path | None) -> Iterator[LabelledImage]:
-    """Images below a folder, with YOLO's files of labels where there are such."""
-    sides = yolo_sides(folder) if labels else {}
+def _of_folder(folder: Path, *, is_yolo: bool) -> Iterator[LabelledImage]:
+    """Images below a folder, with YOLO's files of labels where there are such; a folder of their path says the split, else their hash."""
+    sides = yolo_sides(folder) if is_yolo else {}
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")  # bytes that are no text, as text
         hands, labelled, size = [], False, (1.0, 1.0)
-        if labels:
-            inside = path.relative_to(folder / "images") if (folder / "images") in path.parents else path.relative_to(folder)
-            file = labels / inside.with_suffix(".txt")
+        if is_yolo:
+            file = yolo_file(folder, path)
             labelled = file.is_file()
             found = stored_size(path) if labelled else None
             if found:
                 hands, size = yolo_hands(file, found, sides), found
         image = foreign_image(name, size, hands, [])
         _refuse_outside(image.box, size, str(path))
-        split = split_of(name, next((part for part in Path(name).parts if part in SPLITS), ""))
+        parts = ["val" if part == "valid" else part for part in Path(name).parts]  # Roboflow's word
+        split = split_of(name, next((part for part in parts if part in SPLITS), ""))
         yield _foreign(image, path=path, split=split, source=folder.name, labelled=labelled)
 
 
-def _foreign(image: ForeignImage, *, path: Path, split: str, source: str, labelled: bool = True) -> LabelledImage:
+def _foreign(
+    image: ForeignImage, *, path: Path, split: str, source: str, labelled: bool = True, size: tuple[float, float] | None = None
+) -> LabelledImage:
     """An image whose labels are complete, or that has none."""
     return LabelledImage(
         path=path,
@@ -169,6 +186,7 @@ def _foreign(image: ForeignImage, *, path: Path, split: str, source: str, labell
         labelled=labelled,
         exhaustive=labelled,
         about={"source": source, "origin": image.name, "licence": image.licence, "tier": ""},
+        size=size,
     )
 
 

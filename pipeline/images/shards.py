@@ -55,13 +55,15 @@ def write_image_shards(
 ) -> int:
     """Write the shards of `images` that are missing, by the hands that a recipe's `stages` see; the number of rows written.
 
-    An image that cannot be read is named and left out; of the splits of `images`, shards of images that are no more are removed with
-    `leave`. Raises ValueError without it: a disk may be half mounted.
+    An image that cannot be read, or is of another size than its labels say, is named and left out; of the splits of `images`, shards of
+    images that are no more are removed with `leave`. Raises ValueError without it: a disk may be half mounted; and for a group that an
+    earlier import put into another split, which stays.
     """
     store, teach, num_rows = Store(out), None, 0
     dealt, members = _dealt(images, settings.images_a_shard), _members(stages)
     with store.lock():
         _refuse_loss(images, store, leave=leave)
+        _refuse_torn_groups(images, store)
         for name in sorted(dealt):
             recipe = _recipe(dealt[name], members, settings)
             if (store.made_by(*name.split("/")) or {}).get("fingerprint") == recipe["fingerprint"]:
@@ -96,7 +98,7 @@ def _written_here(store: Store) -> list[Path]:
 
 
 def num_left_out(images: Sequence[LabelledImage], out: Path) -> int:
-    """How many of the images have no row in the shards of a folder: they could not be read."""
+    """How many of the images have no row in the shards of a folder: unreadable, or of another size than their labels say."""
     splits = {image.split for image in images}
     return len(images) - sum(pq.read_metadata(path).num_rows for path in _written_here(Store(out)) if path.parent.name in splits)
 
@@ -107,15 +109,36 @@ def _refuse_loss(images: Sequence[LabelledImage], store: Store, *, leave: bool) 
     leaving: set[str] = set()
     for path in [] if leave else _written_here(store):
         if path.parent.name in splits:
-            try:
-                leaving |= {*pq.read_table(path, columns=["sample"])["sample"].to_pylist()} - here
-            except UNREADABLE:
-                continue
+            leaving |= _column(path, "sample") - here
     if leaving:
         raise ValueError(
             f"{len(leaving):,} images of {store.root} are not among those named, the first {min(leaving)}: name all of them, or let those "
             "go with --leave"
         )
+
+
+def _refuse_torn_groups(images: Sequence[LabelledImage], store: Store) -> None:
+    """Raise ValueError where a group of the images lies in a split of an earlier import that this one does not write anew."""
+    here = {image.group: image.split for image in images}
+    for path in _written_here(store):
+        split = path.parent.name
+        if split in here.values():
+            continue
+        torn = here.keys() & _column(path, "video")
+        if torn:
+            group = min(torn)
+            raise ValueError(
+                f"group {group} lies in {here[group]} now and in {store.root / split} by an earlier import: import both splits at once, "
+                f"or remove {store.root / split}"
+            )
+
+
+def _column(path: Path, name: str) -> set[str]:
+    """What a column of a shard holds; nothing of a damaged one."""
+    try:
+        return {*pq.read_table(path, columns=[name])[name].to_pylist()}
+    except UNREADABLE:
+        return set()
 
 
 def _members(stages: Sequence[Stage]) -> list[Any]:
@@ -171,12 +194,24 @@ def _batches(images: Iterable[LabelledImage], teach: Teach, pack: Pack, console:
         if image is None:
             console.print(f"{label.path} is no image, too large, or not there: left out", style="yellow", markup=False)
             continue
+        size = (image.shape[1], image.shape[0])
+        if label.size not in (None, size):
+            console.print(
+                f"{label.path} is {_pixels(size)} as it is stored, its labels are of {_pixels(label.size)}: left out",
+                style="yellow",
+                markup=False,
+            )
+            continue
         rows.append(_row(label, number, data, image, teach(label, image), encode, pack.max_side))
         if len(rows) == pack.row_group_size:
             yield _batch(rows)
             rows = []
     if rows:
         yield _batch(rows)
+
+
+def _pixels(size: tuple[float, float]) -> str:
+    return f"{size[0]:g}x{size[1]:g}"
 
 
 def _row(

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from hands.metrics.labels import load_labels
 from pipeline.images.formats import read_images
 
 
@@ -88,6 +89,7 @@ def test_yolo_and_images_without_labels(tmp_path: Path) -> None:
         ('{"path": "1.jpg", "width": Infinity, "height": 48, "hands": []}', r"line 1, 1.jpg: an image of infx48 pixels is none"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": [{"box": [1, 2, 3, 4, 5, 6, 7, 8]}]}', r"line 1 is no label of an image"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "region_boxes": [[1, 2, NaN, 4]]}', r"line 1 .*region_boxes are finite numbers"),
+        ('{"path": "1.jpg", "width": 1' + "0" * 400 + ', "height": 48, "hands": []}', r"line 1 is no label of an image .OverflowError"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": 0}', r"line 1 is no label .*hands is a list or null, got 0"),
         ('{"path": "../1.jpg", "width": 64, "height": 48, "hands": []}', r"image ../1.jpg lies outside of the folder: copy it in"),
         ('{"path": "1.jpg", "width": 64, "height": 48, "hands": []}\n' * 2, r"1.jpg is labelled twice: keep one"),
@@ -102,12 +104,39 @@ def test_broken_labels_are_named(tmp_path: Path, line: str, told: str) -> None:
         read_images(tmp_path)
 
 
-@pytest.mark.parametrize("note", [[], {"image_id": 1}, {"image_id": 1, "bbox": ["a", 1, 2, 3]}, {"image_id": 1, "bbox": [1, 2]}])
+@pytest.mark.parametrize(
+    "note", [[], {"image_id": 1}, *({"image_id": 1, "bbox": box} for box in (["a", 1, 2, 3], [1, 2], [10**400, 1, 2, 3]))]
+)
 def test_a_broken_note_of_coco_is_named(tmp_path: Path, note: Any) -> None:
     image_of = {"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}
     (tmp_path / "hands.json").write_text(json.dumps({"images": [image_of], "annotations": [note]}))
     with pytest.raises(ValueError, match=r"hands.json is no COCO file"):
         read_images(tmp_path)
+
+
+def test_a_file_of_coco_is_of_a_split_where_a_word_of_its_name_says_so(tmp_path: Path) -> None:
+    """`latest.json` was taken for the images to test on."""
+    image(tmp_path / "1.jpg")
+    told = {"images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}], "annotations": []}
+    for name, split in (("latest", "train"), ("person_keypoints_val2017", "val"), ("Testing", "test")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(told))
+        assert [found.split for found in read_images(tmp_path)] == [split]
+        path.unlink()
+
+
+def test_yolo_by_split(tmp_path: Path) -> None:
+    """Roboflow's exports have images and labels below each split; all of it was read as images that nobody labelled."""
+    for split in ("train", "valid"):
+        image(tmp_path / split / "images" / f"{split}.jpg")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / f"{split}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "data.yaml").write_text("names: [left hand]\n")
+    one, two = read_images(tmp_path)
+    assert [(found.split, found.labelled, found.box.tolist(), found.side.tolist()) for found in (one, two)] == [
+        (split, True, [[24, 12, 40, 36]], [0]) for split in ("train", "val")
+    ]
+    assert [label.image for label in load_labels(tmp_path)] == [one.name, two.name]
 
 
 def test_a_group_in_two_splits_is_refused(tmp_path: Path) -> None:

@@ -79,8 +79,11 @@ def test_only_shards_that_were_written_here_and_hold_nothing_any_more_are_remove
     out, train = tmp_path / "out", tmp_path / "out" / "train"
     write_image_shards([one], out, stages, ImageShards(), console)
     (path,) = train.glob("*.parquet")
-    write_image_shards([replace(one, split="val")], out, stages, ImageShards(), console)
+    write_image_shards([replace(one, group="other", split="val")], out, stages, ImageShards(), console)
     assert path.exists(), "of a split that was not asked for"
+    with pytest.raises(ValueError, match=r"group all lies in test now and in .*/out/train by an earlier import"):
+        write_image_shards([replace(one, split="test")], out, stages, ImageShards(), console)
+    assert not (out / "test").exists()
     both = [replace(one, name=f"{number}.jpg") for number in range(2)]
     foreign = train / "mine-00000-of-00002.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata({"fingerprint": "-", "split": "train"}), foreign)
@@ -110,6 +113,20 @@ def test_an_image_that_declares_too_much_is_left_out_and_counted_in_a_folder_nam
     assert (tmp_path / "out" / "index.json").exists()
     assert num_left_out([one, *odd], Path("out")) == 2
     assert all(read_image(image.path, cv2.IMREAD_COLOR) is None for image in odd)
+
+
+def test_labels_of_another_size_than_the_image_has_are_left_out(
+    folder: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Drawn on a photograph that EXIF turns, or on a smaller copy: their boxes lay elsewhere, and nobody was told."""
+    (one,) = (image for image in read_images(folder[0]) if image.name == "all.jpg")
+    assert one.size is not None
+    turned = replace(one, name="turned", size=one.size[::-1])
+    stages = recipe(Manifest.empty(), tmp_path)
+    assert write_image_shards([one, turned], tmp_path / "out", stages, ImageShards(), Console(soft_wrap=True)) == 1
+    wide, high = map(int, one.size)
+    assert f"all.jpg is {wide}x{high} as it is stored, its labels are of {high}x{wide}: left out" in capsys.readouterr().out
+    assert num_left_out([one, turned], tmp_path / "out") == 1
 
 
 def test_the_command_names_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ class MeanColour:
 
     norm: bool = True
     width: int = 8
+    image: int = 416
+    """No weight tells of it."""
     bad_steps: tuple[int, ...] = ()
     """Whose images are not a number."""
     metrics: tuple[float, ...] | None = ()
@@ -43,7 +45,7 @@ class MeanColour:
         return nn.Sequential(nn.Conv2d(3, self.width, 3, 2), norm, nn.SiLU(), *pooled)
 
     def settings(self) -> Mapping[str, Any]:
-        return {"width": self.width}
+        return {"width": self.width, "image": self.image}
 
     def loss(self, network: nn.Module, batch: Any, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
         time.sleep(self.pause_s)

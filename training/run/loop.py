@@ -319,7 +319,7 @@ class Run:
         return json.dumps([loader.mixture.fingerprint, list(loader.mixture.counts), loader.seed, loader.batch_size])
 
     def _take_up(self) -> None:
-        """Go on from `last.pt`. Raises ValueError when it is of other data or another network."""
+        """Go on from `last.pt`. Raises ValueError when it is of other data, another network or other settings of it."""
         path = self.folder / "last.pt"
         if not path.exists():
             return
@@ -333,6 +333,10 @@ class Run:
         if ("parts" in saved.optimizer) != isinstance(self.optimizer, Both):
             raise ValueError(f"{path} was trained by another optimizer: name another folder, or train as then")
         load_weights(self.plain, saved.network, path)
+        own = self.task.settings()
+        other = [f"{name} {was}" for name, was in saved.settings.items() if own.get(name, was) != was]
+        if other:  # weights of the same shapes: nothing else would tell
+            raise ValueError(f"{path} was trained with {', '.join(other)}: name another folder, or train as then")
         load_weights(self.ema.network, saved.ema, path)
         self.optimizer.load_state_dict(dict(saved.optimizer))
         self.progress = saved.progress

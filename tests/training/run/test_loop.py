@@ -247,6 +247,8 @@ def test_checkpoints_of_something_else_are_refused(shards: Callable[..., list[Pa
         run(paths[:1], tmp_path, MeanColour(width=4))
     with pytest.raises(ValueError, match=r"is of another network: 0 shapes and 5 names differ"):
         run(paths[:1], tmp_path, MeanColour(norm=False))
+    with pytest.raises(ValueError, match=r"last.pt was trained with image 416: name another folder, or train as then"):
+        run(paths[:1], tmp_path, MeanColour(image=640))
     with pytest.raises(ValueError, match="holds a mean colour, not a detector"):
         Checkpoint.load(tmp_path / "last.pt", "detector")
 

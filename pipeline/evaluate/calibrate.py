@@ -22,7 +22,7 @@ from hands.metrics.labels import MIRRORED, LabelledFrame, load_labels, match_han
 from stages import boxes
 from stages.fuse_hands import FuseHands, body_log_odds
 from stages.fusion.association import WRIST
-from stages.fusion.calibration import TERMS, Calibration, terms
+from stages.fusion.calibration import TERMS, Calibration, load_calibrations, terms
 from stages.fusion.wrists import wrist_witness
 from stages.tables import HandDetections, People
 
@@ -181,9 +181,10 @@ def write_calibration(
     *,
     people_tables: Sequence[Path] = (),
 ) -> None:
-    """Learn from labelled frames, the detections on them and, where there are any, the people, and write.
+    """Learn from labelled frames, the detections on them and, where there are any, the people, and write; sources of `out` that were not
+    learned stay.
 
-    Raises ValueError when no source has enough of them.
+    Raises ValueError when no source has enough of them, or `out` is no calibration.
     """
     out = out or weights_folder() / "calibration.json"
     labels = [label for path in label_files for label in load_labels(path)]
@@ -195,6 +196,9 @@ def write_calibration(
         raise ValueError(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
     data = {path.name: sha256_of(path) for path in [*label_files, *tables, *people_tables]}
     content = {"sources": sources, "learned_on": {"num_frames": len(labels) // 2, "sha256": data}}
+    if out.exists():  # sources that were learned from other frames stay
+        load_calibrations(out)
+        content["sources"] = json.loads(out.read_text())["sources"] | sources
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.aside")
     aside.write_text(json.dumps(content, indent=1) + "\n")

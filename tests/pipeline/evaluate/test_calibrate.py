@@ -132,6 +132,25 @@ def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path
     assert hashes == {name: sha256_of(tmp_path / name) for name in ("labels.json", "found.parquet")}
     (tmp_path / "labels.json").write_text(label_file(labels[:5]))
     assert whim.main(command) == 1
+    assert out.read_bytes() == first
+
+
+def test_sources_that_were_learned_before_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of `whim learn all`, or of other frames, were gone after a table of one detector."""
+    labels, found = hits_and_misses()
+    few = replace(found.take(slice(0, 20)), source=np.full(20, "b", object))
+    (tmp_path / "labels.json").write_text(label_file(labels))
+    pq.write_table(HandDetections.concat([found, few]).to_arrow(), tmp_path / "found.parquet")
+    out, known = tmp_path / "c.json", {"extent": [1.0, 1.0], "knots": [[0.0, 0.0], [1.0, 0.5]]}
+    out.write_text(json.dumps({"sources": {"a": known, "b": known}}))
+    command = ["learn", "calibration", "--labels", str(tmp_path / "labels.json"), "--detections", str(tmp_path / "found.parquet")]
+    assert whim.main([*command, "--out", str(out)]) == 0
+    assert "b: fewer than 50 detections on the labelled frames, left as it is" in capsys.readouterr().out
+    assert json.loads(out.read_text())["sources"]["b"] == known
+    assert load_calibrations(out)["a"].extent.tolist() == [1.25, 1.5]
+    out.write_text("{}")
+    assert whim.main([*command, "--out", str(out)]) == 1
+    assert f"{out} is no calibration" in capsys.readouterr().err
 
 
 def test_every_member_can_be_learned_and_fusion_finds_what_was(

@@ -89,10 +89,10 @@ def load_clips(path: Path, media: Path | None = None) -> list[LabelledClip]:
     """
     faults: list[str] = []
     items: list[tuple[str, dict[str, Any]]] = []
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             item = json.loads(text) if text.strip() else None
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(f"{path}:{number}: not JSON: {error}")
             continue
         if item is not None and not isinstance(item, dict):
@@ -115,14 +115,14 @@ def load_clips(path: Path, media: Path | None = None) -> list[LabelledClip]:
                 stretches[item["video"]].append((where, _stretch(item, headers[item["video"]][1])))
         except KeyError as error:
             faults.append(f"{where}: {error} is missing")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             faults.append(f"{where}: {error}")
     clips = []
     for video, (where, header) in headers.items():
         faults += _contradictions(stretches[video])
         try:
             clips.append(_clip(header, [s for _, s in stretches[video]]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             faults.append(f"{where}: {error!r}")
             continue
         faults += [f"{where}: {fault}" for fault in _file_faults(clips[-1], media)]

@@ -74,10 +74,10 @@ def load_judged(path: Path, roots: Mapping[str, Path | None]) -> list[JudgedHand
     """
     hands, faults = [], []
     digests: dict[Path, str] = {}
-    lines = path.read_text().splitlines()
-    if not lines or json.loads(lines[0]).get("format") != FORMAT:
+    first, *lines = path.read_bytes().splitlines() or [b""]
+    if FORMAT.encode() not in first:
         raise ValueError(f'{path}:1: wanted {{"format": "{FORMAT}"}} first')
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 2):
         try:
             item = json.loads(line)
             root = roots[item["root"]]
@@ -89,7 +89,7 @@ def load_judged(path: Path, roots: Mapping[str, Path | None]) -> list[JudgedHand
             if digests[file] != item["sha256"]:
                 raise ValueError(f"{file} is {'another file than the one that was labelled' if digests[file] else 'not there'}")
             hands.append(_judged(item, file))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             faults.append(f"{path}:{number}: {error!r}" if isinstance(error, KeyError) else f"{path}:{number}: {error}")
     if faults:
         raise ValueError("\n".join(faults))

@@ -32,7 +32,7 @@ def ignore(start_s: float = 0.0, end_s: float = 4.0, boxes: Any = ()) -> Mapping
 def write(folder: Path, *lines: Mapping[str, object] | str, header: object = None) -> Path:
     items = [{"format": "whim-clips/1"} if header is None else header, CLIP, *lines]
     path = folder / "clips.jsonl"
-    path.write_text("\n".join(item if isinstance(item, str) else json.dumps(item) for item in items))
+    path.write_text("\n".join(item if isinstance(item, str) else json.dumps(item) for item in items), errors="surrogateescape")
     return path
 
 
@@ -96,6 +96,10 @@ def test_what_is_ignored_begins_with_its_first_frame_and_ends_before_its_last(tm
         ({k: v for k, v in hand().items() if k != "end_s"}, r":4: 'end_s' is missing"),
         (CLIP, r":4: v.mp4 is described twice, first in .*:2"),
         ("{", r":4: not JSON"),
+        ("\udcff", r":4: not JSON"),
+        ("[" * 100_000, r":4: not JSON"),
+        ({**CLIP, "video": "w.mp4", "width": float("inf")}, r":4: OverflowError"),
+        (hand("other", person="b", boxes=[(0.0, 5, 5, 10**400, 9)]), r":4: int too large"),
         ("[1]", r":4: not a JSON object"),
     ],
 )

@@ -25,17 +25,29 @@ def evaluate_detector(arguments: argparse.Namespace) -> None:
         measured_in(arguments.report, arguments.checkpoint)
     detector = detector_of(arguments, threshold=LEAST_SCORE)
     name, images, min_iou = labelled_set(arguments)
+    annotators = _metrics_in(arguments.beside) if arguments.beside else {}
     worst = WorstImages(threshold=arguments.threshold, min_iou=min_iou)
     evaluation = evaluate(detector, images, onlooker=worst if arguments.report else None)
+    if not evaluation.num_images:
+        raise ValueError(f"{name} has no labelled image: there is nothing to measure on")
     found = metrics(evaluation, threshold=arguments.threshold, min_iou=min_iou)
     if arguments.report:
         write_report(arguments.report, name, arguments.checkpoint, detector, evaluation, found, worst)
-    beside = json.loads(arguments.beside.read_text()) if arguments.beside else {}
-    beside = {key: beside.get("side_accuracy" if key == "side" else key) for key in found} if beside else {}
+    beside = {key: annotators.get("side_accuracy" if key == "side" else key) for key in found} if annotators else {}
     if arguments.json:
         print(json.dumps(dict(found) | ({"beside": beside} if beside else {})))
     else:
         print_metrics(found, f"{arguments.checkpoint} on {evaluation.num_images} images of {name}", arguments.console, beside)
+
+
+def _metrics_in(path: Path) -> dict[str, float]:
+    """The metrics of `whim evaluate annotators --json` in a file. Raises ValueError for another file."""
+    from training.data.readers.labelled_image import read_json
+
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("recall"), float | int):
+        raise ValueError(f"{path} holds no metrics of annotators: whim evaluate annotators --json writes them")
+    return {name: value for name, value in found.items() if isinstance(value, float | int)}
 
 
 def evaluate_regressor(arguments: argparse.Namespace) -> None:

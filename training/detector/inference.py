@@ -64,7 +64,7 @@ class HandDetector:
         """
         network = fused(read(path or SHIPPED)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if size and size != network.settings.image:
-            _log.warning("%s was trained at %d px and is used at %d: its scores mean less", path, network.settings.image, size)
+            _log.warning("%s was trained at %d px and is used at %d: its scores mean less", path or SHIPPED, network.settings.image, size)
         return cls(network, size=size, threshold=threshold)
 
     @torch.inference_mode()

@@ -69,9 +69,10 @@ def test_a_bad_line_is_named_in_one_line(media: Path, tmp_path: Path, changes: d
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
-    path.write_text('{"format": "whim-clips/1"}')
-    with pytest.raises(ValueError, match="whim-landmarks/1"):
-        load_judged(path, {"media": None, "pictures": None})
+    for content in (b'{"format": "whim-clips/1"}', b"[1]", b"\xff", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'other.jsonl:1: wanted {"format": "whim-landmarks/1"} first'):
+            load_judged(path, {"media": None, "pictures": None})
 
 
 def test_the_score_tells_wrong_landmarks_on_videos_that_it_was_not_learned_on(looked: Looked) -> None:

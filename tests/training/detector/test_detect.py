@@ -209,6 +209,14 @@ def test_the_command_line_reaches_training(
     told = ("evaluate", "detector", checkpoint, "--labels", labels(tmp_path), "--image", 64, "--beside", beside)
     assert json.loads(say(*told, "--json"))["beside"] == {"recall": 0.5, "precision": 0.75} | dict.fromkeys(("ap", "ap50", "ap75", "ar"))
     assert "0.7500" in say(*told)
+    for content in ("[1]", '{"recall": "much"}'):
+        beside.write_text(content)
+        assert whim.main([*map(str, told)]) == 1
+        assert "beside.json holds no metrics of annotators: whim evaluate annotators --json writes them" in capsys.readouterr().err
+    nothing = tmp_path / "nothing.json"
+    nothing.write_text('{"images": [], "annotations": []}')
+    assert whim.main(["evaluate", "detector", str(checkpoint), "--labels", str(nothing)]) == 1
+    assert "nothing has no labelled image: there is nothing to measure on" in capsys.readouterr().err
     assert whim.main(["detect", str(checkpoint), str(photo), "--image", "100"]) == 1
     assert "--image must be a multiple of 32, got 100" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

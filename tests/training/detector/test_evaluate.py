@@ -56,7 +56,9 @@ def test_labelled_frames_are_counted(detector: HandDetector, photo: Path) -> Non
     assert measured(ignore=[best]) == [0, 0, None]
 
 
-def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_are_named(tmp_path: Path, photo: Path) -> None:
+    with pytest.raises(ValueError, match=r"label A0 is of a 80x120 image, .*photo.jpg is 120x80 as it is stored"):
+        list(labelled_frames(labels(tmp_path, width=80, height=120)))
     (tmp_path / "cut.json").write_text('{"format": ')
     with pytest.raises(ValueError, match=r"cut.json is not JSON: "):
         list(labelled_frames(tmp_path / "cut.json"))

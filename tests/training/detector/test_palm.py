@@ -171,7 +171,9 @@ def test_a_checkpoint_knows_the_size_of_its_images(album: Dataset, tmp_path: Pat
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert HandDetector.load(tmp_path / "here.pt", size=256).size == 256
-    assert "was trained at 128 px and is used at 256" in caplog.text
+        HandDetector.load(size=256)
+    assert "here.pt was trained at 128 px and is used at 256" in caplog.text
+    assert "palm.pt was trained at 416 px and is used at 256" in caplog.text
 
 
 def test_a_second_round_begins_with_the_first_and_killed_goes_on_with_its_own(album: Dataset, tmp_path: Path) -> None:

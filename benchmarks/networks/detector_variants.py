@@ -134,6 +134,7 @@ def by_openvino(path: Path) -> WhimNetwork:
     return WhimNetwork(
         session=_Compiled(openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})),
         size=plain.size,
+        least_side=plain.size,
         without_doubles=plain.without_doubles,
         landmarks=plain.landmarks,
     )

@@ -1,10 +1,11 @@
 """The detector that this project trains, as `whim export detector` writes it: an ONNX file with decoding and the choice of hands inside.
 
-Convention. The network sees a grey square with the picture resized in its middle: square pixel = scale x picture pixel + shift.
+Convention. The network sees a grey rectangle with the picture resized in its middle: rectangle pixel = scale x picture pixel + shift.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class WhimNetwork:
 
     session: Any
     size: int
-    """Side of the square, pixels."""
+    """Longer side of what it sees, pixels."""
+    least_side: int
+    """The shorter side is a multiple of 32 from here on."""
     without_doubles: bool
     """A hand is found once; otherwise boxes that overlap must be dropped."""
     landmarks: bool
@@ -62,32 +65,38 @@ def open_network(path: Path, *, device: str) -> WhimNetwork:
     return WhimNetwork(
         session=session,
         size=int(facts["size"]),
+        least_side=int(facts.get("least_side", facts["size"])),
         without_doubles=facts["without_doubles"] == "true",
         landmarks=facts["landmarks"] == "true",
     )
 
 
-def in_square(image: Picture, size: int) -> tuple[Float32[np.ndarray, "3 {size} {size}"], Float32[np.ndarray, "3"]]:
+def in_rectangle(image: Picture, size: int, least_side: int) -> tuple[Float32[np.ndarray, "3 height width"], Float32[np.ndarray, "3"]]:
     """The network's input, in [0, 1], and scale and shift of x and y that lead there."""
     import cv2
 
     height, width = image.shape[:2]
     scale = size / max(width, height)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (size - wide) // 2, (size - high) // 2
-    square = np.full((size, size, 3), GREY, np.uint8)
+    inner = np.array([max(1, round(height * scale)), max(1, round(width * scale))])
+    outer = np.maximum(-(-inner // 32) * 32, least_side)
+    (high, wide), (top, left) = inner.tolist(), ((outer - inner) // 2).tolist()
+    rectangle = np.full((*outer, 3), GREY, np.uint8)
     resized = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    square[top : top + high, left : left + wide] = resized
-    return np.divide(square.transpose(2, 0, 1), np.float32(255), dtype=np.float32), np.array([scale, left, top], np.float32)
+    rectangle[top : top + high, left : left + wide] = resized
+    return np.divide(rectangle.transpose(2, 0, 1), np.float32(255), dtype=np.float32), np.array([scale, left, top], np.float32)
 
 
 def find_hands(network: WhimNetwork, *, min_score: float, max_iou: float, batch_size: int) -> FindHands:
     """The network as a function of pictures, the whole of each; settings as in `ProposeHands`. It asks nobody who is there."""
 
     def answers_of(images: Sequence[Picture]) -> list[Answer]:
-        squares = [in_square(image, network.size) for image in images]
-        said = network.session.run(OUTPUTS, {"images": np.stack([square for square, _ in squares])})
-        return [_in_picture([values[k] for values in said], to_square) for k, (_, to_square) in enumerate(squares)]
+        inputs = [in_rectangle(image, network.size, network.least_side) for image in images]
+        answers: list[Answer] = []
+        for _, group in groupby(inputs, key=lambda one: one[0].shape):
+            rectangles, to_rectangle = zip(*group, strict=True)
+            said = network.session.run(OUTPUTS, {"images": np.stack(rectangles)})
+            answers += map(_in_picture, zip(*said, strict=True), to_rectangle)
+        return answers
 
     def chosen(answer: Answer) -> Answer:
         box, score = answer[0], answer[1]
@@ -119,9 +128,9 @@ def find_hands(network: WhimNetwork, *, min_score: float, max_iou: float, batch_
     return find
 
 
-def _in_picture(answer: Answer, to_square: Float32[np.ndarray, "3"]) -> Answer:
-    """From pixels of the square to the picture's."""
+def _in_picture(answer: Answer, to_rectangle: Float32[np.ndarray, "3"]) -> Answer:
+    """From pixels of the rectangle to the picture's."""
     box, score, side, side_score, keypoints = answer
-    scale, shift = to_square[0], to_square[1:]
+    scale, shift = to_rectangle[0], to_rectangle[1:]
     places = np.concatenate([(keypoints[..., :2] - shift) / scale, keypoints[..., 2:]], -1)
     return [(box - np.tile(shift, 2)) / scale, score, side, side_score, places]

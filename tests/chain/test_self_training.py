@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from fitting.files import sha256_of
 from pipeline.engine.graph import Graph
@@ -20,17 +21,17 @@ from stages.detectors.found import FoundHands
 from stages.detectors.mediapipe.box_looks import look_at_boxes
 from stages.detectors.mediapipe.hand_landmarks import load_hand_landmarks
 from stages.detectors.weights import BadWeights, MissingWeights, find_weights
-from stages.detectors.whim import find_hands, open_network
+from stages.detectors.whim import find_hands, in_rectangle, open_network
 from stages.fuse_hands import FuseHands
 from stages.propose_hands_whim import SHIPPED, ProposeHands
 from stages.tables import HandDetections, Hands, Manifest, People
 from tests.labelled_pictures import frames_of, labelled
 from tests.training.detector.small import random_detector, save
 from training.detector.export import export
-from training.detector.inference import HandDetector
+from training.detector.inference import HandDetector, detections
 from training.detector.network import Detector
 
-SIZE, HANDS = 96, 20
+SIZE, HANDS = 96, 12  # the size at which squares alone are computed
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,22 @@ def test_the_member_says_what_training_says(network: Detector, exported: Path) -
         np.testing.assert_allclose(here.keypoints, true.keypoints, atol=5e-3)
         np.testing.assert_allclose(here.p_right, np.where(true.side == 1, true.side_score, 1 - true.side_score), atol=1e-4)
         assert here.crop[0].tolist() == [0, 0, *pictures()[number].shape[1::-1]]
+
+
+def test_of_a_wide_picture_a_rectangle_is_computed(network: Detector, tmp_path: Path) -> None:
+    export(tmp_path / "hands.onnx", save(network, tmp_path / "best.pt"), size=128, max_hands=12)
+    opened = open_network(tmp_path / "hands.onnx", device="cpu")
+    wide = cv2.resize(pictures()[0], (256, 140))
+    images, (scale, left, top) = in_rectangle(wide, opened.size, opened.least_side)
+    assert images.shape == (3, 96, 128)
+    assert (scale, left, top) == (0.5, 0, 13)
+    np.testing.assert_allclose(images[:, :13], 114 / 255)
+    with torch.no_grad():
+        said = detections(network, torch.from_numpy(images)[None])
+    best = said.score[0].amax(1).argmax()
+    hands = find_hands(opened, min_score=0.0, max_iou=0.6, batch_size=3)([pictures()[0], wide, pictures()[1]], [People.empty()] * 3)
+    box = hands.box[hands.picture == 1][0]
+    np.testing.assert_allclose(box, (said.box[0, best].numpy() - [0, 13, 0, 13]) * 2, atol=5e-3)
 
 
 def test_scores_below_the_least_are_left_out_and_doubles_where_the_file_has_them(exported: Path, tmp_path: Path) -> None:

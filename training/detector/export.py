@@ -1,8 +1,9 @@
 """The detector as a file for other runtimes: ONNX, or torch.export's own, with decoding and the choice of the best hands inside.
 
-Input `images` float32 [batch, 3, size, size], red, green, blue in [0, 1]. Outputs `box` [batch, k, 4] and `keypoints`
-[batch, k, 21, 3] (x, y, visibility) in pixels of the input, `score` [batch, k] in falling order, `side` [batch, k], 0 left, 1 right,
-`side_score` [batch, k] of that side beside the other, in [0.5, 1]. `stages/detectors/whim.py` reads such files.
+Input `images` float32 [batch, 3, height, width], red, green, blue in [0, 1]; sides are multiples of 32, from `least_side` to `size`.
+Outputs `box` [batch, k, 4] and `keypoints` [batch, k, 21, 3] (x, y, visibility) in pixels of the input, `score` [batch, k] in falling
+order, `side` [batch, k], 0 left, 1 right, `side_score` [batch, k] of that side beside the other, in [0.5, 1].
+`stages/detectors/whim.py` reads such files.
 """
 
 import json
@@ -17,9 +18,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.detector.fast_decode import best_hands
+from training.detector.fast_decode import best_hands, is_dense
 from training.detector.inference import fused, read
-from training.detector.network import Detector
+from training.detector.network import STRIDES, Detector
 from training.run.checkpoint import Checkpoint
 
 OPSET = 18
@@ -45,7 +46,8 @@ class BestHands(nn.Module):
 def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: int = 100, half: bool = False) -> None:
     """Write the averaged weights of a checkpoint as `.onnx` or, by torch.export, `.pt2`, at the size it was trained on unless one is named.
 
-    Raises ValueError for another ending.
+    That is the longer side: the shorter one is open, so that of a frame of 16:9 no square is computed. Raises ValueError for another
+    ending.
 
     With `half` an ONNX file holds its weights in half the bytes; whoever opens it computes in float32 all the same.
     A network without the one-to-one head finds a hand several times; whoever reads the file must drop the doubles.
@@ -62,12 +64,17 @@ def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: 
     if path.suffix == ".onnx":
         _ease_slopes(network)
     model = BestHands(network, max_hands).eval()
-    images = torch.zeros(2, 3, size, size)
+    least = _least_side(size, max_hands)
+    images = torch.zeros(2, 3, least, size)
+    shapes = {0: torch.export.Dim("batch", min=1)}
+    if least < size:
+        shapes |= {axis: 32 * torch.export.Dim(name, min=least // 32, max=size // 32) for axis, name in ((2, "rows"), (3, "columns"))}
     with torch.no_grad():
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(model, (images,), dynamic_shapes=(shapes,))
     facts = {
         "format": "whim detector 2",
         "size": str(size),
+        "least_side": str(least),
         "max_hands": str(max_hands),
         "classes": "left,right",
         "pictures": "float32 RGB in [0, 1], letterboxed with 114 / 255",
@@ -80,7 +87,7 @@ def export(path: Path, checkpoint: Path, *, size: int | None = None, max_hands: 
         if path.suffix == ".pt2":
             torch.export.save(program, aside, extra_files={"whim.json": json.dumps(facts)})
         else:
-            _save_onnx(program, aside, facts, half)
+            _save_onnx(program, aside, facts, half, open_sides=least < size)
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -119,7 +126,17 @@ def _ease_slopes(network: nn.Module) -> None:
                 setattr(module, name, EasedSlopes(layer.weight))
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str], half: bool) -> None:
+def _least_side(size: int, max_hands: int) -> int:
+    """The least side of images that the network takes the same way as squares of `size`: an export knows one way alone."""
+
+    def way(side: int) -> tuple[bool, ...]:
+        cells = [(side // stride) ** 2 for stride in STRIDES]
+        return (sum(cells) >= max_hands, *(is_dense(of_level, max_hands) for of_level in cells))
+
+    return next((side for side in range(64, size, 32) if way(side) == way(size)), size)  # of a single cell torch would make a constant
+
+
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str], half: bool, *, open_sides: bool) -> None:
     """One file, weights included."""
     made = torch.onnx.export(
         program,
@@ -127,7 +144,7 @@ def _save_onnx(program: torch.export.ExportedProgram, path: Path, facts: Mapping
         dynamo=True,
         input_names=["images"],
         output_names=["box", "score", "side", "side_score", "keypoints"],
-        dynamic_shapes=({0: "batch"},),
+        dynamic_shapes=({0: "batch"} | ({2: "height", 3: "width"} if open_sides else {}),),
         verbose=False,
     )
     assert made is not None

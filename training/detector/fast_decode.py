@@ -34,6 +34,11 @@ def best_hands(network: Detector, images: Float[Tensor, "b 3 h w"], count: int) 
     return Detections(*(values[0].reshape(*order.shape, *values.shape[2:]) for values in found))
 
 
+def is_dense(cells: int | torch.SymInt, num_hands: int | torch.SymInt) -> bool:
+    """Whether a level of so few cells is decoded whole."""
+    return bool(cells <= _WORTH * num_hands)
+
+
 def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:
     """Outputs of a branch at anchors, which are numbered level after level."""
     prediction: Tensor | None = None
@@ -41,11 +46,11 @@ def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, 
     for branch, x in zip(branches, levels, strict=True):  # type: ignore[call-overload]
         cells = x.shape[2] * x.shape[3]
         place = (order - first).clamp(0, cells - 1)
-        if cells > _WORTH * order.shape[1]:
-            here = at_cells(branch, x, place)
-        else:
+        if is_dense(cells, order.shape[1]):
             dense = branch(x).flatten(2).mT
             here = dense.gather(1, place[..., None].expand(-1, -1, dense.shape[2]))
+        else:
+            here = at_cells(branch, x, place)
         prediction = here if prediction is None else torch.where((order >= first)[..., None], here, prediction)
         first += cells
     assert prediction is not None
@@ -55,7 +60,8 @@ def _of_anchors(branches: nn.Module, levels: list[Tensor], order: Int64[Tensor, 
 def at_cells(branch: nn.Sequential, x: Float[Tensor, "b c h w"], place: Int64[Tensor, "b k"]) -> Float[Tensor, "b k outputs"]:
     """Two blocks of 3 x 3 and a 1 x 1 convolution at some cells of a level, as if they had run over all of it."""
     height, width = x.shape[2:]
-    y, column = place // width, place % width
+    y = place // width
+    column = place - y * width  # torch exports no remainder by a side that is open
     near = torch.arange(5, device=x.device)
     cells = ((y[..., None] + near)[..., None] * (width + 4) + (column[..., None] + near)[..., None, :]).flatten(1)
     rows = functional.pad(x, (2, 2, 2, 2)).permute(0, 2, 3, 1).flatten(1, 2)

@@ -257,7 +257,9 @@ class Detector(nn.Module):
         return self.heads(levels), self.single([x.detach() for x in levels]) if self.single is not None else None
 
 
-def anchors(height: int, width: int, like: Tensor) -> tuple[Float[Tensor, "anchors 2"], Float[Tensor, "anchors"]]:
+def anchors(
+    height: int | torch.SymInt, width: int | torch.SymInt, like: Tensor
+) -> tuple[Float[Tensor, "anchors 2"], Float[Tensor, "anchors"]]:
     """Middles of all cells (x, y, pixels) and their strides, level after level, row after row."""
     points, strides = [], []
     for stride in STRIDES:
@@ -267,7 +269,7 @@ def anchors(height: int, width: int, like: Tensor) -> tuple[Float[Tensor, "ancho
             indexing="ij",
         )
         points.append(torch.stack([x, y], -1).reshape(-1, 2))
-        strides.append(torch.full((len(points[-1]),), float(stride), device=like.device))
+        strides.append(torch.full_like(points[-1][:, 0], stride))
     return torch.cat(points).to(like.dtype), torch.cat(strides).to(like.dtype)
 
 

@@ -121,10 +121,13 @@ def _labelled(item: Mapping[str, Any]) -> LabelledFrame:
     video, image = item.get("video") or "", item.get("jpeg") or item.get("image") or ""
     for path in filter(None, (video, image)):
         below(Path(), path)
+    frame = int(item.get("frame") or 0)
+    if frame < 0:
+        raise ValueError(f"frames count from 0, got {frame}")
     return LabelledFrame(
         name=str(item["id"]),
         video=video,
-        frame=int(item.get("frame") or 0),
+        frame=frame,
         image=image,
         width=int(item["width"]),
         height=int(item["height"]),

@@ -171,8 +171,8 @@ def write_score(score: Score, path: Path) -> None:
 def print_score(score: Score, console: Console) -> None:
     """The score as a table on the terminal: everything, then by size, of several people, by route, and without each part."""
 
-    def share(value: float) -> str:
-        return f"{value:.3f}" if value == value else ""  # NaN: there was nothing to count
+    def share(value: float | None) -> str:
+        return "" if value is None or value != value else f"{value:.3f}"  # None, NaN: there was nothing to count
 
     table = Grid(title=f"hands at IoU 0.3, {score.num_frames} frames")
     for column in ("hands", "number", "recall", "precision", "side accuracy"):
@@ -199,6 +199,7 @@ def print_score(score: Score, console: Console) -> None:
 
 
 def _sides(clips: Mapping[str, Any]) -> str:
-    """Sides and identities of whole clips, as the text of a cell."""
-    right = f"{1 - (clips['wrong_side'] or 0):.3f}"
-    return f"{right}, {clips['same_side_pairs']} equal pairs, {clips['identity_switches']} switches, {clips['false_per_100']} false per 100"
+    """Sides and identities of whole clips, as the text of a cell; shares of nothing are left out."""
+    right = "" if clips["wrong_side"] is None else f"{1 - clips['wrong_side']:.3f}, "
+    false = "" if clips["false_per_100"] is None else f", {clips['false_per_100']} false per 100"
+    return f"{right}{clips['same_side_pairs']} equal pairs, {clips['identity_switches']} switches{false}"

@@ -83,7 +83,10 @@ def calibration_of(entry: Mapping[str, Any]) -> Calibration:
     weights: Mapping[str, float] | None = entry.get("log_odds")
     if weights and set(weights) != set(TERMS):
         raise ValueError(f"log_odds has weights of {', '.join(TERMS)}, got {', '.join(weights)}")
-    return Calibration(extent=extent, knots=knots, log_odds=weights and {term: float(weights[term]) for term in TERMS})
+    log_odds = weights and {term: float(weights[term]) for term in TERMS}
+    if log_odds and not np.isfinite([*log_odds.values()]).all():  # no hand's score would be a number, and fusion would refuse them all
+        raise ValueError(f"weights of log_odds are finite numbers, got {weights}")
+    return Calibration(extent=extent, knots=knots, log_odds=log_odds)
 
 
 def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
@@ -91,7 +94,16 @@ def load_calibrations(path: Path = EMBEDDED) -> dict[str, Calibration]:
     try:
         sources: Mapping[str, Mapping[str, Any]] = json.loads(path.read_text())["sources"]
         found = {name: calibration_of(of) for name, of in sources.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is no calibration: {error!r}; whim learn calibration writes one") from error
     for name, one in found.items():
         rising = (np.diff(one.knots, axis=0) >= 0).all()

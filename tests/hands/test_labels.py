@@ -213,6 +213,7 @@ def test_a_file_of_labels_is_read_column_by_column(tmp_path: Path) -> None:
         {"hands": [{"box": [9, 2, 3, 4], "side": None}]},
         {"hands": [], "ignore": [[1, float("nan"), 3, 4]]},
         {"hands": [], "video": "../v.mp4"},
+        {"hands": [], "video": "v.mp4", "frame": -1},
         7,
     ],
 )

@@ -1,6 +1,7 @@
 """The labelled frames of the real clips are found again and scored."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from hands.metrics.labelled_clips import score_clips
 from hands.metrics.labelled_frames import score_hands
 from hands.metrics.labels import load_labels, mirrored
 from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
@@ -51,6 +53,15 @@ def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path,
     console = Console(width=120, record=True)
     print_score(score, console)
     assert f"{score.recall:.3f}" in console.export_text()
+
+
+def test_shares_of_nothing_are_left_blank() -> None:
+    """Of clips in which no hand is labelled or found the table ended in a traceback, and said that all sides were right."""
+    score = replace(score_hands([], []), clips={"kept": score_clips([], [], []).to_dict()})
+    console = Console(width=120, record=True)
+    print_score(score, console)
+    (row,) = (line for line in console.export_text().splitlines() if "clips, kept" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["clips, kept", "0", "", "", "0 equal pairs, 0 switches"]
 
 
 def test_a_picture_stands_in_for_a_missing_video(media: Path, few: Path, tmp_path: Path) -> None:

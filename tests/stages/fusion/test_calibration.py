@@ -77,6 +77,8 @@ def test_a_sum_of_log_odds_counts_where_palm_and_presence_are_known(tmp_path: Pa
         ({"knots": [[0.1, 0.1], [0.4, 1.1]]}, "knots must rise within"),
         ({"log_odds": {"one": 1.0}}, "is no calibration.*log_odds has weights of one, palm, presence, got one'.*whim learn calibration"),
         ({"log_odds": {"one": 1.0, "palm": 1.0, "presence": 1.0, "size": 1.0}}, "got one, palm, presence, size"),
+        ({"log_odds": {"one": 1.0, "palm": float("nan"), "presence": 1.0}}, "weights of log_odds are finite numbers"),
+        ({"log_odds": {"one": 1.0, "palm": 10**400, "presence": 1.0}}, "is no calibration: OverflowError"),
     ],
 )
 def test_an_entry_that_is_none_is_refused(tmp_path: Path, entry: dict[str, Any], told: str) -> None:

@@ -56,7 +56,7 @@ def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path,
 
 
 def test_shares_of_nothing_are_left_blank() -> None:
-    """Of clips in which no hand is labelled or found the table ended in a traceback, and said that all sides were right."""
+    """Clips in which no hand is labelled or found ended the table in a traceback, or had all sides right."""
     score = replace(score_hands([], []), clips={"kept": score_clips([], [], []).to_dict()})
     console = Console(width=120, record=True)
     print_score(score, console)

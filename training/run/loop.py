@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
+from stages.detectors.networks import computes_bfloat16
 from stages.errors import UserError
 from training.data.loader import Batch, Loader
 from training.data.order import key_of
@@ -110,13 +111,6 @@ class Layered(Protocol):
     def groups(self, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """Groups of parameters for the optimizer, each with its `weight_decay`, its `share` of the learning rate, the share of the run that
         it `learns_from`, and whether they are `inner` matrices of a transformer."""
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions that bfloat16 is fast by; others imitate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Narrowed(nn.Module):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from stages.detectors.networks import Batches, pick_device
+from stages.detectors.networks import Batches, computes_bfloat16, pick_device
 from stages.detectors.pictures import rgb
 from stages.detectors.vitpose.checkpoint import HEADS, MMPOSE, POSITIONS, QKV, UNUSED, plain, renamed_by, size_of
 from stages.detectors.vitpose.keypoints import Look, Reader
@@ -95,7 +95,7 @@ def keypoint_reader(network: Any, *, flip: bool, device: str, bf16: bool, batch_
     from mmengine.dataset import Compose, pseudo_collate
 
     place = pick_device(device)
-    network = network.to(place)
+    narrow, network = bf16 and computes_bfloat16(place), network.to(place)
     network.test_cfg.flip_test = flip
     network.head.final_layer.register_forward_hook(lambda layer, inputs, maps: maps.float())  # peaks are read by numpy: no bfloat16
     prepare = Compose(network.cfg.test_dataloader.dataset.pipeline)
@@ -104,7 +104,7 @@ def keypoint_reader(network: Any, *, flip: bool, device: str, bf16: bool, batch_
     def read(looks: Sequence[Look]) -> list[np.ndarray]:
         given = [{"img": rgb(image)[..., ::-1], "bbox": box[None].astype(np.float32), "bbox_score": score} for image, box in looks]
         batch = pseudo_collate([prepare(one | network.dataset_meta) for one in given])
-        with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=bf16):
+        with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=narrow):
             found = [sample.pred_instances for sample in network.test_step(batch)]
         return [np.column_stack([one.keypoints[0], one.keypoint_scores[0]]) for one in found]
 

@@ -12,6 +12,7 @@ import torch
 from hands.metrics.labels import UNKNOWN
 from pipeline.dataset.studio_shards import album_tables
 from pipeline.engine.files.shard import write_shard
+from stages.detectors.networks import computes_bfloat16
 from stages.pack import Pack
 from studio.stills import Album
 from training.data.dataset import Dataset
@@ -27,7 +28,7 @@ from training.detector.network import Detector, DetectorSettings, Raw
 from training.detector.objective import DetectorLossWeights, Terms, detector_loss, targets_of
 from training.detector.task import DetectorTask
 from training.recipes import detector_palm
-from training.run.loop import Narrowed, Run, TrainSettings, computes_bfloat16
+from training.run.loop import Narrowed, Run, TrainSettings
 
 SIZE = 128
 

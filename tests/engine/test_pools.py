@@ -4,17 +4,22 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.request import urlopen
 
 import pytest
 
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
+from pipeline.engine.nodes.executor import Local
+from pipeline.engine.nodes.metrics import waiting_by_stage
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, emptiest, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
 from pipeline.engine.plan.seats import Seat
+from pipeline.engine.plan.tasks import State
+from pipeline.engine.run import run
 from pipeline.engine.store import Store
 from pipeline.recipes import every_stage
 from stages.stage import Resources
@@ -105,6 +110,22 @@ def test_workers_with_a_share_see_the_gpu_and_those_without_see_none(
         told = {kind: {path.read_text() for path in notes.glob(f"{kind}-*")} for kind in ("seeing", "blind")}
         assert told == {"seeing": {seen}, "blind": {""}}
     assert metric(ray_with_a_gpu, "ray_whim_parts_total{", 'Stage="blind"', 'State="done"', reaches=4.0) == 4.0, "two runs of two clips"
+
+
+def test_parts_that_wait_are_counted_of_all_stages_of_a_name(tmp_path: Path) -> None:
+    """Stages of several detectors have one name, and a gauge keeps the last thing that it is told."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class CountByAnother(toy.Count):
+        detector: ClassVar[str] = "another"
+
+    stages: list[Any] = [toy.Fetch(), toy.Cut(num_clips=2), toy.Count(), CountByAnother()]
+    store, manifest = Store(tmp_path / "data"), toy.manifest("a")
+    run(Graph(stages[:2], manifest, store).load(), Local(store.root, stages[:2]))
+    graph = Graph(stages, manifest, store).load()
+    assert waiting_by_stage(graph) == {"fetch": 0, "cut": 0, "count": 4}
+    graph.settle(graph.tasks_of(3)[0], State.DONE)
+    assert waiting_by_stage(graph)["count"] == 3
 
 
 def metric(port: int, *words: str, reaches: float) -> float:

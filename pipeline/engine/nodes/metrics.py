@@ -1,5 +1,7 @@
 """What a run does as Prometheus metrics, by Ray's own endpoint: `cluster/grafana.json` draws them."""
 
+from collections import Counter as Count
+
 from pipeline.engine.graph import Graph
 from pipeline.engine.orders import Receipt
 
@@ -30,5 +32,13 @@ class Metrics:
         self._tell_waiting()
 
     def _tell_waiting(self) -> None:
-        for position, stage in enumerate(self.graph.stages):
-            self.waiting.set(self.graph.num_tasks[position] - self.graph.num_settled[position], {"stage": stage.name})
+        for stage, count in waiting_by_stage(self.graph).items():
+            self.waiting.set(count, {"stage": stage})
+
+
+def waiting_by_stage(graph: Graph) -> Count[str]:
+    """Parts that are still to be made, by name of their stage: of several detectors together, whose stages have one name."""
+    waiting: Count[str] = Count()
+    for position, stage in enumerate(graph.stages):
+        waiting[stage.name] += graph.num_tasks[position] - graph.num_settled[position]
+    return waiting

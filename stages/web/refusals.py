@@ -16,7 +16,7 @@ _BY_MESSAGE: Sequence[tuple[Reason, str]] = (
         Reason.LOGIN_REQUIRED,
         r"your age|inappropriate for some users|members.only|join this channel|log.?in (is )?required|registered users",
     ),
-    (Reason.LOGIN_REQUIRED, r"requires payment|sign in|login details|use --cookies"),
+    (Reason.LOGIN_REQUIRED, r"requires payment|premium members|sign in|login details|use --cookies"),
     (Reason.GONE, r"has been (removed|terminated|closed)|no longer available|copyright|video (is )?(un|not )available"),
     (Reason.GONE, r"does not exist|account.*terminated|violat|content isn.t available"),
     (Reason.TOOL_MISSING, _TOOL),

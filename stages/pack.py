@@ -21,7 +21,7 @@ from stages.fuse_hands import Refusal
 from stages.media.frames import read_frames
 from stages.packed import Earlier, Picture, earlier_of
 from stages.shards import HAND, HAND_COLUMNS, NO_CAMERA, Shards, unit_hash
-from stages.stage import Key, Resources, check_settings, setting
+from stages.stage import Key, MissingVideoError, Resources, check_settings, setting
 from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands, RefusedHands, Reviews, Table, Verdicts, Videos
 from stages.verdicts import PERSON, corrected
 
@@ -146,7 +146,7 @@ def pack(
     """Rows of all clips, in record batches that become the row groups; no more than one batch and one stretch of frames in memory.
 
     Where of samples with hands no picture is left, in the video or in the earlier shard, `notes` gets a sentence that says so.
-    Raises ValueError when tables contradict each other or the video, FileNotFoundError when there is neither video nor earlier shard.
+    Raises ValueError when tables contradict each other or the video, MissingVideoError when there is neither video nor earlier shard.
     """
     left_out: list[str] = []
     rows: list[Row] = []
@@ -237,7 +237,7 @@ def _pictures(
     clip, hands, path = source.clips.clip[0], source.hands, Path(source.videos.path[0])
     if not path.exists():
         wanted = f"jpeg_quality {settings.jpeg_quality} and max_side {settings.max_side}"
-        raise FileNotFoundError(
+        raise MissingVideoError(
             f"clip {clip}: its video {path} is not there, and no shard holds its images by {wanted}: put the video back, or pack as before"
         )
     stretches = read_frames(path, source.clips)

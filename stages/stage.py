@@ -48,7 +48,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.TRANSIENT: "a network or server fault; run again",
     Reason.FORMAT_MISSING: "no video-only stream near the wanted height; change the height in the manifest",
     Reason.TOOL_MISSING: "yt-dlp needs a JavaScript runtime: pip install 'yt-dlp[default,deno]'",
-    Reason.FILE_MISSING: "correct the path in the manifest",
+    Reason.FILE_MISSING: "put the file back, or correct the path in the manifest",
     Reason.EMPTY_FILE: "fetch the file again",
     Reason.NOT_A_VIDEO: "the address gave something else than a video; correct it",
     Reason.NO_VIDEO_STREAM: "the file has sound only; remove the line",
@@ -64,6 +64,10 @@ ADVICE: Mapping[Reason, str] = {
     Reason.DECIDED: "somebody decided on its hands while it was worked on; run again",
     Reason.EXCEPTION: "an error of ours; the traceback is in the part's .error.json",
 }
+
+
+class MissingVideoError(FileNotFoundError):
+    """A video's file that is not there, and nothing that stands for it; the message says how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from stages.cameras.views import through_views
 from stages.digest import CorruptFileError, fingerprint_of
 from stages.media.frames import Frames, read_frames
 from stages.shards import whole_of
-from stages.stage import AtOnce, Failure, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
+from stages.stage import AtOnce, Failure, MissingVideoError, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
 from stages.tables import Cameras, Clips, Table, Videos
 
 _log = logging.getLogger(__name__)
@@ -330,6 +330,8 @@ class Worker:
             reason, message = Reason.CORRUPT, str(error)
         elif isinstance(error, CameraError):
             reason, message = Reason.CAMERA, str(error)
+        elif isinstance(error, MissingVideoError):
+            reason, message = Reason.FILE_MISSING, str(error)
         elif isinstance(error, DecidedMeanwhileError):
             reason, message = Reason.DECIDED, str(error)
         elif isinstance(error, OtherWeights):

@@ -24,7 +24,8 @@ from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store
-from stages.tables import Reviews
+from stages.stage import MissingVideoError
+from stages.tables import Clips, Reviews
 from tests.engine import toy
 
 
@@ -120,6 +121,22 @@ def test_an_exception_is_kept_with_its_traceback_and_the_rest_goes_on(tmp_path: 
     assert "RuntimeError: a bug" in error.message
     assert "toy.py" in error.traceback
     assert error.where.endswith(f", pid {os.getpid()}")
+
+
+def test_a_video_that_is_not_there_is_no_error_of_ours(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+    class Looking(toy.Count):
+        def build(self) -> Callable[..., Any]:
+            def look(clips: Clips) -> Reviews:
+                raise MissingVideoError(f"{clips.video[0]}.mp4 is not there: put it back")
+
+            return look
+
+    summary = run_local(tmp_path, [toy.Fetch(), toy.Cut(num_clips=1), Looking()], "a")
+    assert summary.counts["count", State.RETRY, "file_missing"] == 1
+    error = Store(tmp_path).error("reviews", "a-0000")
+    assert error is not None
+    assert error.message == "a.mp4 is not there: put it back"
 
 
 def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.engine.files.shard import write_shard
 from stages.media.frames import read_frames
 from stages.pack import ClipTables, Pack
 from stages.shards import HAND, Shards, shard_of, split_of
+from stages.stage import MissingVideoError
 from stages.tables import RefusedHands
 from tests.small_tables import clip_row, columns, render_video, source_of, video_row
 
@@ -275,7 +276,7 @@ def test_a_video_that_is_gone_is_packed_from_the_earlier_shard_and_by_other_sett
     assert repr(repacked.to_pylist()) == repr(pq.read_table(before).to_pylist())
     smaller = Pack(jpeg_quality=70)
     with pytest.raises(
-        FileNotFoundError, match=r"clip a-0000: .*gone.mp4 is not there, .* by jpeg_quality 70 and max_side 0: put the video"
+        MissingVideoError, match=r"clip a-0000: .*gone.mp4 is not there, .* by jpeg_quality 70 and max_side 0: put the video"
     ):
         list(smaller.build()(smaller.gather([tables], [before])))
 

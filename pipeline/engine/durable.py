@@ -81,6 +81,11 @@ class MirrorOfStore(Protocol):
         """Drop videos that the store has where they take too much room, but for one."""
         ...
 
+    @property
+    def media_gb(self) -> float:
+        """Gigabytes of videos that stay here at most."""
+        ...
+
     def videos(self) -> list[Path]:
         """Where the videos of the store lie once they are here."""
         ...

@@ -84,14 +84,16 @@ def _javascript(data: Path) -> Finding:
 
 
 def _disk(data: Path) -> Finding:
+    from pipeline.report.needs import elsewhere
+
     there = next(folder for folder in (data, *data.parents) if folder.exists())
     if not os.access(there, os.W_OK):
-        return Finding("disk", Health.BAD, f"{there} cannot be written", "name another folder by --data")
+        return Finding("disk", Health.BAD, f"{there} cannot be written", elsewhere(data))
     usage = shutil.disk_usage(there)
     nodes = os.statvfs(there)
     told = f"{usage.free / 1e9:,.0f} of {usage.total / 1e9:,.0f} GB free at {data}"
     if usage.free < LEAST_FREE_BYTES:
-        return Finding("disk", Health.BAD, told, "make room, or name another folder by --data: whim plan says how much a list takes")
+        return Finding("disk", Health.BAD, told, f"make room, or {elsewhere(data)}: whim plan says how much a list takes")
     if nodes.f_files and nodes.f_favail < 100_000:
         return Finding("disk", Health.NOTE, f"{told}, room for {nodes.f_favail:,} more files", "a clip takes about seven files")
     return Finding("disk", Health.GOOD, told)

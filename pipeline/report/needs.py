@@ -2,9 +2,11 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.engine.durable import mirror_of
 from pipeline.engine.graph import Graph
 from stages.download import Download
 from stages.split import Split
@@ -46,14 +48,22 @@ def needs_of(graph: Graph) -> Needs:
     return Needs(num_videos, media_gb, frames * SHARD_KB_PER_FRAME / 1e6 if packed else 0.0)
 
 
+def elsewhere(root: Path) -> str:
+    """How a data folder, or the mirror of one in an object store, comes to lie on another disk: in words."""
+    return "set WHIM_CACHE to a larger disk" if mirror_of(root) else "name another folder by --data"
+
+
 def print_needs(graph: Graph, console: Console) -> None:
     """Tell the room needed beside the room there is, if something is to be fetched."""
-    needs = needs_of(graph)
+    needs, mirror = needs_of(graph), graph.store.mirror
     if not needs.num_videos:
         return
     there = next(folder for folder in (graph.store.root, *graph.store.root.parents) if folder.exists())
     free_gb = shutil.disk_usage(there).free / 1e9
-    enough = needs.media_gb + needs.shards_gb < free_gb
+    media_gb = min(needs.media_gb, mirror.media_gb) if mirror else needs.media_gb  # a mirror drops those used longest ago
+    enough = media_gb + needs.shards_gb < free_gb
     told = f"{needs.num_videos:,} videos are to be fetched: about {needs.media_gb:,.1f} GB of media and {needs.shards_gb:,.1f} GB of shards"
-    warned = "" if enough else ": that will not do, name another folder by --data or make room"
-    console.print(f"{told}; {free_gb:,.0f} GB are free{warned}", style="" if enough else "yellow", markup=False)
+    warned = "" if enough else f": that will not do, {elsewhere(graph.store.root)} or make room"
+    console.print(
+        f"{told}; {free_gb:,.0f} GB are free{' for the mirror here' * bool(mirror)}{warned}", style="" if enough else "yellow", markup=False
+    )

@@ -3,12 +3,14 @@
 import os
 import threading
 import time
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import whim
 from pipeline.browse.session import Session
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of, remove
 from pipeline.engine.roots.address import Address
@@ -17,6 +19,7 @@ from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.objects import Objects
 from pipeline.engine.roots.opening import opened
 from pipeline.engine.store import ErrorRecord, Store
+from pipeline.report import doctor
 from stages.digest import seal
 from stages.errors import UserError
 from stages.stage import Failure, Reason
@@ -356,3 +359,21 @@ def test_a_mirror_is_named_by_its_address(store: ObjectStore, folder: str) -> No
     for inside in (root, root / "shards"):
         with pytest.raises(UserError, match="is the mirror of a data folder in an object store: name that by its address"):
             opened(inside)
+
+
+def test_a_list_larger_than_the_mirror_is_no_reason_to_go_elsewhere(
+    store: ObjectStore, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Videos make room for each other there; a disk that is too small is mended where the mirror lies, not by another address."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("dQw4w9WgXcQ split=train fps=25 frames=90000 size=1280x720\n")
+    plan = ["plan", "--recipe", "whim", "--videos", str(listed), "--data", store.address(folder)]
+    monkeypatch.setenv("WHIM_MEDIA_GB", "0.2")
+    for free, told in ((1.8, "free for the mirror here\n"), (0.5, "that will not do, set WHIM_CACHE to a larger disk or make room\n")):
+        usage = types.SimpleNamespace(free=free * 1e9)
+        monkeypatch.setattr("pipeline.report.needs.shutil.disk_usage", lambda path, usage=usage: usage)
+        assert whim.main(plan) == 0
+        assert told in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("pipeline.report.needs.shutil.disk_usage", lambda path: types.SimpleNamespace(free=1, total=1))
+    assert "set WHIM_CACHE" in doctor._disk(opened(store.address(folder))).mend

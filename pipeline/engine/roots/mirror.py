@@ -289,6 +289,11 @@ class Mirror:
             self.known.forget(name)
             (self.folder / name).unlink(missing_ok=True)
 
+    @property
+    def media_gb(self) -> float:
+        """Gigabytes of videos that stay here at most: $WHIM_MEDIA_GB, or 50. Raises StoreError."""
+        return _number("WHIM_MEDIA_GB", _MEDIA_GB)
+
     def make_room(self, keep: Path | None = None) -> None:
         """Drop videos that the store has, those used longest ago, until the others fit into $WHIM_MEDIA_GB (50)."""
         held = []
@@ -298,7 +303,7 @@ class Mirror:
                 found = self.known.find(self.name_of(path)) if path != keep and path.is_file() else None
                 if found and found[1] == facts(stat) and _is_medium(self.name_of(path)):
                     held.append((stat.st_atime_ns, stat.st_size, path))
-        left = _number("WHIM_MEDIA_GB", _MEDIA_GB) * 1e9 - sum(size for _, size, _ in held)
+        left = self.media_gb * 1e9 - sum(size for _, size, _ in held)
         with suppress(FileNotFoundError):
             left -= keep.stat().st_size if keep else 0
         for _, size, path in sorted(held):

@@ -134,7 +134,7 @@ def _refuse_torn_groups(images: Sequence[LabelledImage], store: Store) -> None:
 
 
 def _column(path: Path, name: str) -> set[str]:
-    """What a column of a shard holds; nothing of a damaged one."""
+    """Values of one column of a shard; none where the shard is damaged."""
     try:
         return {*pq.read_table(path, columns=[name])[name].to_pylist()}
     except UNREADABLE:

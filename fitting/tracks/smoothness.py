@@ -57,20 +57,20 @@ class Smoothness:
         """Differences of velocities, in spreads."""
         return (turns / self.time_step[..., None, None]).diff(dim=1) / self.spread[..., None]
 
-    def loss(self, state: State) -> Float[Tensor, "k triples"]:
-        """One value for every three frames that follow each other; 0 where there are none."""
-        squared = (self.accelerations(self.turns(state)) ** 2).sum(-1)
+    def loss(self, turns: Float[Tensor, "k pairs 17 3"]) -> Float[Tensor, "k triples"]:
+        """One value for every three frames that follow each other, from the turns between them (`turns`); 0 where there are none."""
+        squared = (self.accelerations(turns) ** 2).sum(-1)
         core = squared < self.robust_scale**2
         length = torch.where(core, torch.ones_like(squared), squared).sqrt()
         robust = torch.where(core, squared / 2, self.robust_scale * (length - self.robust_scale / 2))
         return torch.where(self.tied, robust.sum(-1), 0)
 
-    def equations(self, state: State) -> tuple[Float[Tensor, "k t 51"], ...]:
-        """Gradient, and the Gauss-Newton matrix by its three diagonals: in a frame, with the next one, with the one after that.
+    def equations(self, turns: Float[Tensor, "k pairs 17 3"]) -> tuple[Float[Tensor, "k t 51"], ...]:
+        """Gradient, and the Gauss-Newton matrix by its three diagonals: in a frame, with the next one, with the one after that; from
+        the turns between frames (`turns`).
 
         The gradient is exact; the matrix takes turns between frames for small.
         """
-        turns = self.turns(state)
         excess = self.accelerations(turns)
         weight = (self.robust_scale / excess.norm(dim=-1).clamp_min(self.robust_scale)) * self.tied[..., None] / self.spread
         pull = weight[..., None] * excess

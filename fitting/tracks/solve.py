@@ -119,22 +119,24 @@ def solve_tracks(
     of_triple = torch.arange(k, device=track.device).repeat_interleave(max(chain.rows.shape[1] - 2, 0))
     """Added one after the other: a sum over a row of the rectangle would round by how long the other tracks are."""
 
-    def totals(state: State) -> Float[Tensor, "k"]:
+    def totals(state: State, turns: Float[Tensor, "k pairs 17 3"]) -> Float[Tensor, "k"]:
         frames = objective.total(arithmetic.losses(objective, state, seen)[0]).double()
-        bends = smoothness.loss(state).double()
+        bends = smoothness.loss(turns).double()
         together = torch.zeros(k, dtype=torch.float64, device=frames.device).index_add_(0, track, frames)
         return together.index_add_(0, of_triple, settings.smooth_weight * bends.flatten())
 
-    total = totals(state)
+    turns = smoothness.turns(state)
+    total = totals(state, turns)
     damping = torch.full_like(total, _FIRST_DAMPING)
     converged = torch.zeros_like(total, dtype=torch.bool)
     used = torch.zeros(k, dtype=torch.int64, device=total.device)
     for _ in range(settings.track_iterations):
-        smooth = tuple(settings.smooth_weight * part for part in smoothness.equations(state))
+        smooth = tuple(settings.smooth_weight * part for part in smoothness.equations(turns))
         step = arithmetic.step(objective, state, seen, smooth, chain, damping, ~converged)
         sound = torch.isfinite(step).all(1)
         trial = state.moved(torch.where(sound[:, None], step, 0))
-        value = totals(trial)
+        tried = smoothness.turns(trial)
+        value = totals(trial, tried)
         lowered = (value < total) & ~converged
         used += ~converged
         drop = (total - value) / total.clamp_min(1e-12)
@@ -143,9 +145,10 @@ def solve_tracks(
         total = torch.where(lowered, value, total)
         better = torch.nonzero(lowered[track])[:, 0]
         state.put(better, trial.take(better))
+        turns = torch.where(lowered[:, None, None, None], tried, turns)
         if converged.all():
             break
-    centred = torch.nn.functional.pad(smoothness.loss(state), (1, 1))[track, place]
+    centred = torch.nn.functional.pad(smoothness.loss(turns), (1, 1))[track, place]
     return rows, Solution(state, total[track], converged[track], damping[track], used[track]), centred
 
 

@@ -89,14 +89,16 @@ def test_acceleration_loss_is_the_value_worked_by_hand() -> None:
     state = state._replace(rotations=state.rotations[:1].expand(3, 15, 3, 3))
     change = 4.0 - 1.0  # of velocity, rad/s
     spread = 8 * np.sqrt(0.2 / 3)
-    ours = [smoothness(np.array([0.0, 0.1, 0.2]), robust_scale=s).loss(state).item() for s in (10.0, 0.5)]
+    both = (smoothness(np.array([0.0, 0.1, 0.2]), robust_scale=s) for s in (10.0, 0.5))
+    ours = [one.loss(one.turns(state)).item() for one in both]
     assert ours[0] == pytest.approx((change / spread) ** 2 / 2)
     assert ours[1] == pytest.approx(0.5 * (change / spread - 0.25))
 
 
 def test_frames_far_apart_are_hardly_tied() -> None:
     state = moving(3)
-    near, far = (smoothness(np.array([0.0, dt, 2 * dt]), robust_scale=1e9).loss(state).item() for dt in (1 / 30, 0.2))
+    both = (smoothness(np.array([0.0, dt, 2 * dt]), robust_scale=1e9) for dt in (1 / 30, 0.2))
+    near, far = (one.loss(one.turns(state)).item() for one in both)
     assert near / far == pytest.approx(6**3)
 
 
@@ -104,8 +106,8 @@ def test_gradient_is_that_of_autograd_at_uneven_times_and_large_turns() -> None:
     state, time_s = moving(7), np.array([0.0, 0.03, 0.1, 0.13, 0.3, 0.33, 0.5])
     loss = smoothness(time_s)
     step = torch.zeros(7, 61, dtype=torch.float64, requires_grad=True)
-    loss.loss(state.moved(step)).sum().backward()
-    gradient, *_ = loss.equations(state)
+    loss.loss(loss.turns(state.moved(step))).sum().backward()
+    gradient, *_ = loss.equations(loss.turns(state))
     assert step.grad is not None
     torch.testing.assert_close(gradient[0, :, :48], step.grad[:, :48], rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(gradient[0, :, 48], step.grad[:, 58], rtol=1e-7, atol=1e-9)
@@ -121,11 +123,11 @@ def test_matrix_is_the_hessian_of_small_movements() -> Any:
     def gradient(frame: int, unknown: int, size: float) -> torch.Tensor:
         step = torch.zeros(6, 61, dtype=torch.float64)
         step[frame, unknown] = size
-        return loss.equations(rest.moved(step))[0][0, :, :49]
+        return loss.equations(loss.turns(rest.moved(step)))[0][0, :, :49]
 
     columns = [[(gradient(t, u, 1e-5) - gradient(t, u, -1e-5)) / 2e-5 for u in own] for t in range(6)]
     hessian = torch.stack([torch.stack(column) for column in columns])
-    _, here, ahead, further = (part[0, :, :49] for part in loss.equations(rest))
+    _, here, ahead, further = (part[0, :, :49] for part in loss.equations(loss.turns(rest)))
     close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
     for t in range(6):
         torch.testing.assert_close(hessian[t, :, t], torch.diag(here[t]), **close)
@@ -143,10 +145,11 @@ def test_two_tracks_of_unlike_length_do_not_meet() -> None:
     both = smoothness(time_s, segment)
     alone = smoothness(time_s[5:])
     member = chains(segment, time_s)[0].member()[0]
-    losses = both.loss(state.take(member))
-    torch.testing.assert_close(losses[1, 0], alone.loss(state.take(torch.arange(5, 8)))[0, 0])
+    turns = both.turns(state.take(member))
+    losses = both.loss(turns)
+    torch.testing.assert_close(losses[1, 0], alone.loss(alone.turns(state.take(torch.arange(5, 8))))[0, 0])
     assert losses[1, 1:].abs().max() == 0
-    assert all(part[1, 3:].abs().max() == 0 for part in both.equations(state.take(member)))
+    assert all(part[1, 3:].abs().max() == 0 for part in both.equations(turns))
 
 
 # The linear system
@@ -214,7 +217,8 @@ def steps_of_tracks(
     seen = Landmarks(keypoints, ones, 0 * ones, 0 * ones, torch.zeros(n)).take(rows)
     state = state.take(rows)
     settings = fitter.settings
-    smooth = tuple(settings.smooth_weight * part for part in Smoothness.of(chain, torch.zeros(n), settings).equations(state))
+    smoothness = Smoothness.of(chain, torch.zeros(n), settings)
+    smooth = tuple(settings.smooth_weight * part for part in smoothness.equations(smoothness.turns(state)))
     k = len(chain.rows)
     damped = torch.as_tensor(damping, dtype=torch.float64).expand(k).clone()
     moves = torch.ones(k, dtype=torch.bool) if active is None else torch.as_tensor(active)

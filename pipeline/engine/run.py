@@ -217,13 +217,17 @@ class Pace:
         return time.monotonic() < self.since.setdefault(group, time.monotonic()) + _WAITS_S
 
     def _full(self, group: int) -> int:
-        """Items of a group that fill a call."""
+        """Items of a group that fill a call: whole bundles, where they are a quarter of one at least, as small ones are written anew.
+
+        A worker stops at twice `TOGETHER_S`, and then has filled half of a bundle.
+        """
         stages = [self.graph.stages[p] for p in self.graph.groups[group]]
         if not works_on_tables(stages[0]) or stages[0].resources.lane or not self.seconds[group]:
             return 1
         usual = max(statistics.median(self.seconds[group][-_LATELY:]), 1e-3)
         least = max(map(at_once_of, stages)) if usual < TOGETHER_S else 1
-        return min(max(least, int(TOGETHER_S / usual)), _MOST_AT_ONCE)
+        most = min(max(least, int(TOGETHER_S / usual)), _MOST_AT_ONCE)
+        return max(1, round(most / PARTS)) * PARTS if 4 * most >= PARTS else most
 
     def tell(self, executor: Executor) -> None:
         """Log the ones that straggle, each once; looks every ten seconds."""

@@ -18,7 +18,7 @@ from pipeline.engine.nodes.executor import Local, Lost
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
-from pipeline.engine.run import Summary, run
+from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
 from stages.digest import CorruptFileError
@@ -233,6 +233,15 @@ def test_items_that_cost_less_together_go_so_where_one_takes_its_time(tmp_path: 
     fetch, cut, _, after = stages()
     _, executor = run_in(tmp_path, [fetch, cut, AtOnce(), after])
     assert max(n for p, n in executor.at_once if p == 2) == 8
+
+
+@pytest.mark.parametrize(("seconds", "together"), [(1 / 15, 15), (1 / 16, 64), (1 / 90, 64), (1 / 100, 128)])
+def test_a_call_of_a_quarter_of_a_bundle_and_more_is_whole_bundles(seconds: float, together: int, tmp_path: Path) -> None:
+    """What is left of a bundle is a small one, which the end of the run reads and writes anew."""
+    graph = Graph(stages(), toy.manifest("a"), Store(tmp_path)).load()
+    pace = Pace(graph)
+    pace.seconds[graph.group_of(2)] = [seconds]
+    assert pace.most_at_once(graph.group_of(2), 1000) == together
 
 
 @dataclass(eq=False)

@@ -167,7 +167,9 @@ def show(methods: Mapping[str, Row], result: Mapping[str, Any]) -> None:
         console.print(f"{size} hands refit by one command: {run['hands_per_s']:,.0f}/s, {run['peak_mb_worker']:.0f} MB a worker")
     if refitted:
         beyond, alone = refitted["hands_per_s_beyond_start"], refitted["cpu_us_per_hand"]
-        console.print(f"beyond the command's start {beyond:,.0f} hands/s; in one process {alone:.0f} us of the processor a hand")
+        every = refitted["cpu_us_per_hand_beyond_start"]
+        console.print(f"beyond the command's start {beyond:,.0f} hands/s; by its processes' time {2e6 / every:,.0f} on two cores")
+        console.print(f"in one process {alone:.0f} us of the processor a hand")
 
 
 def rounded(value: Any) -> float:

@@ -6,8 +6,9 @@ ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# wget: by it KubeRay before 1.6 asks whether a pod lives, and ends those that have none
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv wget \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/source
 COPY pyproject.toml constraints.txt README.md LICENSE whim.py ./

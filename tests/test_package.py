@@ -109,6 +109,7 @@ def test_the_dockerfile_runs_as_an_ordinary_user_on_what_is_copied(tmp_path: Pat
     assert {f"!{name.rstrip('/')}" for name in copied} <= set(ignored)
     for kind, value in steps:
         if kind == "RUN" and "apt-get install" in value:
+            assert "wget" in value.split(), "KubeRay's probes call it"
             assert "--no-install-recommends" in value
             assert "rm -rf /var/lib/apt/lists/*" in value
         if kind == "RUN" and "pip install" in value:

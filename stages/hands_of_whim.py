@@ -1,5 +1,6 @@
 """Hands as the official WHIM labels have them (WiLoR, sec. 3), laid on the videos that are here: checked, re-aligned or refused."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +50,7 @@ class HandsOfWhim:
     """
 
     name: ClassVar[str] = "hands-of-whim"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, HandDetections)
     writes: ClassVar[type[Table]] = Hands
@@ -74,20 +75,18 @@ class HandsOfWhim:
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """sha256 of the list of labelled videos."""
-        return {"listed": sha256_of(Path(self.listed) if self.listed else MANIFEST)}
+        """sha256 of the list of labelled videos, and of the names of those that have labels here: a split unpacked later is laid then."""
+        here = "\n".join(sorted(labelled(self.annotations))).encode()
+        return {"listed": sha256_of(Path(self.listed) if self.listed else MANIFEST), "labelled": hashlib.sha256(here).hexdigest()}
 
     def build(self) -> Callable[[Frames, HandDetections], Hands | Failure]:
         """Know the labelled videos. Raises FileNotFoundError when there are no labels."""
-        root = Path(self.annotations)
-        places = [place for place in (root / "train" / "anno", root / "test" / "anno", root / "anno", root) if place.is_dir()]
-        if not self.annotations or not places:
+        if not self.annotations or not Path(self.annotations).is_dir():
             raise FileNotFoundError(f"hands_of_whim.annotations is {self.annotations!r}, where no folder is: name that of the labels")
-        films = films_of(Path(self.listed) if self.listed else MANIFEST)
+        films, folders = films_of(Path(self.listed) if self.listed else MANIFEST), labelled(self.annotations)
 
         def lay(frames: Frames, seen: HandDetections) -> Hands | Failure:
-            folder = next((place / frames.video for place in places if (place / frames.video).is_dir()), None)
-            film = films.get(frames.video)
+            folder, film = folders.get(frames.video), films.get(frames.video)
             if folder is None or frames.view or not len(frames.frame):
                 return Hands.empty()
             if film is None:
@@ -103,8 +102,11 @@ class HandsOfWhim:
             return Failure(Reason.OUT_OF_STEP, f"it shows {width} x {height}, its labels are of {film.width} x {film.height}")
         first_s, last_s = float(frames.time_s[0]) - self.window_s, float(frames.time_s[-1]) + self.window_s
         rates = (film.frames_per_second, *RATES)
-        numbers = [n for n in numbered(folder) if any(first_s <= n / rate <= last_s for rate in rates)]
-        labels = {n: read_label(folder / f"{n:06d}.npy") for n in numbers}
+        files = {n: file for n, file in numbered(folder).items() if any(first_s <= n / rate <= last_s for rate in rates)}
+        try:
+            labels = {n: read_label(file) for n, file in files.items()}
+        except ValueError as error:
+            return Failure(Reason.BROKEN_FILE, str(error), permanent=False)
         if not labels:
             return Hands.empty()
         detected = [
@@ -131,10 +133,17 @@ def films_of(listed: Path) -> dict[str, Film]:
     return films
 
 
+def labelled(annotations: str) -> dict[str, Path]:
+    """Folders with labels by video: those of `train/anno`, `test/anno`, `anno` or the folder itself; none where no folder is named."""
+    root = Path(annotations)
+    places = (root, root / "anno", root / "test" / "anno", root / "train" / "anno") if annotations else ()
+    return {path.name: path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
+
+
 @cache
-def numbered(folder: Path) -> tuple[int, ...]:
-    """Numbers of the labelled frames of a video."""
-    return tuple(sorted(int(path.stem) for path in folder.glob("*.npy") if path.stem.isdigit()))
+def numbered(folder: Path) -> dict[int, Path]:
+    """Label files of a video by the numbers of their frames, however many zeros these begin with."""
+    return {int(path.stem): path for path in sorted(folder.glob("*.npy")) if path.stem.isdecimal()}
 
 
 def read_label(file: Path) -> Label:
@@ -146,9 +155,12 @@ def read_label(file: Path) -> Label:
         joints = np.array([as_array(hand["joints_3d"]) for hand in hands], np.float64).reshape(-1, 21, 3)
         shift = np.array([as_array(hand["trans"]) for hand in hands], np.float64).reshape(-1, 1, 3)
         camera = np.array([as_array(hand["K"]) for hand in hands], np.float64).reshape(-1, 3, 3)
+        if len({len(hands), *map(len, (box, side, joints, shift, camera))}) > 1:
+            raise ValueError("not one box, joints, place and camera a hand")
         shown = (joints + shift) @ camera.transpose(0, 2, 1)
-        keypoints = shown[..., :2] / shown[..., 2:]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is no number is told below
+            keypoints = shown[..., :2] / shown[..., 2:]
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise ValueError(f"{file} is no label of WHIM ({error}): unpack the labels again") from error
     if not (np.isfinite(box).all() and np.isfinite(keypoints).all() and np.isin(side, (0, 1)).all()):
         raise ValueError(f"{file} has numbers that are none, or sides that are neither 0 nor 1: unpack the labels again")

@@ -119,6 +119,35 @@ def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     assert whim.main(["status", "--data", str(tmp_path)]) == whim.STOPPED
 
 
+def test_status_tells_how_many_failures_it_does_not_name_and_json_names_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(53):
+        (tmp_path / "videos" / f"v{number:02d}.mp4").parent.mkdir(exist_ok=True)
+        (tmp_path / "videos" / f"v{number:02d}.mp4").touch()
+    data = tmp_path / "data"
+    words = ["--videos", str(tmp_path / "videos"), "--data", str(data)]
+    assert whim.main(["run", "--local", *words, "--until", "download"]) == whim.ITEMS_FAILED
+    capsys.readouterr()
+    assert whim.main(["status", "--data", str(data)]) == whim.DONE
+    shown = capsys.readouterr().out
+    assert (shown.count("download v"), "and 3 more: whim status --json" in " ".join(shown.split())) == (50, True)
+    assert whim.main(["status", "--json", "--data", str(data)]) == whim.DONE
+    failed = json.loads(capsys.readouterr().out)["failures"]
+    assert {one["key"] for one in failed} == {f"v{number:02d}" for number in range(53)}
+    assert {(one["stage"], one["reason"]) for one in failed} == {("download", "empty_file")}
+    assert all(one["message"] for one in failed)
+
+
+def test_labels_of_none_of_the_videos_are_refused_before_anything_is_done(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, data = tmp_path / "labels", tmp_path / "data"
+    (labels / "train" / "anno" / "another").mkdir(parents=True)
+    words = ["import", "whim", "--local", "--annotations", str(labels), "--videos", str(videos), "--data", str(data)]
+    assert whim.main(words) == whim.USER_ERROR
+    assert "has labels of none of the 2 videos: a folder a video, in train/anno" in " ".join(capsys.readouterr().err.split())
+    assert not data.exists()
+
+
 def test_a_run_that_nobody_reads_any_more_comes_to_its_end(videos: Path, tmp_path: Path) -> None:
     """`whim run ... | head` ended in the middle, with 1 and without a word."""
     reader, writer = os.pipe()

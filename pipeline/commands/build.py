@@ -83,10 +83,19 @@ def _drop_media(graph: "Graph", console: "Console") -> None:
 
 def import_whim(arguments: argparse.Namespace) -> int:
     """Lay the official WHIM labels on videos that are fetched here: checked against our detections, re-aligned or refused."""
+    from stages.hands_of_whim import labelled
+
     if not Path(arguments.annotations).is_dir():
         raise ValueError(f"--annotations {arguments.annotations} is no folder: unpack the labels (huggingface.co/rolpotamias/WHIM) there")
     arguments.recipe, arguments.until = "whim_labels", None
     arguments.set = [*arguments.set, f"hands_of_whim.annotations={Path(arguments.annotations).absolute()}"]
+    listed, here = list(map(str, load_run(arguments).graph.manifest.video)), labelled(arguments.annotations)
+    known = sum(video in here for video in listed)
+    if not known:
+        raise ValueError(
+            f"--annotations {arguments.annotations} has labels of none of the {len(listed)} videos: a folder a video, in train/anno"
+        )
+    arguments.console.print(f"{known} of {len(listed)} videos have labels in {arguments.annotations}", markup=False)
     return run(arguments)
 
 

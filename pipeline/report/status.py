@@ -1,6 +1,6 @@
 """The state of a run for a person: parts by stage, state and reason, every failure with its message."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from pipeline.dataset.oddities import camera_lines, image_lines, odd_lines, odd_videos, path_lines
 from pipeline.engine.graph import Graph
 from pipeline.engine.plan.tasks import State, Task, table_of
+from pipeline.engine.store import ErrorRecord
 from pipeline.stage_settings import in_words
 from pipeline.video_files import LeftOut
 from stages.fit import Fit
@@ -32,7 +33,11 @@ def as_json(graph: Graph) -> dict[str, Any]:
     for (stage, state, _), count in graph.counts().items():
         by_stage[stage][state] += count
     reasons = [row for row in status_rows(graph) if row["reason"]]
-    return {"stages": by_stage, "reasons": reasons, "num_videos_without_clips": len(graph.unknown_clips)}
+    failed = [
+        {"stage": graph.stages[task.stage].name, "key": task.key, "reason": error.reason, "message": error.message, "where": error.where}
+        for task, error in told_failures(graph, failures(graph))
+    ]
+    return {"stages": by_stage, "reasons": reasons, "failures": failed, "num_videos_without_clips": len(graph.unknown_clips)}
 
 
 def all_done(graph: Graph) -> bool:
@@ -95,8 +100,8 @@ def focal_share(stages: Sequence[Stage]) -> float:
     return next((stage.focal_share for stage in stages if isinstance(stage, Fit)), Fit().focal_share)
 
 
-def print_status(graph: Graph, console: Console) -> None:
-    """The status as a table, then every failure with its message."""
+def print_status(graph: Graph, console: Console, most: int = 50) -> None:
+    """The status as a table, then the first failures with their messages, and how many more there are."""
     grid = Grid("stage", "state", "reason", "parts", "what to do", title=escape(graph.store.name))
     for row in status_rows(graph):
         style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
@@ -107,12 +112,19 @@ def print_status(graph: Graph, console: Console) -> None:
         console.print(f"{len(graph.stale)} {text}", style="yellow", markup=False)
     print_duplicates(graph.duplicates, console)
     print_odd(graph, console)
-    for task in failures(graph)[:50]:
-        error = graph.store.error(table_of(graph.stages[task.stage]), task.key)
-        if error:
-            console.print(
-                f"  {graph.stages[task.stage].name} {task.key}: {error.message}{f' [{error.where}]' if error.where else ''}", markup=False
-            )
+    failed = failures(graph)
+    for task, error in told_failures(graph, failed[:most]):
+        where = f" [{error.where}]" if error.where else ""
+        console.print(f"  {graph.stages[task.stage].name} {task.key}: {error.message}{where}", markup=False)
+    if len(failed) > most:
+        console.print(f"  and {len(failed) - most:,} more: whim status --json --data {graph.store.word()} names all", markup=False)
+
+
+def told_failures(graph: Graph, failed: Sequence[Task]) -> Iterator[tuple[Task, ErrorRecord]]:
+    """Those of some failures of which something is written down, with that."""
+    for task in failed:
+        if error := graph.store.error(table_of(graph.stages[task.stage]), task.key):
+            yield task, error
 
 
 def failures(graph: Graph) -> list[Task]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.fusion.synchrony import RATES, synchrony
-from stages.hands_of_whim import HandsOfWhim, read_label
+from stages.hands_of_whim import HandsOfWhim, labelled, read_label
 from stages.media.frames import Frames
 from stages.stage import Failure, Reason
 from stages.tables import HandDetections, Hands
@@ -125,6 +125,36 @@ def test_another_shape_an_unknown_video_and_a_damaged_label_are_named(tmp_path: 
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"000003.npy is no label of WHIM"):
         read_label(bad)
+
+
+def test_label_files_are_found_however_their_numbers_are_written(tmp_path: Path, listed: Path) -> None:
+    folder = write(tmp_path, {n: n / RATE for n in range(150)})
+    for path in (folder / "train" / "anno" / "v").iterdir():
+        path.rename(path.with_name(f"{int(path.stem)}.npy"))
+    check(laid(folder, listed))
+
+
+@pytest.mark.parametrize("change", [{"bbox": np.zeros(8)}, {"side": 10**400}, {"trans": np.zeros(6)}, {"K": np.zeros((3, 3))}, {}])
+def test_a_label_file_with_a_fault_is_named_and_its_clip_tried_again(tmp_path: Path, listed: Path, change: dict[str, Any]) -> None:
+    folder = write(tmp_path, {n: n / RATE for n in range(150)})
+    hands = np.empty(1, object)
+    hands[0] = label(0.1) | change if change else "no dictionary"
+    np.save(folder / "train" / "anno" / "v" / "000003.npy", hands, allow_pickle=True)
+    refused = laid(folder, listed)
+    assert isinstance(refused, Failure), "part of it would be missing"
+    assert (refused.reason, refused.permanent) == (Reason.BROKEN_FILE, False)
+    assert "000003.npy" in refused.message
+    assert "unpack the labels again" in refused.message
+
+
+def test_a_split_that_is_unpacked_later_is_laid_then(tmp_path: Path, listed: Path) -> None:
+    folder = write(tmp_path / "labels", {0: 0.0})
+    stage = HandsOfWhim(annotations=str(folder), listed=str(listed))
+    before = stage.weights
+    assert stage.weights == before
+    (folder / "test" / "anno" / "w").mkdir(parents=True)
+    assert stage.weights != before
+    assert set(labelled(str(folder))) >= {"v", "w"}
 
 
 def test_a_still_hand_leaves_labels_as_they_are_told() -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -49,8 +49,8 @@ class MirrorOfStore(Protocol):
         """Write files that have their names here as objects."""
         ...
 
-    def delete(self, path: Path) -> None:
-        """Remove the object of a file."""
+    def delete(self, paths: Sequence[Path]) -> None:
+        """Remove the objects of files."""
         ...
 
     def drop_damaged(self, path: Path) -> bool:
@@ -130,11 +130,12 @@ def mirror_of(path: Path) -> MirrorOfStore | None:
     return next((mirror for folder, mirror in MIRRORS.items() if path.is_relative_to(folder)), None) if MIRRORS else None
 
 
-def remove(path: Path) -> None:
-    """Remove a file of a data folder, wherever that lies; nothing where there is none."""
-    if mirror := mirror_of(path):
-        mirror.delete(path)
-    path.unlink(missing_ok=True)
+def remove(*paths: Path) -> None:
+    """Remove files of a data folder, wherever that lies; nothing where there are none."""
+    if paths and (mirror := mirror_of(paths[0])):
+        mirror.delete(paths)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
@@ -191,26 +192,25 @@ class Writer:
                 with room(waiting.files[0].final.parent):
                     land(waiting.files)
             self.together_now = None
-            for follow in waiting.afterwards:
-                follow()
+            remove(*waiting.leaving)
         finally:
             self.together_now = None
             for written in waiting.files:
                 with suppress(OSError):
                     written.temporary.unlink(missing_ok=True)
 
-    def afterwards(self, follow: Callable[[], None]) -> None:
-        """Call what is to happen once what was written has its name: now, or at the end of `together`."""
+    def leave(self, paths: Sequence[Path]) -> None:
+        """Remove files once what was written in their stead has its name: now, or at the end of `together`."""
         if self.together_now is None:
-            follow()
+            remove(*paths)
         else:
-            self.together_now.afterwards.append(follow)
+            self.together_now.leaving += paths
 
 
 @dataclass(eq=False)
 class _Together:
     files: list[Written] = field(default_factory=list)
-    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    leaving: list[Path] = field(default_factory=list)
 
 
 def land(files: Sequence[Written]) -> None:

@@ -85,8 +85,8 @@ def _run_all(
 
 
 def _tables_to_compact(graph: Graph) -> list[str]:
-    """The tables of parts; none of a folder in an object store, where parts stay objects of their own."""
-    return [table for stage in graph.stages if stage.key != "shard" and not graph.store.mirror for table in tables_of(stage).values()]
+    """The tables of parts."""
+    return [table for stage in graph.stages if stage.key != "shard" for table in tables_of(stage).values()]
 
 
 def _settled(graph: Graph) -> Iterator[tuple[str, Iterator[str]]]:

@@ -206,9 +206,10 @@ class Graph:
             return False
         return True
 
-    def refresh(self, task: Task) -> None:
-        """See the parts of a task as they are now, where a worker may have another mirror of the folder. Raises StoreError."""
-        self._judge.refresh(task.number)
+    def refresh(self, task: Task, bundled: Collection[str] = ()) -> None:
+        """See the parts of a task as they are now, where a worker may have another mirror of the folder; but for tables whose part was
+        `bundled`. Raises StoreError."""
+        self._judge.refresh(task.number, bundled)
 
     def is_made(self, task: Task) -> bool:
         """Whether the parts of a task lie in the folder, as this process sees it."""

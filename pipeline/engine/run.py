@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -120,11 +120,12 @@ def run(
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
                 for task, outcome in zip(item.tasks, result.outcomes, strict=True):
-                    summary.found_other |= outcome.reason in (Reason.CORRUPT, Reason.DECIDED) or not _seen(graph, task, outcome)
+                    is_seen = _seen(graph, task, outcome, result.bundles)
+                    summary.found_other |= outcome.reason in (Reason.CORRUPT, Reason.DECIDED) or not is_seen
                     summary.num_made += outcome.state is State.DONE
                     graph.settle(task, outcome.state, outcome.reason)
                     on_outcome(task, outcome)
-                    if compaction and not graph.store.mirror and outcome.state is State.DONE and graph.stages[task.stage].key != "shard":
+                    if compaction and outcome.state is State.DONE and graph.stages[task.stage].key != "shard":
                         compaction.note(tables_of(graph.stages[task.stage]).values(), task.key)
             if compaction:
                 compaction.step(partial(_busy, graph, flying))
@@ -165,13 +166,10 @@ def _fair_share(waiting: int, num_workers: int) -> int:
 
 
 def _in_bundles(graph: Graph, group: int, orders: list[Order], compaction: Compaction | None) -> list[Order]:
-    """Orders of one call, with numbers of the bundles that their parts come into where they are many, of tables that are large enough.
-
-    In an object store parts stay objects of their own.
-    """
+    """Orders of one call, with numbers of the bundles that their parts come into where they are many, of tables that are large enough."""
     positions = graph.groups[group]
     most = max(graph.num_tasks[position] for position in positions)
-    if compaction is None or graph.store.mirror or len(orders) < _FEWEST_BUNDLED or most <= compaction.most_loose:
+    if compaction is None or len(orders) < _FEWEST_BUNDLED or most <= compaction.most_loose:
         return orders
     tables = [table for position in positions for table in tables_of(graph.stages[position]).values()]
     numbers = {table: graph.store.bundles(table).reserve() for table in tables}
@@ -259,14 +257,14 @@ _MOST_STRAYS = 20
 """An item that has been on so many lost nodes counts as one that kills them."""
 
 
-def _seen(graph: Graph, task: Task, outcome: Outcome) -> bool:
+def _seen(graph: Graph, task: Task, outcome: Outcome, bundled: Collection[str]) -> bool:
     """Whether a part that a worker reports lies in the folder as this process sees it; if not, the outcome says so.
 
     A video that was fetched again and has changed is there, by another fingerprint than planned.
     """
     if outcome.state is not State.DONE:
         return True
-    graph.refresh(task)
+    graph.refresh(task, bundled)
     if graph.is_made(task):
         return True
     if not (task.again and graph.is_there(task)):
@@ -292,9 +290,12 @@ def _order(graph: Graph, item: Item) -> Order | None:
 
 
 def _places(graph: Graph, item: Item) -> dict[tuple[str, str], Place]:
-    """Where the parts lie in bundles that an item is made from."""
-    found = {}
-    for need in {need for task in item.tasks for need in task.needs}.difference(item.tasks):
+    """Where the parts lie in bundles that an item is made from, and those that these were made from: a worker looks nowhere else."""
+    upstream, beyond, found = set[Task](), set(item.tasks), {}
+    while beyond:
+        beyond = {need for task in beyond for need in task.needs} - upstream
+        upstream |= beyond
+    for need in upstream.difference(item.tasks):
         for table in tables_of(graph.stages[need.stage]).values():
             if place := graph.store.known_place(table, need.key):
                 found[table, need.key] = place

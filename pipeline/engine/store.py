@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
-from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, remove, room
+from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, room
 from pipeline.engine.files.ledger import NAME as LEDGER
 from pipeline.engine.files.ledger import Facts, Ledger, Line, facts_of, read_lines
 from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
@@ -119,7 +119,7 @@ class Store(Writer):
             mirror.check()
 
     def refresh(self, tables: Iterable[str], key: str) -> None:
-        """See what a worker wrote that may have another mirror. Raises StoreError."""
+        """See what a worker wrote into files of its own that may have another mirror. Raises StoreError."""
         if mirror := self.mirror:
             for table in tables:
                 mirror.have(self.part(table, key))
@@ -169,10 +169,15 @@ class Store(Writer):
     def _bundles_of(self, table: str) -> Bundles:
         folder = self._folder(table) / BUNDLES
         if folder not in self._bundles:
-            if (mirror := self.mirror) and mirror.asks:
-                mirror.have_all(folder)
             self._bundles[folder] = Bundles(folder, lambda: self.ledger, table)
         return self._bundles[folder]
+
+    def _opened(self, table: str, name: str) -> Bundle:
+        """A bundle with its footer; of an object store it is fetched, once, as it never changes. Raises what `UNREADABLE` lists."""
+        bundles = self._bundles_of(table)
+        if (mirror := self.mirror) and not (bundles.folder / name).is_file():
+            mirror.have(bundles.folder / name)
+        return bundles.open(name)
 
     @contextmanager
     def sole(self) -> Iterator[None]:
@@ -190,16 +195,17 @@ class Store(Writer):
         bundles = self.bundles(table)
         if name not in bundles.files:
             with suppress(*UNREADABLE):
-                bundles.came(Bundle.open(bundles.folder / name), seen_whole=False)
+                bundles.came(self._opened(table, name), seen_whole=False)
 
     def place(self, table: str, key: str) -> Place | None:
         """Where a part lies in a bundle; None where it does not, or was found to be corrupt. One that has its own file comes before it."""
         if (table, key) in self.told:
             return self.told[table, key]
+        if (mirror := self.mirror) and mirror.asks:
+            return None  # all bundles would have to be fetched to say more
         found = self.bundles(table).find(key)
         if found is None:
             return None
-        self._have(self.corrupt_file(table, key))
         return None if self.corrupt_file(table, key).exists() else found
 
     def known_place(self, table: str, key: str) -> Place | None:
@@ -215,7 +221,7 @@ class Store(Writer):
             if place is None:
                 return None
             try:
-                bundle = self._bundles_of(table).open(place.name)
+                bundle = self._opened(table, place.name)
                 held = bundle.parts[place.group]
             except FileNotFoundError:
                 continue  # its parts have come into another one
@@ -237,7 +243,7 @@ class Store(Writer):
                 self._bundles_of(table).fresh(sought=True)
                 continue
             try:
-                bundle = self._bundles_of(table).open(place.name)
+                bundle = self._opened(table, place.name)
                 if bundle.parts[place.group].key != key:
                     raise CorruptFileError(bundle.path, f"it holds no part {key} where the ledger says")
                 return bundle.read(place.group, columns)
@@ -453,7 +459,7 @@ class Store(Writer):
                     temporary = all_whole.enter_context(self.aside(self.part(table, key)))
                     write_part(sealed(content, recipe), temporary)
         for table in contents:
-            self.afterwards(partial(self.succeeded, table, key))
+            self.succeeded(table, key)
         return written
 
     def _stands_alone(self, table: str, key: str) -> bool:
@@ -491,10 +497,9 @@ class Store(Writer):
         return not folder.exists() or os.access(folder, os.W_OK | os.X_OK)
 
     def succeeded(self, table: str, key: str) -> None:
-        """Remove what stood in for a part that is committed now: its error file and the corrupt part before it."""
-        for stood_in in (self.error_file(table, key), self.corrupt_file(table, key)):
-            if self.mirror is None or self.mirror.asks or stood_in.exists():
-                remove(stood_in)
+        """Remove what stood in for a part once that is committed: its error file and the corrupt part before it."""
+        stood_in = (self.error_file(table, key), self.corrupt_file(table, key))
+        self.leave([path for path in stood_in if self.mirror is None or self.mirror.asks or path.exists()])
 
     def corrupt_file(self, table: str, key: str) -> Path:
         """Where a corrupt part waits for its successor."""
@@ -515,7 +520,7 @@ class Store(Writer):
             return
         if self.mirror:
             self.mirror.put_as_it_is([corrupt])
-            self.mirror.delete(path)
+            self.mirror.delete([path])
 
     def _set_bundled_aside(self, table: str, key: str) -> None:
         """Have a corrupt part of a bundle count as none: what lies of it there is copied; the others stand."""
@@ -523,7 +528,7 @@ class Store(Writer):
         if place is None or (self.mirror and self.mirror.drop_damaged(self._bundles_of(table).folder / place.name)):
             return
         try:
-            bundle = self._bundles_of(table).open(place.name)
+            bundle = self._opened(table, place.name)
             content = bundle.raw(place.group)
             bundle.read(place.group)
             if bundle.parts[place.group].key == key:

@@ -156,6 +156,27 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*.parquet")}
 
 
+def test_a_shard_is_packed_from_bundles_by_what_the_driver_says(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a worker reads it is told: the tables of the clips, their lists and the videos too."""
+    make("anna", "bert")
+    before = images(tmp_path / "data/shards")
+    with (store := Store(tmp_path / "data")).lock():
+        finish(plan(tmp_path, "anna", "bert"), Where(local=True), on_outcome=lambda task, outcome: None, most_loose=0)
+    for table in ("videos", "clips", "hands", "reviews"):
+        assert not store.loose(table)
+        assert store.bundles(table).files
+
+    class Watched(Store):
+        @property
+        def ledger(self) -> Any:
+            raise AssertionError("it looks a part up")
+
+    monkeypatch.setattr("pipeline.engine.worker.Store", Watched)
+    make("anna", "bert", jpeg_quality=71)
+    assert images(tmp_path / "data/shards").keys() == before.keys()
+    assert images(tmp_path / "data/shards") != before
+
+
 def test_a_large_shard_is_cut_within_its_long_video_and_between_short_ones(make: Make, tmp_path: Path) -> None:
     make("long", "anna", "bert", "carl", shard_mb=100)
     shards = tmp_path / "data/shards"

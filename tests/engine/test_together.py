@@ -277,20 +277,19 @@ def test_an_item_that_kills_its_worker_takes_none_of_those_beside_it(tmp_path: P
 
 def test_a_block_that_ends_in_an_exception_names_nothing(tmp_path: Path) -> None:
     writer = Writer()
-    told: list[str] = []
+    (before := tmp_path / "before").touch()
 
     def begin() -> None:
         with writer.together():
             with writer.aside(tmp_path / "one") as temporary:
                 temporary.write_text("1")
-            writer.afterwards(lambda: told.append("one"))
+            writer.leave([before])
             assert not (tmp_path / "one").exists()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         begin()
-    assert not list(tmp_path.iterdir())
-    assert not told
+    assert list(tmp_path.iterdir()) == [before], "nor does what it was to take the place of leave"
     with writer.aside(tmp_path / "two") as temporary:
         temporary.write_text("2")
     assert (tmp_path / "two").read_text() == "2"

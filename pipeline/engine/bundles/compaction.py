@@ -214,7 +214,7 @@ class Compaction:
                     facts = facts_of(path.stat())
                     part = part_of(path, key)
                     if key not in living and _is_bundled(bundles, part):
-                        self._unlink(table, key, facts)
+                        self._unlink(table, {key: facts})
                     elif key in loose:
                         yield _Source(part, facts)
                 continue
@@ -235,19 +235,20 @@ class Compaction:
             flush(path.parent.parent)
         with self.store.aside(path) as temporary:
             write_bundle(parts, temporary)
+        if mirror := self.store.mirror:
+            mirror.drop_damaged(path)  # what is looked at is what the object store has
         try:
             written = Bundle.open(path)
             sound = len(written.parts) == len(parts) and all(_same(written.part(at), part) for at, part in enumerate(parts))
         except (CorruptFileError, FileNotFoundError):
             sound = False
         if not sound:
-            path.unlink(missing_ok=True)
+            remove(path)
             raise CorruptFileError(path, "what was read there is not what was written, and it is removed: is the disk sound?")
         bundles.came(written, seen_whole=True)
         for group, source in enumerate(sources):
             self._note(table, source.part, Place(path.name, group), written.facts)
-            if source.facts is not None:
-                self._unlink(table, source.part.key, source.facts)
+        self._unlink(table, {source.part.key: source.facts for source in sources if source.facts is not None})
 
     def _note(self, table: str, part: Part, place: Place, facts: Facts) -> None:
         """Tell the ledger where a part lies now."""
@@ -255,13 +256,16 @@ class Compaction:
         same = line is not None and line.fingerprint == part.recipe.get("fingerprint")
         self.store.ledger.note(table, part.key, Line(*facts, *(line[4:8] if line and same else ("", "", "", "{}")), *place))
 
-    def _unlink(self, table: str, key: str, facts: Facts) -> None:
-        """Remove a loose file whose part is in a bundle, if it is the one that was read; what stood in for the part goes before."""
-        path = self.store.part(table, key)
-        with suppress(FileNotFoundError):
-            if facts_of(path.stat()) == facts:
-                self.store.corrupt_file(table, key).unlink(missing_ok=True)
-                path.unlink()
+    def _unlink(self, table: str, read: Mapping[str, Facts]) -> None:
+        """Remove loose files whose parts are in a bundle, those that are the ones that were read; what stood in for a part goes before."""
+        gone = []
+        for key, facts in read.items():
+            with suppress(FileNotFoundError):
+                if facts_of(self.store.part(table, key).stat()) == facts:
+                    gone.append(key)
+        corrupt = [self.store.corrupt_file(table, key) for key in gone]
+        remove(*(path for path in corrupt if path.exists()))
+        remove(*(self.store.part(table, key) for key in gone))
 
 
 def _in_turn(names: Sequence[str], living: Mapping[str, int], most: int) -> list[list[str]]:

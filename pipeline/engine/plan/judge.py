@@ -40,9 +40,11 @@ class Judge:
         there = any(fingerprint is not None for _, fingerprint in parts)
         self.columns.stale[task] = there and self.columns.state(task) is not State.DONE and not self.columns.again(task)
 
-    def refresh(self, task: int) -> None:
-        """See the parts of a task as they are now, where a worker may have another mirror of the folder. Raises StoreError."""
-        self.store.refresh([folder for folder, _ in self._tables[self.columns.stage[task]]], self.columns.key(task))
+    def refresh(self, task: int, bundled: Collection[str]) -> None:
+        """See the parts of a task as they are now, where a worker may have another mirror of the folder; but for tables whose part was
+        `bundled`. Raises StoreError."""
+        folders = [folder for folder, _ in self._tables[self.columns.stage[task]] if folder not in bundled]
+        self.store.refresh(folders, self.columns.key(task))
 
     def is_made(self, task: int) -> bool:
         """Whether the parts of a task lie in the folder, as this process sees it."""

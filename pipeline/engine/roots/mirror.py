@@ -35,6 +35,8 @@ _OURS_ALONE = ("media/", "runs/", "studio/", "weights/")
 _OF_SEVERAL = "verdicts/"
 """Tables that people write on several machines: each writing takes the place of the one that was read, and of no other."""
 _MEDIA_GB, _LEASE_S = 50.0, 60.0
+_MOST_LISTED = 5
+"""How often a store is listed out of which objects go while they are fetched."""
 _CLOCK_LASTS = timedelta(minutes=5)
 
 
@@ -62,6 +64,12 @@ class Mirror:
 
     def sync(self, *, media: bool = False) -> None:
         """Fetch what the store has and drop what it has no more; videos are not fetched unless asked for. Raises StoreError."""
+        for _ in range(_MOST_LISTED):
+            if self._sync_once(media):  # else a run beside it has moved parts into a bundle that the listing did not have
+                return
+
+    def _sync_once(self, media: bool) -> bool:
+        """Whether all was still there that was listed."""
         known, here = self.known.all(), dict(self._files())  # before the listing: what is written meanwhile is none of either
         listed = self.objects.listed()
         there = {name: meta for name, meta in listed.items() if self.name_of(self.folder / name)}
@@ -83,15 +91,14 @@ class Mirror:
                 continue
             wanted.append((name, known.get(name)))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
-            for _ in pool.map(lambda one: self._fetch(*one), wanted):
-                pass
+            return all(list(pool.map(lambda one: self._fetch(*one), wanted)))
 
     def _sweep(self, listed: Mapping[str, Meta]) -> None:
         """Remove what was left of hearing the time by those who died of it."""
         now = listed[NAME].modified if NAME in listed else None
         for name, meta in listed.items():
             if now and name.startswith(CLOCK) and now - meta.modified > _CLOCK_LASTS:
-                self.objects.delete(name, self.check)
+                self.objects.delete(name, check=self.check)
 
     def have(self, path: Path) -> None:
         """Have the newest version of a file here, or none where the store has none. Raises StoreError."""
@@ -198,11 +205,13 @@ class Mirror:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def delete(self, path: Path) -> None:
-        """Remove a file's object. Raises StoreError, where the lease is lost too."""
-        if name := self.name_of(path):
+    def delete(self, paths: Sequence[Path]) -> None:
+        """Remove the objects of files. Raises StoreError, where the lease is lost too."""
+        names = list(filter(None, map(self.name_of, paths)))
+        if names:
             self.check()
-            self.objects.delete(name, self._check_again)
+            self.objects.delete(*names, check=self._check_again)
+        for name in names:
             self.known.forget(name)
             self.sizes.pop(name, None)
 
@@ -258,8 +267,11 @@ class Mirror:
                     if name := self.name_of(path):
                         yield name, facts(path.stat())
 
-    def _fetch(self, name: str, before: tuple[str, tuple[int, int, int]] | None, *, ask: bool = False) -> None:
-        """Fetch an object, unless the file here is it. `before`: what was known of the file; where that has changed it stays."""
+    def _fetch(self, name: str, before: tuple[str, tuple[int, int, int]] | None, *, ask: bool = False) -> bool:
+        """Fetch an object, unless the file here is it. `before`: what was known of the file; where that has changed it stays.
+
+        Gives whether there is one.
+        """
         path = self.folder / name
         is_here = before is not None and path.is_file() and before[1] == facts(path.stat())
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -267,22 +279,23 @@ class Mirror:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             meta: Meta | None = self.objects.get(name, temporary, unless=before[0] if before and is_here and ask else "")
             if meta is None:
-                return
+                return True
             with self.known.alone():
                 if self.known.find(name) == before:
                     self.known.note(name, meta.etag, meta.version, temporary.stat())
                     temporary.replace(path)
         except FileNotFoundError as error:
-            if error.errno is None:
-                self._drop(name)
-            else:  # a run that began just now cleared away what was being written
-                self._fetch(name, before, ask=ask)
+            if error.errno is not None:  # a run that began just now cleared away what was being written
+                return self._fetch(name, before, ask=ask)
+            self._drop(name)
+            return False
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(f"no room left for the mirror of {self.address} in {self.folder}: free some, or set WHIM_CACHE") from error
             raise
         finally:
             temporary.unlink(missing_ok=True)
+        return True
 
     def _drop(self, name: str) -> None:
         with self.known.alone():

@@ -217,14 +217,15 @@ class Objects:
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
             raise TakenError(name) from error
 
-    def delete(self, name: str, check: Callable[[], None] | None = None) -> None:
-        """Remove an object; nothing where there is none. `check` is called before each try, and raises where there is to be none."""
+    def delete(self, *names: str, check: Callable[[], None] | None = None) -> None:
+        """Remove objects; nothing where there are none. `check` is called before each try, and raises where there is to be none."""
         import obstore
 
         try:
-            self._trying("delete", name, lambda: obstore.delete(self.hasty_store, name), check)
-        except FileNotFoundError:
-            return
+            self._trying("delete", " ".join(names[:2]), lambda: obstore.delete(self.hasty_store, list(names)), check)
+        except FileNotFoundError:  # Google's store says so of each, and leaves the others
+            for name in names if len(names) > 1 else ():
+                self.delete(name, check=check)
 
     def _trying(self, doing: str, name: str, ask: Callable[[], T], check: Callable[[], None] | None = None) -> T:
         """What the store answers. Raises StoreError in one line, and what its caller reads: FileNotFoundError, of conditions obstore's."""

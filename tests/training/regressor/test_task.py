@@ -106,7 +106,7 @@ def test_eight_crops_are_learnt_by_heart(steps: int, left: float, folder: Path, 
     """The loss of the crops as they are falls to a fraction of what it was: by a third after fifty steps, give or take a processor."""
     settings = RegressorSettings(size="xs")
     task = RegressorTask(held_out=None, network_settings=settings, augmentation=CropAugmentation.none())
-    one = run(folder, tmp_path, task, batch=8, steps=steps, learning_rate=1e-3, warmup_steps=5, precision="bfloat16")
+    one = run(folder, tmp_path, task, batch=8, steps=steps, learning_rate=1e-3, warmup_steps=5, precision="auto")
     with closing(one.loader.epoch(0)) as batches, torch.no_grad():
         batch = next(batches)
         before = sum(task.loss(one.plain, batch, one.device, 0.0).values())

@@ -28,6 +28,7 @@ import training.cli
 import training.commands.use
 from stages.errors import UserError, one_line
 from stages.settings import unknown
+from training.commands.arguments import refuse_unused
 
 if TYPE_CHECKING:
     from pipeline.library.annotated import annotate as annotate
@@ -167,6 +168,7 @@ def build_commands() -> Commands:
 def detect(arguments: argparse.Namespace) -> int:
     """Find the hands of an image, a video, a folder or a camera: drawn, and as a table; by the whole chain unless a detector is named."""
     if arguments.checkpoint is None and arguments.detector == "chain":
+        refuse_unused(arguments, "--detector chain", ("image", "threshold", "gpu"))
         return pipeline.commands.use.detect(arguments)
     arguments.checkpoint = arguments.checkpoint or training.cli.detector_named(arguments.detector)
     training.commands.use.detect(arguments)

@@ -148,6 +148,24 @@ def test_labels_of_none_of_the_videos_are_refused_before_anything_is_done(
     assert not data.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["detect", "--threshold", "0.3"], "--threshold has no effect with --detector chain"),
+        (["detect", "--gpu"], "--gpu has no effect with --detector chain"),
+        (["detect", "--image", "64"], "--image has no effect with --detector chain"),
+        (["reconstruct", "--detector-image", "64"], "--detector-image has no effect with --regressor ours"),
+        (["reconstruct", "--regressor", "fit", "--smooth", "0.05"], "--smooth has no effect with --regressor fit"),
+    ],
+)
+def test_an_option_of_a_network_alone_is_not_taken_for_one_of_the_chain(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.jpg").touch()
+    assert whim.main([words[0], str(tmp_path / "x.jpg"), *words[1:], "--out", str(tmp_path / "out")]) == whim.USER_ERROR
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_that_nobody_reads_any_more_comes_to_its_end(videos: Path, tmp_path: Path) -> None:
     """`whim run ... | head` ended in the middle, with 1 and without a word."""
     reader, writer = os.pipe()

@@ -138,7 +138,7 @@ def _detect(add: Add, handler: Handler) -> None:
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     network = parser.add_argument_group("of a network alone")
     network.add_argument("--image", type=at_least_one, help="side of its images, pixels, a multiple of 32 (default: as it was trained)")
-    network.add_argument("--threshold", type=number(0, 1), default=0.3, help="least score of a hand")
+    network.add_argument("--threshold", type=number(0, 1), help="least score of a hand (default: 0.3)")
     network.add_argument("--gpu", action="store_true")
 
 
@@ -152,10 +152,10 @@ def _reconstruct(add: Add, handler: Handler) -> None:
     parser.add_argument("--focal", type=number(0, 1e9, above=True), metavar="PIXELS", help="focal length, where it is known")
     parser.add_argument("--frames", type=at_least_one, help="stop after so many")
     network = parser.add_argument_group("of a regressor alone")
-    network.add_argument("--detector", type=Path, default=SHIPPED, metavar="FILE", help="checkpoint (default: the one that ships)")
+    network.add_argument("--detector", type=Path, metavar="FILE", help="checkpoint (default: the one that ships)")
     network.add_argument(
-        "--smooth", type=number(0, 1e9), default=0.05, metavar="SECONDS", help="deviation over time; 0: every frame by itself"
+        "--smooth", type=number(0, 1e9), metavar="SECONDS", help="deviation over time (default: 0.05); 0: every frame by itself"
     )
-    network.add_argument("--threshold", type=number(0, 1), default=0.3, help="least score of a hand")
+    network.add_argument("--threshold", type=number(0, 1), help="least score of a hand (default: 0.3)")
     network.add_argument("--detector-image", type=at_least_one, help="side of the detector's images, pixels (default: as it was trained)")
     network.add_argument("--gpu", action="store_true")

@@ -1,12 +1,14 @@
 """Images, videos and cameras frame by frame, a video file that grows, and the folder where results come to lie whole."""
 
+import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -91,14 +93,28 @@ def results_in(out: Path) -> Iterator[Path]:
             path.replace(final)
 
 
-def refuse_another_source(table: Path, source: str) -> None:
-    """Raise ValueError where a table of results is of another source of the same name: neither is to vanish."""
+def refuse_another_source(out: Path, name: str, source: str) -> None:
+    """Raise ValueError where a table of results, `out/NAME.parquet` or `.json`, is of another source of that name: neither is to vanish."""
+    for table in (out / f"{name}.parquet", out / f"{name}.json"):
+        before = _source_of(table)
+        if before and before != origin_of(source):
+            raise ValueError(f"{table} holds the hands of {before}: name another folder by --out")
+
+
+def _source_of(table: Path) -> str:
+    """What a table of results says that it was made from; '' where it says nothing, or cannot be read."""
     try:
-        before = (pq.read_schema(table).metadata or {}).get(b"source", b"").decode()
+        if table.suffix == ".parquet":
+            return (pq.read_schema(table).metadata or {}).get(b"source", b"").decode()
+        told = json.loads(table.read_bytes())
     except (OSError, ValueError):
-        return
-    if before and before != origin_of(source):
-        raise ValueError(f"{table} holds the hands of {before}: name another folder by --out")
+        return ""
+    return str(told.get("source", "")) if isinstance(told, dict) else ""
+
+
+def write_json(table: Path, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table of results as JSON: `source`, as a Parquet table has it in its metadata, and `hands`, an object each."""
+    table.write_text(json.dumps({"source": origin_of(source), "hands": rows}, indent=1, allow_nan=False))
 
 
 def origin_of(source: str) -> str:

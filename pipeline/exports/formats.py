@@ -45,12 +45,12 @@ _TABLE = (
         name="coco",
         about="COCO keypoints: images and annotations by split, MANO in fields of its own",
         module="pipeline.exports.coco",
-        version=2,
+        version=3,
     ),
     Format(
-        name="yolo", about="YOLO-pose: images, labels and data.yaml, as Ultralytics trains on", module="pipeline.exports.yolo", version=2
+        name="yolo", about="YOLO-pose: images, labels and data.yaml, as Ultralytics trains on", module="pipeline.exports.yolo", version=3
     ),
-    Format(name="webdataset", about="WebDataset: tars of JPEG and JSON, one pair a frame", module="pipeline.exports.webdataset", version=2),
+    Format(name="webdataset", about="WebDataset: tars of JPEG and JSON, one pair a frame", module="pipeline.exports.webdataset", version=3),
     Format(
         name="lerobot",
         about="LeRobot v3: an episode an unbroken stretch of a clip, video, hands as state",
@@ -60,9 +60,9 @@ _TABLE = (
         passes=2,
     ),
     Format(name="huggingface", about="Hugging Face: Parquet with a dataset card, ready to push", module="pipeline.exports.huggingface"),
-    Format(name="hamer", about="HaMeR and WiLoR: tars as both train on", module="pipeline.exports.hamer", version=2),
+    Format(name="hamer", about="HaMeR and WiLoR: tars as both train on", module="pipeline.exports.hamer", version=3),
     Format(
-        name="fiftyone", about="FiftyOne: a dataset of images with detections and keypoints", module="pipeline.exports.fiftyone", version=2
+        name="fiftyone", about="FiftyOne: a dataset of images with detections and keypoints", module="pipeline.exports.fiftyone", version=3
     ),
     Format(
         name="rerun", about="Rerun: a recording (.rrd) a clip, hands in the image and in space", module="pipeline.exports.rerun", version=2

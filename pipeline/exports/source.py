@@ -3,7 +3,9 @@
 Frame of reference: that of `stages.shards`: pixels of the stored image, boxes xyxy and never clipped, NaN for what is unknown.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,8 +82,7 @@ class Frame:
             return f"{self.video}/{self.frame:08d}-{self.view:02d}"
         if self.sample == f"{self.video}/{self.frame}":
             return f"{self.video}/{self.frame:08d}"
-        folder, slash, name = self.sample.rpartition("/")
-        return f"{folder}{slash}{name.replace('.', '_')}"
+        return name_of_image(self.sample)
 
     def about_it(self) -> dict[str, Any]:
         """All that is known of it but its hands and its image, as plain values."""
@@ -89,6 +90,19 @@ class Frame:
         pose = {"world_from_camera": plain(self.world_from_camera)} if np.isfinite(self.world_from_camera).all() else {}
         views = {"view": self.view} if self.is_view else {}
         return own | {"split": self.split, "scale": self.scale, **self.about, "extra": dict(self.extra)} | views | pose
+
+
+def name_of_image(sample: str) -> str:
+    """Path of an image that was no film's, without a point in its name: `a/b.jpg` is `a/b_jpg`. A name that another one could become too,
+    such as `a/b.c.jpg` and `a/b_c.jpg`, ends in a part of its hash."""
+    folder, slash, name = sample.rpartition("/")
+    plain = name.replace(".", "_")
+    if re.fullmatch(rf"[^.]*\.{_ENDING}", name, re.IGNORECASE) or ("." not in name and not re.search(rf"_{_ENDING}$", name, re.IGNORECASE)):
+        return f"{folder}{slash}{plain}"
+    return f"{folder}{slash}{plain}-{hashlib.sha256(sample.encode()).hexdigest()[:8]}"
+
+
+_ENDING = r"(jpe?g|png|webp|bmp|tiff?)"
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """What the chain finds in files, drawn on their frames and written as tables: `whim detect`; as meshes in space: `whim reconstruct`."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,7 @@ from fitting.hand.mano import load_hand_model, pose_either_hand, project
 from hands.drawing.hands import draw_hands
 from hands.drawing.sheets import write_image
 from hands.drawing.space import HandsInSpace, frame_focal, refuse_source_in, write_space
-from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
+from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in, write_json
 from hands.metrics.motion import shaking_mm
 from pipeline.exports.source import plain
 from pipeline.library.annotated import Annotated, annotated
@@ -56,7 +55,7 @@ def detect(
             name = one.video if file.is_dir() else file.stem  # ids of a folder's files are all different
             origin = source if is_camera(source) else str(one.path)
             refuse_source_in(out, name, origin)
-            refuse_another_source(out / f"{name}.parquet", origin)
+            refuse_another_source(out, name, origin)
             with results_in(out) as folder:
                 num_frames += _draw(one, folder / name)
                 _write_table(one, folder / f"{name}.{table_format}", origin)
@@ -83,7 +82,7 @@ def reconstruct(
     if not Path(source).is_file():
         raise ValueError(f"there is no file {source}: name an image or a video")
     name = Path(source).stem
-    refuse_another_source(out / f"{name}.parquet", source)
+    refuse_another_source(out, name, source)
     refuse_source_in(out, name, source)
     (one,) = annotated([source], max_frames=max_frames, console=console, failed=failed)
     numbers = [number for number, _ in _frames(one)]
@@ -201,7 +200,7 @@ def _write_table(one: Annotated, path: Path, origin: str) -> None:
     if path.suffix == ".json":
         columns = {name: _listed(table.column(name)) for name in table.column_names}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        path.write_text(json.dumps(rows, indent=1, allow_nan=False))
+        write_json(path, origin, rows)
     else:
         pq.write_table(table.replace_schema_metadata({"source": origin_of(origin)}), path)
 

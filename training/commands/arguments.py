@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.errors import UserError
+
 if TYPE_CHECKING:
     from training.data.samples import Frames
     from training.detector.inference import HandDetector
@@ -33,7 +35,19 @@ def detector_of(arguments: argparse.Namespace, threshold: float | None = None) -
     from training.detector.inference import HandDetector
 
     size, device = image_side(arguments.image), device_of(arguments)
-    return HandDetector.load(arguments.checkpoint, device, size=size, threshold=threshold or arguments.threshold)
+    return HandDetector.load(arguments.checkpoint, device, size=size, threshold=threshold or least_score(arguments))
+
+
+def least_score(arguments: argparse.Namespace) -> float:
+    """`--threshold`, or what it is where nobody says it."""
+    return 0.3 if arguments.threshold is None else float(arguments.threshold)
+
+
+def refuse_unused(arguments: argparse.Namespace, by: str, names: Sequence[str]) -> None:
+    """Raise UserError for the first option of these that was given: what does the work, told by the option `by`, does not read it."""
+    for name in names:
+        if getattr(arguments, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')} has no effect with {by}: leave it out, or name a network")
 
 
 def held_out_frames(folders: Sequence[Path], size: int) -> "Frames | None":

@@ -4,9 +4,12 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from training.commands.arguments import detector_of, device_of, image_side
+from training.commands.arguments import detector_of, device_of, image_side, least_score, refuse_unused
+
+if TYPE_CHECKING:
+    from training.regressor.tracks import TrackSettings
 
 SHIPPED_HAND = "standin"
 """Whose parameters the regressor that ships says (docs/regressor_landmarks.md)."""
@@ -30,12 +33,11 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     from training.detector.inference import HandDetector
     from training.regressor.inference import HandReconstructor
     from training.regressor.reconstruct import ReconstructSettings, reconstruct
-    from training.regressor.tracks import TrackSettings
 
     device = device_of(arguments)
-    detector = HandDetector.load(arguments.detector, device, size=image_side(arguments.detector_image), threshold=arguments.threshold)
+    detector = HandDetector.load(arguments.detector, device, size=image_side(arguments.detector_image), threshold=least_score(arguments))
     settings = ReconstructSettings(
-        focal_px=arguments.focal, meshes=arguments.meshes, max_frames=arguments.frames, tracks=TrackSettings(smooth_s=arguments.smooth)
+        focal_px=arguments.focal, meshes=arguments.meshes, max_frames=arguments.frames, tracks=_tracks(arguments)
     )
     reconstructor = HandReconstructor.load(Path(arguments.regressor), device)
     frames, hands = reconstruct(detector, reconstructor, arguments.source, arguments.out, settings)
@@ -48,15 +50,22 @@ def regressor_that_ships(arguments: argparse.Namespace) -> Callable[..., Any] | 
     from training.regressor.inference import SHIPPED, HandReconstructor
     from training.regressor.network import hand_in_use
     from training.regressor.reconstruct import ReconstructSettings, in_place_of_fits
-    from training.regressor.tracks import TrackSettings
 
+    refuse_unused(arguments, f"--regressor {arguments.regressor}", ("detector", "threshold", "detector_image"))
     if arguments.regressor == "fit":
+        refuse_unused(arguments, "--regressor fit", ("smooth", "gpu"))
         return None
     if hand_in_use() != SHIPPED_HAND:
         arguments.console.print("the regressor that ships knows the stand-in hand alone: hands are fitted", style="yellow")
         return None
-    settings = ReconstructSettings(focal_px=arguments.focal, tracks=TrackSettings(smooth_s=arguments.smooth))
+    settings = ReconstructSettings(focal_px=arguments.focal, tracks=_tracks(arguments))
     return partial(in_place_of_fits, HandReconstructor.load(SHIPPED, device_of(arguments)), settings=settings)
+
+
+def _tracks(arguments: argparse.Namespace) -> "TrackSettings":
+    from training.regressor.tracks import TrackSettings
+
+    return TrackSettings() if arguments.smooth is None else TrackSettings(smooth_s=arguments.smooth)
 
 
 def export_detector(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """A detector on an image, a video or a camera: what it sees drawn, and the hands as a table."""
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hands.drawing.sheets import write_image
-from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in
+from hands.drawing.video import VideoFile, frames_of, is_camera, origin_of, refuse_another_source, results_in, write_json
 from training.detector.inference import DetectedHands, HandDetector
 
 
@@ -27,9 +26,9 @@ class HandTable:
         ]
 
     def write(self, path: Path, source: str) -> None:
-        """Parquet, or JSON by the file's ending: frame, time_s, box, score, side (0 left, 1 right), side_score, keypoints."""
+        """Parquet, or JSON (`hands`) by the file's ending: frame, time_s, box, score, side (0 left, 1 right), side_score, keypoints."""
         if path.suffix == ".json":
-            path.write_text(json.dumps(self.rows, indent=1))
+            write_json(path, source, self.rows)
         else:
             pq.write_table(pa.Table.from_pylist(self.rows, _SCHEMA.with_metadata({"source": origin_of(source)})), path)
 
@@ -61,7 +60,7 @@ def detect(
     drawn = (out / f"{name}.jpg", out / f"{name}.mp4")
     if Path(source).exists() and any(path.exists() and path.samefile(source) for path in drawn):
         raise ValueError(f"the hands drawn on {source} would be written over it: name another folder by --out")
-    refuse_another_source(out / f"{name}.parquet", source)
+    refuse_another_source(out, name, source)
     table, count = HandTable(), 0
     with results_in(out) as folder, ExitStack() as stack:
         video: VideoFile | None = None

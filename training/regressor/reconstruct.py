@@ -61,7 +61,7 @@ def reconstruct(
     Raises ValueError for what cannot be read, for a focal length that no lens has, and where the source itself would be written over.
     """
     name = Path(source).stem
-    refuse_another_source(out / f"{name}.parquet", source)
+    refuse_another_source(out, name, source)
     refuse_source_in(out, name, source)
     seen = look(detector, source, settings)
     hands = _reconstructed(reconstructor, source, seen, settings)

@@ -544,3 +544,18 @@ def test_hands_told_in_another_models_parameters_are_not_drawn_with_the_one_at_h
     with pytest.raises(UserError, match=r"are told in MANO.s parameters, and here is the stand-in hand alone: put MANO_RIGHT\.pkl at"):
         exported("glb", folder, tmp_path / "out")
     assert exported("csv", folder, tmp_path / "csv").num_hands
+
+
+def test_images_whose_names_differ_by_a_point_alone_are_two_files(data: Path, tmp_path: Path) -> None:
+    """`a.b.jpg` and `a_b.jpg` were one file of an export, and the last image in it had the hands of both."""
+    names = ["g/a.b.jpg", "g/a_b.jpg", "g/a.b_jpg", "g/a_b_jpg", "g/a.jpg", "g/a.PNG", "g/a", "g/a.b"]
+    (tmp_path / "shards" / "train").mkdir(parents=True)
+    rows = pq.read_table(next((data / "shards" / "train").glob("*.parquet"))).slice(0, len(names))
+    rows = rows.set_column(rows.column_names.index("sample"), "sample", pa.array(names)).replace_schema_metadata({})
+    pq.write_table(rows, tmp_path / "shards" / "train" / "images-00000-of-00001.parquet")
+    exported("coco", tmp_path / "shards", tmp_path / "coco")
+    told = json.loads((tmp_path / "coco" / "annotations" / "train.json").read_text())["images"]
+    assert [one["whim"]["sample"] for one in told] == names
+    for one, image in zip(told, rows["image"].to_pylist(), strict=True):
+        assert (tmp_path / "coco" / "images" / one["file_name"]).read_bytes() == image, one["whim"]["sample"]
+    assert [told[4]["file_name"], told[6]["file_name"]] == ["train/g/a_jpg.jpg", "train/g/a.jpg"], "names that nothing can be mistaken for"

@@ -70,7 +70,7 @@ def test_a_video_is_drawn_frame_by_frame(checkpoint: Path, film: Path, tmp_path:
     detector = HandDetector.load(checkpoint, size=64, threshold=0.4)
     out = tmp_path / "out"
     assert detect(detector, str(film), out, table_format="json")[0] == 7
-    rows = json.loads((out / "film.json").read_text())
+    rows = json.loads((out / "film.json").read_text())["hands"]
     assert {row["frame"] for row in rows} == set(range(7))
     assert sorted({row["time_s"] for row in rows}) == pytest.approx([k / 10 for k in range(7)], abs=2e-3)
     with av.open(str(out / "film.mp4")) as container:
@@ -154,7 +154,7 @@ def test_a_camera_in_the_network_is_filmed_until_it_ends(checkpoint: Path, camer
     assert detect(detector, camera.replace("//", "//ann:secret@"), tmp_path / "few", max_frames=2)[0] == 2
     assert pq.read_schema(tmp_path / "few" / "webcam.parquet").metadata[b"source"].decode() == camera
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/x cannot be read as a camera"):
-        detect(detector, "http://127.0.0.1:9/x", tmp_path / "out")
+        detect(detector, "http://127.0.0.1:9/x", tmp_path / "other")
 
 
 def test_a_source_is_not_drawn_over(checkpoint: Path, photo: Path, tmp_path: Path) -> None:
@@ -179,6 +179,13 @@ def test_a_source_that_is_gone_or_another_of_its_name_leaves_the_earlier_table(
     with pytest.raises(ValueError, match=rf"holds the hands of {film}: name another folder"):
         detect(detector, str(other), out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert detect(detector, str(other), tmp_path / "json", table_format="json")[0] == 1
+    third = other.rename(tmp_path / "film.jpg")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "json").iterdir()}
+    with pytest.raises(ValueError, match=rf"holds the hands of {other}: name another folder"):
+        detect(detector, str(third), tmp_path / "json", table_format="json")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "json").iterdir()} == before
+    assert detect(detector, str(third.rename(other)), tmp_path / "json", table_format="json")[0] == 1, "the same again"
 
 
 def test_a_file_may_be_called_as_a_camera(checkpoint: Path, photo: Path, tmp_path: Path) -> None:

@@ -53,8 +53,12 @@ types: setup ## mypy --strict
 layers: setup ## who may import whom
 	$(BIN)/lint-imports
 
+# Two at a time but for whole chains, which work on both cores by themselves, and measurements.
+GATE := 'not gpu and not network and not heavy and not cluster and not long'
+
 test: lint types layers ## the gate: lint, types, layers, the test suite and a short run of the main job
-	$(BIN)/python -m pytest -m 'not gpu and not network and not heavy and not cluster and not long'
+	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
+	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

@@ -57,7 +57,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.TOO_LARGE: "larger than this run allows; raise download.largest_bytes or --max-pixels, then `whim retry`",
     Reason.PRIVATE_ADDRESS: "it leads into the inner network; if you trust it name the host in download.private_hosts, then `whim retry`",
     Reason.OUT_OF_STEP: "the labels are of another cut of the video; fetch that one, or leave its clips out",
-    Reason.TIMEOUT: "the item ran over its limit; raise `limit_s` of the stage",
+    Reason.TIMEOUT: "it took longer than its stage allows; make clips shorter (split.max_clip_s) or the machine faster, then `whim retry`",
     Reason.WORKER_DIED: "the worker crashed on this item each time; look at its log, then `whim retry`",
     Reason.CORRUPT: "a file of the data folder was damaged and has been set aside; the next run makes it again",
     Reason.CAMERA: "correct focal=, hfov=, projection= or camera= in the list",

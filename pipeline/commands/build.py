@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,10 +188,15 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Look at what a run needs of this machine: ffmpeg, JavaScript, disk, Ray, GPU, weights, MANO, clock, limits."""
     from dataclasses import asdict
 
-    from pipeline.report.doctor import Health, examine
+    from pipeline.engine.durable import StoreError
+    from pipeline.report.doctor import Finding, Health, examine
 
-    findings = []
-    for finding in examine(data_folder(arguments).absolute()):
+    findings, unseen = list[Finding](), list[Finding]()
+    try:
+        folder = data_folder(arguments).absolute()
+    except StoreError as error:  # what else a run needs is looked at without it
+        folder, unseen = Path.cwd(), [Finding("store", Health.BAD, str(error), "mend that, and ask again")]
+    for finding in chain(unseen, examine(folder)):
         findings.append(finding)
         if not arguments.json:
             style = {Health.GOOD: "green", Health.NOTE: "yellow", Health.BAD: "red"}[finding.health]

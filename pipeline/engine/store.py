@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -628,11 +628,13 @@ class Store(Writer):
             raise StoreError(f"cannot write to the data folder {self.root}: {error.strerror}; choose another with --data") from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = _hold(file)
             except OSError as error:
+                raise StoreError(f"the data folder {self.root} cannot be locked: {error.strerror}; choose another with --data") from error
+            if not held:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another driver"
-                raise StoreError(f"{self.name} is in use by {holder}; wait for it or stop it") from error
+                raise StoreError(f"{self.name} is in use by {holder}; wait for it or stop it")
             with room(self.root), self.mirror.held() if self.mirror else nullcontext():
                 file.truncate(0)
                 file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
@@ -642,6 +644,16 @@ class Store(Writer):
                 if self.mirror is None:
                     take_over(self.root)
                 yield
+
+
+def _hold(file: IO[bytes]) -> bool:
+    """Lock a file for this process alone, unless another holds it for longer than who feels for the lock (`whim status --watch`)."""
+    for pause_s in (0.05, 0.1, 0.2, 0.0):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(pause_s)
+    return False
 
 
 def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:

@@ -128,8 +128,10 @@ def _gpu(data: Path) -> Finding:
 
 
 def _weights(data: Path) -> Finding:
+    from stages.detectors.mediapipe.hint import load_hint
     from stages.detectors.mediapipe.models import COMMAND, folders, manifest
     from stages.detectors.weights import BadWeights, MissingWeights, catalogue, weight_file
+    from stages.fusion.calibration import calibration_file, load_calibrations
 
     networks = manifest()["files"]
     for name, about in networks.items():
@@ -146,6 +148,14 @@ def _weights(data: Path) -> Finding:
             continue
         except BadWeights as error:
             damaged.append(str(error))
+    for read in (
+        load_hint,
+        lambda: load_calibrations(calibration_file()),
+    ):  # what somebody learned for themselves, maybe by another version
+        try:
+            read()
+        except ValueError as error:
+            return Finding("weights", Health.BAD, str(error), "learn it anew, or take it out of the folder of weights")
     told = f"the {len(networks)} embedded networks are sound, {len(here)} of {len(catalogue())} larger ones are here"
     if damaged:
         return Finding("weights", Health.BAD, damaged[0], "whim weights check, then whim weights get NAME")

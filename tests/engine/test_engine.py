@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -194,6 +196,25 @@ def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
             pass
     with Store(tmp_path).lock():  # free again
         assert (tmp_path / ".lock").exists()
+
+
+def test_who_only_feels_for_the_lock_keeps_no_driver_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`whim status --watch` holds it for an instant: a run that began in that very one was refused."""
+    (tmp_path / ".lock").touch()
+    with (tmp_path / ".lock").open("rb") as watcher:
+        fcntl.flock(watcher, fcntl.LOCK_SH)
+        monkeypatch.setattr("pipeline.engine.store.time.sleep", lambda _: fcntl.flock(watcher, fcntl.LOCK_UN))
+        with Store(tmp_path).lock(), pytest.raises(BlockingIOError):
+            fcntl.flock(watcher, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_a_folder_that_cannot_be_locked_is_not_told_as_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("pipeline.engine.store.fcntl.flock", refuse)
+    with pytest.raises(StoreError, match="cannot be locked: No locks available"), Store(tmp_path).lock():
+        pass
 
 
 def test_a_dead_driver_does_not_hold_the_lock(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import whim
 from pipeline.report import doctor
 from pipeline.report.doctor import Health, examine
+from stages.detectors.mediapipe.models import folders
 
 
 def test_this_machine_can_run_and_every_need_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +47,27 @@ def test_a_damaged_network_and_a_clock_that_is_off_are_bad(tmp_path: Path, monke
     assert "is damaged" in found["weights"].told
     assert found["clock"].health is Health.BAD
     assert "+3600 s off that of the disk" in found["clock"].told
+
+
+@pytest.mark.parametrize(("name", "content"), [("hint.npz", b"of another version"), ("calibration.json", b"{}")])
+def test_a_file_learned_for_another_version_is_bad(name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mediapipe").symlink_to(folders()[0])
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
+    found = {one.name: one for one in examine(tmp_path)}["weights"]
+    assert found.health is Health.BAD
+    assert name in found.told
+    assert "learn it anew" in found.mend
+
+
+def test_a_store_that_does_not_answer_is_one_thing_among_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "no folder"))
+    (tmp_path / "no folder").touch()
+    assert whim.main(["doctor", "--json", "--data", "s3://bucket/folder"]) == 1
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert list(found)[:2] == ["store", "ffmpeg"]
+    assert len(found) == 10
+    assert (found["store"]["health"], found["ffmpeg"]["health"]) == ("bad", "good")
+    assert "no mirror of s3://bucket/folder can be made" in found["store"]["told"]

@@ -74,12 +74,14 @@ class Smoothness:
         excess = self.accelerations(turns)
         weight = (self.robust_scale / excess.norm(dim=-1).clamp_min(self.robust_scale)) * self.tied[..., None] / self.spread
         pull = weight[..., None] * excess
-        before, after = turns[:, :-1], turns[:, 1:]
+        factor = _tangent_factor(turns)
+        on_first, of_first = _tangents(pull, turns[:, :-1], factor[:, :-1])
+        of_last, on_last = _tangents(pull, turns[:, 1:], factor[:, 1:])
         first, last = 1 / self.time_step[:, :-1, None], 1 / self.time_step[:, 1:, None]
         gradient = _by_frame(
-            first[..., None] * _tangent(pull, before),
-            -first[..., None] * _tangent(pull, -before) - last[..., None] * _tangent(pull, after),
-            last[..., None] * _tangent(pull, -after),
+            first[..., None] * on_first,
+            -first[..., None] * of_first - last[..., None] * of_last,
+            last[..., None] * on_last,
         )
         weight = (weight / self.spread)[..., None].expand(excess.shape)
         first, last = first[..., None], last[..., None]
@@ -92,15 +94,22 @@ class Smoothness:
         )
 
 
-def _tangent(vector: Float[Tensor, "*batch 3"], turn: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """The inverse right Jacobian of SO(3) at `turn`, applied; at -turn its transpose."""
+def _tangents(
+    vector: Float[Tensor, "*batch 3"], turn: Float[Tensor, "*batch 3"], factor: Float[Tensor, "*batch 1"]
+) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
+    """The inverse right Jacobian of SO(3) at `turn`, applied, and that at -turn, its transpose."""
+    once = torch.linalg.cross(turn, vector)
+    twice = factor * torch.linalg.cross(turn, once)
+    return vector + once / 2 + twice, vector - once / 2 + twice
+
+
+def _tangent_factor(turn: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+    """What the inverse right Jacobian of SO(3) at `turn`, and at -turn, takes of the double cross product."""
     squared = (turn**2).sum(-1, keepdim=True)
     half = squared.sqrt() / 2
-    small = squared < 1e-4
     series = 1 / 12 + squared / 720
-    factor = torch.where(small, series, (1 - half * torch.cos(half) / torch.sin(half).clamp_min(1e-9)) / squared.clamp_min(1e-9))
-    once = torch.linalg.cross(turn, vector)
-    return vector + once / 2 + factor * torch.linalg.cross(turn, once)
+    exact = (1 - half * torch.cos(half) / torch.sin(half).clamp_min(1e-9)) / squared.clamp_min(1e-9)
+    return torch.where(squared < 1e-4, series, exact)
 
 
 def _by_frame(

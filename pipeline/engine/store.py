@@ -71,7 +71,7 @@ class Store(Writer):
         self.root = Path(root).absolute()
         self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
         self._folders: dict[str, Path] = {}
-        self._bundles: dict[Path, Bundles] = {}  # by folder: a table may come by another name
+        self._bundles: dict[str, Bundles] = {}  # by folder: a table may come by another name
         self._is_sole = False
         self._gathered: Gathered | None = None
         self.told: Mapping[tuple[str, str], Place] = {}
@@ -167,10 +167,10 @@ class Store(Writer):
         return self._bundles_of(table).fresh(sole=self._is_sole)
 
     def _bundles_of(self, table: str) -> Bundles:
-        folder = self._folder(table) / BUNDLES
-        if folder not in self._bundles:
-            self._bundles[folder] = Bundles(folder, lambda: self.ledger, table)
-        return self._bundles[folder]
+        where = str(self._folder(table))  # a path of each look takes longer than all else here
+        if where not in self._bundles:
+            self._bundles[where] = Bundles(self._folder(table) / BUNDLES, lambda: self.ledger, table)
+        return self._bundles[where]
 
     def _opened(self, table: str, name: str) -> Bundle:
         """A bundle with its footer; of an object store it is fetched, once, as it never changes. Raises what `UNREADABLE` lists."""

@@ -352,6 +352,36 @@ def test_content_that_is_not_what_its_digest_says_is_refused(data: Path, tmp_pat
     assert Bundle.open(path).read(1).equals(other.content)
 
 
+def test_parts_read_in_turn_are_those_read_alone_and_a_damaged_one_is_told_by_its_own_key(data: Path, tmp_path: Path) -> None:
+    store = Store(data)
+    parts = [part_of(store.part("reviews", key), key) for key in store.keys("reviews")]
+    write_bundle(parts, path := tmp_path / "000000001-6-abcdef01.parquet")
+    alone, in_turn = Bundle.open(path), Bundle.open(path)
+    assert [in_turn.read(group) for group in range(len(parts))] == [part.content for part in parts]
+    assert [alone.read(group) for group in reversed(range(len(parts)))] == [part.content for part in reversed(parts)]
+    content, column = bytearray(path.read_bytes()), alone.footer.row_group(3).column(2)
+    content[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(bytes(content))
+    damaged = Bundle.open(path)
+    assert [damaged.read(group) for group in range(3)] == [part.content for part in parts[:3]]
+    with pytest.raises(CorruptFileError, match=f"part {parts[3].key} "):
+        damaged.read(3)
+    assert damaged.read(4) == parts[4].content
+
+
+def test_parts_after_the_one_read_are_read_with_the_next_one(data: Path, tmp_path: Path) -> None:
+    parts = [part_of(Store(data).part("reviews", key), key) for key in Store(data).keys("reviews")]
+    write_bundle(parts, path := tmp_path / "000000001-6-abcdef01.parquet")
+    first, second = Bundle.open(path), Bundle.open(path)
+    for bundle, groups in ((first, (0, 1)), (second, (1, 0))):
+        for group in groups:
+            bundle.read(group)
+    path.unlink()
+    assert first.read(2) == parts[2].content
+    with pytest.raises(FileNotFoundError):
+        second.read(2)
+
+
 def test_every_flip_in_a_bundle_is_found(bundled: Path) -> None:
     bundle = bundles(bundled, "reviews")[0]
     sound = bundle.read_bytes()

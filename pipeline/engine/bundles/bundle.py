@@ -20,6 +20,7 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -157,6 +158,19 @@ def _plain(content: pa.Table) -> pa.Table:
     return content.replace_schema_metadata({name: metadata[name] for name in _OF_SCHEMA if name in metadata})
 
 
+_AT_ONCE, _MOST_AHEAD_BYTES = 16, 4 << 20
+"""Parts that are read at once where they are read in turn."""
+
+
+@dataclass(eq=False, slots=True)
+class _Ahead:
+    """What was read of a bundle ahead of who reads its parts in turn."""
+
+    last: int = -2
+    """The part that was read last."""
+    tables: dict[int, pa.Table] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Bundle:
     """A bundle whose footer was read and found to be what was written."""
@@ -170,6 +184,7 @@ class Bundle:
     """The library that wrote it, as the bundle itself states."""
     codec: str
     """How it is written: see `write_bundle`."""
+    _ahead: _Ahead = field(default_factory=_Ahead)
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -217,19 +232,42 @@ class Bundle:
     def read(self, group: int, columns: Collection[str] | None = None) -> pa.Table:
         """A part's content, held against its digest; some of its columns are not. Raises CorruptFileError, FileNotFoundError."""
         part = self.parts[group]
-        try:
-            with pa.memory_map(str(self.path)) as mapped, pq.ParquetFile(mapped, metadata=self.footer) as file:
+        table = self._in_turn(group) if columns is None else None
+        if table is None:
+            try:
                 names = None if columns is None else [name for name in columns if name in self.schema.names]
-                table = file.read_row_group(group, names, use_threads=False)
-        except FileNotFoundError:
-            raise
-        except UNREADABLE as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CorruptFileError(self.path, f"its part {part.key} cannot be read: {why}") from error
+                table = self._groups([group], names)
+            except FileNotFoundError:
+                raise
+            except UNREADABLE as error:
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise CorruptFileError(self.path, f"its part {part.key} cannot be read: {why}") from error
         table = table.replace_schema_metadata(self.schema.metadata)
         if columns is None and part.digest is not None and part.digest != digest_of(table):
             raise CorruptFileError(self.path, f"the content of its part {part.key} is not what its digest says")
         return table
+
+    def _in_turn(self, group: int) -> pa.Table | None:
+        """A part that comes after the one that was read before it, out of several that are read at once: a column of one part alone
+        takes as long as its bytes of ten. None of another part, and where one of them cannot be read."""
+        ahead = self._ahead
+        if group == ahead.last + 1 and group not in ahead.tables:
+            groups, size = list[int](), 0
+            while len(groups) < _AT_ONCE and (at := group + len(groups)) < len(self.parts) and size < _MOST_AHEAD_BYTES:
+                size += self.footer.row_group(at).total_byte_size
+                groups.append(at)
+            with suppress(*UNREADABLE):
+                table, start = self._groups(groups), 0
+                for at in groups:
+                    ahead.tables[at] = table.slice(start, self.parts[at].rows)
+                    start += self.parts[at].rows
+        ahead.last = group
+        return ahead.tables.pop(group, None)
+
+    def _groups(self, groups: list[int], columns: list[str] | None = None) -> pa.Table:
+        """Row groups as they are read, one after another."""
+        with pa.memory_map(str(self.path)) as mapped, pq.ParquetFile(mapped, metadata=self.footer) as file:
+            return file.read_row_groups(groups, columns, use_threads=False)
 
     def part(self, group: int) -> Part:
         """A part, to be written into another bundle. Raises CorruptFileError, FileNotFoundError."""

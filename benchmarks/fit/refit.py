@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from benchmarks.fit.problems import invent_track
+from benchmarks.fit.problems import invent, invent_track
+from fitting.fit import Fitter
+from fitting.hand.mano import load_hand_model
 from fitting.objective import Objective
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.finish import Where, finish
@@ -40,8 +43,8 @@ def measure(exact: Objective, sizes: tuple[int, ...] = (10_000, 100_000)) -> dic
     """Cost of each number of hands: seconds of the whole command and of the processors, hands/s, peak memory of workers and driver.
 
     Beside them hands/s without what every command takes to start (from the smallest and the largest number), the microseconds of the
-    processors that a hand takes then in all processes of the command, and what one takes in one process: these hang less on who else is
-    at the machine.
+    processors that a hand takes then in all processes of the command, what one takes in one process, and what the solver alone takes of
+    it, by single frames: these hang less on who else is at the machine.
     """
     found: dict[str, Any] = {str(size): _measure_one(exact, size) for size in sizes}
     few, many = found[str(min(sizes))], found[str(max(sizes))]
@@ -49,7 +52,18 @@ def measure(exact: Objective, sizes: tuple[int, ...] = (10_000, 100_000)) -> dic
         more = max(sizes) - min(sizes)
         found["hands_per_s_beyond_start"] = more / (many["wall_s"] - few["wall_s"])
         found["cpu_us_per_hand_beyond_start"] = 1e6 * (many["cpu_s"] - few["cpu_s"]) / more
-    return found | {"cpu_us_per_hand": _cpu_us_per_hand(exact)}
+    return found | {"cpu_us_per_hand": _cpu_us_per_hand(exact), "cpu_us_per_hand_solver": _cpu_us_per_hand_solver(exact)}
+
+
+def _cpu_us_per_hand_solver(exact: Objective, num_hands: int = 8192) -> float:
+    """Microseconds of the processor for a hand's fit alone, on one core, once it is warm."""
+    fitter, keypoints, spent = Fitter(load_hand_model()), invent(exact, num_hands).keypoints, list[float]()
+    torch.set_num_threads(1)
+    for _ in range(4):
+        start = time.process_time()
+        fitter.fit(keypoints)
+        spent.append(time.process_time() - start)
+    return 1e6 * float(np.median(spent[1:])) / num_hands
 
 
 def _cpu_us_per_hand(exact: Objective, num_hands: int = 10_000) -> float:

@@ -106,10 +106,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--hands", type=int, default=NUM_HANDS, help="fitted by our solver")
-    device, num_hands = vars(parser.parse_args()).values()
+    parser.add_argument("--only-refit", action="store_true", help="measure that anew, and leave the rest of fit.json as it was")
+    device, num_hands, only_refit = vars(parser.parse_args()).values()
     machine = describe()
     model = load_hand_model(device=device)
     objective, exact = Fitter(model).objective, Fitter(load_hand_model(dtype=torch.float64)).objective
+    if only_refit:
+        result = json.loads((RESULTS / "fit.json").read_text()) | {"refit": refit.measure(exact) | {"on": machine}}
+        show_refit(result["refit"])
+        write(result, RESULTS / "fit.json")
+        return
     problems = invent(exact, num_hands)
     rate, _ = ours(model, problems, NUM_CORES if device == "cpu" else 1)
     one_core, (fits,) = ours(model, problems, 1)
@@ -142,9 +148,13 @@ def main() -> None:
         "limit_hands_per_s": gflops * 1e9 / flops,
     }
     if device == "cpu":
-        result["refit"] = refit.measure(exact)
+        result["refit"] = refit.measure(exact) | {"on": machine}
     show(methods, result)
-    out = RESULTS / ("fit.json" if device == "cpu" else f"fit_{device}.json")
+    show_refit(result.get("refit", {}))
+    write(result, RESULTS / ("fit.json" if device == "cpu" else f"fit_{device}.json"))
+
+
+def write(result: Mapping[str, Any], out: Path) -> None:
     out.write_text(json.dumps(result, indent=1, default=rounded) + "\n")
     print(out)
 
@@ -162,14 +172,18 @@ def show(methods: Mapping[str, Row], result: Mapping[str, Any]) -> None:
         f"{result['limit_hands_per_s']:,.0f} hands/s at the {result['sgemm_gflops']:.0f} GFLOP/s that a matrix product reaches here"
     )
     console.print(f"objective {result['objective_ratio']:.3f} of the best peer's")
-    refitted = result.get("refit", {})
-    for size, run in ((size, run) for size, run in refitted.items() if isinstance(run, dict)):
+
+
+def show_refit(refitted: Mapping[str, Any]) -> None:
+    """The rates of the command, and what a hand takes of the processors."""
+    console = Console(width=120)
+    for size, run in ((size, run) for size, run in refitted.items() if size.isdigit()):
         console.print(f"{size} hands refit by one command: {run['hands_per_s']:,.0f}/s, {run['peak_mb_worker']:.0f} MB a worker")
     if refitted:
-        beyond, alone = refitted["hands_per_s_beyond_start"], refitted["cpu_us_per_hand"]
-        every = refitted["cpu_us_per_hand_beyond_start"]
-        console.print(f"beyond the command's start {beyond:,.0f} hands/s; by its processes' time {2e6 / every:,.0f} on two cores")
-        console.print(f"in one process {alone:.0f} us of the processor a hand")
+        every, alone, solver = (refitted[f"cpu_us_per_hand{part}"] for part in ("_beyond_start", "", "_solver"))
+        console.print(f"beyond the command's start {refitted['hands_per_s_beyond_start']:,.0f} hands/s")
+        console.print(f"of the processors a hand takes {every:.0f} us in all processes: {2e6 / every:,.0f}/s if two cores did nothing else")
+        console.print(f"in one process {alone:.0f} us, of which the solver's are {solver:.0f}")
 
 
 def rounded(value: Any) -> float:

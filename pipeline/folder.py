@@ -24,7 +24,7 @@ from stages.web.address import without_secrets
 FORGET = ""
 """`--set NAME=` takes back what an earlier run of the folder set."""
 
-GRANTED = frozenset(f"download.{name}" for name in ("cookies_file", "folder", "plugins", "private_hosts", "proxy"))
+GRANTED = frozenset(f"download.{name}" for name in ("cookies_file", "folder", "plugins", "private_hosts", "proxies", "proxy"))
 """Settings that let others in, or write elsewhere: a data folder, whoever made it, cannot say them. Each command does."""
 
 

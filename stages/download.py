@@ -93,11 +93,21 @@ class Download:
             raise ValueError(f"download.cookies_file {self.cookies_file} is not there")
         if "@" in self.proxy:
             raise ValueError("download.proxy has a user or password, which would be stored: set HTTPS_PROXY in the environment instead")
+        if any("@" in proxy for proxy in self.proxies):
+            raise ValueError("download.proxies has a user or password, which would be stored: name proxies here that log in to those")
 
     @property
     def resources(self) -> Resources:
         """Little of a core, and a lane for each address."""
-        return Resources(cpus=0.1, lane="egress", lanes=len(self.proxies) or self.lanes, limit_s=6 * 3600)
+        return Resources(cpus=0.1, lane="egress", lanes=len(self.proxies) or self.lanes, limit_s=self._longest_s)
+
+    @property
+    def _longest_s(self) -> float:
+        """What the tries of one video and the waits between them may take together, and an hour for what comes before and after."""
+        pauses = sum(min(self.youtube_pause_s * 2 ** min(k, 30), _PAUSE_LONGEST_S) for k in range(self.youtube_pauses))
+        backoffs = sum(1.5 * self.backoff_s * 2 ** min(k, 30) for k in range(self.attempts - 1))
+        asked = self.attempts + self.youtube_pauses
+        return asked * (self.attempt_limit_s + 2 * self.youtube_sleep_s + 3600 / self.youtube_per_hour) + pauses + backoffs + 3600
 
     @property
     def own_proxy(self) -> str:

@@ -307,6 +307,13 @@ def test_every_proxy_is_a_lane_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert Download(proxy="http://one:1").own_proxy == "http://one:1"
 
 
+def test_a_worker_lives_as_long_as_all_tries_of_a_video_may_take() -> None:
+    """It was killed after six hours, less than five tries of an hour with three pauses take, and the video given up for good."""
+    assert Download().resources.limit_s > (5 + 3) * 3600 + 600 + 1200 + 2400
+    patient = Download(attempt_limit_s=10 * 3600, attempts=2, youtube_pauses=0)
+    assert 2 * patient.attempt_limit_s < patient.resources.limit_s < 3 * patient.attempt_limit_s
+
+
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r"download\.attempts"):
         Download(attempts=0)

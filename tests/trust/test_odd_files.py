@@ -58,6 +58,7 @@ def test_a_data_folder_lets_nobody_in(data: Path, tmp_path: Path, capsys: pytest
         "download.cookies_file": str(tmp_path / "victim"),
         "download.private_hosts": "10.0.0.1",
         "download.proxy": "http://10.0.0.1:1",
+        "download.proxies": "http://10.0.0.1:2",
         "download.folder": str(tmp_path / "elsewhere"),
     }
     assert wishes.keys() == GRANTED
@@ -65,7 +66,8 @@ def test_a_data_folder_lets_nobody_in(data: Path, tmp_path: Path, capsys: pytest
     (data / "run.json").write_text(seal({"recipe": run["recipe"], "videos": run["videos"], "settings": wishes}))
     stage = load(data, Asked()).graph.stages[0]
     assert isinstance(stage, Download)
-    assert (stage.plugins, stage.cookies_file, stage.private_hosts, stage.proxy, stage.folder) == (False, "", (), "", data / "media")
+    assert (stage.plugins, stage.cookies_file, stage.private_hosts, stage.folder) == (False, "", (), data / "media")
+    assert (stage.proxy, stage.proxies) == ("", ())
     said = " ".join(told(capsys, "plan", "--data", data, status=whim.DONE).split())
     assert "not taken up from the folder's last run: download.cookies_file, download.folder, download.plugins" in said
     granted = load(data, Asked(settings={"download.plugins": "true"}))
@@ -74,8 +76,11 @@ def test_a_data_folder_lets_nobody_in(data: Path, tmp_path: Path, capsys: pytest
 
 
 def test_a_password_of_a_proxy_is_not_stored(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    words = "run", "--local", "--videos", videos, "--data", tmp_path / "new", "--set", "download.proxy=http://me:s3cret@h:1"
-    assert "HTTPS_PROXY" in told(capsys, *words)
+    words = "run", "--local", "--videos", videos, "--data", tmp_path / "new", "--set"
+    assert "HTTPS_PROXY" in told(capsys, *words, "download.proxy=http://me:s3cret@h:1")
+    several = told(capsys, *words, "download.proxies=http://h:1,http://me:s3cret@h:2")
+    assert "download.proxies has a user or password" in several
+    assert "s3cret" not in several
     assert not (tmp_path / "new").exists()
 
 

@@ -5,9 +5,9 @@ in its own process, each part flushed to the disk as ever; what a second command
 of the processor, `wall_seconds_per_clip` of the clock. `planned`: a folder too large to be run here, as a run would leave it, but that
 the parts of its clips are empty files of which the ledger speaks (`benchmarks.scale.planned`): plan and status open none of them.
 `vs_before`: the same clips by an earlier checkout, one after the other. `vs_ray_data` (`benchmarks.scale.peer`): the same clips and
-functions through Ray Data.
+functions through Ray Data. `object_store` (`benchmarks.scale.objects`): objects and requests of a folder on S3.
 
-    python -m benchmarks.scale [--clips 100,1000,10000] [--planned 1000000] [--before CHECKOUT] [--peer 500]
+    python -m benchmarks.scale [--clips 100,1000,10000] [--planned 1000000] [--before CHECKOUT] [--peer 500] [--objects 1000]
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--planned", type=int, default=0, help="clips of a folder that is planned alone; 0 = none")
     parser.add_argument("--before", type=Path, help="an earlier checkout with this benchmark, that does the largest of --clips as well")
     parser.add_argument("--peer", type=int, default=500, help="clips that Ray Data works on as well; 0 = none")
+    parser.add_argument("--objects", type=int, default=1000, help="clips of a folder in an object store; 0 = none")
     parser.add_argument("--steps", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.steps:
@@ -58,6 +59,10 @@ def main() -> None:
         from benchmarks.scale.peer import rates
 
         figures["vs_ray_data"] = rates(arguments.peer)
+    if arguments.objects:
+        from benchmarks.scale.objects import rates as of_objects
+
+        figures["object_store"] = of_objects(arguments.objects)
     OUT.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 

@@ -109,7 +109,7 @@ class Store(Writer):
 
     def size_of(self, video: Path) -> int | None:
         """Bytes of a video of this folder, wherever it lies; None where it is gone."""
-        if (mirror := self.mirror) and (size := mirror.size_of(video)) is not None:
+        if (mirror := self.mirror) and video.is_relative_to(self.root) and (size := mirror.size_of(video)) is not None:
             return size
         return video.stat().st_size if video.is_file() else None
 

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from benchmarks.scale.__main__ import summary
+from benchmarks.scale.objects import rates
 
 
 def test_a_run_and_a_second_look_are_measured(tmp_path: Path) -> None:
@@ -28,3 +30,11 @@ def test_growth_is_of_seconds_a_clip_from_a_thousand_clips_up() -> None:
     told = summary(sizes)
     assert told["cost_growth"]["plan"] == 1.5
     assert (told["files_per_clip"][10_000], told["bytes_per_clip"][100]) == (1.0, 9)
+
+
+def test_objects_and_requests_of_a_folder_on_s3_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WHIM_CACHE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    told = rates(16)
+    assert 2.0 < told["objects_per_clip"] < 3.0, "a small folder has an object for each part of its two tables of clips"
+    assert told["objects_per_clip"] <= told["requests_per_clip"]["plan_elsewhere"] < told["requests_per_clip"]["run"]

@@ -7,7 +7,9 @@ import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from obstore.store import GCSStore
@@ -24,7 +26,8 @@ from pipeline.exports.source import open_source
 from pipeline.folder import Asked, load
 from pipeline.report.watch import is_driven
 from stages.errors import UserError
-from stages.tables import Reviews
+from stages.tables import Manifest, Reviews
+from tests.engine import toy
 from tests.engine.roots import on_another_machine, parts, run_at
 from tests.object_store import ObjectStore
 
@@ -230,3 +233,29 @@ def test_commands_that_are_named_work_when_they_are_typed(store: ObjectStore, fo
         assert str(caught.value).count(f"s3://hands/{folder}?{options}") == 1
         assert str(root) not in str(caught.value)
     assert Store(Path("/a folder")).word("shards") == "'/a folder/shards'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own(toy.Fetch):
+    """Takes videos that lie outside the data folder where they are."""
+
+    folder: str = ""
+
+    def build(self) -> Callable[..., Any]:
+        fetch = toy.Fetch.build(self)
+
+        def take(row: Manifest) -> Any:
+            videos = fetch(row)
+            return replace(videos, path=toy.text(str(Path(self.folder, videos.video[0]))))
+
+        return take
+
+
+def test_videos_of_ones_own_stay_where_they_lie_and_the_next_command_finds_them(store: ObjectStore, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    stages = [Own(folder=str(tmp_path)), *toy.recipe()[1:]]
+    run_at(store.address(folder), "a", stages=stages)
+    assert run_at(store.address(folder), "a", stages=stages).num_made == 0
+    assert not [name for name in store.names(folder) if name.startswith("media/")]
+    here = Store(opened(store.address(folder)))
+    assert (here.size_of(tmp_path / "a"), here.size_of(tmp_path / "b")) == (0, None)

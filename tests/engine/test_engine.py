@@ -313,3 +313,11 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pyt
     assert states(summary)["after", "done"] == 12
     rows = [Store(tmp_path).read(Reviews, "reviews", f"{v}-{c:04d}").frame.tolist() for v in "abc" for c in range(4)]
     assert rows == [[c * 500, c * 500 + 1, c * 500 + 2] for _ in "abc" for c in range(4)]
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it() -> None:
+    ballast = b"\1" * (1 << 30)
+    program = "from pipeline.engine.worker import _peak_mb; print(_peak_mb())"
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert 20 < float(told) < 900
+    assert len(ballast) == 1 << 30

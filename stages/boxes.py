@@ -14,6 +14,12 @@ def centre(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 2"]:
     return (box[..., :2] + box[..., 2:]) / 2
 
 
+def scaled(box: Float[np.ndarray, "n 4"], extent: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 4"]:
+    """Boxes grown about their centres by factors of width and height."""
+    middle, half = centre(box), (box[:, 2:] - box[:, :2]) / 2 * extent
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
 def long_side(box: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
     """Pixels, at least a thousandth so that one may divide by it."""
     return np.maximum((box[..., 2:] - box[..., :2]).max(-1, initial=1e-3), 1e-3)

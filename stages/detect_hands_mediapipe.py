@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from fitting.files import sha256_of
+from stages import boxes
 from stages.detectors.found import HAND_EXTENT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import (
@@ -21,6 +22,7 @@ from stages.detectors.mediapipe.hand_search import (
     is_called_for,
     palm_starts_of_all,
     person_views,
+    unexplained,
     wrist_starts,
     wrist_views,
 )
@@ -46,7 +48,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 11
+    version: ClassVar[int] = 12
     key: ClassVar[Key] = "clip"
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"
@@ -128,8 +130,7 @@ class DetectHands:
                 some = slice(first, first + at_once)
                 here = [people.take(people.frame == frame) for frame in frames.frame[some]]
                 guides = [None if proposals is None else proposals.box[proposals.frame == frame] for frame in frames.frame[some]]
-                views = [views_of(*one, self) for one in zip(frames.images[some], here, guides, strict=True)]
-                hands += hands_of_images(frames.images[some], here, views, find_palms, find_landmarks, self)
+                hands += hands_of_images(frames.images[some], here, guides, find_palms, find_landmarks, self)
             hands = fill_gaps(
                 frames.images,
                 hands,
@@ -163,31 +164,35 @@ def views_of(
 def hands_of_images(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     people: Sequence[People],
-    views: Sequence[list[View]],
+    guides: Sequence[Float[np.ndarray, "n 4"] | None],
     find_palms: FindPalms,
     find_landmarks: FindLandmarks,
     settings: DetectHands,
 ) -> list[list[Hand]]:
-    """Hands of each image, best first, each once, by its views and at its people's wrists, which are cropped for palms, and looked at more
-    closely, only where the other routes found no hand.
+    """Hands of each image, best first, each once: first those that the whole frame, its people and their wrists show, then those of tiles
+    that hold a guide which none of these explains, and of the wrists at which none begins, cropped for palms and looked at more closely.
 
-    All images are looked at together, and each gets what it would get alone.
+    Without guides tiles belong to what is looked at first. All images are looked at together, and each gets what it would get alone.
     """
+    extent, hands = np.array([settings.extent_width, settings.extent_height]), [list[Hand]() for _ in images]
 
-    def confirmed(starts: Sequence[list[Start]]) -> list[list[Hand]]:
-        searches = [confirming(image, of, min_presence=settings.min_presence) for image, of in zip(images, starts, strict=True)]
-        return confirm_all(searches, find_landmarks)
+    def look(views: Sequence[list[View]], at_wrists: Sequence[list[Start]]) -> None:
+        palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
+        searches = [
+            confirming(image, of + arms, min_presence=settings.min_presence, known=known)
+            for image, of, arms, known in zip(images, palms, at_wrists, hands, strict=True)
+        ]
+        hands[:] = map(each_once, confirm_all(searches, find_landmarks))
 
-    palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
-    hands = [
-        each_once(found)
-        for found in confirmed([of + wrist_starts(here, settings.min_score) for of, here in zip(palms, people, strict=True)])
-    ]
-    at_wrists = [wrist_views(here, found, settings.wrist_scale) for here, found in zip(people, hands, strict=True)]
-    tight = [wrist_starts(here, settings.min_score, found) for here, found in zip(people, hands, strict=True)]
-    palms = palm_starts_of_all(images, at_wrists, find_palms, settings.min_palm_score)
-    more = confirmed([of + arms for of, arms in zip(palms, tight, strict=True)])
-    return [each_once(found + late) if of else found for found, late, of in zip(hands, more, at_wrists, strict=True)]
+    none = [guide if guide is None else guide[:0] for guide in guides]
+    first = [views_of(*one, settings) for one in zip(images, people, none, strict=True)]
+    look(first, [wrist_starts(here, settings.min_score) for here in people])
+    second = []
+    for image, here, guide, found in zip(images, people, guides, hands, strict=True):
+        left = [] if guide is None else views_of(image, People.empty(), unexplained(guide, found, extent), settings)[1:]
+        second.append(left + wrist_views(here, found, settings.wrist_scale))
+    look(second, [wrist_starts(here, settings.min_score, found) for here, found in zip(people, hands, strict=True)])
+    return hands
 
 
 def _rows(
@@ -197,7 +202,6 @@ def _rows(
         return HandDetections.empty()
     count = len(hands)
     hulls = np.stack([hand.hull for hand in hands])
-    centre, half = (hulls[:, :2] + hulls[:, 2:]) / 2, (hulls[:, 2:] - hulls[:, :2]) / 2 * extent
     presence = np.array([hand.landmarks.presence for hand in hands])
     score = np.array([hand.score for hand in hands], np.float32)
     points = np.stack([hand.landmarks.points for hand in hands])
@@ -209,7 +213,7 @@ def _rows(
         route=np.array([hand.start.route for hand in hands], object),
         person=np.array([hand.start.person for hand in hands], np.int16),
         crop=np.stack([hand.start.crop for hand in hands]).astype(np.float32),
-        box=np.concatenate([centre - half, centre + half], axis=1).astype(np.float32),
+        box=boxes.scaled(hulls, extent).astype(np.float32),
         score=score,
         palm_score=np.array([hand.start.score for hand in hands], np.float32),
         presence=presence.astype(np.float32),

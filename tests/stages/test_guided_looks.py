@@ -1,5 +1,6 @@
 """Looks that are left out: tiles where nobody proposes a hand, second looks at a hand that is known. What they would find is found."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from stages.detect_hands_mediapipe import DetectHands, views_of
 from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.mediapipe import hand_landmarks
 from stages.detectors.mediapipe.crops import Look
-from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
+from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, load_hand_landmarks
+from stages.detectors.mediapipe.hand_search import EXPLAINS, Start, confirming
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.ssd import Candidates
 from stages.propose_hands_whim import ProposeHands
@@ -79,6 +81,22 @@ def test_a_new_hand_within_a_tile_is_found_in_the_frame_where_it_comes(media: Pa
     assert (boxes.iou(boxed, found.box[found.score > 0.4]).max(1) > 0.3).any()
 
 
+def test_no_tile_is_looked_at_for_a_proposal_that_a_sure_hand_of_the_whole_frame_explains(media: Path, palm_looks: list[Look]) -> None:
+    image, _ = labelled(media, "A000")
+    frames, detect = frames_of(image), DetectHands(guided=True).build()
+    seen = detect(frames, People.empty(), proposals())
+    sure = seen.box[seen.score >= EXPLAINS][0]
+    beside = sure + 0.6 * (sure[2] - sure[0]) * np.array([1, 0, 1, 0])
+    counts = []
+    for named in ([sure], [beside], [sure, sure]):
+        palm_looks.clear()
+        detect(frames, People.empty(), proposals(*(box.tolist() for box in named)))
+        counts.append(len(palm_looks))
+    assert counts[0] == 1, "the whole frame alone"
+    assert counts[1] > 1, "another hand may lie there"
+    assert counts[2] > 1, "one hand explains one proposal"
+
+
 def test_views_are_those_that_hold_the_middle_of_a_proposal() -> None:
     image, settings = np.zeros((720, 1280, 3), np.uint8), DetectHands()
     guide = np.array([[100.0, 100, 140, 150]])
@@ -124,3 +142,21 @@ def test_a_known_hand_is_looked_at_for_its_side_but_not_judged_again(media: Path
     for other in (unjudged, mirrored):
         np.testing.assert_array_equal(DetectHandsWhim().build()(frames, proposed, other).spread, asked.spread)
     assert np.isnan(DetectHandsWhim(second_looks=0).build()(frames, proposed, known).spread).all()
+
+
+@pytest.mark.parametrize(("other_score", "looks"), [(0.9, 2), (0.85, 4)])
+def test_an_arm_that_ends_in_a_sure_hand_is_not_looked_at_more_closely(other_score: float, looks: int) -> None:
+    points = np.random.default_rng(0).uniform(100, 200, (21, 2))
+    sure = Landmarks(presence=0.95, p_right=1.0, points=points, world=np.zeros((21, 3)))
+    far = replace(sure, points=points + 300)
+
+    def start(score: float, side: float) -> Start:
+        return Start(route="wrist", person=0, crop=np.zeros(4), region=np.array([150.0, 150, side, 0]), score=score)
+
+    search = confirming(np.zeros((600, 600, 3), np.uint8), [start(0.9, 400), start(other_score, 20)], min_presence=0.2)
+    next(search)
+    answers = iter([sure, sure, far, far])
+    with pytest.raises(StopIteration) as end:
+        deque(map(search.send, answers))
+    assert len(end.value.value) == looks / 2
+    assert len(list(answers)) == 4 - looks, "left over"

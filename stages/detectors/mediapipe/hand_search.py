@@ -29,6 +29,8 @@ Ours: the tight ones find four of the 1,044 hands of clips more, of labelled fra
 SURE_SCORE = 0.6
 """Of a hand that needs no second route to confirm it. Ours."""
 
+EXPLAINS, EXPLAINED_IOU = 0.8, 0.4
+"""Score of a hand that says which proposal was about it, and how much they overlap: no tile is looked at for that one. Ours."""
 THINNEST = 0.1
 """Shorter over longer side of the hull of a hand's landmarks, at least. Ours: none of our labelled hands is so thin, and outstretched ones
 seen from the edge have a fifth."""
@@ -96,6 +98,15 @@ def is_called_for(view: View, guides: Float[np.ndarray, "n 4"], width: int, heig
     _, _, box = view
     middle = boxes.centre(guides)
     return bool((box == whole(width, height)).all() or ((middle >= box[:2]) & (middle <= box[2:])).all(1).any())
+
+
+def unexplained(guides: Float[np.ndarray, "n 4"], hands: Sequence[Hand], extent: Float64[np.ndarray, "2"]) -> Float[np.ndarray, "m 4"]:
+    """The boxes of which none of these hands is known to be the one proposed: each sure hand explains the box that it overlaps best."""
+    hulls = np.array([hand.hull for hand in hands if hand.score >= EXPLAINS]).reshape(-1, 4)
+    if not len(guides) or not len(hulls):
+        return guides
+    overlaps = boxes.iou(boxes.scaled(hulls, extent), guides.astype(np.float64))
+    return np.delete(guides, overlaps.argmax(1)[overlaps.max(1) >= EXPLAINED_IOU], 0)
 
 
 def person_views(people: People, margin: float) -> list[View]:
@@ -234,17 +245,19 @@ def confirm_all(searches: Sequence[Confirming], find_landmarks: FindLandmarks) -
     return hands
 
 
-def confirming(image: UInt8[np.ndarray, "height width 3"], starts: Sequence[Start], *, min_presence: float) -> Confirming:
+def confirming(
+    image: UInt8[np.ndarray, "height width 3"], starts: Sequence[Start], *, min_presence: float, known: Sequence[Hand] = ()
+) -> Confirming:
     """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
 
     The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
-    another's, or about that of a hand already sure, is not looked at; a first look that is hopeless, or shows a hand already sure, ends
-    the matter.
+    another's, or about that of a hand already sure, is not looked at, nor is an arm at whose end there is one; a first look that is
+    hopeless, or shows a hand already sure, ends the matter. Hands that are `known` come first among those found.
     """
-    hands: list[Hand] = []
+    hands = list(known)
     for start in _distinct(starts):
         sure = [hand for hand in hands if hand.score >= SURE_SCORE]
-        if any(alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in sure):
+        if any(_same_arm(start, hand) or alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in sure):
             continue
         first = yield image, start.region
         if first.presence < HOPELESS or any(_shows(first, start, hand) for hand in sure):
@@ -261,6 +274,11 @@ def _shows(look: Landmarks, start: Start, hand: Hand) -> bool:
     look may find the other."""
     same_side = (look.p_right > 0.5) == (hand.landmarks.p_right > 0.5)
     return start.route != "wrist" and same_side and same_hand(Hand(start=start, landmarks=look), hand)
+
+
+def _same_arm(start: Start, hand: Hand) -> bool:
+    """Whether a hand was found from the wrist that a start begins at: its score tells it from the other wrist's."""
+    return start.route == "wrist" and (start.route, start.person, start.score) == (hand.start.route, hand.start.person, hand.start.score)
 
 
 def _last_region(hand: Hand) -> Region:

@@ -1,6 +1,5 @@
 """Looks that are left out: tiles where nobody proposes a hand, second looks at a hand that is known. What they would find is found."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.mediapipe import hand_landmarks
 from stages.detectors.mediapipe.crops import Look
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, load_hand_landmarks
-from stages.detectors.mediapipe.hand_search import EXPLAINS, Start, confirming
+from stages.detectors.mediapipe.hand_search import EXPLAINS, Hand, Start, confirm, unexplained
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.ssd import Candidates
 from stages.propose_hands_whim import ProposeHands
@@ -97,6 +96,14 @@ def test_no_tile_is_looked_at_for_a_proposal_that_a_sure_hand_of_the_whole_frame
     assert counts[2] > 1, "one hand explains one proposal"
 
 
+@pytest.mark.parametrize(("score", "left"), [(EXPLAINS + 0.01, 0), (EXPLAINS - 0.01, 1)])
+def test_a_hand_that_is_not_sure_explains_no_proposal(score: float, left: int) -> None:
+    seen = Landmarks(presence=1.0, p_right=1.0, points=np.random.default_rng(0).uniform(100, 200, (21, 2)), world=np.zeros((21, 3)))
+    start = Start(route="frame", person=-1, crop=np.zeros(4), region=np.array([150.0, 150, 200, 0]), score=score)
+    hand = Hand(start=start, landmarks=seen)
+    assert len(unexplained(hand.hull[None], [hand], np.ones(2))) == left
+
+
 def test_views_are_those_that_hold_the_middle_of_a_proposal() -> None:
     image, settings = np.zeros((720, 1280, 3), np.uint8), DetectHands()
     guide = np.array([[100.0, 100, 140, 150]])
@@ -153,10 +160,8 @@ def test_an_arm_that_ends_in_a_sure_hand_is_not_looked_at_more_closely(other_sco
     def start(score: float, side: float) -> Start:
         return Start(route="wrist", person=0, crop=np.zeros(4), region=np.array([150.0, 150, side, 0]), score=score)
 
-    search = confirming(np.zeros((600, 600, 3), np.uint8), [start(0.9, 400), start(other_score, 20)], min_presence=0.2)
-    next(search)
     answers = iter([sure, sure, far, far])
-    with pytest.raises(StopIteration) as end:
-        deque(map(search.send, answers))
-    assert len(end.value.value) == looks / 2
+    starts = [start(0.9, 400), start(other_score, 20)]
+    found = confirm(np.zeros((600, 600, 3), np.uint8), starts, lambda looks: [next(answers) for _ in looks], min_presence=0.2)
+    assert len(found) == looks / 2
     assert len(list(answers)) == 4 - looks, "left over"

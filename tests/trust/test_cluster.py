@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.engine.nodes.cluster import NoCluster, _ask, _temporary_folder, cause_of, join
 from pipeline.engine.nodes.executor import Lost
-from pipeline.engine.nodes.on_ray import OnRay
+from pipeline.engine.nodes.on_ray import NoWorkers, OnRay
 from pipeline.engine.nodes.place import Place
 from pipeline.engine.nodes.pools import on_gpus
 from pipeline.engine.orders import Order
@@ -177,6 +177,19 @@ def test_shares_of_a_gpu_that_no_device_holds_together_are_refused(tmp_path: Pat
     seats = [Seat(1.0, 0.6, "", ""), Seat(1.0, 0.6, "", "mmpose")]
     with pytest.raises(ValueError, match=r"workers of 0\.6 and 0\.6 GPU, and the cluster's 1 does not hold one of each: .* smaller shares"):
         OnRay(tmp_path, [], seats)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_full_cluster_is_told_though_a_lane_has_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download's worker, which takes no CPU, kept the run waiting for ever for the workers of all other stages."""
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.0})
+    executor, lane, cpu = OnRay(tmp_path, [], [], start_limit_s=-1.0), Seat(0.1, 0, "egress", ""), Seat(1.0, 0, "", "")
+    executor.idle[lane].append("a worker")
+    executor.expect({lane: 2, cpu: 1})
+    executor._check_start()
+    executor.expect({lane: 0, cpu: 1})
+    with pytest.raises(NoWorkers, match=r"no worker could start .* {'CPU': 0.0} left"):
+        executor._check_start()
 
 
 @pytest.mark.usefixtures("nodes")

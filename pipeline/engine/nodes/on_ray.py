@@ -48,7 +48,7 @@ class OnRay:
     """At most so many workers of each pool; None = what the cluster holds."""
     seconds_per_worker: float = 1800.0
     """A worker is replaced after so many seconds of work, so that no leak of a library grows without end: a new one opens its networks."""
-    start_limit_s: float = 180.0
+    start_limit_s: float = 600.0
     """A cluster that starts no worker for so long is an error."""
     refill_s: float = 10.0
     """How often the cluster is asked whether it has grown."""
@@ -306,8 +306,9 @@ class OnRay:
         return False
 
     def _check_start(self) -> None:
-        """A cluster that gives no worker at all is an error, not a silent wait."""
-        if self.busy or any(self.idle.values()):
+        """A cluster that gives no worker to any work that waits is an error, not a silent wait; one that has nothing to do is no help."""
+        waiting = self.waiting
+        if self.busy or any(idle and (waiting is None or waiting.get(seat)) for seat, idle in self.idle.items()):
             self.quiet_since = time.monotonic()
         elif time.monotonic() - self.quiet_since > self.start_limit_s:
             raise NoWorkers(f"no worker could start within {self.start_limit_s:g} s: the cluster has {self.ray.available_resources()} left")

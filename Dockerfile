@@ -1,7 +1,7 @@
 # whim in a container, for CPUs:  docker build -t whim .
 # for GPUs:  docker build --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 -t whim:cuda .
-# Run by an ordinary user, its file system read-only; the data folder and /tmp alone are written to:
-#   docker run --rm --read-only --tmpfs /tmp:exec --shm-size 4g -v "$PWD:/data" whim run --videos videos --data made
+# Run by an ordinary user, its file system read-only; the data folder and /tmp alone are written to, by whoever calls it:
+#   docker run --rm --user "$(id -u):$(id -g)" --read-only --tmpfs /tmp:exec --shm-size 4g -v "$PWD:/data" whim run --videos videos --data made
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -123,3 +123,5 @@ def test_the_dockerfile_runs_as_an_ordinary_user_on_what_is_copied(tmp_path: Pat
         if line.startswith(("HOME=", "XDG_CACHE_HOME=", "NUMBA_CACHE_DIR="))
     }
     assert written == {"/data", "/tmp/cache", "/tmp/numba"}, "only the data folder and /tmp are written to"
+    told = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if "docker run" in line)
+    assert '--user "$(id -u):$(id -g)"' in told, "the image's own user may not write into a folder of the caller's"

@@ -1,4 +1,4 @@
-"""The same clips in a data folder of an object store: objects and requests a clip, of a run and of a plan by another machine."""
+"""Trivial clips in a data folder of an object store: objects and requests a clip, of a run and of a plan by another machine."""
 
 import multiprocessing
 import os

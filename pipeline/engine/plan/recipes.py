@@ -16,7 +16,7 @@ from stages.tables import Clips, Manifest
 _GAPS = ("item", "key", "upstream")
 """What of a recipe is a task's own, in the order of its JSON; all else is its stage's."""
 
-_MOST_KEPT = 10_000
+_MOST_KEPT = 1000
 """Fingerprints that are kept at hand: they are made from each other, within a video. All of a million clips would take too much."""
 
 

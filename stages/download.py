@@ -103,7 +103,7 @@ class Download:
 
     @property
     def _longest_s(self) -> float:
-        """What the tries of one video and the waits between them may take together, and an hour for what comes before and after."""
+        """Longest time of one video in seconds: its tries, the waits between them, and an hour for what comes before and after."""
         pauses = sum(min(self.youtube_pause_s * 2 ** min(k, 30), _PAUSE_LONGEST_S) for k in range(self.youtube_pauses))
         backoffs = sum(1.5 * self.backoff_s * 2 ** min(k, 30) for k in range(self.attempts - 1))
         asked = self.attempts + self.youtube_pauses

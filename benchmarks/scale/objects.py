@@ -21,7 +21,7 @@ def rates(num_clips: int) -> dict[str, Any]:
     os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
 
     def counted(work: Callable[[], int]) -> tuple[int, float, int]:
-        """What a step gives, its seconds of the processor a clip, and its requests."""
+        """Result of a step, its processor seconds a clip, and the number of requests that it made."""
         here.send("requests")
         before, start = here.recv(), time.process_time()
         found, seconds = work(), time.process_time() - start

@@ -104,7 +104,7 @@ def _tangents(
 
 
 def _tangent_factor(turn: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
-    """What the inverse right Jacobian of SO(3) at `turn`, and at -turn, takes of the double cross product."""
+    """Factor of the double cross product turn x (turn x v) in the inverse right Jacobian of SO(3), the same at `turn` and at -turn."""
     squared = (turn**2).sum(-1, keepdim=True)
     half = squared.sqrt() / 2
     series = 1 / 12 + squared / 720

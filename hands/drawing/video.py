@@ -102,7 +102,7 @@ def refuse_another_source(out: Path, name: str, source: str) -> None:
 
 
 def _source_of(table: Path) -> str:
-    """What a table of results says that it was made from; '' where it says nothing, or cannot be read."""
+    """Source of a table of results, as the table names it; '' where it names none, or cannot be read."""
     try:
         if table.suffix == ".parquet":
             return (pq.read_schema(table).metadata or {}).get(b"source", b"").decode()

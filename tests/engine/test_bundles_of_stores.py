@@ -46,7 +46,7 @@ def end(root: str | Path, most_loose: int = 4, **count: Any) -> int:
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    """What the parts of a folder on a disk hold, each in a file of its own."""
+    """Contents of the parts of a folder on a disk, each in a file of its own."""
     root = tmp_path_factory.mktemp("near") / "data"
     end(root, most_loose=1000)
     return contents(root)

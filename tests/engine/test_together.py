@@ -237,7 +237,7 @@ def test_items_that_cost_less_together_go_so_where_one_takes_its_time(tmp_path: 
 
 @pytest.mark.parametrize(("seconds", "together"), [(1 / 15, 15), (1 / 16, 64), (1 / 90, 64), (1 / 100, 128)])
 def test_a_call_of_a_quarter_of_a_bundle_and_more_is_whole_bundles(seconds: float, together: int, tmp_path: Path) -> None:
-    """What is left of a bundle is a small one, which the end of the run reads and writes anew."""
+    """Calls hold whole bundles: the rest of one would be a small bundle, which the end of the run reads and writes anew."""
     graph = Graph(stages(), toy.manifest("a"), Store(tmp_path)).load()
     pace = Pace(graph)
     pace.seconds[graph.group_of(2)] = [seconds]

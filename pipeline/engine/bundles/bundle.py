@@ -164,7 +164,7 @@ _AT_ONCE, _MOST_AHEAD_BYTES = 16, 4 << 20
 
 @dataclass(eq=False, slots=True)
 class _Ahead:
-    """What was read of a bundle ahead of who reads its parts in turn."""
+    """Parts of a bundle that were read before they are asked for, as they are read in turn."""
 
     last: int = -2
     """The part that was read last."""

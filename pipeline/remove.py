@@ -197,13 +197,21 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
             discard(path)
             gone.files.append(str(path.relative_to(store.root)))
     left = [path for path in sorted(shards.glob("*/*-of-*.parquet")) if not listed or path in listed]  # no frame is listed twice
-    if gone.shards and left:
+    if not left:
+        discard(*(shards / name for name in ("index.json", "stats.json", "README.md")))
+    elif gone.shards or any(_is_behind(entry, shards) for entry in entries):
         model = hand_of(model_file())
         still = [path for path in stale if path in left]
         write_index(shards, left, stale=still, hand_model=model, pose_prior=prior_source(), audits=card_lines(store))
-    elif gone.shards:
-        for name in ("index.json", "stats.json", "README.md"):
-            discard(shards / name)
+
+
+def _is_behind(entry: Mapping[str, Any], shards: Path) -> bool:
+    """Whether a shard is no longer the one that the index names: a removal was killed before it came to the index."""
+    try:
+        facts = pq.read_metadata(shards / entry["path"]).metadata or {}
+    except UNREADABLE:
+        return True
+    return facts.get(b"fingerprint", b"").decode(errors="replace") != entry.get("fingerprint")
 
 
 def _may_hold(shard: Path, ids: Collection[str]) -> bool:

@@ -97,6 +97,20 @@ def test_removing_is_repeated_where_it_was_interrupted(data: Path, capsys: pytes
     assert (data / "removed.txt").read_text() == "anna\n"
 
 
+@pytest.mark.parametrize("names", [["anna"], ["anna", "anna-0001"]])
+def test_killed_before_the_index_is_written_it_is_written_by_the_next_try(data: Path, names: list[str]) -> None:
+    beside = {path: path.read_bytes() for path in (data / "shards").glob("*.*")}
+    assert whim.main(["remove", *names, "--data", str(data)]) == whim.DONE
+    after = {path.name: path.read_bytes() for path in (data / "shards").glob("*.*")}
+    for path, content in beside.items():
+        path.write_bytes(content)
+    assert whim.main(["remove", *names, "--data", str(data)]) == whim.DONE
+    assert {path.name: path.read_bytes() for path in (data / "shards").glob("*.*")} == after
+    (data / "shards/README.md").write_text("anna" if len(names) > 1 else after["README.md"].decode())  # of three that go the last
+    assert whim.main(["remove", *names, "--data", str(data)]) == whim.DONE
+    assert {path.name: path.read_bytes() for path in (data / "shards").glob("*.*")} == after
+
+
 def test_the_last_video_takes_the_shards_along(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["remove", "anna", str(tmp_path / "anna-0001.mp4"), "--data", str(data)]) == whim.DONE
     assert f"not removed: your own file {tmp_path}/anna-0001.mp4" in capsys.readouterr().out

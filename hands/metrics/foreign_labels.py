@@ -1,7 +1,8 @@
 """Labels of hands in formats of others: COCO's, COCO-WholeBody's, and YOLO's with or without keypoints; boxes, sides, 21 keypoints.
 
 Boxes are xyxy in pixels of the image as it is stored. The side is that of a category's or class's name, an annotation's own `side`, or that
-of a whole body's hand; else nobody knows it. Where categories name hands, others are no hands; where none does, all are.
+of a whole body's hand; else nobody knows it. Where categories or classes name hands, others are no hands; where none does, all are, unless
+one is people.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -21,8 +22,22 @@ from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _WHOLE_BODY = {"lefthand": LEFT, "righthand": RIGHT}
+_A_HAND = re.compile(r"hand(?!bag|basket|book|cart|cuff|gun|kerchief|le(?!ft)|rail|saw|set|truck|wheel)")
+_NO_HANDS = {"person", "persons", "people", "pedestrian", "body", "face", "head"}
+_K = TypeVar("_K", int, str)
 Hand = tuple[list[float], int, list[list[float]]]
 """Box, side, keypoints: x, y and how sure; NaN for what nobody marked."""
+
+
+class YoloClasses(NamedTuple):
+    """What `data.yaml` says of the lines of a YOLO folder."""
+
+    side: Mapping[int, int] = {}
+    """The side of each class; of others nobody knows it."""
+    hands: frozenset[int] | None = None
+    """Classes that are hands; None: all."""
+    has_outlines: bool = False
+    """A line that goes on after four numbers is an outline, as no `kpt_shape` is stated."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -62,7 +77,8 @@ def coco_images(path: Path) -> list[ForeignImage]:
 def _hands_of_coco(told: Mapping[str, Any]) -> tuple[Mapping[Any, list[Hand]], Mapping[Any, list[list[float]]]]:
     """Hands and ignored boxes by image."""
     names = {one["id"]: str(one.get("name", "")) for one in told.get("categories", ())}
-    are_hands = {number for number, name in names.items() if "hand" in name.lower()} or None
+    of_bodies = all("lefthand_box" in note for note in told["annotations"])
+    are_hands = None if of_bodies else hand_classes(names)
     hands: defaultdict[Any, list[Hand]] = defaultdict(list)
     ignored: defaultdict[Any, list[list[float]]] = defaultdict(list)
     for note in told["annotations"]:
@@ -108,12 +124,12 @@ def yolo_images(folder: Path) -> Iterator[ForeignImage]:
     """
     if not has_yolo_labels(folder):
         raise FileNotFoundError(f"{folder} has no labels/: a YOLO folder has images/ and labels/")
-    sides = yolo_sides(folder)
+    classes = yolo_classes(folder)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         file = yolo_file(folder, path)
         size = stored_size(path)
         if file.is_file() and size:
-            yield foreign_image(str(path.relative_to(folder)), size, yolo_hands(file, size, sides), [])
+            yield foreign_image(str(path.relative_to(folder)), size, yolo_hands(file, size, classes), [])
 
 
 def has_yolo_labels(folder: Path) -> bool:
@@ -130,32 +146,56 @@ def yolo_file(folder: Path, image: Path) -> Path:
     return folder.joinpath(*parents[:last], "labels", *parents[last + 1 :], name)
 
 
-def yolo_sides(folder: Path) -> Mapping[int, int]:
-    """The side of each class by the names in `data.yaml`; none where there is no such file."""
+def yolo_classes(folder: Path) -> YoloClasses:
+    """What `data.yaml` says of a folder's classes. Raises ValueError where it names none, or people and no hands."""
     import yaml
 
     file = next((path for path in (folder / "data.yaml", folder / "dataset.yaml") if path.is_file()), None)
     if file is None:
-        return {}
+        return YoloClasses()
     try:
-        names = yaml.safe_load(file.read_text())["names"]
-        return {int(k): side_of(str(name)) for k, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+        told = yaml.safe_load(file.read_text())
+        names = {int(k): str(n) for k, n in (told["names"].items() if isinstance(told["names"], dict) else enumerate(told["names"]))}
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} names no classes ({error!r:.200}): names: {{0: left_hand, 1: right_hand}} is wanted") from error
+    try:
+        hands = hand_classes(names)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return YoloClasses({k: side_of(name) for k, name in names.items()}, hands, "kpt_shape" not in told)
 
 
-def yolo_hands(file: Path, size: tuple[float, float], sides: Mapping[int, int]) -> list[Hand]:
-    """The hands of a file of labels: class, centre and size, then x, y (and visibility) of 21 keypoints, as shares of the image."""
+def hand_classes(names: Mapping[_K, str]) -> frozenset[_K] | None:
+    """Which of some classes are hands by their names; None where no name says so: all of them. Raises ValueError where people are among
+    those."""
+    named = frozenset(number for number, name in names.items() if _A_HAND.search(name.lower()))
+    others = [name for name in names.values() if _NO_HANDS & set(re.findall(r"[a-z]+", name.lower()))]
+    if others and not named:
+        raise ValueError(f"{others[0]} is no hand, and no class is called one: call those that are hand, left_hand or right_hand")
+    return named or None
+
+
+def yolo_hands(file: Path, size: tuple[float, float], classes: YoloClasses) -> list[Hand]:
+    """The hands of a file of labels: class, centre and size, then x, y (and visibility) of 21 keypoints, as shares of the image; or class
+    and an outline, of which the box is taken."""
     hands: list[Hand] = []
     try:
         for line in filter(str.strip, file.read_text().splitlines()):
             kind, *rest = line.split()
-            x, y, width, height, *points = map(float, rest)
-            box = [(x - width / 2) * size[0], (y - height / 2) * size[1], (x + width / 2) * size[0], (y + height / 2) * size[1]]
-            table = np.array(points, np.float64)
-            rows = table.reshape(21, -1).tolist() if table.size in (42, 63) else []  # others are keypoints of something else
+            number, values = int(float(kind)), np.array(list(map(float, rest)), np.float64)
+            if classes.hands is not None and number not in classes.hands:
+                continue
+            points = np.empty(0)
+            if classes.has_outlines and len(values) > 4 and len(values) % 2 == 0:
+                low, high = (reach(values.reshape(-1, 2), axis=0) for reach in (np.min, np.max))
+            else:
+                x, y, width, height, *more = values.tolist()
+                low, high = np.array([x - width / 2, y - height / 2]), np.array([x + width / 2, y + height / 2])
+                points = np.array(more, np.float64)
+            box = np.concatenate([low * size, high * size]).tolist()
+            rows = points.reshape(21, -1).tolist() if points.size in (42, 63) else []  # others are keypoints of something else
             scaled = [[row[0] * size[0], row[1] * size[1], *(row[2:] or [2.0])] for row in rows]
-            hands.append((box, sides.get(int(float(kind)), UNKNOWN_SIDE), marked([v for row in scaled for v in row])))
+            hands.append((box, classes.side.get(number, UNKNOWN_SIDE), marked([v for row in scaled for v in row])))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{file} is no file of YOLO's boxes ({error}): class, centre and size a line are wanted") from error
     return hands

@@ -18,13 +18,14 @@ from jaxtyping import Float64, Int64
 from hands.metrics.foreign_labels import (
     ENDINGS,
     ForeignImage,
+    YoloClasses,
     coco_images,
     foreign_image,
     has_yolo_labels,
     stored_size,
+    yolo_classes,
     yolo_file,
     yolo_hands,
-    yolo_sides,
 )
 from hands.metrics.labels import UNKNOWN
 from pipeline.exports.formats import ABOUT
@@ -153,7 +154,7 @@ def _places(folder: Path, labels: Path, name: str) -> Sequence[Path]:
 
 def _of_folder(folder: Path, *, is_yolo: bool) -> Iterator[LabelledImage]:
     """Images below a folder, with YOLO's files of labels where there are such; a folder of their path says the split, else their hash."""
-    sides = yolo_sides(folder) if is_yolo else {}
+    classes = yolo_classes(folder) if is_yolo else YoloClasses()
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
         name = os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")  # bytes that are no text, as text
         hands, labelled, size = [], False, (1.0, 1.0)
@@ -162,7 +163,7 @@ def _of_folder(folder: Path, *, is_yolo: bool) -> Iterator[LabelledImage]:
             labelled = file.is_file()
             found = stored_size(path) if labelled else None
             if found:
-                hands, size = yolo_hands(file, found, sides), found
+                hands, size = yolo_hands(file, found, classes), found
         image = foreign_image(name, size, hands, [])
         _refuse_outside(image.box, size, str(path))
         parts = ["val" if part == "valid" else part for part in Path(name).parts]  # Roboflow's word

@@ -7,7 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
-from hands.metrics.foreign_labels import coco_images, marked, side_of, stored_size, yolo_hands, yolo_images, yolo_sides
+from hands.metrics.foreign_labels import (
+    YoloClasses,
+    coco_images,
+    hand_classes,
+    marked,
+    side_of,
+    stored_size,
+    yolo_classes,
+    yolo_hands,
+    yolo_images,
+)
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE
 
 
@@ -17,7 +27,7 @@ def test_a_line_of_yolo_is_a_hand(tmp_path: Path) -> None:
     three = " ".join(f"{k / 100} {k / 50} {v}" for k, v in enumerate([2, 1, 0, 0.25] + [2] * 17))
     box = "0.5 0.25 0.2 0.1"
     file.write_text(f"1 {box}\n\n0 {box} {two}\n1.0 {box} {three}\n7 {box} 0.1 0.2\n")
-    plain, pairs, triples, other = yolo_hands(file, (200, 100), {0: LEFT, 1: RIGHT})
+    plain, pairs, triples, other = yolo_hands(file, (200, 100), YoloClasses({0: LEFT, 1: RIGHT}))
     for hand, side in zip((plain, pairs, triples, other), (RIGHT, LEFT, RIGHT, UNKNOWN_SIDE), strict=True):
         assert hand[0] == pytest.approx([80, 20, 120, 30])
         assert hand[1] == side
@@ -62,15 +72,52 @@ def test_keypoints_of_another_number_are_none() -> None:
 
 
 def test_the_classes_of_a_yolo_folder(tmp_path: Path) -> None:
-    assert yolo_sides(tmp_path) == {}
+    assert yolo_classes(tmp_path) == YoloClasses()
     (tmp_path / "dataset.yaml").write_text("names: [right_hand, face]")
-    assert yolo_sides(tmp_path) == {0: RIGHT, 1: UNKNOWN_SIDE}
-    (tmp_path / "data.yaml").write_text("names: {3: left_hand}")
-    assert yolo_sides(tmp_path) == {3: LEFT}, "data.yaml goes first"
+    assert yolo_classes(tmp_path) == ({0: RIGHT, 1: UNKNOWN_SIDE}, {0}, True)
+    (tmp_path / "data.yaml").write_text("names: {3: left}\nkpt_shape: [21, 3]")
+    assert yolo_classes(tmp_path) == ({3: LEFT}, None, False), "data.yaml goes first"
     for broken in ("names: 3", "[]", "nothing: 1"):
         (tmp_path / "data.yaml").write_text(broken)
         with pytest.raises(ValueError, match=r"data\.yaml names no classes"):
-            yolo_sides(tmp_path)
+            yolo_classes(tmp_path)
+    (tmp_path / "data.yaml").write_text("names: [person, handbag]")
+    with pytest.raises(ValueError, match=r"data\.yaml: person is no hand, and no class is called one"):
+        yolo_classes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "hands"),
+    [
+        (["hand", "handbag", "person", "handle", "LeftHand", "handleft"], {0, 4, 5}),
+        (["Human hand", "Handgun", "hands_up"], {0, 2}),
+        (["fist", "like"], None),
+        ([], None),
+    ],
+)
+def test_which_classes_are_hands(names: list[str], hands: set[int] | None) -> None:
+    assert hand_classes(dict(enumerate(names))) == hands
+
+
+def test_what_is_no_hand_is_left_out_and_an_outline_is_a_box(tmp_path: Path) -> None:
+    """Every class of YOLO's was a hand, a person too, and an outline's first two corners were taken for a box."""
+    (tmp_path / "data.yaml").write_text("names: [person, left_hand]")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 100, 3), np.uint8))
+    (tmp_path / "labels").mkdir()
+    outline = " ".join(["0.2 0.4 0.3 0.2 0.4 0.6"] + ["0.3 0.5"] * 20)
+    (tmp_path / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.9 0.9\n1 {outline}\n1 0.5 0.5 0.2 0.2\n")
+    (found,) = yolo_images(tmp_path)
+    np.testing.assert_allclose(found.box, [[20, 10, 40, 30], [40, 20, 60, 30]])
+    assert found.side.tolist() == [LEFT, LEFT]
+    assert np.isnan(found.keypoints).all()
+
+
+def test_people_of_coco_are_no_hands(tmp_path: Path) -> None:
+    path, image = tmp_path / "coco.json", {"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}
+    told = {"images": [image], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}]}
+    path.write_text(json.dumps(told | {"categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "handbag"}]}))
+    with pytest.raises(ValueError, match=r"coco\.json .*person is no hand, and no class is called one"):
+        coco_images(path)
 
 
 def test_a_yolo_folder_gives_the_images_that_have_labels(tmp_path: Path) -> None:

@@ -59,20 +59,27 @@ def import_verdicts(store: Store, source: Path, who: str) -> tuple[int, int]:
     for row in rows:
         by_video[row["video"]].append(row)
     for video, of_video in by_video.items():
-        here = {_identity(row) for row in _rows(read_verdicts(store, video))}
-        fresh = [row for row in of_video if _identity(row) not in here]
+        fresh = _unknown(of_video, read_verdicts(store, video))
         new, known = new + len(fresh), known + len(of_video) - len(fresh)
         if fresh:
-            change_verdicts(store, video, _joined(fresh))
+            change_verdicts(store, video, _joined(of_video))
     return new, known
 
 
-def _joined(fresh: Sequence[Row]) -> Callable[[Verdicts], Verdicts]:
-    """Known verdicts with new ones among them, in order of time."""
+def _unknown(rows: Sequence[Row], known: Verdicts) -> list[Row]:
+    """The rows that are not known, each once."""
+    here = {_identity(row) for row in _rows(known)}
+    return list({_identity(row): row for row in rows if _identity(row) not in here}.values())
+
+
+def _joined(rows: Sequence[Row]) -> Callable[[Verdicts], Verdicts]:
+    """Known verdicts with new ones among them, by time. Those known stay in their order, and so do the new ones: a later one outdoes an
+    earlier one, and a clock may have been set back between them."""
 
     def join(known: Verdicts) -> Verdicts:
-        both = Verdicts.concat([known, _table(fresh)])
-        return both.take(np.argsort(both.when_s, kind="stable"))
+        parts = [known, _table(_unknown(rows, known))]
+        when_s = np.concatenate([np.maximum.accumulate(part.when_s) for part in parts])
+        return Verdicts.concat(parts).take(np.argsort(when_s, kind="stable"))
 
     return join
 

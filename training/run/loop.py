@@ -288,8 +288,12 @@ class Run:
         if self.progress.bad_batches > self.chosen.max_bad_batches:
             path = self.folder / f"bad_batch-{self.loader.rank}.pt"
             labels = {name: torch.from_numpy(values) for name, values in batch.labels.items()}
-            torch.save(bad | {"images": batch.images, "key": batch.key, "labels": labels}, path)
-            raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; the last one is {path}: lower the learning rate")
+            told = f"the last one is {path}"
+            try:
+                torch.save(bad | {"images": batch.images, "key": batch.key, "labels": labels}, path)
+            except (OSError, RuntimeError) as error:  # as of a full disk: what ends the run is its loss
+                told = f"the last one cannot be kept as {path} ({error})"
+            raise NotFiniteError(f"{self.progress.bad_batches} batches had no finite loss; {told}: lower the learning rate")
 
     def _learning_rate(self, share_done: float) -> float:
         """Linear warm-up, over at the latest when `warmup_share` of the run lies behind, then half a cosine down to `final_share`."""

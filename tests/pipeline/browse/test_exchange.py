@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.browse.decisions import Decision, lost_verdicts
+from pipeline.browse.decisions import Decision, lost_verdicts, undo
 from pipeline.browse.exchange import export_verdicts, import_verdicts
 from pipeline.browse.session import Session
 from pipeline.engine.store import Store
@@ -16,6 +17,7 @@ from stages.errors import UserError
 from stages.tables import Hands
 from stages.verdicts import What, standing
 from tests.pipeline.browse.small_run import run_again
+from tests.small_tables import clip_row
 
 
 @pytest.fixture
@@ -51,6 +53,25 @@ def test_what_is_exported_is_read_back_equal(kind: str, decided: Path, real_run:
     assert rows(other, held=kind != "csv") == rows(Store(decided), held=kind != "csv")
     assert import_verdicts(other, file, "somebody") == (0, count)  # twice is once
     assert rows(other, held=kind != "csv") == rows(Store(decided), held=kind != "csv")
+
+
+def test_what_was_taken_back_stays_so_whatever_the_clock_said(tmp_path: Path) -> None:
+    """An import put all verdicts in order of time: an undo by a clock that was set back came before what it undoes, which stood again."""
+    store = Store(tmp_path / "data")
+    store.commit("clips", "film", clip_row("film"), {})
+
+    def drawn(*boxes: list[int]) -> Path:
+        told = {"images": [{"id": 5, "file_name": "film/0"}], "categories": [{"id": 9, "name": "Left hand"}]}
+        notes = [{"image_id": 5, "category_id": 9, "bbox": box} for box in boxes]
+        (tmp_path / "drawn.json").write_text(json.dumps(told | {"annotations": notes}))
+        return tmp_path / "drawn.json"
+
+    assert import_verdicts(store, drawn([1, 2, 30, 40], [1, 2, 30, 40]), "ann") == (1, 1), "a box that is drawn twice is one hand"
+    undo(store, "ann")
+    known = read_verdicts(store, "film")
+    store.commit("verdicts", "film", replace(known, when_s=known.when_s - [0, 3600]), {})
+    assert import_verdicts(store, drawn([5, 2, 30, 40]), "ann") == (1, 0)
+    assert standing(read_verdicts(store, "film")).to_box.tolist() == [[5, 2, 35, 42]]
 
 
 def test_coco_tools_read_it(decided: Path, tmp_path: Path) -> None:

@@ -139,6 +139,12 @@ def test_too_many_bad_batches_end_the_run_with_the_batch_saved(shards: Callable[
     assert set(saved["labels"]) >= {"image", "box", "side", "keypoints"}
 
 
+def test_a_batch_that_cannot_be_kept_hides_no_loss(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
+    (tmp_path / "bad_batch-0.pt").mkdir()
+    with pytest.raises(NotFiniteError, match=r"1 batches had no finite loss; the last one cannot be kept as .*: lower the learning rate"):
+        run(shards(), tmp_path, MeanColour(bad_steps=(3,)), max_bad_batches=0).train()
+
+
 def test_a_run_that_grows_no_better_ends_early_and_is_not_begun_again(shards: Callable[..., list[Path]], tmp_path: Path) -> None:
     metrics = (0.1, 0.5, 0.4, 0.5, 0.3, 0.9)
     task = MeanColour(metrics=metrics)

@@ -6,7 +6,9 @@ from enum import StrEnum
 
 from pipeline.engine.store import Store
 from stages.download import Download, is_offered
+from stages.stage import Reason
 from stages.tables import Manifest
+from stages.web.address import has_hidden, without_secrets
 
 
 class Offer(StrEnum):
@@ -30,9 +32,15 @@ class Look:
     message: str = ""
 
 
-def refresh(store: Store, settings: Download) -> Iterator[Look]:
-    """Ask for every video that lies in the folder and came from the web, at the pace of downloads; nothing is fetched, nothing written."""
-    manifest = store.read(Manifest, "", "manifest")
+_LOST = (Reason.GONE, Reason.GEO_BLOCKED, Reason.LOGIN_REQUIRED)
+"""What a site says of a video that it does not show any more. Any other answer may come from whoever stands between."""
+
+
+def refresh(store: Store, manifest: Manifest, settings: Download) -> Iterator[Look]:
+    """Ask for every video of a list that lies in the folder and came from the web, at the pace of downloads; nothing is fetched or written.
+
+    The list as it is read, with passwords and tokens: the one that is stored has none, and a site refuses whoever comes without.
+    """
     ask = is_offered(settings)
     for row in manifest.rows():
         video, source = str(row.video[0]), str(row.source[0])
@@ -40,6 +48,7 @@ def refresh(store: Store, settings: Download) -> Iterator[Look]:
             continue
         found = ask(row)
         if found is None:
-            yield Look(video, source, Offer.OFFERED)
+            yield Look(video, without_secrets(source), Offer.OFFERED)
         else:
-            yield Look(video, source, Offer.GONE if found.permanent else Offer.UNKNOWN, str(found.reason), found.message)
+            offer = Offer.GONE if found.reason in _LOST and not has_hidden(source) else Offer.UNKNOWN
+            yield Look(video, without_secrets(source), offer, str(found.reason), found.message)

@@ -240,20 +240,20 @@ def refresh(arguments: argparse.Namespace) -> int:
     if settings is None:
         raise ValueError("the recipe downloads nothing")
     looks = []
-    for look in refresh(graph.store, settings):
+    for look in refresh(graph.store, graph.manifest, settings):
         looks.append(look)
         if not arguments.json and look.offer is not Offer.OFFERED:
             arguments.console.print(f"{look.offer:<8}{look.video}: {look.reason}: {look.message}", markup=False)
     gone = [look.video for look in looks if look.offer is Offer.GONE]
+    unknown = sum(look.offer is Offer.UNKNOWN for look in looks)
     if arguments.json:
         print(json.dumps([asdict(look) for look in looks], indent=1))
-        return 2 if gone else 0
-    unknown = sum(look.offer is Offer.UNKNOWN for look in looks)
+        return 2 if gone or unknown else 0
     arguments.console.print(f"{len(looks)} videos asked for: {len(gone)} are gone, of {unknown} the site did not say", markup=False)
     if gone:
         words = " ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
         arguments.console.print(f"to take them out: whim remove {words} --data {graph.store.word()}", markup=False)
-    return 2 if gone else 0
+    return 2 if gone or unknown else 0
 
 
 def remove(arguments: argparse.Namespace) -> None:

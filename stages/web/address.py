@@ -38,6 +38,11 @@ def without_secrets(url: str) -> str:
     return url if kept == parts else urlunsplit(kept)
 
 
+def has_hidden(url: str) -> bool:
+    """Whether an address is one that was stored without its token or signature."""
+    return any(_HIDDEN.fullmatch(pair.partition("=")[2]) for pair in url.partition("?")[2].split("&"))
+
+
 def _hashed(pair: str) -> str:
     name, _, value = pair.partition("=")
     if not value or _HIDDEN.fullmatch(value) or not _SECRET_NAME.search(unquote(name)):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import whim
 from stages.download import Download, Lane, _fetch_patiently
 from stages.stage import Failure, Reason
 from stages.tables import Videos
@@ -138,6 +139,23 @@ def test_a_host_that_is_named_is_reached(site: Hostile, inner: Hostile, tmp_path
 )  # fmt: skip
 def test_inner_addresses_are_known_in_every_spelling(address: str, public: bool) -> None:
     assert is_public(address) == public
+
+
+def test_a_video_behind_a_password_is_not_told_as_gone(site: Hostile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`whim refresh` asked with the stored address, which has no password, and advised to remove what is there."""
+    listed, data = tmp_path / "list.txt", str(tmp_path / "data")
+    listed.write_text(
+        f"{site.url('private/clip.mp4', user='me:s3kr3t-word')} id=mine\n{site.url('signed/clip.mp4?token=t0k3n-word')} id=signed\n"
+    )
+    assert whim.main(["run", "--local", "--videos", str(listed), "--data", data, "--until", "download"]) == whim.DONE
+    capsys.readouterr()
+    assert whim.main(["refresh", "--data", data, "--json"]) == whim.DONE
+    said = capsys.readouterr().out
+    assert [look["offer"] for look in json.loads(said)] == ["offered", "offered"]
+    assert not {word for word in ("s3kr3t-word", "t0k3n-word") if word in said}
+    listed.unlink()  # known from the last run, which stores no token
+    assert whim.main(["refresh", "--data", data, "--json"]) == whim.ITEMS_FAILED
+    assert json.loads(capsys.readouterr().out)[1]["offer"] == "unknown"
 
 
 def test_passwords_and_tokens_are_used_and_never_stored(site: Hostile, tmp_path: Path) -> None:

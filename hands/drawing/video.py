@@ -60,10 +60,13 @@ def _camera_frames(source: str) -> Iterator[tuple[float, Fraction | None, UInt8[
 
 
 class VideoFile:
-    """An MP4 file that grows, H.264 where the library has it, so that browsers play it; its sides are even, as the codec wants."""
+    """An MP4 file that grows, H.264 where the library has it, so that browsers play it; its sides are even, as the codec wants.
+
+    An image of another size than the first, as some films have them from some frame on, is shown whole on black.
+    """
 
     def __init__(self, path: Path, rate: Fraction, shape: tuple[int, ...]) -> None:
-        self.container = av.open(str(path), "w")
+        self.container, self.shape = av.open(str(path), "w"), shape[:2]
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.stream = self.container.add_stream(codec, rate=rate)
         self.stream.height, self.stream.width = (side - side % 2 for side in shape[:2])
@@ -77,8 +80,21 @@ class VideoFile:
         self.container.close()
 
     def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        inner = np.ascontiguousarray(image[: self.stream.height, : self.stream.width])
+        whole = image if image.shape[:2] == self.shape else _within(image, self.shape)
+        inner = np.ascontiguousarray(whole[: self.stream.height, : self.stream.width])
         self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(inner, format="rgb24")))
+
+
+def _within(image: UInt8[np.ndarray, "h w 3"], shape: tuple[int, ...]) -> UInt8[np.ndarray, "rows columns 3"]:
+    """An image in the middle of a black one of another shape, as large as fits."""
+    import cv2
+
+    scale = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
+    top, left = (shape[0] - high) // 2, (shape[1] - wide) // 2
+    canvas = np.zeros((*shape, 3), np.uint8)
+    canvas[top : top + high, left : left + wide] = cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA)
+    return canvas
 
 
 @contextmanager

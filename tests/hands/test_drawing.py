@@ -1,5 +1,8 @@
 """Hands are drawn where they are and in the colour of their side; sheets and tables hold what they are given."""
 
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from fitting.hand.mano import LEFT, RIGHT, load_hand_model, pose_either_hand
 from hands.drawing.hands import SIDE_COLOURS, draw_hands, draw_mesh, mesh_faces
 from hands.drawing.sheets import Worst, sheet, thumbnail
 from hands.drawing.tables import markdown
+from hands.drawing.video import VideoFile
+from stages.media.frames import images_of
 
 
 def blank(height: int = 120, width: int = 160) -> np.ndarray:
@@ -97,3 +102,16 @@ def test_the_worst_are_kept_and_only_those_are_drawn() -> None:
 def test_a_number_that_is_not_known_leaves_its_cell_empty() -> None:
     table = markdown(("name", "value"), [("a", 0.5), ("b", float("nan")), ("c", 3)], "{:.2f}")
     assert table.splitlines() == ["| name | value |", "| --- | ---: |", "| a | 0.50 |", "| b |  |", "| c | 3 |"]
+
+
+def test_an_image_of_another_size_is_shown_whole_in_a_film(tmp_path: Path) -> None:
+    """A film that turns from landscape to portrait was drawn stretched, and without what lies lowest."""
+    with VideoFile(tmp_path / "a.mp4", Fraction(10), (64, 96, 3)) as film:
+        film.add(np.full((64, 96, 3), 255, np.uint8))
+        film.add(np.full((96, 48, 3), 255, np.uint8))
+    _, second = [image for _, image in images_of(tmp_path / "a.mp4")]
+    assert second.shape == (64, 96, 3)
+    bright = second.mean(2) > 128
+    assert bright[:, 34:62].all()
+    assert not bright[:, :30].any()
+    assert not bright[:, 66:].any()

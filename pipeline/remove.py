@@ -153,17 +153,17 @@ def _leave_logs(store: Store, ids: Collection[str]) -> None:
         discard(log)
     of = re.compile(rf"({'|'.join(map(re.escape, sorted(ids)))})(-\d{{4,}})?")
     for log in sorted((store.root / "runs").glob("*.jsonl")):
-        lines = log.read_text().splitlines(keepends=True)
+        lines = log.read_text(errors="surrogateescape").splitlines(keepends=True)  # a flipped bit keeps nobody in
         kept = [line for line in lines if not of.fullmatch(str(_json(line).get("key", "")))]
         if len(kept) < len(lines):
             with store.aside(log) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(kept), errors="surrogateescape")
 
 
 def _json(line: str) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

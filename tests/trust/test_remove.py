@@ -111,6 +111,14 @@ def test_killed_before_the_index_is_written_it_is_written_by_the_next_try(data: 
     assert {path.name: path.read_bytes() for path in (data / "shards").glob("*.*")} == after
 
 
+def test_a_damaged_log_keeps_nobody_in(data: Path) -> None:
+    log = data / "runs/1.jsonl"
+    damaged = b'{"key": "ann\xff"}\n' + b"[" * 100_000 + b"\n"
+    log.write_bytes(damaged + log.read_bytes())
+    assert whim.main(["remove", "anna", "--data", str(data)]) == whim.DONE
+    assert log.read_bytes() == damaged + b'{"key": "anna-0001-0000"}\n'
+
+
 def test_the_last_video_takes_the_shards_along(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert whim.main(["remove", "anna", str(tmp_path / "anna-0001.mp4"), "--data", str(data)]) == whim.DONE
     assert f"not removed: your own file {tmp_path}/anna-0001.mp4" in capsys.readouterr().out

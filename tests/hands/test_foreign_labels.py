@@ -74,9 +74,9 @@ def test_keypoints_of_another_number_are_none() -> None:
 def test_the_classes_of_a_yolo_folder(tmp_path: Path) -> None:
     assert yolo_classes(tmp_path) == YoloClasses()
     (tmp_path / "dataset.yaml").write_text("names: [right_hand, face]")
-    assert yolo_classes(tmp_path) == ({0: RIGHT, 1: UNKNOWN_SIDE}, {0}, True)
+    assert yolo_classes(tmp_path) == YoloClasses({0: RIGHT, 1: UNKNOWN_SIDE}, frozenset({0}), has_outlines=True)
     (tmp_path / "data.yaml").write_text("names: {3: left}\nkpt_shape: [21, 3]")
-    assert yolo_classes(tmp_path) == ({3: LEFT}, None, False), "data.yaml goes first"
+    assert yolo_classes(tmp_path) == YoloClasses({3: LEFT}), "data.yaml goes first"
     for broken in ("names: 3", "[]", "nothing: 1"):
         (tmp_path / "data.yaml").write_text(broken)
         with pytest.raises(ValueError, match=r"data\.yaml names no classes"):

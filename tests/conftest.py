@@ -12,10 +12,15 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from hypothesis import HealthCheck, settings
 
 import tests.typecheck  # noqa: F401  the checker named in pyproject.toml must be loaded before what it checks
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# How long an example takes is the machine's affair.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

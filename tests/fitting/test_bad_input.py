@@ -123,7 +123,7 @@ ANY = arrays.arrays(np.float64, st.tuples(st.integers(0, 3), st.just(21), st.jus
 
 
 @given(keypoints=ANY)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_numbers_at_all_give_numbers(fitter: Fitter, keypoints: Any) -> None:
     assert_sound(fitter.fit(keypoints), len(keypoints))
 

@@ -53,9 +53,7 @@ def test_another_processor_is_not_served_by_what_this_one_compiled(tmp_path: Pat
 
 def test_compiling_begins_beside_what_runs_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    start = time.monotonic()
     assert machine_code.start_making()
-    assert time.monotonic() - start < 2, "it waited"
     (process,) = machine_code._started[-1:]
     try:
         lock = _lock_of(tmp_path, process)
@@ -78,7 +76,7 @@ def _lock_of(folder: Path, process: "subprocess.Popen[bytes]") -> Path:
             except Timeout:
                 return lock
         time.sleep(0.1)
-    raise AssertionError("the process ended without compiling")
+    raise AssertionError("the process ended without compiling, or had been waited for")
 
 
 def test_where_no_folder_can_be_written_it_says_which_variable_to_set(tmp_path: Path) -> None:

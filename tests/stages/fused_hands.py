@@ -13,7 +13,7 @@ from stages.tables import BODY_KEYPOINTS, Clips, HandDetections, Hands, People, 
 SIZE = (640, 480)
 NO_DETECTIONS, NO_VIDEOS = HandDetections.empty(), Videos.empty()
 Corners = Sequence[float] | np.ndarray
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def shape_of(box: np.ndarray, right: bool) -> np.ndarray:

@@ -32,6 +32,9 @@ class MeanColour:
     metrics: tuple[float, ...] | None = ()
     """What `evaluate` says, epoch after epoch; empty: the network's own; None: nothing."""
     pause_s: float = 0.0
+    stands_at: int = 0
+    """Step of this process at which it waits to be killed; 0: none."""
+    begun: int = 0
     asked: int = 0
     doors: Path | None = None
     """File that takes the addresses at which each rank listens."""
@@ -47,8 +50,14 @@ class MeanColour:
     def settings(self) -> Mapping[str, Any]:
         return {"width": self.width, "image": self.image}
 
-    def loss(self, network: nn.Module, batch: Any, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+    def begin_step(self) -> None:
         time.sleep(self.pause_s)
+        self.begun += 1
+        while self.begun == self.stands_at:
+            time.sleep(1)
+
+    def loss(self, network: nn.Module, batch: Any, device: torch.device, share_done: float) -> Mapping[str, Tensor]:
+        self.begin_step()
         if self.doors:
             found = [c.laddr.ip.removeprefix("::ffff:") for c in psutil.Process().net_connections() if c.status == "LISTEN"]
             with self.doors.open("a") as file:
@@ -97,7 +106,7 @@ class ContestedColour(MeanColour):
     def loss_against(
         self, network: nn.Module, adversary: nn.Module, batch: Any, device: torch.device, share_done: float
     ) -> tuple[Mapping[str, Tensor], Any]:
-        time.sleep(self.pause_s)
+        self.begin_step()
         pictures = batch.images.permute(0, 3, 1, 2).float() / 255
         wanted, said = pictures.mean((2, 3)), network(pictures)
         return {"colour": ((said - wanted) ** 2).mean(), "fooled": 0.01 * ((adversary(said) - 1) ** 2).mean()}, (said.detach(), wanted)

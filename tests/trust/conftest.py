@@ -196,5 +196,5 @@ def line(source: str, *, num_frames: int = 0) -> Manifest:
 
 def fetched(url: str, folder: Path, **changes: Any) -> Videos | Failure:
     """Download one address, trying once unless told otherwise."""
-    settings = replace(Download(folder=folder, backoff_s=0.01, attempts=1, socket_timeout_s=3), **changes)
+    settings = replace(Download(folder=folder, backoff_s=0.01, attempts=1, socket_timeout_s=50), **changes)
     return settings.build()(line(url))

@@ -7,7 +7,6 @@ import os
 import pickle
 import resource
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +76,7 @@ def test_an_index_of_anything_else_is_named(tmp_path: Path, index: object) -> No
         opened(tmp_path, "train")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=6), inner)
@@ -130,14 +129,13 @@ def test_a_page_header_is_bounded_before_it_is_believed(tmp_path: Path, name: st
     data = bytearray(path.read_bytes())
     data[at : at + len(HOSTILE_HEADERS[name])] = HOSTILE_HEADERS[name]
     path.write_bytes(data)
-    before, started = peak_kb(), time.monotonic()
+    before = peak_kb()
     with pytest.raises(ValueError, match="row group 0"):
         extents(path, "image", map_file(path))
-    assert time.monotonic() - started < 3
     assert peak_kb() - before < 50_000
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=40))
 def test_any_page_header_is_read_or_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "a.parquet"

@@ -50,7 +50,7 @@ def test_a_wild_value_is_named_with_its_line(tmp_path: Path, text: str, said: st
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), max_size=4))
 def test_any_text_is_a_list_or_one_clear_line(tmp_path: Path, lines: list[str]) -> None:
     file = tmp_path / "list.txt"

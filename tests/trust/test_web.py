@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,12 +50,10 @@ def test_a_page_is_counted_as_it_unfolds(site: Hostile, tmp_path: Path) -> None:
 
 
 def test_a_trickle_is_given_up(site: Hostile, tmp_path: Path) -> None:
-    started = time.monotonic()
     outcome = fetched(site.url("loris/clip.mp4"), tmp_path, slow_after_s=3.0, socket_timeout_s=30)
     assert isinstance(outcome, Failure)
     assert (outcome.reason, outcome.permanent) == (Reason.TIMEOUT, False), outcome.message
     assert "bytes a second" in outcome.message
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("honesty", ["etag", "ignores the condition", "says nothing"])
@@ -257,15 +255,13 @@ def test_a_video_its_note_and_their_folder_are_on_the_disk_before_it_counts(
     assert flushed == [(Path("incoming/v/v.mp4"), []), (Path("incoming/v/info.json"), []), (Path(), whole)]
 
 
-def test_a_site_that_refuses_is_given_longer_and_longer_pauses(site: Hostile, tmp_path: Path) -> None:
-    request = Request(url=site.url("429/x.mp4"), folder=str(tmp_path), stem="v", lines=360, frames_per_second=0, socket_timeout_s=3)
-    patient = Download(folder=tmp_path, attempts=1, youtube_pause_s=2.0, youtube_pauses=2)
-    started = time.monotonic()
+def test_a_site_that_refuses_is_given_longer_and_longer_pauses(site: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request(url=site.url("429/x.mp4"), folder=str(tmp_path), stem="v", lines=360, frames_per_second=0, socket_timeout_s=50)
+    patient = Download(folder=tmp_path, attempts=1, youtube_pause_s=600.0, youtube_pauses=2)
+    slept: list[float] = []
+    monkeypatch.setattr("stages.download.time", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
     outcome = _fetch_patiently(request, patient, Lane(per_hour=1e6, sleep_s=0.0))
-    with_pauses_s = time.monotonic() - started
-    started = time.monotonic()
-    assert isinstance(_fetch_patiently(request, replace(patient, youtube_pauses=0), Lane(per_hour=1e6, sleep_s=0.0)), Failure)
-    assert with_pauses_s > 3 * (time.monotonic() - started) * 0.5 + 2 + 4
+    assert [pause for pause in slept if pause] == [600.0, 1200.0]
     assert isinstance(outcome, Failure)
     assert (outcome.reason, outcome.permanent) == (Reason.BLOCKED, False)
-    assert site.visits["429"] == 3 + 1
+    assert site.visits["429"] == 3

@@ -119,7 +119,8 @@ def write_space(
     faces = [mesh_faces(side) for side in (0, 1)]
     overlay = f"{name}.{'jpg' if rate is None else 'mp4'}"
     with results_in(out) as folder:
-        pq.write_table(hands.table().replace_schema_metadata({"source": origin_of(source)}), folder / f"{name}.parquet")
+        about = {**(SCHEMA.metadata or {}), "source": origin_of(source)}
+        pq.write_table(hands.table().replace_schema_metadata(about), folder / f"{name}.parquet")
         if meshes != "none":
             for frame in np.unique(hands.frame):
                 of = [_mesh(hands, row, faces) for row in np.flatnonzero(hands.frame == frame).tolist()]

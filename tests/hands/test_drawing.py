@@ -4,12 +4,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from fitting.hand.mano import LEFT, RIGHT, load_hand_model, pose_either_hand
 from hands.drawing.hands import SIDE_COLOURS, draw_hands, draw_mesh, mesh_faces
 from hands.drawing.sheets import Worst, sheet, thumbnail
+from hands.drawing.space import HandsInSpace, write_space
 from hands.drawing.tables import markdown
 from hands.drawing.video import VideoFile
 from stages.media.frames import images_of
@@ -115,3 +117,16 @@ def test_an_image_of_another_size_is_shown_whole_in_a_film(tmp_path: Path) -> No
     assert bright[:, 34:62].all()
     assert not bright[:, :30].any()
     assert not bright[:, 66:].any()
+
+
+def test_a_table_of_hands_in_space_says_its_axes_and_its_source(tmp_path: Path) -> None:
+    """Whose hands they are took the place of what their numbers mean."""
+    shapes = {"box": (4,), "betas": (10,), "global_orient": (3,), "hand_pose": (45,), "transl": (3,), "joints_3d": (21, 3)}
+    shapes |= {"joints_2d": (21, 2), "vertices": (778, 3), "vertices_2d": (778, 2)}
+    whole = {name: np.zeros(0, np.int64) for name in ("frame", "track", "side")}
+    real = {name: np.zeros((0, *shapes.get(name, ())), np.float32) for name in (*shapes, "time_s", "score", "focal_px")}
+    image = np.zeros((8, 8, 3), np.uint8)
+    write_space(tmp_path, "a", "a.png", HandsInSpace(**whole, **real), lambda: [(0, image)], None, "none")
+    told = pq.read_schema(tmp_path / "a.parquet").metadata
+    assert told[b"source"].endswith(b"/a.png")
+    assert b"z forward, metres" in told[b"frame_of_reference"]

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from stages.shards import SPLITS, split_of
 from stages.tables import LEFT, RIGHT
 
 JSONL = ("images.jsonl", "pictures.jsonl")
+_PARTS = {**{split: split for split in SPLITS}, "valid": "val"}  # Roboflow's word
+"""Splits by the folders that are called so."""
 _SIDES = {"left": LEFT, "right": RIGHT, None: UNKNOWN}
 
 
@@ -76,6 +78,8 @@ def read_images(folder: Path, tiers: Sequence[str] = ()) -> list[LabelledImage]:
         found: Iterable[LabelledImage] = _of_jsonl(listed)
     elif coco:
         found = (image for path in coco for image in _of_coco(path, folder))
+    elif by_split := sorted(path for part in _PARTS for path in (folder / part).glob("*.coco.json")):  # Roboflow's
+        found = (_in_part(image, path.parent.name) for path in by_split for image in _of_coco(path, path.parent))
     else:
         found = _of_folder(folder, is_yolo=has_yolo_labels(folder))
     images = sorted((image for image in found if not tiers or image.about.get("tier") in tiers), key=lambda image: image.name)
@@ -147,6 +151,12 @@ def _of_coco(path: Path, folder: Path) -> Iterator[LabelledImage]:
         )
 
 
+def _in_part(image: LabelledImage, part: str) -> LabelledImage:
+    """An image by its path in the folder of all splits."""
+    name = f"{part}/{image.name}"
+    return replace(image, name=name, group=name, split=_PARTS[part])
+
+
 def _places(folder: Path, labels: Path, name: str) -> Sequence[Path]:
     """Where COCO's images may lie."""
     return (folder / name, folder / "images" / name, folder / labels.stem / name)
@@ -166,8 +176,7 @@ def _of_folder(folder: Path, *, is_yolo: bool) -> Iterator[LabelledImage]:
                 hands, size = yolo_hands(file, found, classes), found
         image = foreign_image(name, size, hands, [])
         _refuse_outside(image.box, size, str(path))
-        parts = ["val" if part == "valid" else part for part in Path(name).parts]  # Roboflow's word
-        split = split_of(name, next((part for part in parts if part in SPLITS), ""))
+        split = split_of(name, next((_PARTS[part] for part in Path(name).parts if part in _PARTS), ""))
         yield _foreign(image, path=path, split=split, source=folder.name, labelled=labelled)
 
 

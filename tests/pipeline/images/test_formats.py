@@ -139,6 +139,21 @@ def test_yolo_by_split(tmp_path: Path) -> None:
     assert [label.image for label in load_labels(tmp_path)] == [one.name, two.name]
 
 
+def test_coco_by_split(tmp_path: Path) -> None:
+    """Roboflow's exports have a file of COCO's in each split: all of it was read as images that nobody labelled."""
+    for part in ("train", "valid"):
+        image(tmp_path / part / "1.jpg")
+        told = {"images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48}]}
+        notes = [{"image_id": 1, "bbox": [5, 6, 10, 20]}]
+        (tmp_path / part / "_annotations.coco.json").write_text(json.dumps(told | {"annotations": notes}))
+    found = [(one.name, one.split, one.labelled, one.box.tolist(), one.path) for one in read_images(tmp_path)]
+    box = [[5, 6, 15, 26]]
+    assert found == [
+        ("train/1.jpg", "train", True, box, tmp_path / "train/1.jpg"),
+        ("valid/1.jpg", "val", True, box, tmp_path / "valid/1.jpg"),
+    ]
+
+
 def test_a_group_in_two_splits_is_refused(tmp_path: Path) -> None:
     rows = [{"path": f"{k}.jpg", "hands": [], "group": "g", "split": split} for k, split in enumerate(("train", "val"))]
     with pytest.raises(ValueError, match=r"group g lies in train and, by 1.jpg, in val: deal it to one split"):

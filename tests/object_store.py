@@ -37,6 +37,8 @@ class ObjectStore:
     fault: Fault = lambda number, method, name: ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method and name of every request, as they came."""
+    reads: list[tuple[str, bool, int]] = field(default_factory=list)
+    """Name of every object that was read, whether by a range, and bytes of the answer."""
     slow_s: float = 0.3
     number: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,6 +119,8 @@ def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
             told = onward.getresponse()
             content = told.read()
             onward.close()
+            if self.command == "GET" and name:
+                store.reads.append((name, "Range" in self.headers, len(content)))
             if how == "lost":  # done, and nobody hears of it
                 self.close_connection = True
                 return

@@ -8,11 +8,11 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline.browse.asking import Asking
 from pipeline.dataset.cameras import cameras_of_clip
+from pipeline.engine.files.shard import open_shard
 from pipeline.engine.store import Store
 from stages.cameras.views import Look
 from stages.digest import UNREADABLE
@@ -82,7 +82,7 @@ class Images:
         return self._of_video(video, frame, view)
 
     def _read_group(self, path: Path, group: int, written_ns: int) -> Any:
-        shard = pq.ParquetFile(path, memory_map=True)
+        shard = open_shard(path, memory_map=True)
         return shard.read_row_group(group, [name for name in ("video", "frame", "view", "image") if name in shard.schema_arrow.names])
 
     def _of_video(self, video: str, frame: int, view: int) -> bytes:

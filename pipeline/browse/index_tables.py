@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.browse.landed import OF_VIDEOS, Clip, Landed
 from pipeline.dataset.poses import POSE_COLUMNS
 from pipeline.dataset.where import free_columns
+from pipeline.engine.files.shard import open_shard
 from pipeline.engine.store import Store
 from stages.digest import UNREADABLE
 
@@ -106,6 +106,6 @@ def _write_shards(index: Any, store: Store, videos: dict[str, int]) -> set[int]:
 
 def _places(path: Any) -> list[pa.Table]:
     """Video, frame and view of each row of a shard, by row group. Raises what `UNREADABLE` names."""
-    shard = pq.ParquetFile(path, memory_map=True)
+    shard = open_shard(path, memory_map=True)
     names = [name for name in ("video", "frame", "view") if name in shard.schema_arrow.names]
     return [shard.read_row_group(group, names) for group in range(shard.num_row_groups)]

@@ -19,7 +19,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from pipeline.engine.verify import files_of, set_damaged_aside, verify_files
 
     named = arguments.folder or arguments.data
-    root = opened(named, media=True)
+    root = opened(named, whole=True)
     files = files_of(root)
     verdict = verify_files(root, files if arguments.json else track(files, "checking", console=arguments.console))
     aside = set_damaged_aside(root, verdict) if arguments.repair else []

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.card import dataset_card
-from pipeline.engine.durable import remove
-from pipeline.engine.files.shard import check_shard
+from pipeline.engine.durable import have_rows, remove
+from pipeline.engine.files.shard import check_shard, open_shard
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.store import Store
 from stages.digest import HTML, UNREADABLE, CorruptFileError, seal_text
@@ -106,18 +105,21 @@ def write_index(
     store = Store(shards)
     paths = sorted(paths or shards.glob("*/*.parquet"), key=lambda p: (SPLITS.index(p.parent.name), p.name))
     _refuse_mixture(shards, [path for path in paths if path not in stale] or paths)
-    before = _before(store)
+    before, kept = _before(store), _as_it_was(store, paths, stale)
     tallies: dict[str, Tally] = {}
     videos: dict[str, dict[str, Any]] = {}
-    entries = []
-    for path in paths:
+    entries: list[dict[str, Any]] = []
+    for path in paths if kept is None else ():
         split, name = path.parent.name, str(path.relative_to(shards))
         try:
             num_hands = _count(path, split, tallies.setdefault(split, Tally()), videos)
         except UNREADABLE as error:
             raise CorruptFileError(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         entries.append(_entry(path, name, num_hands, before.get(name, {})) | ({"stale": True} if path in stale else {}))
-    stats = {"splits": {split: _stats(tally) for split, tally in tallies.items()}, "videos": videos}
+    if kept is None:
+        stats = {"splits": {split: _stats(tally) for split, tally in tallies.items()}, "videos": videos}
+    else:
+        entries, stats = list(before.values()), kept
     columns = [{"name": f.name, "type": str(f.type)} for f in Shards.schema()]
     about = {"schema_version": SCHEMA_VERSION, "columns": columns, "hand_model": hand_model, "pose_prior": pose_prior}
     with store.aside(shards / CARD) as temporary:
@@ -135,6 +137,21 @@ def _before(store: Store) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def _as_it_was(store: Store, paths: Sequence[Path], stale: Collection[Path]) -> dict[str, Any] | None:
+    """The stats of the earlier index of shards in an object store, where all of them were there before it; None where they are counted."""
+    index = store.root / "index.json"
+    try:
+        told, entries = store.read_json("index.json") or {}, _before(store)
+        if told.get("schema_version") != SCHEMA_VERSION or not (mirror := store.mirror):
+            return None
+        same = [(store.root / name, entry["bytes"], bool(entry.get("stale"))) for name, entry in entries.items()]
+        now = [(path, path.stat().st_size, path in stale) for path in paths]
+        unchanged = same == now and all(mirror.is_older(path, index) for path in paths)
+        return store.read_json("stats.json") if unchanged else None
+    except UNREADABLE:
+        return None
+
+
 def _refuse_mixture(shards: Path, paths: Sequence[Path]) -> None:
     if not paths:
         raise ValueError(f"no shards in {shards}: nothing has been packed yet")
@@ -146,7 +163,7 @@ def _refuse_mixture(shards: Path, paths: Sequence[Path]) -> None:
 
 def _entry(path: Path, name: str, num_hands: int, before: Mapping[str, Any]) -> dict[str, Any]:
     """One shard of the index. `row_groups`: first row, rows, then offset and bytes of the image column in the file."""
-    metadata = pq.read_metadata(path)
+    metadata = open_shard(path).metadata
     facts = {k.decode(): v.decode() for k, v in (metadata.metadata or {}).items()}
     row_groups, first = [], 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -170,6 +187,7 @@ def _entry(path: Path, name: str, num_hands: int, before: Mapping[str, Any]) -> 
 
 def _sha256_of_sound(path: Path) -> str:
     """The sha256 of a shard that the index does not know. Raises CorruptFileError: damage never gets a digest of its own."""
+    have_rows(path)
     check_shard(path)
     return sha256_of(path)
 
@@ -177,7 +195,7 @@ def _sha256_of_sound(path: Path) -> str:
 def _count(path: Path, split: str, tally: Tally, videos: dict[str, dict[str, Any]]) -> int:
     """Add one shard to the sums of its split and of its videos, a row group at a time, without its images; its number of hands."""
     num_hands = 0
-    file = pq.ParquetFile(path)
+    file = open_shard(path)
     fields = [f"hands.list.element.{name}" for name in _HAND_FIELDS]
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=[*_FRAME_COLUMNS, *_NAMED, _CONTENT, *fields])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -65,8 +66,24 @@ class MirrorOfStore(Protocol):
         """Have the newest version of a file here."""
         ...
 
+    def have_rows(self, path: Path) -> None:
+        """Have all of a shard here."""
+        ...
+
+    def ranges(self, path: Path) -> RawIOBase | None:
+        """A shard whose rows are not here, to be read out of the store by ranges."""
+        ...
+
+    def facts_of(self, path: Path, stat: os.stat_result) -> tuple[int, int, int, int] | None:
+        """What tells a shard from another one in its place on all machines; None of other files."""
+        ...
+
+    def is_older(self, path: Path, than: Path) -> bool:
+        """Whether a shard is in the store since before its index."""
+        ...
+
     def have_all(self, folder: Path) -> None:
-        """Have all files of a folder here."""
+        """Have all files of a folder here, shards without their rows."""
         ...
 
     def have_video(self, path: Path) -> None:
@@ -128,6 +145,12 @@ MIRRORS: dict[Path, MirrorOfStore] = {}
 def mirror_of(path: Path) -> MirrorOfStore | None:
     """The mirror that a path lies in; None on a disk, as most do."""
     return next((mirror for folder, mirror in MIRRORS.items() if path.is_relative_to(folder)), None) if MIRRORS else None
+
+
+def have_rows(path: Path) -> None:
+    """Have all of a shard here, wherever its data folder lies."""
+    if mirror := mirror_of(path):
+        mirror.have_rows(path)
 
 
 def remove(*paths: Path) -> None:

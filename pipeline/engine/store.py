@@ -38,6 +38,7 @@ from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, fl
 from pipeline.engine.files.ledger import NAME as LEDGER
 from pipeline.engine.files.ledger import Facts, Ledger, Line, facts_of, read_lines
 from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
+from pipeline.engine.files.shard import CLIPS, open_shard
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table
@@ -311,7 +312,7 @@ class Store(Writer):
         self._have(self.part(table, key))
         try:
             refuse_odd(self.part(table, key))
-            found = pq.read_schema(self.part(table, key))
+            found = self._schema_in(self.part(table, key))
         except FileNotFoundError:
             held = self.held(table, key)
             return None if held is None else recipe_of(held, schema, table)
@@ -348,11 +349,11 @@ class Store(Writer):
         path, wanted = self.part(table, key), self.digest_of_schema(schema)
         self._have(path)
         try:
-            stat = refuse_odd(path)
+            facts = self._facts_of(path, refuse_odd(path))
             line = self.ledger.find(table, key)
-            if line and line.fits == wanted and not line.bundle and line.is_of(stat):
+            if line and line.fits == wanted and not line.bundle and line[:4] == facts:
                 return line
-            found = pq.read_schema(path)
+            found = self._schema_in(path)
         except FileNotFoundError:
             return self._line_in_bundle(table, key, schema)
         except UNREADABLE:
@@ -360,9 +361,17 @@ class Store(Writer):
         recipe = recipe_in(found, schema, table)
         if not recipe:
             return None if recipe is None else _NO_FIT
-        line = _line_of(facts_of(stat), found, recipe, schema, wanted)
+        line = _line_of(facts, found, recipe, schema, wanted)
         self.ledger.note(table, key, line)
         return line
+
+    def _facts_of(self, path: Path, stat: os.stat_result) -> Facts:
+        """What tells a part's own file from another one in its place."""
+        return (self.mirror and self.mirror.facts_of(path, stat)) or facts_of(stat)
+
+    def _schema_in(self, path: Path) -> pa.Schema:
+        """What a footer says. Raises what `UNREADABLE` lists."""
+        return open_shard(path).schema_arrow if self.mirror else pq.read_schema(path)
 
     def _line_in_bundle(self, table: str, key: str, schema: pa.Schema) -> Line | None:
         place, wanted = self.place(table, key), self.digest_of_schema(schema)
@@ -564,7 +573,11 @@ class Store(Writer):
         """Video and clip of every frame of a shard; none where there is none that can be read."""
         try:
             refuse_odd(shard)
-            rows = pq.read_table(shard, columns=["video", "clip"])
+            file = open_shard(shard)
+            told = (file.metadata.metadata or {}).get(CLIPS)
+            if told is not None:
+                return {(video, clip) for video, clip in json.loads(told)}
+            rows = file.read(["video", "clip"])
             return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
         except UNREADABLE:
             return set()

@@ -300,9 +300,16 @@ class Worker:
         """Make a shard of the tables of its clips, and say what of them it lacks."""
         table, notes = table_of(stage), list[str]()
         path = self.store.part(table, order.key)
-        if self.store.mirror and self.store.mirror.asks and any(self.reader.is_gone(video) for video, _ in order.clips):
-            self.store.mirror.have_all(path.parent)
+        mirror = self.store.mirror
+        if mirror and not any(map(self.reader.is_gone, sorted({video for video, _ in order.clips}))):
+            mirror = None  # all frames are in the videos
+        if mirror and mirror.asks:
+            mirror.have_all(path.parent)
         before = [path, *(one for one in self.store.pieces_of(table, whole_of(order.key)) if one != path)]
+        for one in before if mirror else ():
+            held = self.store.clips_in(one)
+            if mirror and not (held and held.isdisjoint(order.clips)):
+                mirror.have_rows(one)
         batches = self._function(position, recipe)(stage.gather(self.reader.tables_of_clips(order, position), before), notes)
         with self.store.aside(path) as temporary:
             outcome.num_rows = write_shard(stage, batches, temporary, {k: v for k, v in recipe.items() if k != "upstream"})

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from fitting.files import below
 from pipeline.dataset.where import ALL, Where, columns_of, flat, free_columns, matching, read_where
+from pipeline.engine.durable import have_rows
 from pipeline.engine.store import Store
 from stages.digest import UNREADABLE, CorruptFileError
 from stages.errors import UserError
@@ -248,6 +249,7 @@ def open_source(folder: Path, where: str = "") -> Source:
         if not path.is_file():
             raise UserError(f"shard {path} is missing, index.json lists it: `whim run` packs it again")
         with _damage_named(path):
+            have_rows(path)
             file = pq.ParquetFile(path, memory_map=True)
             facts = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
             split = facts.get("split", path.parent.name)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.engine.finish import shard_files
@@ -17,7 +16,8 @@ def print_ending(graph: Graph, console: Console) -> None:
     found, kept, box_only = hands_of(graph)
     files = shard_files(graph)
     paths = [*files.current, *files.stale] if files else []
-    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    listed = graph.store.read_list(f"{files.folder.name}/index.json", "shards", rows=int) if files else []
+    rows = sum(entry["rows"] for entry in listed)
     shards = f"{len(paths)} shard{'s' if len(paths) > 1 else ''}"
     lies = f"; {rows:,} frames in {shards}: {graph.store.shown(files.folder)}" if files and paths else "; no shard yet"
     doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""

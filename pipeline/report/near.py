@@ -5,11 +5,13 @@ Both are looked for among a sample, one hand a track and second, one frame a vid
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
+from pipeline.engine.files.shard import open_shard
 from pipeline.engine.store import Store
 from pipeline.report.found import Found
 from stages.digest import UNREADABLE, CorruptFileError
@@ -144,7 +146,7 @@ def _hashed_frames(store: Store) -> Iterator[tuple[str, int, UInt64[np.ndarray, 
     for entry in entries:
         path = store.root / "shards" / entry["path"]
         try:
-            shard = pq.ParquetFile(path, memory_map=True)
+            shard = open_shard(path, memory_map=True)
             for group in range(shard.num_row_groups):
                 rows = shard.read_row_group(group, ["video", "frame", "time_s"]).to_pylist()
                 listed += [(row["video"], int(row["time_s"]), str(path), group, place) for place, row in enumerate(rows)]
@@ -155,10 +157,11 @@ def _hashed_frames(store: Store) -> Iterator[tuple[str, int, UInt64[np.ndarray, 
     wanted: dict[tuple[str, int], list[int]] = {}
     for file, group, place in sorted(list(a_second.values())[i] for i in chosen):
         wanted.setdefault((file, group), []).append(place)
+    shards: dict[str, Any] = {}
     for (file, group), places in wanted.items():
         try:
-            shard = pq.ParquetFile(file, memory_map=True, page_checksum_verification=True)
-            rows = shard.read_row_group(group, ["video", "frame", "image"])
+            shards = shards if file in shards else {file: open_shard(Path(file), memory_map=True, page_checksum_verification=True)}
+            rows = shards[file].read_row_group(group, ["video", "frame", "image"])
         except UNREADABLE:
             continue
         for place in places:

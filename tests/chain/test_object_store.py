@@ -72,8 +72,15 @@ def test_the_chain_with_faults_gives_the_shards_of_a_disk_and_every_command_read
 
     store.fault = lambda number, method, name: ""
     store.requests.clear()
+    store.reads.clear()
     assert json.loads(whim_at("two", "plan", "--json", "--data", address))["num_pending"] == 0
     assert json.loads(whim_at("two", "status", "--json", "--data", address))["stages"]["review"]["done"] > 0
+    assert "nothing to do" in whim_at("four", "plan", "--data", address)
+    assert "hands: " in whim_at("four", "run", "--local", "--data", address)
+    assert [name for name, *_ in store.reads if "/shards/" in name and name.endswith(".parquet")] == [], "they are known by their ETags"
+    whim_at("four", "report", "--data", address, "--out", tmp_path / "report.html")
+    assert all(ranged for name, ranged, _ in store.reads if "/shards/" in name and name.endswith(".parquet")), "images of the report"
+    store.requests.clear()
     whim_at("two", "export", "csv", address, "--out", tmp_path / "csv")
     with (tmp_path / "csv/hands.csv").open() as file:
         assert len(list(csv.DictReader(file))) > 5

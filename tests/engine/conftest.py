@@ -23,6 +23,7 @@ def store(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
     server.fault, server.number = (lambda number, method, name: ""), 0
     server.requests.clear()
+    server.reads.clear()
     yield server
     server.fault = lambda number, method, name: ""
     MIRRORS.clear()

@@ -2,10 +2,10 @@
 
 <root>/ledger.parquet     a line a part: which file, what it was made from
 
-A line stands for a part while size, times and inode of its file, or of its bundle, are those of the line; of any other file the footer
-is read. So the ledger saves time and decides nothing: without it, or with a damaged one, a plan is the same and takes longer. It is
-written by who holds the folder's lock. Bytes that change on the disk without a trace are found by whoever reads the part, and by
-`whim verify`.
+A line stands for a part while size, times and inode of its file, or of its bundle, are those of the line; of a shard in an object store
+its size and ETag, whatever the machine. Of any other file the footer is read. So the ledger saves time and decides nothing: without it, or
+with a damaged one, a plan is the same and takes longer. It is written by who holds the folder's lock. Bytes that change on the disk
+without a trace are found by whoever reads the part, and by `whim verify`.
 """
 
 import os
@@ -51,10 +51,6 @@ class Line(NamedTuple):
     bundle: str = ""
     """File name of the bundle that it lies in; '' of a part that has a file of its own."""
     row_group: int = 0
-
-    def is_of(self, stat: os.stat_result) -> bool:
-        """Whether a file is the one that the line was taken of."""
-        return self[:4] == facts_of(stat)
 
 
 def facts_of(stat: os.stat_result) -> Facts:

@@ -16,11 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.engine.durable import mirror_of
 from stages.digest import UNREADABLE, CorruptFileError
 from stages.stage import ShardStage, tables_written
 
 _DIGEST, _UNSET = "file_sha256", "(here stands the sha256 of this file, taken with these words in)"
 _BUFFER_BYTES = 1 << 20
+CLIPS = b"clips"
+"""Where the footer says of which clips the rows are, as JSON: pairs of video and clip. Shards of before do not."""
 
 
 def write_shard(stage: ShardStage, batches: Iterable[pa.RecordBatch], path: Path, recipe: Mapping[str, Any]) -> int:
@@ -40,7 +43,7 @@ def write_shard(stage: ShardStage, batches: Iterable[pa.RecordBatch], path: Path
         "generator": f"{_distribution('whim-builder')}, {stage.name} {stage.version}, {_distribution('simplejpeg')}",
         "sealed": _DIGEST,  # a second mark: no single flip makes a sealed shard one of an earlier version
     }
-    num_rows = 0
+    num_rows, held = 0, set[tuple[str, str]]()
     with (
         path.open("wb") as file,
         pq.ParquetWriter(
@@ -56,9 +59,17 @@ def write_shard(stage: ShardStage, batches: Iterable[pa.RecordBatch], path: Path
         for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
             num_rows += batch.num_rows
-        writer.add_key_value_metadata({_DIGEST: _UNSET})
+            held |= set(zip(batch["video"].to_pylist(), batch["clip"].to_pylist(), strict=True))
+        writer.add_key_value_metadata({CLIPS.decode(): json.dumps(sorted(held)), _DIGEST: _UNSET})
     _seal(path)
     return num_rows
+
+
+def open_shard(path: Path, **options: Any) -> pq.ParquetFile:
+    """A shard's footer, and its rows as they are asked for; by ranges out of the store where they are not here."""
+    mirror = mirror_of(path)
+    far = mirror.ranges(path) if mirror else None
+    return pq.ParquetFile(path, **options) if far is None else pq.ParquetFile(far, pre_buffer=True, **options | {"memory_map": False})
 
 
 def _seal(path: Path) -> None:

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from pipeline.engine.durable import StoreError
 
+HOLLOW = "hollow"
+
 
 class Known:
     """ETags by name, each with the size, time and inode of the file that it was seen of. Losing it costs fetching all anew.
+
+    The version of a file that has the size of its object and no content yet is `HOLLOW`.
 
     Everything raises StoreError where the file cannot be used, as on a full disk.
     """
@@ -69,6 +73,11 @@ class Known:
         with self._using():
             row = self.database.execute("select etag, size, modified, inode from objects where name = ?", (name,)).fetchone()
         return None if row is None else (row[0], (row[1], row[2], row[3]))
+
+    def hollow(self) -> set[str]:
+        """Files without their content."""
+        with self._using():
+            return {name for (name,) in self.database.execute("select name from objects where version = ?", (HOLLOW,))}
 
     def tag(self, name: str) -> tuple[str, str]:
         """ETag and version of a file; '' of one that is not known."""

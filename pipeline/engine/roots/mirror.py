@@ -1,15 +1,19 @@
 """The folder of this machine that stands for a data folder in an object store: the store is the truth, the mirror what is read of it here.
 
-    <cache>/roots/<digest of the address>/          files as in any data folder; media come when they are asked for
+    <cache>/roots/<digest of the address>/          files as in any data folder; media and rows of shards come when they are asked for
     <cache>/roots/<digest of the address>.sqlite    which object of the store each of them is
 
 A file that is written counts once its object is there: written aside, put, renamed. What another machine wrote is found by its ETag: a
 command lists the store first and fetches or drops what differs; a worker asks for each part that it reads.
+
+For a shard lies a file of its size without content, in a file system that stores none of it: whether it is the one that the ledger
+knows is told by its ETag, footer and columns are read out of the store by ranges, and its content comes for who reads all of its rows.
 """
 
 import errno
 import fcntl
 import filecmp
+import hashlib
 import os
 import socket
 import time
@@ -19,13 +23,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from pipeline.engine.durable import ASIDE, StoreError, TakenError, Written
+from pipeline.engine.files.shard import check_shard
 from pipeline.engine.roots.address import Address
-from pipeline.engine.roots.known import Known, facts
+from pipeline.engine.roots.known import HOLLOW, Known, facts
 from pipeline.engine.roots.lease import CLOCK, NAME, Lease, holder_of, is_held
 from pipeline.engine.roots.objects import PIECE, Meta, Objects, Tag
+from pipeline.engine.roots.ranges import Ranges
+from stages.digest import CorruptFileError
+from stages.shards import whole_of
 
 _AT_ONCE = 16
 """Requests at once: a store's answers take long, not our bytes."""
@@ -55,6 +64,8 @@ class Mirror:
     """In a worker, token of the lease by which its driver holds the folder: without it the worker writes nothing."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of the store's videos, as they were listed or written last."""
+    listed: dict[str, Meta] = field(default_factory=dict)
+    """Shards and their index, as they were listed last."""
 
     def name_of(self, path: Path) -> str:
         """Name of a file's object; '' for what is never in the store: locks, halves, what is being written."""
@@ -62,20 +73,23 @@ class Mirror:
         is_ours = path.name == ".lock" or path.name.startswith(CLOCK) or ASIDE.fullmatch(path.name) or name.startswith("media/incoming/")
         return "" if is_ours else name
 
-    def sync(self, *, media: bool = False) -> None:
-        """Fetch what the store has and drop what it has no more; videos are not fetched unless asked for. Raises StoreError."""
+    def sync(self, *, whole: bool = False) -> None:
+        """Fetch what the store has and drop what it has no more; videos and rows of shards too where it is to be `whole`. Raises
+        StoreError."""
         for _ in range(_MOST_LISTED):
-            if self._sync_once(media):  # else a run beside it has moved parts into a bundle that the listing did not have
+            if self._sync_once(whole):  # else a run beside it has moved parts into a bundle that the listing did not have
                 return
 
-    def _sync_once(self, media: bool) -> bool:
+    def _sync_once(self, whole: bool) -> bool:
         """Whether all was still there that was listed."""
-        known, here = self.known.all(), dict(self._files())  # before the listing: what is written meanwhile is none of either
+        known, hollow = self.known.all(), self.known.hollow()
+        here = dict(self._files())  # before the listing: what is written meanwhile is none of either
         listed = self.objects.listed()
         there = {name: meta for name, meta in listed.items() if self.name_of(self.folder / name)}
         if self.lease:
             self._sweep(listed)
         self.sizes = {name: meta.size_bytes for name, meta in there.items() if _is_medium(name)}
+        self.listed = {name: meta for name, meta in there.items() if _is_shard(name) or name.endswith("index.json")}
         written_beside = self.lease is None and _is_driven(self.folder)
         for name in here.keys() - there.keys():
             if name in known or not name.startswith(_OURS_ALONE):
@@ -83,15 +97,15 @@ class Mirror:
         wanted = []
         for name, meta in there.items():
             same = name in here and name in known and known[name] == (meta.etag, here[name])
-            if same or (name.startswith("runs/") and name in here and written_beside):
+            if (same and not (whole and name in hollow)) or (name.startswith("runs/") and name in here and written_beside):
                 continue
-            if _is_medium(name) and not media:
+            if _is_medium(name) and not whole:
                 if name in known:
                     self._drop(name)
                 continue
-            wanted.append((name, known.get(name)))
+            wanted.append((name, known.get(name), None if whole or not _is_shard(name) else meta))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
-            return all(list(pool.map(lambda one: self._fetch(*one), wanted)))
+            return all(list(pool.map(lambda one: self._fetch(*one[:2], hollow=one[2]), wanted)))
 
     def _sweep(self, listed: Mapping[str, Meta]) -> None:
         """Remove what was left of hearing the time by those who died of it."""
@@ -101,12 +115,53 @@ class Mirror:
                 self.objects.delete(name, check=self.check)
 
     def have(self, path: Path) -> None:
-        """Have the newest version of a file here, or none where the store has none. Raises StoreError."""
-        if name := self.name_of(path):
-            self._fetch(name, self.known.find(name), ask=True)
+        """Have the newest version of a file here, or none where the store has none; of a shard without its rows. Raises StoreError."""
+        if not (name := self.name_of(path)):
+            return
+        found = self.known.find(name)
+        if not _is_shard(name):
+            self._fetch(name, found, ask=True)
+        elif (meta := self.objects.head(name)) is None:
+            self._drop(name)
+        elif not (found and path.is_file() and found == (meta.etag, facts(path.stat()))):
+            self._fetch(name, found, hollow=meta)
+
+    def have_rows(self, path: Path) -> None:
+        """Have all of a shard here. Raises StoreError."""
+        name = self.name_of(path)
+        if self.known.tag(name)[1] == HOLLOW:
+            self._fetch(name, self.known.find(name))
+
+    def ranges(self, path: Path) -> Ranges | None:
+        """A shard to be read out of the store by ranges; None where it is here, or there is none."""
+        name = self.name_of(path)
+        etag, version = self.known.tag(name)
+        return Ranges(path.stat().st_size, partial(self._span, name, etag)) if version == HOLLOW else None
+
+    def _span(self, name: str, etag: str, start: int, end: int) -> bytes:
+        try:
+            return self.objects.span(name, start, end, etag)
+        except FileNotFoundError as error:
+            if self.lease:  # what cannot be seen would count as lost, and be written anew without what it held
+                raise StoreError(f"{error}: run again, it goes on") from error
+            raise
+
+    def facts_of(self, path: Path, stat: os.stat_result) -> tuple[int, int, int, int] | None:
+        """What tells a shard from another one in its place on all machines: its size and, as a number, its ETag; None of other files."""
+        name = self.name_of(path)
+        found = self.known.find(name) if _is_shard(name) else None
+        if found is None or found[1] != facts(stat):
+            return None
+        return stat.st_size, int.from_bytes(hashlib.sha256(found[0].encode()).digest()[:7]), 0, 0
+
+    def is_older(self, path: Path, than: Path) -> bool:
+        """Whether a shard is in the store since before its index, and both are those that were listed last."""
+        names = [self.name_of(each) for each in (path, than)]
+        metas = [meta for name in names if (meta := self.listed.get(name)) and meta.etag == self.known.tag(name)[0]]
+        return len(metas) == len(names) and metas[0].modified <= metas[1].modified
 
     def have_all(self, folder: Path) -> None:
-        """Have all files of a folder."""
+        """Have all files of a folder, shards without their rows."""
         names = self.objects.listed(self.name_of(folder))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
             for _ in pool.map(lambda name: self.have(self.folder / name), names):
@@ -189,8 +244,11 @@ class Mirror:
             self.make_room(keep=videos[-1])
 
     def drop_damaged(self, path: Path) -> bool:
-        """Whether a file was damaged here alone: it is then what the store has again."""
+        """Whether a file was damaged here alone: it is then what the store has again; so is a shard whose rows were not here."""
         name = self.name_of(path)
+        if self.known.tag(name)[1] == HOLLOW:
+            self.have_rows(path)
+            return _is_sound(path)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             meta = self.objects.get(name, temporary)
@@ -267,8 +325,9 @@ class Mirror:
                     if name := self.name_of(path):
                         yield name, facts(path.stat())
 
-    def _fetch(self, name: str, before: tuple[str, tuple[int, int, int]] | None, *, ask: bool = False) -> bool:
-        """Fetch an object, unless the file here is it. `before`: what was known of the file; where that has changed it stays.
+    def _fetch(self, name: str, before: tuple[str, tuple[int, int, int]] | None, *, ask: bool = False, hollow: Meta | None = None) -> bool:
+        """Fetch an object, unless the file here is it. `before`: what was known of the file; where that has changed it stays. `hollow`:
+        what the store says of an object whose content is not wanted.
 
         Gives whether there is one.
         """
@@ -277,7 +336,11 @@ class Mirror:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
-            meta: Meta | None = self.objects.get(name, temporary, unless=before[0] if before and is_here and ask else "")
+            meta: Meta | None
+            if hollow:
+                meta = _hollow(temporary, hollow)
+            else:
+                meta = self.objects.get(name, temporary, unless=before[0] if before and is_here and ask else "")
             if meta is None:
                 return True
             with self.known.alone():
@@ -286,7 +349,7 @@ class Mirror:
                     temporary.replace(path)
         except FileNotFoundError as error:
             if error.errno is not None:  # a run that began just now cleared away what was being written
-                return self._fetch(name, before, ask=ask)
+                return self._fetch(name, before, ask=ask, hollow=hollow)
             self._drop(name)
             return False
         except OSError as error:
@@ -329,6 +392,26 @@ class Mirror:
 def _is_medium(name: str) -> bool:
     """Whether an object is a video, and no note on one."""
     return name.startswith(_MEDIA) and not name.endswith((".json", ".corrupt"))
+
+
+def _is_sound(shard: Path) -> bool:
+    try:
+        check_shard(shard)
+    except (CorruptFileError, FileNotFoundError):
+        return False
+    return True
+
+
+def _hollow(path: Path, meta: Meta) -> Meta:
+    """Make a file of an object's size without content; what is to be known of it."""
+    with path.open("wb") as file:
+        file.truncate(meta.size_bytes)
+    return meta._replace(version=HOLLOW)
+
+
+def _is_shard(name: str) -> bool:
+    """Whether an object is called as a shard is."""
+    return name.endswith(".parquet") and bool(whole_of("/".join(name.removesuffix(".parquet").split("/")[-2:])))
 
 
 def _is_driven(folder: Path) -> bool:

@@ -185,6 +185,15 @@ class Objects:
                 return self._trying("read", name, ask)
         raise StoreError(f"{self.address}: {name} is replaced again and again while it is read: run again once nobody writes it")
 
+    def span(self, name: str, start: int, end: int, etag: str) -> bytes:
+        """Bytes of the object that has an ETag. Raises FileNotFoundError where that is another one, or there is none."""
+        from obstore.exceptions import PreconditionError
+
+        try:
+            return b"".join(self._piece(name, (at, min(at + PIECE, end)), etag) for at in range(start, end, PIECE))
+        except PreconditionError as error:
+            raise FileNotFoundError(f"{self.address}: {name} was replaced while it was read") from error
+
     def _piece(self, name: str, span: tuple[int, int], etag: str) -> Any:
         import obstore
 

@@ -11,11 +11,11 @@ from pipeline.engine.roots.objects import Objects
 from stages.errors import UserError
 
 
-def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver: str = "") -> Path:
+def opened(root: str | Path, *, asks: bool = False, whole: bool = False, driver: str = "") -> Path:
     """The folder of a data folder: itself, or of one in an object store its mirror here, which has all that is there now.
 
-    `asks`: for a worker, which asks for each part that it reads instead; `driver`: token of the lease that it works under. `media`: the
-    videos too. Raises StoreError, UserError.
+    `asks`: for a worker, which asks for each part that it reads instead; `driver`: token of the lease that it works under. `whole`: with
+    videos and rows of shards. Raises StoreError, UserError.
     """
     if not is_address(root):
         if mirror_of(Path(root)) is None and Path(root).resolve().is_relative_to((_cache() / "roots").resolve()):
@@ -31,7 +31,7 @@ def opened(root: str | Path, *, asks: bool = False, media: bool = False, driver:
             raise StoreError(f"no mirror of {address} can be made in {folder}: {error.strerror}; set WHIM_CACHE") from error
         mirror = MIRRORS[folder] = Mirror(address, folder, Objects(address), Known(folder.with_suffix(".sqlite")), asks, driver=driver)
     if mirror.lease is None and not asks:
-        mirror.sync(media=media)
+        mirror.sync(whole=whole)
     return folder
 
 

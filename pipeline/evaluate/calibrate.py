@@ -7,6 +7,7 @@ every set weighs by its detections. Frames alone and mirrored teach more than th
 among the weights, where fusion finds it.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,6 +174,14 @@ def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], vi
     return np.round(np.column_stack([grid, np.maximum.accumulate(np.mean(curves, 0))]), 4)
 
 
+def _sha256(path: Path) -> str:
+    """The sha256 of a file; of a folder of YOLO's that of all its labels."""
+    if not path.is_dir():
+        return sha256_of(path)
+    told = [f"{sha256_of(file)} {file.relative_to(path)}\n" for file in sorted([*path.rglob("*.txt"), *path.glob("*.yaml")])]
+    return hashlib.sha256("".join(told).encode()).hexdigest()
+
+
 def write_calibration(
     label_files: Sequence[Path],
     tables: Sequence[Path],
@@ -194,7 +203,7 @@ def write_calibration(
     sources = learn(labels, detections, People.concat(people) if people else None)
     if not sources:
         raise ValueError(f"no source has {MIN_DETECTIONS} detections on the {len(labels)} labelled frames: do the videos' names agree?")
-    data = {path.name: sha256_of(path) for path in [*label_files, *tables, *people_tables]}
+    data = {path.name: _sha256(path) for path in [*label_files, *tables, *people_tables]}
     content = {"sources": sources, "learned_on": {"num_frames": len(labels) // 2, "sha256": data}}
     if out.exists():  # sources that were learned from other frames stay
         load_calibrations(out)

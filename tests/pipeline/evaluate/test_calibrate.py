@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -133,6 +134,26 @@ def test_the_command_writes_what_fusion_reads_with_the_hash_of_its_data(tmp_path
     (tmp_path / "labels.json").write_text(label_file(labels[:5]))
     assert whim.main(command) == 1
     assert out.read_bytes() == first
+
+
+def test_a_folder_of_yolo_teaches_as_a_file_does(tmp_path: Path) -> None:
+    """Its hash was taken as if it were a file: a folder, which the help names, was refused at the end."""
+    folder, found, command = tmp_path / "yolo", [], ["learn", "calibration", "--labels", str(tmp_path / "yolo")]
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for k in range(60):
+        cv2.imwrite(str(folder / "images" / f"{k}.png"), np.zeros((100, 100, 3), np.uint8))
+        (folder / "labels" / f"{k}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+        hull = np.array([30, 30, 70, 70]) if k % 3 else np.array([1, 1, 9, 9])
+        found.append(replace(detection(hull, 0.5), video=np.array([f"images/{k}.png"], object)))
+    pq.write_table(HandDetections.concat(found).to_arrow(), tmp_path / "found.parquet")
+    command += ["--detections", str(tmp_path / "found.parquet"), "--out", str(tmp_path / "c.json")]
+    hashes = []
+    for _ in range(2):
+        assert whim.main(command) == 0
+        hashes.append(json.loads((tmp_path / "c.json").read_text())["learned_on"]["sha256"]["yolo"])
+        (folder / "labels" / "0.txt").write_text("0 0.5 0.5 0.4 0.3\n")
+    assert len(set(hashes)) == 2
 
 
 def test_sources_that_were_learned_before_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

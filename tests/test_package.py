@@ -52,7 +52,7 @@ def run(command: Path, folder: Path, *words: str, status: int = 0) -> str:
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_CACHE_HOME": cache, "OMP_NUM_THREADS": "1"}
     weights = os.environ.get("WHIM_WEIGHTS", str(ROOT / "weights"))
     environment |= {"WHIM_WEIGHTS": weights} if Path(weights, "mediapipe").is_dir() else {}
-    done = subprocess.run([str(command), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run([str(command), *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

@@ -62,7 +62,7 @@ def whim() -> Whim:
     """Run `python -m pipeline ...`; fails the test with its output when the exit status is not the one expected."""
 
     def call(*arguments: str | Path, status: int = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(command(*arguments), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+        done = subprocess.run(command(*arguments), env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
         return done
 

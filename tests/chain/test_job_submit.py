@@ -41,7 +41,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--node-ip-address=127.0.0.1",
         f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
-    subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
+    subprocess.run(start, env=env, check=True, capture_output=True)
     yield f"http://127.0.0.1:{dashboard}"
     for process in psutil.process_iter(["cmdline"]):
         if str(folder) in " ".join(process.info["cmdline"] or []) and process.pid != os.getpid():
@@ -56,9 +56,9 @@ def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed
     (tmp_path / "data" / "weights").symlink_to(Path(os.environ.get("WHIM_WEIGHTS", ROOT / "weights")).resolve())
     job = ["python", "-m", "pipeline", "run", "--videos", listed, "--data", tmp_path / "data"]
     submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
-    for _ in range(10):
+    for _ in range(100):
         done = subprocess.run(
-            [str(a) for a in submit], env={**environment(), **TOKEN}, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+            [str(a) for a in submit], env={**environment(), **TOKEN}, cwd=ROOT, capture_output=True, text=True, check=False
         )
         if "No available agent" not in done.stderr:
             break

@@ -17,7 +17,6 @@ from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.opening import opened
 from pipeline.engine.store import Store
 from pipeline.engine.verify import set_damaged_aside, verify
-from stages.stage import Resources
 from tests.engine import toy
 from tests.engine.roots import on_another_machine
 from tests.engine.test_bundles import Contents, bundles, contents
@@ -179,16 +178,15 @@ def test_workers_read_bundles_that_another_machine_wrote(
     """A worker with a mirror of its own fetches the bundles that it is told of, and no other."""
     import ray
 
-    for stage in (toy.ToyStage, toy.Count):
-        monkeypatch.setattr(stage, "resources", Resources(limit_s=120.0))  # on a machine that has much to do
     root = store.address(folder)
     end(root)
     of_hands = [name for name in parts_of(store, folder) if name.startswith("hands/")]
     for name in of_hands:
         store.client().delete_object(Bucket=BUCKET, Key=f"{folder}/{name}")
     store.fails_with(drop=29, lost=31, **{"503": 23})
-    elsewhere = {"WHIM_CACHE": str(tmp_path / "elsewhere")}
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": elsewhere})
+    with monkeypatch.context() as there:
+        there.setenv("WHIM_CACHE", str(tmp_path / "elsewhere"))  # workers see what Ray saw when it started
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     stages = stages_of()
     try:
         graph = plan(root)

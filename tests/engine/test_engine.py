@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store
-from stages.stage import MissingVideoError
+from stages.stage import MissingVideoError, Resources
 from stages.tables import Clips, Reviews
 from tests.engine import toy
 
@@ -84,7 +85,7 @@ def test_a_changed_setting_recomputes_its_stage_and_the_later_ones_only(tmp_path
         ("count", Why.SETTINGS),
         ("after", Why.UPSTREAM),
     }
-    assert load(tmp_path, toy.recipe(nap_s=0.01), "a").pending == []  # a field that does not decide the result
+    assert load(tmp_path, toy.recipe(raises="c"), "a").pending == []  # a field that does not decide the result
 
 
 def test_a_changed_code_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +142,16 @@ def test_a_video_that_is_not_there_is_no_error_of_ours(tmp_path: Path) -> None:
     assert error.message == "a.mp4 is not there: put it back"
 
 
-def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path) -> None:
-    summary = run_local(tmp_path, toy.recipe(hangs="a-0001"), "a")
-    assert states(summary)["count", "failed"] == 1
-    assert states(summary)["count", "done"] == 3
+def hanging(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A recipe of two clips, of which the second never ends."""
+    for stage in (toy.Count, toy.After):
+        monkeypatch.setattr(stage, "resources", Resources(limit_s=4.0))
+    return [toy.Fetch(), toy.Cut(num_clips=2), toy.Count(hangs="a-0001"), toy.After()]
+
+
+def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = run_local(tmp_path, hanging(monkeypatch), "a")
+    assert (states(summary)["count", "failed"], states(summary)["count", "done"]) == (1, 1)
 
 
 def test_a_run_that_is_to_stop_ends_what_it_is_at_begins_nothing_new_and_the_next_one_goes_on(tmp_path: Path) -> None:
@@ -275,43 +282,44 @@ def test_a_clip_that_kills_its_worker_is_quarantined_and_the_rest_goes_on(tmp_pa
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_a_hanging_worker_is_killed_at_its_limit(tmp_path: Path) -> None:
-    stages = toy.recipe(hangs="a-0002")
+def test_a_hanging_worker_is_killed_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = hanging(monkeypatch)
     summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
-    assert states(summary)["count", "failed"] == 1
-    assert states(summary)["after", "done"] == 3
-    assert Store(tmp_path).error("reviews", "a-0002").reason == "timeout"  # type: ignore[union-attr]
+    assert (states(summary)["count", "failed"], states(summary)["after", "done"]) == (1, 1)
+    assert Store(tmp_path).error("reviews", "a-0001").reason == "timeout"  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_killed_workers_lose_and_double_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_workers_lose_and_double_nothing(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     for stage in (toy.ToyStage, toy.Count):  # kills from outside are not the item's fault, however many fall on one
         monkeypatch.setattr(stage, "resources", dataclasses.replace(stage.resources, attempts=100))
-    stages = [*toy.recipe()[:2], toy.Count(nap_s=0.3), toy.After()]
+    stages = toy.recipe(calls, waits_from="a")
     killed: list[int] = []
-    graph, over = load(tmp_path, stages, "a", "b", "c"), threading.Event()
+    graph, over = load(tmp_path / "data", stages, "a", "b", "c"), threading.Event()
 
     def kill_workers() -> None:
-        while len(killed) < 4 and not over.wait(0.05):
+        until = time.monotonic() + 1800
+        while len(killed) < 4 and time.monotonic() < until and not over.wait(0.05):
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):  # gone between two lines
                     if process.pid not in killed and "Worker.do" in " ".join(process.cmdline()):
                         process.kill()
                         killed.append(process.pid)
                         break
+        (calls / "mended").touch()
 
     killer = threading.Thread(target=kill_workers)
     killer.start()
     try:
-        summary = on_ray(tmp_path, stages)(graph)
+        summary = on_ray(tmp_path / "data", stages)(graph)
     finally:
         over.set()
         killer.join()
     assert len(killed) == 4
     assert states(summary)["after", "done"] == 12
-    rows = [Store(tmp_path).read(Reviews, "reviews", f"{v}-{c:04d}").frame.tolist() for v in "abc" for c in range(4)]
+    rows = [Store(tmp_path / "data").read(Reviews, "reviews", f"{v}-{c:04d}").frame.tolist() for v in "abc" for c in range(4)]
     assert rows == [[c * 500, c * 500 + 1, c * 500 + 2] for _ in "abc" for c in range(4)]
 
 

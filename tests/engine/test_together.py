@@ -22,7 +22,6 @@ from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
 from stages.digest import CorruptFileError
-from stages.stage import Resources
 from tests.engine import toy
 
 
@@ -253,15 +252,9 @@ class CountingOnRay(OnRay):
         super().submit(seat, orders, limit_s)
 
 
-class Patient(toy.Count):
-    """A worker that has just started may be slow on a busy machine."""
-
-    resources = Resources(cpus=1.0, limit_s=60.0)
-
-
 def test_an_item_that_kills_its_worker_takes_none_of_those_beside_it(tmp_path: Path) -> None:
     fetch, cut, _, after = stages()
-    recipe = [fetch, cut, Patient(segfaults="a-0023"), after]
+    recipe = [fetch, cut, toy.Count(segfaults="a-0023"), after]
     graph = Graph(recipe, toy.manifest("a"), Store(tmp_path)).load()
     import ray
 

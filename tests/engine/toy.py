@@ -37,7 +37,7 @@ class ToyStage:
     version: ClassVar[int] = 1
     key: ClassVar[Literal["video", "clip", "shard"]] = "clip"
     detector: ClassVar[str] = ""
-    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=20.0)
+    resources: ClassVar[Resources] = Resources()
 
     calls: str = setting("", identity=False)
     """A folder in which every call leaves a file."""
@@ -106,7 +106,6 @@ class Count(ToyStage):
     name: ClassVar[str] = "count"
     reads: ClassVar[tuple[type, ...]] = (Clips,)
     writes: ClassVar[type[Table]] = Reviews
-    resources: ClassVar[Resources] = Resources(cpus=1.0, limit_s=8.0)
 
     offset: int = 0
     """Added to every frame."""
@@ -114,12 +113,16 @@ class Count(ToyStage):
     hangs: str = setting("", identity=False)
     raises: str = setting("", identity=False)
     nap_s: float = setting(0.0, identity=False)
+    waits_from: str = setting("", identity=False)
+    """The first of the clips that are not counted before a file `mended` lies in `calls`."""
 
     def build(self) -> Callable[..., Any]:
         def count(clips: Clips) -> Reviews:
             key = clips.clip[0]
             self.note(key)
             time.sleep(self.nap_s)
+            while key >= self.waits_from > "" and not Path(self.calls, "mended").exists():
+                time.sleep(0.05)
             if key == self.segfaults:
                 ctypes.string_at(0)
             if key == self.hangs:
@@ -250,7 +253,7 @@ class Huge(Seeing):
 class Blind(Seeing):
     name: ClassVar[str] = "blind"
     detector: ClassVar[str] = "blind"
-    resources: ClassVar[Resources] = Resources(limit_s=20.0)
+    resources: ClassVar[Resources] = Resources()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

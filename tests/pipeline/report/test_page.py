@@ -199,7 +199,7 @@ def test_chromium_shows_the_page(root: Path, page: str, tmp_path: Path) -> None:
         shot = tmp_path / f"{name}.png"
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"]
         command += [f"--window-size={width},1800", f"--screenshot={shot}", (root / "report.html").as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, check=True, capture_output=True)
         picture = cv2.imread(str(shot))
         assert picture is not None
         assert picture.shape[:2] == (1800, width)

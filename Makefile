@@ -12,17 +12,18 @@ WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-chains test-training test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make the environment (.venv) and fetch the open networks
 
+# Most modules of what is installed are never imported: Python compiles those that are.
 $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --retries 1 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --retries 1 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m stages.detectors.mediapipe.models
 	@echo "compiling the fit for this machine, once: about a minute"
 	$(BIN)/python -m fitting.warm_up
@@ -53,12 +54,18 @@ types: setup ## mypy --strict
 layers: setup ## who may import whom
 	$(BIN)/lint-imports
 
-# Two at a time but for whole chains, which work on both cores by themselves, and measurements.
 GATE := 'not gpu and not network and not heavy and not cluster and not long'
 
-test: lint types layers ## the gate: lint, types, layers, the test suite and a short run of the main job
-	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
+test: lint layers ## the gate: lint, types, layers, the test suite and a short run of the main job
+	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks --ignore tests/training
+	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains types test-training
+
+# Whole chains wait for the processes that they start, four fifths of a core are busy: types and training have the other one.
+test-chains: setup
 	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
+
+test-training: setup
+	$(BIN)/python -m pytest -m $(GATE) tests/training
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

@@ -11,6 +11,7 @@ from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_openpose import DetectHandsOpenPose
 from stages.detect_hands_whim import DetectHandsWhim
 from stages.detect_people_blazepose import DetectPeople
+from stages.detect_people_movenet import DetectPeopleMoveNet
 from stages.detect_person_boxes import DetectPersonBoxes
 from stages.download import Download
 from stages.estimate_poses_alphapose import EstimatePosesAlphaPose
@@ -45,20 +46,20 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
     The project's own detector is one of them: the one that ships, or a newer one in the folder of weights. What the data taught labels
     them anew.
     """
-    return _chain(manifest, root, [ProposeHands(), DetectHands(guided=True), DetectHandsWhim()])
+    return _chain(manifest, root, DetectPeopleMoveNet(), [ProposeHands(), DetectHands(guided=True), DetectHandsWhim()])
 
 
 def fast(manifest: Manifest, root: Path) -> list[Stage]:
     """The chain of `whim` with MediaPipe's networks alone and without its fine tiles: less time, and hands missed that are small."""
-    return _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
+    return _chain(manifest, root, DetectPeople(), [DetectHands(tile_zooms=(1.0,))])
 
 
-def _chain(manifest: Manifest, root: Path, finders: list[Stage]) -> list[Stage]:
+def _chain(manifest: Manifest, root: Path, people: Stage, finders: list[Stage]) -> list[Stage]:
     fuse = FuseHands(detectors=hand_detectors(finders))
     return [
         Download(folder=root / "media"),
         Split(),
-        DetectPeople(),
+        people,
         FusePeople(),
         *finders,
         fuse,
@@ -70,7 +71,7 @@ def _chain(manifest: Manifest, root: Path, finders: list[Stage]) -> list[Stage]:
 
 def whim_full(manifest: Manifest, root: Path) -> list[Stage]:
     """WiLoR's whole ensemble (sec. 3): every member whose weights are here beside the embedded one; the others are named and left out."""
-    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeople()]
+    first: list[Stage] = [Download(folder=root / "media"), Split(), DetectPeopleMoveNet()]
     members = with_weights(
         [*first, FusePeople(), DetectHands()],
         [
@@ -132,7 +133,7 @@ paper gives none."""
 
 def whim_labels(manifest: Manifest, root: Path) -> list[Stage]:
     """The official WHIM labels on videos that are fetched here: MediaPipe's networks tell whether they lie on the hands (`HandsOfWhim`)."""
-    chain = _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
+    chain = _chain(manifest, root, DetectPeople(), [DetectHands(tile_zooms=(1.0,))])
     return [HandsOfWhim() if isinstance(stage, FuseHands) else stage for stage in chain]
 
 
@@ -143,7 +144,14 @@ def demo(manifest: Manifest, root: Path) -> list[Stage]:
 
 def every_stage() -> list[Stage]:
     """All stages of all recipes with their defaults, whether or not their weights are here."""
-    people: list[Stage] = [DetectPeople(), DetectPersonBoxes(), EstimatePoses(), EstimatePosesAlphaPose(), PeopleOfPoses()]
+    people: list[Stage] = [
+        DetectPeople(),
+        DetectPeopleMoveNet(),
+        DetectPersonBoxes(),
+        EstimatePoses(),
+        EstimatePosesAlphaPose(),
+        PeopleOfPoses(),
+    ]
     finders: list[Stage] = [DetectHands(), HandsOfPoses(), DetectHandsOpenPose(), DetectHandsContactHands(), DetectHandsWhim()]
     return [
         Download(),

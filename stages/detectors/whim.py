@@ -17,6 +17,7 @@ from stages.detectors.found import FindHands, FoundHands
 from stages.detectors.networks import Batches
 from stages.detectors.pictures import AnyPicture, Picture, rgb
 from stages.detectors.roi import suppress
+from stages.detectors.sessions import open_session
 from stages.detectors.weights import BadWeights
 from stages.tables import RIGHT, People
 
@@ -46,20 +47,8 @@ class WhimNetwork:
 
 def open_network(path: Path, *, device: str) -> WhimNetwork:
     """The network of a file, on one core or on a GPU. Raises BadWeights when the file is none of this kind."""
-    import onnxruntime
-
-    on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if device == "cuda" and not on_gpu:
-        raise ValueError(
-            "propose_hands_whim.device is cuda, which this onnxruntime cannot: pip install onnxruntime-gpu, or take auto or cpu"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(path, options, ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"])
-        facts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime raises types of its own for damaged files
-        raise BadWeights(f"{path} is no ONNX file, or cut short ({str(error).splitlines()[0]:.200})") from error
+    session = open_session(path, device=device, setting="propose_hands_whim.device")
+    facts: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     if facts.get("format") != FORMAT:
         raise BadWeights(f"{path} has format {facts.get('format')!r}, this code reads {FORMAT!r}: whim export detector writes it")
     return WhimNetwork(

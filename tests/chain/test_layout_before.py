@@ -26,10 +26,28 @@ Whim = Callable[..., Any]
 OF_CLIPS = ("hand_proposals/whim", "hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
 
 
+RECIPE = """
+from pipeline.recipes import whim
+from stages.detect_people_blazepose import DetectPeople
+
+def then(manifest, root):
+    return [DetectPeople() if stage.detector == "movenet" else stage for stage in whim(manifest, root)]
+"""
+
+
+@pytest.fixture(scope="session")
+def of_blazepose_alone(few_videos: Path, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of one whole run by the detectors of then."""
+    folder = tmp_path_factory.mktemp("then")
+    (folder / "recipe.py").write_text(RECIPE)
+    whim("run", "--local", "--videos", few_videos, "--recipe", f"{folder / 'recipe.py'}:then", "--data", folder / "data", status=2)
+    return folder / "data"
+
+
 @pytest.fixture
-def before(undisturbed: Path, tmp_path: Path) -> Path:
+def before(of_blazepose_alone: Path, tmp_path: Path) -> Path:
     """The folder as the code of before wrote it: other folders, no digests, other fingerprints from the hand detectors on."""
-    data = shutil.copytree(undisturbed, tmp_path / "data")
+    data = shutil.copytree(of_blazepose_alone, tmp_path / "data")
     shutil.rmtree(data / "people")
     (data / "person_detections").rename(data / "people")
     known: dict[str, str] = {}

@@ -77,7 +77,7 @@ def table(data: Path, kind: type[Table], name: str) -> Any:
 def test_every_detector_writes_its_own_table(data: Path) -> None:
     assert not list(data.rglob("*.error.json"))
     assert sorted(p.name for p in (data / "hand_detections").iterdir()) == list(HAND_SOURCES)
-    assert sorted(p.name for p in (data / "person_detections").iterdir()) == ["alphapose", "blazepose", "vitpose"]
+    assert sorted(p.name for p in (data / "person_detections").iterdir()) == ["alphapose", "movenet", "vitpose"]
     assert sorted(p.name for p in (data / "poses").iterdir()) == ["alphapose", "vitpose"]
     persons = table(data, PersonBoxes, "person_boxes/rtdetr_r50")
     assert len(persons) >= 3

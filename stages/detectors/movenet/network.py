@@ -56,8 +56,8 @@ def load_people_detector(size: int, *, device: str = "cpu") -> FindPeople:
 
 
 def as_input(image: Image, size: int) -> tuple[Float32[np.ndarray, "3 height width"], Float64[np.ndarray, "2"]]:
-    """The picture in [-1, 1], its corner at the top left, filled up with black to sides that 32 divides; and how many of the picture's pixels
-    one of these is, along x and y."""
+    """The picture in [-1, 1], its corner at the top left, filled up with black to sides that 32 divides; and how many of the picture's
+    pixels one of these is, along x and y."""
     import cv2
 
     height, width = image.shape[:2]

@@ -54,7 +54,7 @@ def test_the_smallest_gpu_of_a_cluster_decides() -> None:
 
 def test_every_network_stage_says_what_it_takes_and_the_full_ensemble_fits_the_smallest_gpu() -> None:
     networks: list[Any] = [stage for stage in every_stage() if hasattr(stage, "device") and stage.name != "fit"]
-    assert len(networks) == 9
+    assert len(networks) == 10
     assert all(stage.resources.gpu_mb for stage in networks)
     assert not any(type(stage)(device="cpu").resources.gpu_mb for stage in networks if stage.detector != "openpose")
     assert CUDA_MB + sum(stage.resources.gpu_mb for stage in networks) < 0.9 * min(GPU_MB.values())

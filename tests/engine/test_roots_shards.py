@@ -1,5 +1,6 @@
 """Shards in an object store: who plans knows them by name, size and ETag; footers and rows come to who wants them, and of what it wants."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from io import BytesIO
@@ -139,6 +140,9 @@ def test_a_shard_that_is_not_the_one_recorded_is_noticed_and_made_again(
         columns = {one.path_in_schema: one for one in map(row_group.column, range(row_group.num_columns))}
         at = columns["hands.list.element.box.list.element"].data_page_offset
         content = before[name][:at] + bytes(64) + before[name][at + 64 :]
+    index = store.client().head_object(Bucket=BUCKET, Key=f"{folder}/shards/index.json")
+    while time.time() < index["LastModified"].timestamp() + 1:  # an object store's clock tells seconds
+        time.sleep(0.05)
     store.client().put_object(Bucket=BUCKET, Key=f"{folder}/{name}", Body=content)
     if how == "damaged rows":
         here = Store(opened(store.address(folder)))

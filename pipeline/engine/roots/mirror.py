@@ -155,7 +155,7 @@ class Mirror:
         return stat.st_size, int.from_bytes(hashlib.sha256(found[0].encode()).digest()[:7]), 0, 0
 
     def is_older(self, path: Path, than: Path) -> bool:
-        """Whether a shard is in the store since before its index, and both are those that were listed last."""
+        """Whether a shard is in the store since before its index, or since the same second, and both are those that were listed last."""
         names = [self.name_of(each) for each in (path, than)]
         metas = [meta for name in names if (meta := self.listed.get(name)) and meta.etag == self.known.tag(name)[0]]
         return len(metas) == len(names) and metas[0].modified <= metas[1].modified

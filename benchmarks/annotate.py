@@ -38,6 +38,8 @@ from pipeline.manifest import read_manifest
 from pipeline.recipes import Recipe, whim
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_hands_whim import DetectHandsWhim
+from stages.detect_people_blazepose import DetectPeople
+from stages.detect_people_movenet import DetectPeopleMoveNet
 from stages.media.frames import images_of, read_frames
 from stages.media.probe import is_video
 from stages.stage import Stage
@@ -63,16 +65,16 @@ def clips(folder: Path) -> Path:
 
 
 def everywhere(manifest: Manifest, root: Path) -> list[Stage]:
-    """The recipe `whim` without what spares it looks: all tiles, and second looks at every hand of both detectors."""
-    stages = whim(manifest, root)
-    return [
-        replace(stage, guided=False)
-        if isinstance(stage, DetectHands)
-        else replace(stage, known_iou=1.0)
-        if isinstance(stage, DetectHandsWhim)
-        else stage
-        for stage in stages
-    ]
+    """The recipe `whim` without what spares it looks: people by BlazePose, all tiles, and second looks at every hand of both detectors."""
+
+    def then(stage: Stage) -> Stage:
+        if isinstance(stage, DetectPeopleMoveNet):
+            return DetectPeople()
+        if isinstance(stage, DetectHands):
+            return replace(stage, guided=False)
+        return replace(stage, known_iou=1.0) if isinstance(stage, DetectHandsWhim) else stage
+
+    return [then(stage) for stage in whim(manifest, root)]
 
 
 def measure(videos: Path, data: Path, num_workers: int, recipe: Recipe = whim) -> dict[str, Any]:

@@ -60,7 +60,7 @@ test: lint layers ## the gate: lint, types, layers, the test suite and a short r
 	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks --ignore tests/training
 	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains types test-training
 
-# Whole chains wait for the processes that they start, four fifths of a core are busy: types and training have the other one.
+# Whole chains wait for the processes that they start: types and training have the other core.
 test-chains: setup
 	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
 

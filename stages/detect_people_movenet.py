@@ -28,7 +28,7 @@ class DetectPeopleMoveNet:
     detector: ClassVar[str] = "movenet"
 
     min_score: float = setting(0.3, above=0, below=1)
-    """Of a person's middle."""
+    """Score of a person's middle below which nobody is listed. Ours: MoveNet ranks its six and tells no bound."""
     least_keypoints: int = setting(3, least=0, most=17)
     """How many keypoints must be seen of somebody, with a heat of 0.3. Ours: people have them, cars, clothes and hands alone do not."""
     sure_keypoint: float = setting(0.8, above=0, most=1)

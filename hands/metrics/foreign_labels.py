@@ -30,7 +30,7 @@ Hand = tuple[list[float], int, list[list[float]]]
 
 
 class YoloClasses(NamedTuple):
-    """What `data.yaml` says of the lines of a YOLO folder."""
+    """Classes of a YOLO folder by its `data.yaml`: which are hands, of which side, and whether lines may be outlines."""
 
     side: Mapping[int, int] = {}
     """The side of each class; of others nobody knows it."""
@@ -147,7 +147,7 @@ def yolo_file(folder: Path, image: Path) -> Path:
 
 
 def yolo_classes(folder: Path) -> YoloClasses:
-    """What `data.yaml` says of a folder's classes. Raises ValueError where it names none, or people and no hands."""
+    """Classes of a YOLO folder, read from its `data.yaml`. Raises ValueError where that names none, or people and no hands."""
     import yaml
 
     file = next((path for path in (folder / "data.yaml", folder / "dataset.yaml") if path.is_file()), None)

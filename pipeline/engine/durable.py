@@ -75,7 +75,7 @@ class MirrorOfStore(Protocol):
         ...
 
     def facts_of(self, path: Path, stat: os.stat_result) -> tuple[int, int, int, int] | None:
-        """What tells a shard from another one in its place on all machines; None of other files."""
+        """Size and ETag of a shard, as numbers that are the same on all machines and another shard's are not; None of other files."""
         ...
 
     def is_older(self, path: Path, than: Path) -> bool:

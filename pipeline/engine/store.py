@@ -366,11 +366,11 @@ class Store(Writer):
         return line
 
     def _facts_of(self, path: Path, stat: os.stat_result) -> Facts:
-        """What tells a part's own file from another one in its place."""
+        """Facts of a part's own file, by which a line of the ledger stands for it and for no other in its place."""
         return (self.mirror and self.mirror.facts_of(path, stat)) or facts_of(stat)
 
     def _schema_in(self, path: Path) -> pa.Schema:
-        """What a footer says. Raises what `UNREADABLE` lists."""
+        """Schema and metadata of a part, from its footer. Raises what `UNREADABLE` lists."""
         return open_shard(path).schema_arrow if self.mirror else pq.read_schema(path)
 
     def _line_in_bundle(self, table: str, key: str, schema: pa.Schema) -> Line | None:

@@ -147,7 +147,7 @@ class Mirror:
             raise
 
     def facts_of(self, path: Path, stat: os.stat_result) -> tuple[int, int, int, int] | None:
-        """What tells a shard from another one in its place on all machines: its size and, as a number, its ETag; None of other files."""
+        """Size and ETag of a shard, as numbers that are the same on all machines and another shard's are not; None of other files."""
         name = self.name_of(path)
         found = self.known.find(name) if _is_shard(name) else None
         if found is None or found[1] != facts(stat):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped, UInt8
+from jaxtyping import Float32, Float64, Shaped
 
+from stages.detectors.pictures import Picture
 from stages.detectors.sessions import open_session
 
 FILE = Path(__file__).resolve().parent / "assets" / "movenet_multipose.onnx"
@@ -20,8 +21,6 @@ PEAK = 5
 """Cells of the square within which a middle must be the highest (MoveNet's own)."""
 WINDOW = 0.3
 """Of the shorter side in cells: the square of how far from its place a keypoint is looked for, in cells (MoveNet's own)."""
-
-Image = UInt8[np.ndarray, "_ _ 3"]
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -33,11 +32,11 @@ class FoundPeople:
     keypoints: Float64[np.ndarray, "n 17 3"]  # COCO's order; the third is the height of the heat there, in [0, 1]
 
     def take(self, rows: Shaped[np.ndarray, "_"]) -> "FoundPeople":
-        """Some of them."""
+        """Some of the people, by their rows."""
         return FoundPeople(score=self.score[rows], box=self.box[rows], keypoints=self.keypoints[rows])
 
 
-FindPeople = Callable[[Image, float], FoundPeople]
+FindPeople = Callable[[Picture, float], FoundPeople]
 
 
 def load_people_detector(size: int, *, device: str = "cpu") -> FindPeople:
@@ -47,7 +46,7 @@ def load_people_detector(size: int, *, device: str = "cpu") -> FindPeople:
     """
     session = open_session(FILE, device=device, setting="detect_people_movenet.device")
 
-    def find(image: Image, min_score: float) -> FoundPeople:
+    def find(image: Picture, min_score: float) -> FoundPeople:
         shown, scale = as_input(image, size)
         heads = [head[0] for head in session.run(HEADS, {"image": shown[None]})]
         return decode(heads, min_score, scale)
@@ -55,7 +54,7 @@ def load_people_detector(size: int, *, device: str = "cpu") -> FindPeople:
     return find
 
 
-def as_input(image: Image, size: int) -> tuple[Float32[np.ndarray, "3 height width"], Float64[np.ndarray, "2"]]:
+def as_input(image: Picture, size: int) -> tuple[Float32[np.ndarray, "3 height width"], Float64[np.ndarray, "2"]]:
     """The picture in [-1, 1], its corner at the top left, filled up with black to sides that 32 divides; and how many of the picture's
     pixels one of these is, along x and y."""
     import cv2

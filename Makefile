@@ -10,9 +10,11 @@ VIDEOS ?=
 DATA ?=
 WHERE := $(if $(VIDEOS),--videos $(VIDEOS)) $(if $(DATA),--data $(DATA))
 export RAY_USAGE_STATS_ENABLED ?= 0
+# A machine that forbids Python to keep what it compiled compiles torch and Ray anew in each of hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-chains test-training test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
+.PHONY: help setup demo download run status report check lint types layers test test-chains test-rest test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,15 +59,14 @@ layers: setup ## who may import whom
 GATE := 'not gpu and not network and not heavy and not cluster and not long'
 
 test: lint layers ## the gate: lint, types, layers, the test suite and a short run of the main job
-	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks --ignore tests/training
-	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains types test-training
+	$(MAKE) --no-print-directory --output-sync=target -j 3 test-chains test-rest types
 
-# Whole chains wait for the processes that they start: types and training have the other core.
+# Whole chains wait for the processes that they start, and other tests for kills and pauses: three at a time keep two cores busy.
 test-chains: setup
 	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
 
-test-training: setup
-	$(BIN)/python -m pytest -m $(GATE) tests/training
+test-rest: setup
+	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

@@ -8,11 +8,13 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -158,15 +160,28 @@ def download(manifest: Manifest, settings: Download, lane: Lane) -> Videos | Fai
 
 
 def is_offered(settings: Download) -> Callable[[Manifest], Failure | None]:
-    """Asks whether the video of a one-row manifest is still offered, at the pace of downloads; None where it is."""
+    """Asks whether the video of a one-row manifest is still offered, at the pace of downloads; None where it is.
+
+    A site that refuses this address is left alone: YouTube after the pauses that a download waits through, another one when it has
+    refused as many videos in a row. What is not asked for is BLOCKED.
+    """
     lane = Lane(settings.youtube_per_hour, settings.youtube_sleep_s)
+    refusals = Counter[str]()
 
     def ask(manifest: Manifest) -> Failure | None:
         source = str(manifest.source[0])
         url = source if source.startswith(("http://", "https://")) else f"https://www.youtube.com/watch?v={source}"
+        of_youtube = _YOUTUBE_HOST.match(url)
+        site = "youtube.com" if of_youtube else urlsplit(url).netloc.rpartition("@")[2].lower()
+        if refusals[site] > settings.youtube_pauses:
+            return Failure(Reason.BLOCKED, f"{without_secrets(url)}: not asked for, as {site} refuses this address")
         with tempfile.TemporaryDirectory() as folder:
             request = replace(_request(manifest, url, settings), folder=folder, only_ask=True)
-            answer = _fetch_patiently(request, settings, lane if _YOUTUBE_HOST.match(url) else None)
+            answer = _fetch_patiently(request, settings, lane if of_youtube else None)
+        if isinstance(answer, Failure) and answer.reason is Reason.BLOCKED:
+            refusals[site] += 1 + settings.youtube_pauses if of_youtube else 1
+            return answer
+        del refusals[site]
         return answer if isinstance(answer, Failure) else None
 
     return ask

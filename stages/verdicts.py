@@ -124,10 +124,10 @@ def decided(hands: Hands, verdicts: Verdicts) -> Decided:
 def same_hands(hands: Hands, verdicts: Verdicts) -> Int64[np.ndarray, "m"]:
     """The hand that each verdict speaks of: of the frame's the one that overlaps most; of two alike the one of its side and number."""
     rows = np.where(verdicts.what == What.ADD, TO_ADD, LOST).astype(np.int64)
-    for i in range(len(verdicts)):
-        here = np.flatnonzero(hands.frame == verdicts.frame[i])
-        if not len(here):
-            continue
+    by_frame = np.argsort(hands.frame, kind="stable")
+    first, end = (np.searchsorted(hands.frame, verdicts.frame, side, sorter=by_frame) for side in ("left", "right"))
+    for i in np.flatnonzero(first < end):
+        here = by_frame[first[i] : end[i]]
         alike = (hands.side[here] == verdicts.side[i]) + 0.5 * (hands.hand[here] == verdicts.hand[i])
         best = same_box(verdicts.box[i], hands.box[here], alike)
         if best is not None:

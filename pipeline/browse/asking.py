@@ -135,14 +135,11 @@ class Asking:
 
     def on_frames(self, places: Sequence[tuple[str, int]]) -> list[Row]:
         """Every hand of some frames (video, frame)."""
-        asked = pa.table({"video": [video for video, _ in places], "frame": [frame for _, frame in places]}, schema=_FRAMES)
-        with self.connection.cursor() as cursor:
-            cursor.register("asked_frames", asked)
-            found = cursor.execute(
-                "select v.video, h.frame, h.hand, [h.x0, h.y0, h.x1, h.y1] as box from ix.hands h join ix.clips using (clip_id) "
-                "join ix.videos v using (video_id) semi join asked_frames a on a.video = v.video and a.frame = h.frame where h.hand >= 0"
-            )
-            return _rows(found)
+        return self._ask_of(
+            places,
+            "select v.video, h.frame, h.hand, [h.x0, h.y0, h.x1, h.y1] as box from ix.hands h join ix.clips using (clip_id) "
+            "join ix.videos v using (video_id) semi join asked_frames a on a.video = v.video and a.frame = h.frame where h.hand >= 0",
+        )
 
     def place_of(self, video: str, frame: int, hand: int) -> tuple[float, ...] | None:
         """A hand's box, the width of the image that it is measured in, and which view of the frame that is."""
@@ -153,14 +150,14 @@ class Asking:
         )
         return tuple(map(float, found[0].values())) if found else None
 
-    def clip_of(self, video: str, frame: int) -> str | None:
-        """The clip that a frame lies in."""
-        found = self._ask(
-            "select clip from ix.clips join ix.videos using (video_id) "
-            "where video = ? and ? >= first_frame and ? < first_frame + num_frames",
-            [video, frame, frame],
+    def clips_of(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """The clips that some frames (video, frame) lie in; those of no clip are left out."""
+        found = self._ask_of(
+            places,
+            "select a.video, a.frame, c.clip from asked_frames a join ix.videos v on v.video = a.video join ix.clips c using (video_id) "
+            "where a.frame >= c.first_frame and a.frame < c.first_frame + c.num_frames",
         )
-        return str(found[0]["clip"]) if found else None
+        return {(row["video"], row["frame"]): row["clip"] for row in found}
 
     def images_of(self, video: str, first: int, last: int) -> list[Row]:
         """Frames of a stretch whose images lie in a shard, and where."""
@@ -174,6 +171,13 @@ class Asking:
         with self.connection.cursor() as cursor:
             found = cursor.execute(query, list(values))
             return _rows(found)
+
+    def _ask_of(self, places: Sequence[tuple[str, int]], query: str) -> list[Row]:
+        """What is asked of some frames, which stand in `asked_frames`."""
+        asked = pa.table({"video": [video for video, _ in places], "frame": [frame for _, frame in places]}, schema=_FRAMES)
+        with self.connection.cursor() as cursor:
+            cursor.register("asked_frames", asked)
+            return _rows(cursor.execute(query))
 
 
 def _rows(found: Any) -> list[Row]:

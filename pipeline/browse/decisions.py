@@ -1,18 +1,21 @@
 """Decisions on hands as a person makes them: each names its hand as the tables have it, and joins the verdicts of its video."""
 
+import math
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.browse.detail import hands_on, refused_on, refused_with_box, verdict_words
+from pipeline.browse.detail import hands_in, refused_in, refused_with_box, verdict_words
 from pipeline.browse.hand_rows import FIRST_REFUSED
 from pipeline.engine.store import Store
-from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
+from pipeline.engine.verdicts import TABLE, change_verdicts, read_verdicts, videos_with_verdicts
+from stages.digest import CorruptFileError
 from stages.errors import UserError
 from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, Clips, Hands, RefusedHands, Verdicts
 from stages.verdicts import LOST, What, decided, in_clip, is_box, same_box, same_hands, standing
@@ -62,15 +65,28 @@ def decide(store: Store, decision: Decision, subjects: Sequence[Subject]) -> str
 
     Raises UserError for a hand that is not there, and for one of unknown side of which only the other side is said.
     """
-    if not 0 < len(subjects) <= MOST_AT_ONCE:
-        raise UserError(f"decide on 1 to {MOST_AT_ONCE} hands at once, not {len(subjects)}")
-    name, when_s = uuid.uuid4().hex, time.time()
+    refuse_many(len(subjects))
+    known = _Known(store)
+    about = {"decision": uuid.uuid4().hex, "who": decision.who, "when_s": _moment(store), "audit": decision.audit}
     rows: dict[str, list[Verdicts]] = defaultdict(list)
-    for subject in subjects:
-        rows[subject.video].append(_row(store, decision, subject, name, when_s))
+    for subject in sorted(subjects, key=lambda one: (one.video, one.clip)):  # what is known of a clip is read once
+        rows[subject.video].append(_row(known, decision, subject, about | {"fingerprint": known.fingerprint(subject.clip)}))
     for video, new in rows.items():
-        change_verdicts(store, video, lambda known, new=new: Verdicts.concat([known, *new]))  # type: ignore[misc]
-    return name
+        change_verdicts(store, video, lambda before, new=new: Verdicts.concat([before, *new]))  # type: ignore[misc]
+    return str(about["decision"])
+
+
+def refuse_many(num_hands: int) -> None:
+    """Raise UserError for a decision on no hand, or on more than one decision may be about."""
+    if not 0 < num_hands <= MOST_AT_ONCE:
+        raise UserError(f"decide on 1 to {MOST_AT_ONCE} hands at once, not {num_hands}")
+
+
+def refuse_beyond(box: Sequence[float], width: int, height: int) -> None:
+    """Raise UserError for a box that shows nothing of its image, whose size is in pixels."""
+    x0, y0, x1, y1 = box
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise UserError(f"the box lies beside the image, which has {width} x {height} pixels")
 
 
 def undo(store: Store, who: str, decision: str = "") -> Verdicts:
@@ -88,7 +104,7 @@ def undo(store: Store, who: str, decision: str = "") -> Verdicts:
     said = {video: verdicts for video, verdicts in said.items() if len(verdicts)}
     if not said:
         raise UserError(f"no decision {decision[:60]!r} stands")
-    name, when_s = uuid.uuid4().hex, time.time()
+    name, when_s = uuid.uuid4().hex, _moment(store)
     for video, of in said.items():
         taken_back = _verdict(of.take(slice(0, 1)), what=What.UNDO, decision=name, who=who, when_s=when_s, undoes=decision)
         change_verdicts(store, video, lambda known, row=taken_back: Verdicts.concat([known, row]))  # type: ignore[misc]
@@ -156,31 +172,50 @@ def _hands(store: Store, clip: str) -> Hands:
         return Hands.empty()
 
 
-def _row(store: Store, decision: Decision, subject: Subject, name: str, when_s: float) -> Verdicts:
-    made_by = store.made_by("hands", subject.clip) or {}
-    known = {
-        "decision": name,
-        "who": decision.who,
-        "when_s": when_s,
-        "audit": decision.audit,
-        "fingerprint": made_by.get("fingerprint", ""),
-    }
+class _Known:
+    """What a decision looks up in a data folder of the clip that it comes to, read once; of videos the verdicts that stand."""
+
+    def __init__(self, store: Store) -> None:
+        self.fingerprint = lru_cache(1)(lambda clip: (store.made_by("hands", clip) or {}).get("fingerprint", ""))
+        self.hands = lru_cache(1)(lambda clip: hands_in(store, clip))
+        self.refused = lru_cache(1)(lambda clip: refused_in(store, clip))
+        self.standing = lru_cache(1)(lambda video: standing(read_verdicts(store, video)))
+
+
+def _moment(store: Store) -> float:
+    """Seconds since 1970, later than every decision that is known though a clock was set back: the last one is the one to undo."""
+    last_s = max((_last_s(store, video, stamp) for video, stamp in store.stamps(TABLE).items()), default=0.0)
+    return max(time.time(), math.nextafter(last_s, math.inf))
+
+
+@lru_cache(1 << 14)
+def _last_s(store: Store, video: str, stamp: str) -> float:
+    """When the last decision on a video was made; 0 where its verdicts cannot be read."""
+    try:
+        return float(read_verdicts(store, video).when_s.max(initial=0))
+    except CorruptFileError:
+        return 0.0
+
+
+def _row(known: _Known, decision: Decision, subject: Subject, about: Mapping[str, Any]) -> Verdicts:
     if decision.what is What.ADD:
         place = {"video": subject.video, "frame": subject.frame, "time_s": subject.time_s, "hand": NO_NUMBER, "side": decision.to_side}
-        return _verdict(None, what=What.ADD, **place, box=decision.to_box, to_box=decision.to_box, to_side=decision.to_side, **known)
+        return _verdict(None, what=What.ADD, **place, box=decision.to_box, to_box=decision.to_box, to_side=decision.to_side, **about)
     if subject.hand <= FIRST_REFUSED:
-        return _taken_after_all(store, decision, subject, known)
-    hand = _numbered(hands_on(store, subject.clip, subject.frame), subject, "no hand {} on")
+        return _taken_after_all(known, decision, subject, about)
+    hand = _numbered(known.hands(subject.clip), subject, "no hand {} on")
     to_side = UNKNOWN_SIDE
     if decision.what is What.SIDE:
-        to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(store, subject, hand)
+        to_side = decision.to_side if decision.to_side != UNKNOWN_SIDE else _other_side(known, subject, hand)
     to_box = decision.to_box if decision.what is What.BOX else NOWHERE
-    return _verdict(hand, what=decision.what, to_side=to_side, to_box=to_box, **known)
+    if decision.what is What.BOX:
+        refuse_beyond(to_box, int(hand.width[0]), int(hand.height[0]))
+    return _verdict(hand, what=decision.what, to_side=to_side, to_box=to_box, **about)
 
 
-def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: Mapping[str, Any]) -> Verdicts:
+def _taken_after_all(known: _Known, decision: Decision, subject: Subject, about: Mapping[str, Any]) -> Verdicts:
     """The row that adds a candidate which fusion refused. Raises UserError for a decision that does not take it for a hand."""
-    refused = _numbered(refused_on(store, subject.clip, subject.frame), subject, "no candidate {} was refused on")
+    refused = _numbered(known.refused(subject.clip), subject, "no candidate {} was refused on")
     if decision.what not in (What.KEEP, What.SIDE, What.BOX):
         raise UserError("a candidate that was refused is no hand: keep it, put it on a side, or leave it")
     if refused.view[0] != 0:
@@ -191,31 +226,34 @@ def _taken_after_all(store: Store, decision: Decision, subject: Subject, known: 
     if side == UNKNOWN_SIDE:
         raise UserError(f"the candidate on frame {subject.frame} is of unknown side: say left or right")
     box = decision.to_box if decision.what is What.BOX else tuple(refused.box[0].tolist())
-    return _verdict(refused, what=What.ADD, hand=NO_NUMBER, side=side, box=box, to_box=box, to_side=side, **known)
+    refuse_beyond(box, int(refused.width[0]), int(refused.height[0]))
+    return _verdict(refused, what=What.ADD, hand=NO_NUMBER, side=side, box=box, to_box=box, to_side=side, **about)
 
 
-def _numbered(of_frame: _Found, subject: Subject, none: str) -> _Found:
+def _numbered(of_clip: _Found, subject: Subject, none: str) -> _Found:
     """The hand of a number on its frame.
 
     Raises UserError where there is none, and where another one of its view, or none, lies where the hand was seen: a run may have
     numbered hands anew.
     """
-    found = of_frame.take(of_frame.hand == subject.hand)
+    of_frame = np.flatnonzero(of_clip.frame == subject.frame)
+    found = of_frame[of_clip.hand[of_frame] == subject.hand][:1]
     if not len(found):
         raise UserError(f"{none.format(subject.hand)} frame {subject.frame} of {subject.clip[:100]}")
-    beside = of_frame.take(of_frame.view == found.view[0])
-    seen, same = np.array(subject.box), beside.hand == subject.hand
+    beside = of_frame[of_clip.view[of_frame] == of_clip.view[found]]
+    seen, same = np.array(subject.box), of_clip.hand[beside] == subject.hand
     if np.isfinite(seen).all():
-        best = same_box(seen, beside.box, same)
+        best = same_box(seen, of_clip.box[beside], same)
         if best is None or not same[best]:
             where = f"frame {subject.frame} of {subject.video}"
             raise UserError(f"a run has found the hands on {where} anew since they were shown: load the page again")
-    return found
+    return of_clip.take(found)
 
 
-def _other_side(store: Store, subject: Subject, hand: Hands) -> int:
+def _other_side(known: _Known, subject: Subject, hand: Hands) -> int:
     """The side on which a hand does not stand, as it stands decided now."""
-    said = int(decided(hand, standing(read_verdicts(store, subject.video))).side[0])
+    of_frame = known.standing(subject.video)
+    said = int(decided(hand, of_frame.take(of_frame.frame == subject.frame)).side[0])
     side = said if said != UNKNOWN_SIDE else int(hand.side[0])
     if side == UNKNOWN_SIDE:
         raise UserError(f"hand {subject.hand} of frame {subject.frame} is of unknown side: say left or right")

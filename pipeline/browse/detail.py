@@ -114,16 +114,16 @@ def mesh(store: Store, clip: str, frame: int, hand: int) -> Json:
     }
 
 
-def hands_on(store: Store, clip: str, frame: int) -> Hands:
-    """The hands of a frame."""
+def hands_in(store: Store, clip: str) -> Hands:
+    """The hands of a clip."""
     hands: Hands = _part(store, Hands, "hands", clip)
-    return hands.take(hands.frame == frame)
+    return hands
 
 
-def refused_on(store: Store, clip: str, frame: int) -> RefusedHands:
-    """The candidates that fusion refused on a frame, under numbers of their own."""
+def refused_in(store: Store, clip: str) -> RefusedHands:
+    """The candidates that fusion refused in a clip, under numbers of their own."""
     refused: RefusedHands = _part(store, RefusedHands, "refused_hands", clip)
-    return dataclasses.replace(refused, hand=refused_numbers(refused.frame)).take(refused.frame == frame)
+    return dataclasses.replace(refused, hand=refused_numbers(refused.frame))
 
 
 def refused_with_box(store: Store, clip: str, frame: int, box: np.ndarray) -> int | None:

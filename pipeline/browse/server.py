@@ -22,11 +22,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.browse.decisions import NO_NUMBER, NOWHERE, Decision
+from pipeline.browse.decisions import NO_NUMBER, NOWHERE, Decision, refuse_many
 from pipeline.browse.session import Session
 from stages.errors import UserError, one_line
 from stages.tables import UNKNOWN_SIDE
-from stages.verdicts import What
+from stages.verdicts import What, is_box
 
 WEB = Path(__file__).parent / "web"
 LARGEST_BODY = 1 << 20
@@ -91,7 +91,7 @@ class Guard:
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 return 415, "what changes something is JSON"
             if not request.headers.get("content-length", "").isdigit() or int(request.headers["content-length"]) > LARGEST_BODY:
-                return 413, "too long"
+                return 413, f"a request says its length, at most {LARGEST_BODY >> 10} KiB: decide on fewer hands at once"
         return None
 
 
@@ -109,7 +109,7 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
         async def endpoint(request: Request) -> Response:
             try:
                 body = await request.json()
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter of brackets within brackets
                 return JSONResponse({"error": "no JSON"}, 400)
             if not isinstance(body, dict):
                 return JSONResponse({"error": "a JSON object is wanted"}, 400)
@@ -147,8 +147,8 @@ def make_app(session: Session, token: str, port: int) -> ASGIApp:
         Route("/image/frame", jpeg(lambda q: session.image(*_place(q), _whole(q, "look", 0))), methods=["GET"]),
         Route("/image/hand", jpeg(lambda q: session.thumb(*_place(q), _whole(q, "hand"))), methods=["GET"]),
         post("/api/decide", lambda body: _decide(session, body)),
-        post("/api/undo", lambda body: session.undo(str(body.get("decision", "")))),
-        post("/api/audit", lambda body: session.draw(str(body.get("where", "")), _whole(body, "size"), _whole(body, "seed"))),
+        post("/api/undo", lambda body: session.undo(_text(body, "decision"))),
+        post("/api/audit", lambda body: session.draw(_text(body, "where"), _whole(body, "size"), _whole(body, "seed"))),
         Mount("/web", StaticFiles(directory=WEB)),
     ]
     return Guard(Starlette(routes=routes), token, hosts)
@@ -212,31 +212,48 @@ def _hands(session: Session, query: Mapping[str, str]) -> Any:
 
 
 def _decide(session: Session, body: Mapping[str, Any]) -> Any:
-    what, hands = str(body.get("what", "")), body.get("hands", [])
+    what, hands = _text(body, "what"), body.get("hands", [])
     if what not in set(What) or not isinstance(hands, list) or not all(isinstance(hand, dict) for hand in hands):
         raise UserError(f"a decision is one of {', '.join(What)} on a list of hands")
+    refuse_many(len(hands))
+    if what == What.ADD and len(hands) > 1:
+        raise UserError("one hand is added at a time")
     added = NO_NUMBER if what == What.ADD else None
     decision = Decision(
         what=What(what),
         who=session.who,
         to_side=_whole(body, "to_side", UNKNOWN_SIDE),
-        to_box=_box(body.get("to_box")),
-        audit=str(body.get("audit", ""))[:80],
+        to_box=_box(body, "to_box"),
+        audit=_text(body, "audit")[:80],
     )
     places = [(*_place(hand), _whole(hand, "hand", added)) for hand in hands]
-    return {"decision": session.decide(decision, places, [_box(hand.get("box")) for hand in hands])}
+    return {"decision": session.decide(decision, places, [_box(hand, "box") for hand in hands])}
 
 
-def _box(given: Any) -> tuple[float, float, float, float]:
-    """Four numbers of a request; NaN where there are none."""
-    if isinstance(given, list) and len(given) == 4 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in given):
-        x0, y0, x1, y1 = map(float, given)
-        return x0, y0, x1, y1
-    return NOWHERE
+def _box(query: Mapping[str, Any], name: str) -> tuple[float, float, float, float]:
+    """A box of a request; NaN where there is none. Raises UserError."""
+    given = query.get(name)
+    if given is None:
+        return NOWHERE
+    numbers = isinstance(given, list) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in given)
+    if not numbers or not is_box(given):
+        raise UserError(f"{name} must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+    x0, y0, x1, y1 = map(float, given)
+    return x0, y0, x1, y1
 
 
 def _place(query: Mapping[str, Any]) -> tuple[str, int]:
-    return str(query.get("video", "")), _whole(query, "frame")
+    return _text(query, "video"), _whole(query, "frame")
+
+
+def _text(query: Mapping[str, Any], name: str) -> str:
+    """A text of a request, '' where there is none. Raises UserError."""
+    value = query.get(name, "")
+    try:
+        value.encode()
+    except (AttributeError, UnicodeEncodeError):  # a number; half of a character
+        raise UserError(f"{name} must be a text, got {str(value)[:40]!r}") from None
+    return str(value)
 
 
 def _whole(query: Mapping[str, Any], name: str, default: int | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.browse.asking import Asking
-from pipeline.browse.decisions import NOWHERE, Decision, Subject, added_on, decide, lost_verdicts, said_of, undo
+from pipeline.browse.decisions import NOWHERE, Decision, Subject, added_on, decide, lost_verdicts, refuse_beyond, said_of, undo
 from pipeline.browse.detail import clip_row, frame_detail, mesh, plain
 from pipeline.browse.images import Images
 from pipeline.browse.index import index_file, open_index, renew
@@ -141,8 +141,9 @@ class Session:
 
     def decide(self, decision: Decision, hands: Sequence[tuple[str, int, int]], boxes: Sequence[Box] | None = None) -> str:
         """Decide on hands (video, frame, number), which were seen in these boxes; its id."""
+        clips = self._clips([(video, frame) for video, frame, _ in hands])
         subjects = [
-            Subject(video, self._clip(video, frame), frame, hand, self._time(decision, video, frame), box)
+            Subject(video, clips[video, frame], frame, hand, self._time(decision, video, frame), box)
             for (video, frame, hand), box in zip(hands, boxes or [NOWHERE] * len(hands), strict=True)
         ]
         name = decide(self.store, decision, subjects)
@@ -229,19 +230,26 @@ class Session:
         return numbers, boxes
 
     def _clip(self, video: str, frame: int) -> str:
-        """The clip of a frame that the index knows: no other name reaches a path. Raises UserError."""
-        clip = self.asking.clip_of(video, frame)
-        if clip is None:
-            raise UserError(f"no frame {frame} of a video {video[:100]!r}")
-        return clip
+        """The clip of a frame. Raises UserError."""
+        return self._clips([(video, frame)])[video, frame]
+
+    def _clips(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """The clips of frames that the index knows: no other name reaches a path. Raises UserError."""
+        clips = self.asking.clips_of(list(dict.fromkeys(places)))
+        for video, frame in places:
+            if (video, frame) not in clips:
+                raise UserError(f"no frame {frame} of a video {video[:100]!r}")
+        return clips
 
     def _time(self, decision: Decision, video: str, frame: int) -> float:
-        """When a frame is shown, of one to which a hand is added: it must be one that was looked at."""
+        """When a frame is shown, of one to which a hand is added: it must be one that was looked at, and the box lie on it."""
         if decision.what is not What.ADD:
             return float("nan")
         row = clip_row(self.store, clip := self._clip(video, frame))
-        if len(self.images.cameras(row)) > 1:
+        cameras = self.images.cameras(row)
+        if len(cameras) > 1:
             raise UserError("hands are added to whole images: a camera that bends straight lines is looked at through views")
+        refuse_beyond(decision.to_box, int(cameras.width[0]), int(cameras.height[0]))
         times = self._times(row, self.asking.of_clip(clip))
         if frame not in times:
             raise UserError(f"frame {frame} of {video} was not looked at: hands are added to frames that were")

@@ -12,7 +12,9 @@ from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import whim as recipe
+from pipeline.refresh import refresh
 from pipeline.report.needs import needs_of, print_needs
+from stages.download import Download
 from tests.stages.test_download import Site, site  # noqa: F401  # a fixture
 
 
@@ -34,6 +36,22 @@ def test_what_was_taken_down_is_listed_and_nothing_changes(
     found = {one["video"]: one["offer"] for one in json.loads(capsys.readouterr().out)}
     assert found == {"stays": "offered", "goes": "gone"}
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+
+
+def test_a_site_that_refuses_this_address_is_left_alone(site: Site, tmp_path: Path) -> None:  # noqa: F811
+    listed, store = tmp_path / "list.txt", Store(tmp_path / "data")
+    listed.write_text("".join(f"{site.url(f'{name}/clip.mp4')} id={name}\n" for name in "abcdef"))
+    assert whim.main(["run", "--local", "--videos", str(listed), "--data", str(store.root), "--until", "download"]) == 0
+    settings = Download(youtube_pauses=1, folder=tmp_path)
+
+    def looks(**manners: int) -> list[str]:
+        site.manners = manners
+        site.visits.clear()
+        return [look.reason for look in refresh(store, read_manifest(listed), settings)]
+
+    assert looks(a=403, c=403, e=403) == ["blocked", "", "blocked", "", "blocked", ""]  # each speaks for itself
+    assert looks(b=403, c=403, d=403, e=404) == ["", *5 * ["blocked"]]
+    assert set(site.visits) == {"a", "b", "c"}
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,6 +269,78 @@ def test_decisions_are_seen_at_once_and_can_be_undone(client: Client) -> None:
     assert client.get("/api/frame", video=hands[0]["video"], frame=hands[0]["frame"])["added"][0]["box"] == [1, 2, 30, 40]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("decide", b"[" * 100_000, "no JSON"),
+        ("decide", b'{"what": ' + b"[" * 100_000, "no JSON"),
+        ("decide", {"what": {}}, "what must be a text, got '{}'"),
+        ("decide", {"what": "reject", "hands": [{"video": {"a": 1}}]}, "video must be a text"),
+        ("decide", {"what": "reject", "hands": [{"video": "\ud800"}]}, "video must be a text"),
+        ("decide", {"what": "reject", "audit": [], "hands": [{}]}, "audit must be a text"),
+        ("decide", {"what": "reject", "hands": [{"box": "x"}]}, "box must be four numbers"),
+        ("decide", {"what": "reject", "hands": [{"box": [5, 5, 1, 1]}]}, "box must be four numbers"),
+        ("decide", {"what": "reject", "hands": [{"box": [float("nan"), 1, 2, 3]}]}, "box must be four numbers"),
+        ("decide", {"what": "box", "hands": [{}], "to_box": [1, 2, 3, 10**400]}, "to_box must be four numbers"),
+        ("decide", {"what": "box", "hands": [{}], "to_box": [-90, 0, -30, 50]}, "the box lies beside the image, which has 640 x"),
+        ("decide", {"what": "add", "to_side": 1, "hands": [{}], "to_box": [0, 480, 30, 500]}, "the box lies beside the image"),
+        ("decide", {"what": "add", "to_side": 1, "hands": [{}, {}], "to_box": [0, 0, 30, 50]}, "one hand is added at a time"),
+        ("decide", {"what": "reject", "hands": [{"frame": 1.5}]}, "frame must be a whole number"),
+        ("decide", {"what": "reject", "hands": []}, "decide on 1 to 5000 hands at once, not 0"),
+        ("decide", {"what": "reject", "hands": [{}] * 5001}, "decide on 1 to 5000 hands at once, not 5001"),
+        ("undo", {"decision": ["x"]}, "decision must be a text"),
+        ("audit", {"where": {}, "size": 1, "seed": 1}, "where must be a text"),
+    ],
+)  # fmt: skip
+def test_what_says_nothing_is_refused_in_one_line_and_nothing_is_written(
+    path: str, body: Any, told: str, reader: Client, same: Path
+) -> None:
+    hands = body.get("hands") if isinstance(body, dict) else None
+    if hands:
+        frame = int(Store(same).read(Hands, "hands", CLIP).frame[0])
+        known = {"video": "asl_bird", "frame": frame, "hand": 0}
+        body = {**body, "hands": [known | hand for hand in hands]}
+    assert reader.post(f"/api/{path}", body, 400)["error"].startswith(told)
+    assert not (same / "verdicts").exists()
+
+
+def test_a_decision_looks_up_each_clip_once_however_many_hands_it_is_on(
+    client: Client, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = client.get("/api/hands", limit=500)["rows"]
+    asked = []
+
+    def asks(name: str) -> None:
+        real = getattr(Store, name)
+        monkeypatch.setattr(Store, name, lambda *given, **more: (asked.append(name), real(*given, **more))[1])
+
+    for name in ("made_by", "read", "stamp"):
+        asks(name)
+    counts = []
+    for some in (rows[:1] + rows[-1:], rows):  # a hand of either video; all of them
+        asked.clear()
+        client.post("/api/decide", {"what": "side", "hands": some})
+        counts.append(len(asked))
+        client.post("/api/undo", {})
+    assert len(rows) > 10
+    assert counts[0] == counts[1]
+
+
+def test_what_is_undone_is_the_last_decision_though_the_clock_was_set_back(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(data, "ann", file=tmp_path / "index.duckdb")
+    bird, milk = (
+        session.hands(f"video = '{name}'", "", descending=False, offset=0, limit=1)["rows"][0] for name in ("asl_bird", "asl_milk")
+    )
+    for now_s, row in ((2e9, bird), (1e9, milk)):
+        monkeypatch.setattr("time.time", lambda now_s=now_s: now_s)
+        session.decide(Decision(what=What.REJECT, who="ann"), [(row["video"], row["frame"], row["hand"])])
+    assert [row["video"] for row in session.history()] == ["asl_milk", "asl_bird"]
+    assert session.undo()["of"].endswith("of asl_milk, by ann")
+    assert session.undo()["of"].endswith("of asl_bird, by ann")
+
+
 def test_a_shard_that_was_packed_in_another_order_shows_no_other_frame(client: Client, data: Path) -> None:
     """The index says where a frame lies; a run that ended since may have put another one there."""
     (shard,) = (data / "shards").glob("*/*.parquet")

@@ -6,7 +6,7 @@ library would add, settings from dataclasses, is `stages/settings.py`. Handlers 
 `import whim` is the library too (docs/library.md): `LIBRARY` names what it has, read when it is first asked for.
 
 Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some items failed or will be tried again; 130 stopped
-(Ctrl-C, SIGTERM, or the terminal was closed).
+(Ctrl-C, SIGTERM, or the terminal was closed); 141 nobody read all of an answer that is for a program (`whim plan --json | head`).
 """
 
 import argparse
@@ -48,7 +48,7 @@ LIBRARY: Mapping[str, str] = {
 }
 """Names of the library and where they come from: nothing heavy is imported before it is needed."""
 
-DONE, USER_ERROR, ITEMS_FAILED, STOPPED = 0, 1, 2, 130
+DONE, USER_ERROR, ITEMS_FAILED, STOPPED, NOT_READ = 0, 1, 2, 130, 141
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a command: Ctrl-C, a system that goes down or a queue of jobs, a terminal that is closed."""
@@ -211,9 +211,9 @@ def _run(words: Sequence[str]) -> int:
         status = arguments.command(arguments)
         _flush()
         return status or DONE
-    except BrokenPipeError:  # whoever read us has seen enough: whim plan --json | head
+    except BrokenPipeError:  # whim plan --json | head: what is cut off is no whole answer, as other programs say by dying of SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return NOT_READ
     except KeyboardInterrupt as stop:
         _on_stops(signal.SIG_IGN)
         exec("")  # one that met source text (dataclasses run some) stays marked as uncaught, and `python -m` would die of it

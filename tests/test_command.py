@@ -175,6 +175,18 @@ def test_a_run_that_nobody_reads_any_more_comes_to_its_end(videos: Path, tmp_pat
     assert len(list((tmp_path / "data/clips").glob("*.parquet"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "status"), [(["settings", "--json"], whim.NOT_READ), (["completion", "bash"], whim.NOT_READ), (["settings"], whim.DONE)]
+)
+def test_an_answer_to_a_program_that_is_cut_off_does_not_end_well(words: list[str], status: int) -> None:
+    """`whim settings --json | head` ended with 0: a script took half of an answer for all of it. What a person reads may be cut."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "whim", *words], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (status, b"")
+
+
 def test_a_command_stopped_while_source_text_is_run_ends_with_130(tmp_path: Path) -> None:
     """Dataclasses run some: Python then takes the interrupt for uncaught, and a program that `-m` started would die of it."""
     program = ["import sys, whim", "from pipeline.commands import build", "def stop(arguments): exec('raise KeyboardInterrupt')"]

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -308,14 +309,19 @@ def test_a_decision_looks_up_each_clip_once_however_many_hands_it_is_on(
     client: Client, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = client.get("/api/hands", limit=500)["rows"]
-    asked = []
+    asked: list[str] = []
 
-    def asks(name: str) -> None:
+    def counting(name: str) -> Callable[..., Any]:
         real = getattr(Store, name)
-        monkeypatch.setattr(Store, name, lambda *given, **more: (asked.append(name), real(*given, **more))[1])
+
+        def counted(*given: Any, **more: Any) -> Any:
+            asked.append(name)
+            return real(*given, **more)
+
+        return counted
 
     for name in ("made_by", "read", "stamp"):
-        asks(name)
+        monkeypatch.setattr(Store, name, counting(name))
     counts = []
     for some in (rows[:1] + rows[-1:], rows):  # a hand of either video; all of them
         asked.clear()

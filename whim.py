@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pipeline.cli
@@ -293,11 +294,27 @@ def _prepare(arguments: argparse.Namespace) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))  # OpenCV reads it as it is loaded: `hands.images`
+    _pass_over_pandas()
     arguments.join_ray = _join_ray
     arguments.console = Heard(soft_wrap=True, quiet=arguments.quiet)
     level = logging.INFO if arguments.verbose else logging.ERROR if arguments.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("ray.train").setLevel(level)  # which tells of itself at INFO otherwise
+
+
+def _pass_over_pandas() -> None:
+    """Let pyarrow find no pandas at its first array: importing it is a third of a short command. What asks for a data frame looks again."""
+    import pyarrow
+
+    class Nowhere(MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            if fullname == "pandas":
+                raise ModuleNotFoundError(fullname)
+
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, nowhere := Nowhere())
+        pyarrow.array([])
+        sys.meta_path.remove(nowhere)
 
 
 def _say(line: str) -> None:

@@ -49,6 +49,13 @@ def test_no_command_loads_a_network_to_show_its_help() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout == "[]\n"
 
 
+def test_no_pandas_is_loaded_where_nobody_asks_for_a_data_frame(data: Path) -> None:
+    looks = "print('pandas' in sys.modules, len(pyarrow.table({'a': [1]}).to_pandas()))"
+    code = f"import pyarrow, sys, whim; whim.main(['plan', '--data', {str(data)!r}]); {looks}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "False 1"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -96,10 +96,10 @@ def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
     """Every frame that can be decoded from where the container stands; `opaque` of one after a change of the codec holds its part."""
     import av
 
-    cropper = cropper_of(container, stream)
+    cropper, with_alpha = cropper_of(container, stream), _decoder_of_alpha(stream)
     for packet in packets(container, stream):
         try:
-            frames = packet.decode()
+            frames = with_alpha.decode(packet) if with_alpha else packet.decode()
         except av.error.FFmpegError:
             continue
         frames = [cropper(frame) for frame in frames] if cropper else frames
@@ -107,6 +107,19 @@ def raw_frames(container: Any, stream: Any) -> Iterator[Any]:
             for frame in frames:
                 frame.opaque = (part,)  # an object of its own: PyAV forgets one with the first of its frames that goes
         yield from frames
+
+
+def _decoder_of_alpha(stream: Any) -> Any:
+    """A decoder of a film whose transparency lies beside it (WebM), which ffmpeg's own of VP8 and VP9 leave out; None for any other."""
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
+    if name is None or stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return None
+    decoder = av.CodecContext.create(name, "r")
+    decoder.thread_count = 1
+    decoder.options = stream.codec_context.options
+    return decoder
 
 
 def packets(container: Any, *streams: Any) -> Iterator[Any]:

@@ -16,28 +16,39 @@ from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
 from pipeline.manifest import read_manifest
 from pipeline.recipes import fast
+from pipeline.recipes import whim as whim_now
+from stages.detect_people_blazepose import DetectPeople
 from stages.digest import fingerprint_of
 from stages.fuse_hands import FuseHands
 from stages.shards import shard_of
-from stages.tables import Clips, Videos
-from tests.chain.conftest import plan, status
+from stages.stage import Stage
+from stages.tables import Clips, Manifest, Videos
+from tests.chain.conftest import plan
 
 Whim = Callable[..., Any]
-OF_CLIPS = ("hand_detections/mediapipe", "hands", "refused_hands", "fits", "reviews")
+OF_CLIPS = ("hand_proposals/whim", "hand_detections/mediapipe", "hand_detections/whim", "hands", "refused_hands", "fits", "reviews")
+
+
+def then(manifest: Manifest, root: Path) -> list[Stage]:
+    """The recipe of then: people by BlazePose, hands by two detectors, of which one reads what the other found."""
+    return [DetectPeople() if stage.detector == "movenet" else stage for stage in whim_now(manifest, root)]
+
+
+RECIPE = ("--recipe", f"{__file__}:then")
 
 
 @pytest.fixture(scope="session")
-def of_blazepose(few_videos: Path, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder of one whole run by detectors that were there then."""
+def of_then(few_videos: Path, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of one whole run by the detectors of then."""
     data = tmp_path_factory.mktemp("then") / "data"
-    whim("run", "--local", "--recipe", "fast", "--videos", few_videos, "--data", data, status=2)  # the empty file is no video
+    whim("run", "--local", *RECIPE, "--videos", few_videos, "--data", data, status=2)  # the empty file is no video
     return data
 
 
 @pytest.fixture
-def before(of_blazepose: Path, tmp_path: Path) -> Path:
+def before(of_then: Path, tmp_path: Path) -> Path:
     """The folder as the code of before wrote it: other folders, no digests, other fingerprints from the hand detectors on."""
-    data = shutil.copytree(of_blazepose, tmp_path / "data")
+    data = shutil.copytree(of_then, tmp_path / "data")
     shutil.rmtree(data / "people")
     (data / "person_detections").rename(data / "people")
     known: dict[str, str] = {}
@@ -54,7 +65,7 @@ def before(of_blazepose: Path, tmp_path: Path) -> Path:
             recipe = recipe_of(part)
             now = recipe.pop("fingerprint")
             if table == "refused_hands":
-                recipe |= {"stage": "refuse-hands", "settings": {"fuse": str(FuseHands(detectors=("mediapipe",)))}}
+                recipe |= {"stage": "refuse-hands", "settings": {"fuse": str(FuseHands(detectors=("mediapipe", "whim")))}}
             recipe["upstream"] = {
                 (name if not name.startswith("people/") else f"people/blazepose/{part.stem}"): known.get(one, one)
                 for name, one in recipe["upstream"].items()
@@ -107,14 +118,14 @@ def samples(data: Path) -> dict[str, str]:
 
 def test_videos_of_a_folder_made_before_are_split_anew_and_people_joined_and_no_detector_runs(before: Path, whim: Whim) -> None:
     num_clips, num_videos = (len(list((before / table).glob("*.parquet"))) for table in ("people/blazepose", "clips"))
-    asked = plan(whim, "--data", before)["by_stage"]
+    asked = plan(whim, *RECIPE, "--data", before)["by_stage"]
     assert {stage: asked[stage] for stage in ("download", "split")} == {
         stage: {"code version changed": num_videos} for stage in ("download", "split")
     }
     assert not {"detect-people", "detect-hands"} & asked.keys()
     persons, others, shards = modified(before, "people"), modified(before, *OF_CLIPS), samples(before)
     (before / "runs").rename(before.parent / "earlier_runs")
-    whim("run", "--local", "--data", before, status=2)  # the empty file is no video
+    whim("run", "--local", *RECIPE, "--data", before, status=2)  # the empty file is no video
     receipts = [json.loads(line) for log in (before / "runs").iterdir() for line in log.read_text().splitlines()]
     num_shards = len(list((before / "shards").rglob("*.parquet")))  # packed anew, for the columns that videos and clips have now
     assert len(receipts) == num_clips + 2 * num_videos + num_shards
@@ -122,8 +133,8 @@ def test_videos_of_a_folder_made_before_are_split_anew_and_people_joined_and_no_
     assert modified(before, "person_detections/blazepose") == persons
     assert modified(before, *OF_CLIPS) == others
     assert samples(before) == shards
-    assert plan(whim, "--data", before)["num_pending"] == 0
-    assert status(whim, before)["stages"]["review"]["done"] == num_clips
+    assert plan(whim, *RECIPE, "--data", before)["num_pending"] == 0
+    assert json.loads(whim("status", "--json", *RECIPE, "--data", before).stdout)["stages"]["review"]["done"] == num_clips
 
 
 def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: Path, whim: Whim) -> None:
@@ -132,8 +143,8 @@ def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: 
     recipe["settings"]["num_iterations"] = 3
     recipe.pop("fingerprint")
     rewrite(part, {**recipe, "fingerprint": fingerprint_of(recipe)})
-    whim("run", "--local", "--until", "split", "--data", before, status=2)
-    wanted = plan(whim, "--data", before)["by_stage"]
+    whim("run", "--local", "--until", "split", *RECIPE, "--data", before, status=2)
+    wanted = plan(whim, *RECIPE, "--data", before)["by_stage"]
     assert wanted["fit"] == {"settings changed": 1}
     assert wanted["review"] == {"upstream changed": 1}
     assert "detect-hands" not in wanted
@@ -142,9 +153,9 @@ def test_a_part_of_before_that_was_made_by_other_settings_is_made_again(before: 
 def test_a_run_of_before_that_had_not_got_far_goes_on_from_there(before: Path, whim: Whim) -> None:
     lost = next((before / "hand_detections/mediapipe").glob("asl_yes*.parquet"))
     lost.unlink()
-    whim("run", "--local", "--until", "split", "--data", before, status=2)
-    wanted = plan(whim, "--data", before)["by_stage"]
-    assert wanted["detect-hands"] == {"new": 1}
+    whim("run", "--local", "--until", "split", *RECIPE, "--data", before, status=2)
+    wanted = plan(whim, *RECIPE, "--data", before)["by_stage"]
+    assert wanted["detect-hands"] == {"new": 1, "upstream changed": 1}, "that of the detector that reads what this one found"
     assert "detect-people" not in wanted
 
 
@@ -154,7 +165,7 @@ def test_where_the_videos_were_put_away_the_clips_of_then_stay(before: Path, whi
         path = row.schema.get_field_index("path")
         gone = row.set_column(path, row.schema.field(path), [[f"/put/away/{part.stem}.mkv"]])
         pq.write_table(gone.replace_schema_metadata({k: v for k, v in row.schema.metadata.items() if k != b"digest"}), part)
-    asked = plan(whim, "--data", before)["by_stage"]
+    asked = plan(whim, *RECIPE, "--data", before)["by_stage"]
     assert not {"download", "split", "detect-people", "detect-hands"} & asked.keys()
     assert asked["fuse-people"]
 

@@ -112,13 +112,14 @@ class Loader:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
-            raise ValueError(f"loader.batch_size must be a multiple of the {self.world_size} ranks, got {self.batch_size}")
+            raise ValueError(f"batch_size must be a multiple of the {self.world_size} ranks, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"loader.rank must lie in [0, {self.world_size}), got {self.rank}")
         if len({source.shape for source in self.sources}) != 1:
             raise ValueError(f"images of one batch need one shape, got {[source.shape for source in self.sources]}")
         if not len(self):
-            raise ValueError(f"loader.batch_size {self.batch_size} is more than the {len(self.mixture)} samples of an epoch")
+            n = len(self.mixture)
+            raise ValueError(f"batch_size {self.batch_size} is more than the {n} samples of an epoch: --set batch_size={max(1, n)} at most")
 
     @property
     def mixture(self) -> Mixture:

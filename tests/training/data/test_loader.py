@@ -254,7 +254,7 @@ def test_a_loader_can_be_sent_to_another_process(frames: Frames) -> None:
     [
         ({"batch_size": 7, "world_size": 2}, "multiple"),
         ({"rank": 2, "world_size": 2}, "rank"),
-        ({"batch_size": 500}, "samples of an epoch"),
+        ({"batch_size": 500}, r"^batch_size 500 is more than the \d+ samples of an epoch: --set batch_size=\d+ at most"),
     ],
 )
 def test_senseless_loaders_are_refused(frames: Frames, wrong: dict[str, Any], word: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hands.metrics.labelled_clips import score_clips
-from hands.metrics.labelled_frames import score_hands
+from hands.metrics.labelled_frames import Score, score_hands
 from hands.metrics.labels import load_labels, mirrored
 from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
 from pipeline.evaluate.cross_validate import THRESHOLDS
@@ -44,12 +44,19 @@ def few(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_hands_of_real_frames_are_found_scored_and_drawn(media: Path, few: Path, tmp_path: Path) -> None:
-    score = evaluate_hands(few, media, overlays=tmp_path)
+@pytest.fixture(scope="module")
+def seen(media: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Score, Path]:
+    """The score of the five frames, and the folder of what was drawn and found."""
+    folder = tmp_path_factory.mktemp("seen")
+    return evaluate_hands(few, media, overlays=folder, detections=folder / "found.parquet"), folder
+
+
+def test_hands_of_real_frames_are_found_scored_and_drawn(seen: tuple[Score, Path]) -> None:
+    score, folder = seen
     assert score.num_frames == 5
     assert score.recall >= 0.75
     assert score.precision >= 0.85
-    assert len(list(tmp_path.glob("A*.png"))) == 5
+    assert len(list(folder.glob("A*.png"))) == 5
     console = Console(width=120, record=True)
     print_score(score, console)
     assert f"{score.recall:.3f}" in console.export_text()
@@ -110,14 +117,14 @@ def test_a_frame_is_judged_by_what_other_videos_taught(media: Path, few: Path) -
     assert score.after_review["recall"] <= score.recall
 
 
-def test_what_each_part_adds_is_what_is_lost_without_it(media: Path, few: Path, tmp_path: Path) -> None:
-    score = evaluate_hands(few, media, detections=tmp_path / "found.parquet")
+def test_what_each_part_adds_is_what_is_lost_without_it(seen: tuple[Score, Path]) -> None:
+    score, folder = seen
     without = score.leave_one_out
     assert all(without[name]["recall"] <= score.recall for name in ("mediapipe", "whim"))
     assert {"people", "mediapipe", "whim"} <= set(without)
     assert {f"mediapipe/{route}" for route in score.routes} <= set(without)
     assert all(without[name]["recall"] <= score.recall for name in ("people", *(n for n in without if "/" in n)))
-    found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
+    found_there = HandDetections.from_arrow(pq.read_table(folder / "found.parquet"))
     assert len(found_there) == sum(route["num"] for route in score.routes.values())
 
 

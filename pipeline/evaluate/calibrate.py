@@ -159,7 +159,7 @@ def _log_odds(
 
 def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], video: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "k 2"]:
     """Knots of a curve that never falls: the mean of isotonic regressions on resampled videos, whose steps lie elsewhere each time."""
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
     rng, grid = np.random.default_rng(0), np.linspace(0, 1, 51)
     videos = sorted(set(video))
@@ -168,9 +168,11 @@ def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], vi
     for _ in range(RESAMPLINGS):
         times = np.bincount(rng.integers(0, len(videos), len(videos)), minlength=len(videos))[of_video]
         drawn = times > 0
-        weight = np.concatenate([times[drawn], [DOUBT, DOUBT]])
-        fit = IsotonicRegression(y_min=0, y_max=1).fit(np.append(score[drawn], [0, 1]), np.append(hit[drawn], [0, 1]), sample_weight=weight)
-        curves.append(fit.predict(grid))
+        at, row = np.unique(np.append(score[drawn], [0, 1]), return_inverse=True)
+        weight = np.append(times[drawn], [DOUBT, DOUBT])
+        weight_there = np.bincount(row, weight)
+        share = np.bincount(row, weight * np.append(hit[drawn], [0, 1])) / weight_there
+        curves.append(np.interp(grid, at, isotonic_regression(share, weights=weight_there).x))
     return np.round(np.column_stack([grid, np.maximum.accumulate(np.mean(curves, 0))]), 4)
 
 

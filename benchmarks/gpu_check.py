@@ -145,7 +145,7 @@ def detector_training(device: str, small: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder) / "images", 8 if small else 256)
         dataset = Dataset.of(write_parquet(files, Path(folder) / "parquet"), Path(folder) / "cache")
-        return train("s", Frames(dataset=dataset, size=320 if small else 640))
+        return train("s", Frames(dataset=dataset, size=128 if small else 640))
 
 
 def regressor_training(device: str, small: bool) -> dict[str, Any]:

@@ -18,14 +18,15 @@ from training.detector.network import Detector, DetectorSettings
 SIZE, LEAST, HANDS = 128, 96, 12  # the finest level has cells enough that only those of its best hands are computed, the others have not
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["one to one", "one to many"])
+@pytest.fixture(scope="module", params=[SIZE, LEAST], ids=["one to one, sides open", "one to many, squares"])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A detector, the folder of what was exported of it, and the size of that."""
     folder = tmp_path_factory.mktemp("export")
-    network = random_detector(DetectorSettings(one_to_one=request.param))
+    network = random_detector(DetectorSettings(one_to_one=request.param == SIZE))
     checkpoint = save(network, folder / "best.pt")
-    for name in ("hands.onnx", "hands.pt2") if request.param else ("hands.onnx",):
-        export(folder / name, checkpoint, size=SIZE, max_hands=HANDS)
-    return network, folder
+    for name in ("hands.onnx", "hands.pt2") if request.param == SIZE else ("hands.onnx",):
+        export(folder / name, checkpoint, size=request.param, max_hands=HANDS)
+    return network, folder, request.param
 
 
 def wanted(network: Detector, images: Tensor) -> Any:
@@ -40,8 +41,8 @@ def wanted(network: Detector, images: Tensor) -> Any:
 
 @pytest.mark.parametrize("shape", [(1, SIZE, SIZE), (3, SIZE, SIZE), (2, LEAST, SIZE), (1, SIZE, LEAST)])
 def test_onnxruntime_says_what_torch_says(files: Any, shape: tuple[int, int, int]) -> None:
-    network, folder = files
-    batch, height, width = shape
+    network, folder, size = files
+    batch, height, width = (shape[0], *(min(side, size) for side in shape[1:]))
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(folder / "hands.onnx", providers=["CPUExecutionProvider"])
     names = ["box", "score", "side", "side_score", "keypoints"]
@@ -58,13 +59,13 @@ def test_onnxruntime_says_what_torch_says(files: Any, shape: tuple[int, int, int
 
 
 def test_the_file_holds_one_head_and_says_what_it_is(files: Any) -> None:
-    network, folder = files
+    network, folder, size = files
     model = onnx.load(folder / "hands.onnx")
     onnx.checker.check_model(model)
     assert model.opset_import[0].version >= 17
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert facts["format"] == "whim detector 2"
-    assert (facts["size"], facts["max_hands"], facts["classes"]) == (str(SIZE), str(HANDS), "left,right")
+    assert (facts["size"], facts["max_hands"], facts["classes"]) == (str(size), str(HANDS), "left,right")
     assert facts["least_side"] == str(LEAST)
     assert facts["landmarks"] == "true"
     assert facts["without_doubles"] == str(network.single is not None).lower()
@@ -73,7 +74,7 @@ def test_the_file_holds_one_head_and_says_what_it_is(files: Any) -> None:
 
 
 def test_torch_reads_its_own_export(files: Any) -> None:
-    network, folder = files
+    network, folder, _ = files
     if network.single is None:
         pytest.skip("exported once, from the other head")
     extra = {"whim.json": ""}

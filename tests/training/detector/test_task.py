@@ -163,18 +163,19 @@ def test_the_command_trains_measures_and_goes_on(
     monkeypatch.setenv("WHIM_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "val" / "some.parquet", hands_in_images(4))
     words = ["train", "detector", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--set", "image_px=64", "--set", "batch_size=4"]
-    assert whim.main([*words, "--epochs", "1"]) == 0
-    assert whim.main([*words, "--epochs", "2"]) == 0
+    few = ("--set", "epoch_images=12")
+    assert whim.main([*words, *few, "--epochs", "1"]) == 0
+    assert whim.main([*words, *few, "--epochs", "2"]) == 0
     assert "ap50" in capsys.readouterr().out
     lines = (tmp_path / "run" / "log.jsonl").read_text()
     assert lines.count('"minutes"') == 2
-    assert '"num_steps": 100, "epoch": 2' in lines, "two epochs of eight images are 50 steps each"
+    assert '"num_steps": 6, "epoch": 2' in lines, "as many images as the recipe says"
     assert read(tmp_path / "run" / "last.pt").settings.image == 64
     whim.main(
         ["evaluate", "detector", str(tmp_path / "run" / "best.pt"), "--data", str(tmp_path), "--split", "val", "--image", "64", "--json"]
     )
-    assert whim.main([*words, "--epochs", "1", "--set", "epoch_images=12", "--out", str(tmp_path / "short")]) == 0
-    assert '"num_steps": 3, "epoch": 1' in (tmp_path / "short" / "log.jsonl").read_text(), "as many images as the recipe says"
+    assert whim.main([*words, "--epochs", "1", "--out", str(tmp_path / "whole")]) == 0
+    assert '"num_steps": 50, "epoch": 1' in (tmp_path / "whole" / "log.jsonl").read_text(), "an epoch of eight images is 50 steps"
     assert whim.main([*words, "--set", "epoch_images=3"]) == 1
     assert "detector.epoch_images must be at least a batch, 4, got 3" in capsys.readouterr().err
     assert whim.main([*words, "--set", "share=0"]) == 1

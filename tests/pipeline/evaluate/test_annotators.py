@@ -15,7 +15,9 @@ from hands.metrics.labels import load_labels, mirrored
 from pipeline.evaluate.annotators import evaluate_hands, print_score, write_score
 from pipeline.evaluate.cross_validate import THRESHOLDS
 from pipeline.evaluate.folds import read_fold
+from pipeline.evaluate.observe import _mirrored
 from pipeline.recipes import find_recipe
+from stages.media.frames import Frames
 from stages.tables import HandDetections, Manifest
 
 
@@ -96,11 +98,17 @@ def test_mirrored_frames_are_scored_against_mirrored_labels(media: Path, few: Pa
     twice = mirrored(mirrored(plain))
     np.testing.assert_allclose(twice.box, plain.box)
     assert twice.side.tolist() == plain.side.tolist() != mirrored(plain).side.tolist()
-    score = evaluate_hands(few, media, mirror=True, detections=tmp_path / "found.parquet")
+    score = evaluate_hands(few, media, mirror=True, alone=True, detections=tmp_path / "found.parquet")
     assert score.recall >= 0.75
     assert score.side_accuracy >= 0.85
     found_there = HandDetections.from_arrow(pq.read_table(tmp_path / "found.parquet"))
     assert set(found_there.video) <= {f"mirrored/{label.video}" for label in load_labels(few)}
+
+
+def test_neighbours_are_mirrored_as_well() -> None:
+    images = [np.arange(k, k + 24, dtype=np.uint8).reshape(2, 4, 3) for k in range(3)]
+    shown = _mirrored(Frames(video="v", frame=np.arange(3), time_s=np.zeros(3), images=images))
+    assert [image[:, ::-1].tolist() for image in shown.images] == [image.tolist() for image in images]
 
 
 def test_the_fast_recipe_is_mediapipe_alone_without_fine_tiles() -> None:

@@ -65,13 +65,14 @@ def clips(folder: Path) -> Path:
 
 
 def everywhere(manifest: Manifest, root: Path) -> list[Stage]:
-    """The recipe `whim` without what spares it looks: people by BlazePose, all tiles, and second looks at every hand of both detectors."""
+    """The recipe `whim` without what spares it looks: people by BlazePose, all tiles, faint wrists, and second looks at every hand of
+    both detectors."""
 
     def then(stage: Stage) -> Stage:
         if isinstance(stage, DetectPeopleMoveNet):
             return DetectPeople()
         if isinstance(stage, DetectHands):
-            return replace(stage, guided=False)
+            return replace(stage, guided=False, min_wrist_score=0.05)
         return replace(stage, known_iou=1.0) if isinstance(stage, DetectHandsWhim) else stage
 
     return [then(stage) for stage in whim(manifest, root)]

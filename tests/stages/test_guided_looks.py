@@ -11,14 +11,16 @@ from stages import boxes, detect_hands_mediapipe
 from stages.detect_hands_mediapipe import DetectHands, views_of
 from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.mediapipe import hand_landmarks
+from stages.detectors.mediapipe.box_looks import look_at_boxes
 from stages.detectors.mediapipe.crops import Look
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import EXPLAINS, Hand, Start, confirm, unexplained
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.ssd import Candidates
 from stages.propose_hands_whim import ProposeHands
-from stages.tables import HandDetections, HandProposals, People
+from stages.tables import BODY_KEYPOINTS, HandDetections, HandProposals, People
 from tests.labelled_pictures import frames_of, labelled
+from tests.stages.detectors.test_mediapipe_parts import somebody
 
 SMALL = "A034"  # its two hands are too small for the whole frame
 
@@ -94,6 +96,31 @@ def test_no_tile_is_looked_at_for_a_proposal_that_a_sure_hand_of_the_whole_frame
     assert counts[0] == 1, "the whole frame alone"
     assert counts[1] > 1, "another hand may lie there"
     assert counts[2] > 1, "one hand explains one proposal"
+
+
+def test_a_faint_wrist_is_no_reason_to_look(palm_looks: list[Look]) -> None:
+    frames, person = frames_of(np.full((500, 600, 3), 114, np.uint8)), somebody(left_wrist=(400, 300), right_wrist=(200, 300))
+    sure = person.score[0] * person.keypoints[0, BODY_KEYPOINTS.index("left_wrist"), 2]
+    counts = []
+    for least in (sure - 0.01, sure + 0.01):
+        DetectHands(guided=True, min_wrist_score=float(least)).build()(frames, person, proposals())
+        counts.append(len(palm_looks))
+        palm_looks.clear()
+    assert counts == [4, 2], "the frame and the person, and both wrists or none"
+
+
+@pytest.mark.parametrize(("presence", "looks"), [(0.019, 1), (0.021, 9), (0.9, 2)])
+def test_a_box_is_turned_where_its_keypoints_leave_it_doubtful(presence: float, looks: int) -> None:
+    seen = Landmarks(presence=presence, p_right=1.0, points=np.random.default_rng(0).uniform(0, 99, (21, 2)), world=np.zeros((21, 3)))
+    asked: list[Look] = []
+
+    def find(some: Sequence[Look]) -> list[Landmarks]:
+        asked.extend(some)
+        return [replace(seen, presence=presence if len(asked) == 1 else 0.9)] * len(some)
+
+    named = np.random.default_rng(1).uniform(10, 90, (1, 21, 3))
+    look_at_boxes(np.zeros((100, 100, 3), np.uint8), np.array([[10.0, 10, 90, 90]]), find, keypoints=named)
+    assert len(asked) == looks
 
 
 @pytest.mark.parametrize(("score", "left"), [(EXPLAINS + 0.01, 0), (EXPLAINS - 0.01, 1)])

@@ -137,9 +137,7 @@ def wrist_starts(people: People, min_score: float, hands: Sequence[Hand] | None 
     none of these begins: fists and hands seen from the edge are small beside what a forearm promises.
     """
     found = []
-    for person, score, (elbow, here), length in _wrists(people, hands):
-        if score < min_score:
-            continue
+    for person, score, (elbow, here), length in _wrists(people, min_score, hands):
         along = (here - elbow) / max(float(np.linalg.norm(here - elbow)), 1e-6)
         for side, beyond in (WRIST_REGION,) if hands is None else TIGHT_REGIONS:
             centre = here + beyond * length * along
@@ -148,19 +146,19 @@ def wrist_starts(people: People, min_score: float, hands: Sequence[Hand] | None 
     return found
 
 
-def wrist_views(people: People, hands: Sequence[Hand], scale: float) -> list[View]:
-    """Squares, `scale` hands wide, about the expected hand of each wrist that no hand found so far begins at."""
+def wrist_views(people: People, min_score: float, hands: Sequence[Hand], scale: float) -> list[View]:
+    """Squares, `scale` hands wide, about the expected hand of each wrist of that score that no hand found so far begins at."""
     return [
         ("wrist", person, _around(here + 0.33 * (here - elbow), scale * length / 2))
-        for person, _, (elbow, here), length in _wrists(people, hands)
+        for person, _, (elbow, here), length in _wrists(people, min_score, hands)
     ]
 
 
 def _wrists(
-    people: People, hands: Sequence[Hand] | None
+    people: People, min_score: float, hands: Sequence[Hand] | None
 ) -> Iterator[tuple[int, float, tuple[Float64[np.ndarray, "2"], Float64[np.ndarray, "2"]], float]]:
-    """Person, score, elbow and wrist, and the expected length of the hand of each arm; with `hands` of those at which none of them
-    begins."""
+    """Person, score, elbow and wrist, and the expected length of the hand of each arm whose wrist is so sure; with `hands` of those at
+    which none of them begins."""
     for row in range(len(people)):
         keypoints = people.keypoints[row].astype(np.float64)
         length = hand_length(keypoints)
@@ -169,7 +167,8 @@ def _wrists(
             if length < 1 or any(np.linalg.norm(h.landmarks.points[0] - here) < 0.5 * max(length, h.size) for h in hands or ()):
                 continue
             score = float(people.score[row] * keypoints[wrist, 2])
-            yield int(people.person[row]), score, (keypoints[elbow, :2], here), length
+            if score >= min_score:
+                yield int(people.person[row]), score, (keypoints[elbow, :2], here), length
 
 
 def _around(centre: Float64[np.ndarray, "2"], half: float) -> Float64[np.ndarray, "4"]:

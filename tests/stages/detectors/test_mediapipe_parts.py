@@ -154,7 +154,8 @@ def test_a_wrist_at_which_no_hand_begins_is_looked_at_more_closely() -> None:
     assert [start.score for start in tight] == pytest.approx([0.4, 0.4])
     assert np.cos(tight[0].region[3]) == pytest.approx(-1), "fingers away from the elbow, which lies above"
     assert not wrist_starts(people, 0.5, []), "a doubtful wrist"
-    assert [person for _, person, _ in wrist_views(people, [hand_at((125, 195))], 4.0)] == [3]
+    assert [person for _, person, _ in wrist_views(people, 0.05, [hand_at((125, 195))], 4.0)] == [3]
+    assert not wrist_views(people, 0.5, [], 4.0)
 
 
 def test_landmarks_on_a_line_are_no_hand() -> None:

@@ -117,7 +117,9 @@ def _executor(graph: Graph, where: Where) -> Executor:
     if num_gpus:
         groups = [[stages[p] for p in group] for group in graph.groups]
         graph.seats = with_shares(graph.seats, groups, num_gpus=num_gpus, gpu_mb=gpu_mb_of(nodes))
-    return OnRay(root, stages, graph.seats, where.num_workers, num_gpus=where.num_gpus)
+    lanes = {p: graph.seats[graph.group_of(p)] for p, stage in enumerate(stages) if stage.resources.lane}
+    needed = {seat for p, seat in lanes.items() if any(task.state is State.PENDING for task in graph.tasks_of(p))}
+    return OnRay(root, stages, graph.seats, where.num_workers, num_gpus=where.num_gpus, idle_lanes={*lanes.values()} - needed)
 
 
 def prepared(graph: Graph) -> list[str]:

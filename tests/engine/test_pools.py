@@ -11,13 +11,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from pipeline.engine.finish import Where, finish
+from pipeline.engine.finish import Where, _executor, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.metrics import waiting_by_stage
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import CUDA_MB, GPU_MB, emptiest, gpu_mb_of, on_gpus, pool_sizes, share_of, with_shares
-from pipeline.engine.plan.seats import Seat
+from pipeline.engine.plan.seats import Seat, seat_of
 from pipeline.engine.plan.tasks import State
 from pipeline.engine.run import run
 from pipeline.engine.store import Store
@@ -134,6 +134,28 @@ def metric(port: int, *words: str, reaches: float) -> float:
             latest = float(lines[0].rsplit(" ", 1)[1]) if lines else latest
         time.sleep(0.5)
     return latest
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_a_lane_has_no_worker_while_nothing_comes_to_it(tmp_path: Path) -> None:
+    stages: list[Any] = [toy.Laned(), toy.Cut()]
+    store, manifest = Store(tmp_path / "data"), toy.manifest("a")
+    lane = seat_of(stages[0])
+    first = _executor(Graph(stages, manifest, store).load(), Where())
+    assert isinstance(first, OnRay)
+    assert first.size(lane) == 2
+    run(Graph(stages[:1], manifest, store).load(), Local(store.root, stages[:1]))
+    executor = _executor(Graph(stages, manifest, store).load(), Where())
+    assert isinstance(executor, OnRay)
+    assert executor.size(lane) == 0
+    assert executor.size(seat_of(stages[1])) > 0
+    executor.expect({lane: 1})  # a video is to be fetched again
+    executor.fill_at = 0.0
+    executor.wait()
+    assert executor.size(lane) == 2
+    for one in (first, executor):
+        for _, worker in one.starting.values():
+            one.ray.kill(worker)
 
 
 @pytest.mark.usefixtures("ray_with_a_gpu")

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class OnRay:
     """At most so many GPUs; None = all that the cluster has."""
     rebalance_s: float = 30.0
     """How often a pool gives workers to another one, where work waits: a new worker first opens its networks."""
+    idle_lanes: Collection[Seat] = ()
+    """Lanes to which nothing comes, as far as is known: they have no worker until something waits for one."""
 
     def __post_init__(self) -> None:
         import ray
@@ -119,7 +121,8 @@ class OnRay:
         if wanted is not None and not short:  # nobody waits for their place: who is there stays
             sizes = {seat: max(size, min(held[seat], int(fit[seat]))) for seat, size in sizes.items()}
         lanes = {stage.resources.lane: stage.resources.lanes for stage in self.stages if stage.resources.lane}
-        return sizes | {seat: int(min(lanes.get(seat.lane, 1) if nodes else 0, most)) for seat in seats if seat.lane}
+        idle = {seat for seat in self.idle_lanes if not (held[seat] or (self.waiting and self.waiting.get(seat)))}
+        return sizes | {seat: int(min(lanes.get(seat.lane, 1) if nodes else 0, most)) for seat in seats - idle if seat.lane}
 
     def _there(self) -> Counter[Seat]:
         """Workers that have started, by pool."""

@@ -5,7 +5,7 @@ from jaxtyping import Float32
 
 from fitting.compiled.functions import multiply, put_point, turned
 from fitting.compiled.kernel import kernel
-from fitting.compiled.lanes import Lanes, Rows, everywhere, load, root, store, where
+from fitting.compiled.lanes import TILE, Lanes, Rows, everywhere, load, root, store, where
 from fitting.compiled.layout import (
     BETAS,
     BONES,
@@ -36,6 +36,8 @@ from fitting.objective import NEAREST, NUM_UNKNOWNS
 
 _WIDTH = COLUMNS + 1
 """Of the Jacobian's rows, with the residual."""
+_COMMON = 4 if TILE > 4 else 2
+"""Width of a block of the equations that all fingers share, four high: its sums fit the registers beside their factors."""
 
 
 @kernel
@@ -288,12 +290,12 @@ def _add_common(w: Rows, first: bool, count: int, m: Rows) -> None:
     """Add a finger's part to the equations of the unknowns that all fingers share; the first finger's writes them."""
     n = NUM_UNKNOWNS
     for i in range(0, 16, 4):
-        for j in range(0, i + 1, 4):
+        for j in range(0, i + 4, _COMMON):
             place = (45 + i) * n + 45 + j
             if first:
-                set_products(4, 4, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
+                set_products(4, _COMMON, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
             else:
-                add_products(4, 4, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
+                add_products(4, _COMMON, m, (place, n), w, _column(9 + i), w, _column(9 + j), count, 1.0)
         if first:
             set_products(1, 4, m, (n * n + 45 + i, n), w, _column(COLUMNS), w, _column(9 + i), count, 1.0)
         else:

@@ -73,6 +73,9 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path, kind: str | None = None) -> "Checkpoint":
         """Read one, running no code of its. Raises ValueError for what is no checkpoint of that kind."""
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                raise ValueError(f"{path} is no checkpoint: name best.pt or last.pt of a training")
         try:
             refuse_bomb(path)
             refuse_damage(path)

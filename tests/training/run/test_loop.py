@@ -268,12 +268,22 @@ def flipped(data: bytes) -> bytes:
     return bytes(damaged)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"something else", flipped])
-def test_a_damaged_checkpoint_is_named(shards: Callable[..., list[Path]], tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be read as a checkpoint"),
+        (lambda data: b"", "is no checkpoint: name best.pt or last.pt of a training"),
+        (lambda data: b"something else", "is no checkpoint: name best.pt or last.pt of a training"),
+        (flipped, "cannot be read as a checkpoint"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    shards: Callable[..., list[Path]], tmp_path: Path, damage: Callable[[bytes], bytes], told: str
+) -> None:
     run(shards(1), tmp_path, MeanColour(), epochs=1).train()
     last = tmp_path / "last.pt"
     last.write_bytes(damage(last.read_bytes()))
-    with pytest.raises(ValueError, match=r"last.pt cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=rf"last.pt {told}"):
         run(shards(1), tmp_path, MeanColour())
 
 

@@ -48,7 +48,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 13
+    version: ClassVar[int] = 14
     key: ClassVar[Key] = "clip"
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"

@@ -14,7 +14,7 @@ from stages.detectors.mediapipe import hand_landmarks
 from stages.detectors.mediapipe.box_looks import look_at_boxes
 from stages.detectors.mediapipe.crops import Look
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, load_hand_landmarks
-from stages.detectors.mediapipe.hand_search import EXPLAINS, Hand, Start, confirm, unexplained
+from stages.detectors.mediapipe.hand_search import SURE_SCORE, Hand, Start, confirm, unexplained
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.ssd import Candidates
 from stages.propose_hands_whim import ProposeHands
@@ -86,7 +86,7 @@ def test_no_tile_is_looked_at_for_a_proposal_that_a_sure_hand_of_the_whole_frame
     image, _ = labelled(media, "A000")
     frames, detect = frames_of(image), DetectHands(guided=True).build()
     seen = detect(frames, People.empty(), proposals())
-    sure = seen.box[seen.score >= EXPLAINS][0]
+    sure = seen.box[seen.score >= SURE_SCORE][0]
     beside = sure + 0.6 * (sure[2] - sure[0]) * np.array([1, 0, 1, 0])
     counts = []
     for named in ([sure], [beside], [sure, sure]):
@@ -123,7 +123,7 @@ def test_a_box_is_turned_where_its_keypoints_leave_it_doubtful(presence: float, 
     assert len(asked) == looks
 
 
-@pytest.mark.parametrize(("score", "left"), [(EXPLAINS + 0.01, 0), (EXPLAINS - 0.01, 1)])
+@pytest.mark.parametrize(("score", "left"), [(SURE_SCORE + 0.01, 0), (SURE_SCORE - 0.01, 1)])
 def test_a_hand_that_is_not_sure_explains_no_proposal(score: float, left: int) -> None:
     seen = Landmarks(presence=1.0, p_right=1.0, points=np.random.default_rng(0).uniform(100, 200, (21, 2)), world=np.zeros((21, 3)))
     start = Start(route="frame", person=-1, crop=np.zeros(4), region=np.array([150.0, 150, 200, 0]), score=score)
@@ -192,3 +192,21 @@ def test_an_arm_that_ends_in_a_sure_hand_is_not_looked_at_more_closely(other_sco
     found = confirm(np.zeros((600, 600, 3), np.uint8), starts, lambda looks: [next(answers) for _ in looks], min_presence=0.2)
     assert len(found) == looks / 2
     assert len(list(answers)) == 4 - looks, "left over"
+
+
+@pytest.mark.parametrize(("later", "looks"), [(0.51, 3), (0.54, 4)])
+def test_a_hand_that_is_shown_again_is_looked_at_once_more_where_it_may_be_surer(later: float, looks: int) -> None:
+    points = np.random.default_rng(0).uniform(100, 200, (21, 2))
+    seen = Landmarks(presence=0.95, p_right=1.0, points=points, world=np.zeros((21, 3)))
+    asked: list[Look] = []
+
+    def find(some: Sequence[Look]) -> list[Landmarks]:
+        asked.extend(some)
+        return [seen] * len(some)
+
+    starts = [
+        Start(route="frame", person=-1, crop=np.zeros(4), region=np.array([150.0, 150, side, 0]), score=score)
+        for score, side in ((0.55, 400), (later, 20))
+    ]
+    confirm(np.zeros((600, 600, 3), np.uint8), starts, find, min_presence=0.2)
+    assert len(asked) == looks, "the first hand's score is 0.52"

@@ -29,8 +29,8 @@ Ours: the tight ones find four of the 1,044 hands of clips more, of labelled fra
 SURE_SCORE = 0.6
 """Of a hand that needs no second route to confirm it. Ours."""
 
-EXPLAINS, EXPLAINED_IOU = 0.8, 0.4
-"""Score of a hand that says which proposal was about it, and how much they overlap: no tile is looked at for that one. Ours."""
+EXPLAINED_IOU = 0.4
+"""Overlap of a sure hand and the proposal that was about it: no tile is looked at for that one. Ours."""
 THINNEST = 0.1
 """Shorter over longer side of the hull of a hand's landmarks, at least. Ours: none of our labelled hands is so thin, and outstretched ones
 seen from the edge have a fifth."""
@@ -102,7 +102,7 @@ def is_called_for(view: View, guides: Float[np.ndarray, "n 4"], width: int, heig
 
 def unexplained(guides: Float[np.ndarray, "n 4"], hands: Sequence[Hand], extent: Float64[np.ndarray, "2"]) -> Float[np.ndarray, "m 4"]:
     """The boxes of which none of these hands is known to be the one proposed: each sure hand explains the box that it overlaps best."""
-    hulls = np.array([hand.hull for hand in hands if hand.score >= EXPLAINS]).reshape(-1, 4)
+    hulls = np.array([hand.hull for hand in hands if hand.score >= SURE_SCORE]).reshape(-1, 4)
     if not len(guides) or not len(hulls):
         return guides
     overlaps = boxes.iou(boxes.scaled(hulls, extent), guides.astype(np.float64))
@@ -250,12 +250,12 @@ def confirming(
     """Starts where the landmark network sees a hand, twice: on the start's region, then on the region its landmarks give.
 
     The second look is the tracker's of MediaPipe; it centres the hand and is the one that counts. A region that is all but
-    another's, or about that of a hand already sure, is not looked at, nor is an arm at whose end there is one; a first look that is
-    hopeless, or shows a hand already sure, ends the matter. Hands that are `known` come first among those found.
+    another's, or about that of a hand already sure, or surer than any from here can be, is not looked at, nor is an arm at whose end there
+    is one; a first look that is hopeless, or shows such a hand, ends the matter. Hands that are `known` come first among those found.
     """
     hands = list(known)
     for start in _distinct(starts):
-        sure = [hand for hand in hands if hand.score >= SURE_SCORE]
+        sure = [hand for hand in hands if hand.score >= min(SURE_SCORE, start.score)]
         if any(_same_arm(start, hand) or alike(start.region, _last_region(hand), shift=0.2, growth=1.5, turn=0.6) for hand in sure):
             continue
         first = yield image, start.region

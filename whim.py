@@ -6,7 +6,7 @@ library would add, settings from dataclasses, is `stages/settings.py`. Handlers 
 `import whim` is the library too (docs/library.md): `LIBRARY` names what it has, read when it is first asked for.
 
 Exit codes: 0 all done; 1 an error that you can mend, told in one line; 2 some items failed or will be tried again; 130 stopped
-(Ctrl-C, SIGTERM, or the terminal was closed); 141 nobody read all of an answer that is for a program (`whim plan --json | head`).
+(Ctrl-C, SIGTERM, or the terminal was closed); 141 nobody read all of an answer that is for a program (JSON cut by `head`).
 """
 
 import argparse
@@ -212,7 +212,7 @@ def _run(words: Sequence[str]) -> int:
         status = arguments.command(arguments)
         _flush()
         return status or DONE
-    except BrokenPipeError:  # whim plan --json | head: what is cut off is no whole answer, as other programs say by dying of SIGPIPE
+    except BrokenPipeError:  # JSON cut by head: what is cut off is no whole answer, as other programs say by dying of SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_READ
     except KeyboardInterrupt as stop:

@@ -146,15 +146,25 @@ def _log_odds(
     x, y, offset = term[known], hit[known], bodies[known]
     if len(y) < MIN_DETECTIONS or len(set(y)) < 2:
         return {}
-    weights, ridge = np.zeros(len(TERMS)), np.diag([1e-6, *[RIDGE] * (len(TERMS) - 1)])
-    for _ in range(50):  # Newton's steps; the ridge keeps them small where everything is told apart
+    weights = _logistic(x, y, offset)
+    rising = np.append(True, weights[1:] > 0)  # nobody is less of a hand for a better palm or presence: what few frames say so is noise
+    if not rising.all():
+        weights = np.zeros(len(TERMS))
+        weights[rising] = _logistic(x[:, rising], y, offset)
+    return {"log_odds": dict(zip(TERMS, np.round(weights, 3).tolist(), strict=True))}
+
+
+def _logistic(x: Float64[np.ndarray, "n k"], y: Float64[np.ndarray, "n"], offset: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "k"]:
+    """Weights of the columns, the first a constant, that make `y` most likely beside `offset` (log-odds), by Newton's steps."""
+    weights, ridge = np.zeros(x.shape[1]), np.diag([1e-6, *[RIDGE] * (x.shape[1] - 1)])
+    for _ in range(50):  # the ridge keeps the steps small where everything is told apart
         share = 1 / (1 + np.exp(-np.clip(x @ weights + offset, -30, 30)))
         slope = x.T @ (share - y) + ridge @ weights
         step = np.linalg.solve(x.T * (share * (1 - share)) @ x + ridge, slope)
         weights -= step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-6:
             break
-    return {"log_odds": dict(zip(TERMS, np.round(weights, 3).tolist(), strict=True))}
+    return weights
 
 
 def _isotonic(score: Float64[np.ndarray, "n"], hit: Float64[np.ndarray, "n"], video: Shaped[np.ndarray, "n"]) -> Float64[np.ndarray, "k 2"]:

@@ -70,6 +70,18 @@ def test_a_curve_of_shares_never_falls_however_the_hits_lie() -> None:
     assert curve[-1, 1] > curve[0, 1], "and it does rise"
 
 
+def test_nobody_is_less_of_a_hand_for_a_better_palm_or_presence() -> None:
+    """Misses of more presence than the hands: the weight of presence is none, that of the palm is learned without it."""
+    labels, found = hits_and_misses()
+    is_hand = np.array([len(label.box) > 0 for label in labels])
+    presence = np.where(is_hand, 0.8, 0.95).astype(np.float32)
+    told = learn(labels, replace(found, palm_score=found.score, presence=presence))["a"]["log_odds"]
+    alone = learn(labels, replace(found, palm_score=found.score, presence=np.full(len(presence), 0.5, np.float32)))["a"]["log_odds"]
+    assert told["presence"] == 0
+    assert told == pytest.approx(alone)
+    assert told["palm"] > 0.3
+
+
 def test_a_file_whose_curve_falls_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     for knots in ([[0, 0.1], [0.5, 0.6], [1, 0.4]], [[0, 0.1], [0.5, 0.6], [0.4, 0.7]], [[0, 0.1], [1, 1.2]]):

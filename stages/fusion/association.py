@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, Int64
+from jaxtyping import Bool, Float, Float64, Int16, Int64
 
 from stages import boxes
 from stages.fusion.tracks import assign
@@ -154,6 +154,9 @@ def looked(
 PERSON_CROP = 1.25
 """A person's crop is so many times the box."""
 
+SURE_VOTE = 3.0
+"""Log-odds of a side that two hands one on the other both have by their own votes when they are one: whose sides are shared out has one
+of either. Ours."""
 PART_AREA = 0.6
 """A box within another and smaller than this share of it holds some fingers of that hand."""
 
@@ -163,18 +166,22 @@ def covered(
     score: Float[np.ndarray, "n"],
     side: Int64[np.ndarray, "n"],
     claimed: Bool[np.ndarray, "n"],
+    votes: Float64[np.ndarray, "n"],
     *,
     share: float,
     nested_share: float,
 ) -> Bool[np.ndarray, "n"]:
     """Hands that are a surer one seen again in another size: they share more than `share` of the smaller box with it and have its
-    side, or a wrist claims that one and none claims them; or the smaller lies within the larger by `nested_share`, as fingers taken for
-    a hand do. Two hands that hold each other have two sides, two wrists and no such difference of size."""
+    side, or vote as surely for it (`votes`: log-odds of right by the detectors alone), or a wrist claims that one and none claims them;
+    or the smaller lies within the larger by `nested_share`, as fingers taken for a hand do. Two hands that hold each other have two
+    sides, two wrists and no such difference of size."""
     box = box.astype(np.float64)
     area = boxes.area(box)
     smaller, larger = np.minimum(area[:, None], area[None]), np.maximum(area[:, None], area[None])
     shared = boxes.intersection(box, box) / np.maximum(smaller, 1e-9)
-    again = (shared > share) & ((side[:, None] == side[None]) | (~claimed[:, None] & claimed[None]))
+    sure = np.where(np.abs(votes) > SURE_VOTE, np.sign(votes), 0.0)
+    alike = (side[:, None] == side[None]) | (sure[:, None] * sure[None] > 0)
+    again = (shared > share) & (alike | (~claimed[:, None] & claimed[None]))
     again |= (shared > nested_share) & (~(claimed[:, None] & claimed[None]) | (smaller < PART_AREA * larger))
     gone = np.zeros(len(box), bool)
     order = np.lexsort((-area, -score))  # of equally sure ones the larger is the hand, the smaller its part

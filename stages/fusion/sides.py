@@ -16,7 +16,7 @@ from stages.tables import UNKNOWN_SIDE
 
 VOTE = 2.0
 """Log-odds that one row can add: detectors are wrong at .99, and wrists lie at the wrong hand. Ours."""
-SURE = 3.0
+SURE = 6.0
 """How many times as sure a row may be where it is weighed against its person's other hand. Ours."""
 FULL_S = 0.2
 """Rows nearer in time than this, seconds, repeat each other: each counts by its share of it, so that a rate changes nothing. Ours."""

@@ -137,7 +137,7 @@ def test_nobody_has_two_right_hands_and_the_weaker_vote_yields() -> None:
 
 def test_a_third_hand_of_two_people_goes_to_the_other_person() -> None:
     people = PersonDetections.concat(
-        [body((300, 200), (200, 200), person=0, box=(150, 0, 400, 400)), body((420, 200), (340, 200), person=1, box=(300, 0, 500, 400))]
+        [body((340, 200), (160, 200), person=0, box=(150, 0, 400, 400)), body((420, 200), (300, 200), person=1, box=(300, 0, 500, 400))]
     )
     found = [detection([x - 40, 100, x + 40, 200], 0.9, p_right=p) for x, p in ((200, 0.9), (300, 0.1), (345, 0.9))]
     hands = fuse(*found, people=people)
@@ -156,7 +156,8 @@ def test_the_bodys_wrist_decides_the_side_where_the_detector_is_unsure_and_raise
 
 def test_a_wrist_speaks_for_one_hand_only() -> None:
     people = body(left=(150, 210), right=(600, 400))
-    hands = fuse(detection([100, 100, 200, 200], 0.6, p_right=0.1), detection([100, 220, 200, 320], 0.3, p_right=0.1), people=people)
+    seen = detection([100, 100, 200, 200], 0.6, p_right=0.1), detection([100, 220, 200, 320], 0.3, p_right=0.1)
+    hands = fuse(*seen, people=people, min_score=0.0)
     assert hands.score[0] > 0.6
     assert hands.score[1] < 0.3
 

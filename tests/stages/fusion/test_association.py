@@ -188,9 +188,10 @@ def test_who_follows_arms_looked_within_a_persons_box_and_an_eighth_of_it_beyond
     assert looked(box, saw, arms & False, person, np.array([False, True])).all()
 
 
-def gone(*rows: tuple[Any, float, int, bool], share: float = 0.6, nested_share: float = 0.9) -> list[bool]:
+def gone(*rows: tuple[Any, float, int, bool], votes: tuple[float, ...] = (), share: float = 0.6, nested_share: float = 0.9) -> list[bool]:
     box, score, side, claimed = (list(column) for column in zip(*rows, strict=True))
-    told = np.array(box, np.float64), np.array(score), np.array(side), np.array(claimed)
+    own = np.array(votes or [0.0] * len(rows))
+    told = np.array(box, np.float64), np.array(score), np.array(side), np.array(claimed), own
     return covered(*told, share=share, nested_share=nested_share).tolist()
 
 
@@ -203,6 +204,16 @@ def test_a_hand_that_shares_its_box_with_a_surer_one_of_its_side_is_covered() ->
     assert gone((A, 0.9, LEFT, True), (beside, 0.8, RIGHT, False), share=0.59) == [False, True], "a wrist claims the other"
     assert gone((A, 0.9, LEFT, False), (beside, 0.8, RIGHT, True), share=0.59) == [False, False]
     assert gone((A, 0.9, LEFT, True), (beside, 0.8, RIGHT, True), share=0.59) == [False, False]
+
+
+def test_two_hands_one_on_the_other_that_both_vote_surely_for_one_side_are_one() -> None:
+    beside = (140.0, 100.0, 240.0, 200.0)  # shares just 0.6
+    two = (A, 0.9, LEFT, True), (beside, 0.8, RIGHT, True)  # sides are shared out: nobody has two of one
+    assert gone(*two, votes=(3.1, 3.1), share=0.59) == [False, True]
+    assert gone(*two, votes=(-3.1, -3.1), share=0.59) == [False, True]
+    assert gone(*two, votes=(3.1, 3.1), share=0.6) == [False, False], "two hands side by side"
+    assert gone(*two, votes=(3.1, -3.1), share=0.59) == [False, False], "they hold each other"
+    assert gone(*two, votes=(3.1, 2.9), share=0.59) == [False, False], "one is not sure"
 
 
 def test_a_box_within_another_is_a_part_of_it_unless_two_wrists_claim_two_hands_of_a_size() -> None:

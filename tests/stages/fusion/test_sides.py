@@ -70,7 +70,7 @@ def test_where_the_right_hand_mostly_lies_tells_who_is_who_where_votes_fail() ->
 
 
 def test_two_hands_that_nobody_can_tell_apart_are_unknown_and_two_peoples_are_not() -> None:
-    one = PersonDetections.concat([body(left=(340, 180), right=(140, 180), frame=f, seen=0.01) for f in range(6)])
+    one = PersonDetections.concat([body(left=(340, 180), right=(140, 180), frame=f, seen=0.004) for f in range(6)])
     found = [hand for f in range(6) for hand in (at(f, 100, 0.9), at(f, 300, 0.9))]
     assert set(fuse(*found, people=one).side) == {UNKNOWN_SIDE}
     assert set(fuse(*found).side) == {RIGHT}
@@ -121,8 +121,8 @@ def test_votes_of_a_pair_by_hand() -> None:
     assert votes_of((0, 0, 0, 5.0), somebody, nobody)[1:] == votes_of(somebody, nobody) != [0.1, -0.1], "in whatever frame they lie"
     assert votes_of((0, 40, 0, 0.1), (0, 0, 0, -0.1)) == pytest.approx([0.2 + 12 * 0.5 * 0.1 / 4, -0.35])
     assert votes_of((0, 0, 0, -0.5), (0, 0, 0, 0.4)) == pytest.approx([-0.9, 0.9])
-    assert votes_of((0, 0, 0, 4.5), (0, 0, 0, 3.0)) == pytest.approx([1.5, -1.5]), "between two the surer one counts, up to 6"
-    assert votes_of((0, 0, 0, 9.0), (0, 0, 0, 5.0)) == pytest.approx([1, -1])
+    assert votes_of((0, 0, 0, 4.5), (0, 0, 0, 3.0)) == pytest.approx([1.5, -1.5]), "between two the surer one counts, up to 12"
+    assert votes_of((0, 0, 0, 13.0), (0, 0, 0, 11.0)) == pytest.approx([1, -1])
     later = votes_of((0, 0, 0, 0.1), (0, 300, 0, -0.1), (10, 0, 0, 0.3), (10, 300, 0, 0.3))
     far = np.exp(-1)
     assert later[2:] == pytest.approx([12 * far * 0.2 / (4 * far + 6), -12 * far * 0.2 / (4 * far + 6)])

@@ -46,20 +46,20 @@ def whim(manifest: Manifest, root: Path) -> list[Stage]:
     The project's own detector is one of them: the one that ships, or a newer one in the folder of weights. What the data taught labels
     them anew.
     """
-    return _chain(manifest, root, DetectPeopleMoveNet(), [ProposeHands(), DetectHands(guided=True), DetectHandsWhim()])
+    return _chain(manifest, root, [ProposeHands(), DetectHands(guided=True), DetectHandsWhim()])
 
 
 def fast(manifest: Manifest, root: Path) -> list[Stage]:
-    """The chain of `whim` with MediaPipe's networks alone and without its fine tiles: less time, and hands missed that are small."""
-    return _chain(manifest, root, DetectPeople(), [DetectHands(tile_zooms=(1.0,))])
+    """The chain of `whim` with hands by MediaPipe's networks alone, without its fine tiles: less time, and small hands missed."""
+    return _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
 
 
-def _chain(manifest: Manifest, root: Path, people: Stage, finders: list[Stage]) -> list[Stage]:
+def _chain(manifest: Manifest, root: Path, finders: list[Stage]) -> list[Stage]:
     fuse = FuseHands(detectors=hand_detectors(finders))
     return [
         Download(folder=root / "media"),
         Split(),
-        people,
+        DetectPeopleMoveNet(),
         FusePeople(),
         *finders,
         fuse,
@@ -133,7 +133,7 @@ paper gives none."""
 
 def whim_labels(manifest: Manifest, root: Path) -> list[Stage]:
     """The official WHIM labels on videos that are fetched here: MediaPipe's networks tell whether they lie on the hands (`HandsOfWhim`)."""
-    chain = _chain(manifest, root, DetectPeople(), [DetectHands(tile_zooms=(1.0,))])
+    chain = _chain(manifest, root, [DetectHands(tile_zooms=(1.0,))])
     return [HandsOfWhim() if isinstance(stage, FuseHands) else stage for stage in chain]
 
 

@@ -265,6 +265,7 @@ def candidates(settings: FuseHands, detections: WeighedHands, people: People, wi
         side[standing],
         person[standing] >= 0,
         votes[standing],
+        wrist[standing].astype(np.float64),
         share=settings.cover_share,
         nested_share=settings.nested_share,
     )

@@ -154,6 +154,9 @@ def looked(
 PERSON_CROP = 1.25
 """A person's crop is so many times the box."""
 
+WRISTS_APART = 0.6
+"""Of the larger box's longer side: hands whose own wrists lie farther apart are two that hold each other, not one seen twice. Ours; .5 to
+.8 are alike."""
 SURE_VOTE = 3.0
 """Log-odds of a side that two hands one on the other both have by their own votes when they are one: whose sides are shared out has one
 of either. Ours."""
@@ -167,14 +170,15 @@ def covered(
     side: Int64[np.ndarray, "n"],
     claimed: Bool[np.ndarray, "n"],
     votes: Float64[np.ndarray, "n"],
+    wrist: Float64[np.ndarray, "n 2"],
     *,
     share: float,
     nested_share: float,
 ) -> Bool[np.ndarray, "n"]:
-    """Hands that are a surer one seen again in another size: they share more than `share` of the smaller box with it and have its
-    side, or vote as surely for it (`votes`: log-odds of right by the detectors alone), or a wrist claims that one and none claims them;
-    or the smaller lies within the larger by `nested_share`, as fingers taken for a hand do. Two hands that hold each other have two
-    sides, two wrists and no such difference of size."""
+    """Hands that are a surer one seen again in another size: they share more than `share` of the smaller box with it, their own `wrist`
+    (pixels) lies near its, and they have its side, or vote as surely for it (`votes`: log-odds of right by the detectors alone), or a
+    body's wrist claims that one and none claims them; or the smaller lies within the larger by `nested_share`, as fingers taken for a
+    hand do. Two hands that hold each other have two sides, two wrists and no such difference of size."""
     box = box.astype(np.float64)
     area = boxes.area(box)
     smaller, larger = np.minimum(area[:, None], area[None]), np.maximum(area[:, None], area[None])
@@ -182,6 +186,8 @@ def covered(
     sure = np.where(np.abs(votes) > SURE_VOTE, np.sign(votes), 0.0)
     alike = (side[:, None] == side[None]) | (sure[:, None] * sure[None] > 0)
     again = (shared > share) & (alike | (~claimed[:, None] & claimed[None]))
+    long_side = np.maximum(boxes.long_side(box)[:, None], boxes.long_side(box)[None])
+    again &= np.linalg.norm(wrist[:, None] - wrist[None], axis=-1) <= WRISTS_APART * long_side
     again |= (shared > nested_share) & (~(claimed[:, None] & claimed[None]) | (smaller < PART_AREA * larger))
     gone = np.zeros(len(box), bool)
     order = np.lexsort((-area, -score))  # of equally sure ones the larger is the hand, the smaller its part

@@ -188,11 +188,17 @@ def test_who_follows_arms_looked_within_a_persons_box_and_an_eighth_of_it_beyond
     assert looked(box, saw, arms & False, person, np.array([False, True])).all()
 
 
-def gone(*rows: tuple[Any, float, int, bool], votes: tuple[float, ...] = (), share: float = 0.6, nested_share: float = 0.9) -> list[bool]:
+def gone(
+    *rows: tuple[Any, float, int, bool],
+    votes: tuple[float, ...] = (),
+    wrists: tuple[tuple[float, float], ...] = (),
+    share: float = 0.6,
+    nested_share: float = 0.9,
+) -> list[bool]:
     box, score, side, claimed = (list(column) for column in zip(*rows, strict=True))
-    own = np.array(votes or [0.0] * len(rows))
-    told = np.array(box, np.float64), np.array(score), np.array(side), np.array(claimed), own
-    return covered(*told, share=share, nested_share=nested_share).tolist()
+    own = np.array(votes or [0.0] * len(rows)), np.array(wrists or [(150, 150)] * len(rows), np.float64)
+    told = np.array(box, np.float64), np.array(score), np.array(side), np.array(claimed)
+    return covered(*told, *own, share=share, nested_share=nested_share).tolist()
 
 
 def test_a_hand_that_shares_its_box_with_a_surer_one_of_its_side_is_covered() -> None:
@@ -204,6 +210,16 @@ def test_a_hand_that_shares_its_box_with_a_surer_one_of_its_side_is_covered() ->
     assert gone((A, 0.9, LEFT, True), (beside, 0.8, RIGHT, False), share=0.59) == [False, True], "a wrist claims the other"
     assert gone((A, 0.9, LEFT, False), (beside, 0.8, RIGHT, True), share=0.59) == [False, False]
     assert gone((A, 0.9, LEFT, True), (beside, 0.8, RIGHT, True), share=0.59) == [False, False]
+
+
+def test_two_hands_one_on_the_other_whose_own_wrists_lie_apart_are_two() -> None:
+    beside, larger = (140.0, 100.0, 240.0, 200.0), (140.0, 100.0, 300.0, 200.0)  # sides of 100 and 160
+    two = (A, 0.9, LEFT, False), (beside, 0.8, LEFT, False)
+    assert gone(*two, share=0.5, wrists=((100, 150), (160, 150))) == [False, True], "just six tenths are not farther"
+    assert gone(*two, share=0.5, wrists=((100, 150), (161, 150))) == [False, False]
+    assert gone(*two, share=0.5, wrists=((150, 100), (150, 161))) == [False, False]
+    assert gone(two[0], (larger, 0.8, LEFT, False), share=0.5, wrists=((100, 150), (196, 150))) == [False, True], "of the larger box"
+    assert gone(two[0], (larger, 0.8, LEFT, False), share=0.5, wrists=((100, 150), (197, 150))) == [False, False]
 
 
 def test_two_hands_one_on_the_other_that_both_vote_surely_for_one_side_are_one() -> None:

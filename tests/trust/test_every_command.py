@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -83,6 +84,18 @@ def deliver(number: signal.Signals, frame: FrameType) -> None:
         handler(number, frame)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals that nobody ignores: what a shell starts in the background ignores some, and so do its tests."""
+    before = {number: signal.getsignal(number) for number in whim.STOPS}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("place", range(len(REFUSED)), ids=list(REFUSED))
 def test_every_command_is_stopped_alike(place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, number = list(REFUSED)[place], whim.STOPS[place % len(whim.STOPS)]

@@ -92,13 +92,13 @@ def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> Non
     )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(undisturbed: Path) -> None:
+def test_json_that_nobody_reads_to_its_end_is_told_by_the_exit_code_alone(undisturbed: Path) -> None:
     line = command("plan", "--json", "--data", undisturbed)
     with subprocess.Popen(line, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as whim:
         assert whim.stdout is not None
         assert whim.stderr is not None
         whim.stdout.close()
-        assert (whim.wait(), whim.stderr.read().decode()) == (0, "")
+        assert (whim.wait(), whim.stderr.read().decode()) == (141, "")
 
 
 def test_a_clip_is_decoded_once_for_people_and_hands(undisturbed: Path) -> None:

@@ -3,7 +3,9 @@
 import atexit
 import faulthandler
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: networks this small gain nothing by threads, and wait for each of a busy core
@@ -56,3 +58,14 @@ def media() -> Path:
     if not (folder / "manifest.jsonl").exists():
         pytest.skip(f"no real media in {folder}: set WHIM_MEDIA")
     return folder
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals that nobody ignores: what a shell starts in the background ignores some, and so would these tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -82,17 +81,6 @@ def deliver(number: signal.Signals, frame: FrameType) -> None:
     handler = signal.getsignal(number)
     if callable(handler):
         handler(number, frame)
-
-
-@pytest.fixture
-def heeded() -> Iterator[None]:
-    """Signals that nobody ignores: what a shell starts in the background ignores some, and so do its tests."""
-    before = {number: signal.getsignal(number) for number in whim.STOPS}
-    for number in before:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("heeded")

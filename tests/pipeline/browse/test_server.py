@@ -570,6 +570,7 @@ def test_a_decision_that_says_nothing_leaves_nothing(body: dict[str, Any], told:
     assert not list(same.glob("verdicts/*.parquet"))
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_ends_the_server_is_told_what_becomes_of_the_decisions(number: signal.Signals, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", "browse", str(data), "--port", "0"]

@@ -102,11 +102,11 @@ class FuseHands:
     """How far, in hand box sides, a body's wrist may lie from the hand's to speak for it. Ours: 1.4, 1.8 find 536,
     535 of those 591 with 16, 19 false ones."""
     wrist_log_odds: float = setting(10.0, least=0)
-    """What a confident wrist at the very place adds to the log-odds of a hand. Ours: 5, 7.5, 10, 13 find 538, 536, 536, 534 of those
+    """Log-odds of a hand that a confident wrist at the very place adds. Ours: 5, 7.5, 10, 13 find 538, 536, 536, 534 of those
     591 with 27, 21, 16, 14 false ones."""
     stray_log_odds: float = setting(3.0, least=0)
-    """What a hand at nobody's wrist loses where somebody is in view. Ours: by 1, 2, 3 of the 591 are found 536 each with 24, 20, 16 false
-    ones."""
+    """Log-odds that a hand at nobody's wrist loses where somebody is in view. Ours: by 1, 2, 3 of the 591 are found 536 each
+    with 24, 20, 16 false ones."""
     wrist_side_weight: float = setting(8.0, above=0)
     """Log-odds that such a wrist adds for its side; a detector's vote is at most 3.9. Ours: 4, 8 tell 0.93, 0.96 of the sides of our
     labelled frames, each alone."""

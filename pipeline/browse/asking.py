@@ -173,7 +173,7 @@ class Asking:
             return _rows(found)
 
     def _ask_of(self, places: Sequence[tuple[str, int]], query: str) -> list[Row]:
-        """What is asked of some frames, which stand in `asked_frames`."""
+        """Rows of a query about some frames (video, frame), which it finds in the table `asked_frames`."""
         asked = pa.table({"video": [video for video, _ in places], "frame": [frame for _, frame in places]}, schema=_FRAMES)
         with self.connection.cursor() as cursor:
             cursor.register("asked_frames", asked)

@@ -173,7 +173,7 @@ def _hands(store: Store, clip: str) -> Hands:
 
 
 class _Known:
-    """What a decision looks up in a data folder of the clip that it comes to, read once; of videos the verdicts that stand."""
+    """Tables of a data folder that a decision looks up, each read once: hands and candidates of the clip, verdicts of the video."""
 
     def __init__(self, store: Store) -> None:
         self.fingerprint = lru_cache(1)(lambda clip: (store.made_by("hands", clip) or {}).get("fingerprint", ""))

@@ -155,8 +155,8 @@ PERSON_CROP = 1.25
 """A person's crop is so many times the box."""
 
 WRISTS_APART = 0.6
-"""Of the larger box's longer side: hands whose own wrists lie farther apart are two that hold each other, not one seen twice. Ours; .5 to
-.8 are alike."""
+"""Distance of two hands' own wrists, in longer sides of the larger box, beyond which they are two that hold each other and not one seen
+twice. Ours; .5 to .8 are alike."""
 SURE_VOTE = 3.0
 """Log-odds of a side that two hands one on the other both have by their own votes when they are one: whose sides are shared out has one
 of either. Ours."""

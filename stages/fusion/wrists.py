@@ -9,7 +9,7 @@ from stages.tables import BODY_KEYPOINTS, People
 WRISTS = [BODY_KEYPOINTS.index("left_wrist"), BODY_KEYPOINTS.index("right_wrist")]  # in the order of `side`
 
 SIDE_AND_PERSON = 3.0
-"""What a wrist says of whose a hand is and of its side together, over what it says of a side alone. Ours."""
+"""Weight of a wrist where person and side of a hand are chosen together, over its weight for a side alone. Ours."""
 
 
 def wrist_witness(
@@ -30,8 +30,9 @@ def share_out(
 ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
     """Person (-1: nobody) and side of each hand: nobody gets two left or two right hands.
 
-    `log_odds` of right against left are the detectors'; a wrist that speaks fully for a side adds `side_weight`. Hands near a
-    wrist go to somebody if they can; among the ways to do so the one that agrees best with sides, wrists and scores is taken.
+    `log_odds` of right against left are the detectors'; a wrist that speaks fully adds `SIDE_AND_PERSON` times `side_weight` for its person
+    and side. Hands near a wrist go to somebody if they can; of the ways to do so the one that agrees best with sides, wrists and scores
+    is taken.
     """
     num_hands, num_people, _ = witness.shape
     person, side = np.full(num_hands, -1), (log_odds > 0).astype(np.int64)

@@ -114,7 +114,7 @@ weights: setup ## fetch the larger networks that bind nobody to terms; whim weig
 	$(BIN)/whim weights get
 
 test-cluster: setup ## ray up + ray submit over a loopback sshd (installs openssh-server and rsync), and forty kills on three nodes
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest --capture=no -m cluster tests/cluster
 
 gpu-check: setup ## a machine with a GPU, in under eight minutes: networks and fit against the CPU, then their rates
 	$(BIN)/python -m benchmarks.gpu_check

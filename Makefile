@@ -14,12 +14,14 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo download run status report check lint types layers test test-chains test-rest test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
+.PHONY: help env setup demo download run status report check lint types layers test test-chains test-rest test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## make the environment (.venv) and fetch the open networks
+setup: env $(VENV)/.compiled ## make the environment (.venv), fetch the open networks, compile the fit
+
+env: $(VENV)/.ready
 
 # Most modules of what is installed are never imported: Python compiles those that are.
 $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
@@ -27,6 +29,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt manifests/mediapipe.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --retries 1 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m stages.detectors.mediapipe.models
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.ready
 	@echo "compiling the fit for this machine, once: about a minute"
 	$(BIN)/python -m fitting.warm_up
 	@touch $@
@@ -46,27 +51,28 @@ status: setup ## clips by stage, state and reason
 report: setup ## one HTML page of a run
 	$(WHIM) report $(if $(DATA),--data $(DATA))
 
-lint: setup ## ruff format and ruff
+lint: env ## ruff format and ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: setup ## mypy --strict
+types: env ## mypy --strict
 	$(BIN)/mypy
 
-layers: setup ## who may import whom
+layers: env ## who may import whom
 	$(BIN)/lint-imports
 
 GATE := 'not gpu and not network and not heavy and not cluster and not long'
 
-test: lint layers ## the gate: lint, types, layers, the test suite and a short run of the main job
-	$(MAKE) --no-print-directory --output-sync=target -j 3 test-chains test-rest types
+test: env ## the gate: lint, types, layers, the test suite and a short run of the main job
+	$(MAKE) --no-print-directory --output-sync=target -j 2 lint layers types setup
+	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains test-rest
 
-# Whole chains wait for the processes that they start, and other tests for kills and pauses: three at a time keep two cores busy.
+# Whole chains wait for the processes that they start, and other tests for kills and pauses: four at a time keep two cores busy.
 test-chains: setup
 	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
 
 test-rest: setup
-	$(BIN)/python -m pytest -m $(GATE) -n 2 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
+	$(BIN)/python -m pytest -m $(GATE) -n 3 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

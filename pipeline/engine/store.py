@@ -10,22 +10,17 @@ Written means: flushed, renamed, and the folder flushed. Read means: held agains
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import re
-import shlex
-import socket
 import time
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,10 +29,11 @@ import pyarrow.parquet as pq
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
-from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, flush, lock_file, mirror_of, room
+from pipeline.engine.durable import StoreError, flush
+from pipeline.engine.files.data_folder import DataFolder
 from pipeline.engine.files.ledger import NAME as LEDGER
 from pipeline.engine.files.ledger import Facts, Ledger, Line, facts_of, read_lines
-from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, take_over, write_part
+from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, write_part
 from pipeline.engine.files.shard import CLIPS, open_shard
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
@@ -65,11 +61,11 @@ class ErrorRecord:
     """Node, process and log of the worker that failed."""
 
 
-class Store(Writer):
+class Store(DataFolder):
     """The parts below one folder. All writes are whole or not at all."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).absolute()
+        super().__init__(root)
         self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
         self._folders: dict[str, Path] = {}
         self._bundles: dict[str, Bundles] = {}  # by folder: a table may come by another name
@@ -77,47 +73,6 @@ class Store(Writer):
         self._gathered: Gathered | None = None
         self.told: Mapping[tuple[str, str], Place] = {}
         """Where the driver says that parts lie in bundles, for a worker: it reads them there and looks nowhere else."""
-
-    @property
-    def mirror(self) -> MirrorOfStore | None:
-        """What stands between this folder and the object store whose mirror it is; None for a folder of a disk."""
-        return mirror_of(self.root)
-
-    @property
-    def name(self) -> str:
-        """The data folder as a person names it: its path or its address."""
-        return str(self.mirror or self.root)
-
-    def shown(self, path: Path) -> str:
-        """A file of the folder as a person names it: by its path, or below the address."""
-        inside = self.mirror and path.is_relative_to(self.root)
-        return f"{self.mirror}/{path.relative_to(self.root)}" if inside else str(path)
-
-    def word(self, below: str = "") -> str:
-        """The data folder, or a folder of it, as a word of a command: quoted for a shell, with all that another machine must be told."""
-        address, question, options = (self.mirror.whole if self.mirror else str(self.root)).partition("?" if self.mirror else "\0")
-        return shlex.quote(f"{address}/{below}".rstrip("/") + question + options)
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing was ever written there."""
-        return not self.root.exists() if self.mirror is None else all(path.name == ".lock" for path in self.root.iterdir())
-
-    def _have(self, path: Path) -> None:
-        """In a worker's mirror of an object store: ask for a file before it is read."""
-        if (mirror := self.mirror) and mirror.asks:
-            mirror.have(path)
-
-    def size_of(self, video: Path) -> int | None:
-        """Bytes of a video of this folder, wherever it lies; None where it is gone."""
-        if (mirror := self.mirror) and video.is_relative_to(self.root) and (size := mirror.size_of(video)) is not None:
-            return size
-        return video.stat().st_size if video.is_file() else None
-
-    def still_held(self) -> None:
-        """Raise StoreError where this driver has lost the folder to another one."""
-        if mirror := self.mirror:
-            mirror.check()
 
     def refresh(self, tables: Iterable[str], key: str) -> None:
         """See what a worker wrote into files of its own that may have another mirror. Raises StoreError."""
@@ -309,7 +264,7 @@ class Store(Writer):
         `schema`: the columns it must have, with their version as metadata (`Table.schema()`); None for any. A part whose footer
         cannot be read or whose recipe is not what its fingerprint says counts as none.
         """
-        self._have(self.part(table, key))
+        self.have(self.part(table, key))
         try:
             refuse_odd(self.part(table, key))
             found = self._schema_in(self.part(table, key))
@@ -347,7 +302,7 @@ class Store(Writer):
     def _line(self, table: str, key: str, schema: pa.Schema) -> Line | None:
         """What the ledger or else its footer says of a part; `fits` is '' where it does not. None of what `made_by` takes for none."""
         path, wanted = self.part(table, key), self.digest_of_schema(schema)
-        self._have(path)
+        self.have(path)
         try:
             facts = self._facts_of(path, refuse_odd(path))
             line = self.ledger.find(table, key)
@@ -441,7 +396,7 @@ class Store(Writer):
         """A committed part as it was written, held against its digest. Raises as `read` does."""
         if (table, key) in self.told:
             return self._in_bundle(table, key)
-        self._have(self.part(table, key))
+        self.have(self.part(table, key))
         try:
             return read_sealed(self.part(table, key))
         except FileNotFoundError:
@@ -553,7 +508,7 @@ class Store(Writer):
 
     def error(self, table: str, key: str) -> ErrorRecord | None:
         """The recorded failure of `key`, if there is one that can be read."""
-        self._have(self.error_file(table, key))
+        self.have(self.error_file(table, key))
         try:
             return ErrorRecord(**unseal(self.error_file(table, key)))
         except (OSError, CorruptFileError, TypeError):
@@ -581,92 +536,6 @@ class Store(Writer):
             return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
         except UNREADABLE:
             return set()
-
-    def is_the_one(self, token: str) -> bool:
-        """Whether this is the folder that a token was taken of, as this machine sees it."""
-        self._have(self.root / ".folder")
-        try:
-            refuse_odd(self.root / ".folder")
-            return (self.root / ".folder").read_text().strip() == token
-        except (OSError, CorruptFileError):
-            return False
-
-    def token(self) -> str:
-        """A word that only this folder holds, by which a worker on another machine knows that it sees the same one."""
-        path = self.root / ".folder"
-        with suppress(OSError, CorruptFileError):
-            return check_token(path)
-        word = uuid.uuid4().hex
-        word += hashlib.sha256(word.encode()).hexdigest()[:16]
-        with self.aside(path) as temporary:
-            temporary.write_text(word)
-        return word
-
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a small file of the run itself, with its digest."""
-        with self.aside(self.root / name) as temporary:
-            temporary.write_text(seal(value))
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The content of a small file of the run itself; None when there is none.
-
-        Raises CorruptFileError that names a file which is not what was written.
-        """
-        try:
-            return unseal(self.root / name)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def read_list(self, name: str, listed: str, /, **kinds: type) -> list[dict[str, Any]]:
-        """The mappings that a small file lists under `listed`, each with values of these kinds; none when there is no file.
-
-        Raises CorruptFileError that names a file which lists anything else.
-        """
-        entries = (self.read_json(name) or {}).get(listed, [])
-
-        def fits(one: Any) -> bool:
-            return isinstance(one, dict) and all(isinstance(one.get(field), kind) for field, kind in kinds.items())
-
-        if isinstance(entries, list) and all(map(fits, entries)):
-            return entries
-        raise CorruptFileError(self.root / name, f"its {listed!r} are not what a run lists there; remove it, the next run writes it anew")
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one driver. The kernel frees the lock when its holder dies, however it dies; in a store its lease ends."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = lock_file(self.root / ".lock")
-        except OSError as error:
-            raise StoreError(f"cannot write to the data folder {self.root}: {error.strerror}; choose another with --data") from error
-        with file:
-            try:
-                held = _hold(file)
-            except OSError as error:
-                raise StoreError(f"the data folder {self.root} cannot be locked: {error.strerror}; choose another with --data") from error
-            if not held:
-                file.seek(0)
-                holder = file.read().decode().strip() or "another driver"
-                raise StoreError(f"{self.name} is in use by {holder}; wait for it or stop it")
-            with room(self.root), self.mirror.held() if self.mirror else nullcontext():
-                file.truncate(0)
-                file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
-                for leftover in self.root.rglob(".*.tmp"):
-                    if ASIDE.fullmatch(leftover.name) and leftover.is_file():  # nothing of others
-                        leftover.unlink(missing_ok=True)
-                if self.mirror is None:
-                    take_over(self.root)
-                yield
-
-
-def _hold(file: IO[bytes]) -> bool:
-    """Lock a file for this process alone, unless another holds it for longer than who feels for the lock (`whim status --watch`)."""
-    for pause_s in (0.05, 0.1, 0.2, 0.0):
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(pause_s)
-    return False
 
 
 def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:
@@ -698,13 +567,3 @@ def _line_of(facts: Facts, found: pa.Schema, recipe: Mapping[str, Any], schema: 
     lacks = " ".join(name for name in schema.names if name not in there)
     told = (str(recipe.get("fingerprint", "")), lacks, json.dumps(recipe.get("item", {}), sort_keys=True))
     return Line(*facts, wanted, *told, *(place or ("", 0)))
-
-
-def check_token(path: Path) -> str:
-    """The word of a folder, whose end is a digest of its beginning; one of an earlier version has none. Raises CorruptFileError."""
-    refuse_odd(path)
-    content = path.read_bytes()
-    word = content[:32]
-    if content not in (word, word + hashlib.sha256(word).hexdigest()[:16].encode()) or not re.fullmatch(rb"[0-9a-f]{32}", word):
-        raise CorruptFileError(path, "it is no word of a data folder")
-    return content.decode()

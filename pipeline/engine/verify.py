@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 from fitting.files import sha256_of
 from pipeline.engine.bundles.bundle import Bundle, Part, is_bundle, write_bundle, written_by
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.files.data_folder import check_token
 from pipeline.engine.files.part import read_sealed, write_part
 from pipeline.engine.files.shard import check_shard
 from pipeline.engine.orders import Receipt
 from pipeline.engine.stated import SUMS, stated_in
-from pipeline.engine.store import OF_PEOPLE, Store, check_token
+from pipeline.engine.store import OF_PEOPLE, Store
 from stages import tables
 from stages.digest import HTML, UNREADABLE, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.shards import SPLITS

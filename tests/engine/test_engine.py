@@ -210,7 +210,7 @@ def test_who_only_feels_for_the_lock_keeps_no_driver_out(tmp_path: Path, monkeyp
     (tmp_path / ".lock").touch()
     with (tmp_path / ".lock").open("rb") as watcher:
         fcntl.flock(watcher, fcntl.LOCK_SH)
-        monkeypatch.setattr("pipeline.engine.store.time.sleep", lambda _: fcntl.flock(watcher, fcntl.LOCK_UN))
+        monkeypatch.setattr("pipeline.engine.files.data_folder.time.sleep", lambda _: fcntl.flock(watcher, fcntl.LOCK_UN))
         with Store(tmp_path).lock(), pytest.raises(BlockingIOError):
             fcntl.flock(watcher, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be_locked_is_not_told_as_in_use(tmp_path: Path, mo
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("pipeline.engine.store.fcntl.flock", refuse)
+    monkeypatch.setattr("pipeline.engine.files.data_folder.fcntl.flock", refuse)
     with pytest.raises(StoreError, match="cannot be locked: No locks available"), Store(tmp_path).lock():
         pass
 

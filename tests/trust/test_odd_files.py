@@ -12,8 +12,9 @@ import pytest
 import whim
 from fitting.compiled import machine_code
 from pipeline.browse.index import index_file, renew
+from pipeline.engine.files.data_folder import check_token
 from pipeline.engine.files.part import read_sealed
-from pipeline.engine.store import Store, check_token
+from pipeline.engine.store import Store
 from pipeline.engine.verify import verify
 from pipeline.folder import GRANTED, Asked, load
 from stages.digest import CorruptFileError, check_text, seal, unseal

@@ -47,9 +47,9 @@ def pretend(folder: Path, num_clips: int) -> None:
                     store.commit(recipes.table(task), columns.key(task), content, recipes.recipe(task))
                 for task in columns.tasks_of_clips(video):
                     table, key = recipes.table(task), columns.key(task)
-                    part, fits = store.part(table, key), store.digest_of_schema(schemas[columns.stage[task]])
+                    part, fits = store.part(table, key), store.footers.digest_of_schema(schemas[columns.stage[task]])
                     part.touch()
-                    store.ledger.note(table, key, Line(*facts_of(part.stat()), fits, recipes.fingerprint(task), "", "{}"))
+                    store.footers.ledger.note(table, key, Line(*facts_of(part.stat()), fits, recipes.fingerprint(task), "", "{}"))
     graph.load()
     assert not graph.pending
     graph.remember()

@@ -52,7 +52,7 @@ def finish(
     another data folder.
     """
     _refuse_foreign(_folder(graph))
-    graph.store.write_ledger()
+    graph.store.footers.write_ledger()
     compaction, tables = Compaction(graph.store, most_loose), _tables_to_compact(graph)
     with graph.store.sole():
         compaction.mend(tables)

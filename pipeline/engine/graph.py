@@ -255,7 +255,7 @@ class Graph:
     def remember(self) -> None:
         """Write down the hashes of local files that this plan took, and what it read in footers."""
         self._contents.remember()
-        self.store.write_ledger()
+        self.store.footers.write_ledger()
 
     def _all(self, numbers: Iterable[int]) -> list[Task]:
         return [Task(self._recipes, number) for number in numbers]

@@ -10,38 +10,31 @@ Written means: flushed, renamed, and the folder flushed. Read means: held agains
 """
 
 import errno
-import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
-from pipeline.engine.durable import StoreError, flush
+from pipeline.engine.durable import flush
 from pipeline.engine.files.data_folder import DataFolder
-from pipeline.engine.files.ledger import NAME as LEDGER
-from pipeline.engine.files.ledger import Facts, Ledger, Line, facts_of, read_lines
+from pipeline.engine.files.footers import Footers
 from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, write_part
-from pipeline.engine.files.shard import CLIPS, open_shard
+from pipeline.engine.files.shard import CLIPS, open_shard, schema_in
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
 from stages.shards import whole_of
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
-
-_log = logging.getLogger(__name__)
 
 OF_PEOPLE = ("verdicts", "audits")
 """Tables that no stage makes, and no run makes again."""
@@ -66,9 +59,10 @@ class Store(DataFolder):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._schemas: dict[int, tuple[pa.Schema, str]] = {}  # by identity: they are made once
+        self.footers = Footers(self)
         self._folders: dict[str, Path] = {}
-        self._bundles: dict[str, Bundles] = {}  # by folder: a table may come by another name
+        self.seen: dict[str, Bundles] = {}
+        """Bundles of the tables that were asked for, by folder: a table may come by another name."""
         self._is_sole = False
         self._gathered: Gathered | None = None
         self.told: Mapping[tuple[str, str], Place] = {}
@@ -82,9 +76,9 @@ class Store(DataFolder):
 
     def part(self, table: str, key: str) -> Path:
         """The part's own file in `table` (which may name a sub-folder: person_detections/blazepose), where it lies in no bundle."""
-        return self._folder(table) / f"{key}.parquet"
+        return self.folder(table) / f"{key}.parquet"
 
-    def _folder(self, table: str) -> Path:
+    def folder(self, table: str) -> Path:
         """Where a table lies: under its name of before in a data folder that no run has taken over yet."""
         if table not in self._folders:
             name, _, detector = table.partition("/")
@@ -105,7 +99,7 @@ class Store(DataFolder):
     def loose(self, table: str) -> dict[str, os.stat_result]:
         """What the disk says of the parts that have files of their own."""
         found = {}
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder(table)) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder(table)) as entries:
             for entry in entries:
                 if entry.name.endswith(".parquet"):
                     with suppress(FileNotFoundError):  # it has just come into a bundle
@@ -114,23 +108,24 @@ class Store(DataFolder):
 
     def loose_keys(self, table: str) -> set[str]:
         """Keys of the parts that have files of their own, without a look at each."""
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder(table)) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder(table)) as entries:
             return {entry.name.removesuffix(".parquet") for entry in entries if entry.name.endswith(".parquet")}
         return set()
 
     def bundles(self, table: str) -> Bundles:
         """The bundles of a table, as they are now."""
-        return self._bundles_of(table).fresh(sole=self._is_sole)
+        return self.seen_bundles(table).fresh(sole=self._is_sole)
 
-    def _bundles_of(self, table: str) -> Bundles:
-        where = str(self._folder(table))  # a path of each look takes longer than all else here
-        if where not in self._bundles:
-            self._bundles[where] = Bundles(self._folder(table) / BUNDLES, lambda: self.ledger, table)
-        return self._bundles[where]
+    def seen_bundles(self, table: str) -> Bundles:
+        """The bundles of a table, as they were seen last."""
+        where = str(self.folder(table))  # a path of each look takes longer than all else here
+        if where not in self.seen:
+            self.seen[where] = Bundles(self.folder(table) / BUNDLES, lambda: self.footers.ledger, table)
+        return self.seen[where]
 
     def _opened(self, table: str, name: str) -> Bundle:
         """A bundle with its footer; of an object store it is fetched, once, as it never changes. Raises what `UNREADABLE` lists."""
-        bundles = self._bundles_of(table)
+        bundles = self.seen_bundles(table)
         if (mirror := self.mirror) and not (bundles.folder / name).is_file():
             mirror.have(bundles.folder / name)
         return bundles.open(name)
@@ -138,7 +133,7 @@ class Store(DataFolder):
     @contextmanager
     def sole(self) -> Iterator[None]:
         """Within the block nobody else changes bundles, but for workers that tell this process (`take_in`): it holds the lock."""
-        for bundles in self._bundles.values():
+        for bundles in self.seen.values():
             bundles.fresh()
         self._is_sole = True
         try:
@@ -167,7 +162,7 @@ class Store(DataFolder):
     def known_place(self, table: str, key: str) -> Place | None:
         """Where a part lies in a bundle, by what the ledger was told last: of one that was seen since, without a look at the disk."""
         files = self.bundles(table).files
-        line = self.ledger.find(table, key) if files else None
+        line = self.footers.ledger.find(table, key) if files else None
         return Place(line.bundle, line.row_group) if line and line.bundle in files else None
 
     def held(self, table: str, key: str) -> tuple[Held, pa.Schema] | None:
@@ -196,7 +191,7 @@ class Store(DataFolder):
             if place is None and attempt:
                 break
             if place is None:
-                self._bundles_of(table).fresh(sought=True)
+                self.seen_bundles(table).fresh(sought=True)
                 continue
             try:
                 bundle = self._opened(table, place.name)
@@ -251,11 +246,11 @@ class Store(DataFolder):
 
     def corrupt(self, table: str) -> list[str]:
         """Keys of the corrupt parts that wait for their successors."""
-        return [path.name.removesuffix(".parquet.corrupt") for path in self._folder(table).glob("*.parquet.corrupt")]
+        return [path.name.removesuffix(".parquet.corrupt") for path in self.folder(table).glob("*.parquet.corrupt")]
 
     def changed_ns(self, table: str) -> int:
         """When a part of a table has landed last, or gone, or moved into a bundle; 0 where there is no table."""
-        folder = self._folder(table)
+        folder = self.folder(table)
         return sum(one.stat().st_mtime_ns for one in (folder, folder / BUNDLES) if one.exists())
 
     def made_by(self, table: str, key: str, schema: pa.Schema | None = None) -> dict[str, Any] | None:
@@ -267,119 +262,13 @@ class Store(DataFolder):
         self.have(self.part(table, key))
         try:
             refuse_odd(self.part(table, key))
-            found = self._schema_in(self.part(table, key))
+            found = schema_in(self.part(table, key))
         except FileNotFoundError:
             held = self.held(table, key)
             return None if held is None else recipe_of(held, schema, table)
         except UNREADABLE:
             return None
         return recipe_in(found, schema, table)
-
-    def fingerprint(self, table: str, key: str, schema: pa.Schema) -> str | None:
-        """What a committed part was made from, as the ledger or its footer says; '' when it does not fit `schema`, None without a part."""
-        line = self._line(table, key, schema)
-        return line.fingerprint if line else None
-
-    def item(self, table: str, key: str, schema: pa.Schema) -> dict[str, Any]:
-        """The `item` of a committed part's recipe; empty without one."""
-        line = self._line(table, key, schema)
-        found: dict[str, Any] = json.loads(line.item) if line and line.fits else (self.made_by(table, key) or {}).get("item", {})
-        return found
-
-    def lacks(self, table: str, key: str, schema: pa.Schema, columns: Collection[str]) -> bool:
-        """Whether a committed part was written without some of these columns of its schema."""
-        line = self._line(table, key, schema)
-        return bool(line and set(columns) & set(line.lacks.split()))
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """What is known of the footers; nothing where there is no ledger, or a damaged one."""
-        try:
-            return Ledger(read_lines(self.part("", LEDGER)))
-        except UNREADABLE:
-            return Ledger()
-
-    def _line(self, table: str, key: str, schema: pa.Schema) -> Line | None:
-        """What the ledger or else its footer says of a part; `fits` is '' where it does not. None of what `made_by` takes for none."""
-        path, wanted = self.part(table, key), self.digest_of_schema(schema)
-        self.have(path)
-        try:
-            facts = self._facts_of(path, refuse_odd(path))
-            line = self.ledger.find(table, key)
-            if line and line.fits == wanted and not line.bundle and line[:4] == facts:
-                return line
-            found = self._schema_in(path)
-        except FileNotFoundError:
-            return self._line_in_bundle(table, key, schema)
-        except UNREADABLE:
-            return None
-        recipe = recipe_in(found, schema, table)
-        if not recipe:
-            return None if recipe is None else _NO_FIT
-        line = _line_of(facts, found, recipe, schema, wanted)
-        self.ledger.note(table, key, line)
-        return line
-
-    def _facts_of(self, path: Path, stat: os.stat_result) -> Facts:
-        """Facts of a part's own file, by which a line of the ledger stands for it and for no other in its place."""
-        return (self.mirror and self.mirror.facts_of(path, stat)) or facts_of(stat)
-
-    def _schema_in(self, path: Path) -> pa.Schema:
-        """Schema and metadata of a part, from its footer. Raises what `UNREADABLE` lists."""
-        return open_shard(path).schema_arrow if self.mirror else pq.read_schema(path)
-
-    def _line_in_bundle(self, table: str, key: str, schema: pa.Schema) -> Line | None:
-        place, wanted = self.place(table, key), self.digest_of_schema(schema)
-        if place is None:
-            return None
-        line, facts = self.ledger.find(table, key), self._bundles_of(table).files.get(place.name)
-        if line and line.fits == wanted and line.bundle == place.name and line[:4] == facts:
-            return line
-        held = self.held(table, key)
-        recipe = None if held is None else recipe_of(held, schema, table)
-        if held is None or not recipe or facts is None:
-            return None if recipe is None else _NO_FIT
-        line = _line_of(facts, held[1], recipe, schema, wanted, place)
-        self.ledger.note(table, key, line)
-        return line
-
-    def digest_of_schema(self, schema: pa.Schema) -> str:
-        """What lines of the ledger say of the schema that a part fits."""
-        if id(schema) not in self._schemas:
-            self._schemas[id(schema)] = schema, hashlib.sha256(schema.serialize()).hexdigest()[:16]
-        return self._schemas[id(schema)][1]
-
-    def write_ledger(self) -> None:
-        """Write down what footers said that the ledger did not know. For who holds the lock.
-
-        Where it cannot be written that is told and no more: it decides nothing.
-        """
-        self._complete_ledger()
-        if not self.ledger.fresh:
-            return
-        lines = self._on_disk(self.ledger.lines())
-        try:
-            with self.aside(self.part("", LEDGER)) as temporary:
-                write_part(sealed(lines, {}), temporary)
-        except (StoreError, OSError) as error:
-            _log.warning("%s is not written, so that the next plan takes longer: %s", self.part("", LEDGER), error)
-            return
-        self.succeeded("", LEDGER)
-        self.ledger = Ledger(lines)
-
-    def _complete_ledger(self) -> None:
-        """See that the ledger names all parts of the bundles that it names: where one lies is looked up there."""
-        for bundles in self._bundles.values():
-            for key, place in bundles.untold():
-                line = self.ledger.find(bundles.table, key)
-                if line is None or (line.bundle != place.name and (line.bundle or not self.part(bundles.table, key).exists())):
-                    self.ledger.note(bundles.table, key, Line(*bundles.files[place.name], "", "", "", "{}", *place))
-
-    def _on_disk(self, lines: pa.Table) -> pa.Table:
-        """Lines but for those of bundles that are gone."""
-        named = lines.filter(pc.not_equal(lines["bundle"], "")).group_by(["table", "bundle"]).aggregate([]).to_pylist()
-        gone = [one["bundle"] for one in named if not (self._folder(one["table"]) / BUNDLES / one["bundle"]).exists()]
-        return lines.filter(pc.invert(pc.is_in(lines["bundle"], pa.array(gone, pa.string())))) if gone else lines
 
     def read(self, kind: type[T], table: str, key: str) -> T:
         """The columns of a committed part, held against its digest.
@@ -446,7 +335,7 @@ class Store(DataFolder):
             finally:
                 self._gathered = None
             for table, parts in gathered.in_files():
-                path = self._folder(table) / BUNDLES / name_of(bundles[table], len(parts))
+                path = self.folder(table) / BUNDLES / name_of(bundles[table], len(parts))
                 if not path.parent.is_dir():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     flush(path.parent.parent)
@@ -457,7 +346,7 @@ class Store(DataFolder):
 
     def _can_write_bundles(self, table: str) -> bool:
         """Whether bundles of a table can be written; a folder that is not there is made."""
-        folder = self._folder(table) / BUNDLES
+        folder = self.folder(table) / BUNDLES
         return not folder.exists() or os.access(folder, os.W_OK | os.X_OK)
 
     def succeeded(self, table: str, key: str) -> None:
@@ -467,7 +356,7 @@ class Store(DataFolder):
 
     def corrupt_file(self, table: str, key: str) -> Path:
         """Where a corrupt part waits for its successor."""
-        return self._folder(table) / f"{key}.parquet.corrupt"
+        return self.folder(table) / f"{key}.parquet.corrupt"
 
     def set_corrupt_aside(self, path: Path) -> None:
         """Take a corrupt part out of the way of its successor; it is kept until that is committed. What people said has none: it stays."""
@@ -489,7 +378,7 @@ class Store(DataFolder):
     def _set_bundled_aside(self, table: str, key: str) -> None:
         """Have a corrupt part of a bundle count as none: what lies of it there is copied; the others stand."""
         place, content = self.place(table, key), b""
-        if place is None or (self.mirror and self.mirror.drop_damaged(self._bundles_of(table).folder / place.name)):
+        if place is None or (self.mirror and self.mirror.drop_damaged(self.seen_bundles(table).folder / place.name)):
             return
         try:
             bundle = self._opened(table, place.name)
@@ -504,7 +393,7 @@ class Store(DataFolder):
 
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
-        return self._folder(table) / f"{key}.error.json"
+        return self.folder(table) / f"{key}.error.json"
 
     def error(self, table: str, key: str) -> ErrorRecord | None:
         """The recorded failure of `key`, if there is one that can be read."""
@@ -557,13 +446,3 @@ _TRIES = 5
 
 _LATE_S = 0.5
 """How long a file may be hidden on this machine that another one has just written; it is looked for five times."""
-
-_NO_FIT = Line(0, 0, 0, 0, "", "", "", "{}")
-"""What is said of a part whose columns are another version's."""
-
-
-def _line_of(facts: Facts, found: pa.Schema, recipe: Mapping[str, Any], schema: pa.Schema, wanted: str, place: Place | None = None) -> Line:
-    there = set(found.names)
-    lacks = " ".join(name for name in schema.names if name not in there)
-    told = (str(recipe.get("fingerprint", "")), lacks, json.dumps(recipe.get("item", {}), sort_keys=True))
-    return Line(*facts, wanted, *told, *(place or ("", 0)))

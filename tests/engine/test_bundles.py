@@ -91,7 +91,7 @@ def test_a_plan_with_the_ledger_opens_no_bundle(bundled: Path, monkeypatch: pyte
     monkeypatch.setattr(Bundle, "open", classmethod(lambda cls, path: opened.append(path)))
     graph = Graph(toy.recipe(), toy.manifest("a", "b"), Store(bundled))
     for table, schema in (("reviews", Reviews.schema()), ("hands", Hands.schema())):
-        assert all(graph.store.fingerprint(table, key, schema) for key in graph.store.keys(table))
+        assert all(graph.store.footers.fingerprint(table, key, schema) for key in graph.store.keys(table))
     assert opened == []
 
 
@@ -217,7 +217,7 @@ KILLS = {
     "bundle renamed": ("pipeline.engine.bundles.compaction", "_same", "before"),
     "first loose file gone": ("pipeline.engine.bundles.compaction.Compaction", "_unlink", "after"),
     "before the dead bundle goes": ("pipeline.engine.bundles.places.Bundles", "leave", "before"),
-    "before the ledger is written": ("pipeline.engine.store.Store", "write_ledger", "before 2"),
+    "before the ledger is written": ("pipeline.engine.files.footers.Footers", "write_ledger", "before 2"),
 }
 
 

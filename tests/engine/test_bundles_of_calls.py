@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.engine.bundles.bundle import Bundle, write_bundle
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.files.footers import Footers
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.store import Store
@@ -130,7 +131,7 @@ def test_a_clip_that_is_removed_leaves_the_others_of_its_bundle(data: Path) -> N
     with Store(data).lock():
         store = Store(data)
         assert Compaction(store).leave("reviews", lambda one: one == key) == [key]
-        store.write_ledger()
+        store.footers.write_ledger()
     assert contents(data) == {one: said for one, said in before.items() if one != ("reviews", key)}
     assert verify(data).corrupt == {}
 
@@ -157,11 +158,16 @@ def test_a_worker_reads_where_the_driver_says_and_opens_no_ledger(data: Path, mo
     assert {graph.stages[task.stage].name for task in graph.pending} == {"after"}
     opened: list[Path] = []
 
-    class Watched(Store):
+    class Counted(Footers):
         @property
         def ledger(self) -> Any:
-            opened.append(self.root)
-            return Store(self.root).ledger
+            opened.append(self.store.root)
+            return Store(self.store.root).footers.ledger
+
+    class Watched(Store):
+        def __init__(self, root: Path) -> None:
+            super().__init__(root)
+            self.footers = Counted(self)
 
     monkeypatch.setattr("pipeline.engine.worker.Store", Watched)
     with graph.store.lock():

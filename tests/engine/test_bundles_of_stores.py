@@ -228,7 +228,7 @@ def test_a_clip_that_is_removed_is_in_no_object(store: ObjectStore, folder: str,
     here = Store(opened(root))
     with here.lock():
         assert Compaction(here).leave("reviews", lambda key: key == "a-0007") == ["a-0007"]
-        here.write_ledger()
+        here.footers.write_ledger()
     assert contents(opened(root)) == {one: said for one, said in near.items() if one != ("reviews", "a-0007")}
     for name in parts_of(store, folder):
         assert b"a-0007" not in store.content(folder, name) or name.startswith("hands/")

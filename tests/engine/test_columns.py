@@ -83,7 +83,7 @@ def test_memory_of_a_plan_grows_by_bytes_a_clip(tmp_path: Path) -> None:
     pretend(tmp_path, 1600)
     took = {num_clips: min(memory_of_plan(tmp_path, num_clips) for _ in range(2)) for num_clips in (800, 1600)}  # what else lives is noise
     assert (took[1600] - took[800]) / 800 < BYTES_A_CLIP
-    known = Store(tmp_path).ledger.known
+    known = Store(tmp_path).footers.ledger.known
     assert len(known) == 1600 * 2 + 1600 // 16 * 2
     assert known.nbytes / len(known) < BYTES_A_LINE
 

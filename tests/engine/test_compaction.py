@@ -30,7 +30,7 @@ def bundled(root: Path, table: str, keys: Sequence[str] = KEYS) -> Store:
     with store.lock(), store.sole():
         commit(store, table, keys)
         Compaction(store, most_loose=0).end([(table, keys)])
-        store.write_ledger()
+        store.footers.write_ledger()
     assert store.loose(table) == {}
     return store
 
@@ -129,13 +129,13 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
     store = Store(tmp_path)
     with store.lock(), store.sole():
         for key in (*KEYS, *later):
-            store.fingerprint("hands", key, People.schema())
-        store.write_ledger()
+            store.footers.fingerprint("hands", key, People.schema())
+        store.footers.write_ledger()
         store.corrupt_file("hands", later[0]).write_bytes(b"")
         Compaction(store).mend(["hands"])
-        store.write_ledger()
-        store.fingerprint("hands", later[1], People.schema())
-        store.write_ledger()
+        store.footers.write_ledger()
+        store.footers.fingerprint("hands", later[1], People.schema())
+        store.footers.write_ledger()
     assert Store(tmp_path).keys("hands") == [*KEYS, *later[1:]]
 
 

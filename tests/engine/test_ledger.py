@@ -128,17 +128,17 @@ def test_parts_of_a_driver_that_died_are_taken_in_and_earlier_lines_stay(data: P
 def test_a_line_of_another_schema_stands_for_nothing(data: Path, footers: Footers) -> None:
     store = Store(data)
     narrower = Reviews.schema().remove(0)
-    assert store.fingerprint("reviews", "a-0001", narrower)
+    assert store.footers.fingerprint("reviews", "a-0001", narrower)
     assert footers() == ["reviews/a-0001"]
-    assert store.fingerprint("reviews", "a-0001", Reviews.schema().append(narrower.field("frame").with_name("new"))) == ""
+    assert store.footers.fingerprint("reviews", "a-0001", Reviews.schema().append(narrower.field("frame").with_name("new"))) == ""
 
 
 def test_lines_name_the_columns_that_a_part_lacks(data: Path) -> None:
     store, part = Store(data), Store(data).part("videos", "a")
-    assert not store.lacks("videos", "a", Videos.schema(), ["camera"])
+    assert not store.footers.lacks("videos", "a", Videos.schema(), ["camera"])
     table = pq.read_table(part)
     kept = {key: value for key, value in table.schema.metadata.items() if key != b"digest"}
     pq.write_table(table.drop_columns(["camera"]).replace_schema_metadata(kept), part)
     for again in (store, Store(data)):
-        assert again.lacks("videos", "a", Videos.schema(), ["camera"])
-        assert not again.lacks("videos", "a", Videos.schema(), ["extra"])
+        assert again.footers.lacks("videos", "a", Videos.schema(), ["camera"])
+        assert not again.footers.lacks("videos", "a", Videos.schema(), ["extra"])

@@ -14,6 +14,7 @@ import pytest
 from fitting.files import sha256_of
 from pipeline.dataset.index import renew_index
 from pipeline.engine.durable import StoreError
+from pipeline.engine.files.footers import Footers
 from pipeline.engine.finish import Where, finish, packed_videos, shard_files
 from pipeline.engine.graph import Graph
 from pipeline.engine.orders import Outcome
@@ -166,10 +167,15 @@ def test_a_shard_is_packed_from_bundles_by_what_the_driver_says(make: Make, tmp_
         assert not store.loose(table)
         assert store.bundles(table).files
 
-    class Watched(Store):
+    class Unread(Footers):
         @property
         def ledger(self) -> Any:
             raise AssertionError("it looks a part up")
+
+    class Watched(Store):
+        def __init__(self, root: Path) -> None:
+            super().__init__(root)
+            self.footers = Unread(self)
 
     monkeypatch.setattr("pipeline.engine.worker.Store", Watched)
     make("anna", "bert", jpeg_quality=71)

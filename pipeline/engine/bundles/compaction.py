@@ -161,7 +161,7 @@ class Compaction:
 
     def _known_in(self, table: str, name: str) -> set[str]:
         """Keys of the parts that lay in a damaged bundle alone, as far as the ledger tells."""
-        told, bundles = self.store.ledger.bundled(table), self.store.bundles(table)
+        told, bundles = self.store.footers.ledger.bundled(table), self.store.bundles(table)
         if told is None or name not in told.facts:
             return set()
         keys = told.keys.filter(pa.array(told.bundle == list(told.facts).index(name))).to_pylist()
@@ -252,9 +252,9 @@ class Compaction:
 
     def _note(self, table: str, part: Part, place: Place, facts: Facts) -> None:
         """Tell the ledger where a part lies now."""
-        line = self.store.ledger.find(table, part.key)
+        line = self.store.footers.ledger.find(table, part.key)
         same = line is not None and line.fingerprint == part.recipe.get("fingerprint")
-        self.store.ledger.note(table, part.key, Line(*facts, *(line[4:8] if line and same else ("", "", "", "{}")), *place))
+        self.store.footers.ledger.note(table, part.key, Line(*facts, *(line[4:8] if line and same else ("", "", "", "{}")), *place))
 
     def _unlink(self, table: str, read: Mapping[str, Facts]) -> None:
         """Remove loose files whose parts are in a bundle, those that are the ones that were read; what stood in for a part goes before."""

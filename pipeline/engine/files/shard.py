@@ -72,6 +72,11 @@ def open_shard(path: Path, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(path, **options) if far is None else pq.ParquetFile(far, pre_buffer=True, **options | {"memory_map": False})
 
 
+def schema_in(path: Path) -> pa.Schema:
+    """Schema and metadata of a part or a shard, from its footer. Raises what `UNREADABLE` lists."""
+    return open_shard(path).schema_arrow if mirror_of(path) else pq.read_schema(path)
+
+
 def _seal(path: Path) -> None:
     place = _place(path, _UNSET.encode())
     digest = _sha256_without(path, place)

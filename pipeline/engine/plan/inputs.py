@@ -87,7 +87,7 @@ class Inputs:
         }
         wanted = {"start_s": float(row.start_s[0]), "end_s": float(row.end_s[0]), "extra": str(row.extra[0])}
         identity |= {name: value for name, value in wanted.items() if value}
-        before = self.store.item(table_of(stage), row.video[0], tables_written(stage)[0].schema())
+        before = self.store.footers.item(table_of(stage), row.video[0], tables_written(stage)[0].schema())
         if is_pattern(source):
             images, listing = images_of_pattern(Path(source)), before.get("listing")
             with suppress(OSError):  # who fetches them tells it

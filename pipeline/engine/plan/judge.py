@@ -57,7 +57,7 @@ class Judge:
     def _parts(self, task: int) -> list[tuple[str, str | None]]:
         """The folder and the fingerprint of each part of a task; None of one that is not there."""
         key = self.columns.key(task)
-        return [(folder, self.store.fingerprint(folder, key, schema)) for folder, schema in self._tables[self.columns.stage[task]]]
+        return [(folder, self.store.footers.fingerprint(folder, key, schema)) for folder, schema in self._tables[self.columns.stage[task]]]
 
     def _settle_from(self, task: int, parts: Sequence[tuple[str, str | None]]) -> None:
         columns, wanted, needs = self.columns, self.recipes.fingerprint(task), self.columns.needs(task)
@@ -94,7 +94,7 @@ class Judge:
         if Videos in written and key in self.fetch:
             return Why.MISSING
         if Videos in written and self._is_here(key):
-            lacks = partial(self.store.lacks, self.recipes.table(task), key, Videos.schema())
+            lacks = partial(self.store.footers.lacks, self.recipes.table(task), key, Videos.schema())
             if lacks(Videos.young_columns().keys() - _NOT_FOR_CLIPS):
                 return Why.CODE
             return Why.PROBE if lacks(_NOT_FOR_CLIPS) else None

@@ -7,13 +7,15 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from stages.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.engine.roots.mirror import Mirror
 
 _FLUSHES = 8
 """Files that are flushed at once: a disk takes them in one go."""
@@ -37,112 +39,11 @@ class Written(NamedTuple):
     final: Path
 
 
-class MirrorOfStore(Protocol):
-    """A folder that stands for one in an object store (`pipeline.engine.roots`)."""
-
-    asks: bool
-
-    def put(self, files: Sequence[Written]) -> None:
-        """Write files as objects, before they have their names here."""
-        ...
-
-    def put_as_it_is(self, paths: Sequence[Path]) -> None:
-        """Write files that have their names here as objects."""
-        ...
-
-    def delete(self, paths: Sequence[Path]) -> None:
-        """Remove the objects of files."""
-        ...
-
-    def drop_damaged(self, path: Path) -> bool:
-        """Whether a file was damaged here alone."""
-        ...
-
-    def sync(self) -> None:
-        """Have what is there now, and nothing else."""
-        ...
-
-    def have(self, path: Path) -> None:
-        """Have the newest version of a file here."""
-        ...
-
-    def have_rows(self, path: Path) -> None:
-        """Have all of a shard here."""
-        ...
-
-    def ranges(self, path: Path) -> RawIOBase | None:
-        """A shard whose rows are not here, to be read out of the store by ranges."""
-        ...
-
-    def facts_of(self, path: Path, stat: os.stat_result) -> tuple[int, int, int, int] | None:
-        """Size and ETag of a shard, as numbers that are the same on all machines and another shard's are not; None of other files."""
-        ...
-
-    def is_older(self, path: Path, than: Path) -> bool:
-        """Whether a shard is in the store since before its index."""
-        ...
-
-    def have_all(self, folder: Path) -> None:
-        """Have all files of a folder here, shards without their rows."""
-        ...
-
-    def have_video(self, path: Path) -> None:
-        """Have a video here."""
-        ...
-
-    def have_kept(self, path: Path) -> None:
-        """Have the newest version of a fetched file here, unless that is still to be written to the store."""
-        ...
-
-    def make_room(self, keep: Path | None = None) -> None:
-        """Drop videos that the store has where they take too much room, but for one."""
-        ...
-
-    @property
-    def media_gb(self) -> float:
-        """Gigabytes of videos that stay here at most."""
-        ...
-
-    def videos(self) -> list[Path]:
-        """Where the videos of the store lie once they are here."""
-        ...
-
-    def size_of(self, path: Path) -> int | None:
-        """Bytes of a video in the store."""
-        ...
-
-    def held(self) -> AbstractContextManager[None]:
-        """Hold the folder in the store for one driver."""
-        ...
-
-    def is_driven(self) -> bool:
-        """Whether some driver holds the folder in the store."""
-        ...
-
-    def check(self) -> None:
-        """Raise StoreError where this driver no longer holds it."""
-        ...
-
-    @property
-    def token(self) -> str:
-        """Token of the lease that this process holds; '' without one."""
-        ...
-
-    @property
-    def whole(self) -> str:
-        """The address as another process needs it."""
-        ...
-
-    def __str__(self) -> str:
-        """The address in words."""
-        ...
+MIRRORS: dict[Path, "Mirror"] = {}
+"""Mirrors of object stores that this process has opened, by their folders (`pipeline.engine.roots`)."""
 
 
-MIRRORS: dict[Path, MirrorOfStore] = {}
-"""Mirrors that this process has opened, by their folders."""
-
-
-def mirror_of(path: Path) -> MirrorOfStore | None:
+def mirror_of(path: Path) -> "Mirror | None":
     """The mirror that a path lies in; None on a disk, as most do."""
     return next((mirror for folder, mirror in MIRRORS.items() if path.is_relative_to(folder)), None) if MIRRORS else None
 

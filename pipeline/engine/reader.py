@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fitting.files import sha256_of
-from pipeline.engine.durable import MirrorOfStore
 from pipeline.engine.orders import Order
 from pipeline.engine.plan.tasks import table_of, tables_of
+from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import as_ordered
 from stages.cameras.path import poses_said
@@ -116,7 +116,7 @@ class Reader:
             mirror.have_video(path)
         return path
 
-    def have_kept(self, mirror: MirrorOfStore, video: str) -> None:
+    def have_kept(self, mirror: Mirror, video: str) -> None:
         """Have what a machine fetched of a video before, the note on it and the file that it names: nothing is fetched twice."""
         note = self.store.root / "media" / f"{video}.info.json"
         mirror.have_kept(note)

@@ -16,11 +16,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from pipeline.engine.durable import ASIDE, MirrorOfStore, StoreError, Writer, lock_file, mirror_of, room
+from pipeline.engine.durable import ASIDE, StoreError, Writer, lock_file, mirror_of, room
 from pipeline.engine.files.part import take_over
 from stages.digest import CorruptFileError, refuse_odd, seal, unseal
+
+if TYPE_CHECKING:
+    from pipeline.engine.roots.mirror import Mirror
 
 
 class DataFolder(Writer):
@@ -30,7 +33,7 @@ class DataFolder(Writer):
         self.root = Path(root).absolute()
 
     @property
-    def mirror(self) -> MirrorOfStore | None:
+    def mirror(self) -> "Mirror | None":
         """What stands between this folder and the object store whose mirror it is; None for a folder of a disk."""
         return mirror_of(self.root)
 

@@ -291,6 +291,7 @@ class Mirror:
 
     @property
     def whole(self) -> str:
+        """The address as another process needs it."""
         return self.address.whole
 
     def __str__(self) -> str:

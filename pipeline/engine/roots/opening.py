@@ -24,7 +24,7 @@ def opened(root: str | Path, *, asks: bool = False, whole: bool = False, driver:
     address = Address.of(str(root))
     folder = _cache() / "roots" / address.digest
     mirror = MIRRORS.get(folder)
-    if not isinstance(mirror, Mirror):
+    if mirror is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -19,7 +19,7 @@ from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
 from pipeline.engine.bundles.compaction import Compaction
 from pipeline.engine.durable import have_rows
 from pipeline.engine.durable import remove as discard
-from pipeline.engine.files.shard import write_shard
+from pipeline.engine.files.shard import clips_in, write_shard
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.store import Store
 from pipeline.manifest import storable, withdrawn_in, without
@@ -176,7 +176,7 @@ def _leave_shards(store: Store, ids: Collection[str], gone: Removal) -> None:
     listed = {shards / entry["path"] for entry in entries}
     stale = [shards / entry["path"] for entry in entries if entry.get("stale")]
     for path in sorted(shards.glob("*/*-of-*.parquet")):
-        if store.mirror and (held := store.clips_in(path)) and not any(video in ids for video, _ in held):
+        if store.mirror and (held := clips_in(path)) and not any(video in ids for video, _ in held):
             continue  # by its footer; of one in the store no bit has flipped since
         try:
             have_rows(path)

@@ -16,6 +16,7 @@ from fitting.files import hand_of, model_file, prior_source, sha256_of
 from pipeline.dataset.audits import card_lines
 from pipeline.dataset.card import dataset_card
 from pipeline.engine.durable import have_rows, remove
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.files.shard import check_shard, open_shard
 from pipeline.engine.finish import ShardFiles
 from pipeline.engine.store import Store
@@ -73,7 +74,7 @@ def renew_index(shards: ShardFiles | None) -> list[Path]:
         except CorruptFileError as error:
             if error.path not in paths:
                 raise
-            store.set_corrupt_aside(error.path)
+            set_corrupt_aside(store, error.path)
             paths.remove(error.path)
             damaged.append(error.path)
         else:

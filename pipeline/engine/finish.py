@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.engine.bundles.compaction import MOST_LOOSE, Compaction
 from pipeline.engine.durable import StoreError, remove
+from pipeline.engine.files.shard import clips_in
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.cluster import join
 from pipeline.engine.nodes.environments import check_environments
@@ -167,7 +168,7 @@ def shard_files(graph: Graph) -> ShardFiles | None:
     tasks = _tasks(graph)
     done = {path for path, task in tasks.items() if task.state is State.DONE}
     earlier = {path for path in _recorded(graph, folder) - tasks.keys() if path.is_file()}
-    held = {clip for path in earlier for _, clip in graph.store.clips_in(path)}  # no frame is listed twice
+    held = {clip for path in earlier for _, clip in clips_in(path)}  # no frame is listed twice
     current = sorted(path for path in done if not held & {need.key for need in tasks[path].needs})
     return ShardFiles(folder, tuple(current), tuple(sorted(path for path in (tasks.keys() - done) | earlier if path.is_file())))
 
@@ -214,7 +215,7 @@ def _is_ours(graph: Graph, shard: Path) -> bool:
     root = graph.store.root
     if shard.resolve() == root.resolve() / shard.relative_to(root):
         return True
-    held = graph.store.clips_in(shard)
+    held = clips_in(shard)
     return bool(held) and all(graph.store.has("videos", video) for video, _ in held)
 
 
@@ -241,6 +242,6 @@ def _retired(graph: Graph) -> list[Path]:
         unpacked = {task.key for task in graph.tasks if graph.stages[task.stage].key == "clip"} - packed_clips
 
     def is_wanted(path: Path) -> bool:
-        return any(video in waiting or clip in unpacked for video, clip in graph.store.clips_in(path))
+        return any(video in waiting or clip in unpacked for video, clip in clips_in(path))
 
     return [path for path in earlier if _is_ours(graph, path) and not is_wanted(path)]

@@ -10,7 +10,6 @@ Written means: flushed, renamed, and the folder flushed. Read means: held agains
 """
 
 import errno
-import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,15 +28,11 @@ from pipeline.engine.durable import flush
 from pipeline.engine.files.data_folder import DataFolder
 from pipeline.engine.files.footers import Footers
 from pipeline.engine.files.part import FORMERLY, read_sealed, recipe_in, recipe_of, sealed, write_part
-from pipeline.engine.files.shard import CLIPS, open_shard, schema_in
+from pipeline.engine.files.shard import schema_in
 from stages.digest import UNREADABLE, CorruptFileError, digest_of, refuse_odd, seal, unseal
-from stages.shards import whole_of
 from stages.tables import Table
 
 T = TypeVar("T", bound=Table)
-
-OF_PEOPLE = ("verdicts", "audits")
-"""Tables that no stage makes, and no run makes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,7 @@ class Store(DataFolder):
             self.seen[where] = Bundles(self.folder(table) / BUNDLES, lambda: self.footers.ledger, table)
         return self.seen[where]
 
-    def _opened(self, table: str, name: str) -> Bundle:
+    def open_bundle(self, table: str, name: str) -> Bundle:
         """A bundle with its footer; of an object store it is fetched, once, as it never changes. Raises what `UNREADABLE` lists."""
         bundles = self.seen_bundles(table)
         if (mirror := self.mirror) and not (bundles.folder / name).is_file():
@@ -146,7 +141,7 @@ class Store(DataFolder):
         bundles = self.bundles(table)
         if name not in bundles.files:
             with suppress(*UNREADABLE):
-                bundles.came(self._opened(table, name), seen_whole=False)
+                bundles.came(self.open_bundle(table, name), seen_whole=False)
 
     def place(self, table: str, key: str) -> Place | None:
         """Where a part lies in a bundle; None where it does not, or was found to be corrupt. One that has its own file comes before it."""
@@ -172,7 +167,7 @@ class Store(DataFolder):
             if place is None:
                 return None
             try:
-                bundle = self._opened(table, place.name)
+                bundle = self.open_bundle(table, place.name)
                 held = bundle.parts[place.group]
             except FileNotFoundError:
                 continue  # its parts have come into another one
@@ -194,7 +189,7 @@ class Store(DataFolder):
                 self.seen_bundles(table).fresh(sought=True)
                 continue
             try:
-                bundle = self._opened(table, place.name)
+                bundle = self.open_bundle(table, place.name)
                 if bundle.parts[place.group].key != key:
                     raise CorruptFileError(bundle.path, f"it holds no part {key} where the ledger says")
                 return bundle.read(place.group, columns)
@@ -358,39 +353,6 @@ class Store(DataFolder):
         """Where a corrupt part waits for its successor."""
         return self.folder(table) / f"{key}.parquet.corrupt"
 
-    def set_corrupt_aside(self, path: Path) -> None:
-        """Take a corrupt part out of the way of its successor; it is kept until that is committed. What people said has none: it stays."""
-        if path.parent.name in OF_PEOPLE and path.parent.parent == self.root:
-            return
-        if self.mirror and self.mirror.drop_damaged(path):
-            return
-        corrupt = path.with_name(path.name + ".corrupt")
-        try:
-            path.replace(corrupt)
-        except FileNotFoundError:  # it lies in a bundle, or another worker has found it as well
-            if path.suffix == ".parquet" and path.is_relative_to(self.root):
-                self._set_bundled_aside(str(path.parent.relative_to(self.root)), path.stem)
-            return
-        if self.mirror:
-            self.mirror.put_as_it_is([corrupt])
-            self.mirror.delete([path])
-
-    def _set_bundled_aside(self, table: str, key: str) -> None:
-        """Have a corrupt part of a bundle count as none: what lies of it there is copied; the others stand."""
-        place, content = self.place(table, key), b""
-        if place is None or (self.mirror and self.mirror.drop_damaged(self.seen_bundles(table).folder / place.name)):
-            return
-        try:
-            bundle = self._opened(table, place.name)
-            content = bundle.raw(place.group)
-            bundle.read(place.group)
-            if bundle.parts[place.group].key == key:
-                return  # it has a successor by now
-        except UNREADABLE:
-            pass
-        with self.aside(self.corrupt_file(table, key)) as temporary:
-            temporary.write_bytes(content)
-
     def error_file(self, table: str, key: str) -> Path:
         """Where the reason lies why `key` has no part in `table`."""
         return self.folder(table) / f"{key}.error.json"
@@ -407,24 +369,6 @@ class Store(DataFolder):
         """Write down why `key` has no part of this fingerprint. An earlier part stays: it is stale, and may be the last of its kind."""
         with self.aside(self.error_file(table, key)) as temporary:
             temporary.write_text(seal(asdict(record)))
-
-    def pieces_of(self, table: str, shard: str) -> list[Path]:
-        """The files that a shard is or was dealt out to, and the one that it is or was as a whole."""
-        whole = self.part(table, shard)
-        return sorted(path for path in whole.parent.glob(f"{whole.stem}*.parquet") if whole_of(f"{whole.parent.name}/{path.stem}") == shard)
-
-    def clips_in(self, shard: Path) -> set[tuple[str, str]]:
-        """Video and clip of every frame of a shard; none where there is none that can be read."""
-        try:
-            refuse_odd(shard)
-            file = open_shard(shard)
-            told = (file.metadata.metadata or {}).get(CLIPS)
-            if told is not None:
-                return {(video, clip) for video, clip in json.loads(told)}
-            rows = file.read(["video", "clip"])
-            return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
-        except UNREADABLE:
-            return set()
 
 
 def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:

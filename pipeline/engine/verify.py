@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from fitting.files import sha256_of
 from pipeline.engine.bundles.bundle import Bundle, Part, is_bundle, write_bundle, written_by
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.files.corrupt import OF_PEOPLE, set_corrupt_aside
 from pipeline.engine.files.data_folder import check_token
 from pipeline.engine.files.part import read_sealed, write_part
 from pipeline.engine.files.shard import check_shard
 from pipeline.engine.orders import Receipt
 from pipeline.engine.stated import SUMS, stated_in
-from pipeline.engine.store import OF_PEOPLE, Store
+from pipeline.engine.store import Store
 from stages import tables
 from stages.digest import HTML, UNREADABLE, CorruptFileError, check_text, is_sound_line, refuse_odd, unseal
 from stages.shards import SPLITS
@@ -119,7 +120,7 @@ def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
                     Compaction(store).repair(path)
                 aside.append(path)
             elif path.is_file() and name not in _TOLD and path.name not in _BESIDE and name.split("/")[0] not in OF_PEOPLE:
-                store.set_corrupt_aside(path)
+                set_corrupt_aside(store, path)
                 aside.append(path)
     return aside
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 from threadpoolctl import ThreadpoolController
 
 from pipeline.engine.durable import StoreError, room
-from pipeline.engine.files.shard import write_shard
+from pipeline.engine.files.corrupt import set_corrupt_aside
+from pipeline.engine.files.shard import clips_in, pieces_of, write_shard
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
@@ -305,9 +306,9 @@ class Worker:
             mirror = None  # all frames are in the videos
         if mirror and mirror.asks:
             mirror.have_all(path.parent)
-        before = [path, *(one for one in self.store.pieces_of(table, whole_of(order.key)) if one != path)]
+        before = [path, *(one for one in pieces_of(self.store.part(table, whole_of(order.key))) if one != path)]
         for one in before if mirror else ():
-            held = self.store.clips_in(one)
+            held = clips_in(one)
             if mirror and not (held and held.isdisjoint(order.clips)):
                 mirror.have_rows(one)
         batches = self._function(position, recipe)(stage.gather(self.reader.tables_of_clips(order, position), before), notes)
@@ -347,7 +348,7 @@ class Worker:
         outcome.state, outcome.reason, outcome.message = State.FAILED if permanent else State.RETRY, reason, message
         try:
             if isinstance(error, CorruptFileError) and error.path.is_relative_to(self.store.root):
-                self.store.set_corrupt_aside(error.path)
+                set_corrupt_aside(self.store, error.path)
             record_failure(
                 self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, permanent), trace, str(self.place)
             )

@@ -15,6 +15,7 @@ import pytest
 from pipeline.engine.bundles import compaction
 from pipeline.engine.bundles.bundle import Bundle, parts_of, write_bundle
 from pipeline.engine.bundles.compaction import Compaction
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.files.part import part_of, read_sealed
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
@@ -300,7 +301,7 @@ def test_a_part_that_is_set_aside_counts_as_none_and_a_sound_one_is_not_set_asid
     key = spoil(bundles(bundled, "reviews")[0], 3)
     store, keys = Store(bundled), Store(bundled).keys("reviews")
     for one in keys:
-        store.set_corrupt_aside(store.part("reviews", one))
+        set_corrupt_aside(store, store.part("reviews", one))
     assert [path.name for path in (bundled / "reviews").glob("*.corrupt")] == [f"{key}.parquet.corrupt"]
     assert (store.has("reviews", key), store.stamp("reviews", key), store.made_by("reviews", key)) == (False, "", None)
     assert store.keys("reviews") == [one for one in keys if one != key]

@@ -13,6 +13,7 @@ import pytest
 import whim
 from pipeline.browse.session import Session
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of, remove
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.roots.address import Address
 from pipeline.engine.roots.lease import Lease
 from pipeline.engine.roots.mirror import Mirror
@@ -85,7 +86,7 @@ def test_a_file_damaged_here_comes_again_from_the_store(store: ObjectStore, fold
     sound, told = part.read_bytes(), part.stat()
     part.write_bytes(sound[:-9] + b"x" + sound[-8:])
     os.utime(part, ns=(told.st_atime_ns, told.st_mtime_ns))
-    Store(part.parent.parent).set_corrupt_aside(part)
+    set_corrupt_aside(Store(part.parent.parent), part)
     assert part.read_bytes() == sound
     assert not part.with_name(part.name + ".corrupt").exists()
 
@@ -94,7 +95,7 @@ def test_a_part_that_is_damaged_in_the_store_is_set_aside_there(store: ObjectSto
     run_at(store.address(folder), "a")
     store.client().put_object(Bucket="hands", Key=f"{folder}/reviews/a-0001.parquet", Body=b"PAR1 no part PAR1")
     part = opened(store.address(folder)) / "reviews/a-0001.parquet"
-    Store(part.parent.parent).set_corrupt_aside(part)
+    set_corrupt_aside(Store(part.parent.parent), part)
     assert {name for name in store.names(folder) if "a-0001" in name and name.startswith("reviews")} == {"reviews/a-0001.parquet.corrupt"}
     assert run_at(store.address(folder), "a").num_made == 2
     assert "reviews/a-0001.parquet.corrupt" not in store.names(folder), "its successor is there"

@@ -13,7 +13,7 @@ import pytest
 from pipeline.browse.index_tables import _places
 from pipeline.dataset.index import renew_index
 from pipeline.engine.durable import MIRRORS, StoreError
-from pipeline.engine.files.shard import open_shard
+from pipeline.engine.files.shard import clips_in, open_shard
 from pipeline.engine.finish import Where, finish, shard_files
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
@@ -213,18 +213,18 @@ def test_a_driver_does_not_count_a_shard_as_gone_that_is_replaced_under_its_hand
     with here.lock():
         assert open_shard(here.root / name).metadata.num_rows
         footer = read(store, folder, by_range=True)
-        assert here.clips_in(here.root / name)
+        assert clips_in(here.root / name)
         assert read(store, folder, by_range=True) == 2 * footer, "it names its clips"
         store.client().put_object(Bucket=BUCKET, Key=f"{folder}/{name}", Body=b"another one")
         with pytest.raises(StoreError, match=f"{name} was replaced while it was read: run again"):
-            here.clips_in(here.root / name)
-    assert here.clips_in(here.root / name) == set(), "who looks on sees none just now"
+            clips_in(here.root / name)
+    assert clips_in(here.root / name) == set(), "who looks on sees none just now"
 
 
 def test_what_is_removed_costs_the_shards_that_hold_it(packed: Run, store: ObjectStore, folder: str, films: Path) -> None:
     before = shards(store, folder)
     here = Store(opened(store.address(folder)))
-    (holds,) = [name for name in before if ("anna", "anna-0000") in here.clips_in(here.root / name)]
+    (holds,) = [name for name in before if ("anna", "anna-0000") in clips_in(here.root / name)]
     store.reads.clear()
     with here.lock():
         gone = remove(here, ["anna"])

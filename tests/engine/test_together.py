@@ -130,10 +130,10 @@ class Reading(toy.After):
 
 
 def test_a_damaged_file_that_cannot_be_set_aside_is_one_items_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(self: Store, path: Path) -> None:
+    def refused(store: Store, path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Store, "set_corrupt_aside", refused)
+    monkeypatch.setattr("pipeline.engine.worker.set_corrupt_aside", refused)
     summary, _ = run_in(tmp_path, [*stages()[:3], Reading(calls=str(tmp_path))])
     assert ended(summary, "count") == {"done": 40}
     assert ended(summary, "after") == {"retry": 40}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.store import ErrorRecord, Store
 from stages.digest import CorruptFileError, digest_of, fingerprint_of
 from stages.tables import Clips, Hands, Reviews, Table
@@ -123,7 +124,7 @@ def test_what_is_no_file_of_ours_is_named(tmp_path: Path, make: Callable[[Path],
 def test_a_corrupt_part_is_kept_until_its_successor_is_committed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.commit("some", "a", some(Reviews, 3), RECIPE)
-    store.set_corrupt_aside(store.part("some", "a"))
+    set_corrupt_aside(store, store.part("some", "a"))
     assert store.made_by("some", "a") is None
     assert store.corrupt_file("some", "a").exists()
     store.commit("some", "a", some(Reviews, 3), RECIPE)

@@ -21,6 +21,7 @@ import pyarrow as pa
 from pipeline.engine.bundles.bundle import FOLDER, PARTS, Bundle, Part, name_of, parts_of, write_bundle
 from pipeline.engine.bundles.places import Bundles, Place
 from pipeline.engine.durable import StoreError, flush, remove
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.files.ledger import Facts, Line, facts_of
 from pipeline.engine.files.part import part_of
 from pipeline.engine.store import Store
@@ -176,14 +177,14 @@ class Compaction:
             except FileNotFoundError:
                 continue
             except ValueError:
-                self.store.set_corrupt_aside(self.store.part(table, key))
+                set_corrupt_aside(self.store, self.store.part(table, key))
 
     def repair(self, path: Path) -> None:
         """Write the sound parts of a damaged bundle into another one; of a corrupt part, or a footer that cannot be read, a copy stays."""
         table = str(path.parent.parent.relative_to(self.store.root))
         self._pack(table, [], [path.name])
         if path.exists():
-            self.store.set_corrupt_aside(path)
+            set_corrupt_aside(self.store, path)
 
     def _pack(
         self, table: str, loose: Collection[str], anew: Sequence[str] = (), leaves: Callable[[str], bool] = lambda key: False
@@ -221,7 +222,7 @@ class Compaction:
             try:
                 yield _Source(bundles.open(living[key].name).part(living[key].group), None)
             except CorruptFileError:
-                self.store.set_corrupt_aside(path)
+                set_corrupt_aside(self.store, path)
 
     def _bundle(self, table: str, bundles: Bundles, sources: Sequence[_Source]) -> None:
         """Write one bundle, look at it, and take away the loose files that it stands for.

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.engine.durable import mirror_of
-from stages.digest import UNREADABLE, CorruptFileError
+from stages.digest import UNREADABLE, CorruptFileError, refuse_odd
+from stages.shards import whole_of
 from stages.stage import ShardStage, tables_written
 
 _DIGEST, _UNSET = "file_sha256", "(here stands the sha256 of this file, taken with these words in)"
 _BUFFER_BYTES = 1 << 20
-CLIPS = b"clips"
+_CLIPS = b"clips"
 """Where the footer says of which clips the rows are, as JSON: pairs of video and clip. Shards of before do not."""
 
 
@@ -60,7 +61,7 @@ def write_shard(stage: ShardStage, batches: Iterable[pa.RecordBatch], path: Path
             writer.write_batch(batch.replace_schema_metadata(writer.schema.metadata), row_group_size=stage.row_group_size)
             num_rows += batch.num_rows
             held |= set(zip(batch["video"].to_pylist(), batch["clip"].to_pylist(), strict=True))
-        writer.add_key_value_metadata({CLIPS.decode(): json.dumps(sorted(held)), _DIGEST: _UNSET})
+        writer.add_key_value_metadata({_CLIPS.decode(): json.dumps(sorted(held)), _DIGEST: _UNSET})
     _seal(path)
     return num_rows
 
@@ -75,6 +76,26 @@ def open_shard(path: Path, **options: Any) -> pq.ParquetFile:
 def schema_in(path: Path) -> pa.Schema:
     """Schema and metadata of a part or a shard, from its footer. Raises what `UNREADABLE` lists."""
     return open_shard(path).schema_arrow if mirror_of(path) else pq.read_schema(path)
+
+
+def clips_in(shard: Path) -> set[tuple[str, str]]:
+    """Video and clip of every frame of a shard; none where there is none that can be read."""
+    try:
+        refuse_odd(shard)
+        file = open_shard(shard)
+        told = (file.metadata.metadata or {}).get(_CLIPS)
+        if told is not None:
+            return {(video, clip) for video, clip in json.loads(told)}
+        rows = file.read(["video", "clip"])
+        return set(zip(rows["video"].to_pylist(), rows["clip"].to_pylist(), strict=True))
+    except UNREADABLE:
+        return set()
+
+
+def pieces_of(whole: Path) -> list[Path]:
+    """The files that a shard is or was dealt out to, and the one that it is or was as a whole."""
+    folder, name = whole.parent, f"{whole.parent.name}/{whole.stem}"
+    return sorted(path for path in folder.glob(f"{whole.stem}*.parquet") if whole_of(f"{folder.name}/{path.stem}") == name)
 
 
 def _seal(path: Path) -> None:

@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence, Set
 
+from pipeline.engine.files.shard import clips_in, pieces_of
 from pipeline.engine.plan.columns import Columns
 from pipeline.engine.plan.contents import Contents
 from pipeline.engine.plan.judge import Judge
@@ -149,8 +150,8 @@ class Packing:
         assert self.stage is not None
         if not self._bad[shard]:
             return []
-        files = self.store.pieces_of(table_of(self.stage), self.columns.shards[shard])
-        held = {place for path in files for place in self.store.clips_in(path)}
+        files = pieces_of(self.store.part(table_of(self.stage), self.columns.shards[shard]))
+        held = {place for path in files for place in clips_in(path)}
         return sorted(clip for video, clip in held if clip not in made and self._is_wanted(video, clip))
 
     def _is_wanted(self, video: str, clip: str) -> bool:

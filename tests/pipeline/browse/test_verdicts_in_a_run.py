@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.browse.decisions import lost_verdicts
+from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts
@@ -171,7 +172,7 @@ def test_damaged_verdicts_are_told_and_never_passed_over(data: Path) -> None:
     found = verify(data)
     assert list(found.corrupt) == [f"verdicts/{VIDEO}.parquet"]
     assert set_damaged_aside(data, found) == []  # no run would make it again
-    store.set_corrupt_aside(part)
+    set_corrupt_aside(store, part)
     assert part.read_bytes() == content
     with pytest.raises(CorruptFileError, match="put a copy in its place"):
         load(data, Asked())

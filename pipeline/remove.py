@@ -145,7 +145,7 @@ def _is_of(table: str, ids: Collection[str], key: str) -> bool:
 
 
 def _is_bundled(store: Store, name: str) -> bool:
-    return any(_is_of(table, {name}, key) for table in _bundled_tables(store) for key, _ in store.bundles(table).places())
+    return any(_is_of(table, {name}, key) for table in _bundled_tables(store) for key, _ in store.bundles.of(table).places())
 
 
 def _leave_logs(store: Store, ids: Collection[str]) -> None:

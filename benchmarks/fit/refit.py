@@ -77,7 +77,7 @@ def _cpu_us_per_hand(exact: Objective, num_hands: int = 10_000) -> float:
         stages = whim(manifest, store.root)
         graph = Graph(stages[: [stage.name for stage in stages].index("review") + 1], manifest, store).load()
         spent: list[float] = []
-        with store.sole():
+        with store.bundles.sole():
             compaction = Compaction(store, most_loose=0)
             run(graph, Local(store.root, graph.stages), on_receipt=lambda _: spent.append(time.process_time()), compaction=compaction)
     return 1e6 * (spent[-1] - spent[0]) / (HANDS_PER_CLIP * (len(spent) - 1))

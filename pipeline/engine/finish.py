@@ -55,7 +55,7 @@ def finish(
     _refuse_foreign(_folder(graph))
     graph.store.footers.write_ledger()
     compaction, tables = Compaction(graph.store, most_loose), _tables_to_compact(graph)
-    with graph.store.sole():
+    with graph.store.bundles.sole():
         compaction.mend(tables)
         summary = _run_all(graph, where, compaction, on_outcome, stopping)
         if not (stopping and stopping.asked):

@@ -115,7 +115,7 @@ def run(
                 if result.fatal:
                     raise StoreError(result.fatal)
                 for table, name in result.bundles.items():
-                    graph.store.take_in(table, name)
+                    graph.store.bundles.take_in(table, name)
                 write(seal_line(as_line(result)))
                 on_receipt(result)
                 pace.seconds[group].append(result.wall_s)
@@ -172,7 +172,7 @@ def _in_bundles(graph: Graph, group: int, orders: list[Order], compaction: Compa
     if compaction is None or len(orders) < _FEWEST_BUNDLED or most <= compaction.most_loose:
         return orders
     tables = [table for position in positions for table in tables_of(graph.stages[position]).values()]
-    numbers = {table: graph.store.bundles(table).reserve() for table in tables}
+    numbers = {table: graph.store.bundles.of(table).reserve() for table in tables}
     return [replace(order, bundles=numbers) for order in orders]
 
 
@@ -297,7 +297,7 @@ def _places(graph: Graph, item: Item) -> dict[tuple[str, str], Place]:
         upstream |= beyond
     for need in upstream.difference(item.tasks):
         for table in tables_of(graph.stages[need.stage]).values():
-            if place := graph.store.known_place(table, need.key):
+            if place := graph.store.bundles.known_place(table, need.key):
                 found[table, need.key] = place
     return found
 

@@ -68,7 +68,7 @@ def _by_notes_and_tables(store: Store, stated: Stated) -> None:
                 stated.sha256[path] = kept["video_sha256"]
         except UNREADABLE:
             damaged.add(note.name.removesuffix(".info.json"))
-    if store.bundles("videos").damaged:
+    if store.bundles.of("videos").damaged:
         damaged |= {path.stem for path in media.glob("*") if not path.name.endswith(".info.json")}
     for video in store.keys("videos"):
         try:

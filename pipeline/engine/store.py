@@ -9,9 +9,7 @@
 Written means: flushed, renamed, and the folder flushed. Read means: held against its digest.
 """
 
-import errno
 import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,9 +19,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.engine.bundles.all_bundles import AllBundles
 from pipeline.engine.bundles.bundle import FOLDER as BUNDLES
-from pipeline.engine.bundles.bundle import Bundle, Gathered, Held, Part, name_of, write_bundle
-from pipeline.engine.bundles.places import Bundles, Place
+from pipeline.engine.bundles.bundle import Gathered, Part, name_of, write_bundle
+from pipeline.engine.bundles.places import Place
 from pipeline.engine.durable import flush
 from pipeline.engine.files.data_folder import DataFolder
 from pipeline.engine.files.footers import Footers
@@ -54,14 +53,10 @@ class Store(DataFolder):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.bundles = AllBundles(self)
         self.footers = Footers(self)
         self._folders: dict[str, Path] = {}
-        self.seen: dict[str, Bundles] = {}
-        """Bundles of the tables that were asked for, by folder: a table may come by another name."""
-        self._is_sole = False
         self._gathered: Gathered | None = None
-        self.told: Mapping[tuple[str, str], Place] = {}
-        """Where the driver says that parts lie in bundles, for a worker: it reads them there and looks nowhere else."""
 
     def refresh(self, tables: Iterable[str], key: str) -> None:
         """See what a worker wrote into files of its own that may have another mirror. Raises StoreError."""
@@ -85,7 +80,7 @@ class Store(DataFolder):
 
     def has(self, table: str, key: str) -> bool:
         """Whether there is a part, whatever it holds."""
-        return self.part(table, key).exists() or self.place(table, key) is not None
+        return self.part(table, key).exists() or self.bundles.place(table, key) is not None
 
     def keys(self, table: str) -> list[str]:
         """Keys of all parts of a table, sorted."""
@@ -107,107 +102,12 @@ class Store(DataFolder):
             return {entry.name.removesuffix(".parquet") for entry in entries if entry.name.endswith(".parquet")}
         return set()
 
-    def bundles(self, table: str) -> Bundles:
-        """The bundles of a table, as they are now."""
-        return self.seen_bundles(table).fresh(sole=self._is_sole)
-
-    def seen_bundles(self, table: str) -> Bundles:
-        """The bundles of a table, as they were seen last."""
-        where = str(self.folder(table))  # a path of each look takes longer than all else here
-        if where not in self.seen:
-            self.seen[where] = Bundles(self.folder(table) / BUNDLES, lambda: self.footers.ledger, table)
-        return self.seen[where]
-
-    def open_bundle(self, table: str, name: str) -> Bundle:
-        """A bundle with its footer; of an object store it is fetched, once, as it never changes. Raises what `UNREADABLE` lists."""
-        bundles = self.seen_bundles(table)
-        if (mirror := self.mirror) and not (bundles.folder / name).is_file():
-            mirror.have(bundles.folder / name)
-        return bundles.open(name)
-
-    @contextmanager
-    def sole(self) -> Iterator[None]:
-        """Within the block nobody else changes bundles, but for workers that tell this process (`take_in`): it holds the lock."""
-        for bundles in self.seen.values():
-            bundles.fresh()
-        self._is_sole = True
-        try:
-            yield
-        finally:
-            self._is_sole = False
-
-    def take_in(self, table: str, name: str) -> None:
-        """Take in a bundle that a worker says it wrote, as this process sees it; one that cannot be read counts as not there."""
-        bundles = self.bundles(table)
-        if name not in bundles.files:
-            with suppress(*UNREADABLE):
-                bundles.came(self.open_bundle(table, name), seen_whole=False)
-
-    def place(self, table: str, key: str) -> Place | None:
-        """Where a part lies in a bundle; None where it does not, or was found to be corrupt. One that has its own file comes before it."""
-        if (table, key) in self.told:
-            return self.told[table, key]
-        if (mirror := self.mirror) and mirror.asks:
-            return None  # all bundles would have to be fetched to say more
-        found = self.bundles(table).find(key)
-        if found is None:
-            return None
-        return None if self.corrupt_file(table, key).exists() else found
-
-    def known_place(self, table: str, key: str) -> Place | None:
-        """Where a part lies in a bundle, by what the ledger was told last: of one that was seen since, without a look at the disk."""
-        files = self.bundles(table).files
-        line = self.footers.ledger.find(table, key) if files else None
-        return Place(line.bundle, line.row_group) if line and line.bundle in files else None
-
-    def held(self, table: str, key: str) -> tuple[Held, pa.Schema] | None:
-        """What the footer of its bundle says of a part, and the bundle's schema; None without one that can be read."""
-        for _ in range(_TRIES):
-            place = self.place(table, key)
-            if place is None:
-                return None
-            try:
-                bundle = self.open_bundle(table, place.name)
-                held = bundle.parts[place.group]
-            except FileNotFoundError:
-                continue  # its parts have come into another one
-            except UNREADABLE:
-                return None
-            return (held, bundle.schema) if held.key == key else None
-        return None
-
-    def _in_bundle(self, table: str, key: str, columns: Collection[str] | None = None) -> pa.Table:
-        """A part out of a bundle, held against its digest unless for some `columns` alone.
-
-        Raises CorruptFileError that names the part, FileNotFoundError.
-        """
-        for attempt in range(_TRIES):
-            place = self.place(table, key)
-            if place is None and attempt:
-                break
-            if place is None:
-                self.seen_bundles(table).fresh(sought=True)
-                continue
-            try:
-                bundle = self.open_bundle(table, place.name)
-                if bundle.parts[place.group].key != key:
-                    raise CorruptFileError(bundle.path, f"it holds no part {key} where the ledger says")
-                return bundle.read(place.group, columns)
-            except FileNotFoundError:  # its parts have come into another one
-                if self.told:
-                    time.sleep(_LATE_S)  # or it has just been written on another machine
-                continue
-            except UNREADABLE as error:
-                why = error.why if isinstance(error, CorruptFileError) else str(error)
-                raise CorruptFileError(self.part(table, key), f"{BUNDLES}/{place.name}: {why}") from error
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.part(table, key)))
-
     def num_rows(self, table: str, key: str) -> int:
         """Rows of a part, as its footer says. Raises FileNotFoundError."""
         try:
             return int(pq.read_metadata(self.part(table, key)).num_rows)
         except FileNotFoundError:
-            if (found := self.held(table, key)) is None:
+            if (found := self.bundles.held(table, key)) is None:
                 raise
             return found[0].rows
 
@@ -218,7 +118,7 @@ class Store(DataFolder):
                 return file.read([name for name in names if name in file.schema_arrow.names])
         except FileNotFoundError:
             with suppress(*UNREADABLE):
-                return self._in_bundle(table, key, names)
+                return self.bundles.read(table, key, names)
         except UNREADABLE:
             pass
         return None
@@ -228,13 +128,13 @@ class Store(DataFolder):
         try:
             return _stamp_of(self.part(table, key).stat())
         except OSError:
-            place = self.place(table, key)
+            place = self.bundles.place(table, key)
             return _stamp_of(place) if place else ""
 
     def stamps(self, table: str) -> dict[str, str]:
         """The stamp of each part of a table."""
         loose = self.loose(table)  # first: what lies in no file any more is in a bundle by now
-        bundled = {key: _stamp_of(place) for key, place in self.bundles(table).places()}
+        bundled = {key: _stamp_of(place) for key, place in self.bundles.of(table).places()}
         for key in self.corrupt(table) if bundled else ():
             bundled.pop(key, None)
         return bundled | {key: _stamp_of(stat) for key, stat in loose.items()}
@@ -259,7 +159,7 @@ class Store(DataFolder):
             refuse_odd(self.part(table, key))
             found = schema_in(self.part(table, key))
         except FileNotFoundError:
-            held = self.held(table, key)
+            held = self.bundles.held(table, key)
             return None if held is None else recipe_of(held, schema, table)
         except UNREADABLE:
             return None
@@ -278,13 +178,13 @@ class Store(DataFolder):
 
     def read_arrow(self, table: str, key: str) -> pa.Table:
         """A committed part as it was written, held against its digest. Raises as `read` does."""
-        if (table, key) in self.told:
-            return self._in_bundle(table, key)
+        if (table, key) in self.bundles.told:
+            return self.bundles.read(table, key)
         self.have(self.part(table, key))
         try:
             return read_sealed(self.part(table, key))
         except FileNotFoundError:
-            return self._in_bundle(table, key)
+            return self.bundles.read(table, key)
 
     def commit(self, table: str, key: str, content: Table, recipe: Mapping[str, Any]) -> None:
         """Write a part whole: aside, flushed, renamed; its error file and a corrupt predecessor go."""
@@ -383,10 +283,3 @@ def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:
 
 def _stamp_of(where: os.stat_result | Place) -> str:
     return f"{where.name}/{where.group}" if isinstance(where, Place) else f"{where.st_size}/{where.st_mtime_ns}"
-
-
-_TRIES = 5
-"""How often a part is looked for whose bundle has just been written anew."""
-
-_LATE_S = 0.5
-"""How long a file may be hidden on this machine that another one has just written; it is looked for five times."""

@@ -116,7 +116,7 @@ def set_damaged_aside(root: Path, verdict: Verdict) -> list[Path]:
         for name in verdict.corrupt:
             path = store.root / name
             if path.is_file() and is_bundle(path):
-                with store.sole():
+                with store.bundles.sole():
                     Compaction(store).repair(path)
                 aside.append(path)
             elif path.is_file() and name not in _TOLD and path.name not in _BESIDE and name.split("/")[0] not in OF_PEOPLE:

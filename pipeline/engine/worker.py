@@ -100,7 +100,7 @@ class Worker:
         if self.token and (why := self._is_blind()):
             return [Receipt(order.key, [], time.time(), blind=why) for order in orders]
         self._prepare(orders[0].stages[-1] + 1)
-        self.store.told = {part: place for order in orders for part, place in order.places.items()}
+        self.store.bundles.told = {part: place for order in orders for part, place in order.places.items()}
         with self.blas.limit(limits=1, user_api="blas"):
             return self._do(orders) if len(orders) == 1 else self._do_together(orders)
 

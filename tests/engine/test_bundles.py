@@ -151,7 +151,7 @@ def test_a_bundle_of_which_more_than_half_is_dead_is_written_anew(bundled: Path)
     keys = store.keys("reviews")
     for key in keys[:5]:
         store.commit("reviews", key, store.read(Reviews, "reviews", key), store.made_by("reviews", key) or {})
-    with store.sole():
+    with store.bundles.sole():
         Compaction(store, 1000).end([("reviews", keys[5:])])
     assert [parts_of(path.name) for path in bundles(bundled, "reviews")] == [3]
     assert loose(bundled) == [f"reviews/{key}" for key in keys[:5]]
@@ -164,7 +164,7 @@ def test_a_ledger_of_before_the_last_compaction_is_no_guide_to_later_bundles(bun
     again = {"made": "again", "fingerprint": fingerprint_of({"made": "again"})}
     for key in keys[:3]:
         store.commit("reviews", key, store.read(Reviews, "reviews", keys[4]), again)
-    with store.sole():
+    with store.bundles.sole():
         Compaction(store, 1, parts=8).end([("reviews", keys)])
     assert [parts_of(path.name) for path in bundles(bundled, "reviews")] == [8, 3]
     assert [one for one in loose(bundled) if one.startswith("reviews")] == []

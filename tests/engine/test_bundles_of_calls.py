@@ -87,8 +87,8 @@ def test_no_part_is_moved_by_the_driver(tmp_path: Path, monkeypatch: pytest.Monk
 KILLS = {
     "no bundle is whole": ("pipeline.engine.store", "write_bundle", "before"),
     "one is written aside": ("pipeline.engine.store", "write_bundle", "after"),
-    "all have their names and nobody knows of them": ("pipeline.engine.store.Store", "take_in", "before"),
-    "one is counted, the other not": ("pipeline.engine.store.Store", "take_in", "after"),
+    "all have their names and nobody knows of them": ("pipeline.engine.bundles.all_bundles.AllBundles", "take_in", "before"),
+    "one is counted, the other not": ("pipeline.engine.bundles.all_bundles.AllBundles", "take_in", "after"),
 }
 
 

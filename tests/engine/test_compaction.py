@@ -27,7 +27,7 @@ def commit(store: Store, table: str, keys: Sequence[str]) -> None:
 def bundled(root: Path, table: str, keys: Sequence[str] = KEYS) -> Store:
     """A folder with a table whose parts lie in one bundle, and a ledger."""
     store = Store(root)
-    with store.lock(), store.sole():
+    with store.lock(), store.bundles.sole():
         commit(store, table, keys)
         Compaction(store, most_loose=0).end([(table, keys)])
         store.footers.write_ledger()
@@ -127,7 +127,7 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
         commit(store := Store(tmp_path), "hands", later)
         Compaction(store, most_loose=0, parts=4).end([("hands", later)])  # killed before the ledger was written
     store = Store(tmp_path)
-    with store.lock(), store.sole():
+    with store.lock(), store.bundles.sole():
         for key in (*KEYS, *later):
             store.footers.fingerprint("hands", key, People.schema())
         store.footers.write_ledger()
@@ -141,14 +141,14 @@ def test_the_ledger_is_written_twice_after_a_bundle_went(tmp_path: Path) -> None
 
 def test_small_bundles_of_many_runs_become_fewer(tmp_path: Path) -> None:
     keys, store = [f"v{number:02d}-0001" for number in range(16)], Store(tmp_path)
-    with store.sole():
+    with store.bundles.sole():
         for key in keys:
             commit(store, "hands", [key])
             Compaction(store, most_loose=0, parts=1).end([("hands", [key])])
         Compaction(store, parts=4).end([("hands", keys[:15])])
         assert len(list((tmp_path / "hands/bundles").iterdir())) == 4
     assert Store(tmp_path).keys("hands") == keys
-    with store.sole():
+    with store.bundles.sole():
         for key in keys[:8]:
             commit(store, "people", [key])
             Compaction(store, most_loose=0, parts=1).end([("people", [key])])
@@ -165,7 +165,7 @@ def test_earlier_bundles_go_while_new_ones_are_written(tmp_path: Path, monkeypat
         there.append(len(list(folder.glob("[!.]*"))))
         write_bundle(parts, path)
 
-    with store.sole():
+    with store.bundles.sole():
         for key in keys:
             commit(store, "hands", [key])
             Compaction(store, most_loose=0, parts=1).end([("hands", [key])])
@@ -179,7 +179,7 @@ def test_earlier_bundles_go_while_new_ones_are_written(tmp_path: Path, monkeypat
 
 def test_every_table_is_compacted_while_a_run_goes_on(tmp_path: Path) -> None:
     compaction, tables = Compaction(store := Store(tmp_path), most_loose=2, parts=2), ("clips", "hands", "reviews")
-    with store.sole():
+    with store.bundles.sole():
         for number in range(9):
             for table in tables:
                 keys = [f"v{number}-000{clip}" for clip in range(2)]

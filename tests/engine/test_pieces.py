@@ -165,7 +165,7 @@ def test_a_shard_is_packed_from_bundles_by_what_the_driver_says(make: Make, tmp_
         finish(plan(tmp_path, "anna", "bert"), Where(local=True), on_outcome=lambda task, outcome: None, most_loose=0)
     for table in ("videos", "clips", "hands", "reviews"):
         assert not store.loose(table)
-        assert store.bundles(table).files
+        assert store.bundles.of(table).files
 
     class Unread(Footers):
         @property

@@ -68,7 +68,7 @@ class Compaction:
         Those that are made again stay beside their bundle until the end: no reader that sees a folder late is to read an earlier one.
         """
         for table in tables:
-            if self.store.bundles(table).find(key) is None:
+            if self.store.bundles.of(table).find(key) is None:
                 self.landed[table][key] = None
 
     def step(self, busy: Callable[[], Collection[str]]) -> None:
@@ -105,7 +105,7 @@ class Compaction:
     def mend(self, tables: Iterable[str]) -> None:
         """Write bundles anew in which a corrupt part was found, without it."""
         for table in tables:
-            bundles = self.store.bundles(table)
+            bundles = self.store.bundles.of(table)
             places = [place for key in self.store.corrupt(table) if (place := bundles.find(key))] if bundles.files else []
             with self._or_told(table):
                 self._pack(table, [], sorted({place.name for place in places}))
@@ -120,7 +120,7 @@ class Compaction:
 
     def _living(self, table: str, loose: Collection[str]) -> dict[str, int]:
         """How many parts of each bundle neither a loose one nor a later bundle stands for."""
-        bundles = self.store.bundles(table)
+        bundles = self.store.bundles.of(table)
         living = bundles.living()
         for key in loose if living else ():
             if (place := bundles.find(key)) is not None:
@@ -133,7 +133,7 @@ class Compaction:
         A bundle whose footer was read and is wrong may hold them, and goes whole: with it `bundles/<its name>`, and each of its
         parts that the ledger knows, are named. Raises StoreError for one that cannot be read, or written anew.
         """
-        bundles, gone = self.store.bundles(table), set[str]()
+        bundles, gone = self.store.bundles.of(table), set[str]()
         for path in sorted(bundles.folder.glob("*.parquet.corrupt")):
             remove(path)
         for name in sorted(bundles.files):
@@ -162,7 +162,7 @@ class Compaction:
 
     def _known_in(self, table: str, name: str) -> set[str]:
         """Keys of the parts that lay in a damaged bundle alone, as far as the ledger tells."""
-        told, bundles = self.store.footers.ledger.bundled(table), self.store.bundles(table)
+        told, bundles = self.store.footers.ledger.bundled(table), self.store.bundles.of(table)
         if told is None or name not in told.facts:
             return set()
         keys = told.keys.filter(pa.array(told.bundle == list(told.facts).index(name))).to_pylist()
@@ -192,7 +192,7 @@ class Compaction:
         """Write loose parts, and the living ones of some bundles, into new bundles; then take away what these stand for."""
         if not loose and not anew:
             return
-        bundles = self.store.bundles(table)
+        bundles = self.store.bundles.of(table)
         waiting: dict[bytes, list[_Source]] = defaultdict(list)  # by schema: a bundle has one
         for source in self._sources(table, bundles, loose, dict(_living_in(self.store, table, bundles, anew, leaves))):
             of_schema = waiting[source.part.schema_text()]
@@ -282,7 +282,7 @@ def _in_turn(names: Sequence[str], living: Mapping[str, int], most: int) -> list
 
 def take_away(store: Store, table: str, name: str, leaves: Callable[[str], bool]) -> None:
     """Remove a bundle, if for each of its parts another one stands, whole, or it was set aside as corrupt, or leaves."""
-    bundles = store.bundles(table)
+    bundles = store.bundles.of(table)
     try:
         all_stand = all(leaves(held.key) or _stands_elsewhere(store, table, held.key, name) for held in bundles.open(name).parts)
     except UNREADABLE:
@@ -296,7 +296,7 @@ def _stands_elsewhere(store: Store, table: str, key: str, name: str) -> bool:
     if store.part(table, key).exists():
         part_of(store.part(table, key), key)
         return True
-    bundles = store.bundles(table)
+    bundles = store.bundles.of(table)
     place = bundles.find(key)
     if store.corrupt_file(table, key).exists():
         return True

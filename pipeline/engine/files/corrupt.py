@@ -29,11 +29,11 @@ def set_corrupt_aside(store: Store, path: Path) -> None:
 
 def _set_bundled_aside(store: Store, table: str, key: str) -> None:
     """Have a corrupt part of a bundle count as none: what lies of it there is copied; the others stand."""
-    place, content = store.place(table, key), b""
-    if place is None or (store.mirror and store.mirror.drop_damaged(store.seen_bundles(table).folder / place.name)):
+    place, content = store.bundles.place(table, key), b""
+    if place is None or (store.mirror and store.mirror.drop_damaged(store.bundles.seen_of(table).folder / place.name)):
         return
     try:
-        bundle = store.open_bundle(table, place.name)
+        bundle = store.bundles.open(table, place.name)
         content = bundle.raw(place.group)
         bundle.read(place.group)
         if bundle.parts[place.group].key == key:

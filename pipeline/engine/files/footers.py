@@ -84,13 +84,13 @@ class Footers:
         return (self.store.mirror and self.store.mirror.facts_of(path, stat)) or facts_of(stat)
 
     def _line_in_bundle(self, table: str, key: str, schema: pa.Schema) -> Line | None:
-        place, wanted = self.store.place(table, key), self.digest_of_schema(schema)
+        place, wanted = self.store.bundles.place(table, key), self.digest_of_schema(schema)
         if place is None:
             return None
-        line, facts = self.ledger.find(table, key), self.store.seen_bundles(table).files.get(place.name)
+        line, facts = self.ledger.find(table, key), self.store.bundles.seen_of(table).files.get(place.name)
         if line and line.fits == wanted and line.bundle == place.name and line[:4] == facts:
             return line
-        held = self.store.held(table, key)
+        held = self.store.bundles.held(table, key)
         recipe = None if held is None else recipe_of(held, schema, table)
         if held is None or not recipe or facts is None:
             return None if recipe is None else _NO_FIT
@@ -125,7 +125,7 @@ class Footers:
 
     def _complete_ledger(self) -> None:
         """See that the ledger names all parts of the bundles that it names: where one lies is looked up there."""
-        for bundles in self.store.seen.values():
+        for bundles in self.store.bundles.seen.values():
             for key, place in bundles.untold():
                 line = self.ledger.find(bundles.table, key)
                 if line is None or (line.bundle != place.name and (line.bundle or not self.store.part(bundles.table, key).exists())):

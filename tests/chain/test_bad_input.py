@@ -1,45 +1,38 @@
 """Bad and odd videos and lists, by the command line: each gets a clear outcome, and the rest goes on."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import imageio_ffmpeg
 import pyarrow.parquet as pq
 import pytest
 
 from stages.tables import Clips, Videos
-from tests.chain.conftest import plan, status
+from tests.chain.conftest import ffmpeg, plan, status
 
 Whim = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def ffmpeg(source: Path, target: Path, *options: str) -> None:
-    subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", source, *options, "-pix_fmt", "yuv420p", target], check=True
-    )
-
-
 @pytest.fixture(scope="module")
-def mixed(media: Path, served: str, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mixed(media: Path, served: str, whim_apart: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `list.txt` of all sorts of videos, and `data`, where it was run."""
     folder = tmp_path_factory.mktemp("mixed")
     signer = media / "videos/intel/asl_yes.mkv"
-    shutil.copy2(signer, folder / "yes.mkv")
+    ffmpeg(signer, folder / "yes.mkv", "-t", "1", "-c", "copy")
+    ffmpeg(media / "odd/black_3s.mp4", folder / "nobody.mp4", "-t", "1", "-c", "copy")
     ffmpeg(signer, folder / "eight_k.mp4", "-vf", "fps=5,scale=7680:4320", "-frames:v", "5", "-preset", "ultrafast")
     ffmpeg(signer, folder / "one_fps.mp4", "-vf", "fps=1", "-preset", "ultrafast")
-    ffmpeg(signer, folder / "head.mp4", "-vf", "crop=200:130:220:0", "-preset", "ultrafast")
+    ffmpeg(signer, folder / "head.mp4", "-vf", "crop=200:130:220:0", "-t", "1", "-preset", "ultrafast")
     lines = [
         f"{served}/broken/html_named.mp4 id=html", f"{served}/broken/audio_only_named.mp4 id=sound",
         f"{served}/broken/zero_bytes.mp4 id=zero", f"{served}/broken/truncated_no_moov.mp4 id=no_index",
-        f"{served}/nothing.mp4 id=http_404", "missing.mp4", f"{media}/odd/black_3s.mp4 id=nobody",
+        f"{served}/nothing.mp4 id=http_404", "missing.mp4", "nobody.mp4",
         f"{media}/odd/oneframe_thanks.mp4 id=one_frame",
         "eight_k.mp4 split=test", "one_fps.mp4 split=val", "head.mp4", "yes.mkv split=train",
     ]  # fmt: skip
     (folder / "list.txt").write_text("\n".join(lines))
-    whim("run", "--local", "--videos", folder / "list.txt", "--data", folder / "data", status=2)
+    whim_apart("run", "--local", "--videos", folder / "list.txt", "--data", folder / "data", status=2)
     return folder
 
 
@@ -91,7 +84,7 @@ def changed(mixed: Path, media: Path, whim: Whim) -> tuple[dict[str, int], dict[
     """The mixed folder run again: a file replaced, a video off the list, one withdrawn, one part written by another version."""
     data = mixed / "data"
     before = shards(data)
-    shutil.copy2(media / "videos/intel/asl_bird.mkv", mixed / "one_fps.mp4")
+    ffmpeg(media / "videos/intel/asl_bird.mkv", mixed / "one_fps.mp4", "-y", "-t", "1", "-c", "copy", "-f", "matroska")
     listed = (mixed / "list.txt").read_text()
     (mixed / "list.txt").write_text(listed.replace("head.mp4\n", ""))
     (mixed / "removed.txt").write_text("one_frame  # its owner wrote on 3 May\n")

@@ -1,7 +1,6 @@
 """The whole ensemble in one Ray run: five detectors in stages of their own, a table each, from checkpoints of the published layouts."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stages.detectors.weights import find_weights
 from stages.fuse_hands import Refusal
 from stages.media.frames import decode
 from stages.tables import HandDetections, Hands, People, PersonBoxes, PersonDetections, Poses, RefusedHands, Table
-from tests.chain.conftest import plan
+from tests.chain.conftest import Whim, plan
 from tests.detr_layouts import rtdetr_r50
 from tests.stages.detectors import rcnn_reference, test_alphapose, test_openpose_hand
 from tests.stages.detectors.checkpoints import random_state, save
@@ -55,14 +54,14 @@ def weights(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(weights: Path, media: Path, whim: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(weights: Path, media: Path, whim_apart: Whim, whim: Whim, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one run on Ray."""
     folder = tmp_path_factory.mktemp("full") / "data"
     before = os.environ.get("WHIM_WEIGHTS")
     os.environ["WHIM_WEIGHTS"] = str(weights)
     try:
         smaller = ("--set", "detect_hands_openpose.resolution=64", "--set", "detect_hands_contacthands.max_zoom=0.3")  # 35 s a frame else
-        whim("run", "--recipe", "whim_full", "--videos", media / VIDEO, "--data", folder, *smaller)
+        whim_apart("run", "--recipe", "whim_full", "--videos", media / VIDEO, "--data", folder, *smaller)
         assert plan(whim, "--data", folder)["num_pending"] == 0
     finally:
         os.environ.pop("WHIM_WEIGHTS") if before is None else os.environ.update(WHIM_WEIGHTS=before)

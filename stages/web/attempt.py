@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import stages
-from stages.stage import Failure, Reason
+from stages.reasons import Failure, Reason
 from stages.web.fetch import Answer, Request
 
 

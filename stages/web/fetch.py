@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
-from stages.stage import Reason
+from stages.reasons import Reason
 from stages.web.address import Gate, Refused, without_secrets
 from stages.web.refusals import classify as classify
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from stages.stage import Failure, Reason
+from stages.reasons import Failure, Reason
 
 _TOOL = r"javascript runtime|challenge solv|po token|ffmpeg.* not installed"
 _BY_MESSAGE: Sequence[tuple[Reason, str]] = (

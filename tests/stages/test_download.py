@@ -233,6 +233,11 @@ def test_a_whole_file_of_a_killed_run_is_not_sent_again(site: Site, tmp_path: Pa
     assert site.visits["ok"] == 1
 
 
+def test_the_fetching_process_loads_nothing_that_only_tables_need() -> None:
+    code = "import sys, stages.web.fetch, stages.web.ytdlp; print(sorted({'numpy', 'pyarrow', 'jaxtyping'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout == "[]\n"
+
+
 def test_the_fetching_process_dies_with_its_parent(site: Site, tmp_path: Path) -> None:
     parent_code = (
         "import sys, json; from stages.web.attempt import attempt; from stages.web.fetch import Request;"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,12 @@ from studio.truth import CLEAR_VISIBLE
 SEED, ALBUMS = 5, 2
 
 
+@cache
+def rendered(album: Album) -> list[Any]:
+    """An album's images and what is true of them, rendered once for whoever asks."""
+    return list(render_album(album))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromTruth:
     """A detector of the test's own: it knows the album, draws boxes 1.25 times too small and every landmark a tenth of the hand too low."""
@@ -42,7 +49,7 @@ class FromTruth:
     weights: ClassVar[dict[str, str]] = {}
 
     def build(self) -> Callable[..., HandDetections]:
-        truths = [truth for k in range(ALBUMS) for _, truth in render_album(Album(seed=SEED + k))]
+        truths = [truth for k in range(ALBUMS) for _, truth in rendered(Album(seed=SEED + k))]
         shown = iter(truths)
 
         def find(images: Any, people: Any) -> FoundHands:
@@ -71,6 +78,7 @@ def test_a_member_that_has_neither_gets_both_in_one_go(
 ) -> None:
     monkeypatch.setenv("WHIM_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(module, "FIRST_SEED", SEED)
+    monkeypatch.setattr(module, "render_album", rendered)
     monkeypatch.setattr(module, "MIN_HANDS", 20)
     monkeypatch.setattr("pipeline.evaluate.calibrate.MIN_DETECTIONS", 20)
     monkeypatch.setattr("fitting.landmarks.learn_offsets.MIN_HANDS", 20)

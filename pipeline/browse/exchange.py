@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.browse.decisions import refuse_beyond
 from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
-from stages.tables import LEFT, RIGHT, Clips, Verdicts, Videos
+from stages.tables import LEFT, RIGHT, Cameras, Clips, Verdicts, Videos
 from stages.verdicts import What, is_box, standing
 
 Row = dict[str, Any]
@@ -128,11 +129,26 @@ def _checked(store: Store, row: Row, place: str) -> Row:
     bounds = {"frame": 1 << 62, "hand": 1 << 15, "side": 128, "to_side": 128}
     if any(not -bound <= row[name] < bound for name, bound in bounds.items()):
         raise UserError(f"{place}: {', '.join(bounds)} are whole numbers of a frame and a hand")
+    if row["what"] in (What.BOX, What.ADD):
+        _refuse_nowhere(store, row, place)
     return (
         row
         | {name: [math.nan if v is None else v for v in row[name]] for name in _BOXES}
         | {"time_s": math.nan if row["time_s"] is None else row["time_s"]}
     )
+
+
+def _refuse_nowhere(store: Store, row: Row, place: str) -> None:
+    """Raise UserError that names the place, where a box was drawn on no frame of its video, or shows nothing of the image."""
+    cameras = _cameras_on(store, row["video"], row["frame"])
+    if cameras is None:
+        raise UserError(f"{place}: {row['video']} has no frame {row['frame']}")
+    if row["what"] == What.ADD and len(cameras) > 1:
+        raise UserError(f"{place}: hands are added to whole images: {row['video']} is looked at through views of a bent camera")
+    try:
+        refuse_beyond(row["to_box"], int(cameras.width[0]), int(cameras.height[0]))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def _read(source: Path, who: str) -> Iterator[tuple[str, Row]]:
@@ -290,13 +306,19 @@ def _drawn(name: str, box: list[float], label: str, who: str) -> Row:
 def _size(store: Store, video: str, frame: int) -> tuple[int, int]:
     """Width and height of a frame, pixels. Raises UserError where the video is not known, and where boxes are those of views of it."""
     try:
-        clips, of_video = store.read(Clips, "clips", video), store.read(Videos, "videos", video)
+        cameras = _cameras_on(store, video, frame)
+        of = cameras if cameras is not None else store.read(Videos, "videos", video)
     except FileNotFoundError as error:
         raise UserError(f"the data folder has no video {video} any more: whim verdicts export --format csv needs none") from error
-    here = clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames))
-    if len(here) and len(cameras_of_clip(store, of_video, here.take(slice(0, 1)))) > 1:
+    if cameras is not None and len(cameras) > 1:
         raise UserError(
             f"hands of {video} were seen through views of a bent camera, which are no frames: whim verdicts export --format csv"
         )
-    sizes = [int(getattr(here, side)[0]) if len(here) else 0 for side in ("width", "height")]
-    return sizes[0] or int(of_video.width[0]), sizes[1] or int(of_video.height[0])
+    return int(of.width[0]), int(of.height[0])
+
+
+def _cameras_on(store: Store, video: str, frame: int) -> Cameras | None:
+    """What a frame is looked at through, with the size of its images; None where the video has no such frame. Raises FileNotFoundError."""
+    clips, of_video = store.read(Clips, "clips", video), store.read(Videos, "videos", video)
+    here = clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames))
+    return cameras_of_clip(store, of_video, here.take(slice(0, 1))) if len(here) else None

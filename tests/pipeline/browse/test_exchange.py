@@ -17,7 +17,7 @@ from stages.errors import UserError
 from stages.tables import Hands
 from stages.verdicts import What, standing
 from tests.pipeline.browse.small_run import run_again
-from tests.small_tables import clip_row
+from tests.small_tables import clip_row, render_video, video_row
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_what_was_taken_back_stays_so_whatever_the_clock_said(tmp_path: Path) ->
     """An import put all verdicts in order of time: an undo by a clock that was set back came before what it undoes, which stood again."""
     store = Store(tmp_path / "data")
     store.commit("clips", "film", clip_row("film"), {})
+    store.commit("videos", "film", video_row(render_video(tmp_path / "film.mp4", num_frames=2), "film"), {})
 
     def drawn(*boxes: list[int]) -> Path:
         told = {"images": [{"id": 5, "file_name": "film/0"}], "categories": [{"id": 9, "name": "Left hand"}]}
@@ -110,6 +111,27 @@ def test_a_box_drawn_in_another_tool_is_a_hand_that_is_added(tool: str, data: Pa
     assert import_verdicts(store, tmp_path / "drawn.json", "eve") == (0, 1)
     assert ("review", "asl_bird-0000") in run_again(data)
     assert not len(lost_verdicts(store))
+
+
+@pytest.mark.parametrize(
+    ("frame", "box", "told"),
+    [
+        (0, [400, 20, 50, 50], "annotation 7: the box lies beside the image, which has 320 x 240 pixels"),
+        (0, [-60, 20, 50, 50], "annotation 7: the box lies beside the image"),
+        (10**6, [10, 20, 50, 50], "annotation 7: film has no frame 1000000"),
+    ],
+)
+def test_a_box_that_shows_nothing_of_a_frame_is_named(frame: int, box: list[int], told: str, tmp_path: Path) -> None:
+    """Such a box was taken up, and became a hand of no pixels or was lost later."""
+    store = Store(tmp_path / "data")
+    store.commit("clips", "film", clip_row("film"), {})
+    store.commit("videos", "film", video_row(render_video(tmp_path / "film.mp4", num_frames=2), "film"), {})
+    drawn = {"images": [{"id": 5, "file_name": f"film/{frame}"}], "categories": [{"id": 9, "name": "Left hand"}]}
+    drawn |= {"annotations": [{"id": 7, "image_id": 5, "category_id": 9, "bbox": box}]}
+    (tmp_path / "drawn.json").write_text(json.dumps(drawn))
+    with pytest.raises(UserError, match=told):
+        import_verdicts(store, tmp_path / "drawn.json", "ann")
+    assert not len(read_verdicts(store, "film"))
 
 
 @pytest.mark.parametrize(

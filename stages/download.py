@@ -66,7 +66,7 @@ class Download:
     youtube_pause_s: float = setting(600.0, least=0, identity=False)
     """Wait when YouTube refuses this address, in seconds; doubled each time, an hour at most."""
     youtube_pauses: int = setting(3, least=0, identity=False)
-    """Refusals of one video after which it is left for the next run."""
+    """Refusals of one video after which it is left for the next run; where the next video is refused as well, all others are."""
     cookies_file: str = setting("", identity=False)
     """Netscape cookies of an account that may see the videos. YouTube may ban an account used so."""
     proxy: str = setting("", identity=False)
@@ -127,10 +127,13 @@ class Download:
 
 @dataclass(slots=True)
 class Lane:
-    """The pace of one address at YouTube: a bucket of tokens that fills steadily, and a wait by chance between videos."""
+    """The pace of one address at YouTube: a bucket of tokens that fills steadily, a wait by chance between videos, and an end where
+    the address is refused though it waited."""
 
     per_hour: float
     sleep_s: float
+    refused: int = 0
+    """Videos in a row that were refused to the last pause: behind the first the next one is asked for once, and none after it."""
     tokens: float = 10.0
     filled_at: float = field(default_factory=time.monotonic)
 
@@ -301,24 +304,30 @@ def _flush(*paths: Path) -> None:
 
 def _fetch_patiently(request: Request, settings: Download, lane: Lane | None) -> Answer | Failure:
     """Try until it is here or there is no use. yt-dlp itself gives up at the first 4xx or 5xx answer."""
-    failed, refused = 0, 0
+    failed, refused, pauses = 0, 0, 0 if lane and lane.refused else settings.youtube_pauses
+    if lane and lane.refused > 1:
+        return Failure(Reason.BLOCKED, f"{without_secrets(request.url)}: not asked for, as YouTube refuses this address", permanent=False)
     while True:
         if lane:
             lane.wait()
         answer = attempt(request, settings.attempt_limit_s, Pace(settings.slowest_bytes_per_s, settings.slow_after_s))
         if isinstance(answer, Answer) and (answer.path or (request.only_ask and answer.info)):
+            if lane:
+                lane.refused = 0
             return answer
         failure = _failure(answer, request)
         if (isinstance(answer, Answer) and answer.disk_full) or not _has_room(Path(request.folder)):
             raise OSError(errno.ENOSPC, failure.message, request.folder)
         tried = f"after {failed + refused + 1} tries"
-        if failure.reason == Reason.BLOCKED and lane and refused < settings.youtube_pauses:
+        if failure.reason == Reason.BLOCKED and lane and refused < pauses:
             time.sleep(min(settings.youtube_pause_s * 2**refused, _PAUSE_LONGEST_S))
             refused += 1
         elif _worth_retrying(failure) and failed + 1 < settings.attempts:
             time.sleep(settings.backoff_s * 2**failed * random.uniform(1, 1.5))
             failed += 1
         else:
+            if lane and failure.reason not in (Reason.TRANSIENT, Reason.TIMEOUT):  # of which nobody knows what YouTube would say
+                lane.refused = lane.refused + 1 if failure.reason == Reason.BLOCKED else 0
             return Failure(failure.reason, f"{without_secrets(request.url)}: {failure.message} ({tried})", failure.permanent)
 
 

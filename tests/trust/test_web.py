@@ -265,3 +265,26 @@ def test_a_site_that_refuses_is_given_longer_and_longer_pauses(site: Hostile, tm
     assert isinstance(outcome, Failure)
     assert (outcome.reason, outcome.permanent) == (Reason.BLOCKED, False)
     assert site.visits["429"] == 3
+
+
+def test_an_address_that_is_refused_is_told_after_one_video_s_pauses(site: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a list's videos waited through all pauses, more than an hour, before a run said that this address is refused."""
+    patient = Download(folder=tmp_path, attempts=1, youtube_pause_s=600.0, youtube_pauses=2)
+    slept: list[float] = []
+    monkeypatch.setattr("stages.download.time", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
+    lane = Lane(per_hour=1e6, sleep_s=0.0)
+
+    def asked(address: str) -> Failure | None:
+        request = Request(url=site.url(address), folder=str(tmp_path), stem="v", lines=360, frames_per_second=0, socket_timeout_s=50)
+        outcome = _fetch_patiently(request, patient, lane)
+        return outcome if isinstance(outcome, Failure) else None
+
+    asked("429/x.mp4")
+    gone = asked("404/x.mp4")
+    assert gone is not None
+    assert (gone.reason, lane.refused) == (Reason.GONE, 0), "an answer says that the address is refused no more"
+    slept.clear()
+    outcomes = [asked("429/x.mp4") for _ in range(4)]
+    assert [pause for pause in slept if pause] == [600.0, 1200.0]
+    assert site.visits["429"] == 3 + 3 + 1, "the next video is asked for once, others are not"
+    assert all(outcome and (outcome.reason, outcome.permanent) == (Reason.BLOCKED, False) for outcome in outcomes)

@@ -47,7 +47,8 @@ class OnRay:
     num_workers: int | None = None
     """At most so many workers of each pool; None = what the cluster holds."""
     seconds_per_worker: float = 1800.0
-    """A worker is replaced after so many seconds of work, so that no leak of a library grows without end: a new one opens its networks."""
+    """A worker is replaced after so many seconds of work, so that no leak of a library grows without end: a new one opens its networks.
+    A lane's worker stays: it knows the pace of its address, and that it is refused."""
     start_limit_s: float = 600.0
     """A cluster that starts no worker for so long is an error."""
     refill_s: float = 10.0
@@ -327,7 +328,7 @@ class OnRay:
         """Take a worker back that has started, or has worked for so many seconds."""
         del self.stillborn[seat]
         self.served_s[worker] += worked_s
-        if self.surplus[seat] or self.served_s[worker] > self.seconds_per_worker:
+        if self.surplus[seat] or (self.served_s[worker] > self.seconds_per_worker and not seat.lane):
             self.surplus[seat] -= bool(self.surplus[seat])
             self._dismiss(worker)
         else:

@@ -51,9 +51,9 @@ class Writer:
         first: Frame | None = None
         start_s = self.film.seconds if self.film else 0.0
         for number, frame in enumerate(frames):
-            first = first or frame
+            first = frame if first is None else first  # a frame without a hand is no less one
             rows.append(self._row(frame, number))
-        assert first
+        assert first is not None
         task = self.tasks.setdefault(_task(first), len(self.tasks))
         for row in rows:
             row["task_index"] = task

@@ -161,6 +161,16 @@ def test_every_format_says_what_the_shards_say(format: str, data: Path, tmp_path
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "again"), "the same shards give the same bytes"
 
 
+@pytest.mark.parametrize("format", READ)
+def test_a_clip_without_a_hand_is_background(format: str, tmp_path: Path) -> None:
+    """LeRobot's export ended in a traceback by an episode on whose frames no hand is."""
+    data = write_small_shards(tmp_path / "data", bare="b")
+    wanted = truth(data)
+    assert sum(not hands for name, hands in wanted.items() if name.startswith("val/b/")) > 5
+    exported(format, data, tmp_path / "out")
+    same(READ[format](tmp_path / "out"), as_held(format, wanted))
+
+
 def test_an_animation_is_the_hand_of_its_track(data: Path, tmp_path: Path) -> None:
     """Joints and mesh, moved as glTF 2.0 says, are those of the model; 21 keypoints and boxes stand beside them."""
     exported("glb", data, tmp_path / "out")

@@ -267,7 +267,9 @@ def test_a_site_that_refuses_is_given_longer_and_longer_pauses(site: Hostile, tm
     assert site.visits["429"] == 3
 
 
-def test_an_address_that_is_refused_is_told_after_one_video_s_pauses(site: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_refused_is_told_after_one_video_s_pauses(
+    site: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of a list's videos waited through all pauses, more than an hour, before a run said that this address is refused."""
     patient = Download(folder=tmp_path, attempts=1, youtube_pause_s=600.0, youtube_pauses=2)
     slept: list[float] = []

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.exports.lerobot.plan import Plan
+from stages.errors import UserError
 
 
 class Film:
-    """An MP4 that grows, H.264, every second frame a key frame, as LeRobot seeks in it."""
+    """An MP4 that grows, H.264, every second frame a key frame, as LeRobot seeks in it. Raises UserError for a size beyond the codec's."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         import av
@@ -22,6 +23,13 @@ class Film:
         self.stream = self.container.add_stream(self.codec, rate=Fraction(plan.fps).limit_denominator(60_000), options=options)
         self.stream.width, self.stream.height = plan.size
         self.stream.pix_fmt = "yuv420p"
+        try:
+            self.container.start_encoding()  # the file is there from now on, however few images come
+        except av.error.FFmpegError as error:
+            width, height = plan.size
+            raise UserError(
+                f"{self.codec} encodes no images of {width} x {height} pixels: export with --images, or filter them out"
+            ) from error
 
     @property
     def seconds(self) -> float:

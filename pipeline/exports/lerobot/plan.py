@@ -55,13 +55,19 @@ def planned(source: Source) -> Plan:
     size = max(sizes, key=lambda one: (sizes[one], one)) if sizes else (2, 2)
     return Plan(
         fps=fps,
-        size=(size[0] - size[0] % 2, size[1] - size[1] % 2),
+        size=size_of_film(size),
         views=views,
         tracks={key: min(of, key=lambda track: (-of[track], track)) for key, of in shown.items()},
         num_elsewhere=sum(of.total() - of[views[clip]] for clip, of in hands.items()),
         left_out=other,
         in_world=in_world,
     )
+
+
+def size_of_film(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a film of images of a size: even ones, as its colours have half of them."""
+    width, height = size
+    return max(2, width - width % 2), max(2, height - height % 2)
 
 
 def mean_step_s(times: Sequence[float]) -> float:

@@ -24,10 +24,12 @@ SIZE = np.array([320.0, 240.0])
 SIGNERS = {"a.b": "ann", "b": "ben", "c": "ann"}
 
 
-def write_small_shards(folder: Path, *, doubtful: bool = True, seeds: Sequence[int] = (0, 1, 2), in_world: bool = False, bare: str = "") -> Path:
+def write_small_shards(
+    folder: Path, *, doubtful: bool = True, seeds: Sequence[int] = (0, 1, 2), in_world: bool = False, bare: str = ""
+) -> Path:
     """A shard a split; with `doubtful` one hand in seven has a box and a side alone. Videos of one seed show the same.
 
-    `in_world`: the hands' cameras are known, and of all frames but the first three where they stood. Nobody finds a hand in the video `bare`.
+    `in_world`: the hands' cameras are known, and of all frames but the first three where they stood. `bare`: a video without a hand.
     """
     stage = Pack(row_group_size=8, negatives=1.0)
     for seed, (name, split) in zip(seeds, SPLITS.items(), strict=True):

@@ -30,7 +30,8 @@ from fitting.hand.mano import load_hand_model, pose_either_hand
 from pipeline.dataset.index import write_index
 from pipeline.exports.export import Exported, export
 from pipeline.exports.formats import ABOUT, FORMATS
-from pipeline.exports.lerobot.plan import mean_step_s
+from pipeline.exports.lerobot.film import Film
+from pipeline.exports.lerobot.plan import Plan, mean_step_s, size_of_film
 from stages.digest import CorruptFileError
 from stages.errors import UserError, one_line
 from tests.pipeline.exports.shards import SIGNERS, SIZE, as_held, same, truth, write_small_shards
@@ -569,3 +570,24 @@ def test_images_whose_names_differ_by_a_point_alone_are_two_files(data: Path, tm
     for one, image in zip(told, rows["image"].to_pylist(), strict=True):
         assert (tmp_path / "coco" / "images" / one["file_name"]).read_bytes() == image, one["whim"]["sample"]
     assert [told[4]["file_name"], told[6]["file_name"]] == ["train/g/a_jpg.jpg", "train/g/a.jpg"], "names that nothing can be mistaken for"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (320, 240)])
+def test_a_film_of_lerobots_is_there_from_its_first_image_whatever_its_size(size: tuple[int, int], tmp_path: Path) -> None:
+    """A first episode of two frames ended an export, as its film had no file yet, and so did images of a pixel, which none encodes."""
+    plan = plan_of(size_of_film(size))
+    film = Film(tmp_path / "film.mp4", plan)
+    film.add(np.zeros((plan.size[1], plan.size[0], 3), np.uint8))
+    assert film.path.exists()
+    film.close()
+    with av.open(str(film.path)) as read:
+        assert [(frame.width, frame.height) for frame in read.decode(video=0)] == [plan.size]
+
+
+def test_a_size_that_no_film_of_lerobots_may_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="encodes no images of 30000 x 20 pixels: export with --images"):
+        Film(tmp_path / "film.mp4", plan_of((30_000, 20)))
+
+
+def plan_of(size: tuple[int, int]) -> Plan:
+    return Plan(fps=5, size=size, views={}, tracks={}, num_elsewhere=0, left_out=frozenset(), in_world=False)

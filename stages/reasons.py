@@ -48,7 +48,7 @@ ADVICE: Mapping[Reason, str] = {
     Reason.FILE_MISSING: "put the file back, or correct the path in the manifest",
     Reason.EMPTY_FILE: "fetch the file again",
     Reason.NOT_A_VIDEO: "the address gave something else than a video; correct it",
-    Reason.NO_VIDEO_STREAM: "the file has sound only; remove the line",
+    Reason.NO_VIDEO_STREAM: "the file has no pictures, only sound or text; remove the line",
     Reason.BROKEN_FILE: "fetch the file again",
     Reason.NO_FRAMES: "no frame could be decoded; fetch the file again",
     Reason.TOO_LARGE: "larger than this run allows; raise download.largest_bytes or --max-pixels, then `whim retry`",

@@ -89,7 +89,8 @@ def split(videos: Videos, settings: Split) -> Clips | Failure:
         seen = _look(path, videos, settings, reading)
         if not seen.times:
             start_s = float(videos.start_s[0])
-            return Failure(Reason.NO_FRAMES, f"{path}: no frame could be decoded{f' from {start_s:g} s on' if start_s else ''}")
+            wanted = f" from {start_s:g} s on, where the list's start= is" if start_s else ""
+            return Failure(Reason.NO_FRAMES, f"{path}: no frame could be decoded{wanted}")
         rate = float(videos.frames_per_second[0])
         edges = np.array([*seen.times, seen.times[-1] + (1 / rate if rate > 0 else 0.04)])
         whole = bool(videos.end_s[0]) or not _is_cut_off(path, stream, edges[-1], float(videos.duration_s[0]))

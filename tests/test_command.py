@@ -141,6 +141,43 @@ def test_status_tells_how_many_failures_it_does_not_name_and_json_names_all(tmp_
     assert all(one["message"] for one in failed)
 
 
+def test_a_run_that_ends_before_says_nothing_of_what_it_did_not_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`run --until fit` told "0 kept; no shard yet" of a folder with hands that were kept, and with shards."""
+    (tmp_path / "v.mp4").touch()
+    words = ["run", "--local", "--videos", str(tmp_path / "v.mp4"), "--data", str(tmp_path / "data")]
+    for until, told in ((["--until", "download"], ""), (["--until", "fit"], "hands: 0 found\n"), ([], "0 found, 0 kept; no shard yet\n")):
+        assert whim.main([*words, *until]) == whim.ITEMS_FAILED
+        shown = capsys.readouterr().out
+        assert (told in shown, "hands: " in shown, "kept" in shown, "shard" in shown) == (True, bool(told), not until, not until)
+
+
+@pytest.mark.parametrize("command", ["status", "plan"])
+def test_a_narrow_terminal_shows_every_word_to_its_end(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `detect-people-movenet` and of the reason of a failure 40 columns showed the beginning."""
+    monkeypatch.setenv("COLUMNS", "40")
+    (tmp_path / "v.mp4").touch()
+    words = ["--videos", str(tmp_path / "v.mp4"), "--data", str(tmp_path / "data")]
+    if command == "status":
+        whim.main(["run", "--local", *words])
+        capsys.readouterr()
+        words = words[2:]
+    assert whim.main([command, *words]) == whim.DONE
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+
+
+def test_a_name_that_this_locale_cannot_write_is_told(tmp_path: Path) -> None:
+    (tmp_path / "\u624b.mp4").touch()
+    (tmp_path / "list.txt").write_text("\u624b.mp4\n", "utf-8")
+    command = [sys.executable, "-m", "pipeline", "plan", "--videos", str(tmp_path / "list.txt"), "--data", str(tmp_path / "data")]
+    ascii_alone = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=ascii_alone, capture_output=True, text=True, check=False)
+    assert done.returncode == whim.USER_ERROR
+    assert "cannot be written in this locale's ascii: set LC_ALL=C.UTF-8" in done.stderr
+
+
 def test_labels_of_none_of_the_videos_are_refused_before_anything_is_done(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,7 +135,15 @@ def plan(arguments: argparse.Namespace) -> None:
 
     from pipeline.dataset.oddities import odd_videos
     from pipeline.report.needs import print_needs
-    from pipeline.report.status import print_duplicates, print_left_out, print_odd, print_settings, print_unlisted, print_withheld
+    from pipeline.report.status import (
+        print_duplicates,
+        print_left_out,
+        print_odd,
+        print_settings,
+        print_unlisted,
+        print_withheld,
+        unabridged,
+    )
 
     loaded = load_run(arguments)
     graph = loaded.graph
@@ -152,7 +160,7 @@ def plan(arguments: argparse.Namespace) -> None:
         more |= {"odd": odd_videos(graph.odd), "cameras": graph.cameras}
         print(json.dumps(known | more | {"settings": loaded.settings, "left_out": left_out}, indent=1))
         return
-    grid = Grid("stage", "why", "parts", title=escape(f"plan for {graph.store.name}"))
+    grid = Grid(*unabridged("stage", "why", "parts"), title=escape(f"plan for {graph.store.name}"))
     for stage, whys in by_why.items():
         for why, count in whys.items():
             grid.add_row(stage, why, str(count))

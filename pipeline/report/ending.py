@@ -13,15 +13,17 @@ from stages.tables import Hands, Reviews
 
 def print_ending(graph: Graph, console: Console) -> None:
     """Tell how a run ended."""
+    made = {table for stage in graph.stages for table in tables_of(stage)}
     found, kept, box_only = hands_of(graph)
     files = shard_files(graph)
     paths = [*files.current, *files.stale] if files else []
     listed = graph.store.read_list(f"{files.folder.name}/index.json", "shards", rows=int) if files else []
     rows = sum(entry["rows"] for entry in listed)
     shards = f"{len(paths)} shard{'s' if len(paths) > 1 else ''}"
-    lies = f"; {rows:,} frames in {shards}: {graph.store.shown(files.folder)}" if files and paths else "; no shard yet"
+    lies = f"; {rows:,} frames in {shards}: {graph.store.shown(files.folder)}" if files and paths else "; no shard yet" if files else ""
     doubtful = f" ({box_only:,} for box and side alone)" if box_only else ""
-    console.print(f"hands: {found:,} found, {kept:,} kept{doubtful}{lies}", markup=False)
+    if Hands in made:  # else the run ended before (--until): what it did not look at it says nothing of
+        console.print(f"hands: {found:,} found{f', {kept:,} kept{doubtful}' if Reviews in made else ''}{lies}", markup=False)
     for state, words in ((State.FAILED, "failed for good"), (State.RETRY, "left for the next run"), (State.BLOCKED, "not reached")):
         reasons = Counter(task.reason for task in graph.in_state(state))
         if reasons:

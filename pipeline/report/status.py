@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Column
 from rich.table import Table as Grid
 
 from pipeline.dataset.oddities import camera_lines, image_lines, odd_lines, odd_videos, path_lines
@@ -15,6 +16,11 @@ from pipeline.stage_settings import in_words
 from pipeline.video_files import LeftOut
 from stages.fit import Fit
 from stages.stage import ADVICE, Reason, Stage
+
+
+def unabridged(*names: str) -> list[Column]:
+    """Columns of a table that break a word where the terminal is narrow, in place of leaving its end out."""
+    return [Column(name, overflow="fold") for name in names]
 
 
 def status_rows(graph: Graph) -> list[dict[str, Any]]:
@@ -102,7 +108,7 @@ def focal_share(stages: Sequence[Stage]) -> float:
 
 def print_status(graph: Graph, console: Console, most: int = 50) -> None:
     """The status as a table, then the first failures with their messages, and how many more there are."""
-    grid = Grid("stage", "state", "reason", "parts", "what to do", title=escape(graph.store.name))
+    grid = Grid(*unabridged("stage", "state", "reason", "parts", "what to do"), title=escape(graph.store.name))
     for row in status_rows(graph):
         style = {"done": "green", "failed": "red", "retry": "yellow"}.get(row["state"], "")
         grid.add_row(row["stage"], row["state"], row["reason"], str(row["count"]), row["advice"], style=style)

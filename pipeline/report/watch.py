@@ -13,6 +13,7 @@ from pipeline.engine.durable import mirror_of
 from pipeline.engine.graph import Graph
 from pipeline.engine.plan.tasks import State
 from pipeline.report.pace import in_words, pace_of, read_receipts
+from pipeline.report.status import unabridged
 
 
 def watch(load: Callable[[], Graph], console: Console, every_s: float) -> None:
@@ -48,7 +49,7 @@ def show(graph: Graph, console: Console) -> None:
     """Stages with rate and time left, nodes with their memory, and what took many times as long as others."""
     pace = pace_of(read_receipts(graph.store.root))
     states = graph.states()
-    grid = Grid("stage", "done", "failed", "to do", "parts/s", "median s", "seconds", title=escape(graph.store.name))
+    grid = Grid(*unabridged("stage", "done", "failed", "to do", "parts/s", "median s", "seconds"), title=escape(graph.store.name))
     remaining = {}
     for position, stage in enumerate(graph.stages):
         done, failed = states[position, State.DONE], sum(states[position, s] for s in (State.FAILED, State.RETRY, State.BLOCKED))
@@ -58,7 +59,7 @@ def show(graph: Graph, console: Console) -> None:
         name = " by ".join(filter(None, (stage.name, stage.detector)))
         grid.add_row(name, f"{done:,}", f"{failed:,}", f"{remaining[position]:,}", *took)
     console.print(grid)
-    nodes = Grid("node", "items", "seconds", "largest worker", "last heard of")
+    nodes = Grid(*unabridged("node", "items", "seconds", "largest worker", "last heard of"))
     for host, node in pace.nodes.items():
         nodes.add_row(
             host or "?",

@@ -322,6 +322,7 @@ def _address(token: str, where: str) -> tuple[str, str]:
         sound = False
     if not sound:
         raise ValueError(f"{where}: {without_secrets(token)[:200]} is no http or https address")
+    token = parts.scheme + token[len(parts.scheme) :]  # HTTP:// is http://
     if youtube := _YOUTUBE_URL.match(token):
         return youtube[1], youtube[1]
     name = unquote(Path(parts.path).stem) or parts.netloc.rpartition("@")[2]

@@ -16,12 +16,12 @@ from pipeline.engine.nodes.metrics import Metrics
 from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.nodes.pools import gpu_mb_of, with_shares
 from pipeline.engine.orders import Outcome
-from pipeline.engine.plan.tasks import BAD, State, Task, table_of, tables_of
+from pipeline.engine.plan.tasks import BAD, State, Task, Why, table_of, tables_of
 from pipeline.engine.run import Summary, run
 from pipeline.engine.stopping import Stopping
 from stages.digest import CorruptFileError
 from stages.shards import SPLITS, whole_of
-from stages.stage import Prepares
+from stages.stage import Prepares, Reason
 from stages.tables import Videos
 
 
@@ -81,8 +81,17 @@ def _run_all(
         if not one.found_other and graph.same_contents() and graph.same_cameras():
             break
         compaction.mend(_tables_to_compact(graph))
+        left = {(task.stage, task.key): task.reason for task in graph.in_state(State.RETRY) if task.reason not in _MENDED}
         graph.reload()
+        for task in graph.pending:
+            if task.why is Why.RETRY and (task.stage, task.key) in left:
+                graph.settle(task, State.RETRY, left[task.stage, task.key])
     return summary
+
+
+_MENDED = (Reason.CORRUPT, Reason.DECIDED)
+"""What a graph loaded anew plans otherwise. What failed for another reason is left for the next run, as it was told: a site that refuses
+an address is not asked again at once."""
 
 
 def _tables_to_compact(graph: Graph) -> list[str]:

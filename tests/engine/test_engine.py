@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline.engine.durable import StoreError
+from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
 from pipeline.engine.nodes.on_ray import OnRay
@@ -27,7 +28,7 @@ from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store
-from stages.stage import MissingVideoError, Resources
+from stages.stage import Failure, MissingVideoError, Reason, Resources
 from stages.tables import Clips, Reviews
 from tests.engine import toy
 
@@ -329,3 +330,31 @@ def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it() -
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert 20 < float(told) < 900
     assert len(ballast) == 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Alike(toy.Fetch):
+    """Videos of one content."""
+
+    def build(self) -> Callable[..., Any]:
+        fetch = toy.Fetch.build(self)
+
+        def alike(row: Any) -> Any:
+            found = fetch(row)
+            return found if isinstance(found, Failure) else dataclasses.replace(found, sha256=toy.text("0" * 64))
+
+        return alike
+
+
+def test_what_is_left_for_the_next_run_is_not_tried_again_by_this_one(tmp_path: Path) -> None:
+    """A run that found videos of one content planned anew, and asked the sites that had refused it once more."""
+    (calls := tmp_path / "calls").mkdir()
+    stages = [Alike(calls=str(calls)), *toy.recipe(calls)[1:]]
+    graph = Graph(stages, toy.manifest("a", "b", "flaky"), Store(tmp_path / "data")).load()
+    finish(graph, Where(local=True), on_outcome=lambda task, outcome: None)
+    assert graph.duplicates == {"b": "a"}
+    assert toy.called(calls).count("fetch.flaky") == 1
+    assert {task.key: task.reason for task in graph.in_state(State.RETRY)} == {"flaky": Reason.TRANSIENT}
+    (calls / "mended").touch()
+    finish(graph.reload(), Where(local=True), on_outcome=lambda task, outcome: None)
+    assert not graph.in_state(State.RETRY, State.FAILED, State.PENDING)

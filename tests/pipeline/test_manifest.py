@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import read_manifest
+from pipeline.manifest import parse_line, read_manifest
 from stages.tables import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,13 @@ def test_a_line_may_want_a_stretch_and_have_columns_of_its_own(tmp_path: Path) -
     assert found.start_s.tolist() == [90.0, 0.0]
     assert found.end_s.tolist() == [95.5, 0.0]
     assert found.extra.tolist() == ['{"gloss": "手", "signer": "ann"}', ""]
+
+
+def test_the_scheme_of_an_address_may_be_in_capitals() -> None:
+    """HTTP:// was taken for an address by the list, and for none by the download."""
+    capitals, plain = (parse_line(f"{scheme}://Example.org/A.mp4", "list:1", Path()) for scheme in ("HTTP", "http"))
+    assert capitals == plain
+    assert capitals.source == "http://Example.org/A.mp4"
 
 
 def test_a_repeated_line_counts_once(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class DataFolder(Writer):
             file = lock_file(self.root / ".lock")
         except OSError as error:
             why = "it is a file" if self.root.is_file() else error.strerror
-            raise StoreError(f"cannot write to the folder {self.root}: {why}; name another one") from error
+            raise StoreError(f"cannot write to the data folder {self.root}: {why}; name another one") from error
         with file:
             try:
                 held = _hold(file)

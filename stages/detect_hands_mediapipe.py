@@ -12,17 +12,23 @@ from stages import boxes
 from stages.detectors.found import HAND_EXTENT
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, load_hand_landmarks
 from stages.detectors.mediapipe.hand_search import (
+    SURE_SCORE,
+    TIGHT_REGIONS,
+    WRIST_REGIONS,
     Hand,
     Start,
     View,
+    arms_of,
+    begins_at,
     confirm_all,
     confirming,
     each_once,
     frame_views,
-    is_called_for,
+    holding,
     palm_starts_of_all,
     person_views,
     unexplained,
+    without_hand,
     wrist_starts,
     wrist_views,
 )
@@ -36,6 +42,8 @@ from stages.stage import DEVICES, Key, Resources, check_settings, on_device, set
 from stages.tables import HandDetections, HandProposals, People, Table
 
 NETWORKS = ("palm_detection_full", "hand_landmark_full")
+Places = tuple[list[View], list[Start]]
+"""Where hands of an image are looked for: views for palms, and regions for the landmark network itself."""
 FRAMES_AT_ONCE = 8
 """Whose looks are one batch on a GPU: about 160 palm views of 16:9, by `models.MOST_AT_ONCE`. On a CPU larger batches leave the cache."""
 
@@ -48,7 +56,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 14
+    version: ClassVar[int] = 15
     key: ClassVar[Key] = "clip"
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"
@@ -72,7 +80,8 @@ class DetectHands:
     min_tile_px: float = setting(100.0, above=0)
     """Tiles are at least so wide: hands in narrower ones are too few pixels for the landmark network. Ours."""
     guided: bool = False
-    """Whether tiles and shares are looked at only where `ProposeHands` proposes a hand. Ours: on labelled clips it finds 949 of 1,044 hands
+    """Whether `ProposeHands` tells where to look: tiles and shares are looked at only where it proposes a hand, people and arms only where
+    the whole frame leaves a proposal or a wrist without one. Ours: on labelled clips it finds 949 of 1,044 hands
     (948 without) with 21 false ones instead of 27, by a third of the looks for palms."""
     person_margin: float = setting(0.1, least=0)
     """A person's crop is the box grown by this share on every side. Ours."""
@@ -106,6 +115,11 @@ class DetectHands:
         check_engine(self.engine)
 
     @property
+    def extent(self) -> Float64[np.ndarray, "2"]:
+        """Width and height of a hand's box over those of its landmarks."""
+        return np.array([self.extent_width, self.extent_height])
+
+    @property
     def reads(self) -> tuple[type, ...]:
         """Frames and people, and where it is guided the proposals that guide it."""
         return (Frames, People, HandProposals) if self.guided else (Frames, People)
@@ -124,7 +138,7 @@ class DetectHands:
         """Load both networks."""
         find_palms = load_palm_detector(self.engine, self.cpus, device=self.device)
         find_landmarks = load_hand_landmarks(self.engine, self.cpus, device=self.device)
-        find_hints, extent = load_hint(), np.array([self.extent_width, self.extent_height])
+        find_hints = load_hint()
         at_once = FRAMES_AT_ONCE if is_gpu(self.device) else 1
 
         def detect(frames: Frames, people: People, proposals: HandProposals | None = None) -> HandDetections:
@@ -146,22 +160,10 @@ class DetectHands:
             for frame, time_s, image, found in zip(frames.frame, frames.time_s, frames.images, hands, strict=True):
                 listed = [hand for hand in found if hand.score >= self.min_score]
                 about = judged(image, [hand.landmarks for hand in listed], find_landmarks, find_hints, self.second_looks)
-                rows.append(_rows(frames.video, int(frame), float(time_s), listed, extent, about))
+                rows.append(_rows(frames.video, int(frame), float(time_s), listed, self.extent, about))
             return HandDetections.concat(rows)
 
         return detect
-
-
-def views_of(
-    image: UInt8[np.ndarray, "_ _ 3"], people: People, guides: Float[np.ndarray, "n 4"] | None, settings: DetectHands
-) -> list[View]:
-    """Where palms are looked for: the frame, its shares and tiles (with guides, those that one of them calls for), and its people."""
-    height, width = image.shape[:2]
-    least, most = settings.min_tile_px, settings.max_tiles
-    views = frame_views(width, height, settings.tile_zooms, shares=settings.frame_shares, min_side=least, most=most)
-    if guides is not None:
-        views = [view for view in views if is_called_for(view, guides, width, height)]
-    return views + person_views(people, settings.person_margin)
 
 
 def hands_of_images(
@@ -172,30 +174,59 @@ def hands_of_images(
     find_landmarks: FindLandmarks,
     settings: DetectHands,
 ) -> list[list[Hand]]:
-    """Hands of each image, best first, each once: first those that the whole frame, its people and their wrists show, then those of tiles
-    that hold a guide which none of these explains, and of the wrists at which none begins, cropped for palms and looked at more closely.
+    """Hands of each image, best first, each once. With guides they are looked for in the whole frame, then at people and arms that this
+    leaves `unfinished`, without guides everywhere at once, people and arms too; then, with guides, in tiles that hold one which is still
+    unexplained, and in both cases more closely at wrists at which no hand begins.
 
-    Without guides tiles belong to what is looked at first. All images are looked at together, and each gets what it would get alone.
+    All images are looked at together, and each gets what it would get alone.
     """
-    extent, hands = np.array([settings.extent_width, settings.extent_height]), [list[Hand]() for _ in images]
+    hands, places = [list[Hand]() for _ in images], list(zip(images, people, guides, strict=True))
 
-    def look(views: Sequence[list[View]], at_wrists: Sequence[list[Start]]) -> None:
-        palms = palm_starts_of_all(images, views, find_palms, settings.min_palm_score)
+    def look(at: Sequence[Places]) -> None:
+        palms = palm_starts_of_all(images, [views for views, _ in at], find_palms, settings.min_palm_score)
         searches = [
             confirming(image, of + arms, min_presence=settings.min_presence, known=known)
-            for image, of, arms, known in zip(images, palms, at_wrists, hands, strict=True)
+            for image, of, (_, arms), known in zip(images, palms, at, hands, strict=True)
         ]
         hands[:] = map(each_once, confirm_all(searches, find_landmarks))
 
-    none = [guide if guide is None else guide[:0] for guide in guides]
-    first = [views_of(*one, settings) for one in zip(images, people, none, strict=True)]
-    look(first, [wrist_starts(here, settings.min_wrist_score) for here in people])
-    second = []
-    for image, here, guide, found in zip(images, people, guides, hands, strict=True):
-        left = [] if guide is None else views_of(image, People.empty(), unexplained(guide, found, extent), settings)[1:]
-        second.append(left + wrist_views(here, settings.min_wrist_score, found, settings.wrist_scale))
-    look(second, [wrist_starts(here, settings.min_wrist_score, found) for here, found in zip(people, hands, strict=True)])
+    if settings.guided:
+        look([(views_of(image, settings)[:1], []) for image in images])
+    look([unfinished(*place, found, settings) for place, found in zip(places, hands, strict=True)])
+    look([closer(*place, found, settings) for place, found in zip(places, hands, strict=True)])
     return hands
+
+
+def views_of(image: UInt8[np.ndarray, "_ _ 3"], settings: DetectHands) -> list[View]:
+    """The whole frame, its shares and its tiles."""
+    height, width = image.shape[:2]
+    least, most = settings.min_tile_px, settings.max_tiles
+    return frame_views(width, height, settings.tile_zooms, shares=settings.frame_shares, min_side=least, most=most)
+
+
+def unfinished(
+    image: UInt8[np.ndarray, "_ _ 3"], people: People, guides: Float[np.ndarray, "n 4"] | None, found: Sequence[Hand], settings: DetectHands
+) -> Places:
+    """People and arms; with guides those arms at which no sure hand begins, and people in whose view lies the wrist of one or a guide that
+    no sure hand explains; without guides everything of the frame, too. A hand at which two arms end may be either's, and says of neither
+    that it is done with."""
+    arms, persons = arms_of(people, settings.min_wrist_score), person_views(people, settings.person_margin)
+    if guides is None:
+        return views_of(image, settings) + persons, wrist_starts(arms, WRIST_REGIONS)
+    every = arms_of(people, 0.0)
+    sure = [hand for hand in found if hand.score >= SURE_SCORE and sum(begins_at(hand, arm) for arm in every) == 1]
+    arms = without_hand(arms, sure)
+    points = [boxes.centre(unexplained(guides, found, settings.extent)), *(arm.wrist[None] for arm in arms)]
+    return holding(persons, np.concatenate(points)), wrist_starts(arms, WRIST_REGIONS)
+
+
+def closer(
+    image: UInt8[np.ndarray, "_ _ 3"], people: People, guides: Float[np.ndarray, "n 4"] | None, found: Sequence[Hand], settings: DetectHands
+) -> Places:
+    """Tiles and shares of the frame that hold a guide which no sure hand explains, and the wrists at which no hand begins."""
+    arms = without_hand(arms_of(people, settings.min_wrist_score), found)
+    left = [] if guides is None else holding(views_of(image, settings)[1:], boxes.centre(unexplained(guides, found, settings.extent)))
+    return left + wrist_views(arms, settings.wrist_scale), wrist_starts(arms, TIGHT_REGIONS)
 
 
 def _rows(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from fitting.files import sha256_of
 from stages import boxes
@@ -38,7 +38,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, HandProposals, HandDetections)
     may_lack: ClassVar[tuple[type, ...]] = (HandDetections,)
@@ -52,7 +52,7 @@ class DetectHandsWhim:
     """Overlap of the proposal and the landmarks' box: below, the second look slid to another hand. Ours."""
     known_iou: float = setting(0.5, least=0, most=1)
     """A hand that overlaps by more than this one that a detector before found with the landmark network is that one: what second
-    looks told of it is taken, not asked for again. 1 asks always. Ours."""
+    looks told of it is taken, not asked for again, nor is it looked at itself where it lies alone. 1 asks always. Ours."""
     second_looks: int = setting(len(SECOND_LOOKS), least=0, most=len(SECOND_LOOKS))
     """Looks at every hand that is listed, which tell wrong landmarks: as in `DetectHands`."""
     engine: Engine = "litert"
@@ -90,7 +90,10 @@ class DetectHandsWhim:
             for number, image in enumerate(frames.images):
                 here = proposals.take(proposals.frame == frames.frame[number])
                 there = known.take(known.frame == frames.frame[number])
-                looks = look_at_boxes(image, here.box, find_landmarks, keypoints=here.keypoints)
+                rows_there = lone_hands(here.box, there, min_iou=self.known_iou, min_presence=self.min_presence)
+                asked = here.take(rows_there < 0)
+                seen = iter(look_at_boxes(image, asked.box, find_landmarks, keypoints=asked.keypoints))
+                looks = [next(seen) if row < 0 else landmarks_of(there, row) for row in rows_there.tolist()]
                 rows.append(self._rows(frames, number, here, looks, there, judge))
             return HandDetections.concat(rows)
 
@@ -153,6 +156,32 @@ class DetectHandsWhim:
             columns[name] = getattr(known, name)[same] if len(known) else np.empty((len(hull), *values.shape[1:]), np.float32)
             columns[name][new] = values
         return columns
+
+
+def lone_hands(box: Float32[np.ndarray, "n 4"], known: HandDetections, *, min_iou: float, min_presence: float) -> Int64[np.ndarray, "n"]:
+    """Row of the known hand that each box lies upon, where box and hand touch nothing else and the hand is present enough; -1 elsewhere.
+
+    Where hands lie together a look is a vote of its own for whose they are; of one that lies by itself it says what was said before.
+    """
+    if not len(box) or not len(known):
+        return np.full(len(box), -1)
+    every = np.concatenate([box, known.box]).astype(np.float64)
+    overlap = boxes.iou(every, every)
+    is_paired = (overlap > 0).sum(1) == 2  # with itself and one other
+    upon = overlap[: len(box), len(box) :]
+    same = upon.argmax(1)
+    is_known = is_paired[: len(box)] & is_paired[len(box) + same] & (upon.max(1) > min_iou) & (known.presence[same] >= min_presence)
+    return np.where(is_known, same, -1)
+
+
+def landmarks_of(known: HandDetections, row: int) -> Landmarks:
+    """What the landmark network said of a hand that is listed."""
+    return Landmarks(
+        presence=float(known.presence[row]),
+        p_right=float(known.p_right[row]),
+        points=known.keypoints[row, :, :2].astype(np.float64),
+        world=known.world[row].astype(np.float64),
+    )
 
 
 def keypoints_of(look: Landmarks) -> Float32[np.ndarray, "21 3"]:

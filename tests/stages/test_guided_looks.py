@@ -3,23 +3,25 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stages import boxes, detect_hands_mediapipe
-from stages.detect_hands_mediapipe import DetectHands, views_of
+from stages.detect_hands_mediapipe import DetectHands, unfinished, views_of
 from stages.detect_hands_whim import DetectHandsWhim
 from stages.detectors.mediapipe import hand_landmarks
 from stages.detectors.mediapipe.box_looks import look_at_boxes
 from stages.detectors.mediapipe.crops import Look
 from stages.detectors.mediapipe.hand_landmarks import FindLandmarks, Landmarks, load_hand_landmarks
-from stages.detectors.mediapipe.hand_search import SURE_SCORE, Hand, Start, confirm, unexplained
+from stages.detectors.mediapipe.hand_search import SURE_SCORE, Hand, Start, confirm, holding, unexplained
 from stages.detectors.mediapipe.palm import FindPalms, load_palm_detector
 from stages.detectors.mediapipe.ssd import Candidates
 from stages.propose_hands_whim import ProposeHands
 from stages.tables import BODY_KEYPOINTS, HandDetections, HandProposals, People
 from tests.labelled_pictures import frames_of, labelled
+from tests.small_tables import columns
 from tests.stages.detectors.test_mediapipe_parts import somebody
 
 SMALL = "A034"  # its two hands are too small for the whole frame
@@ -106,7 +108,7 @@ def test_a_faint_wrist_is_no_reason_to_look(palm_looks: list[Look]) -> None:
         DetectHands(guided=True, min_wrist_score=float(least)).build()(frames, person, proposals())
         counts.append(len(palm_looks))
         palm_looks.clear()
-    assert counts == [4, 2], "the frame and the person, and both wrists or none"
+    assert counts == [4, 1], "the frame, the person and both wrists, or the frame alone"
 
 
 @pytest.mark.parametrize(("presence", "looks"), [(0.019, 1), (0.021, 9), (0.9, 2)])
@@ -132,15 +134,60 @@ def test_a_hand_that_is_not_sure_explains_no_proposal(score: float, left: int) -
 
 
 def test_views_are_those_that_hold_the_middle_of_a_proposal() -> None:
-    image, settings = np.zeros((720, 1280, 3), np.uint8), DetectHands()
-    guide = np.array([[100.0, 100, 140, 150]])
-    everywhere, none, some = (views_of(image, People.empty(), guides, settings) for guides in (None, np.zeros((0, 4)), guide))
-    assert [len(views) for views in (everywhere, none)] == [20, 1]
-    middle = boxes.centre(guide)[0]
+    everywhere = views_of(np.zeros((720, 1280, 3), np.uint8), DetectHands())
+    middle = np.array([120.0, 125])
+    some = holding(everywhere, middle[None])
     held = [view for view in everywhere if (middle >= view[2][:2]).all() and (middle <= view[2][2:]).all()]
     assert [view[0] for view in some] == [view[0] for view in held]
     assert {view[0] for view in some} == {"frame", "tile"}
-    assert len(some) < 8
+    assert len(some) < 9 < len(everywhere) == 20
+    assert holding(everywhere, np.zeros((0, 2))) == []
+
+
+def hand_of(*wrist: float, score: float = 0.9) -> Hand:
+    """A hand that begins at a wrist and points up, 80 pixels long."""
+    points = np.array(wrist) + np.stack([np.linspace(0, 40, 21), -np.linspace(0, 80, 21)], 1)
+    seen = Landmarks(presence=1.0, p_right=1.0, points=points, world=np.zeros((21, 3)))
+    return Hand(start=Start(route="frame", person=-1, crop=np.zeros(4), region=np.zeros(4), score=score), landmarks=seen)
+
+
+def test_people_and_arms_are_looked_at_where_no_sure_hand_explains_them() -> None:
+    image, settings = np.zeros((500, 600, 3), np.uint8), DetectHands(guided=True)
+    ends = {"left_elbow": (400, 200), "left_wrist": (400, 300), "right_elbow": (200, 200), "right_wrist": (200, 300)}
+    person, left, right = somebody(**ends), hand_of(400, 300), hand_of(200, 300)
+
+    def left_over(*hands: Hand, guides: list[list[float]] | None = None, people: People = person) -> tuple[int, int]:
+        views, arms = unfinished(image, people, np.array(guides or [], np.float64).reshape(-1, 4), hands, settings)
+        return len(views), len(arms)
+
+    assert left_over() == (1, 2)
+    assert left_over(left) == (1, 1), "a hand is still to be found"
+    assert left_over(left, right) == (0, 0)
+    assert left_over(left, hand_of(200, 300, score=SURE_SCORE - 0.01)) == (1, 1), "one that is not sure"
+    assert left_over(left, right, guides=[[250, 300, 290, 350]]) == (1, 0), "a proposal that is neither"
+    assert left_over(left, right, guides=[left.hull.tolist()]) == (0, 0)
+    clasped = somebody(**ends | {"right_wrist": (390, 310)})
+    assert left_over(left, people=clasped) == (1, 2), "either's"
+    assert len(unfinished(image, person, None, [left, right], settings)[1]) == 2, "without guides nothing is left out"
+
+
+def test_a_proposal_upon_a_hand_that_lies_by_itself_is_not_looked_at() -> None:
+    image = np.full((300, 600, 3), 114, np.uint8)
+    hand, beside, far = [100.0, 100, 200, 200], [190.0, 100, 290, 200], [400.0, 100, 500, 200]
+    landmarks = np.random.default_rng(0).uniform(110, 190, (1, 21, 3)).astype(np.float32)
+
+    def found(named: list[list[float]], seen: list[list[float]], presence: float = 0.95, **settings: float) -> HandDetections:
+        told = {"presence": np.float32(presence), "keypoints": np.repeat(landmarks, len(seen), 0), "box": np.array(seen, np.float32)}
+        known: Any = columns(HandDetections, len(seen), **told)
+        return DetectHandsWhim(**settings).build()(frames_of(image), proposals(*named), known)  # type: ignore[arg-type]
+
+    (taken,) = found([hand, far], [hand]).keypoints[:, :, :2]
+    np.testing.assert_array_equal(taken, landmarks[0, :, :2])
+    assert len(found([hand, beside], [hand])) == 0, "grey: nothing is seen where another hand may lie"
+    assert len(found([hand], [hand, beside])) == 0
+    assert len(found([hand], [hand], presence=0.89)) == 0
+    assert len(found([hand], [hand], known_iou=1.0)) == 0
+    assert len(found([hand], [beside])) == 0
 
 
 def test_a_known_hand_is_looked_at_for_its_side_but_not_judged_again(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +195,7 @@ def test_a_known_hand_is_looked_at_for_its_side_but_not_judged_again(media: Path
     frames, real = frames_of(image), load_hand_landmarks()
     proposed = ProposeHands().build()(frames)
     known = DetectHands().build()(frames, People.empty())
+    known = replace(known, presence=np.minimum(known.presence, np.float32(0.8)))  # else what lies by itself is not looked at
     count = [0]
 
     def counted(looks: Sequence[Look]) -> list[hand_landmarks.Landmarks]:

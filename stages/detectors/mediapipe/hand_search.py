@@ -3,7 +3,7 @@
 Every hand is looked at in the full frame, whatever crop its palm was found in, so no view of a hand is cut by a tile's border.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ SHOULDERS, ELBOWS, WRISTS, HIPS = (
 HAND_OVER_FOREARM, HAND_OVER_SHOULDERS, HAND_OVER_TORSO = 0.7, 0.5, 0.35
 """An adult's hand is 18 to 19 cm long, the forearm 26, the shoulder joints 36 apart, the torso 50. Ours."""
 
-WRIST_REGION, TIGHT_REGIONS = (2.0, 0.5), ((1.4, 0.4), (1.0, 0.35))
+WRIST_REGIONS, TIGHT_REGIONS = ((2.0, 0.5),), ((1.4, 0.4), (1.0, 0.35))
 """Sides of the squares that are looked at where a forearm ends, and how far beyond the wrist their middles lie, in expected hands.
 Ours: the tight ones find four of the 1,044 hands of clips more, of labelled frames none, and in photographs six beside 96, none false."""
 SURE_SCORE = 0.6
@@ -92,12 +92,9 @@ def frame_views(
     return found
 
 
-def is_called_for(view: View, guides: Float[np.ndarray, "n 4"], width: int, height: int) -> bool:
-    """Whether a view of a frame is looked at where these boxes may be hands: the whole of it always, another one where it holds the middle
-    of a box."""
-    _, _, box = view
-    middle = boxes.centre(guides)
-    return bool((box == whole(width, height)).all() or ((middle >= box[:2]) & (middle <= box[2:])).all(1).any())
+def holding(views: Sequence[View], points: Float[np.ndarray, "n 2"]) -> list[View]:
+    """The views in which at least one of these points lies."""
+    return [view for view in views if ((points >= view[2][:2]) & (points <= view[2][2:])).all(1).any()]
 
 
 def unexplained(guides: Float[np.ndarray, "n 4"], hands: Sequence[Hand], extent: Float64[np.ndarray, "2"]) -> Float[np.ndarray, "m 4"]:
@@ -130,45 +127,57 @@ def hand_length(keypoints: Float[np.ndarray, "17 3"]) -> float:
     )
 
 
-def wrist_starts(people: People, min_score: float, hands: Sequence[Hand] | None = None) -> list[Start]:
-    """Where each wrist says its hand is: beyond the wrist along the forearm, fingers away from the elbow, no palm needed.
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Arm:
+    """A person's forearm, at whose end a hand may be."""
 
-    The person's score x the wrist's confidence stands in for the palm's score. With `hands`, tighter regions at the wrists alone at which
-    none of these begins: fists and hands seen from the edge are small beside what a forearm promises.
-    """
+    person: int
+    score: float  # the person's x the wrist's: it stands in for a palm's
+    elbow: Float64[np.ndarray, "2"]
+    wrist: Float64[np.ndarray, "2"]
+    hand_px: float  # expected length of the hand
+
+
+def arms_of(people: People, min_score: float) -> list[Arm]:
+    """Forearms of that score of people whose limbs say how long a hand is."""
     found = []
-    for person, score, (elbow, here), length in _wrists(people, min_score, hands):
-        along = (here - elbow) / max(float(np.linalg.norm(here - elbow)), 1e-6)
-        for side, beyond in (WRIST_REGION,) if hands is None else TIGHT_REGIONS:
-            centre = here + beyond * length * along
-            region = np.array([*centre, side * length, upright_angle(elbow, here)], np.float64)
-            found.append(Start(route="wrist", person=person, crop=_around(centre, length), region=region, score=score))
+    for row in range(len(people)):
+        keypoints = people.keypoints[row].astype(np.float64)
+        hand_px = hand_length(keypoints)
+        for elbow, wrist in zip(ELBOWS, WRISTS, strict=True):
+            score = float(people.score[row] * keypoints[wrist, 2])
+            if score >= min_score and not hand_px < 1:
+                ends = {"elbow": keypoints[elbow, :2], "wrist": keypoints[wrist, :2]}
+                found.append(Arm(person=int(people.person[row]), score=score, hand_px=hand_px, **ends))
     return found
 
 
-def wrist_views(people: People, min_score: float, hands: Sequence[Hand], scale: float) -> list[View]:
-    """Squares, `scale` hands wide, about the expected hand of each wrist of that score that no hand found so far begins at."""
-    return [
-        ("wrist", person, _around(here + 0.33 * (here - elbow), scale * length / 2))
-        for person, _, (elbow, here), length in _wrists(people, min_score, hands)
-    ]
+def begins_at(hand: Hand, arm: Arm) -> bool:
+    """Whether a hand begins where an arm ends, to within half a hand."""
+    return bool(np.linalg.norm(hand.landmarks.points[0] - arm.wrist) < 0.5 * max(arm.hand_px, hand.size))
 
 
-def _wrists(
-    people: People, min_score: float, hands: Sequence[Hand] | None
-) -> Iterator[tuple[int, float, tuple[Float64[np.ndarray, "2"], Float64[np.ndarray, "2"]], float]]:
-    """Person, score, elbow and wrist, and the expected length of the hand of each arm whose wrist is so sure; with `hands` of those at
-    which none of them begins."""
-    for row in range(len(people)):
-        keypoints = people.keypoints[row].astype(np.float64)
-        length = hand_length(keypoints)
-        for elbow, wrist in zip(ELBOWS, WRISTS, strict=True):
-            here = keypoints[wrist, :2]
-            if length < 1 or any(np.linalg.norm(h.landmarks.points[0] - here) < 0.5 * max(length, h.size) for h in hands or ()):
-                continue
-            score = float(people.score[row] * keypoints[wrist, 2])
-            if score >= min_score:
-                yield int(people.person[row]), score, (keypoints[elbow, :2], here), length
+def without_hand(arms: Sequence[Arm], hands: Sequence[Hand]) -> list[Arm]:
+    """The arms at which none of these hands begins."""
+    return [arm for arm in arms if not any(begins_at(hand, arm) for hand in hands)]
+
+
+def wrist_starts(arms: Sequence[Arm], regions: Sequence[tuple[float, float]]) -> list[Start]:
+    """Where each arm says its hand is: beyond the wrist along the forearm, fingers away from the elbow, no palm needed. `regions` are
+    `WRIST_REGIONS` or, for fists and hands seen from the edge, small beside what a forearm promises, `TIGHT_REGIONS`."""
+    found = []
+    for arm in arms:
+        along = (arm.wrist - arm.elbow) / max(float(np.linalg.norm(arm.wrist - arm.elbow)), 1e-6)
+        for side, beyond in regions:
+            centre = arm.wrist + beyond * arm.hand_px * along
+            region = np.array([*centre, side * arm.hand_px, upright_angle(arm.elbow, arm.wrist)], np.float64)
+            found.append(Start(route="wrist", person=arm.person, crop=_around(centre, arm.hand_px), region=region, score=arm.score))
+    return found
+
+
+def wrist_views(arms: Sequence[Arm], scale: float) -> list[View]:
+    """Squares, `scale` hands wide, about the expected hand of each arm."""
+    return [("wrist", arm.person, _around(arm.wrist + 0.33 * (arm.wrist - arm.elbow), scale * arm.hand_px / 2)) for arm in arms]
 
 
 def _around(centre: Float64[np.ndarray, "2"], half: float) -> Float64[np.ndarray, "4"]:

@@ -10,7 +10,17 @@ import pytest
 from stages.detectors.mediapipe import blazepose, models, palm
 from stages.detectors.mediapipe.crops import cut, to_crop, to_frame, upright_angle
 from stages.detectors.mediapipe.hand_landmarks import Landmarks, tracked_region
-from stages.detectors.mediapipe.hand_search import Hand, Start, is_plausible, wrist_starts, wrist_views
+from stages.detectors.mediapipe.hand_search import (
+    TIGHT_REGIONS,
+    WRIST_REGIONS,
+    Hand,
+    Start,
+    arms_of,
+    is_plausible,
+    without_hand,
+    wrist_starts,
+    wrist_views,
+)
 from stages.detectors.mediapipe.ssd import Candidates, anchor_centres, decode, weighted_suppression
 from stages.detectors.views import tiles
 from stages.tables import BODY_KEYPOINTS, People
@@ -146,16 +156,17 @@ def somebody(**places: tuple[float, float]) -> People:
 
 def test_a_wrist_at_which_no_hand_begins_is_looked_at_more_closely() -> None:
     people = somebody(left_elbow=(400, 200), left_wrist=(400, 300), right_elbow=(200, 200), right_wrist=(120, 200))
-    wide = wrist_starts(people, 0.05)
-    assert [start.region[:3].tolist() for start in wide] == [[400, 350, 200], [70, 200, 200]], "both wrists, whatever was found"
-    tight = wrist_starts(people, 0.05, [hand_at((125, 195))])
+    arms = arms_of(people, 0.05)
+    wide = wrist_starts(arms, WRIST_REGIONS)
+    assert [start.region[:3].tolist() for start in wide] == [[400, 350, 200], [70, 200, 200]], "both wrists"
+    free = without_hand(arms, [hand_at((125, 195))])
+    tight = wrist_starts(free, TIGHT_REGIONS)
     assert [start.region[:3].tolist() for start in tight] == [[400, 340, 140], [400, 335, 100]], "the free one"
     assert {(start.person, start.route) for start in tight} == {(3, "wrist")}
     assert [start.score for start in tight] == pytest.approx([0.4, 0.4])
     assert np.cos(tight[0].region[3]) == pytest.approx(-1), "fingers away from the elbow, which lies above"
-    assert not wrist_starts(people, 0.5, []), "a doubtful wrist"
-    assert [person for _, person, _ in wrist_views(people, 0.05, [hand_at((125, 195))], 4.0)] == [3]
-    assert not wrist_views(people, 0.5, [], 4.0)
+    assert [person for _, person, _ in wrist_views(free, 4.0)] == [3]
+    assert not arms_of(people, 0.5), "doubtful wrists"
 
 
 def test_landmarks_on_a_line_are_no_hand() -> None:

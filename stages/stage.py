@@ -258,6 +258,11 @@ def tables_written(stage: Any) -> tuple[type[Table], ...]:
     return written if isinstance(written, tuple) else (written,)
 
 
+def tables_given(result: Any) -> tuple[Table, ...]:
+    """The tables that a stage's function gave, one or several."""
+    return result if isinstance(result, tuple) else (result,)
+
+
 def at_once_of(stage: Any) -> int:
     """Items that a stage is given in one call where so many wait; 1 of most stages."""
     return int(getattr(stage, "at_once", 1))

@@ -24,7 +24,7 @@ from pipeline.engine.plan.seats import Seat, works_on_tables
 from pipeline.engine.plan.tasks import Item, State, Task, Why, table_of, tables_of
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.store import Store
-from pipeline.engine.worker import record_failure
+from pipeline.engine.work.failures import record_failure
 from stages.digest import CorruptFileError, seal_line
 from stages.stage import Failure, Reason, at_once_of
 

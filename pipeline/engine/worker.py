@@ -1,8 +1,6 @@
 """Does items: has their tables read, calls their stages, commits or records the failures, and returns receipts."""
 
-import dataclasses
 import logging
-import math
 import os
 import socket
 import time
@@ -14,27 +12,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from threadpoolctl import ThreadpoolController
 
 from pipeline.engine.durable import StoreError, room
 from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.files.shard import clips_in, pieces_of, write_shard
+from pipeline.engine.nodes.memory import PeakMemory
 from pipeline.engine.nodes.parcel import Parcel, unpack
 from pipeline.engine.nodes.place import Place, this_place
 from pipeline.engine.orders import TOGETHER_S, Order, Outcome, Receipt
 from pipeline.engine.plan.tasks import State, table_of, tables_of
-from pipeline.engine.reader import Made, Reader
-from pipeline.engine.roots.opening import opened
-from pipeline.engine.store import ErrorRecord, Store
-from pipeline.engine.verdicts import DecidedMeanwhileError
-from stages.cameras.said import CameraError
-from stages.cameras.views import through_views
-from stages.digest import CorruptFileError, fingerprint_of
+from pipeline.engine.roots.opening import moved, opened
+from pipeline.engine.store import Store
+from pipeline.engine.work.failures import OtherWeights, failure_of, record_failure
+from pipeline.engine.work.fetched import kept, with_content
+from pipeline.engine.work.reader import Made, Reader
+from stages.cameras.views import by_view, of_view, through_views
+from stages.digest import CorruptFileError
 from stages.media.frames import Frames, read_frames
 from stages.shards import whole_of
-from stages.stage import AtOnce, Failure, MissingVideoError, Prepares, Reason, ShardStage, Stage, at_once_of, tables_written
+from stages.stage import AtOnce, Failure, Prepares, ShardStage, Stage, at_once_of, tables_given, tables_written
 from stages.tables import Cameras, Clips, Table, Videos
 
 _log = logging.getLogger(__name__)
@@ -61,9 +59,7 @@ class Worker:
     """The driver's mirror of a folder in an object store: what stages write there they write into the one of this machine."""
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     prepared: bool = False
-    peak_mb: float = 0.0
-    asked_at: float = -math.inf
-    """When the kernel was asked for `peak_mb`."""
+    peak: PeakMemory = field(default_factory=PeakMemory)
 
     def __post_init__(self) -> None:
         if not self.sees_gpus:
@@ -71,7 +67,7 @@ class Worker:
         if self.lane:
             os.environ["WHIM_LANE"] = str(self.lane)
         if self.mirror and self.mirror != self.store.root:
-            self.stages = [_moved(stage, self.mirror, self.store.root) for stage in self.stages]
+            self.stages = [moved(stage, self.mirror, self.store.root) for stage in self.stages]
         if self.parcel:
             import ray
 
@@ -139,7 +135,7 @@ class Worker:
         for work in works:
             for outcome in work.receipt.outcomes:
                 outcome.where = str(self.place) if outcome.state in (State.FAILED, State.RETRY) else ""
-            work.receipt.wall_s, work.receipt.peak_mb = seconds, self._peak_mb()
+            work.receipt.wall_s, work.receipt.peak_mb = seconds, self.peak.mb()
         return [work.receipt for work in works]
 
     def _receipt(self, order: Order) -> Receipt:
@@ -162,12 +158,6 @@ class Worker:
                 if isinstance(stage, Prepares):
                     stage.prepare()
 
-    def _peak_mb(self) -> float:
-        """The most memory that this process has had, as of a second ago at most: some kernels take milliseconds to say it."""
-        if time.monotonic() > self.asked_at + 1.0:
-            self.asked_at, self.peak_mb = time.monotonic(), _peak_mb()
-        return self.peak_mb
-
     @cached_property
     def place(self) -> Place:
         return this_place()
@@ -181,7 +171,7 @@ class Worker:
         if position not in self.functions:
             here, ordered = dict(self.stages[position].weights), dict(recipe.get("weights", {}))
             if here != ordered:
-                raise OtherWeights(_difference_of(here, ordered, socket.gethostname()))
+                raise OtherWeights(here, ordered, socket.gethostname())
             self.functions[position] = self.stages[position].build()
         return self.functions[position]
 
@@ -243,7 +233,8 @@ class Worker:
                 self.reader.have_kept(self.store.mirror, order.video)
             inputs = self.reader.inputs(order, position, work.made)
             apart = getattr(stage, "by_frame", False) and isinstance(order.row, Clips) and len(self.reader.cameras(order, order.row)) > 1
-            self._finish(position, work, (_by_view if apart else _whole)(self._function(position, recipe), inputs))
+            function = self._function(position, recipe)
+            self._finish(position, work, by_view(function, inputs) if apart else function(*inputs))
 
     def _on_frames(self, work: "_Work") -> None:
         """Decode the clip once, stretch by stretch, and hand each stretch to every stage of the group in turn."""
@@ -285,7 +276,7 @@ class Worker:
                     if isinstance(result, Failure):
                         self._finish(position, work, result)
                     else:
-                        made[position].append(tuple(_of_view(table, frames.view) if several else table for table in _tables(result)))
+                        made[position].append(tuple(of_view(table, frames.view) if several else table for table in tables_given(result)))
                 if outcome.state is not State.PENDING:  # it failed: what follows in the group cannot run
                     failed = run.index((position, recipe, outcome))
                     _block([later for _, _, later in run[failed + 1 :]])
@@ -333,59 +324,28 @@ class Worker:
 
     def _note_failure(self, position: int, key: str, recipe: Mapping[str, Any], outcome: Outcome, error: Exception) -> None:
         """Record an exception beside the part: the next run tries again. A damaged file of the folder is set aside to be made again."""
-        reason, message, trace = Reason.EXCEPTION, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))[-4000:]
-        if isinstance(error, CorruptFileError):
-            reason, message = Reason.CORRUPT, str(error)
-        elif isinstance(error, CameraError):
-            reason, message = Reason.CAMERA, str(error)
-        elif isinstance(error, MissingVideoError):
-            reason, message = Reason.FILE_MISSING, str(error)
-        elif isinstance(error, DecidedMeanwhileError):
-            reason, message = Reason.DECIDED, str(error)
-        elif isinstance(error, OtherWeights):
-            message = str(error)
-        permanent = reason is Reason.CAMERA
-        outcome.state, outcome.reason, outcome.message = State.FAILED if permanent else State.RETRY, reason, message
+        failure, trace = failure_of(error), "".join(traceback.format_exception(error))[-4000:]
+        _settle(outcome, failure)
         try:
             if isinstance(error, CorruptFileError) and error.path.is_relative_to(self.store.root):
                 set_corrupt_aside(self.store, error.path)
-            record_failure(
-                self.store, table_of(self.stages[position]), key, recipe, Failure(reason, message, permanent), trace, str(self.place)
-            )
+            record_failure(self.store, table_of(self.stages[position]), key, recipe, failure, trace, str(self.place))
         except OSError as second:
-            outcome.message = f"{message} (and this could not be written down: {second})"
-
-    def _with_content(self, key: str, recipe: Mapping[str, Any], fetched: Videos) -> Mapping[str, Any]:
-        """The recipe of a video's part; of one that was fetched again and is another now, with its content: what follows is made anew."""
-        before = self.store.made_by("videos", key)
-        if not before or before.get("fingerprint") != recipe["fingerprint"]:
-            return recipe
-        try:
-            if self.store.read(Videos, "videos", key).sha256[0] == fetched.sha256[0]:
-                return recipe
-        except ValueError:
-            return recipe
-        other = {**recipe, "item": {**recipe["item"], "content": str(fetched.sha256[0])}}
-        del other["fingerprint"]
-        return {**other, "fingerprint": fingerprint_of(other)}
+            outcome.message = f"{failure.message} (and this could not be written down: {second})"
 
     def _finish(self, position: int, work: "_Work", result: Any) -> None:
         """Record a failure, or commit the table or tables that a stage gave."""
         key, recipe, outcome = work.order.key, work.recipe(position), work.outcome(position)
         if isinstance(result, Failure):
             record_failure(self.store, table_of(self.stages[position]), key, recipe, result, where=str(self.place))
-            outcome.state = State.FAILED if result.permanent else State.RETRY
-            outcome.reason, outcome.message = result.reason, result.message
+            _settle(outcome, result)
             return
         if isinstance(result, Videos):
-            result = dataclasses.replace(result, path=np.array([_relative(p, self.store.root) for p in result.path], object))
-            if self.store.mirror:  # before the part that names them
-                inside = [self.store.root / p for p in result.path if not Path(p).is_absolute()]
-                self.store.mirror.put_as_it_is([file for p in inside for file in (p, p.with_name(f"{key}.info.json"))])
-            recipe = self._with_content(key, recipe, result)
-        tables = dict(zip(tables_of(self.stages[position]).values(), _tables(result), strict=True))
+            result = kept(self.store, key, result)
+            recipe = with_content(self.store, key, recipe, result)
+        tables = dict(zip(tables_of(self.stages[position]).values(), tables_given(result), strict=True))
         written = self.store.commit_together(tables, key, recipe)
-        outcome.state, outcome.num_rows = State.DONE, len(_tables(result)[0])
+        outcome.state, outcome.num_rows = State.DONE, len(tables_given(result)[0])
         if position != work.order.stages[-1]:
             kinds = zip(tables_of(self.stages[position]), written, strict=True)
             work.made[position] = {kind: kind.from_arrow(arrow) for kind, arrow in kinds}
@@ -415,77 +375,11 @@ class _Result:
     seconds: float
 
 
-def _moved(stage: Stage, before: Path, now: Path) -> Stage:
-    """A stage whose folders below one place lie below another."""
-    settings: Any = stage
-    inside = {
-        one.name: now / value.relative_to(before)
-        for one in dataclasses.fields(settings)
-        if isinstance(value := getattr(stage, one.name), Path) and value.is_relative_to(before)
-    }
-    return dataclasses.replace(settings, **inside) if inside else stage
-
-
-class OtherWeights(Exception):
-    """A machine holds other model files than the ones that a part is ordered to be made by."""
-
-
-def _difference_of(here: Mapping[str, str], ordered: Mapping[str, str], host: str) -> str:
-    name = next(name for name in sorted(here.keys() | ordered.keys()) if here.get(name) != ordered.get(name))
-    shas = [(sha or "no such file")[:12] for sha in (here.get(name), ordered.get(name))]
-    return f"model file {name} is {shas[0]} on {host} and {shas[1]} where the run was started: copy the weights folder there (WHIM_WEIGHTS)"
-
-
-def _tables(result: Any) -> tuple[Table, ...]:
-    """What a stage gave, as a tuple of tables."""
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _whole(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
-    return function(*inputs)
-
-
-def _by_view(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
-    """What a stage that makes each frame's rows of that frame's rows gives of each view's, together."""
-    views = sorted({int(view) for table in inputs if hasattr(table, "view") for view in table.view}) or [0]
-    made = []
-    for view in views:
-        given = [table.take(table.view == view) if hasattr(table, "view") else table for table in inputs]
-        made.append([_of_view(table, view) for table in _tables(function(*given))])
-    return tuple(type(tables[0]).concat(list(tables)) for tables in zip(*made, strict=True))
-
-
-def _of_view(table: Table, view: int) -> Table:
-    """Rows of a table, said to be of a view."""
-    return dataclasses.replace(table, **{"view": np.full(len(table), view, np.int16)}) if hasattr(table, "view") else table
+def _settle(outcome: Outcome, failure: Failure) -> None:
+    outcome.state = State.FAILED if failure.permanent else State.RETRY
+    outcome.reason, outcome.message = failure.reason, failure.message
 
 
 def _block(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         outcome.state, outcome.reason = State.BLOCKED, "upstream failed"
-
-
-def record_failure(
-    store: Store, table: str, key: str, recipe: Mapping[str, Any], failure: Failure, trace: str = "", where: str = ""
-) -> None:
-    """Write the error file of a part, counting the attempts made under the same fingerprint; `where`: the `Place` in words."""
-    fingerprint = str(recipe["fingerprint"])
-    before = store.error(table, key)
-    attempts = before.attempts + 1 if before and before.fingerprint == fingerprint else 1
-    store.fail(table, key, ErrorRecord(fingerprint, str(failure.reason), failure.message, failure.permanent, attempts, trace, where))
-
-
-def _relative(path: str, root: Path) -> str:
-    """A path inside the data folder is kept relative to it, so that the folder can move."""
-    inside = Path(path).is_relative_to(root)
-    return str(Path(path).relative_to(root)) if inside else path
-
-
-def _peak_mb() -> float:
-    """The most memory that this process has had. What a process is told of its resource usage begins with its parent's."""
-    with suppress(OSError, StopIteration):  # systems without /proc
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

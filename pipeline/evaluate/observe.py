@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from hands.images import read_image
 from hands.metrics.labels import MIRRORED, LabelledFrame, mirrored
 from stages.media.frames import Frames, Reading, decode, read_frames
-from stages.stage import Stage, tables_written
+from stages.stage import Stage, tables_given, tables_written
 from stages.tables import Clips, HandDetections, Hands, People, RefusedHands, Videos
 
 
@@ -74,7 +74,7 @@ def seen_on(functions: Sequence[tuple[Stage, Callable[..., Any]]], label: Labell
     for stage, function in functions:
         inputs: Iterator[Any] = (frames if kind is Frames else kind.concat(made[kind]) for kind in stage.reads)  # type: ignore[attr-defined]
         result = function(*inputs)
-        for kind, table in zip(tables_written(stage), result if isinstance(result, tuple) else (result,), strict=True):
+        for kind, table in zip(tables_written(stage), tables_given(result), strict=True):
             made[kind].append(table)
     return Seen(
         label=label,

@@ -1,7 +1,8 @@
 """Frames through the views of a bent camera: what the detectors look at, and where in the video's own pixels that is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
@@ -9,7 +10,8 @@ from jaxtyping import Float, Float32, Float64, UInt8
 from fitting.camera import Camera
 from stages.cameras.said import camera_in, is_seen
 from stages.media.frames import Frames
-from stages.tables import Cameras
+from stages.stage import tables_given
+from stages.tables import Cameras, Table
 
 GREY = 128
 """Of a view where the camera's image shows nothing."""
@@ -26,6 +28,21 @@ def through_views(stretches: Iterable[Frames], cameras: Cameras) -> Iterator[Fra
     for frames in stretches:
         for view, look in looks.items():
             yield replace(frames, images=[look(image) for image in frames.images], view=view)
+
+
+def by_view(function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    """What a stage that makes each frame's rows of that frame's rows gives of each view's, together."""
+    views = sorted({int(view) for table in inputs if hasattr(table, "view") for view in table.view}) or [0]
+    made = []
+    for view in views:
+        given = [table.take(table.view == view) if hasattr(table, "view") else table for table in inputs]
+        made.append([of_view(table, view) for table in tables_given(function(*given))])
+    return tuple(type(tables[0]).concat(list(tables)) for tables in zip(*made, strict=True))
+
+
+def of_view(table: Table, view: int) -> Table:
+    """Rows of a table, said to be of a view."""
+    return replace(table, **{"view": np.full(len(table), view, np.int16)}) if hasattr(table, "view") else table
 
 
 class Look:

@@ -328,9 +328,9 @@ def test_killed_workers_lose_and_double_nothing(tmp_path: Path, calls: Path, mon
 
 def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it() -> None:
     ballast = b"\1" * (1 << 30)
-    program = "from pipeline.engine.worker import _peak_mb; print(_peak_mb())"
+    program = "from pipeline.engine.nodes.memory import peak_mb; print(peak_mb())"
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert 20 < float(told) < 900
+    assert 5 < float(told) < 900
     assert len(ballast) == 1 << 30
 
 

@@ -1,7 +1,9 @@
 """Opens a data folder, wherever it lies: by its path, or by the mirror of its address."""
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine.durable import MIRRORS, StoreError, mirror_of
 from pipeline.engine.roots.address import Address, is_address
@@ -9,6 +11,7 @@ from pipeline.engine.roots.known import Known
 from pipeline.engine.roots.mirror import Mirror
 from pipeline.engine.roots.objects import Objects
 from stages.errors import UserError
+from stages.stage import Stage
 
 
 def opened(root: str | Path, *, asks: bool = False, whole: bool = False, driver: str = "") -> Path:
@@ -33,6 +36,17 @@ def opened(root: str | Path, *, asks: bool = False, whole: bool = False, driver:
     if mirror.lease is None and not asks:
         mirror.sync(whole=whole)
     return folder
+
+
+def moved(stage: Stage, before: Path, now: Path) -> Stage:
+    """A stage whose folders below one place lie below another."""
+    settings: Any = stage
+    inside = {
+        one.name: now / value.relative_to(before)
+        for one in dataclasses.fields(settings)
+        if isinstance(value := getattr(stage, one.name), Path) and value.is_relative_to(before)
+    }
+    return dataclasses.replace(settings, **inside) if inside else stage
 
 
 def _cache() -> Path:

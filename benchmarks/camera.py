@@ -30,7 +30,7 @@ from pipeline.manifest import read_manifest
 from pipeline.recipes import find_recipe
 from stages.cameras.said import cameras_of
 from stages.cameras.views import to_source
-from stages.fit import on_joints
+from stages.fitted import on_joints
 from stages.fuse_hands import FuseHands
 from stages.fusion.pairs import WRIST_M, contradiction_m
 from stages.tables import HAND_KEYPOINTS, Cameras, Clips, Fits, Hands

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64
 
-from fitting.camera import Camera
 from fitting.compiled import machine_code
 from fitting.files import model_file, prior_file, sha256_of
-from fitting.landmarks.offsets import Offsets, corrected, load_offsets, offsets_file
+from fitting.landmarks.offsets import Offsets, load_offsets, offsets_file
 from fitting.settings import FitSettings
-from stages.cameras.path import world_from_view
-from stages.cameras.said import camera_in
+from stages.cameras.path import in_world
+from stages.cameras.sight import Sight
+from stages.fitted import Asked, as_table, on_joints
 from stages.fusion.pairs import contradiction_m
 from stages.fusion.together import together
 from stages.stage import DEVICES, Key, Resources, check_settings, setting
@@ -23,7 +23,7 @@ from stages.tables import LEFT, RIGHT, UNKNOWN_SIDE, CameraPoses, Cameras, Clips
 from stages.verdicts import ON_SIDES, with_sides
 
 if TYPE_CHECKING:
-    from fitting.fit import Fitter, HandFits
+    from fitting.fit import Fitter
 
 
 _SHAPE_IS_KNOWN = 15.0
@@ -173,22 +173,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_joints(hands: Hands, offsets: Mapping[str, Offsets]) -> Hands:
-    """Hands whose landmarks are moved onto the model's joints, by the offsets of the detectors they are from.
-
-    A landmark that is the mean of several detectors' takes its part of each one's offset; 3D landmarks are one detector's.
-    """
-    keypoints, world = hands.keypoints.copy(), hands.world.copy()
-    joined = np.maximum(np.bitwise_count(hands.keypoint_sources), 1)
-    for name, known in offsets.items():
-        bit = np.array([[*sources].index(name) if name in sources else -1 for sources in hands.sources], np.int16)
-        rows = np.flatnonzero(bit >= 0)
-        moved, world[rows] = corrected(hands.keypoints[rows], hands.world[rows], known)
-        part = (hands.keypoint_sources[rows] >> bit[rows, None] & 1) / joined[rows]
-        keypoints[rows] += part[..., None].astype(np.float32) * (moved - hands.keypoints[rows])
-    return replace(hands, keypoints=keypoints, world=world)
-
-
 def fit_hands(fitter: "Fitter", hands: Hands, focal_share: float, cameras: Cameras | None = None, *, weak: bool = False) -> Fits:
     """One row of `Fits` for each row of `Hands`, in its order; a hand of unknown side is fitted as both, and the better one is told.
 
@@ -211,7 +195,7 @@ def fit_clips(
     return fitted
 
 
-def _with_both_sides(hands: Hands, sight: "Sight | None") -> "tuple[Hands, Sight | None]":
+def _with_both_sides(hands: Hands, sight: Sight | None) -> tuple[Hands, Sight | None]:
     """Hands, those of unknown side as left ones and, after all the others, once more as right ones."""
     unknown = np.flatnonzero(hands.side == UNKNOWN_SIDE)
     if not len(unknown):
@@ -246,19 +230,6 @@ def of_known_shape(fitter: "Fitter", cameras: Cameras | None, hands: Hands, beta
     return fit_hands(known, hands, 1.0, cameras)
 
 
-def in_world(fits: Fits, hands: Hands, cameras: Cameras, poses: CameraPoses) -> Fits:
-    """Fits with their orientation and place in the world, on the frames of which a pose of the camera is known."""
-    from scipy.spatial.transform import Rotation
-
-    pose = world_from_view(poses, cameras, hands.frame, hands.time_s, hands.view)
-    known = np.isfinite(pose).all((1, 2)) & np.isfinite(fits.transl).all(1) & np.isfinite(fits.focal_px)
-    turn, shift = pose[known, :, :3], pose[known, :, 3]
-    place, orient = np.full_like(fits.transl, np.nan), np.full_like(fits.global_orient, np.nan)
-    place[known] = (turn @ fits.transl[known, :, None].astype(np.float64))[..., 0] + shift
-    orient[known] = (Rotation.from_matrix(turn) * Rotation.from_rotvec(fits.global_orient[known].astype(np.float64))).as_rotvec()
-    return replace(fits, transl_world=place, global_orient_world=orient)
-
-
 def _total(fits: Fits, settings: FitSettings) -> Float64[np.ndarray, "n"]:
     """What the fit of each hand costs: the losses that know a hand from its mirror image."""
     total = fits.loss_reprojection.astype(np.float64)
@@ -267,186 +238,12 @@ def _total(fits: Fits, settings: FitSettings) -> Float64[np.ndarray, "n"]:
     return total
 
 
-@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Sight:
-    """The known camera that each hand is seen by, as a pinhole of square pixels without distortion at the same place."""
-
-    cameras: tuple[Camera, ...]
-    which: Int64[np.ndarray, "n"]  # of `cameras`
-    camera_from: str
-    keypoints: Float32[np.ndarray, "n 21 3"]  # pixels of the pinhole
-
-    @classmethod
-    def of(cls, hands: Hands, cameras: Cameras | None) -> "Sight | None":
-        """The cameras of hands; None where nobody knows."""
-        if cameras is None or not len(cameras) or not np.isfinite(cameras.focal_px).all():
-            return None
-        rows = np.flatnonzero(cameras.view >= 0)
-        known = tuple(camera_in(cameras, row) for row in rows.tolist())
-        which = np.searchsorted(cameras.view[rows], hands.view)
-        keypoints = hands.keypoints.copy()
-        for number, camera in enumerate(known):
-            here = which == number
-            if camera != _straight(camera):
-                keypoints[here, :, :2] = _straight(camera).project(camera.rays(hands.keypoints[here, :, :2]))
-        return cls(cameras=known, which=which, camera_from=str(cameras.camera_from[0]), keypoints=keypoints)
-
-    def take(self, rows: Int64[np.ndarray, "m"]) -> "Sight":
-        return replace(self, which=self.which[rows], keypoints=self.keypoints[rows])
-
-    @property
-    def focal_px(self) -> Float64[np.ndarray, "n"]:
-        return np.array([camera.focal_px[0] for camera in self.cameras])[self.which]
-
-    @property
-    def principal(self) -> Float64[np.ndarray, "n 2"]:
-        return np.array([camera.principal for camera in self.cameras])[self.which]
-
-    def project(self, rows: Int64[np.ndarray, "m"], points: Float64[np.ndarray, "m points 3"]) -> Float64[np.ndarray, "m points 2"]:
-        """Pixels, in the images, of points in the axes of the cameras of some hands."""
-        pixels = np.full((*points.shape[:2], 2), np.nan)
-        for number, camera in enumerate(self.cameras):
-            here = self.which[rows] == number
-            pixels[here] = camera.project(points[here])
-        return pixels
-
-    def bent(self, columns: dict[str, np.ndarray]) -> None:
-        """Bring what was found in pixels of the pinhole into those of the image."""
-        for number, camera in enumerate(self.cameras):
-            here = np.flatnonzero(self.which == number)
-            straight = _straight(camera)
-            if camera != straight and len(here):
-                for name in ("joints_2d", "box"):
-                    points = columns[name][here].reshape(len(here), -1, 2)
-                    columns[name][here] = camera.project(straight.rays(points)).reshape(columns[name][here].shape)
-                columns["camera"][here, 1:] = camera.project(straight.rays(columns["camera"][here, 1:]))
-
-
-def _straight(camera: Camera) -> Camera:
-    """The camera without distortion, its pixels square."""
-    return replace(camera, distortion=(), focal_px=(camera.focal_px[0],) * 2)
-
-
 def _fit_sided(fitter: "Fitter", clips: Sequence[tuple[Hands, Sight | None]], focal_share: float, weak: bool) -> list[Fits]:
     """Fits of hands whose sides are known, of clips that known cameras see, or of clips that none does."""
     if not clips:
         return []
-    asked = [_Asked.of(hands, sight, weak) for hands, sight in clips]
+    asked = [Asked.of(hands, sight, weak) for hands, sight in clips]
     ends = np.cumsum([len(hands) for hands, _ in clips])
-    fitted = _Asked.concat(asked).fit(fitter)
+    fitted = Asked.concat(asked).fit(fitter)
     of_clips = [fitted.take(slice(end - len(hands), end)) for end, (hands, _) in zip(ends.tolist(), clips, strict=True)]
-    return [_as_table(*one, focal_share, weak) for one in zip(of_clips, clips, strict=True)]
-
-
-class _Asked(NamedTuple):
-    """What a `Fitter` is asked, of right hands."""
-
-    keypoints: Float32[np.ndarray, "n 21 3"]
-    world: Float32[np.ndarray, "n 21 3"]
-    deviation: Float32[np.ndarray, "n 21"]
-    track: Int64[np.ndarray, "n"]
-    time_s: Float64[np.ndarray, "n"]
-    focal_px: Float64[np.ndarray, "n"]
-    """0 where projection is weak perspective, of all hands."""
-    principal: Float64[np.ndarray, "n 2"]
-
-    @classmethod
-    def of(cls, hands: Hands, sight: Sight | None, weak: bool) -> "_Asked":
-        """Hands of a clip, left ones mirrored."""
-        mirror = _mirror(hands)[:, None]
-        track = np.where(hands.track < 0, -1, 2 * hands.track.astype(np.int64) + hands.side)
-        track += np.where(track < 0, 0, hands.view * (track.max() + 1))  # axes are a view's own
-        keypoints, focal, principal = hands.keypoints, np.zeros(len(hands)), np.zeros((len(hands), 2))
-        if sight is not None:
-            keypoints = sight.keypoints
-            if not weak:
-                focal, principal = sight.focal_px, sight.principal * mirror[:, 0, :2].astype(np.float64)
-        hinted = np.isfinite(hands.hint).all((1, 2)) & (hands.hint[..., 3] > 0).all(1)
-        world = np.where(hinted[:, None, None], hands.hint[..., :3], hands.world)
-        deviation = hands.hint[..., 3] * np.where(hinted, np.float32(1), np.float32(np.nan))[:, None]
-        return cls(keypoints * mirror, world * mirror, deviation, track, hands.time_s, focal, principal)
-
-    @classmethod
-    def concat(cls, clips: Sequence["_Asked"]) -> "_Asked":
-        """Hands of several clips, none of one in a track of another's."""
-        if len(clips) == 1:
-            return clips[0]
-        ends = np.cumsum([int(clip.track.max()) + 1 for clip in clips])
-        apart = [np.where(one.track < 0, -1, one.track + before) for one, before in zip(clips, (0, *ends[:-1]), strict=True)]
-        return cls(*(np.concatenate(columns) for columns in zip(*clips, strict=True)))._replace(track=np.concatenate(apart))
-
-    def fit(self, fitter: "Fitter") -> "HandFits":
-        from fitting.lens import Lens
-
-        lens = Lens(self.focal_px, self.principal) if self.focal_px.any() else None
-        return fitter.fit(self.keypoints, self.world, deviation=self.deviation, track=self.track, time_s=self.time_s, lens=lens)
-
-
-def _mirror(hands: Hands) -> Float32[np.ndarray, "n 3"]:
-    """What turns the axes of a hand into those of a right one."""
-    sign = np.where(hands.side == LEFT, -1, 1).astype(np.float32)
-    return np.stack([sign, np.ones_like(sign), np.ones_like(sign)], 1)
-
-
-def _as_table(fitted: "HandFits", of_clip: tuple[Hands, Sight | None], focal_share: float, weak: bool) -> Fits:
-    """The fits of a clip's hands as its table."""
-    hands, sight = of_clip
-    return Fits(
-        **{name: getattr(hands, name) for name in ("video", "frame", "time_s", "hand", "side")},
-        outcome=np.array([str(outcome) for outcome in fitted.outcome], dtype=object),
-        num_points=fitted.num_points.numpy().astype(np.int16),
-        **_unknown_where_unfitted(_columns(fitted, hands, _mirror(hands), focal_share, sight, weak), fitted.outcome),
-        **_camera_columns(sight),
-    )
-
-
-def _camera_columns(sight: Sight | None) -> dict[str, np.ndarray]:
-    """The columns that name a hand's camera; of one that nobody knows they say so by themselves."""
-    if sight is None:
-        return {}
-    origin = np.full(len(sight.which), sight.camera_from, object)
-    return {"camera_from": origin, "focal_px": sight.focal_px.astype(np.float32), "principal": sight.principal.astype(np.float32)}
-
-
-def _columns(
-    fitted: "HandFits", hands: Hands, mirror: Float32[np.ndarray, "n 3"], focal_share: float, sight: Sight | None, weak: bool
-) -> dict[str, np.ndarray]:
-    """The number columns of `Fits`, mirrored back to each hand's side."""
-    names = {field.name for field in fields(fitted)} & {field.name for field in fields(Fits)} - {"outcome", "num_points"}
-    columns: dict[str, Any] = {name: getattr(fitted, name).numpy().astype(np.float32) for name in names}
-    flip = mirror[:, :1]
-    axis_angle = np.concatenate([np.ones_like(flip), flip, flip], 1)
-    columns["global_orient"] = columns["global_orient"] * axis_angle
-    columns["hand_pose"] = columns["hand_pose"] * np.tile(axis_angle, 15)
-    columns["camera"] = columns["camera"] * np.concatenate([np.ones_like(flip), flip, np.ones_like(flip)], 1)
-    columns["joints_3d"] = columns["joints_3d"] * mirror[:, None]
-    columns["joints_2d"] = columns["joints_2d"] * mirror[:, None, :2]
-    corners = columns["box"].reshape(-1, 2, 2) * mirror[:, None, :2]
-    columns["box"] = np.concatenate([corners.min(1), corners.max(1)], 1)
-    if sight is None:
-        focal = focal_share * np.maximum(hands.width, hands.height)
-        columns["transl"] = _translation(columns["camera"], focal, np.stack([hands.width, hands.height], 1) / 2)
-    elif weak:
-        columns["transl"] = _translation(columns["camera"], sight.focal_px, sight.principal)
-    else:
-        columns["transl"] = columns["transl"] * mirror
-    if sight is not None:
-        sight.bent(columns)
-    return columns
-
-
-def _translation(
-    camera: Float32[np.ndarray, "n 3"], focal: Float64[np.ndarray, "n"], centre: Float64[np.ndarray, "n 2"]
-) -> Float32[np.ndarray, "n 3"]:
-    """Where the wrist stands, metres, before a pinhole that shows it as large as `camera` does."""
-    scale, focal = np.maximum(camera[:, :1], 1e-6), focal[:, None]
-    return np.concatenate([(camera[:, 1:] - centre) / scale, focal / scale], 1).astype(np.float32)
-
-
-def _unknown_where_unfitted(columns: dict[str, np.ndarray], outcome: np.ndarray) -> dict[str, np.ndarray]:
-    from fitting.fit import Outcome
-
-    unfitted = ~np.isin(outcome, (Outcome.CONVERGED, Outcome.STALLED))
-    for values in columns.values():
-        values[unfitted] = np.nan
-    return columns
+    return [as_table(*one, focal_share, weak) for one in zip(of_clips, clips, strict=True)]

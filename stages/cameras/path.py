@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Float64, Int16, Int64
 
 from fitting.files import sha256_of
 from stages.cameras.said import CameraError
-from stages.tables import CameraPoses, Cameras, Clips
+from stages.tables import CameraPoses, Cameras, Clips, Fits, Hands
 
 DIRECTIONS = ("world_from_camera", "camera_from_world")
 _SAME_TIME_S = 2e-3
@@ -111,6 +112,19 @@ def world_from_view(
     turn = cameras.rotation[[row[number] for number in view.tolist()]]
     found[:, :, :3] = found[:, :, :3] @ turn.swapaxes(1, 2)
     return found
+
+
+def in_world(fits: Fits, hands: Hands, cameras: Cameras, poses: CameraPoses) -> Fits:
+    """Fits with their orientation and place in the world, on the frames of which a pose of the camera is known."""
+    from scipy.spatial.transform import Rotation
+
+    pose = world_from_view(poses, cameras, hands.frame, hands.time_s, hands.view)
+    known = np.isfinite(pose).all((1, 2)) & np.isfinite(fits.transl).all(1) & np.isfinite(fits.focal_px)
+    turn, shift = pose[known, :, :3], pose[known, :, 3]
+    place, orient = np.full_like(fits.transl, np.nan), np.full_like(fits.global_orient, np.nan)
+    place[known] = (turn @ fits.transl[known, :, None].astype(np.float64))[..., 0] + shift
+    orient[known] = (Rotation.from_matrix(turn) * Rotation.from_rotvec(fits.global_orient[known].astype(np.float64))).as_rotvec()
+    return replace(fits, transl_world=place, global_orient_world=orient)
 
 
 def num_within(poses: CameraPoses, clips: Clips) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from fitting.files import sha256_of
 from fitting.landmarks.offsets import LANDMARK_OFFSETS, Offsets, load_offsets
-from stages.fit import Fit, on_joints
+from stages.fit import Fit
+from stages.fitted import on_joints
 from stages.tables import Clips, Hands
 from tests.small_tables import columns
 

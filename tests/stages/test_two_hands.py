@@ -13,7 +13,8 @@ from fitting.fit import Fitter
 from fitting.hand.mano import load_hand_model, pose_either_hand
 from fitting.settings import Backend, FitSettings
 from stages.cameras.said import cameras_of
-from stages.fit import Fit, Sight, of_known_shape
+from stages.cameras.sight import Sight
+from stages.fit import Fit, of_known_shape
 from stages.fusion.pairs import WRIST_M, contradiction_m, pairs_of
 from stages.fusion.together import BETWEEN_M, EVERY, MOST_BALL_M, SPARED_M, balls, together
 from stages.tables import HAND_KEYPOINTS, Cameras, Clips, Fits, Hands

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from benchmarks.exports.read_back import hand
 from pipeline.dataset.index import write_index
 from pipeline.engine.files.shard import write_shard
+from stages.cameras.path import in_world as in_world_of
 from stages.cameras.said import cameras_of
-from stages.fit import in_world as in_world_of
 from stages.pack import ClipTables, Pack
 from stages.tables import CameraPoses
 from tests.small_tables import clip_row, render_video, source_of, video_row

@@ -117,8 +117,8 @@ def test_the_fast_recipe_is_mediapipe_alone_without_fine_tiles() -> None:
     assert zooms == {"fast": {"mediapipe": (1.0,)}, "whim": {"mediapipe": (1.0, 2.0), "whim": ()}}
 
 
-def test_a_frame_is_judged_by_what_other_videos_taught(media: Path, few: Path) -> None:
-    score = evaluate_hands(few, media, alone=True)
+def test_a_frame_is_judged_by_what_other_videos_taught(seen: tuple[Score, Path], few: Path) -> None:
+    score, _ = seen
     assert score.cross_validated["num_hands"] == score.num_hands
     assert len(score.cross_validated["thresholds"]) == len({label.video for label in load_labels(few)})
     assert set(score.cross_validated["thresholds"]) <= set(THRESHOLDS.tolist())

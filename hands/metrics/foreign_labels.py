@@ -184,6 +184,8 @@ def yolo_hands(file: Path, size: tuple[float, float], classes: YoloClasses) -> l
             kind, *rest = line.split()
             number, values = int(float(kind)), np.array(list(map(float, rest)), np.float64)
             if classes.hands is not None and number not in classes.hands:
+                if number not in classes.side:
+                    raise ValueError(f"no class {number} is named")
                 continue
             points = np.empty(0)
             if classes.has_outlines and len(values) > 4 and len(values) % 2 == 0:

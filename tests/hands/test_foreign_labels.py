@@ -147,3 +147,10 @@ def test_hands_of_a_body_without_a_box_are_none_and_those_of_a_crowd_are_ignored
     assert found.ignore.tolist() == [[2, 3, 52, 33]]
     assert np.isfinite(found.keypoints[0]).all()
     assert np.isnan(found.keypoints[1]).all()
+
+
+def test_a_yolo_class_that_is_not_named_is_told(tmp_path: Path) -> None:
+    """Its boxes were left out, and the image counted as one without a hand."""
+    (tmp_path / "a.txt").write_text("7 .5 .5 .1 .2\n")
+    with pytest.raises(ValueError, match="no class 7 is named"):
+        yolo_hands(tmp_path / "a.txt", (64, 48), YoloClasses({0: 0, 1: 1}, frozenset({0, 1})))

@@ -29,13 +29,14 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def head(tmp_path: Path) -> Iterator[str]:
     """A Ray head of its own, bound to loopback, ended by its temporary folder (never `ray stop`)."""
     folder = Path("/tmp") / f"whim-ray-{os.getpid()}"  # a socket's path must stay short
     dashboard = free_port()
     env = {**environment(), **TOKEN, "PATH": f"{BIN}:{os.environ['PATH']}"}
     env.pop("PYTHONPATH")
     env.pop("WHIM_WEIGHTS", None)  # a job ships none: they are to come from the data folder
+    env["XDG_CACHE_HOME"] = str(tmp_path / "cache")  # where networks would be fetched to
     start: list[str | Path] = [
         BIN / "ray", "start", "--head", f"--port={free_port()}", "--num-cpus=2", "--dashboard-host=127.0.0.1",
         "--node-ip-address=127.0.0.1",
@@ -66,6 +67,7 @@ def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed
         time.sleep(3)  # the head answers before its agent does
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
+    assert not (tmp_path / "cache" / "whim" / "mediapipe").exists(), "networks were fetched beside those of the data folder"
     assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 3
     assert hands(tmp_path / "data") == hands(undisturbed)
     theirs, ours = (shard_bytes(data) for data in (tmp_path / "data", undisturbed))

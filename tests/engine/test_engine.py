@@ -246,7 +246,7 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot write to the data folder"), Store(tmp_path / "file" / "data").lock():
         pass
-    with pytest.raises(StoreError, match="file: it is a file; name another one"), Store(tmp_path / "file").lock():
+    with pytest.raises(StoreError, match="file: it is a file; choose another with --data"), Store(tmp_path / "file").lock():
         pass
 
 

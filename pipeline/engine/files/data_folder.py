@@ -81,12 +81,12 @@ class DataFolder(Writer):
             file = lock_file(self.root / ".lock")
         except OSError as error:
             why = "it is a file" if self.root.is_file() else error.strerror
-            raise StoreError(f"cannot write to the data folder {self.root}: {why}; name another one") from error
+            raise StoreError(f"cannot write to the data folder {self.root}: {why}; choose another with --data") from error
         with file:
             try:
                 held = _hold(file)
             except OSError as error:
-                raise StoreError(f"the data folder {self.root} cannot be locked: {error.strerror}; name another one") from error
+                raise StoreError(f"the data folder {self.root} cannot be locked: {error.strerror}; choose another with --data") from error
             if not held:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another driver"

@@ -155,7 +155,7 @@ def test_a_run_that_ends_before_says_nothing_of_what_it_did_not_look_at(tmp_path
 def test_a_narrow_terminal_shows_every_word_to_its_end(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of `detect-people-movenet` and of the reason of a failure 40 columns showed the beginning."""
+    """40 columns showed the beginning of `detect-people-movenet` and of a failure's reason."""
     monkeypatch.setenv("COLUMNS", "40")
     (tmp_path / "v.mp4").touch()
     words = ["--videos", str(tmp_path / "v.mp4"), "--data", str(tmp_path / "data")]

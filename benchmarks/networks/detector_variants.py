@@ -150,6 +150,9 @@ class _Compiled:
         said = self.request.infer(dict(inputs))
         return [said[name].copy() for name in names]
 
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
 
 ENGINES = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
 

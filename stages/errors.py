@@ -80,7 +80,7 @@ def one_line(error: BaseException) -> str | None:
         return f"{ascii(error.object)[1:-1][:_LONGEST_LINE]} has a name that is no UTF-8: rename it"
     if isinstance(error, UnicodeEncodeError):  # of a file's name, which every system call encodes
         name = ascii(error.object)[1:-1][:_LONGEST_LINE]
-        return f"{name} cannot be written in this locale's {error.encoding}: set LC_ALL=C.UTF-8, and PYTHONUTF8 to nothing but 1"
+        return f"{name} cannot be written in this locale's {error.encoding}: set LC_ALL=C.UTF-8, and PYTHONUTF8=1 where that is 0"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
         return f"{str(error)[:_LONGEST_LINE]}: a link that leads to itself"
     if isinstance(error, RuntimeError) and str(error).startswith("Could not determine home"):  # of Path.home and Path.expanduser

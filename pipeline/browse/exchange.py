@@ -318,7 +318,10 @@ def _size(store: Store, video: str, frame: int) -> tuple[int, int]:
 
 
 def _cameras_on(store: Store, video: str, frame: int) -> Cameras | None:
-    """What a frame is looked at through, with the size of its images; None where the video has no such frame. Raises FileNotFoundError."""
+    """Cameras that a frame is looked at through, with the size of its images; None where the video has no such frame.
+
+    Raises FileNotFoundError for a video without tables.
+    """
     clips, of_video = store.read(Clips, "clips", video), store.read(Videos, "videos", video)
     here = clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames))
     return cameras_of_clip(store, of_video, here.take(slice(0, 1))) if len(here) else None

@@ -24,6 +24,10 @@ from stages.shards import SPLITS, whole_of
 from stages.stage import Prepares, Reason
 from stages.tables import Videos
 
+_MENDED = (Reason.CORRUPT, Reason.DECIDED)
+"""Reasons of failures that a graph loaded anew plans otherwise. What failed for another reason is left for the next run, as it was told:
+a site that refuses an address is not asked again at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
@@ -87,11 +91,6 @@ def _run_all(
             if task.why is Why.RETRY and (task.stage, task.key) in left:
                 graph.settle(task, State.RETRY, left[task.stage, task.key])
     return summary
-
-
-_MENDED = (Reason.CORRUPT, Reason.DECIDED)
-"""What a graph loaded anew plans otherwise. What failed for another reason is left for the next run, as it was told: a site that refuses
-an address is not asked again at once."""
 
 
 def _tables_to_compact(graph: Graph) -> list[str]:

@@ -22,8 +22,8 @@ GROWTH = 0.25
 WORTH_UNSIDED, WORTH = 2.0, 8.0
 """What a link is worth, in hand sizes: while sides are open, and between hands of decided sides. Ours."""
 WORTH_OWN = 1.5
-"""What it is worth beyond that between two sights of one person's hand of one side, of which nobody has two. Ours: 1 to 2 are the same on
-clips, at 4 hands are linked whose person is told wrongly."""
+"""Hand sizes that a link is worth beyond that between two sights of one person's hand of one side, of which nobody has two. Ours: 1 to 2
+are the same on clips, at 4 hands are linked whose person is told wrongly."""
 SKIPPED_UNSIDED, SKIPPED = 0.4, 1.5
 """The same that each frame costs in which the hand is not seen. Ours: where that is cheap, a hand that goes up and down is two hands."""
 DETOUR = 4.5

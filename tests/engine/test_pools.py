@@ -175,6 +175,12 @@ def test_a_pool_gives_its_workers_to_another_whose_work_waits(tmp_path: Path) ->
     executor.ray.kill(executor.idle[other].pop())
     assert executor.ray.wait([*executor.starting], timeout=240)[0]
     executor._start(other)
-    while not executor.idle[other] and time.monotonic() < until:
+    while not (executor.idle[other] and executor.idle[lane]) and time.monotonic() < until:
         executor.wait()
     assert executor.idle[other], "a worker that waits for room is none that is there: who has too many gives way"
+    executor.seconds_per_worker = 1.0
+    kept = {seat: executor.idle[seat].pop() for seat in (other, lane)}
+    for seat, worker in kept.items():
+        executor._keep(seat, worker, 2.0)
+    assert kept[other] not in executor.idle[other], "who has worked for so long is replaced"
+    assert kept[lane] in executor.idle[lane], "but for a lane's, which knows the pace of its address"

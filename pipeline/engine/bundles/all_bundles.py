@@ -89,7 +89,7 @@ class AllBundles:
         return Place(line.bundle, line.row_group) if line and line.bundle in files else None
 
     def held(self, table: str, key: str) -> tuple[Held, pa.Schema] | None:
-        """What the footer of its bundle says of a part, and the bundle's schema; None without one that can be read."""
+        """A part's entry in the footer of its bundle, and the bundle's schema; None without a bundle that can be read."""
         for _ in range(_TRIES):
             place = self.place(table, key)
             if place is None:

@@ -34,7 +34,7 @@ class DataFolder(Writer):
 
     @property
     def mirror(self) -> "Mirror | None":
-        """What stands between this folder and the object store whose mirror it is; None for a folder of a disk."""
+        """The mirror that this folder is of one in an object store; None for a folder of a disk."""
         return mirror_of(self.root)
 
     @property

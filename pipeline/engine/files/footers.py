@@ -1,4 +1,4 @@
-"""What the footers of a store's parts say: by the ledger's lines while these stand, else read and taken down for the next plan."""
+"""Footers of a store's parts: told by the ledger's lines while these stand, else read and taken down for the next plan."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Footers:
     _schemas: dict[int, tuple[pa.Schema, str]] = field(default_factory=dict)  # by identity: they are made once
 
     def fingerprint(self, table: str, key: str, schema: pa.Schema) -> str | None:
-        """What a committed part was made from, as the ledger or its footer says; '' when it does not fit `schema`, None without a part."""
+        """Fingerprint of a committed part, by the ledger or its footer; '' when the part does not fit `schema`, None without a part."""
         line = self._line(table, key, schema)
         return line.fingerprint if line else None
 
@@ -52,14 +52,14 @@ class Footers:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """What is known of the footers; nothing where there is no ledger, or a damaged one."""
+        """The ledger of all known footers; an empty one where there is no file of it, or a damaged one."""
         try:
             return Ledger(read_lines(self.store.part("", NAME)))
         except UNREADABLE:
             return Ledger()
 
     def _line(self, table: str, key: str, schema: pa.Schema) -> Line | None:
-        """What the ledger or else its footer says of a part; `fits` is '' where it does not. None of what `made_by` takes for none."""
+        """A part's line of the ledger, else of its footer; `fits` is '' where it does not. None of what `made_by` takes for none."""
         path, wanted = self.store.part(table, key), self.digest_of_schema(schema)
         self.store.have(path)
         try:
@@ -99,7 +99,7 @@ class Footers:
         return line
 
     def digest_of_schema(self, schema: pa.Schema) -> str:
-        """What lines of the ledger say of the schema that a part fits."""
+        """Digest of a schema, by which lines of the ledger name the one that a part fits."""
         if id(schema) not in self._schemas:
             self._schemas[id(schema)] = schema, hashlib.sha256(schema.serialize()).hexdigest()[:16]
         return self._schemas[id(schema)][1]

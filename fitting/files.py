@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Literal
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
@@ -21,6 +22,8 @@ _MOST_BYTES = 1 << 30
 """That an npz of ours may unpack to: MANO's arrays are 10 MB, a pose prior less."""
 STANDIN = Path(__file__).parent / "assets" / "standin.npz"
 POSE_PRIOR = Path(__file__).parent / "assets" / "pose_prior.npz"
+_HEADERS = Lock()
+"""numpy reads headers by `ast`, whose depth CPython 3.11 and 3.12 count for all threads together: one at a time (python/cpython#106905)."""
 
 
 def weights_folder() -> Path:
@@ -93,7 +96,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
             declared = sum(record.file_size for record in archive.infolist())
         if declared > _MOST_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes that unpack to {declared:,}")
-        with np.load(path, allow_pickle=False) as archive:
+        with _HEADERS, np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in names if name in archive.files}
         if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcSU"]:
             raise ValueError(f"{', '.join(odd)} holds no numbers")
@@ -102,6 +105,12 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         raise
     except (ValueError, OSError, BadZipFile, EOFError, zlib.error, TypeError, KeyError, OverflowError, MemoryError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or make it again") from error
+
+
+def mapped_array(path: Path) -> np.ndarray:
+    """The array of an npy, mapped, not read; safe in any thread. Raises ValueError and OSError as `np.load`; holds no pickles."""
+    with _HEADERS:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def below(folder: Path, name: object) -> Path:

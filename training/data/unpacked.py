@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from fitting.files import sha256_of
+from fitting.files import mapped_array, sha256_of
 from stages.tables import SCHEMA_VERSION
 from training.data.order import key_of
 from training.data.pages import extents
@@ -135,7 +135,7 @@ def _sha256(path: Path, modified_ns: int) -> str:
 
 def kept(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a folder that `is_kept`, mapped."""
-    mapped_arrays = {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in folder.glob("*.npy")}
+    mapped_arrays = {each.stem: mapped_array(each) for each in folder.glob("*.npy")}
     return {name: np.asarray(values) for name, values in mapped_arrays.items()}  # np.memmap takes ten times as long to index
 
 

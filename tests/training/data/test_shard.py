@@ -1,9 +1,12 @@
 """Reading shards: byte for byte what Parquet's own reader gives, and a clear word on everything that is not a sound shard."""
 
+import gc
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from fitting.files import sha256_of
 from tests.training.conftest import rows, write
 from training.data.dataset import Dataset
 from training.data.pages import extents, map_file
-from training.data.shard import CorruptSampleError
+from training.data.shard import CorruptSampleError, open_shard
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,21 @@ def test_the_second_opening_reads_the_cache_and_a_changed_file_does_not(shards: 
     again = Dataset.of(paths, cache)
     assert again.fingerprint != first.fingerprint
     assert set(again.shards[0].columns["side"]) == {0, 1}
+
+
+def test_threads_open_shards_at_the_same_time(shards: Callable[..., list[Path]], cache: Path) -> None:
+    path = shards()[0]
+    open_shard(path, cache)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(lambda *_: time.sleep(0))
+    gc.set_threshold(20)  # another thread goes on in the midst of whatever makes objects
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            opened = list(pool.map(lambda _: open_shard(path, cache), range(60)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.pop()
+    assert len({shard.identity for shard in opened}) == 1
 
 
 def test_a_flipped_bit_in_the_cache_is_found_and_the_cache_made_again(shards: Callable[..., list[Path]], cache: Path) -> None:

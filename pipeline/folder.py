@@ -74,7 +74,8 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
     recipe = _recipe(store, asked.recipe, last.get("recipe"))
     given = asked.videos if asked.videos is not None else last.get("videos")
     if not given:
-        raise ValueError(f"{store.name} has no run yet: whim run --videos FOLDER_OR_LIST --data {store.word()}")
+        begun = "has no run yet" if store.root.is_dir() else "is not there"
+        raise ValueError(f"{store.name} {begun}: whim run --videos FOLDER_OR_LIST --data {store.word()}")
     videos = [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
     listing = _listing(store, videos, given=asked.videos is not None)
     if not asked.leave:

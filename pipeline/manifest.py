@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from pipeline.video_files import LeftOut, find_files, has_video_name, ids_of, safe_id, shown_name
-from stages.cameras.words import CAMERA_FIELDS, camera_said
+from stages.cameras.words import CAMERA_EXAMPLES, CAMERA_FIELDS, camera_said
 from stages.digest import CorruptFileError, check_text
 from stages.media.probe import is_video
 from stages.media.sequence import DEFAULT_RATE, images_of_pattern, is_pattern, name_of
@@ -142,7 +142,7 @@ def _expanded(word: Path | str) -> list[Path | str]:
         raise FileNotFoundError(f"{text}: no file matches")
     if isinstance(word, str) and re.fullmatch(r"[A-Za-z0-9_-]{11}", text):
         return [text]
-    raise FileNotFoundError(f"{shown_name(text)}: neither a list of videos, nor a folder, nor a video, nor an address")
+    raise FileNotFoundError(f"{shown_name(text)}: no such file or folder: neither a list of videos, nor an address or id")
 
 
 def _few(left_out: Sequence[LeftOut]) -> str:
@@ -214,8 +214,10 @@ def parse_line(text: str, where: str, folder: Path, folders: dict[str, str] | No
         if name not in _FIELDS and (meant := get_close_matches(name.lower(), _FIELDS, 1, 0.75)):
             raise ValueError(f"{where}: {wish[:80]!r} is a column of yours or {meant[0]}=: give it a name less like that")
         if not _FIELDS.get(name, _FREE).fullmatch(value):
-            known_ones = "split=train|val|test fps=29.97 frames=5000 size=1280x720 id=name start=1:30 end=95.5 focal=1180 hfov=62"
-            raise ValueError(f"{where}: {wish[:80]!r} is none of {known_ones}, nor a column of yours (name=value of 1000 signs at most)")
+            wanted = (
+                f"{name}= is written as {_EXAMPLES[name]}" if name in _FIELDS else "a column of yours is name=value, 1000 signs at most"
+            )
+            raise ValueError(f"{where}: {wish[:80]!r}: {wanted}")
         if name in known:
             raise ValueError(f"{where}: {name} is given twice; keep one")
         known[name] = value
@@ -285,6 +287,16 @@ _FIELDS: Mapping[str, re.Pattern[str]] = {
     **CAMERA_FIELDS,
 }
 """What each field looks like, and how large it may be."""
+_EXAMPLES: Mapping[str, str] = {
+    "split": "train|val|test",
+    "fps": "29.97",
+    "frames": "5000",
+    "size": "1280x720",
+    "id": "name",
+    "start": "1:30",
+    "end": "95.5",
+    **CAMERA_EXAMPLES,
+}
 
 
 def _source(token: str, where: str, folder: Path, folders: dict[str, str]) -> tuple[str, str]:

@@ -114,7 +114,7 @@ def test_exit_codes(videos: Path, data: Path, tmp_path: Path, monkeypatch: pytes
     alone = ["run", "--local", "--videos", str(video), "--data", str(tmp_path), "--until", "split"]
     assert whim.main(alone) == whim.DONE
     assert whim.main(["plan", "--data", str(tmp_path / "none")]) == whim.USER_ERROR
-    assert "has no run yet" in capsys.readouterr().err
+    assert "is not there" in capsys.readouterr().err
 
     def stop(_: object) -> int:
         raise KeyboardInterrupt
@@ -257,7 +257,7 @@ def test_quiet_prints_errors_only(data: Path, capsys: pytest.CaptureFixture[str]
     assert whim.main(["plan", "--data", str(data), "--quiet"]) == whim.DONE
     assert capsys.readouterr() == ("", "")
     assert whim.main(["plan", "--data", str(data / "none"), "--quiet"]) == whim.USER_ERROR
-    assert "has no run yet" in capsys.readouterr().err
+    assert "is not there" in capsys.readouterr().err
 
 
 def planned(data: Path, *words: str) -> dict[str, Any]:

@@ -155,9 +155,12 @@ def yolo_classes(folder: Path) -> YoloClasses:
         return YoloClasses()
     try:
         told = yaml.safe_load(file.read_text())
+        if not isinstance(told, dict):
+            raise ValueError(f"it holds {'nothing' if told is None else f'a {type(told).__name__}'}, and no name: value")
         names = {int(k): str(n) for k, n in (told["names"].items() if isinstance(told["names"], dict) else enumerate(told["names"]))}
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} names no classes ({error!r:.200}): names: {{0: left_hand, 1: right_hand}} is wanted") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} names no classes ({why}): names: {{0: left_hand, 1: right_hand}} is wanted") from error
     try:
         hands = hand_classes(names)
     except ValueError as error:

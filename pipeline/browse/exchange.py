@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.browse.decisions import refuse_beyond
+from pipeline.browse.images import looked_at
 from pipeline.dataset.cameras import cameras_of_clip
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import change_verdicts, read_verdicts, videos_with_verdicts
 from stages.errors import UserError
-from stages.tables import LEFT, RIGHT, Cameras, Clips, Verdicts, Videos
+from stages.tables import LEFT, RIGHT, Clips, Verdicts, Videos
 from stages.verdicts import What, is_box, standing
 
 Row = dict[str, Any]
@@ -139,16 +140,22 @@ def _checked(store: Store, row: Row, place: str) -> Row:
 
 
 def _refuse_nowhere(store: Store, row: Row, place: str) -> None:
-    """Raise UserError that names the place, where a box was drawn on no frame of its video, or shows nothing of the image."""
-    cameras = _cameras_on(store, row["video"], row["frame"])
-    if cameras is None:
+    """Raise UserError that names the place, where a box was drawn on no frame of its video, on one at which nobody looks, or shows
+    nothing of the image."""
+    clip, of_video = _clip_of(store, row["video"], row["frame"])
+    if not len(clip):
         raise UserError(f"{place}: {row['video']} has no frame {row['frame']}")
+    cameras = cameras_of_clip(store, of_video, clip)
     if row["what"] == What.ADD and len(cameras) > 1:
         raise UserError(f"{place}: hands are added to whole images: {row['video']} is looked at through views of a bent camera")
     try:
         refuse_beyond(row["to_box"], int(cameras.width[0]), int(cameras.height[0]))
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
+    path = store.root / str(of_video.path[0])
+    if row["what"] == What.ADD and path.is_file() and row["frame"] not in (frames := dict(looked_at(str(path), clip))):
+        nearest = min(frames, key=lambda frame: abs(frame - row["frame"]), default=None)
+        raise UserError(f"{place}: frame {row['frame']} of {row['video']} is not among those that are looked at; the nearest is {nearest}")
 
 
 def _read(source: Path, who: str) -> Iterator[tuple[str, Row]]:
@@ -306,8 +313,9 @@ def _drawn(name: str, box: list[float], label: str, who: str) -> Row:
 def _size(store: Store, video: str, frame: int) -> tuple[int, int]:
     """Width and height of a frame, pixels. Raises UserError where the video is not known, and where boxes are those of views of it."""
     try:
-        cameras = _cameras_on(store, video, frame)
-        of = cameras if cameras is not None else store.read(Videos, "videos", video)
+        clip, of_video = _clip_of(store, video, frame)
+        cameras = cameras_of_clip(store, of_video, clip) if len(clip) else None
+        of = of_video if cameras is None else cameras
     except FileNotFoundError as error:
         raise UserError(f"the data folder has no video {video} any more: whim verdicts export --format csv needs none") from error
     if cameras is not None and len(cameras) > 1:
@@ -317,11 +325,8 @@ def _size(store: Store, video: str, frame: int) -> tuple[int, int]:
     return int(of.width[0]), int(of.height[0])
 
 
-def _cameras_on(store: Store, video: str, frame: int) -> Cameras | None:
-    """Cameras that a frame is looked at through, with the size of its images; None where the video has no such frame.
-
-    Raises FileNotFoundError for a video without tables.
-    """
+def _clip_of(store: Store, video: str, frame: int) -> tuple[Clips, Videos]:
+    """The clip that a frame lies in, none where the video has no such frame, and the video. Raises FileNotFoundError without tables."""
     clips, of_video = store.read(Clips, "clips", video), store.read(Videos, "videos", video)
     here = clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames))
-    return cameras_of_clip(store, of_video, here.take(slice(0, 1))) if len(here) else None
+    return here.take(slice(0, 1)), of_video

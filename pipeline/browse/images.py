@@ -59,7 +59,7 @@ class Images:
         """Index and time of the frames of a clip that were looked at: of its video, else those that a shard holds."""
         path = self._video(str(clip.video[0]))
         if path is not None:
-            return _looked_at(str(path), clip)
+            return looked_at(str(path), clip)
         first, last = int(clip.first_frame[0]), int(clip.first_frame[0] + clip.num_frames[0] - 1)
         frames = {int(row["frame"]): float("nan") for row in self.asking().images_of(str(clip.video[0]), first, last)}
         return list(frames.items())
@@ -89,7 +89,7 @@ class Images:
         path = self._video(video)
         clips = self.store.read(Clips, "clips", video) if path is not None else Clips.empty()
         for clip in clips.take((clips.first_frame <= frame) & (frame < clips.first_frame + clips.num_frames)).rows():
-            times = dict(_looked_at(str(path), clip))
+            times = dict(looked_at(str(path), clip))
             one = replace(clip, first_frame=np.array([frame]), num_frames=np.array([1]), frames_per_second=np.zeros(1))
             if frame in times and path is not None:
                 one = replace(one, start_s=np.array([times[frame]]))
@@ -117,14 +117,16 @@ def _through(cameras: Cameras, view: int, image: np.ndarray) -> np.ndarray:
 
 
 _known: dict[tuple[Any, ...], list[tuple[int, float]]] = {}
+_looking = Lock()
 
 
-def _looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
-    """Frames of a clip that were looked at, by decoding it once."""
+def looked_at(path: str, clip: Clips) -> list[tuple[int, float]]:
+    """Frames of a clip that were looked at, by decoding it once, whoever asks beside."""
     key = path, str(clip.clip[0]), int(clip.first_frame[0]), int(clip.num_frames[0]), float(clip.frames_per_second[0])
-    if key not in _known:
-        while len(_known) > 64:
-            _known.pop(next(iter(_known)), None)  # another thread may have done so
-        stretches = read_frames(Path(path), clip)
-        _known[key] = [(int(f), float(t)) for s in stretches for f, t in zip(s.frame, s.time_s, strict=True)]
-    return _known[key]
+    with _looking:
+        if key not in _known:
+            while len(_known) > 64:
+                del _known[next(iter(_known))]
+            stretches = read_frames(Path(path), clip)
+            _known[key] = [(int(f), float(t)) for s in stretches for f, t in zip(s.frame, s.time_s, strict=True)]
+        return _known[key]

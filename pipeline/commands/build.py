@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_withheld,
     )
 
-    store = Store(data_folder(arguments))
+    where, store = where_of(arguments), Store(data_folder(arguments))
     if store.is_new:
         load_run(arguments)  # a typing error leaves no folder behind
     with store.lock(), stops_by_sigterm() as stopping:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, "drop_media", False):
             arguments.console.print(f"--drop-media: {_DROP_MEDIA}", markup=False)
         with Bars(loaded.graph, arguments.console) as bars:
-            summary = finish(loaded.graph, where_of(arguments), on_outcome=bars, stopping=stopping)
+            summary = finish(loaded.graph, where, on_outcome=bars, stopping=stopping)
         damaged = renew_index(shard_files(loaded.graph))
         if getattr(arguments, "drop_media", False) and not damaged:
             _drop_media(loaded.graph, arguments.console)
@@ -271,7 +271,8 @@ def remove(arguments: argparse.Namespace) -> None:
 
     store = Store(data_folder(arguments))
     if not (store.root / "run.json").exists():
-        raise ValueError(f"{store.name} is no data folder: it has no run.json")
+        why = "it has no run.json" if store.root.is_dir() else "there is no such folder"
+        raise ValueError(f"{store.name} is no data folder: {why}")
     with store.lock():
         gone = remove(store, arguments.names)
     for file in gone.files:

@@ -54,8 +54,12 @@ def _assignments(arguments: argparse.Namespace) -> list[str]:
 
 
 def where_of(arguments: argparse.Namespace) -> "Where":
-    """Where the command's run works."""
+    """Where the command's run works. Raises UserError for an option of Ray's beside `--local`."""
     from pipeline.engine.finish import Where
+    from stages.errors import UserError
+
+    if arguments.local and (unused := [name for name in ("workers", "gpus") if getattr(arguments, name) is not None]):
+        raise UserError(f"--{unused[0]} has no effect with --local, which works in this process alone: leave one of them out")
 
     return Where(local=arguments.local, num_workers=arguments.workers, num_gpus=arguments.gpus)
 

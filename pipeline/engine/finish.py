@@ -1,5 +1,6 @@
 """Brings every part of a graph to an end, from what is pending to shards that hold nothing that is no longer wanted."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from stages.shards import SPLITS, whole_of
 from stages.stage import Prepares, Reason
 from stages.tables import Videos
 
+_log = logging.getLogger(__name__)
 _MENDED = (Reason.CORRUPT, Reason.DECIDED)
 """Reasons of failures that a graph loaded anew plans otherwise. What failed for another reason is left for the next run, as it was told:
 a site that refuses an address is not asked again at once."""
@@ -123,6 +125,8 @@ def _executor(graph: Graph, where: Where) -> Executor:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     there = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
     num_gpus = there if where.num_gpus is None else min(there, where.num_gpus)
+    if where.num_gpus and where.num_gpus > there:
+        _log.warning("--gpus %d: the cluster has %d now; those that join it are used up to that", where.num_gpus, there)
     if num_gpus:
         groups = [[stages[p] for p in group] for group in graph.groups]
         graph.seats = with_shares(graph.seats, groups, num_gpus=num_gpus, gpu_mb=gpu_mb_of(nodes))

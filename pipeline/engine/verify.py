@@ -66,7 +66,8 @@ def files_of(root: Path) -> list[Path]:
     """All files to check, those that are gone among them. Raises FileNotFoundError where there is no data folder."""
     store = Store(root)
     if not any((store.root / name).exists() for name in ("run.json", "shards/index.json", "index.json")):
-        raise FileNotFoundError(f"{store.name} is no data folder: it has neither run.json nor shards/index.json, nor is it one of shards")
+        why = "it has neither run.json nor shards/index.json, nor is it one of shards" if store.root.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{store.name} is no data folder: {why}")
     return sorted({path for path in _files(store.root) if path.name != ".lock"} | stated_in(store).sha256.keys())
 
 

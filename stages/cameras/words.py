@@ -35,6 +35,15 @@ CAMERA_FIELDS: Mapping[str, re.Pattern[str]] = {
     "pose_unit": re.compile(r"[0-9]{1,6}(\.[0-9]{1,12})?"),
 }
 """What each word looks like."""
+CAMERA_EXAMPLES: Mapping[str, str] = {
+    "focal": "1180",
+    "hfov": "62",
+    "projection": "|".join(PROJECTIONS),
+    "camera": "file.json",
+    "pose_first": "1",
+    "pose_fps": "5",
+    "pose_unit": "0.37",
+}
 _OF_POSES = ("pose_first", "pose_fps", "pose_unit")
 _LARGEST_BYTES = 64 << 20
 _LARGEST_SIDE = 1 << 17

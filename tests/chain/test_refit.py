@@ -195,7 +195,7 @@ def test_a_folder_of_videos_that_is_gone_is_known_from_the_last_run(home: Path, 
     whim("run", "--local", "--videos", home / "videos", "--data", data, "--until", "download")
     with away(home):
         whim("run", "--local", "--data", data, "--recipe", recipe(tmp_path, SHORT_FIT), "--until", "review")
-        assert "neither a list of videos" in whim("plan", "--videos", home / "videos", "--data", data, "--recipe", "whim", status=1).stderr
+        assert "no such file or folder" in whim("plan", "--videos", home / "videos", "--data", data, "--recipe", "whim", status=1).stderr
     assert len(fits_of(data)) > 500
 
 

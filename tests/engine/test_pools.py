@@ -95,9 +95,9 @@ def ray_with_a_gpu() -> Iterator[int]:
 
 
 def test_workers_with_a_share_see_the_gpu_and_those_without_see_none(
-    ray_with_a_gpu: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_with_a_gpu: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for num_gpus, seen in ((None, "0"), (0, "")):
+    for num_gpus, seen in ((9, "0"), (0, "")):
         notes = tmp_path / f"{num_gpus}"
         notes.mkdir()
         stages: list[Any] = [toy.Fetch(), toy.Cut(num_clips=2), toy.Seeing(seen=str(notes)), toy.Blind(seen=str(notes))]
@@ -106,6 +106,9 @@ def test_workers_with_a_share_see_the_gpu_and_those_without_see_none(
         assert {str(task.state) for task in graph.tasks} == {"done"}
         told = {kind: {path.read_text() for path in notes.glob(f"{kind}-*")} for kind in ("seeing", "blind")}
         assert told == {"seeing": {seen}, "blind": {""}}
+    assert [record.getMessage() for record in caplog.records if "--gpus" in record.msg] == [
+        "--gpus 9: the cluster has 1 now; those that join it are used up to that"
+    ]
     assert metric(ray_with_a_gpu, "ray_whim_parts_total{", 'Stage="blind"', 'State="done"', reaches=4.0) == 4.0, "two runs of two clips"
 
 

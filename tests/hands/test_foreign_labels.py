@@ -77,9 +77,15 @@ def test_the_classes_of_a_yolo_folder(tmp_path: Path) -> None:
     assert yolo_classes(tmp_path) == YoloClasses({0: RIGHT, 1: UNKNOWN_SIDE}, frozenset({0}), has_outlines=True)
     (tmp_path / "data.yaml").write_text("names: {3: left}\nkpt_shape: [21, 3]")
     assert yolo_classes(tmp_path) == YoloClasses({3: LEFT}), "data.yaml goes first"
-    for broken in ("names: 3", "[]", "nothing: 1"):
+    for broken, why in {
+        "names: 3": "not iterable",
+        "[]": "a list, and",
+        "": "nothing, and",
+        "nothing: 1": "no 'names'",
+        "a: [": "line 1",
+    }.items():
         (tmp_path / "data.yaml").write_text(broken)
-        with pytest.raises(ValueError, match=r"data\.yaml names no classes"):
+        with pytest.raises(ValueError, match=rf"data\.yaml names no classes \((?!.*0x).*{why}"):
             yolo_classes(tmp_path)
     (tmp_path / "data.yaml").write_text("names: [person, handbag]")
     with pytest.raises(ValueError, match=r"data\.yaml: person is no hand, and no class is called one"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.browse.decisions import Decision, lost_verdicts, undo
 from pipeline.browse.exchange import export_verdicts, import_verdicts
+from pipeline.browse.images import looked_at
 from pipeline.browse.session import Session
 from pipeline.engine.store import Store
 from pipeline.engine.verdicts import read_verdicts
@@ -119,19 +121,28 @@ def test_a_box_drawn_in_another_tool_is_a_hand_that_is_added(tool: str, data: Pa
         (0, [400, 20, 50, 50], "annotation 7: the box lies beside the image, which has 320 x 240 pixels"),
         (0, [-60, 20, 50, 50], "annotation 7: the box lies beside the image"),
         (10**6, [10, 20, 50, 50], "annotation 7: film has no frame 1000000"),
+        (3, [10, 20, 50, 50], "annotation 7: frame 3 of film is not among those that are looked at; the nearest is 2"),
     ],
 )
 def test_a_box_that_shows_nothing_of_a_frame_is_named(frame: int, box: list[int], told: str, tmp_path: Path) -> None:
     """Such a box was taken up, and became a hand of no pixels or was lost later."""
     store = Store(tmp_path / "data")
     store.commit("clips", "film", clip_row("film"), {})
-    store.commit("videos", "film", video_row(render_video(tmp_path / "film.mp4", num_frames=2), "film"), {})
+    store.commit("videos", "film", video_row(render_video(tmp_path / "film.mp4", num_frames=4), "film"), {})
     drawn = {"images": [{"id": 5, "file_name": f"film/{frame}"}], "categories": [{"id": 9, "name": "Left hand"}]}
     drawn |= {"annotations": [{"id": 7, "image_id": 5, "category_id": 9, "bbox": box}]}
     (tmp_path / "drawn.json").write_text(json.dumps(drawn))
     with pytest.raises(UserError, match=told):
         import_verdicts(store, tmp_path / "drawn.json", "ann")
     assert not len(read_verdicts(store, "film"))
+
+
+def test_a_clip_that_several_ask_for_at_once_is_decoded_once(tmp_path: Path) -> None:
+    path, clip = render_video(tmp_path / "film.mp4", num_frames=40), clip_row("film")
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: looked_at(str(path), clip), range(8)))
+    assert all(one is told[0] for one in told)
+    assert [frame for frame, _ in told[0]] == list(range(0, 40, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the options common to many commands choose: the data folder, its run, where it works."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from pipeline.engine.finish import Where
     from pipeline.engine.store import Store
     from pipeline.folder import Loaded
+
+_log = logging.getLogger(__name__)
 
 
 def data_folder(arguments: argparse.Namespace) -> Path:
@@ -54,13 +57,12 @@ def _assignments(arguments: argparse.Namespace) -> list[str]:
 
 
 def where_of(arguments: argparse.Namespace) -> "Where":
-    """Where the command's run works. Raises UserError for an option of Ray's beside `--local`."""
+    """Where the command's run works. Warns of an option of Ray's beside `--local`."""
     from pipeline.engine.finish import Where
-    from stages.errors import UserError
 
-    if arguments.local and (unused := [name for name in ("workers", "gpus") if getattr(arguments, name) is not None]):
-        raise UserError(f"--{unused[0]} has no effect with --local, which works in this process alone: leave one of them out")
-
+    for name in ("workers", "gpus"):
+        if arguments.local and getattr(arguments, name) is not None:
+            _log.warning("--%s has no effect with --local, which works in this process alone", name)
     return Where(local=arguments.local, num_workers=arguments.workers, num_gpus=arguments.gpus)
 
 

@@ -152,7 +152,8 @@ def _few(left_out: Sequence[LeftOut]) -> str:
 def _read_list(path: Path) -> list[Line]:
     """The lines of a list. Raises ValueError when it is no text, or names nothing."""
     if not path.is_file():
-        raise ValueError(f"{shown_name(path)} is no list of videos: no file of the disk")
+        why = "a link that leads nowhere" if path.is_symlink() and not path.exists() else "no file of the disk"
+        raise ValueError(f"{shown_name(path)} is no list of videos: {why}")
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")

@@ -145,3 +145,10 @@ def test_a_list_is_made_from_the_two_json_files(tmp_path: Path) -> None:
         "-b split=train fps=29.97003 frames=3185 size=960x720",
         "c split=test fps=23.976024 frames=9 size=1920x1080",
     ]
+
+
+def test_a_link_that_leads_nowhere_is_told_as_one(tmp_path: Path) -> None:
+    for name, target in (("gone", "nothing"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(ValueError, match=f"{name} is no list of videos: a link that leads nowhere"):
+            read_manifest(tmp_path / name)

@@ -29,10 +29,16 @@ def train_detector(arguments: argparse.Namespace) -> None:
         _print_settings(recipe, arguments)
         return
     from training.data.loader import Loader
+    from training.detector.augment import GROUP
     from training.detector.task import DetectorTask
     from training.run.launch import launch
     from training.sources import frames
 
+    together = GROUP * max(1, arguments.workers)
+    if (recipe.augmentation.mosaic or recipe.augmentation.mixup) and recipe.batch_size % together:
+        raise ValueError(
+            f"detector.batch_size must be a multiple of {together}, {GROUP} a worker for mosaic and mixup, got {recipe.batch_size}"
+        )
     folders, weights = frames(arguments, recipe)
     counts = [len(folder) for folder in folders]
     few = _LEAST_STEPS * recipe.batch_size if sum(counts) < _LEAST_STEPS * recipe.batch_size else None

@@ -179,6 +179,10 @@ def test_the_command_trains_measures_and_goes_on(
     assert '"num_steps": 5, "epoch": 1' in (tmp_path / "whole" / "log.jsonl").read_text(), "eight images are gone through several times"
     assert whim.main([*words, "--set", "epoch_images=3"]) == 1
     assert "detector.epoch_images must be at least a batch, 4, got 3" in capsys.readouterr().err
+    for odd, wanted in ((("--set", "batch_size=6"), "4, 4 a worker"), (("--workers", "2"), "8, 4 a worker")):
+        assert whim.main([*words, *odd, "--out", str(tmp_path / "odd")]) == 1
+        assert f"detector.batch_size must be a multiple of {wanted} for mosaic and mixup" in capsys.readouterr().err
+    assert not (tmp_path / "odd").exists(), "a refused training left something"
     assert whim.main([*words, "--set", "share=0"]) == 1
     assert "detector.share must lie in (0, 1], got 0.0" in capsys.readouterr().err
     assert whim.main([*words, "--held-out", str(tmp_path / "run")]) == 1

@@ -25,10 +25,10 @@ Whim = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def few_videos(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second of two signers each, one of black, an empty file."""
+    """Half a second of two signers each, one of black, an empty file."""
     folder = tmp_path_factory.mktemp("videos")
     for name in ("videos/intel/asl_yes.mkv", "videos/intel/asl_bird.mkv", "odd/black_3s.mp4"):
-        ffmpeg(media / name, folder / Path(name).name, "-t", "1", "-c", "copy")
+        ffmpeg(media / name, folder / Path(name).name, "-t", "0.5", "-c", "copy")
     shutil.copy2(media / "broken/zero_bytes.mp4", folder)
     return folder
 

@@ -19,11 +19,11 @@ def mixed(media: Path, served: str, whim_apart: Whim, tmp_path_factory: pytest.T
     """A folder with `list.txt` of all sorts of videos, and `data`, where it was run."""
     folder = tmp_path_factory.mktemp("mixed")
     signer = media / "videos/intel/asl_yes.mkv"
-    ffmpeg(signer, folder / "yes.mkv", "-t", "1", "-c", "copy")
-    ffmpeg(media / "odd/black_3s.mp4", folder / "nobody.mp4", "-t", "1", "-c", "copy")
+    ffmpeg(signer, folder / "yes.mkv", "-t", "0.3", "-c", "copy")
+    ffmpeg(media / "odd/black_3s.mp4", folder / "nobody.mp4", "-t", "0.3", "-c", "copy")
     ffmpeg(signer, folder / "eight_k.mp4", "-vf", "fps=5,scale=7680:4320", "-frames:v", "5", "-preset", "ultrafast")
     ffmpeg(signer, folder / "one_fps.mp4", "-vf", "fps=1", "-preset", "ultrafast")
-    ffmpeg(signer, folder / "head.mp4", "-vf", "crop=200:130:220:0", "-t", "1", "-preset", "ultrafast")
+    ffmpeg(signer, folder / "head.mp4", "-vf", "crop=200:130:220:0", "-t", "0.3", "-preset", "ultrafast")
     lines = [
         f"{served}/broken/html_named.mp4 id=html", f"{served}/broken/audio_only_named.mp4 id=sound",
         f"{served}/broken/zero_bytes.mp4 id=zero", f"{served}/broken/truncated_no_moov.mp4 id=no_index",
@@ -84,7 +84,7 @@ def changed(mixed: Path, media: Path, whim: Whim) -> tuple[dict[str, int], dict[
     """The mixed folder run again: a file replaced, a video off the list, one withdrawn, one part written by another version."""
     data = mixed / "data"
     before = shards(data)
-    ffmpeg(media / "videos/intel/asl_bird.mkv", mixed / "one_fps.mp4", "-y", "-t", "1", "-c", "copy", "-f", "matroska")
+    ffmpeg(media / "videos/intel/asl_bird.mkv", mixed / "one_fps.mp4", "-y", "-t", "0.3", "-c", "copy", "-f", "matroska")
     listed = (mixed / "list.txt").read_text()
     (mixed / "list.txt").write_text(listed.replace("head.mp4\n", ""))
     (mixed / "removed.txt").write_text("one_frame  # its owner wrote on 3 May\n")

@@ -1,6 +1,5 @@
 """`ray job submit` against a head on loopback runs the chain, with the weights that lie in the data folder."""
 
-import io
 import json
 import os
 import secrets
@@ -50,13 +49,13 @@ def head(tmp_path: Path) -> Iterator[str]:
     time.sleep(0.5)
 
 
-def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed: Path, tmp_path: Path, whim: Callable[..., Any]) -> None:
-    listed = tmp_path / "list.txt"  # without the empty file: a job with a failure fails
-    listed.write_text("".join(f"{path}\n" for path in sorted(few_videos.iterdir()) if path.stat().st_size))
+def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, tmp_path: Path, whim: Callable[..., Any]) -> None:
+    """Both runs fit by torch: the job's code lies in a folder of its own, where the fit would be compiled anew."""
+    words = ["run", "--videos", few_videos / "asl_yes.mkv", "--set", "fit.backend=torch", "--set", "split.frames_per_second=6"]
+    whim(*words, "--local", "--data", tmp_path / "here")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "weights").symlink_to(Path(os.environ.get("WHIM_WEIGHTS", ROOT / "weights")).resolve())
-    # the job's code lies in a folder of its own, where the fit would be compiled anew
-    job = ["python", "-m", "pipeline", "run", "--videos", listed, "--data", tmp_path / "data", "--set", "fit.backend=torch"]
+    job = ["python", "-m", "pipeline", *words, "--data", tmp_path / "data"]
     submit = [BIN / "ray", "job", "submit", "--address", head, "--working-dir", ".", "--", *job]
     for _ in range(100):
         done = subprocess.run(
@@ -68,14 +67,11 @@ def test_a_submitted_job_runs_the_chain(head: str, few_videos: Path, undisturbed
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout
     assert not (tmp_path / "cache" / "whim" / "mediapipe").exists(), "networks were fetched beside those of the data folder"
-    assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 3
-    assert hands(tmp_path / "data") == hands(undisturbed)
-    theirs, ours = (shard_bytes(data) for data in (tmp_path / "data", undisturbed))
-    assert theirs.keys() == ours.keys()
-    for name in ours:
-        if name.endswith(".parquet"):
-            images = [pq.read_table(io.BytesIO(of[name]), columns=["sample", "image"]) for of in (theirs, ours)]
-            assert images[0].equals(images[1])
+    assert json.loads(whim("status", "--json", "--data", tmp_path / "data").stdout)["stages"]["review"]["done"] == 1
+    assert hands(tmp_path / "data") == hands(tmp_path / "here")
+    theirs, ours = (shard_bytes(tmp_path / name) for name in ("data", "here"))
+    assert theirs == ours
+    assert [name for name in ours if name.endswith(".parquet")]
 
 
 def hands(data: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ def test_hands_are_found_fitted_and_packed(undisturbed: Path) -> None:
     hands = Hands.concat([Hands.from_arrow(pq.read_table(p)) for p in sorted((undisturbed / "hands").glob("*.parquet"))])
     fits = Fits.concat([Fits.from_arrow(pq.read_table(p)) for p in sorted((undisturbed / "fits").glob("*.parquet"))])
     reviews = Reviews.concat([Reviews.from_arrow(pq.read_table(p)) for p in sorted((undisturbed / "reviews").glob("*.parquet"))])
-    assert len(hands) == len(fits) == len(reviews) > 20
+    assert len(hands) == len(fits) == len(reviews) > 10
     assert not any(video.startswith("black") for video in hands.video)
     assert float(np.median(fits.error_share[reviews.keep])) < 0.04
     assert float(reviews.keep.mean()) > 0.6

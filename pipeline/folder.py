@@ -51,7 +51,7 @@ class Loaded:
     settings: Mapping[str, Any]
     """What differs from the recipe, by name."""
     left_out: tuple[LeftOut, ...] = ()
-    """Files beside the videos that were not taken."""
+    """Files beside the videos that were not taken, and withdrawn videos."""
     withheld: tuple[str, ...] = ()
     """Settings of the last run that are not taken up, as a command has to say them itself."""
     unlisted: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def load(root: Path, asked: Asked, *, remember: bool = False) -> Loaded:
         absolute = [without_secrets(one) if "://" in one else str(Path(one).expanduser().absolute()) for one in videos]
         named = absolute[0] if len(absolute) == 1 else absolute
         store.write_json("run.json", {"recipe": recipe, "videos": named, "settings": settings})
-        left_out = [asdict(one) for one in listing.left_out]
+        left_out = [asdict(one) for one in listing.left_out if one.name not in listing.withdrawn]  # removed.txt alone names those
         if left_out or store.read_json("left_out.json"):
             store.write_json("left_out.json", {"files": left_out})
         known, shown = _known(store), storable(manifest)

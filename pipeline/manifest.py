@@ -114,7 +114,9 @@ def read_listing(
     taken = [Line(where=str(file), video=video, source=str(file.resolve())) for (_, file), video in zip(files, ids, strict=True)]
     manifest = _manifest(_merged([*taken, *lines]))
     gone = frozenset[str]().union(*map(withdrawn_in, dict.fromkeys(removed)))
-    return Listing(without(manifest, gone), tuple(left_out), gone)
+    stays = without(manifest, gone)
+    left_out += [LeftOut(str(video), "withdrawn") for video in sorted({*manifest.video} - {*stays.video})]
+    return Listing(stays, tuple(left_out), gone)
 
 
 def storable(manifest: Manifest) -> Manifest:

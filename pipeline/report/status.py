@@ -65,9 +65,9 @@ def print_withheld(names: Sequence[str], console: Console) -> None:
 
 
 def print_left_out(left_out: Sequence[LeftOut], console: Console, most: int = 10) -> None:
-    """Which files beside the videos were not taken, and why."""
+    """Which files and videos were not taken, and why."""
     if left_out:
-        console.print(f"{len(left_out)} files are not taken:", markup=False)
+        console.print(f"{len(left_out)} files or videos are not taken:", markup=False)
     for one in left_out[:most]:
         console.print(f"  {one}", markup=False)
     if len(left_out) > most:

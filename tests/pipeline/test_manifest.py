@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import parse_line, read_manifest
+from pipeline.manifest import parse_line, read_listing, read_manifest
 from stages.tables import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +93,8 @@ def test_malformed_ids_stay_listed(tmp_path: Path) -> None:
 def test_withdrawn_videos_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "removed.txt").write_text("# asked on 3 May\n-ChOGBEL5uE  # the owner\n")
     assert listed(tmp_path, "-ChOGBEL5uE\n5-TyAsFwo40\n").video.tolist() == ["5-TyAsFwo40"]
+    (told,) = read_listing(tmp_path / "list.txt").left_out
+    assert str(told) == "-ChOGBEL5uE (withdrawn)"
 
 
 def test_a_folder_names_its_files_apart(tmp_path: Path) -> None:

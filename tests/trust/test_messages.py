@@ -116,7 +116,7 @@ def test_files_that_are_not_taken_are_named(videos: Path, tmp_path: Path, capsys
     (videos / "._one.mkv").touch()
     (videos / "notes.txt").touch()
     said = told(capsys, "plan", "--videos", videos, "--data", tmp_path / "d", status=whim.DONE)
-    assert "2 files are not taken" in said
+    assert "2 files or videos are not taken" in said
     assert "._one.mkv (hidden)" in said
     as_json = json.loads(told(capsys, "plan", "--json", "--videos", videos, "--data", tmp_path / "d", status=whim.DONE))
     assert {Path(one["name"]).name for one in as_json["left_out"]} == {"._one.mkv", "notes.txt"}

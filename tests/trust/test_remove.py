@@ -86,6 +86,8 @@ def test_a_removed_video_is_gone_from_everything(data: Path, tmp_path: Path, cap
     loaded = load(data, Asked(), remember=True)
     assert loaded.graph.manifest.video.tolist() == ["anna-0001"], "the next run takes it up again"
     assert loaded.unlisted == ()
+    assert [str(one) for one in loaded.left_out] == ["anna (withdrawn)"]
+    assert not (data / "left_out.json").exists(), "the folder names it again"
 
 
 def test_removing_is_repeated_where_it_was_interrupted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

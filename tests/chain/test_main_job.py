@@ -81,7 +81,7 @@ def test_a_report_of_the_run_is_one_page(undisturbed: Path, whim: Whim, tmp_path
 
 
 def test_mistakes_are_named(whim: Whim, few_videos: Path, tmp_path: Path) -> None:
-    assert "no run yet" in whim("status", "--data", tmp_path / "nothing", status=1).stderr
+    assert "is not there" in whim("status", "--data", tmp_path / "nothing", status=1).stderr
     assert "no *.truth.parquet" in whim("evaluate", "studio", "--data", tmp_path / "nothing", status=1).stderr
     bad = tmp_path / "list.txt"
     bad.write_text("dQw4w9WgXcQ\ndQw4w9WgXcQ fps=fast\n")

@@ -1,4 +1,4 @@
-"""What tests call is checked by its annotations: sizes that arguments and result share, and all that is no array."""
+"""The checker of annotations under test: it holds calls to the sizes that arguments and result share, and to all that is no array."""
 
 from typing import Any
 

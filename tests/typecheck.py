@@ -38,7 +38,7 @@ def _names_arrays(hint: Any) -> bool:
 
 
 def _jaxtyped(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
-    """What the import hook decorates with."""
+    """Decorator of the import hook: functions that name an array are checked with sizes, all others by beartype alone."""
 
     def decorate(thing: Any) -> Any:
         if isfunction(thing) and not any(map(_names_arrays, thing.__annotations__.values())):

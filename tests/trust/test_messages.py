@@ -53,6 +53,7 @@ def test_what_cannot_be_is_told_in_one_line(
         (["plan", "--videos", videos, "--data", tmp_path / "d", "--recipe", f"{tmp_path}/raises.py:recipe"], "raises.py, line 3"),
         (["run", "--videos", videos, "--data", tmp_path / "d", "--workers", "-1"], "--workers: must be 1 or more, got -1"),
         *[([word, "--data", tmp_path / "d"], "not there") for word in ("status", "retry", "report")],
+        (["status", "--data", videos], "has no run yet"),
         (["verify", tmp_path / "d"], "no such folder"),
         (["remove", "x", "--data", tmp_path / "d"], "no such folder"),
         (["run", "--videos", videos, "--data", tmp_path / "d", "--max-pixels", "0"], "--max-pixels: must be 1 or more"),

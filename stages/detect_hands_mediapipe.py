@@ -56,7 +56,7 @@ class DetectHands:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 15
+    version: ClassVar[int] = 16
     key: ClassVar[Key] = "clip"
     writes: ClassVar[type[Table]] = HandDetections
     detector: ClassVar[str] = "mediapipe"

@@ -38,7 +38,7 @@ class DetectHandsWhim:
     """
 
     name: ClassVar[str] = "detect-hands"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     key: ClassVar[Key] = "clip"
     reads: ClassVar[tuple[type, ...]] = (Frames, HandProposals, HandDetections)
     may_lack: ClassVar[tuple[type, ...]] = (HandDetections,)

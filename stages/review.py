@@ -64,10 +64,10 @@ class Review:
     min_trust: float = setting(0.7, least=0, below=1)
     """Probability that what one source saw is a hand, by its score and those along its track (`trust`). Ours: on the labelled clips it
     drops 21 of 27 false hands and 4 of 946 true ones; by weights of other videos 0.4 leaves 16 of 31 false ones, 0.7 ten of them."""
-    min_landmark_score: float = setting(0.85, least=0, most=1)
+    min_landmark_score: float = setting(0.88, least=0, most=1)
     """Probability that a hand's landmarks are not grossly wrong, by how far second looks put them apart; a hand below is kept for its
-    box and side alone, 0 doubts none. Ours: of 493 kept hands of media and pictures 7 % are grossly wrong, above this 2.7 % and 94 % of
-    the right ones, by models that saw nothing of their video (above 0.5: 6.3 and 98 %). A hand that nobody looked at twice passes."""
+    box and side alone, 0 doubts none. Ours: of 493 kept hands of media and pictures 7 % are grossly wrong, above this 2.3 % and 92 % of
+    the right ones, by models that saw nothing of their video (above 0.5: 6.4 and 98 %). A hand that nobody looked at twice passes."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -67,12 +67,12 @@ test: env ## the gate: lint, types, layers, the test suite and a short run of th
 	$(MAKE) --no-print-directory --output-sync=target -j 2 lint layers types setup
 	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains test-rest
 
-# Whole chains wait for the processes that they start, and other tests for kills and pauses: four at a time keep two cores busy.
+# Whole chains wait for the processes that they start, and other tests for kills and pauses: five at a time keep two cores busy.
 test-chains: setup
 	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
 
 test-rest: setup
-	$(BIN)/python -m pytest -m $(GATE) -n 3 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
+	$(BIN)/python -m pytest -m $(GATE) -n 4 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

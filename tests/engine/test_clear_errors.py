@@ -9,33 +9,17 @@ import pytest
 
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
-from pipeline.engine.nodes.on_ray import OnRay
-from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import run
 from pipeline.engine.store import ErrorRecord, Store
 from stages.detect_hands_mediapipe import DetectHands
 from stages.detect_people_blazepose import DetectPeople
 from stages.fuse_people import FusePeople
-from stages.stage import Resources
 from tests.engine import toy
 
 
 def load(root: Path, stages: list[Any], *videos: str) -> Graph:
     return Graph(stages, toy.manifest(*videos), Store(root)).load()
-
-
-def test_a_stage_that_asks_for_a_gpu_without_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    monkeypatch.setattr(toy.Count, "resources", Resources(gpus=0.5))
-    stages = toy.recipe()
-    ray.init(num_cpus=1, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        with pytest.raises(ValueError, match=r"asks for 0\.5 GPU a worker and the cluster has fewer"):
-            OnRay(tmp_path, stages, [seat_of(stage) for stage in stages])
-    finally:
-        ray.shutdown()
 
 
 @pytest.mark.parametrize("change", ["a column less", "another type", "another version"])

@@ -1,17 +1,13 @@
-"""The engine's promises, in process and on Ray: resume, exactly once, quarantine, limits, a plan that says why."""
+"""The engine's promises, in process: resume, exactly once, quarantine, limits, a plan that says why."""
 
-import contextlib
 import dataclasses
 import errno
 import fcntl
 import os
-import re
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +17,12 @@ from pipeline.engine.durable import StoreError
 from pipeline.engine.finish import Where, finish
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local
-from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.orders import Order
-from pipeline.engine.plan.seats import seat_of
 from pipeline.engine.plan.tasks import State, Why
 from pipeline.engine.run import Pace, Summary, run
 from pipeline.engine.stopping import stops_by_sigterm
 from pipeline.engine.store import Store
-from stages.stage import Failure, MissingVideoError, Reason, Resources
+from stages.stage import Failure, MissingVideoError, Reason
 from stages.tables import Clips, Reviews
 from tests.engine import toy
 
@@ -42,13 +36,6 @@ def run_local(root: Path, stages: list[Any], *videos: str) -> Summary:
     return run(graph, Local(root, stages))
 
 
-def states(summary: Summary) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
-    for (stage, state, _), count in summary.counts.items():
-        found[stage, state] = found.get((stage, state), 0) + count
-    return found
-
-
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
     (tmp_path / "calls").mkdir()
@@ -58,7 +45,7 @@ def calls(tmp_path: Path) -> Path:
 def test_a_second_run_does_nothing(tmp_path: Path, calls: Path) -> None:
     stages = toy.recipe(calls)
     first = run_local(tmp_path / "data", stages, "a", "b")
-    assert states(first) == {("fetch", "done"): 2, ("cut", "done"): 2, ("count", "done"): 8, ("after", "done"): 8}
+    assert toy.states(first) == {("fetch", "done"): 2, ("cut", "done"): 2, ("count", "done"): 8, ("after", "done"): 8}
     before = toy.called(calls)
     assert load(tmp_path / "data", stages, "a", "b").pending == []
     run_local(tmp_path / "data", stages, "a", "b")
@@ -98,9 +85,9 @@ def test_a_changed_code_version_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_refused_video_blocks_only_what_needs_it(tmp_path: Path) -> None:
     summary = run_local(tmp_path, toy.recipe(), "gone1", "b")
-    assert states(summary)["fetch", "failed"] == 1
-    assert states(summary)["cut", "blocked"] == 1
-    assert states(summary)["after", "done"] == 4
+    assert toy.states(summary)["fetch", "failed"] == 1
+    assert toy.states(summary)["cut", "blocked"] == 1
+    assert toy.states(summary)["after", "done"] == 4
     again = load(tmp_path, toy.recipe(), "gone1", "b")
     assert again.pending == []
     assert [t.reason for t in again.tasks if t.state is State.FAILED] == ["gone"]
@@ -108,17 +95,17 @@ def test_a_refused_video_blocks_only_what_needs_it(tmp_path: Path) -> None:
 
 def test_a_transient_failure_is_tried_again_by_the_next_run(tmp_path: Path, calls: Path) -> None:
     stages = toy.recipe(calls)
-    assert states(run_local(tmp_path / "data", stages, "flaky"))["fetch", "retry"] == 1
+    assert toy.states(run_local(tmp_path / "data", stages, "flaky"))["fetch", "retry"] == 1
     pending = load(tmp_path / "data", stages, "flaky").pending
     assert [(t.key, t.why) for t in pending if stages[t.stage].name == "fetch"] == [("flaky", Why.RETRY)]
     (calls / "mended").touch()
-    assert states(run_local(tmp_path / "data", stages, "flaky"))["after", "done"] == 4
+    assert toy.states(run_local(tmp_path / "data", stages, "flaky"))["after", "done"] == 4
 
 
 def test_an_exception_is_kept_with_its_traceback_and_the_rest_goes_on(tmp_path: Path) -> None:
     summary = run_local(tmp_path, toy.recipe(raises="a-0001"), "a")
-    assert states(summary)["count", "done"] == 3
-    assert states(summary)["count", "retry"] == 1
+    assert toy.states(summary)["count", "done"] == 3
+    assert toy.states(summary)["count", "retry"] == 1
     error = Store(tmp_path).error("reviews", "a-0001")
     assert error is not None
     assert error.reason == "exception"
@@ -143,16 +130,9 @@ def test_a_video_that_is_not_there_is_no_error_of_ours(tmp_path: Path) -> None:
     assert error.message == "a.mp4 is not there: put it back"
 
 
-def hanging(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A recipe of two clips, of which the second never ends."""
-    for stage in (toy.Count, toy.After):
-        monkeypatch.setattr(stage, "resources", Resources(limit_s=4.0))
-    return [toy.Fetch(), toy.Cut(num_clips=2), toy.Count(hangs="a-0001"), toy.After()]
-
-
 def test_a_hanging_item_is_ended_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summary = run_local(tmp_path, hanging(monkeypatch), "a")
-    assert (states(summary)["count", "failed"], states(summary)["count", "done"]) == (1, 1)
+    summary = run_local(tmp_path, toy.hanging(monkeypatch), "a")
+    assert (toy.states(summary)["count", "failed"], toy.states(summary)["count", "done"]) == (1, 1)
 
 
 def test_a_run_that_is_to_stop_ends_what_it_is_at_begins_nothing_new_and_the_next_one_goes_on(tmp_path: Path) -> None:
@@ -170,7 +150,7 @@ def test_a_run_that_is_to_stop_ends_what_it_is_at_begins_nothing_new_and_the_nex
         assert graph.pending
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
-    assert set(states(run_local(tmp_path, stages, "a"))) == {(stage.name, "done") for stage in stages}
+    assert set(toy.states(run_local(tmp_path, stages, "a"))) == {(stage.name, "done") for stage in stages}
     assert len(list((tmp_path / "runs").iterdir())) >= 1
 
 
@@ -193,7 +173,7 @@ def test_a_part_that_is_reported_and_does_not_lie_in_the_folder_is_not_believed(
     summary = run(graph, worker, on_outcome=lambda task, outcome: told.append((outcome.state, outcome.reason, outcome.message)))
     assert (elsewhere / "videos/a.parquet").is_file()
     assert told == [(State.RETRY, "exception", f"reported done, but its part is not in {here}: does that node see the same folder?")]
-    assert states(summary) == {("fetch", "retry"): 1, ("cut", "blocked"): 1}
+    assert toy.states(summary) == {("fetch", "retry"): 1, ("cut", "blocked"): 1}
     assert (summary.num_made, summary.found_other) == (0, True)
 
 
@@ -255,75 +235,7 @@ def test_a_table_of_another_version_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "reviews/a-0000.parquet").write_bytes(b"not parquet at all")
     graph = load(tmp_path, toy.recipe(), "a")
     assert {t.key for t in graph.pending} == {"a-0000"}
-    assert states(run(graph, Local(tmp_path, graph.stages)))["after", "done"] == 4
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
-def on_ray(root: Path, stages: list[Any]) -> Callable[[Graph], Summary]:
-    return lambda graph: run(graph, OnRay(root, stages, [seat_of(s) for s in stages]))
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_clip_that_kills_its_worker_is_quarantined_and_the_rest_goes_on(tmp_path: Path) -> None:
-    stages = toy.recipe(segfaults="a-0001")
-    summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
-    counts = states(summary)
-    assert (counts["count", "done"], counts["count", "failed"]) == (3, 1)
-    assert (counts["after", "done"], counts["after", "blocked"]) == (3, 1)
-    error = Store(tmp_path).error("reviews", "a-0001")
-    assert error is not None
-    assert (error.reason, error.permanent) == ("worker_died", True)
-    assert re.fullmatch(r"on \S+, pid \d+, log /\S+/worker-\S+\.err", error.where)
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_hanging_worker_is_killed_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = hanging(monkeypatch)
-    summary = on_ray(tmp_path, stages)(load(tmp_path, stages, "a"))
-    assert (states(summary)["count", "failed"], states(summary)["after", "done"]) == (1, 1)
-    assert Store(tmp_path).error("reviews", "a-0001").reason == "timeout"  # type: ignore[union-attr]
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_killed_workers_lose_and_double_nothing(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    for stage in (toy.ToyStage, toy.Count):  # kills from outside are not the item's fault, however many fall on one
-        monkeypatch.setattr(stage, "resources", dataclasses.replace(stage.resources, attempts=100))
-    stages = toy.recipe(calls, waits_from="a")
-    killed: list[int] = []
-    graph, over = load(tmp_path / "data", stages, "a", "b", "c"), threading.Event()
-
-    def kill_workers() -> None:
-        until = time.monotonic() + 1800
-        while len(killed) < 4 and time.monotonic() < until and not over.wait(0.05):
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # gone between two lines
-                    if process.pid not in killed and "Worker.do" in " ".join(process.cmdline()):
-                        process.kill()
-                        killed.append(process.pid)
-                        break
-        (calls / "mended").touch()
-
-    killer = threading.Thread(target=kill_workers)
-    killer.start()
-    try:
-        summary = on_ray(tmp_path / "data", stages)(graph)
-    finally:
-        over.set()
-        killer.join()
-    assert len(killed) == 4
-    assert states(summary)["after", "done"] == 12
-    rows = [Store(tmp_path / "data").read(Reviews, "reviews", f"{v}-{c:04d}").frame.tolist() for v in "abc" for c in range(4)]
-    assert rows == [[c * 500, c * 500 + 1, c * 500 + 2] for _ in "abc" for c in range(4)]
+    assert toy.states(run(graph, Local(tmp_path, graph.stages)))["after", "done"] == 4
 
 
 def test_the_peak_of_a_process_is_its_own_and_not_that_of_whoever_started_it() -> None:

@@ -15,7 +15,6 @@ from pipeline.engine import durable
 from pipeline.engine.durable import Writer
 from pipeline.engine.graph import Graph
 from pipeline.engine.nodes.executor import Local, Lost
-from pipeline.engine.nodes.on_ray import OnRay
 from pipeline.engine.orders import Order, Receipt
 from pipeline.engine.plan.seats import Seat
 from pipeline.engine.run import Pace, Summary, run
@@ -241,31 +240,6 @@ def test_a_call_of_a_quarter_of_a_bundle_and_more_is_whole_bundles(seconds: floa
     pace = Pace(graph)
     pace.seconds[graph.group_of(2)] = [seconds]
     assert pace.most_at_once(graph.group_of(2), 1000) == together
-
-
-@dataclass(eq=False)
-class CountingOnRay(OnRay):
-    most: int = 0
-
-    def submit(self, seat: Seat, orders: Sequence[Order], limit_s: float) -> None:
-        self.most = max(self.most, len(orders))
-        super().submit(seat, orders, limit_s)
-
-
-def test_an_item_that_kills_its_worker_takes_none_of_those_beside_it(tmp_path: Path) -> None:
-    fetch, cut, _, after = stages()
-    recipe = [fetch, cut, toy.Count(segfaults="a-0023"), after]
-    graph = Graph(recipe, toy.manifest("a"), Store(tmp_path)).load()
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        executor = CountingOnRay(tmp_path, recipe, graph.seats)
-        summary = run(graph, executor)
-    finally:
-        ray.shutdown()
-    assert executor.most > 1
-    assert ended(summary, "count") == {"done": 39, "failed": 1}
 
 
 def test_a_block_that_ends_in_an_exception_names_nothing(tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from stages.stage import Failure, Reason, Resources, setting
 from stages.tables import Clips, Fits, Hands, Manifest, RefusedHands, Reviews, Table, Videos
+
+if TYPE_CHECKING:  # Ray's workers import this file
+    import pytest
+
+    from pipeline.engine.run import Summary
 
 
 def text(*values: str) -> np.ndarray:
@@ -166,6 +171,21 @@ class After(ToyStage):
 def recipe(calls: Path | str = "", **count: Any) -> list[Any]:
     """The whole toy chain; keyword arguments are `Count`'s."""
     return [Fetch(calls=str(calls)), Cut(calls=str(calls)), Count(calls=str(calls), **count), After(calls=str(calls))]
+
+
+def hanging(monkeypatch: "pytest.MonkeyPatch") -> list[Any]:
+    """A recipe of two clips, of which the second never ends."""
+    for stage in (Count, After):
+        monkeypatch.setattr(stage, "resources", Resources(limit_s=4.0))
+    return [Fetch(), Cut(num_clips=2), Count(hangs="a-0001"), After()]
+
+
+def states(summary: "Summary") -> dict[tuple[str, str], int]:
+    """Items by stage and state, whatever the reason."""
+    found: dict[tuple[str, str], int] = {}
+    for (stage, state, _), count in summary.counts.items():
+        found[stage, state] = found.get((stage, state), 0) + count
+    return found
 
 
 def called(folder: Path) -> list[str]:

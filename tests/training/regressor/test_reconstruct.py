@@ -1,5 +1,6 @@
 """`whim reconstruct` on files: overlay, table, meshes and page of an image and a video; what is no source is said; ONNX equals torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from training.regressor.inference import HandReconstructor
 from training.regressor.network import Regressor, RegressorSettings
 from training.regressor.reconstruct import ReconstructSettings, reconstruct
 from training.regressor.task import RegressorTask
+from training.regressor.vit import SHAPES
 from training.run.checkpoint import Checkpoint, Progress
 from training.run.ema import Ema
 
@@ -31,14 +33,21 @@ WIDTH, HEIGHT, FRAMES = 96, 64, 5
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A detector and a regressor of random weights."""
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A detector and a regressor of random weights, whose transformer has two blocks: the others are as the second."""
     folder = tmp_path_factory.mktemp("nets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "xs", SHAPES["xs"]._replace(depth=2))
+        yield _saved(folder)
+
+
+def _saved(folder: Path) -> tuple[Path, Path]:
     torch.manual_seed(1)
     settings = RegressorSettings(size="xs")
     network = Regressor(settings)
-    for head in (network.heads.pose, network.heads.shape):
-        torch.nn.init.normal_(head.weight, std=0.03)
+    assert network.refinement
+    for layer, std in ((network.heads.pose, 0.03), (network.heads.shape, 0.03), (network.refinement.say, 0.003)):
+        torch.nn.init.normal_(layer.weight, std=std)
     told = RegressorTask(held_out=None, network_settings=settings).settings()
     ema = Ema(network).network.state_dict()
     weights = {"network": network.state_dict(), "ema": ema, "optimizer": {}}

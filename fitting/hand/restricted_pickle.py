@@ -178,9 +178,13 @@ def as_array(value: Any) -> np.ndarray:
 def objects_of_npy(data: bytes) -> list[Any]:
     """The objects in a file that `numpy.save` made of an array of objects. ValueError as `read_pickle`, and for an array of numbers."""
     file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    if not header(file)[2].hasobject:
+    try:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        of_objects = header(file)[2].hasobject
+    except Exception as error:  # numpy reads it by Python's tokenizer and parser, which may raise anything
+        raise ValueError(f"its header is damaged: {error}") from error
+    if not of_objects:
         raise ValueError("it holds numbers, not objects")
     content = read_pickle(data[file.tell() :], ARRAYS)
     if not (isinstance(content, _Array) and isinstance(content.values, list)):

@@ -255,7 +255,8 @@ def test_an_npz_is_bounded_and_holds_numbers(tmp_path: Path) -> None:
         read_arrays(path, ["w"])
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
-    for content in (header.getvalue(), b"\x93NUMPY\x01\x00v\x00{'descr':", b""):
+    unclosed, octal = (header.getvalue().replace(*change) for change in ((b"}", b" "), (b"(1", b"(01")))  # numpy lets these faults out
+    for content in (header.getvalue(), b"\x93NUMPY\x01\x00v\x00{'descr':", b"", unclosed, octal):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("w.npy", content)
         with pytest.raises(ValueError, match="is damaged"):

@@ -98,7 +98,7 @@ def read_hands(file: Path) -> tuple[Float64[np.ndarray, "n 4"], np.ndarray]:
         hands = objects_of_npy(file.read_bytes())
         box = np.array([as_array(hand["bbox"]) for hand in hands], np.float64).reshape(-1, 4)
         side = np.array([as_array(hand["side"]).item() for hand in hands]).astype(np.int64)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise ValueError(f"{file} is no label of WHIM ({error}): unpack the split again") from error
     if not (np.isfinite(box).all() and np.isin(side, (0, 1)).all()):
         raise ValueError(f"{file} has boxes that are no numbers, or sides that are neither 0 nor 1: unpack the split again")

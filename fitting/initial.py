@@ -1,5 +1,6 @@
 """Where a fit starts: the palm under weak perspective, in closed form, with both its tilts, and the best bends of each finger."""
 
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -62,22 +63,28 @@ def _best_bends(
 
     sum_j w_j |A p_j + t - y_j|^2 is, but for a constant, linear in p p' and p: one product for all bends of all hands.
     """
-    n, mean = len(shift), objective.prior.mean_rotations
+    n, (bent, table, rarity) = len(shift), _bends(objective)
+    weight = seen.confidence[:, 1:, None]
+    pull = (seen.keypoints[:, 1:] - shift[:, None]) @ camera
+    features = torch.cat([weight * (camera.mT @ camera).reshape(n, 1, 9), -2 * weight * pull], 2).reshape(n, 5, 48)
+    misses = torch.einsum("nfc,kfc->nkf", features, table) / (2 * objective.settings.robust_scale)
+    best = (misses + objective.settings.prior_weight * rarity).argmin(1)
+    return bent[best, torch.arange(5, device=best.device)].reshape(n, 15, 3, 3)
+
+
+@lru_cache(maxsize=4)
+def _bends(objective: Objective) -> tuple[Float[Tensor, "k 5 3 3 3"], Float[Tensor, "k 5 48"], Float[Tensor, "k 5"]]:
+    """All bends of each finger; the p p' and p of its four points there; and the prior's loss of them: the same for all hands."""
+    mean = objective.prior.mean_rotations
     degrees = torch.tensor([_FINGER_BENDS_DEG] * 4 + [_THUMB_BENDS_DEG]).to(mean).transpose(0, 1).flatten(1)  # bends 15
     bent = compose(torch.nn.functional.pad(degrees.deg2rad()[..., None], (1, 1)), objective.axes)
     k = len(bent)
     points = objective.joints.pose(torch.eye(3).to(mean).expand(k, 3, 3), bent, torch.zeros(k, 10).to(mean)).points[:, 1:]
     table = torch.cat([(points[..., None] * points[..., None, :]).flatten(2), points], 2).reshape(k, 5, 48)
-    weight = seen.confidence[:, 1:, None]
-    pull = (seen.keypoints[:, 1:] - shift[:, None]) @ camera
-    features = torch.cat([weight * (camera.mT @ camera).reshape(n, 1, 9), -2 * weight * pull], 2).reshape(n, 5, 48)
-    misses = torch.einsum("nfc,kfc->nkf", features, table) / (2 * objective.settings.robust_scale)
-
     own = torch.eye(5).repeat_interleave(3, 1).to(mean)[:, :, None, None] > 0  # finger joint
     alone = torch.where(own, bent[:, None], mean)
     rarity = prior_loss(alone.flatten(0, 1), objective.prior).reshape(k, 5)
-    best = (misses + objective.settings.prior_weight * rarity).argmin(1)
-    return bent.reshape(k, 5, 3, 3, 3)[best, torch.arange(5, device=best.device)].reshape(n, 15, 3, 3)
+    return bent.reshape(k, 5, 3, 3, 3), table, rarity
 
 
 def _inverse(matrix: Float[Tensor, "n 2 2"]) -> Float[Tensor, "n 2 2"]:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.engine.files.corrupt import set_corrupt_aside
 from pipeline.engine.store import ErrorRecord, Store
 from stages.digest import CorruptFileError, digest_of, fingerprint_of
-from stages.tables import Clips, Hands, Reviews, Table
+from stages.tables import Clips, Fits, Hands, Reviews, Table
 
 RECIPE: dict[str, Any] = {"stage": "review", "key": "a", "settings": {"least": 0.25}}
 RECIPE["fingerprint"] = fingerprint_of({k: v for k, v in RECIPE.items() if k != "fingerprint"})
@@ -57,6 +57,41 @@ def test_what_was_committed_is_read_back_with_its_digest(tmp_path: Path, kind: t
     assert again.to_arrow().equals(some(kind, n).to_arrow())
     assert digest_of(again.to_arrow()) == digest_of(some(kind, n).to_arrow())
     assert store.made_by("some", "a", kind.schema()) == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "digest"),
+    [
+        (Hands, 0, "e85cb8f845f35961067f063d8b380cca02cbeb4077f861ff1de659cb555a2e41"),
+        (Hands, 3, "cbab43b77dc91f6f841fc04d278c994bab0daded40de5fa1fc0c5f2c3e6977e7"),
+        (Fits, 3, "c62f15c312b9f0bd4336da949148ba9f63a1f3cddcc66f4e948668c26644dd3c"),
+        (Reviews, 3, "af39e776bb27743aa11bbf77dc8a4170a7f4bdca426d9771a6a91110c64ff32c"),
+    ],
+)
+def test_a_digest_stays_what_it_was_in_folders_of_before(kind: type[Table], n: int, digest: str) -> None:
+    assert digest_of(some(kind, n, seed=1).to_arrow()) == digest
+
+
+def test_the_digest_of_lists_structs_and_nulls_stays_what_it_was_sliced_or_in_pieces() -> None:
+    table = pa.table(
+        {
+            "numbers": pa.array([1, None, 3], pa.int32()),
+            "texts": ["a", None, "cde"],
+            "lists": pa.array([[1.5], None, [2.5, 3.5]], pa.list_(pa.float32())),
+            "pairs": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2)),
+            "structs": [{"x": 1, "y": "u"}, {"x": 2, "y": "v"}, None],
+            "words": [["a"], [], ["b", "c"]],
+            "bytes": [[b"x", b"y"], [], [b"z"]],
+            "word pairs": pa.array([["a", "b"], ["c", "d"], ["e", "f"]], pa.list_(pa.string(), 2)),
+            "large": pa.array([[1], [2, 3], []], pa.large_list(pa.int16())),
+            "choices": [[True], [], [False, True]],
+            "polygons": pa.array([[[1.0, 2.0]], [], [[3.0, 4.0], [5.0, 6.0]]], pa.list_(pa.list_(pa.float32(), 2))),
+        }
+    )
+    assert digest_of(table) == "a91610e608634d7679e74e492182a59017d69902a4dc816671815a90db25edb8"
+    parts = (table.slice(1), pa.concat_tables([table.slice(1, 1), table.slice(2)]), table.slice(1).combine_chunks())
+    assert {digest_of(part) for part in parts} == {"d6be005e1b700335829def86d685ee2e4a1712ed15d2cc5e1d607dc0962f18a7"}
+    assert digest_of(table.slice(0, 0)) == "32a054e0148868af92e7131f7ca947c199d140bbd28d922eeebec09a8a9c1926"
 
 
 def flipped(path: Path, whole: bytes, bit: int) -> None:

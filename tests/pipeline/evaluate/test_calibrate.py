@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,7 @@ def frame(number: int, *boxes: tuple[float, float, float, float]) -> LabelledFra
     )  # fmt: skip
 
 
+@cache
 def hits_and_misses(num_frames: int = 400) -> tuple[list[LabelledFrame], HandDetections]:
     """Hulls 1.25 times too narrow and 1.5 times too low; a detection of score s is a hand with probability s squared."""
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env setup demo download run status report check lint types layers test test-chains test-rest test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
+.PHONY: help env setup demo download run status report check lint types layers test test-rest test-long test-mutation test-cluster test-heavy env-mmpose env-detectron2 weights gpu-check bench-annotate bench-detectors bench-fit bench-fit-quality env-loaders bench-loader env-ultralytics bench-detector bench-table1 bench-detector-real bench-detector-variants bench-regressor bench-regressor-studio bench-regressor-real bench-browse bench-trust bench-camera bench-scale env-exports test-exports bench-exports studio-shards train-detector train-detector-open train-regressor train-regressor-open docs readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,14 +65,18 @@ GATE := 'not gpu and not network and not heavy and not cluster and not long'
 
 test: env ## the gate: lint, types, layers, the test suite and a short run of the main job
 	$(MAKE) --no-print-directory --output-sync=target -j 2 lint layers types setup
-	$(MAKE) --no-print-directory --output-sync=target -j 2 test-chains test-rest
+	$(MAKE) --no-print-directory --output-sync=target -j 4 test-rest $(PARTS:%=test-%)
 
-# Whole chains wait for the processes that they start, and other tests for kills and pauses: five at a time keep two cores busy.
-test-chains: setup
-	$(BIN)/python -m pytest -m $(GATE) tests/chain tests/benchmarks
+# A folder of tests in a process of its own, which imports and collects that folder alone; the longest first. Whole chains wait for the
+# processes that they start, and other tests for kills and pauses: five at a time keep two cores busy.
+PARTS := engine pipeline chain stages training benchmarks
+.PHONY: $(PARTS:%=test-%)
+test-engine: DEAL := -n 2 --dist loadfile
+$(PARTS:%=test-%): test-%: setup
+	$(BIN)/python -m pytest -m $(GATE) $(DEAL) tests/$*
 
 test-rest: setup
-	$(BIN)/python -m pytest -m $(GATE) -n 4 --dist loadfile --ignore tests/chain --ignore tests/benchmarks
+	$(BIN)/python -m pytest -m $(GATE) $(addprefix --ignore tests/,$(PARTS))
 
 test-long: setup ## the tests that take long and hardly ever fail: before a release
 	$(BIN)/python -m pytest -m 'long and not gpu and not network and not heavy and not cluster'

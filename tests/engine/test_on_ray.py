@@ -1,5 +1,7 @@
-"""What Ray alone shows: workers that die, hang and are killed, and stages in environments of their own. One Ray serves all of it:
-to start one takes 14 s of the processor."""
+"""Runs on Ray whose workers die, hang and are killed, or work in environments of their own.
+
+One Ray serves all of these tests: to start one takes 14 s of the processor.
+"""
 
 import contextlib
 import dataclasses
